@@ -1,0 +1,78 @@
+// Is this block whole, ours and sane?  The questions that the engine, mkfs and fsck ask alike.
+//
+// Whole: its checksum is right.  Ours: it carries the right magic, this filesystem's id and its own
+// place, so that it is no leftover and no stray write.  Sane: what it says can be true.  Only the
+// superblock's sanity is here; the engine and fsck judge the rest, each for itself.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+
+#include "base/bytes.h"
+#include "base/crc32c.h"
+#include "base/result.h"
+#include "media/format.h"
+
+namespace pmfs::media {
+
+// The checksum of a block or an inode: CRC-32C of all its bytes, the field itself taken as zero.
+// `block` is at least a BlockHeader.
+inline std::uint32_t checksum_of(ConstBytes block) {
+    std::byte start[8] = {};  // magic, then the field as zero
+    static_assert(offsetof(BlockHeader, crc32c) == 4 && sizeof(BlockHeader::crc32c) == 4);
+    PMFS_ASSERT(block.size() >= sizeof(BlockHeader));
+    std::memcpy(start, block.data(), 4);
+    return crc32c(crc32c(0, start), block.subspan(sizeof start));
+}
+
+inline bool checksum_ok(ConstBytes block) {
+    return load<le32>(block, offsetof(BlockHeader, crc32c)).get() == checksum_of(block);
+}
+
+// Puts the checksum in; the last thing before a block goes to the medium.
+inline void seal_block(Bytes block) {
+    const le32 sum(checksum_of(block));
+    std::memcpy(block.data() + offsetof(BlockHeader, crc32c), &sum, sizeof sum);
+}
+template <class T>
+    requires(is_media_v<T> && sizeof(T) > sizeof(BlockHeader))
+void seal_block(T &block) {
+    seal_block(writable_bytes_of(block));
+}
+
+constexpr bool header_ok(const BlockHeader &header, Magic magic, std::uint64_t fsid,
+                         std::uint64_t self) {
+    return header.magic.get() == static_cast<std::uint32_t>(magic) && header.fsid.get() == fsid &&
+           header.self.get() == self;
+}
+
+// Whole and ours.  For a block in its place on the medium: an inode is 512 bytes, all else 4096.
+inline bool block_ok(ConstBytes block, Magic magic, std::uint64_t fsid, std::uint64_t self) {
+    return header_ok(load<BlockHeader>(block), magic, fsid, self) && checksum_ok(block);
+}
+
+constexpr BlockHeader header_of(Magic magic, std::uint64_t fsid, std::uint64_t self,
+                                std::uint64_t tx) {
+    return {le32(static_cast<std::uint32_t>(magic)), le32(0), le64(fsid), le64(self), le64(tx)};
+}
+
+// Reads the superblock, or one of its copies, that stands in `block` (4096 bytes) at block number
+// `self` of a region of `region_size` bytes.  What it returns is safe to do arithmetic with: every
+// place that it names is inside the volume, and the volume is inside the region.
+// Errors, a sentence each:
+//   EINVAL   not a pmfs volume; or the region is shorter than the volume on it
+//   ENOTSUP  a newer major version, or an unknown incompatible feature
+//   EUCLEAN  damaged (try a copy)
+Result<Superblock> read_superblock(ConstBytes block, std::uint64_t self, std::uint64_t region_size);
+
+// True when `block` says that it is a pmfs superblock, whole or not: mkfs must not overwrite it
+// unasked.
+bool looks_like_superblock(ConstBytes block);
+
+// Features that this program may read but must not write.
+inline bool must_mount_read_only(const Superblock &sb) {
+    return (sb.features_ro_compat.get() & ~kFeaturesRoCompatKnown) != 0;
+}
+
+}  // namespace pmfs::media
