@@ -1,0 +1,147 @@
+// A region: one mapped medium that holds a volume, and the only words in pmfs for "it is durable now".
+//
+//   stored  --flush-->  flushed  --fence-->  durable
+//   written (non-temporal)       --fence-->  durable
+//
+// A region has two views.  `meta()` is where metadata is read: a DAX medium's own mapping; on an
+// image file a private mapping, whose stores stay in memory until a checkpoint writes them home.
+// `data()` is where file data, blobs and the journal are read: always the shared mapping.
+//
+// What `fence()` means differs (docs/persistence.md): on DAX media durable means safe from a power
+// cut; on memory there is no such thing; on an image file it means safe from the death of this
+// process, and `sync()` makes it safe from a power cut.
+//
+// Only fs/pm, fs/journal, mkfs and tests may call the functions that store, flush or fence (lint).
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "base/assert.h"
+#include "base/result.h"
+
+namespace pmfs::pm {
+
+enum class MediumKind {
+    devdax,  // character device: loads and stores reach the medium
+    fsdax,   // file on a filesystem mounted with DAX (MAP_SYNC)
+    memory,  // memfd, hugetlbfs, tmpfs: as DAX, but gone with the power
+    image,   // any other file: page cache, private metadata, group commit
+};
+const char *name_of(MediumKind kind);
+
+// A duty: bytes were written or flushed, and a fence by the same thread must follow.  Dropping one
+// unspent is a bug and traps.  Duties add up, so that one fence can settle many.
+class [[nodiscard]] Unfenced {
+public:
+    Unfenced() = default;  // nothing owed
+    Unfenced(Unfenced &&o) noexcept : owed_(std::exchange(o.owed_, false)) {}
+    Unfenced &operator=(Unfenced &&o) noexcept {
+        owed_ = owed_ | std::exchange(o.owed_, false);
+        return *this;
+    }
+    Unfenced(const Unfenced &) = delete;
+    ~Unfenced() { PMFS_ASSERT(!owed_); }
+    void add(Unfenced o) { owed_ = owed_ | std::exchange(o.owed_, false); }
+    bool owed() const { return owed_; }
+
+private:
+    friend class Region;
+    explicit Unfenced(bool owed) : owed_(owed) {}
+    bool owed_ = false;
+};
+
+class Region {
+public:
+    virtual ~Region() = default;
+
+    MediumKind kind() const { return kind_; }
+    bool is_image() const { return kind_ == MediumKind::image; }
+    std::uint64_t size() const { return size_; }                  // bytes
+    std::uint64_t mapping_unit() const { return mapping_unit_; }  // bytes: device's alignment
+    const std::string &path() const { return path_; }
+    bool read_only() const { return read_only_; }
+
+    const std::byte *meta() const { return meta_; }
+    const std::byte *data() const { return data_; }
+
+    // --- data and journal: non-temporal, into the shared view
+    Unfenced write(std::uint64_t offset, std::span<const std::byte> bytes) {
+        do_write(offset, bytes);
+        return Unfenced(true);
+    }
+    Unfenced zero(std::uint64_t offset, std::uint64_t size) {
+        do_zero(offset, size);
+        return Unfenced(true);
+    }
+
+    // --- metadata: a store into the metadata view; on DAX media flushed at once
+    Unfenced store_meta(std::uint64_t offset, std::span<const std::byte> bytes) {
+        do_store_meta(offset, bytes);
+        return Unfenced(true);
+    }
+
+    // All that this thread wrote, stored and flushed is durable when it returns.
+    void fence(Unfenced duty) {
+        duty.owed_ = false;
+        do_fence();
+    }
+    // Lets a duty pass to somebody who will fence on every thread (fence_everywhere).
+    void defer(Unfenced duty) { duty.owed_ = false; }
+    // As fence(), for what every thread of this process flushed (membarrier(2)): docs/decisions/.
+    void fence_everywhere() { do_fence_everywhere(); }
+
+    // --- image files only
+    // Makes everything durable that was written to the shared view before the call (fdatasync).
+    // Blocks.  EIO: nothing can be promised any more; the caller turns the volume read-only.
+    virtual Result<> sync() = 0;
+    // A checkpoint's store of metadata home into the shared view (not the private one).
+    virtual void store_home(std::uint64_t offset, std::span<const std::byte> bytes) = 0;
+    // Forgets the private copy of the block at `offset`, so that it follows the file again.  The
+    // caller has made sure that both are equal and that nobody stores to it meanwhile.
+    virtual void drop_private(std::uint64_t offset) = 0;
+
+    // The descriptor that direct mappings are made from.  Never carries the volume lock.
+    virtual int mapping_fd() const { return -1; }
+
+protected:
+    virtual void do_write(std::uint64_t offset, std::span<const std::byte> bytes) = 0;
+    virtual void do_zero(std::uint64_t offset, std::uint64_t size) = 0;
+    virtual void do_store_meta(std::uint64_t offset, std::span<const std::byte> bytes) = 0;
+    virtual void do_fence() = 0;
+    virtual void do_fence_everywhere() = 0;
+
+    MediumKind kind_ = MediumKind::memory;
+    bool read_only_ = false;
+    std::uint64_t size_ = 0;
+    std::uint64_t mapping_unit_ = 4096;
+    const std::byte *meta_ = nullptr;
+    const std::byte *data_ = nullptr;
+    std::string path_;
+};
+
+struct OpenOptions {
+    bool read_only = false;  // maps read-only; stores are a bug
+    bool exclusive = true;   // takes the volume lock; EBUSY when somebody has it
+    // Stores stay in memory and the medium is never written (fsck -n): meta() and data() are one
+    // private mapping.  Not exclusive with reading a mounted volume's lock: EBUSY as ever.
+    bool private_copy = false;
+};
+
+// Opens a device-DAX node, a block-less file of any kind or a memfd (/proc/self/fd/N) as a region.
+// Errors, each with its sentence: ENOENT, EACCES, ENODEV (a device that is not DAX), EBUSY (mounted
+// or being checked), EINVAL (an empty file), EROFS.
+Result<std::unique_ptr<Region>> open_region(const std::string &path, const OpenOptions &options);
+
+// A private anonymous region (a memfd) of `size` bytes, for tests and benchmarks.
+Result<std::unique_ptr<Region>> memory_region(std::uint64_t size);
+
+// --- faults (poison, a truncated image): docs/persistence.md "SIGBUS"
+// True when an access of this thread hit a bad page since the last call; the page reads as zeroes.
+// Tested before a commit and before a reply.
+bool take_fault();
+
+}  // namespace pmfs::pm
