@@ -25,7 +25,7 @@ bool geometry_ok(const Superblock &sb) {
         return false;
 
     const std::uint32_t unit = sb.mapping_unit.get();
-    return unit >= kBlockSize && std::has_single_bit(unit);
+    return unit >= kBlockSize && unit <= kChunkSize && std::has_single_bit(unit);
 }
 
 }  // namespace
