@@ -1,0 +1,264 @@
+/*
+ * pmfs_ioctl.h - what a program may ask a mounted pmfs, as ioctls on an open file or directory.
+ *
+ * This is a stable binary interface.  Most programs want pmfs.h, which wraps it.
+ *
+ * Every structure starts with `version`, which the caller sets to PMFS_ABI_VERSION, and `flags`.
+ * Unknown flags, and anything but zero in a field called `reserved`, are EINVAL, so that both can get a
+ * meaning later.  All fields are of fixed width and there is no hidden padding: 32-bit programs use the
+ * same bytes.  Sizes and offsets are in bytes.  A structure is filled in even when the call
+ * fails where the comment of a field says so (`bad_offset`).
+ *
+ * A command that this server does not know is ENOTTY, as is any of these on another filesystem.
+ */
+#ifndef PMFS_IOCTL_H
+#define PMFS_IOCTL_H
+
+#include <linux/ioctl.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define PMFS_ABI_VERSION 1u
+#define PMFS_IOC_MAGIC 0xD5 /* free in the kernel's list of ioctl numbers */
+
+/* fallocate(2) modes that seal and unseal, to be given together with FALLOC_FL_KEEP_SIZE, offset 0
+ * and a length that covers the whole file.  Stock kernels refuse them before any filesystem sees
+ * them: pmfs_fallocate() in the library takes the ioctl then. */
+#define PMFS_FALLOC_FL_SEAL_BLOCK_MAP 0x01000000
+#define PMFS_FALLOC_FL_UNSEAL_BLOCK_MAP 0x02000000
+
+/* How far a block map is frozen: docs/seal.md. */
+#define PMFS_SEAL_NONE 0u
+#define PMFS_SEAL_AS_IS 1u /* as it is: with its holes, unwritten and shared blocks */
+#define PMFS_SEAL_FULL 2u  /* and every block allocated, written, private and aligned */
+
+/* --- a file ---------------------------------------------------------------------------------- */
+
+struct pmfs_info {
+    uint32_t version; /* in */
+    uint32_t flags;   /* in: 0 */
+    uint64_t inode;
+    uint64_t generation; /* grows when an inode number is used anew */
+    uint64_t size;
+    uint64_t allocated; /* bytes of the medium that the file owns */
+    uint64_t extents;   /* pieces of its block map; 0 for what is not a regular file */
+    uint64_t grants;    /* held on it now */
+    uint64_t handles_cached; /* open descriptions that go through the page cache ... */
+    uint64_t handles_cached_write; /* ... those of them that may write */
+    uint64_t handles_direct;       /* open descriptions that do not */
+    uint32_t mode;                 /* as st_mode */
+    uint32_t seal;                 /* PMFS_SEAL_* */
+    uint8_t digest[32];            /* of the block map as it is now; see docs/format.md */
+    uint64_t reserved[4];
+};
+
+#define PMFS_EXTENT_UNWRITTEN 1u /* allocated; reads as zeroes */
+#define PMFS_EXTENT_SHARED 2u    /* another file refers to these blocks too */
+
+struct pmfs_extent {
+    uint64_t offset; /* in the file */
+    uint64_t device; /* on the medium */
+    uint64_t length;
+    uint32_t flags; /* PMFS_EXTENT_* */
+    uint32_t reserved;
+};
+
+/* One page of a block map, in the order of the file.  Set `from` to 0, then to `next` of the page
+ * before, until `next` is 0.  The map of a file that is neither sealed nor granted may change in between. */
+#define PMFS_EXTENTS_MAX 500u
+struct pmfs_extents {
+    uint32_t version; /* in */
+    uint32_t flags;   /* in: 0 */
+    uint64_t from;    /* in: file offset */
+    uint64_t next;    /* file offset of the page after this one; 0: this was the last */
+    uint32_t count;   /* extents in this page */
+    uint32_t reserved;
+    struct pmfs_extent extent[PMFS_EXTENTS_MAX];
+};
+
+/* Holders of a file: grants and open handles.  Paged like extents, by `from` and `next`. */
+#define PMFS_HOLDER_TEMPORARY 1u      /* T */
+#define PMFS_HOLDER_BREAKABLE 2u      /* B */
+#define PMFS_HOLDER_PIN 3u            /* R */
+#define PMFS_HOLDER_HANDLE_CACHED 16u /* an open description that goes through the page cache */
+#define PMFS_HOLDER_HANDLE_DIRECT 17u /* one that does not */
+
+#define PMFS_HOLDER_STORES 1u /* may store through its mapping; a handle: may write */
+
+struct pmfs_holder {
+    uint64_t id;     /* of the grant; 0 for a handle */
+    uint64_t handle; /* that it belongs to */
+    uint64_t offset; /* range; a handle: 0, 0 */
+    uint64_t length;
+    uint32_t pid; /* of the thread that took it; 0: unknown */
+    uint32_t uid;
+    uint32_t kind;  /* PMFS_HOLDER_* */
+    uint32_t flags; /* PMFS_HOLDER_STORES */
+};
+
+#define PMFS_HOLDERS_MAX 300u
+struct pmfs_holders {
+    uint32_t version; /* in */
+    uint32_t flags;   /* in: 0 */
+    uint64_t from;    /* in: 0, then `next` */
+    uint64_t next;    /* 0: this was the last page */
+    uint32_t count;
+    uint32_t reserved;
+    struct pmfs_holder holder[PMFS_HOLDERS_MAX];
+};
+
+/* --- seals ----------------------------------------------------------------------------------- */
+
+struct pmfs_seal {
+    uint32_t version;
+    uint32_t flags; /* 0 */
+    uint32_t level; /* PMFS_SEAL_AS_IS or PMFS_SEAL_FULL */
+    uint32_t reserved;
+    uint64_t bad_offset; /* out, when EINVAL or EBUSY: the first offset that stands in the way */
+};
+
+struct pmfs_unseal {
+    uint32_t version;
+    uint32_t flags; /* 0 */
+};
+
+/* Allocates, writes zeroes where nothing was written, unshares, and aligns to `unit`. */
+struct pmfs_prepare {
+    uint32_t version;
+    uint32_t flags;  /* 0 */
+    uint64_t offset;
+    uint64_t length; /* 0: to the end of the file */
+    uint64_t unit;   /* a power of two; 0: 2 MiB if the file is that large, else the mapping unit */
+};
+
+/* --- grants ---------------------------------------------------------------------------------- */
+
+#define PMFS_GRANT_TEMPORARY 1u
+#define PMFS_GRANT_BREAKABLE 2u
+#define PMFS_GRANT_PIN 3u
+
+#define PMFS_GRANT_STORE 1u /* the holder may store: needs a handle that may write */
+#define PMFS_GRANT_MAP 2u   /* wants the device: a token for the broker (fs/client/broker.h) */
+
+#define PMFS_MEDIUM_DEVDAX 1u
+#define PMFS_MEDIUM_FSDAX 2u
+#define PMFS_MEDIUM_MEMORY 3u
+#define PMFS_MEDIUM_IMAGE 4u
+
+/* A grant freezes the block map of its range until its handle is closed, it is released, or, with
+ * PMFS_GRANT_MAP, until its connection to the broker ends.  Its token is good for one connection, by the
+ * process that asked, within a few seconds; a token that lapses takes its grant with it. */
+struct pmfs_grant {
+    uint32_t version;
+    uint32_t flags; /* PMFS_GRANT_STORE, PMFS_GRANT_MAP */
+    uint32_t kind;  /* PMFS_GRANT_TEMPORARY, ... */
+    uint32_t medium;       /* out: PMFS_MEDIUM_* */
+    uint64_t offset;       /* in */
+    uint64_t length;       /* in; 0: to the end of the file.  out: what was granted */
+    uint64_t bad_offset;   /* out, when EINVAL: the first offset that stands in the way */
+    uint64_t grant;        /* out: its id */
+    uint64_t epoch;        /* out: changes with each start of the server */
+    uint64_t mapping_unit; /* out: offsets and lengths of mmap are multiples of it */
+    uint64_t device_size;  /* out: size of the medium */
+    uint8_t uuid[16];      /* out: of the volume */
+    uint8_t token[16];     /* out, with PMFS_GRANT_MAP */
+    char broker[112];      /* out, with PMFS_GRANT_MAP: path of the broker's socket */
+};
+
+struct pmfs_release_grant {
+    uint32_t version;
+    uint32_t flags; /* 0 */
+    uint64_t grant;
+};
+
+/* --- the volume: on any open file or directory of it ------------------------------------------ */
+
+#define PMFS_VOLUME_READ_ONLY 1u
+#define PMFS_VOLUME_DAMAGED 2u /* a fault or a failed sync made it read-only */
+#define PMFS_VOLUME_BROKER 4u  /* direct mappings can be had */
+
+struct pmfs_volume {
+    uint32_t version;
+    uint32_t flags;  /* in: 0; out: PMFS_VOLUME_* */
+    uint32_t medium; /* PMFS_MEDIUM_* */
+    uint32_t block_size;
+    uint64_t size; /* of the region */
+    uint64_t mapping_unit;
+    uint64_t journal_size;
+    uint64_t blocks_total; /* without the filesystem's own fixed places */
+    uint64_t blocks_free;
+    uint64_t blocks_available; /* for data of files */
+    uint64_t inodes_used;
+    uint64_t inodes_free; /* without the table growing */
+    uint64_t chunks;
+    uint64_t chunk_size;
+    uint64_t tx_last; /* last transaction, and last one that is safe from a power cut */
+    uint64_t tx_durable;
+    uint64_t epoch;
+    uint32_t server_pid;
+    uint32_t reserved0;
+    uint8_t uuid[16];
+    char label[72];   /* ended by a zero */
+    char source[512]; /* path of the region; cut off when longer; ended by a zero */
+    uint64_t reserved[8];
+};
+
+#define PMFS_CHUNK_FREE 0u
+#define PMFS_CHUNK_META 1u
+#define PMFS_CHUNK_DATA 2u
+
+struct pmfs_chunk {
+    uint16_t used; /* blocks in use */
+    uint8_t kind;  /* PMFS_CHUNK_* */
+    uint8_t reserved;
+};
+
+#define PMFS_CHUNKS_MAX 4000u
+struct pmfs_chunks {
+    uint32_t version;
+    uint32_t flags;  /* in: 0 */
+    uint64_t first;  /* in: number of the first chunk wanted */
+    uint32_t count;  /* out: chunks in this page; 0 past the end */
+    uint32_t reserved;
+    struct pmfs_chunk chunk[PMFS_CHUNKS_MAX];
+};
+
+#define PMFS_IOC_INFO _IOWR(PMFS_IOC_MAGIC, 0x01, struct pmfs_info)
+#define PMFS_IOC_EXTENTS _IOWR(PMFS_IOC_MAGIC, 0x02, struct pmfs_extents)
+#define PMFS_IOC_HOLDERS _IOWR(PMFS_IOC_MAGIC, 0x03, struct pmfs_holders)
+#define PMFS_IOC_SEAL _IOWR(PMFS_IOC_MAGIC, 0x10, struct pmfs_seal)
+#define PMFS_IOC_UNSEAL _IOW(PMFS_IOC_MAGIC, 0x11, struct pmfs_unseal)
+#define PMFS_IOC_PREPARE _IOW(PMFS_IOC_MAGIC, 0x12, struct pmfs_prepare)
+#define PMFS_IOC_GRANT _IOWR(PMFS_IOC_MAGIC, 0x20, struct pmfs_grant)
+#define PMFS_IOC_RELEASE_GRANT _IOW(PMFS_IOC_MAGIC, 0x21, struct pmfs_release_grant)
+#define PMFS_IOC_VOLUME _IOWR(PMFS_IOC_MAGIC, 0x30, struct pmfs_volume)
+#define PMFS_IOC_CHUNKS _IOWR(PMFS_IOC_MAGIC, 0x31, struct pmfs_chunks)
+
+/* The sizes are the interface: they are part of the command numbers.  FUSE carries at most 16383. */
+#ifdef __cplusplus
+#define PMFS_ABI_SIZE(name, size) static_assert(sizeof(struct name) == (size), #name)
+#else
+#define PMFS_ABI_SIZE(name, size) _Static_assert(sizeof(struct name) == (size), #name)
+#endif
+PMFS_ABI_SIZE(pmfs_info, 152);
+PMFS_ABI_SIZE(pmfs_extent, 32);
+PMFS_ABI_SIZE(pmfs_extents, 32 + 32 * PMFS_EXTENTS_MAX);
+PMFS_ABI_SIZE(pmfs_holder, 48);
+PMFS_ABI_SIZE(pmfs_holders, 32 + 48 * PMFS_HOLDERS_MAX);
+PMFS_ABI_SIZE(pmfs_seal, 24);
+PMFS_ABI_SIZE(pmfs_unseal, 8);
+PMFS_ABI_SIZE(pmfs_prepare, 32);
+PMFS_ABI_SIZE(pmfs_grant, 216);
+PMFS_ABI_SIZE(pmfs_release_grant, 16);
+PMFS_ABI_SIZE(pmfs_volume, 792);
+PMFS_ABI_SIZE(pmfs_chunk, 4);
+PMFS_ABI_SIZE(pmfs_chunks, 24 + 4 * PMFS_CHUNKS_MAX);
+#undef PMFS_ABI_SIZE
+
+#ifdef __cplusplus
+}
+#endif
+#endif
