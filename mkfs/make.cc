@@ -267,7 +267,8 @@ Result<Superblock> plan(std::uint64_t region_size, std::uint64_t region_mapping_
         return Error(EINVAL, "the label is longer than 64 bytes");
 
     Superblock sb{};
-    sb.header = header_of(Magic::superblock, TRY(given_or_random(options.fsid)), 0, 0);
+    const std::uint64_t fsid = TRY(given_or_random(options.fsid));
+    sb.header = header_of(Magic::superblock, fsid, 0, 0);
     sb.version_major = le32(kVersionMajor);
     sb.version_minor = le32(kVersionMinor);
     sb.version_minor_oldest = le32(kVersionMinor);
@@ -279,9 +280,11 @@ Result<Superblock> plan(std::uint64_t region_size, std::uint64_t region_mapping_
     sb.state_block[0] = le64(state_a);
     sb.state_block[1] = le64(state_a + 1 + journal_size / kBlockSize);
     sb.created_sec = le64(static_cast<std::uint64_t>(options.time.value_or(now()).seconds));
-    std::ranges::copy(TRY(given_or_random_uuid(options)), sb.uuid);
+    const auto uuid = TRY(given_or_random_uuid(options));
+    std::ranges::copy(uuid, sb.uuid);
     std::memcpy(sb.label, options.label.data(), options.label.size());
-    std::ranges::copy(TRY(given_or_random(options.hash_key)), sb.hash_key);
+    const auto hash_key = TRY(given_or_random(options.hash_key));
+    std::ranges::copy(hash_key, sb.hash_key);
     return sb;
 }
 
@@ -290,7 +293,8 @@ Result<Superblock> make(Region &region, const MakeOptions &given) {
     MakeOptions options = given;
     if (!options.time) options.time = now();
     const Superblock sb = TRY(plan(region.size(), region.mapping_unit(), options));
-    TRY(Maker(region, sb, options, TRY(given_or_random(options.journal_secret))).run());
+    const auto secret = TRY(given_or_random(options.journal_secret));
+    TRY(Maker(region, sb, options, secret).run());
     return sb;
 }
 

@@ -42,15 +42,15 @@ void seal_block(T &block) {
 }
 
 // Ours: what the header says of itself, its checksum not looked at.
-constexpr bool header_is(const BlockHeader &header, Magic magic, std::uint64_t fsid,
+constexpr bool header_ok(const BlockHeader &header, Magic magic, std::uint64_t fsid,
                          std::uint64_t self) {
     return header.magic.get() == static_cast<std::uint32_t>(magic) && header.fsid.get() == fsid &&
            header.self.get() == self;
 }
 
 // Whole and ours.  `block` is in its place on the medium: an inode's 512 bytes, all else 4096.
-inline bool header_ok(ConstBytes block, Magic magic, std::uint64_t fsid, std::uint64_t self) {
-    return header_is(load<BlockHeader>(block), magic, fsid, self) && checksum_ok(block);
+inline bool block_ok(ConstBytes block, Magic magic, std::uint64_t fsid, std::uint64_t self) {
+    return header_ok(load<BlockHeader>(block), magic, fsid, self) && checksum_ok(block);
 }
 
 constexpr BlockHeader header_of(Magic magic, std::uint64_t fsid, std::uint64_t self,

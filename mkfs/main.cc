@@ -1,0 +1,165 @@
+// mkfs.pmfs: words in, words out.  What a volume is made of is in make.cc.
+#include <fmt/format.h>
+#include <unistd.h>
+#include <uuid/uuid.h>
+
+#include <CLI/CLI.hpp>
+#include <cstring>
+
+#include "base/units.h"
+#include "media/geometry.h"
+#include "mkfs/image.h"
+#include "mkfs/make.h"
+#include "mkfs/probe.h"
+
+namespace {
+
+using namespace pmfs;
+
+enum Exit { kMade = 0, kFailed = 1, kUsage = 2 };
+
+struct Words {
+    std::string device, uuid, label;
+    std::uint64_t size = 0, journal_size = 0, mapping_unit = 0;
+    bool force = false, quiet = false, dry_run = false, sparse = false;
+};
+
+Exit fail(const Words &words, std::string_view sentence) {
+    fmt::print(stderr, "mkfs.pmfs: {}: {}\n", words.device, sentence);
+    return kFailed;
+}
+
+void print_volume(const Words &words, const media::Superblock &sb, const char *medium) {
+    char uuid[37];
+    uuid_unparse_lower(sb.uuid, uuid);
+    const auto *label = reinterpret_cast<const char *>(sb.label);
+    const std::uint64_t blocks = sb.block_count.get(), groups = media::group_count(blocks);
+    fmt::print("{}: {} pmfs volume of {} on {}\n", words.device,
+               words.dry_run ? "would be a" : "a", size_words(blocks * media::kBlockSize), medium);
+    fmt::print("  uuid     {}\n", uuid);
+    if (label[0] != 0) fmt::print("  label    {}\n", std::string(label, ::strnlen(label, 64)));
+    fmt::print("  blocks   {} of 4 KiB in {} group{}\n", blocks, groups, groups == 1 ? "" : "s");
+    fmt::print("  journal  {}\n", size_words(sb.journal_blocks.get() * media::kBlockSize));
+    fmt::print("  mapping  in units of {}\n", size_words(sb.mapping_unit.get()));
+}
+
+// Nothing that somebody may want is overwritten unasked.
+Result<> refuse_overwrite(const Words &words, pm::Region &region, std::string *found) {
+    *found = TRY(mkfs::what_is_on(region));
+    if (!found->empty() && !words.force)
+        return Error(EEXIST, "there is something on it (-f overwrites it)");
+    return {};
+}
+
+// Holds the region's lock from the look at what is there until the volume is made.
+Result<media::Superblock> make_on(const Words &words, const mkfs::MakeOptions &options,
+                                  const char **medium, std::string *found) {
+    pm::OpenOptions open;
+    open.read_only = words.dry_run;
+    const auto region = TRY(pm::open_region(words.device, open));
+    *medium = pm::name_of(region->kind());
+    TRY(refuse_overwrite(words, *region, found));
+    if (words.dry_run) return mkfs::plan(region->size(), region->mapping_unit(), options);
+    // Before anything is wiped: can it be made at all?
+    TRY(mkfs::plan(region->size(), region->mapping_unit(), options));
+    if (!found->empty()) TRY(mkfs::wipe_signatures(*region));
+    return mkfs::make(*region, options);
+}
+
+// An existing image is opened, and so locked, before its size is touched.
+Result<> prepare_existing(const Words &words, const mkfs::ImageState &image, std::string *found) {
+    if (!image.regular) {
+        if (words.size != 0) return Error(EINVAL, "--size is for image files");
+        return {};
+    }
+    if (words.size != 0 && image.size != 0 && !words.force)
+        return Error(EEXIST, "this file exists already (-f overwrites it; without --size its size "
+                             "stays)");
+    if (image.size != 0) {
+        pm::OpenOptions open;
+        open.read_only = true;
+        const auto region = TRY(pm::open_region(words.device, open));
+        TRY(refuse_overwrite(words, *region, found));
+    }
+    if (words.dry_run) return {};
+    return mkfs::provide_image(words.device,
+                               words.size != 0 ? std::optional(words.size) : std::nullopt,
+                               words.sparse);
+}
+
+Exit run(const Words &words, const mkfs::MakeOptions &options) {
+    const auto image = mkfs::look_at(words.device);
+    if (!image.ok()) return fail(words, image.error().what());
+    const bool exists = image.value().exists;
+    if (!exists && words.size == 0)
+        return fail(words, "does not exist (--size SIZE makes an image file)");
+
+    const char *medium = "an image file";
+    std::string found;
+    Result<media::Superblock> made = Error(EINVAL, "nothing was made");
+    const bool new_size = words.size != 0 && image.value().size != words.size;
+    if (words.dry_run && new_size) {
+        Result<> ready = exists ? prepare_existing(words, image.value(), &found) : Result<>();
+        if (!ready.ok()) return fail(words, ready.error().what());
+        made = mkfs::plan(words.size, media::kBlockSize, options);
+    } else {
+        // A size or an option that cannot be is refused before a file is made or changed.
+        const std::uint64_t size = words.size != 0 ? words.size : image.value().size;
+        if (size != 0)
+            if (const auto planned = mkfs::plan(size, media::kBlockSize, options); !planned.ok())
+                return fail(words, planned.error().what());
+        Result<> ready = exists ? prepare_existing(words, image.value(), &found)
+                                : mkfs::provide_image(words.device, words.size, words.sparse);
+        made = ready.ok() ? make_on(words, options, &medium, &found)
+                          : Result<media::Superblock>(ready.error());
+        if (!made.ok() && !exists) ::unlink(words.device.c_str());
+    }
+    if (!made.ok()) {
+        if (!found.empty() && made.error().errno_value() == EEXIST)
+            return fail(words, fmt::format("holds {} (-f overwrites it)", found));
+        return fail(words, made.error().what());
+    }
+    if (!words.quiet) print_volume(words, made.value(), medium);
+    return kMade;
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+    Words words;
+    CLI::App app{"Make a pmfs volume on persistent memory, a memory file or an image file.",
+                 "mkfs.pmfs"};
+    app.add_option("device", words.device, "DAX device or image file")->required();
+    const CLI::AsSizeValue size_value(false);
+    app.add_option("-s,--size", words.size, "Make an image file of this size (64M, 1G, 1T)")
+        ->transform(size_value);
+    app.add_option("-L,--label", words.label, "The volume's name, at most 64 bytes");
+    app.add_option("-U,--uuid", words.uuid, "The volume's UUID (default: random)");
+    app.add_option("--journal-size", words.journal_size,
+                   "Size of the journal (default: a 256th of the volume, from 64K to 128M)")
+        ->transform(size_value);
+    app.add_option("--mapping-unit", words.mapping_unit,
+                   "What direct mappings are aligned to, 4K to 2M (default: the device's page)")
+        ->transform(size_value);
+    app.add_flag("--sparse", words.sparse,
+                 "Do not preallocate the image: a full disk below is then an I/O error");
+    app.add_flag("-f,--force", words.force, "Overwrite what is there");
+    app.add_flag("-n,--dry-run", words.dry_run, "Only say what would be made");
+    app.add_flag("-q,--quiet", words.quiet, "Say nothing but errors");
+    mkfs::MakeOptions options;
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError &e) {
+        return app.exit(e) == 0 ? kMade : kUsage;  // --help lands here too
+    }
+    options.label = words.label;
+    options.journal_size = words.journal_size;
+    options.mapping_unit = words.mapping_unit;
+    options.root_uid = ::geteuid();
+    options.root_gid = ::getegid();
+    if (!words.uuid.empty() && uuid_parse(words.uuid.c_str(), options.uuid.emplace().data()) != 0) {
+        fmt::print(stderr, "mkfs.pmfs: {}: not a UUID\n", words.uuid);
+        return kUsage;
+    }
+    return run(words, options);
+}

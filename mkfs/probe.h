@@ -1,0 +1,18 @@
+// What is on this region already?  mkfs asks before it overwrites.
+#pragma once
+#include <string>
+
+#include "base/result.h"
+#include "pm/region.h"
+
+namespace pmfs::mkfs {
+
+// A few words on the filesystem, partition table or other signature that libblkid or our own magic
+// finds ("an ext4 filesystem"); empty when there is none.
+// EIO: it could not be looked at.
+Result<std::string> what_is_on(const pm::Region &region);
+
+// Erases what libblkid would find, so that nobody finds it later beside the new volume.
+Result<> wipe_signatures(pm::Region &region);
+
+}  // namespace pmfs::mkfs
