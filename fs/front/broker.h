@@ -26,8 +26,8 @@ namespace pmfs::front {
 struct BrokerOptions {
     std::string directory;              // empty: $PMFS_RUN_DIR, else /run/pmfs
     std::optional<gid_t> group;         // its members may map; none: root only
-    unsigned connections_max = 1024;
-    unsigned connections_per_uid_max = 256;  // root has no limit of its own
+    unsigned connections_max = 256;  // two descriptors each
+    unsigned connections_per_uid_max = 64;  // root has no limit of its own
     unsigned token_seconds = 10;        // from the ioctl to the connection
     std::function<void(const std::string &)> log;  // one sentence; may be called by any thread
 };
@@ -46,6 +46,9 @@ public:
     const std::string &socket_path() const;
     std::uint64_t epoch() const;  // random, chosen at start
 
+    // EACCES for a caller that the socket would refuse for certain, before a grant is taken for him.
+    // (His groups are known only to the socket.)
+    Result<> may_map(const Caller &caller) const;
     // A token for a grant that was just taken.  EAGAIN: too many are waiting.
     Result<BrokerToken> issue(HandleId handle, GrantId grant, bool may_store, const Caller &taker);
     // The grant was given back, or its handle closed: forget tokens, cut connections.

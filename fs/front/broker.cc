@@ -1,0 +1,479 @@
+// The broker's thread, its connections and its tokens: see broker.h.
+#include "front/broker.h"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <map>
+#include <thread>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/mutex.h"
+#include "client/broker.h"
+#include "front/broker_socket.h"
+
+namespace pmfs::front {
+namespace {
+
+constexpr std::uint64_t kListenKey = 0;
+constexpr std::uint64_t kWakeKey = 1;
+constexpr std::uint64_t kFirstConnection = 2;  // a connection's keys are 2 * id and 2 * id + 1
+constexpr std::size_t kTokensMax = 1024;
+constexpr std::size_t kTokensPerUidMax = 64;  // root has no limit of its own
+constexpr unsigned kTickMs = 250;             // how late a token or a silent connection may lapse
+constexpr unsigned kRefusalsLoggedMax = 20;   // in kRefusalWindow, so that nobody can fill the log
+constexpr std::uint64_t kSecond = 1'000'000'000;
+constexpr std::uint64_t kRefusalWindow = 10 * kSecond;
+
+struct Claim {  // what a token or a connection stands for
+    HandleId handle = 0;
+    GrantId grant = 0;
+    bool may_store = false;
+};
+
+struct Token {
+    BrokerToken secret;
+    Claim claim;
+    Caller taker;
+    std::uint64_t lapses_ns = 0;
+};
+
+struct Connection {
+    FileDescriptor socket;
+    FileDescriptor process;  // a pidfd; becomes readable when the peer's process has exited
+    Peer peer;
+    std::uint64_t lapses_ns = 0;  // without a claim: when it is cut
+    bool bound = false;
+    Claim claim;
+};
+
+// In constant time, as befits a secret.
+bool equal(const std::uint8_t (&a)[16], const std::uint8_t (&b)[16]) {
+    unsigned different = 0;
+    for (unsigned i = 0; i < 16; i++) different |= static_cast<unsigned>(a[i] ^ b[i]);
+    return different == 0;
+}
+
+// A grant may be gone already, with its handle: then there is nothing to do.
+void drop(Volume &volume, const Claim &claim) {
+    const auto dropped = volume.drop_grant(claim.handle, claim.grant);
+    if (!dropped.ok() && must_park(dropped.error()))
+        volume.when_ready([&volume, claim] { drop(volume, claim); });
+}
+
+}  // namespace
+
+class Broker::Impl {
+public:
+    Impl(Volume &volume, BrokerOptions options)
+        : volume_(volume), options_(std::move(options)) {}
+    ~Impl() { stop(); }
+
+    Result<> start();
+    void stop();
+
+    Result<> may_map(const Caller &caller) const;
+    Result<BrokerToken> issue(const Claim &claim, const Caller &taker);
+    void released(HandleId handle, const GrantId *grant);
+
+    const std::string &path() const { return listener_.path; }
+    std::uint64_t epoch() const { return epoch_; }
+
+private:
+    // A refusal, or a descriptor and its claim.
+    struct Verdict {
+        int error = 0;
+        const char *why = "";
+        bool consumed = false;  // a token was used up: on refusal its grant goes, too
+        Claim claim = {};
+    };
+
+    void run();
+    void tick();
+    void accept_one();
+    Verdict admit(const Peer &peer) REQUIRES(lock_);
+    void hear(std::uint64_t id);
+    Verdict judge(const Peer &peer, const pmfs_broker_ask &ask, std::size_t size) REQUIRES(lock_);
+    void close_connection(std::uint64_t id);
+    void log_refusal(const Peer &peer, int error, const char *why);
+    bool watch(int fd, std::uint64_t key);
+    bool pause_accepting(bool pause);
+    void wake();
+
+    Volume &volume_;
+    const BrokerOptions options_;
+    Listener listener_;
+    FileDescriptor epoll_, wake_;
+    DeviceDescriptors device_;
+    std::uint64_t epoch_ = 0;
+    std::thread thread_;
+    std::atomic<bool> stopping_ = false;
+    std::atomic<std::size_t> claims_ = 0;  // tokens and bound connections: a cheap "nothing to do"
+    bool accepting_paused_ = false;        // the thread's own, as are the next two
+    std::uint64_t refusals_since_ns_ = 0;
+    unsigned refusals_logged_ = 0;
+
+    Mutex lock_;
+    std::vector<Token> tokens_ GUARDED_BY(lock_);
+    std::map<std::uint64_t, Connection> connections_ GUARDED_BY(lock_);
+    std::uint64_t next_connection_ GUARDED_BY(lock_) = kFirstConnection / 2;
+};
+
+// --- life -------------------------------------------------------------------------------------
+
+Result<> Broker::Impl::start() {
+    device_ = TRY(open_device(volume_.region()));
+    const std::string directory = run_directory(options_.directory);
+    listener_ = TRY(listen_at(directory, volume_.info().uuid));
+    if (::getrandom(&epoch_, sizeof epoch_, 0) != sizeof epoch_)
+        return Error(EIO, "the kernel gives no random numbers");
+    epoll_ = FileDescriptor(::epoll_create1(EPOLL_CLOEXEC));
+    wake_ = FileDescriptor(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!epoll_.ok() || !wake_.ok() || !watch(listener_.socket.get(), kListenKey) ||
+        !watch(wake_.get(), kWakeKey))
+        return Error(EMFILE, "too few descriptors for the broker");
+    // Signals are for the main thread.
+    sigset_t all, before;
+    ::sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    thread_ = std::thread([this] { run(); });
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    ::pthread_setname_np(thread_.native_handle(), "pmfs-broker");
+    return {};
+}
+
+void Broker::Impl::stop() {
+    if (!thread_.joinable()) return;
+    stopping_ = true;
+    wake();
+    thread_.join();
+    if (!listener_.path.empty()) ::unlink(listener_.path.c_str());
+    std::vector<Claim> ended;
+    {
+        const Lock held(lock_);
+        for (const auto &[id, connection] : connections_)
+            if (connection.bound) ended.push_back(connection.claim);
+        for (const Token &token : tokens_) ended.push_back(token.claim);
+        connections_.clear();
+        tokens_.clear();
+    }
+    for (const Claim &claim : ended) drop(volume_, claim);
+}
+
+void Broker::Impl::wake() {
+    const std::uint64_t one = 1;
+    (void)!::write(wake_.get(), &one, sizeof one);  // only fails when it is already awake
+}
+
+bool Broker::Impl::watch(int fd, std::uint64_t key) {
+    epoll_event event{};
+    event.events = EPOLLIN;
+    event.data.u64 = key;
+    return ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0;
+}
+
+// The listening socket is left alone for a tick when there is no descriptor to accept with.
+bool Broker::Impl::pause_accepting(bool pause) {
+    if (pause == accepting_paused_) return true;
+    epoll_event event{};
+    event.events = pause ? 0u : static_cast<std::uint32_t>(EPOLLIN);
+    event.data.u64 = kListenKey;
+    accepting_paused_ = pause;
+    return ::epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, listener_.socket.get(), &event) == 0;
+}
+
+void Broker::Impl::run() {
+    while (!stopping_) {
+        bool deadlines = accepting_paused_;
+        {
+            const Lock held(lock_);
+            deadlines = deadlines || !tokens_.empty() ||
+                        std::any_of(connections_.begin(), connections_.end(),
+                                    [](const auto &c) { return !c.second.bound; });
+        }
+        epoll_event events[16];
+        const int ready =
+            ::epoll_wait(epoll_.get(), events, 16, deadlines ? static_cast<int>(kTickMs) : -1);
+        for (int i = 0; i < ready && !stopping_; i++) {
+            const std::uint64_t key = events[i].data.u64;
+            if (key == kListenKey) {
+                accept_one();
+            } else if (key == kWakeKey) {
+                std::uint64_t count;
+                (void)!::read(wake_.get(), &count, sizeof count);
+            } else if ((key & 1) != 0) {
+                close_connection(key / 2);  // its process is gone
+            } else {
+                hear(key / 2);
+            }
+        }
+        tick();
+    }
+}
+
+// What is too old goes.
+void Broker::Impl::tick() {
+    pause_accepting(false);
+    const std::uint64_t now_ns = monotonic_ns();
+    std::vector<Claim> lapsed;
+    std::vector<std::uint64_t> silent;
+    {
+        const Lock held(lock_);
+        std::erase_if(tokens_, [&](const Token &token) {
+            if (token.lapses_ns > now_ns) return false;
+            lapsed.push_back(token.claim);
+            return true;
+        });
+        claims_ -= lapsed.size();
+        for (const auto &[id, connection] : connections_)
+            if (!connection.bound && connection.lapses_ns <= now_ns) silent.push_back(id);
+    }
+    for (const Claim &claim : lapsed) drop(volume_, claim);
+    for (const std::uint64_t id : silent) close_connection(id);
+}
+
+// --- who may ----------------------------------------------------------------------------------
+
+Result<> Broker::Impl::may_map(const Caller &caller) const {
+    if (caller.uid != 0 && !options_.group)
+        return Error(EACCES, "only root may map this volume: it was mounted without -o group=");
+    return {};
+}
+
+Broker::Impl::Verdict Broker::Impl::admit(const Peer &peer) {
+    if (peer.uid != 0 && !(options_.group && peer.is_member_of(*options_.group)))
+        return {.error = EACCES, .why = "is neither root nor in the group that may map"};
+    // Users leave some for root.
+    const unsigned kept = peer.uid == 0 ? 0 : options_.connections_max / 8;
+    if (connections_.size() + kept >= options_.connections_max)
+        return {.error = EUSERS, .why = "came when all connections were taken"};
+    const auto same = std::count_if(connections_.begin(), connections_.end(), [&](const auto &c) {
+        return c.second.peer.uid == peer.uid;
+    });
+    if (peer.uid != 0 && static_cast<unsigned>(same) >= options_.connections_per_uid_max)
+        return {.error = EUSERS, .why = "has as many connections as one user may have"};
+    return {};
+}
+
+// A token that is shown is used up, whatever comes of it.
+Broker::Impl::Verdict Broker::Impl::judge(const Peer &peer, const pmfs_broker_ask &ask,
+                                          std::size_t size) {
+    if (size != sizeof ask || ask.magic != PMFS_BROKER_MAGIC)
+        return {.error = EPROTO, .why = "does not speak the broker's protocol"};
+    if (ask.version != PMFS_BROKER_VERSION)
+        return {.error = EPROTONOSUPPORT, .why = "speaks another version of the protocol"};
+    const auto found = std::find_if(tokens_.begin(), tokens_.end(), [&](const Token &token) {
+        return equal(token.secret.bytes, ask.token);
+    });
+    if (found == tokens_.end())
+        return {.error = EPERM, .why = "showed a token that is unknown, used or too old"};
+    const Token token = *found;
+    tokens_.erase(found);
+    claims_--;
+    Verdict verdict{.error = EPERM, .why = "", .consumed = true, .claim = token.claim};
+    if (token.claim.grant != ask.grant) {
+        verdict.why = "showed a token of another grant";
+    } else if (token.taker.uid != peer.uid) {
+        verdict.why = "showed a token of another user";
+    } else if (!peer.is_process_of(static_cast<pid_t>(token.taker.pid))) {
+        verdict.why = "showed a token of another process";
+    } else if (token.claim.may_store && !device_.writable.ok()) {
+        verdict.error = EROFS;
+        verdict.why = "wants to store, and the volume is read-only";
+    } else if (token.claim.may_store && volume_.region().is_image() && peer.uid != 0) {
+        verdict.why = "wants to store, and a writable image goes to root only";
+    } else {
+        verdict.error = 0;
+    }
+    return verdict;
+}
+
+void Broker::Impl::log_refusal(const Peer &peer, int error, const char *why) {
+    if (!options_.log) return;
+    const std::uint64_t now_ns = monotonic_ns();
+    if (now_ns - refusals_since_ns_ > kRefusalWindow) {
+        refusals_since_ns_ = now_ns;
+        refusals_logged_ = 0;
+    }
+    if (refusals_logged_++ >= kRefusalsLoggedMax) return;
+    options_.log("broker: refused a direct mapping (" + std::string(::strerrorname_np(error)) +
+                 "): process " + std::to_string(peer.pid) + " of user " +
+                 std::to_string(peer.uid) + " " + why);
+}
+
+// --- connections ------------------------------------------------------------------------------
+
+void Broker::Impl::accept_one() {
+    FileDescriptor socket(
+        ::accept4(listener_.socket.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!socket.ok()) {
+        if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)
+            pause_accepting(true);
+        return;
+    }
+    auto peer = peer_of(socket.get());
+    if (!peer.ok()) return;  // it went away again
+    FileDescriptor process = process_of(socket.get(), peer.value().pid);
+    Verdict verdict;
+    std::uint64_t id = 0;
+    const int fd = socket.get(), process_fd = process.get();
+    {
+        const Lock held(lock_);
+        verdict = admit(peer.value());
+        if (verdict.error == 0) {
+            id = next_connection_++;
+            connections_.emplace(
+                id, Connection{.socket = std::move(socket),
+                               .process = std::move(process),
+                               .peer = peer.value(),
+                               .lapses_ns = monotonic_ns() + options_.token_seconds * kSecond,
+                               .bound = false,
+                               .claim = {}});
+        }
+    }
+    if (verdict.error != 0) {
+        log_refusal(peer.value(), verdict.error, verdict.why);
+        answer(fd, {.error = verdict.error, .writable = false, .epoch = epoch_}, -1);
+        return;
+    }
+    if (!watch(fd, 2 * id) || (process_fd >= 0 && !watch(process_fd, 2 * id + 1)))
+        close_connection(id);
+}
+
+// The peer said something, or hung up.
+void Broker::Impl::hear(std::uint64_t id) {
+    pmfs_broker_ask ask{};
+    Verdict verdict;
+    Peer peer;
+    int fd = -1;
+    bool talkative = false;
+    {
+        const Lock held(lock_);
+        const auto found = connections_.find(id);
+        if (found == connections_.end()) return;  // an event of before it was closed
+        Connection &connection = found->second;
+        fd = connection.socket.get();
+        peer = connection.peer;
+        const ssize_t got = ::recv(fd, &ask, sizeof ask, MSG_DONTWAIT | MSG_TRUNC);
+        if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
+        // After its answer a client has nothing to say.
+        talkative = got > 0 && !connection.bound;
+        if (talkative) {
+            verdict = judge(peer, ask, static_cast<std::size_t>(got));
+            if (verdict.error == 0) {
+                connection.bound = true;
+                connection.claim = verdict.claim;
+                claims_++;
+            }
+        }
+    }
+    // Only this thread closes connections, so `fd` is still ours.
+    if (!talkative) return close_connection(id);
+    const bool writable = verdict.claim.may_store;
+    const int device = writable ? device_.writable.get() : device_.readable.get();
+    const bool sent =
+        answer(fd, {.error = verdict.error, .writable = writable, .epoch = epoch_},
+               verdict.error == 0 ? device : -1);
+    if (verdict.error == 0 && sent) return;
+    if (verdict.error != 0) log_refusal(peer, verdict.error, verdict.why);
+    if (verdict.error != 0 && verdict.consumed) drop(volume_, verdict.claim);
+    close_connection(id);
+}
+
+void Broker::Impl::close_connection(std::uint64_t id) {
+    Connection gone;
+    {
+        const Lock held(lock_);
+        const auto found = connections_.find(id);
+        if (found == connections_.end()) return;
+        gone = std::move(found->second);
+        connections_.erase(found);
+        if (gone.bound) claims_--;
+    }
+    if (gone.bound) drop(volume_, gone.claim);
+}
+
+// --- the front's side -------------------------------------------------------------------------
+
+Result<BrokerToken> Broker::Impl::issue(const Claim &claim, const Caller &taker) {
+    Token token{.secret = {}, .claim = claim, .taker = taker, .lapses_ns = 0};
+    if (::getrandom(token.secret.bytes, sizeof token.secret.bytes, 0) != sizeof token.secret.bytes)
+        return Error(EIO, "the kernel gives no random numbers");
+    token.lapses_ns = monotonic_ns() + options_.token_seconds * kSecond;
+    bool first = false;
+    {
+        const Lock held(lock_);
+        const auto same = std::count_if(tokens_.begin(), tokens_.end(), [&](const Token &other) {
+            return other.taker.uid == taker.uid;
+        });
+        if (tokens_.size() >= kTokensMax ||
+            (taker.uid != 0 && static_cast<std::size_t>(same) >= kTokensPerUidMax))
+            return Error(EAGAIN, "too many grants wait for their connection to the broker");
+        first = tokens_.empty();
+        tokens_.push_back(token);
+        claims_++;
+    }
+    if (first) wake();  // so that it looks at the clock
+    return token.secret;
+}
+
+// Whose grant, or whose handle, has ended: the volume knows already.
+void Broker::Impl::released(HandleId handle, const GrantId *grant) {
+    if (claims_ == 0) return;
+    const auto matches = [&](const Claim &claim) {
+        return claim.handle == handle && (grant == nullptr || claim.grant == *grant);
+    };
+    const Lock held(lock_);
+    claims_ -= std::erase_if(tokens_, [&](const Token &token) { return matches(token.claim); });
+    // The thread sees the hang-up and closes it.
+    for (const auto &[id, connection] : connections_)
+        if (connection.bound && matches(connection.claim))
+            ::shutdown(connection.socket.get(), SHUT_RDWR);
+}
+
+// --- Broker -----------------------------------------------------------------------------------
+
+Broker::Broker(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Broker::~Broker() = default;
+
+Result<std::unique_ptr<Broker>> Broker::start(Volume &volume, BrokerOptions options) {
+    auto impl = std::make_unique<Impl>(volume, std::move(options));
+    TRY(impl->start());
+    return std::unique_ptr<Broker>(new Broker(std::move(impl)));
+}
+
+const std::string &Broker::socket_path() const {
+    return impl_->path();
+}
+std::uint64_t Broker::epoch() const {
+    return impl_->epoch();
+}
+Result<> Broker::may_map(const Caller &caller) const {
+    return impl_->may_map(caller);
+}
+Result<BrokerToken> Broker::issue(HandleId handle, GrantId grant, bool may_store,
+                                  const Caller &taker) {
+    return impl_->issue({.handle = handle, .grant = grant, .may_store = may_store}, taker);
+}
+void Broker::grant_released(HandleId handle, GrantId grant) {
+    impl_->released(handle, &grant);
+}
+void Broker::handle_released(HandleId handle) {
+    impl_->released(handle, nullptr);
+}
+
+}  // namespace pmfs::front

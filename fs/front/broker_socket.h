@@ -1,0 +1,57 @@
+// What the broker needs of the system: its socket, who is at the other end, the device's descriptors.
+#pragma once
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "front/file_descriptor.h"
+#include "pm/region.h"
+
+namespace pmfs::front {
+
+// The process at the other end of a socket, as it was when it connected; the kernel's word.
+struct Peer {
+    pid_t pid = 0;  // 0: not visible from here
+    uid_t uid = 0;
+    gid_t gid = 0;
+    std::vector<gid_t> groups;
+
+    bool is_member_of(gid_t group) const;
+    // Is `thread` (as FUSE names callers; 0 = unknown) a thread of this process?
+    bool is_process_of(pid_t thread) const;
+};
+Result<Peer> peer_of(int socket);
+
+// A pidfd of the peer; invalid when the kernel gives none (the socket's hang-up must do then).
+FileDescriptor process_of(int socket, pid_t pid);
+
+struct Answer {
+    int error;
+    bool writable;
+    std::uint64_t epoch;
+};
+// False when the peer did not take it.
+bool answer(int socket, const Answer &answer, int device);
+
+// `option`, or $PMFS_RUN_DIR, or /run/pmfs.
+std::string run_directory(const std::string &option);
+
+struct Listener {
+    FileDescriptor socket;
+    std::string path;
+};
+// Listens at DIRECTORY/UUID.sock, or at DIRECTORY/UUID-PID.sock when somebody answers at the first: a
+// copy of the same image that is mounted, too.
+Result<Listener> listen_at(const std::string &directory, const std::uint8_t (&uuid)[16]);
+
+// Two descriptions of the medium, neither of them the one that carries the volume's lock.
+struct DeviceDescriptors {
+    FileDescriptor readable;  // O_RDONLY
+    FileDescriptor writable;  // O_RDWR; invalid on a read-only volume
+};
+// EOPNOTSUPP: this region has no descriptor to give.
+Result<DeviceDescriptors> open_device(const pm::Region &region);
+
+}  // namespace pmfs::front
