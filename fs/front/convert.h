@@ -1,0 +1,22 @@
+// The volume's values as the kernel's structs.
+#pragma once
+#include <sys/stat.h>
+
+#include "front/dispatcher.h"
+#include "front/fuse_api.h"
+#include "volume/types.h"
+
+namespace pmfs::front {
+
+struct stat to_stat(const Attr &attr);
+fuse_entry_param to_entry(const Attr &attr, const DispatchOptions &options);
+Caller caller_of(fuse_req_t req);
+
+inline struct timespec to_timespec(const Timespec &time) {
+    return {static_cast<time_t>(time.seconds), static_cast<long>(time.nanoseconds)};
+}
+inline Timespec from_timespec(const struct timespec &time) {
+    return {time.tv_sec, static_cast<std::uint32_t>(time.tv_nsec)};
+}
+
+}  // namespace pmfs::front

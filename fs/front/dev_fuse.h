@@ -1,0 +1,45 @@
+// The transport of a local mount: /dev/fuse, read by one thread for each CPU.
+//
+// Every thread has a descriptor of its own (FUSE_DEV_IOC_CLONE), so that threads share no list of
+// requests in flight, and handles what it reads at once and to its end.  docs/decisions/0003 says
+// how threads and CPUs were matched.
+#pragma once
+#include <atomic>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "front/dispatcher.h"
+#include "front/file_descriptor.h"
+#include "front/transport.h"
+
+namespace pmfs::front {
+
+class DevFuse final : public Transport {
+public:
+    // `device` is /dev/fuse, already given to mount(2).  `ended` is an eventfd, counted up when a
+    // thread ends: the filesystem was unmounted.
+    DevFuse(Dispatcher &dispatcher, FileDescriptor device, int ended);
+    ~DevFuse() override;
+
+    // Answers the kernel's first request, INIT.  ENODEV: unmounted before that; EPROTO: the kernel
+    // and libfuse do not agree.
+    Result<> handshake();
+
+    Result<> start() override;
+    void stop() override;
+    void join() override;
+
+private:
+    class Queue;
+    void serve(Queue &queue);
+
+    Dispatcher &dispatcher_;
+    const int ended_;
+    std::vector<std::unique_ptr<Queue>> queues_;  // the first has the descriptor that was mounted
+    std::vector<std::thread> threads_;
+    std::atomic<bool> stopping_{false};
+    std::atomic<unsigned> running_{0};
+};
+
+}  // namespace pmfs::front

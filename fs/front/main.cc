@@ -1,0 +1,138 @@
+// mount.pmfs: the mount helper that mount(8) runs, and the server, in one.  Words only: what is done
+// is in server.cc.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/sinks/syslog_sink.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <syslog.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdlib>
+
+#include "front/mount_point.h"
+#include "front/server.h"
+
+namespace {
+
+using namespace pmfs::front;
+
+struct Words {
+    ServeOptions serve;
+    std::vector<std::string> options;
+    std::string type;
+    bool fake = false, sloppy = false;
+};
+
+int tell(const Outcome &outcome) {
+    if (!outcome.sentence.empty()) fmt::print(stderr, "mount.pmfs: {}\n", outcome.sentence);
+    return static_cast<int>(outcome.exit);
+}
+
+// The path as the mount table will show it, and as it stays true after chdir("/").
+std::string canonical(const std::string &path) {
+    char *real = ::realpath(path.c_str(), nullptr);
+    std::string result = real != nullptr ? real : path;
+    std::free(real);
+    return result;
+}
+
+// Takes standard input, output and error away: what is said from here on goes to the system log.
+void detach() {
+    const int null = ::open("/dev/null", O_RDWR);
+    for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) ::dup2(null, fd);
+    if (null > STDERR_FILENO) ::close(null);
+    if (::chdir("/") != 0) return;  // cannot fail for root
+}
+
+// The server as a child: the parent stays until the mount can be used or has failed, and then ends
+// with the exit code that mount(8) passes on.
+int serve_in_background(const Words &words) {
+    int pipe[2];
+    if (::pipe2(pipe, O_CLOEXEC) != 0) return tell({Exit::system, "cannot make a pipe"});
+    const pid_t child = ::fork();
+    if (child < 0) return tell({Exit::system, "cannot start another process"});
+    if (child > 0) {
+        ::close(pipe[1]);
+        unsigned char code = 0;
+        ssize_t got;
+        while ((got = ::read(pipe[0], &code, 1)) < 0 && errno == EINTR) continue;
+        if (got == 1) return code;
+        return tell({Exit::failed, "the server died before it could serve (the system log may say why)"});
+    }
+    ::close(pipe[0]);
+    ::setsid();
+    const auto report = [&pipe](Exit exit) {
+        const auto code = static_cast<unsigned char>(exit);
+        static_cast<void>(!::write(pipe[1], &code, 1));
+    };
+    bool mounted = false;
+    const Outcome outcome = serve(words.serve, [&] {
+        mounted = true;
+        spdlog::set_default_logger(
+            spdlog::syslog_logger_mt("syslog", "mount.pmfs", LOG_PID, LOG_DAEMON));
+        detach();
+        report(Exit::done);
+    });
+    const int code = tell(outcome);
+    if (!mounted) report(outcome.exit);
+    return code;
+}
+
+// mount.pmfs -f: everything but the mount.
+int check_only(const Words &words) {
+    if (::access(words.serve.source.c_str(), R_OK) != 0)
+        return tell({Exit::failed, fmt::format("{}: {}", words.serve.source, std::strerror(errno))});
+    return 0;
+}
+
+int run(Words &words) {
+    if (!words.type.empty() && words.type != "pmfs" && words.type != "fuse.pmfs")
+        return tell({Exit::usage, fmt::format("'{}' is not a type that I mount", words.type)});
+    for (const std::string &options : words.options)
+        if (const auto refusal = parse_mount_options(options, words.sloppy, &words.serve))
+            return tell({Exit::usage, *refusal});
+    if (const auto objection = MountPoint::objection(words.serve.directory))
+        return tell({Exit::failed, *objection});
+    words.serve.source = canonical(words.serve.source);
+    words.serve.directory = canonical(words.serve.directory);
+    if (words.fake) return check_only(words);
+    if (!words.serve.foreground) return serve_in_background(words);
+    return tell(serve(words.serve, [] {}));
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+    Words words;
+    bool read_only = false, ignored = false;
+    CLI::App app{"Mount a pmfs volume and serve it until it is unmounted.", "mount.pmfs"};
+    app.add_option("source", words.serve.source, "DAX device, memory file or image file")->required();
+    app.add_option("directory", words.serve.directory, "Where to mount it")->required();
+    app.add_option("-o,--options", words.options, "Mount options, separated by commas")
+        ->allow_extra_args(false);
+    app.add_flag("--foreground", words.serve.foreground,
+                 "Do not become a daemon; log on standard error");
+    app.add_flag("-f,--fake", words.fake, "Check the arguments, mount nothing");
+    app.add_flag("-s", words.sloppy, "Pass over unknown options");
+    app.add_flag("-v,--verbose", words.serve.verbose, "Log more");
+    app.add_flag("-r,--read-only", read_only, "The same as -o ro");
+    app.add_flag("-n", ignored, "For mount(8): there is no mtab to write");
+    app.add_flag("-w,--rw", ignored, "The same as -o rw");
+    app.add_option("-t,--types", words.type, "For mount(8): pmfs or fuse.pmfs");
+    app.add_option("-N,--namespace", words.serve.mount_namespace,
+                   "Mount in this mount namespace (a path)");
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError &e) {
+        return app.exit(e) == 0 ? 0 : static_cast<int>(Exit::usage);  // --help lands here too
+    }
+    if (read_only) words.options.emplace_back("ro");
+    spdlog::set_pattern("mount.pmfs: %v");
+    spdlog::set_level(words.serve.verbose ? spdlog::level::debug : spdlog::level::info);
+    spdlog::set_default_logger(spdlog::stderr_logger_mt("stderr"));
+    return run(words);
+}

@@ -1,0 +1,140 @@
+#include "front/mount_options.h"
+
+#include <fmt/format.h>
+#include <grp.h>
+#include <libmount/libmount.h>
+#include <sys/mount.h>
+
+#include <array>
+#include <charconv>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+
+namespace pmfs::front {
+namespace {
+
+using Refusal = std::optional<std::string>;  // a sentence, or nothing to object to
+using CText = std::unique_ptr<char, decltype(&std::free)>;
+
+std::optional<double> to_seconds(std::string_view text, double max) {
+    double value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || end != text.data() + text.size()) return {};
+    if (!(value >= 0 && value <= max)) return {};
+    return value;
+}
+
+Refusal set_timeout(std::string_view name, std::string_view value, double *to) {
+    constexpr double kYear = 366.0 * 24 * 3600;
+    const auto seconds = to_seconds(value, kYear);
+    if (!seconds) return fmt::format("{}= wants seconds, not '{}'", name, value);
+    *to = *seconds;
+    return {};
+}
+
+Refusal set_commit(std::string_view, std::string_view value, ServeOptions *options) {
+    const auto seconds = to_seconds(value, 300);
+    if (!seconds || *seconds < 0.01)
+        return fmt::format("commit= wants seconds from 0.01 to 300, not '{}'", value);
+    options->volume.commit_interval_ms = static_cast<unsigned>(*seconds * 1000);
+    return {};
+}
+
+Refusal set_seal(std::string_view, std::string_view value, ServeOptions *options) {
+    if (value != "owner" && value != "root")
+        return fmt::format("seal= wants 'owner' or 'root', not '{}'", value);
+    options->volume.owner_may_seal = value == "owner";
+    return {};
+}
+
+Refusal set_group(std::string_view, std::string_view value, ServeOptions *options) {
+    const std::string name(value);
+    const group *found = ::getgrnam(name.c_str());
+    if (found == nullptr) return fmt::format("there is no group '{}'", value);
+    options->group = found->gr_gid;
+    return {};
+}
+
+Refusal set_lease_break_time(std::string_view name, std::string_view value, ServeOptions *) {
+    double seconds = 0;
+    return set_timeout(name, value, &seconds);  // leases that break come with their feature
+}
+
+struct OwnOption {
+    std::string_view name;
+    bool has_value;
+    std::function<Refusal(std::string_view name, std::string_view value, ServeOptions *)> set;
+};
+
+const auto &own_options() {
+    const static std::array kOptions{
+        OwnOption{"attr_timeout", true,
+                  [](auto name, auto value, auto *options) {
+                      return set_timeout(name, value, &options->dispatch.attr_timeout_s);
+                  }},
+        OwnOption{"entry_timeout", true,
+                  [](auto name, auto value, auto *options) {
+                      return set_timeout(name, value, &options->dispatch.entry_timeout_s);
+                  }},
+        OwnOption{"writeback", false,
+                  [](auto, auto, auto *options) {
+                      options->dispatch.writeback = options->volume.writeback = true;
+                      return Refusal();
+                  }},
+        OwnOption{"commit", true, set_commit},
+        OwnOption{"seal", true, set_seal},
+        OwnOption{"group", true, set_group},
+        OwnOption{"lease_break_time", true, set_lease_break_time},
+        // What every pmfs mount is anyway: people bring these from other FUSE filesystems.
+        OwnOption{"allow_other", false, [](auto, auto, auto *) { return Refusal(); }},
+        OwnOption{"default_permissions", false, [](auto, auto, auto *) { return Refusal(); }},
+    };
+    return kOptions;
+}
+
+Refusal set_own(std::string_view name, std::optional<std::string_view> value, bool sloppy,
+                ServeOptions *options) {
+    for (const OwnOption &option : own_options()) {
+        if (option.name != name) continue;
+        if (option.has_value && !value) return fmt::format("option '{}' needs a value", name);
+        if (!option.has_value && value) return fmt::format("option '{}' takes no value", name);
+        return option.set(name, value.value_or(""), options);
+    }
+    if (sloppy) return {};
+    return fmt::format("unknown option '{}' (mount.pmfs(8) lists what there is)", name);
+}
+
+Refusal set_all_own(char *text, bool sloppy, ServeOptions *options) {
+    char *name = nullptr, *value = nullptr;
+    std::size_t name_size = 0, value_size = 0;
+    while (text != nullptr &&
+           mnt_optstr_next_option(&text, &name, &name_size, &value, &value_size) == 0) {
+        std::optional<std::string_view> given;
+        if (value != nullptr) given = std::string_view(value, value_size);
+        if (auto refusal = set_own(std::string_view(name, name_size), given, sloppy, options))
+            return refusal;
+    }
+    return {};
+}
+
+}  // namespace
+
+Refusal parse_mount_options(std::string_view text, bool sloppy, ServeOptions *options) {
+    char *user = nullptr, *vfs = nullptr, *own = nullptr;
+    const std::string whole(text);
+    if (mnt_split_optstr(whole.c_str(), &user, &vfs, &own, 0, 0) != 0)
+        return fmt::format("cannot make sense of the options '{}'", text);
+    const CText user_held(user, std::free), vfs_held(vfs, std::free), own_held(own, std::free);
+
+    unsigned long flags = 0;
+    if (vfs != nullptr)
+        mnt_optstr_get_flags(vfs, &flags, mnt_get_builtin_optmap(MNT_LINUX_MAP));
+    if (flags & (MS_REMOUNT | MS_BIND | MS_MOVE))
+        return "this cannot be done by mount.pmfs: unmount and mount again";
+    options->mount_flags |= flags;
+    if (flags & MS_RDONLY) options->volume.read_only = true;
+    return set_all_own(own, sloppy, options);
+}
+
+}  // namespace pmfs::front

@@ -1,0 +1,110 @@
+// Operations on open directories.  A volume keeps nothing for one: a cookie is all there is to it.
+#include <vector>
+
+#include "front/convert.h"
+#include "front/ops.h"
+
+namespace pmfs::front {
+namespace {
+
+void opendir(fuse_req_t req, fuse_ino_t, fuse_file_info *info) {
+    if (!Dispatcher::of(req).opendir_needed()) {
+        fuse_reply_err(req, ENOSYS);  // means: do not ask, open and cache them yourself
+        return;
+    }
+    info->keep_cache = 1;
+    info->cache_readdir = 1;
+    fuse_reply_open(req, info);
+}
+
+void releasedir(fuse_req_t req, fuse_ino_t, fuse_file_info *) {
+    fuse_reply_err(req, 0);
+}
+
+// A reply buffer with room for `size` bytes; the kernel asks for a page or for a few dozen.
+class EntryBuffer {
+public:
+    EntryBuffer(fuse_req_t req, std::size_t size) : req_(req), bytes_(size) {}
+
+    bool add(const DirEntry &entry) {
+        struct stat stat {};
+        stat.st_ino = entry.ino.value();
+        stat.st_mode = static_cast<mode_t>(entry.type) << 12;
+        name_.assign(entry.name);
+        const std::size_t size = fuse_add_direntry(req_, room(), left(), name_.c_str(), &stat,
+                                                   static_cast<off_t>(entry.cookie));
+        return took(size);
+    }
+    bool add(const DirEntry &entry, const fuse_entry_param &found) {
+        name_.assign(entry.name);
+        const std::size_t size = fuse_add_direntry_plus(req_, room(), left(), name_.c_str(),
+                                                        &found, static_cast<off_t>(entry.cookie));
+        return took(size);
+    }
+    bool has_room_for_plus(const DirEntry &entry) {
+        name_.assign(entry.name);
+        return fuse_add_direntry_plus(req_, nullptr, 0, name_.c_str(), nullptr, 0) <= left();
+    }
+    void reply() { fuse_reply_buf(req_, bytes_.data(), used_); }
+
+private:
+    char *room() { return bytes_.data() + used_; }
+    std::size_t left() const { return bytes_.size() - used_; }
+    bool took(std::size_t size) {
+        if (size > left()) return false;  // libfuse wrote nothing
+        used_ += size;
+        return true;
+    }
+
+    fuse_req_t req_;
+    std::vector<char> bytes_;
+    std::size_t used_ = 0;
+    std::string name_;  // the library wants its end marked
+};
+
+void readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t cookie, fuse_file_info *) {
+    Dispatcher &dispatcher = Dispatcher::of(req);
+    EntryBuffer buffer(req, size);
+    const Result<> read = dispatcher.volume().readdir(
+        InodeNo(ino), static_cast<std::uint64_t>(cookie),
+        [&buffer](const DirEntry &entry) { return buffer.add(entry); });
+    if (dispatcher.proceed(req, read)) buffer.reply();
+}
+
+// As readdir, with a lookup of each name.  An entry whose lookup counted must be in the reply.
+void readdirplus(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t cookie,
+                 fuse_file_info *) {
+    Dispatcher &dispatcher = Dispatcher::of(req);
+    Volume &volume = dispatcher.volume();
+    EntryBuffer buffer(req, size);
+    const auto add = [&](const DirEntry &entry) {
+        if (!buffer.has_room_for_plus(entry)) return false;
+        fuse_entry_param found{};  // inode 0: the kernel takes the name and looks it up itself
+        found.attr.st_ino = entry.ino.value();
+        found.attr.st_mode = static_cast<mode_t>(entry.type) << 12;
+        if (entry.name != "." && entry.name != "..") {
+            const Result<Attr> attr = volume.lookup(InodeNo(ino), entry.name);
+            if (attr.ok()) found = to_entry(attr.value(), dispatcher.options());
+        }
+        return buffer.add(entry, found);
+    };
+    const Result<> read = volume.readdir(InodeNo(ino), static_cast<std::uint64_t>(cookie), add);
+    if (dispatcher.proceed(req, read)) buffer.reply();
+}
+
+void fsyncdir(fuse_req_t req, fuse_ino_t ino, int, fuse_file_info *) {
+    Dispatcher &dispatcher = Dispatcher::of(req);
+    dispatcher.volume().fsync(InodeNo(ino), dispatcher.answer_later(req));
+}
+
+}  // namespace
+
+void add_directory_operations(fuse_lowlevel_ops &table) {
+    table.opendir = opendir;
+    table.releasedir = releasedir;
+    table.readdir = readdir;
+    table.readdirplus = readdirplus;
+    table.fsyncdir = fsyncdir;
+}
+
+}  // namespace pmfs::front

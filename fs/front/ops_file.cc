@@ -1,0 +1,174 @@
+// Operations on open files: open and create, data, durability, allocation.
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fuse.h>
+
+#include "client/pmfs_ioctl.h"
+#include "front/convert.h"
+#include "front/ioctl.h"
+#include "front/ops.h"
+#include "front/request.h"
+
+namespace pmfs::front {
+namespace {
+
+OpenRequest to_open_request(fuse_req_t req, int flags, std::uint32_t fuse_flags) {
+    OpenRequest request;
+    request.write = (flags & O_ACCMODE) != O_RDONLY;
+    request.truncate = (flags & O_TRUNC) != 0;
+    request.direct = (flags & O_DIRECT) != 0;
+    request.kill_suid_sgid = (fuse_flags & FUSE_OPEN_KILL_SUIDGID) != 0;
+    request.caller = caller_of(req);
+    return request;
+}
+
+void fill(fuse_file_info &info, const OpenReply &opened) {
+    info.fh = opened.handle;
+    info.direct_io = opened.direct_io;
+    info.keep_cache = !opened.direct_io && opened.keep_cache;
+}
+
+void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info *info) {
+    Dispatcher &dispatcher = Dispatcher::of(req);
+    const auto sent = Request::current()->argument<fuse_open_in>();
+    const Result<OpenReply> opened = dispatcher.volume().open_file(
+        InodeNo(ino), to_open_request(req, info->flags, sent.open_flags));
+    if (!dispatcher.proceed(req, opened)) return;
+    fill(*info, opened.value());
+    // ENOENT: the opener was interrupted and the kernel will not release the handle.
+    if (fuse_reply_open(req, info) == -ENOENT) dispatcher.released(opened.value().handle);
+}
+
+// When the name came into being behind the kernel's back (a guest made it), it is opened.
+Result<Attr> create_or_open(Volume &volume, InodeNo dir, const char *name, mode_t mode, int flags,
+                            const OpenRequest &request, OpenReply *opened) {
+    Result<Attr> made = volume.create(dir, name, mode, request, opened);
+    if (made.ok() || made.error().errno_value() != EEXIST || (flags & O_EXCL)) return made;
+    const Attr found = TRY(volume.lookup(dir, name));
+    const Result<OpenReply> reply = volume.open_file(found.ino, request);
+    if (!reply.ok()) {
+        volume.forget(found.ino, 1);
+        return reply.error();
+    }
+    *opened = reply.value();
+    return found;
+}
+
+void create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+            fuse_file_info *info) {
+    Dispatcher &dispatcher = Dispatcher::of(req);
+    const auto sent = Request::current()->argument<fuse_create_in>();
+    OpenReply opened;
+    const Result<Attr> made = create_or_open(
+        dispatcher.volume(), InodeNo(parent), name, mode, info->flags,
+        to_open_request(req, info->flags, sent.open_flags), &opened);
+    if (!dispatcher.proceed(req, made)) return;
+    fill(*info, opened);
+    const fuse_entry_param entry = to_entry(made.value(), dispatcher.options());
+    if (fuse_reply_create(req, &entry, info) == -ENOENT)
+        dispatcher.released(opened.handle);
+}
+
+void release(fuse_req_t req, fuse_ino_t, fuse_file_info *info) {
+    Dispatcher::of(req).released(info->fh);
+    fuse_reply_err(req, 0);
+}
+
+void flush(fuse_req_t req, fuse_ino_t, fuse_file_info *) {
+    fuse_reply_err(req, ENOSYS);  // nothing to do at close(2), and the kernel need not ask again
+}
+
+void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_file_info *) {
+    Dispatcher &dispatcher = Dispatcher::of(req);
+    // The reply is copied once, from the medium to the reader's pages, while the volume holds both
+    // still.
+    bool replied = false;
+    const auto reply = [&](std::span<const iovec> pieces) {
+        if (pm::take_fault()) {
+            dispatcher.fail(req, Error(EIO, "the medium has a bad page here"));
+        } else {
+            fuse_reply_iov(req, pieces.data(), static_cast<int>(pieces.size()));
+        }
+        replied = true;
+    };
+    const Result<std::size_t> done = dispatcher.volume().read(
+        InodeNo(ino), static_cast<std::uint64_t>(offset), size, reply);
+    // At the end of the file there is nothing to give to the sink.
+    if (!replied && dispatcher.proceed(req, done)) fuse_reply_buf(req, nullptr, 0);
+}
+
+void write(fuse_req_t req, fuse_ino_t ino, const char *data, std::size_t size, off_t offset,
+           fuse_file_info *) {
+    Dispatcher &dispatcher = Dispatcher::of(req);
+    const unsigned flags = Request::current()->argument<fuse_write_in>().write_flags;
+    Caller caller = caller_of(req);
+    if (flags & FUSE_WRITE_CACHE) caller.pid = 0;  // written back: whose store it was is not known
+    const Result<std::size_t> written = dispatcher.volume().write(
+        InodeNo(ino), static_cast<std::uint64_t>(offset), std::as_bytes(std::span(data, size)),
+        (flags & FUSE_WRITE_KILL_SUIDGID) != 0, caller);
+    if (dispatcher.proceed(req, written)) fuse_reply_write(req, written.value());
+}
+
+void fsync(fuse_req_t req, fuse_ino_t ino, int, fuse_file_info *) {
+    Dispatcher &dispatcher = Dispatcher::of(req);
+    dispatcher.volume().fsync(InodeNo(ino), dispatcher.answer_later(req));
+}
+
+void fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
+               fuse_file_info *info) {
+    Dispatcher &dispatcher = Dispatcher::of(req);
+    const auto bits = static_cast<unsigned>(mode);
+    constexpr unsigned kSealModes = 
+        PMFS_FALLOC_FL_SEAL_BLOCK_MAP | PMFS_FALLOC_FL_UNSEAL_BLOCK_MAP;
+    if ((bits & kSealModes) && !dispatcher.flushed(req, InodeNo(ino))) return;
+    const Result<> done = dispatcher.volume().fallocate(
+        info->fh, InodeNo(ino), bits, static_cast<std::uint64_t>(offset),
+        static_cast<std::uint64_t>(length), caller_of(req));
+    if (dispatcher.proceed(req, done)) fuse_reply_err(req, 0);
+}
+
+void lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence, fuse_file_info *) {
+    Dispatcher &dispatcher = Dispatcher::of(req);
+    Volume &volume = dispatcher.volume();
+    const auto from = static_cast<std::uint64_t>(offset);
+    if (whence != SEEK_DATA && whence != SEEK_HOLE) {  // the kernel answers the others itself
+        fuse_reply_err(req, EINVAL);
+        return;
+    }
+    const Result<std::uint64_t> found = whence == SEEK_DATA ? volume.seek_data(InodeNo(ino), from)
+                                                            : volume.seek_hole(InodeNo(ino), from);
+    if (dispatcher.proceed(req, found)) fuse_reply_lseek(req, static_cast<off_t>(found.value()));
+}
+
+void ioctl(fuse_req_t req, fuse_ino_t ino, unsigned command, void *, fuse_file_info *info,
+           unsigned, const void *in, std::size_t in_size, std::size_t out_size) {
+    const IoctlRequest request{.ino = InodeNo(ino),
+                               .handle = info->fh,
+                               .command = command,
+                               .in = std::span(static_cast<const std::byte *>(in), in_size),
+                               .out_size = out_size,
+                               .caller = caller_of(req)};
+    ReplyPort &port = Request::current()->port();
+    handle_ioctl(Dispatcher::of(req).ioctls(), request, [req, &port](const IoctlReply &reply) {
+        const Request answering(port);
+        // A negative result is the error, and what comes back with it is copied out all the same.
+        fuse_reply_ioctl(req, -reply.error, reply.out.data(), reply.out.size());
+    });
+}
+
+}  // namespace
+
+void add_file_operations(fuse_lowlevel_ops &table) {
+    table.open = open;
+    table.create = create;
+    table.release = release;
+    table.flush = flush;
+    table.read = read;
+    table.write = write;
+    table.fsync = fsync;
+    table.fallocate = fallocate;
+    table.lseek = lseek;
+    table.ioctl = ioctl;
+}
+
+}  // namespace pmfs::front

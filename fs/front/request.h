@@ -1,0 +1,53 @@
+// What a request says that libfuse does not hand to an operation: where it came from, flags newer
+// than the library, and its bytes, so that it can be put aside and run again from its start.
+#pragma once
+#include <linux/fuse.h>
+
+#include "base/bytes.h"
+#include "front/transport.h"
+
+namespace pmfs::front {
+
+class Request {
+public:
+    Request(ReplyPort &port, ConstBytes message, bool flushed)
+        : port_(port), message_(message), flushed_(flushed), outer_(current_) {
+        current_ = this;
+    }
+    // For an answer that comes later and from another thread: only the port is known by then.
+    explicit Request(ReplyPort &port) : Request(port, {}, false) {}
+    ~Request() { current_ = outer_; }
+    Request(const Request &) = delete;
+    Request &operator=(const Request &) = delete;
+
+    // The request that this thread is answering; null outside of one.
+    static const Request *current() { return current_; }
+
+    ReplyPort &port() const { return port_; }
+    ConstBytes message() const { return message_; }
+    // The kernel's dirty pages of its file were written back for this run of it.
+    bool flushed() const { return flushed_; }
+
+    std::uint32_t opcode() const {
+        return message_.empty() ? 0 : load<fuse_in_header>(message_).opcode;
+    }
+    // The fixed part behind the header.  Older kernels send shorter ones: what is missing is zero.
+    template <class Argument>
+    Argument argument() const {
+        Argument argument{};
+        if (message_.size() <= sizeof(fuse_in_header)) return argument;
+        const ConstBytes sent = message_.subspan(sizeof(fuse_in_header));
+        std::memcpy(&argument, sent.data(), std::min(sent.size(), sizeof argument));
+        return argument;
+    }
+
+private:
+    static inline thread_local const Request *current_ = nullptr;
+
+    ReplyPort &port_;
+    ConstBytes message_;
+    bool flushed_;
+    const Request *outer_;
+};
+
+}  // namespace pmfs::front

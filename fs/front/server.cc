@@ -1,0 +1,201 @@
+#include "front/server.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+
+#include <chrono>
+#include <cstring>
+#include <thread>
+
+#include "front/broker.h"
+#include "front/dev_fuse.h"
+#include "front/dispatcher.h"
+#include "front/mount_point.h"
+
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
+
+namespace pmfs::front {
+namespace {
+
+using namespace std::chrono_literals;
+
+// After `umount` returns, the server still closes the volume.  Whoever mounts it again at once waits
+// for that, but not for a server that is alive or for a long fsck.
+constexpr auto kHandoverMax = 10s;
+// Users of a filesystem that was detached by SIGTERM may finish what they are in the middle of.
+constexpr auto kDetachedMax = 200ms;
+
+Outcome failure(Exit exit, const std::string &about, const Error &error) {
+    std::string sentence = fmt::format("{}: {}", about, error.what());
+    // The library's sentences name what happened; an errno that no sentence explains is added.
+    if (exit == Exit::failed && error.errno_value() != EINVAL)
+        sentence += fmt::format(" ({})", std::strerror(error.errno_value()));
+    return {exit, sentence};
+}
+
+Result<std::unique_ptr<pm::Region>> open_region_patiently(const ServeOptions &options) {
+    pm::OpenOptions open;
+    open.read_only = options.volume.read_only;
+    const auto give_up = std::chrono::steady_clock::now() + kHandoverMax;
+    for (;;) {
+        auto region = pm::open_region(options.source, open);
+        if (region.ok() || region.error().errno_value() != EBUSY) return region;
+        if (MountPoint::is_mounted(options.source)) return region;
+        if (std::chrono::steady_clock::now() > give_up) return region;
+        std::this_thread::sleep_for(20ms);
+    }
+}
+
+// A server that the kernel waits for: it must not wait for its own write-back when memory is short,
+// and is not the first to be killed then.
+void ask_for_patience() {
+    ::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+    if (FILE *score = std::fopen("/proc/self/oom_score_adj", "we")) {
+        std::fputs("-500", score);
+        std::fclose(score);
+    }
+}
+
+// SIGTERM and SIGINT as something to poll.  Made before any thread, so that none gets the signals.
+FileDescriptor block_signals() {
+    ::signal(SIGPIPE, SIG_IGN);
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &set, nullptr);
+    return FileDescriptor(::signalfd(-1, &set, SFD_CLOEXEC));
+}
+
+class Server {
+public:
+    explicit Server(const ServeOptions &options)
+        : options_(options), signals_(block_signals()), ended_(::eventfd(0, EFD_CLOEXEC)) {}
+
+    Outcome open();
+    Outcome mount();
+    void wait();
+    Outcome close();
+
+private:
+    void start_broker();
+    void unmount_by_signal();
+    bool threads_end_within(std::chrono::milliseconds time);
+
+    const ServeOptions &options_;
+    FileDescriptor signals_, ended_;
+    std::unique_ptr<Volume> volume_;
+    std::unique_ptr<Dispatcher> dispatcher_;
+    std::unique_ptr<DevFuse> device_;
+    std::unique_ptr<Broker> broker_;
+    std::optional<MountPoint> mount_point_;
+};
+
+Outcome Server::open() {
+    auto region = open_region_patiently(options_);
+    if (!region.ok()) return failure(Exit::failed, options_.source, region.error());
+    auto volume = Volume::open(std::move(region).take(), options_.volume);
+    if (!volume.ok()) return failure(Exit::failed, options_.source, volume.error());
+    volume_ = std::move(volume).take();
+    auto dispatcher = Dispatcher::create(*volume_, options_.dispatch);
+    if (!dispatcher.ok()) return failure(Exit::system, options_.source, dispatcher.error());
+    dispatcher_ = std::move(dispatcher).take();
+    return {};
+}
+
+Outcome Server::mount() {
+    auto mounted = MountPoint::make(options_);
+    if (!mounted.ok()) return failure(Exit::failed, options_.directory, mounted.error());
+    mount_point_ = std::move(mounted).take();
+    device_ = std::make_unique<DevFuse>(*dispatcher_, mount_point_->take_device(), ended_.get());
+    Result<> ready = device_->handshake();
+    if (ready.ok()) {
+        start_broker();
+        ready = device_->start();
+    }
+    if (ready.ok()) return {};
+    static_cast<void>(mount_point_->unmount(/*detach=*/true));
+    return failure(Exit::failed, options_.directory, ready.error());
+}
+
+// Without a broker everything works but direct mappings, so that is no reason not to mount.
+void Server::start_broker() {
+    BrokerOptions broker;
+    broker.group = options_.group;
+    broker.log = [](const std::string &sentence) { spdlog::info("{}", sentence); };
+    auto started = Broker::start(*volume_, broker);
+    if (!started.ok()) {
+        if (started.error().errno_value() != EOPNOTSUPP)
+            spdlog::warn("no direct mappings: {} ({})", started.error().what(),
+                         std::strerror(started.error().errno_value()));
+        return;
+    }
+    broker_ = std::move(started).take();
+    dispatcher_->set_broker(broker_.get());
+}
+
+bool Server::threads_end_within(std::chrono::milliseconds time) {
+    pollfd end{ended_.get(), POLLIN, 0};
+    return ::poll(&end, 1, static_cast<int>(time.count())) > 0;
+}
+
+void Server::wait() {
+    pollfd events[] = {{signals_.get(), POLLIN, 0}, {ended_.get(), POLLIN, 0}};
+    for (;;) {
+        const int count = ::poll(events, 2, -1);
+        if (count < 0 && errno == EINTR) continue;
+        if (events[1].revents) return;  // unmounted
+        if (events[0].revents) return unmount_by_signal();
+    }
+}
+
+void Server::unmount_by_signal() {
+    spdlog::info("asked to end: unmounting {}", options_.directory);
+    if (mount_point_->unmount(/*detach=*/false).ok()) {
+        threads_end_within(5s);
+        return;
+    }
+    spdlog::warn("{} is in use: detaching it; its users get ENOTCONN", options_.directory);
+    static_cast<void>(mount_point_->unmount(/*detach=*/true));
+    threads_end_within(kDetachedMax);
+}
+
+Outcome Server::close() {
+    device_->stop();
+    device_->join();
+    dispatcher_->finish_notifications();
+    dispatcher_->set_broker(nullptr);
+    broker_.reset();
+    const Result<> closed = volume_->close();
+    if (!closed.ok()) spdlog::error("closing {}: {}", options_.source, closed.error().what());
+    dispatcher_.reset();
+    device_.reset();
+    volume_.reset();
+    if (!closed.ok()) return failure(Exit::failed, options_.source, closed.error());
+    return {};
+}
+
+}  // namespace
+
+Outcome serve(const ServeOptions &options, const std::function<void()> &mounted) {
+    ask_for_patience();
+    Server server(options);
+    if (Outcome opened = server.open(); opened.exit != Exit::done) return opened;
+    if (Outcome made = server.mount(); made.exit != Exit::done) {
+        static_cast<void>(server.close());
+        return made;
+    }
+    mounted();
+    spdlog::info("{} is mounted on {}", options.source, options.directory);
+    server.wait();
+    return server.close();
+}
+
+}  // namespace pmfs::front
