@@ -23,7 +23,7 @@ static int check_broker(int socket)
     return peer.uid == 0 || peer.uid == geteuid() ? 0 : -EPERM;
 }
 
-static int ask(int socket, const struct pmfs_grant *grant)
+static int ask(int socket, const struct pmfs_io_grant *grant)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     const size_t size = strnlen(grant->broker, sizeof grant->broker);
@@ -52,7 +52,7 @@ static int ask(int socket, const struct pmfs_grant *grant)
     return sent < 0 && errno != EPIPE && errno != ECONNRESET ? -errno : 0;
 }
 
-int pmfs_broker_connect(const struct pmfs_grant *grant)
+int pmfs_broker_connect(const struct pmfs_io_grant *grant)
 {
     const int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (fd < 0) return -errno;
@@ -82,7 +82,7 @@ static int take_descriptor(struct msghdr *message)
 }
 
 /* Would the device that came hold the volume?  A shorter one would be a SIGBUS later. */
-static int check_device(int device, const struct pmfs_grant *grant)
+static int check_device(int device, const struct pmfs_io_grant *grant)
 {
     struct stat status;
     if (fstat(device, &status) != 0) return -errno;
@@ -90,7 +90,7 @@ static int check_device(int device, const struct pmfs_grant *grant)
     return 0;
 }
 
-int pmfs_broker_receive(int broker, const struct pmfs_grant *grant)
+int pmfs_broker_receive(int broker, const struct pmfs_io_grant *grant)
 {
     struct pmfs_broker_answer answer;
     struct iovec piece = {.iov_base = &answer, .iov_len = sizeof answer};

@@ -46,7 +46,7 @@ PMFS_EXPORT int pmfs_prepare(int fd, off_t offset, size_t length, size_t unit)
     struct stat status;
     if (fstat(fd, &status) != 0) return -errno;
     if (offset < 0) return -EINVAL;
-    struct pmfs_prepare io = {.version = PMFS_ABI_VERSION, .offset = (uint64_t)offset};
+    struct pmfs_io_prepare io = {.version = PMFS_ABI_VERSION, .offset = (uint64_t)offset};
     io.unit = unit;
     uint64_t end = (uint64_t)status.st_size;
     if (length != 0 && __builtin_add_overflow((uint64_t)offset, length, &end)) return -EINVAL;
@@ -63,13 +63,13 @@ PMFS_EXPORT int pmfs_prepare(int fd, off_t offset, size_t length, size_t unit)
 
 PMFS_EXPORT int pmfs_seal(int fd, unsigned level)
 {
-    struct pmfs_seal io = {.version = PMFS_ABI_VERSION, .level = level};
+    struct pmfs_io_seal io = {.version = PMFS_ABI_VERSION, .level = level};
     return pmfs_ioctl(fd, PMFS_IOC_SEAL, &io);
 }
 
 PMFS_EXPORT int pmfs_unseal(int fd)
 {
-    struct pmfs_unseal io = {.version = PMFS_ABI_VERSION};
+    struct pmfs_io_unseal io = {.version = PMFS_ABI_VERSION};
     return pmfs_ioctl(fd, PMFS_IOC_UNSEAL, &io);
 }
 

@@ -24,9 +24,9 @@ struct pmfs_map {
 int pmfs_ioctl(int fd, unsigned long command, void *io);
 
 /* Connects to the broker of a grant and asks for the device; the connection, or -errno. */
-int pmfs_broker_connect(const struct pmfs_grant *grant);
+int pmfs_broker_connect(const struct pmfs_io_grant *grant);
 /* Waits for the device's descriptor; it, or -errno. */
-int pmfs_broker_receive(int broker, const struct pmfs_grant *grant);
+int pmfs_broker_receive(int broker, const struct pmfs_io_grant *grant);
 
 /* Whether the platform of a DAX device flushes its caches when the power goes. */
 bool pmfs_caches_are_durable(int device);

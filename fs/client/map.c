@@ -123,7 +123,7 @@ static int map_pieces(const struct pmfs_map *map, const struct pieces *pieces, i
 }
 
 /* Everything between the grant and the pointer. */
-static int map_granted(struct pmfs_map *map, const struct pmfs_grant *grant, uint64_t offset,
+static int map_granted(struct pmfs_map *map, const struct pmfs_io_grant *grant, uint64_t offset,
                        int prot, unsigned flags)
 {
     const uint64_t unit = grant->mapping_unit;
@@ -148,9 +148,9 @@ static int map_granted(struct pmfs_map *map, const struct pmfs_grant *grant, uin
 }
 
 static int take_grant(struct pmfs_map *map, uint64_t offset, size_t length, bool store,
-                      struct pmfs_grant *grant)
+                      struct pmfs_io_grant *grant)
 {
-    *grant = (struct pmfs_grant){.version = PMFS_ABI_VERSION,
+    *grant = (struct pmfs_io_grant){.version = PMFS_ABI_VERSION,
                                  .flags = PMFS_GRANT_MAP | (store ? PMFS_GRANT_STORE : 0),
                                  .kind = PMFS_GRANT_TEMPORARY,
                                  .offset = offset,
@@ -180,7 +180,7 @@ PMFS_EXPORT int pmfs_map(int fd, off_t offset, size_t length, int prot, unsigned
     /* The grant belongs to the open description, which this keeps when the caller closes his. */
     map->file = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     int result = map->file < 0 ? -errno : 0;
-    struct pmfs_grant grant;
+    struct pmfs_io_grant grant;
     if (result == 0)
         result = take_grant(map, (uint64_t)offset, length, (prot & PROT_WRITE) != 0, &grant);
     if (result == 0) result = map_granted(map, &grant, (uint64_t)offset, prot, flags);
@@ -199,7 +199,7 @@ PMFS_EXPORT int pmfs_unmap(struct pmfs_map *map)
     /* First the addresses, then what allowed them. */
     if (map->base != NULL && munmap(map->base, map->span) != 0) result = -errno;
     if (map->grant != 0) {
-        struct pmfs_release_grant io = {.version = PMFS_ABI_VERSION, .grant = map->grant};
+        struct pmfs_io_release_grant io = {.version = PMFS_ABI_VERSION, .grant = map->grant};
         /* It may be gone already, with its server: nothing is held then, either. */
         (void)pmfs_ioctl(map->file, PMFS_IOC_RELEASE_GRANT, &io);
     }

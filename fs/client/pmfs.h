@@ -61,7 +61,14 @@ struct pmfs_map; /* a mapping; opaque */
  * -EACCES: this user may not have the device; -EBADF: prot does not fit the descriptor; -EBUSY: somebody
  * has the file open through the page cache (`pmfsctl holders`); -EINVAL: the range is not prepared, or not
  * within the file; -EOPNOTSUPP: this mount hands out no mappings; -EPERM: this user may only read. */
+#ifdef __cplusplus /* a function and a structure of one name, as with stat(2) */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wshadow"
+#endif
 int pmfs_map(int fd, off_t offset, size_t length, int prot, unsigned flags, struct pmfs_map **out);
+#ifdef __cplusplus
+#pragma GCC diagnostic pop
+#endif
 
 void *pmfs_map_address(const struct pmfs_map *map); /* of `offset` itself, aligned or not */
 size_t pmfs_map_length(const struct pmfs_map *map);

@@ -112,7 +112,7 @@ struct pmfs_holders {
 
 /* --- seals ----------------------------------------------------------------------------------- */
 
-struct pmfs_seal {
+struct pmfs_io_seal {
     uint32_t version;
     uint32_t flags; /* 0 */
     uint32_t level; /* PMFS_SEAL_AS_IS or PMFS_SEAL_FULL */
@@ -120,13 +120,13 @@ struct pmfs_seal {
     uint64_t bad_offset; /* out, when EINVAL or EBUSY: the first offset that stands in the way */
 };
 
-struct pmfs_unseal {
+struct pmfs_io_unseal {
     uint32_t version;
     uint32_t flags; /* 0 */
 };
 
 /* Allocates, writes zeroes where nothing was written, unshares, and aligns to `unit`. */
-struct pmfs_prepare {
+struct pmfs_io_prepare {
     uint32_t version;
     uint32_t flags;  /* 0 */
     uint64_t offset;
@@ -151,7 +151,7 @@ struct pmfs_prepare {
 /* A grant freezes the block map of its range until its handle is closed, it is released, or, with
  * PMFS_GRANT_MAP, until its connection to the broker ends.  Its token is good for one connection, by the
  * process that asked, within a few seconds; a token that lapses takes its grant with it. */
-struct pmfs_grant {
+struct pmfs_io_grant {
     uint32_t version;
     uint32_t flags; /* PMFS_GRANT_STORE, PMFS_GRANT_MAP */
     uint32_t kind;  /* PMFS_GRANT_TEMPORARY, ... */
@@ -168,7 +168,7 @@ struct pmfs_grant {
     char broker[112];      /* out, with PMFS_GRANT_MAP: path of the broker's socket */
 };
 
-struct pmfs_release_grant {
+struct pmfs_io_release_grant {
     uint32_t version;
     uint32_t flags; /* 0 */
     uint64_t grant;
@@ -229,11 +229,11 @@ struct pmfs_chunks {
 #define PMFS_IOC_INFO _IOWR(PMFS_IOC_MAGIC, 0x01, struct pmfs_info)
 #define PMFS_IOC_EXTENTS _IOWR(PMFS_IOC_MAGIC, 0x02, struct pmfs_extents)
 #define PMFS_IOC_HOLDERS _IOWR(PMFS_IOC_MAGIC, 0x03, struct pmfs_holders)
-#define PMFS_IOC_SEAL _IOWR(PMFS_IOC_MAGIC, 0x10, struct pmfs_seal)
-#define PMFS_IOC_UNSEAL _IOW(PMFS_IOC_MAGIC, 0x11, struct pmfs_unseal)
-#define PMFS_IOC_PREPARE _IOW(PMFS_IOC_MAGIC, 0x12, struct pmfs_prepare)
-#define PMFS_IOC_GRANT _IOWR(PMFS_IOC_MAGIC, 0x20, struct pmfs_grant)
-#define PMFS_IOC_RELEASE_GRANT _IOW(PMFS_IOC_MAGIC, 0x21, struct pmfs_release_grant)
+#define PMFS_IOC_SEAL _IOWR(PMFS_IOC_MAGIC, 0x10, struct pmfs_io_seal)
+#define PMFS_IOC_UNSEAL _IOW(PMFS_IOC_MAGIC, 0x11, struct pmfs_io_unseal)
+#define PMFS_IOC_PREPARE _IOW(PMFS_IOC_MAGIC, 0x12, struct pmfs_io_prepare)
+#define PMFS_IOC_GRANT _IOWR(PMFS_IOC_MAGIC, 0x20, struct pmfs_io_grant)
+#define PMFS_IOC_RELEASE_GRANT _IOW(PMFS_IOC_MAGIC, 0x21, struct pmfs_io_release_grant)
 #define PMFS_IOC_VOLUME _IOWR(PMFS_IOC_MAGIC, 0x30, struct pmfs_volume)
 #define PMFS_IOC_CHUNKS _IOWR(PMFS_IOC_MAGIC, 0x31, struct pmfs_chunks)
 
@@ -248,11 +248,11 @@ PMFS_ABI_SIZE(pmfs_extent, 32);
 PMFS_ABI_SIZE(pmfs_extents, 32 + 32 * PMFS_EXTENTS_MAX);
 PMFS_ABI_SIZE(pmfs_holder, 48);
 PMFS_ABI_SIZE(pmfs_holders, 32 + 48 * PMFS_HOLDERS_MAX);
-PMFS_ABI_SIZE(pmfs_seal, 24);
-PMFS_ABI_SIZE(pmfs_unseal, 8);
-PMFS_ABI_SIZE(pmfs_prepare, 32);
-PMFS_ABI_SIZE(pmfs_grant, 216);
-PMFS_ABI_SIZE(pmfs_release_grant, 16);
+PMFS_ABI_SIZE(pmfs_io_seal, 24);
+PMFS_ABI_SIZE(pmfs_io_unseal, 8);
+PMFS_ABI_SIZE(pmfs_io_prepare, 32);
+PMFS_ABI_SIZE(pmfs_io_grant, 216);
+PMFS_ABI_SIZE(pmfs_io_release_grant, 16);
 PMFS_ABI_SIZE(pmfs_volume, 792);
 PMFS_ABI_SIZE(pmfs_chunk, 4);
 PMFS_ABI_SIZE(pmfs_chunks, 24 + 4 * PMFS_CHUNKS_MAX);

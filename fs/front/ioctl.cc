@@ -218,7 +218,7 @@ Result<std::size_t> chunks(Job &job, pmfs_chunks &io) {
 
 // --- seals ----------------------------------------------------------------------------------
 
-Result<std::size_t> seal(Job &job, pmfs_seal &io) {
+Result<std::size_t> seal(Job &job, pmfs_io_seal &io) {
     io.bad_offset = 0;
     TRY(check_zero(io.flags));
     TRY(check_zero(io.reserved));
@@ -232,7 +232,7 @@ Result<std::size_t> seal(Job &job, pmfs_seal &io) {
     return kAll;
 }
 
-Result<std::size_t> unseal(Job &job, pmfs_unseal &io) {
+Result<std::size_t> unseal(Job &job, pmfs_io_unseal &io) {
     TRY(check_zero(io.flags));
     TRY(need_regular(job));
     TRY(need_write_handle(job));
@@ -240,7 +240,7 @@ Result<std::size_t> unseal(Job &job, pmfs_unseal &io) {
     return kAll;
 }
 
-Result<std::size_t> prepare(Job &job, pmfs_prepare &io) {
+Result<std::size_t> prepare(Job &job, pmfs_io_prepare &io) {
     TRY(check_zero(io.flags));
     TRY(need_regular(job));
     TRY(need_write_handle(job));
@@ -259,7 +259,7 @@ Result<GrantKind> grant_kind(std::uint32_t number) {
     }
 }
 
-Result<> add_token(Job &job, pmfs_grant &io, GrantId grant, bool may_store) {
+Result<> add_token(Job &job, pmfs_io_grant &io, GrantId grant, bool may_store) {
     Broker &broker = *job.context.broker;
     const BrokerToken token = TRY(broker.issue(job.handle, grant, may_store, job.caller));
     static_assert(sizeof io.token == sizeof token.bytes);
@@ -268,7 +268,7 @@ Result<> add_token(Job &job, pmfs_grant &io, GrantId grant, bool may_store) {
     return {};
 }
 
-Result<std::size_t> grant(Job &job, pmfs_grant &io) {
+Result<std::size_t> grant(Job &job, pmfs_io_grant &io) {
     io.bad_offset = 0;
     TRY(check_zero(io.flags & ~(PMFS_GRANT_STORE | PMFS_GRANT_MAP)));
     const GrantKind kind = TRY(grant_kind(io.kind));
@@ -300,7 +300,7 @@ Result<std::size_t> grant(Job &job, pmfs_grant &io) {
     return kAll;
 }
 
-Result<std::size_t> release_grant(Job &job, pmfs_release_grant &io) {
+Result<std::size_t> release_grant(Job &job, pmfs_io_release_grant &io) {
     TRY(check_zero(io.flags));
     TRY(job.context.volume.drop_grant(job.handle, io.grant));
     if (job.context.broker != nullptr) job.context.broker->grant_released(job.handle, io.grant);
@@ -331,11 +331,11 @@ constexpr Command kCommands[] = {
     {PMFS_IOC_INFO, false, run_typed<pmfs_info, info>},
     {PMFS_IOC_EXTENTS, false, run_typed<pmfs_extents, extents>},
     {PMFS_IOC_HOLDERS, false, run_typed<pmfs_holders, holders>},
-    {PMFS_IOC_SEAL, true, run_typed<pmfs_seal, seal>},
-    {PMFS_IOC_UNSEAL, false, run_typed<pmfs_unseal, unseal>},
-    {PMFS_IOC_PREPARE, false, run_typed<pmfs_prepare, prepare>},
-    {PMFS_IOC_GRANT, false, run_typed<pmfs_grant, grant>},
-    {PMFS_IOC_RELEASE_GRANT, false, run_typed<pmfs_release_grant, release_grant>},
+    {PMFS_IOC_SEAL, true, run_typed<pmfs_io_seal, seal>},
+    {PMFS_IOC_UNSEAL, false, run_typed<pmfs_io_unseal, unseal>},
+    {PMFS_IOC_PREPARE, false, run_typed<pmfs_io_prepare, prepare>},
+    {PMFS_IOC_GRANT, false, run_typed<pmfs_io_grant, grant>},
+    {PMFS_IOC_RELEASE_GRANT, false, run_typed<pmfs_io_release_grant, release_grant>},
     {PMFS_IOC_VOLUME, false, run_typed<pmfs_volume, volume>},
     {PMFS_IOC_CHUNKS, false, run_typed<pmfs_chunks, chunks>},
 };

@@ -1,0 +1,50 @@
+// An open file or directory of a mounted volume, as pmfsctl asks about it.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "pmfs.h"
+
+namespace pmfs::ctl {
+
+class File {
+public:
+    enum class Access { read, write };
+
+    // Past the page cache where that is possible, so that looking at a file never keeps anybody from
+    // a grant.  On failure error() is the errno value and every call gives it back.
+    File(const std::string &path, Access access);
+    ~File();
+    File(const File &) = delete;
+    File &operator=(const File &) = delete;
+
+    const std::string &path() const { return path_; }
+    int fd() const { return fd_; }
+    int error() const { return error_; }
+    bool is_regular() const { return is_regular_; }
+
+    // Each gives 0 or a positive errno value.
+    int info(pmfs_info *out) const;
+    int volume(pmfs_volume *out) const;
+    int extents(std::vector<pmfs_extent> *out) const;
+    int holders(std::vector<pmfs_holder> *out) const;  // without ourselves
+    int chunks(std::vector<pmfs_chunk> *out) const;
+    int seal(unsigned level, std::uint64_t *bad_offset) const;
+
+private:
+    int call(unsigned long command, void *io) const;
+
+    const std::string path_;
+    int fd_ = -1;
+    int error_ = 0;
+    bool is_regular_ = false;
+};
+
+// The process that a thread belongs to, and its name; 0 and "" when it is gone.
+struct Process {
+    unsigned pid = 0;
+    std::string name;
+};
+Process process_of_thread(unsigned thread);
+
+}  // namespace pmfs::ctl
