@@ -10,7 +10,9 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cstring>
 
 namespace pmfs::front {
 namespace {
@@ -23,22 +25,13 @@ constexpr int kWakeSignal = SIGUSR1;
 
 void on_wake(int) {}
 
-std::vector<int> cpus_allowed() {
+// One for each CPU that we may use, and never fewer than two: the kernel may send a write-back while a
+// thread is busy.
+std::size_t thread_count() {
     cpu_set_t set;
     CPU_ZERO(&set);
-    std::vector<int> cpus;
-    if (sched_getaffinity(0, sizeof set, &set) == 0)
-        for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-            if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
-    if (cpus.empty()) cpus.push_back(0);
-    return cpus;
-}
-
-void pin_to(int cpu) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(cpu, &set);
-    sched_setaffinity(0, sizeof set, &set);  // a CPU that has gone: the thread stays where it is
+    const bool known = sched_getaffinity(0, sizeof set, &set) == 0;
+    return std::max<std::size_t>(2, known ? static_cast<std::size_t>(CPU_COUNT(&set)) : 0);
 }
 
 }  // namespace
@@ -46,7 +39,7 @@ void pin_to(int cpu) {
 // A descriptor of the connection, and the memory that its requests are read into.
 class DevFuse::Queue final : public ReplyPort {
 public:
-    Queue(FileDescriptor device, int cpu) : device_(std::move(device)), cpu_(cpu) {
+    explicit Queue(FileDescriptor device) : device_(std::move(device)) {
         void *memory = ::mmap(nullptr, kMessageMax, PROT_READ | PROT_WRITE,
                               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         PMFS_ASSERT(memory != MAP_FAILED);
@@ -54,7 +47,6 @@ public:
     }
     ~Queue() override { ::munmap(buffer_.data(), buffer_.size()); }
 
-    int cpu() const { return cpu_; }
     int device() const { return device_.get(); }
 
     // The next request; empty with errno when there is none.
@@ -69,13 +61,12 @@ public:
 
 private:
     FileDescriptor device_;
-    int cpu_;
     Bytes buffer_;
 };
 
 DevFuse::DevFuse(Dispatcher &dispatcher, FileDescriptor device, int ended)
     : dispatcher_(dispatcher), ended_(ended) {
-    queues_.push_back(std::make_unique<Queue>(std::move(device), cpus_allowed().front()));
+    queues_.push_back(std::make_unique<Queue>(std::move(device)));
     dispatcher_.set_notification_port(queues_.front().get());
 }
 
@@ -104,14 +95,13 @@ Result<> DevFuse::start() {
     wake.sa_handler = on_wake;  // no SA_RESTART: a read in progress returns EINTR
     ::sigaction(kWakeSignal, &wake, nullptr);
 
-    const std::vector<int> cpus = cpus_allowed();
-    const std::uint32_t mounted = static_cast<std::uint32_t>(queues_.front()->device());
-    for (std::size_t i = 1; i < cpus.size(); i++) {
+    const auto mounted = static_cast<std::uint32_t>(queues_.front()->device());
+    for (std::size_t i = 1; i < thread_count(); i++) {
         FileDescriptor clone(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
         std::uint32_t of = mounted;
         if (!clone.ok() || ::ioctl(clone.get(), FUSE_DEV_IOC_CLONE, &of) != 0)
             return Error(errno, "cannot open /dev/fuse once more for another thread");
-        queues_.push_back(std::make_unique<Queue>(std::move(clone), cpus[i]));
+        queues_.push_back(std::make_unique<Queue>(std::move(clone)));
     }
     for (const auto &queue : queues_) {
         running_.fetch_add(1);
@@ -125,9 +115,7 @@ Result<> DevFuse::start() {
 }
 
 void DevFuse::serve(Queue &queue) {
-    const std::string name = "pmfs-fuse-" + std::to_string(queue.cpu());
-    pthread_setname_np(pthread_self(), name.c_str());
-    pin_to(queue.cpu());
+    pthread_setname_np(pthread_self(), "pmfs-fuse");
     while (!stopping_.load(std::memory_order_relaxed)) {
         const Bytes message = queue.receive();
         if (!message.empty()) {

@@ -1,8 +1,8 @@
-// The transport of a local mount: /dev/fuse, read by one thread for each CPU.
+// The transport of a local mount: /dev/fuse, read by as many threads as there are CPUs.
 //
 // Every thread has a descriptor of its own (FUSE_DEV_IOC_CLONE), so that threads share no list of
-// requests in flight, and handles what it reads at once and to its end.  docs/decisions/0003 says
-// how threads and CPUs were matched.
+// requests in flight, and handles what it reads at once and to its end.  No thread is pinned:
+// docs/decisions/0003 says why.
 #pragma once
 #include <atomic>
 #include <memory>
