@@ -16,4 +16,11 @@ Result<Mapping> Mapping::make(int fd, std::uint64_t size, int protection, int fl
     return mapping;
 }
 
+bool Mapping::move_over(std::byte *place) {
+    if (::mremap(start_, size_, size_, MREMAP_MAYMOVE | MREMAP_FIXED, place) == MAP_FAILED)
+        return false;
+    start_ = nullptr;
+    return true;
+}
+
 }  // namespace pmfs::pm

@@ -45,6 +45,9 @@ public:
     ~Mapping() {
         if (start_ != nullptr) ::munmap(start_, size_);
     }
+    // Puts this mapping's pages at `place`, over whatever is mapped there, and owns them no more.
+    // False, and nothing changed, when the kernel refuses.
+    bool move_over(std::byte *place);
     std::byte *start() const { return start_; }
     std::uint64_t size() const { return size_; }
 

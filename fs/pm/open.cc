@@ -1,111 +1,111 @@
-// First working regions: memory and image files.  The real backends replace this file.
-#include <emmintrin.h>
+// open_region(): which kind of region a path is, with the volume's lock held round it.
 #include <fcntl.h>
-#include <linux/magic.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
 
-#include <cstring>
-
-#include "base/bytes.h"
-#include "pm/mapping.h"
-#include "pm/region.h"
+#include "pm/dax_region.h"
+#include "pm/image_region.h"
+#include "pm/lock.h"
+#include "pm/medium.h"
+#include "pm/private_region.h"
 
 namespace pmfs::pm {
 
-const char *name_of(MediumKind kind) {
-    switch (kind) {
-        case MediumKind::devdax: return "device-DAX";
-        case MediumKind::fsdax: return "file on fsdax";
-        case MediumKind::memory: return "memory";
-        case MediumKind::image: return "image file";
-    }
-    return "?";
-}
-
 namespace {
 
-class MappedRegion final : public Region {
-public:
-    MappedRegion(MediumKind kind, Fd fd, Mapping shared, Mapping own, std::uint64_t size)
-        : fd_(std::move(fd)), shared_(std::move(shared)), private_(std::move(own)) {
-        kind_ = kind;
-        size_ = size;
-        data_ = shared_.start();
-        meta_ = private_.start() != nullptr ? private_.start() : data_;
+Error open_error(int error, bool write) {
+    switch (error) {
+        case ENOENT:
+            return Error(ENOENT, "no such file or device");
+        case EACCES:
+        case EPERM:
+            return write ? Error(EACCES, "no permission to write to it")
+                         : Error(EACCES, "no permission to read it");
+        case EROFS:
+            return Error(EROFS, "is on a filesystem that is mounted read-only");
+        case EISDIR:
+            return Error(EISDIR, "a directory, not a region");
+        case ENXIO:
+        case ENODEV:
+            return Error(ENODEV, "there is no such device any more");
+        case ETXTBSY:
+            return Error(ETXTBSY, "is being executed as a program");
+        default:
+            return Error(error, "cannot be opened");
     }
-    Result<> sync() override {
-        if (!is_image()) return {};
-        if (failed_ || ::fdatasync(fd_.get()) != 0) {
-            failed_ = true;
-            return Error(EIO, "the image file cannot be written");
+}
+
+Result<Fd> open_path(const std::string &path, bool write) {
+    // Not blocking: a pipe without a writer must not hang us, and a lease holder only delays.
+    Fd fd(::open(path.c_str(), (write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK));
+    if (!fd.valid()) return open_error(errno, write);
+    return fd;
+}
+
+// Another description of the same file.  By /proc, since the path may name another file by now;
+// by the path in a place without /proc, and then only if it is the same one.
+Result<Fd> open_again(const Fd &fd, const std::string &path, bool write) {
+    if (auto again = open_path("/proc/self/fd/" + std::to_string(fd.get()), write); again.ok())
+        return again;
+    Fd again = TRY(open_path(path, write));
+    struct stat was {
+    }, is{};
+    if (::fstat(fd.get(), &was) != 0 || ::fstat(again.get(), &is) != 0 || was.st_dev != is.st_dev ||
+        was.st_ino != is.st_ino)
+        return Error(EAGAIN, "was replaced by another file just now");
+    return again;
+}
+
+// Maps what is not memory and not a device: on DAX where the filesystem can, else as an image.
+MappedResult open_file(Fd fd, const Medium &medium, const std::string &path,
+                       const OpenOptions &options) {
+    const bool write = !options.read_only && !options.private_copy;
+    MediumKind kind = MediumKind::image;
+    if (medium.dax_file) {
+        Fd again = TRY(open_again(fd, path, write));
+        auto region =
+            DaxRegion::persistent(MediumKind::fsdax, std::move(again), medium, options.read_only);
+        if (!region.ok() && region.error().errno_value() != ENOTSUP) return region.error();
+        if (region.ok()) {
+            if (!options.private_copy) return region;
+            kind = MediumKind::fsdax;
         }
-        return {};
     }
-    void store_home(std::uint64_t offset, std::span<const std::byte> bytes) override {
-        do_write(offset, bytes);
-    }
-    void drop_private(std::uint64_t offset) override {
-        if (private_.start() != nullptr)
-            ::madvise(private_.start() + align_down(offset, 4096), 4096, MADV_DONTNEED);
-    }
-    int mapping_fd() const override { return fd_.get(); }
+    if (options.private_copy) return PrivateRegion::make(kind, std::move(fd), medium);
+    return ImageRegion::make(std::move(fd), medium, options.read_only);
+}
 
-protected:
-    void do_write(std::uint64_t offset, std::span<const std::byte> bytes) override {
-        PMFS_ASSERT(offset <= size_ && bytes.size() <= size_ - offset);
-        std::memcpy(shared_.start() + offset, bytes.data(), bytes.size());
-    }
-    void do_zero(std::uint64_t offset, std::uint64_t size) override {
-        PMFS_ASSERT(offset <= size_ && size <= size_ - offset);
-        std::memset(shared_.start() + offset, 0, size);
-    }
-    void do_store_meta(std::uint64_t offset, std::span<const std::byte> bytes) override {
-        PMFS_ASSERT(offset <= size_ && bytes.size() <= size_ - offset);
-        auto *to = private_.start() != nullptr ? private_.start() : shared_.start();
-        std::memcpy(to + offset, bytes.data(), bytes.size());
-    }
-    void do_fence() override { _mm_sfence(); }
-    void do_fence_everywhere() override { _mm_sfence(); }
-
-private:
-    Fd fd_;
-    Mapping shared_, private_;
-    bool failed_ = false;
-};
+MappedResult open_medium(Fd fd, const Medium &medium, const std::string &path,
+                         const OpenOptions &options) {
+    if (medium.kind == MediumKind::image) return open_file(std::move(fd), medium, path, options);
+    if (options.private_copy) return PrivateRegion::make(medium.kind, std::move(fd), medium);
+    if (medium.kind == MediumKind::devdax)
+        return DaxRegion::persistent(medium.kind, std::move(fd), medium, options.read_only);
+    return DaxRegion::volatile_memory(std::move(fd), medium, options.read_only);
+}
 
 }  // namespace
 
 Result<std::unique_ptr<Region>> open_region(const std::string &path, const OpenOptions &options) {
     const bool write = !options.read_only && !options.private_copy;
-    Fd fd(::open(path.c_str(), (write ? O_RDWR : O_RDONLY) | O_CLOEXEC));
-    if (!fd.valid()) return Error(errno, "cannot open the region");
-    struct stat st {};
-    struct statfs fs {};
-    if (::fstat(fd.get(), &st) != 0 || ::fstatfs(fd.get(), &fs) != 0)
-        return Error(errno, "cannot look at the region");
-    const auto size = static_cast<std::uint64_t>(st.st_size);
-    if (size == 0) return Error(EINVAL, "the region is empty");
-    const bool memory = fs.f_type == TMPFS_MAGIC || fs.f_type == HUGETLBFS_MAGIC;
-    const int protection = PROT_READ | (options.read_only ? 0 : PROT_WRITE);
-    Mapping shared = TRY(Mapping::make(fd.get(), size, protection,
-                                       options.private_copy ? MAP_PRIVATE : MAP_SHARED));
-    Mapping own;
-    if (!memory && !options.private_copy && !options.read_only)
-        own = TRY(Mapping::make(fd.get(), size, protection, MAP_PRIVATE | MAP_NORESERVE));
-    return std::make_unique<MappedRegion>(memory ? MediumKind::memory : MediumKind::image,
-                                          std::move(fd), std::move(shared), std::move(own), size);
+    Fd lock = TRY(open_path(path, write));
+    Fd fd;
+    if (options.exclusive) {
+        TRY(lock_volume(lock.get()));
+        fd = TRY(open_again(lock, path, write));
+    } else {
+        fd = std::exchange(lock, Fd());
+    }
+    const Medium medium = TRY(look_at(fd.get()));
+    auto region = TRY(open_medium(std::move(fd), medium, path, options));
+    region->keep(std::move(lock), path);
+    return region;
 }
 
 Result<std::unique_ptr<Region>> memory_region(std::uint64_t size) {
-    Fd fd(::memfd_create("pmfs", MFD_CLOEXEC));
+    const Fd fd(::memfd_create("pmfs", MFD_CLOEXEC));
     if (!fd.valid() || ::ftruncate(fd.get(), static_cast<off_t>(size)) != 0)
         return Error(errno, "cannot make a memory region");
-    Mapping shared = TRY(Mapping::make(fd.get(), size, PROT_READ | PROT_WRITE, MAP_SHARED));
-    return std::make_unique<MappedRegion>(MediumKind::memory, std::move(fd), std::move(shared),
-                                          Mapping(), size);
+    return open_region("/proc/self/fd/" + std::to_string(fd.get()), {});
 }
-
-bool take_fault() { return false; }
 
 }  // namespace pmfs::pm

@@ -1,4 +1,5 @@
-// A region: one mapped medium that holds a volume, and the only words in pmfs for "it is durable now".
+// A region: one mapped medium that holds a volume, and the only words in pmfs for "it is durable
+// now".
 //
 //   stored  --flush-->  flushed  --fence-->  durable
 //   written (non-temporal)       --fence-->  durable
@@ -93,6 +94,11 @@ public:
     void defer(Unfenced duty) { duty.owed_ = false; }
     // As fence(), for what every thread of this process flushed (membarrier(2)): docs/decisions/.
     void fence_everywhere() { do_fence_everywhere(); }
+
+    // True when a byte of the range was on a page that the medium could not give: it reads as
+    // zeroes now, for every thread, so whoever hands out data asks this after reading it.
+    // Cheap while nothing is lost.
+    virtual bool lost(std::uint64_t offset, std::uint64_t size) const = 0;
 
     // --- image files only
     // Makes everything durable that was written to the shared view before the call (fdatasync).

@@ -1,0 +1,47 @@
+// membarrier(2), expedited where the kernel has it (4.14), else by waiting for every processor to
+// have scheduled (4.3; tens of milliseconds, but the caller is a background checkpoint).
+#include "pm/barrier.h"
+
+#include <linux/membarrier.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
+
+#include "base/assert.h"
+
+namespace pmfs::pm {
+
+namespace {
+
+long membarrier(int command) {
+    return ::syscall(SYS_membarrier, command, 0, 0);
+}
+
+std::atomic<int> command = 0;  // the one that works here; 0: not prepared
+
+}  // namespace
+
+Result<> prepare_fence_all_threads() {
+    if (command.load() != 0) return {};
+    if (membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0) {
+        command = MEMBARRIER_CMD_PRIVATE_EXPEDITED;
+    } else if (const long can = membarrier(MEMBARRIER_CMD_QUERY);
+               can > 0 && (can & MEMBARRIER_CMD_GLOBAL) != 0) {
+        command = MEMBARRIER_CMD_GLOBAL;
+    } else {
+        return Error(ENOSYS, "membarrier(2) is missing or forbidden here, and pmfs needs it");
+    }
+    return {};
+}
+
+void fence_all_threads() {
+    const int which = command.load(std::memory_order_relaxed);
+    PMFS_ASSERT(which != 0);
+    if (membarrier(which) == 0) return;
+    // A forked child has to register anew (EPERM).
+    PMFS_ASSERT(membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0);
+    PMFS_ASSERT(membarrier(which) == 0);
+}
+
+}  // namespace pmfs::pm

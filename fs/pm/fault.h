@@ -1,0 +1,40 @@
+// SIGBUS: what happens when a load or store meets a page that the medium cannot give (poison, a
+// truncated image, a hole on a full disk).  docs/persistence.md "SIGBUS" has the contract.
+//
+// The handler never jumps.  It finds the region that holds the address, notes the unit as lost,
+// maps zeroes over it, sets the thread's fault flag and returns; the access then goes on with
+// zeroes and the flag turns its result into EIO.  An address of nobody goes to the handler that
+// was there before, or kills the process as it would have.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "pm/unit_set.h"
+
+namespace pmfs::pm {
+
+// Puts a mapping under the handler's care for as long as this lives.  `start` is offset 0 of the
+// medium whose lost units are noted in `lost`, which must outlive this and stay where it is.
+// Install the guard after the mapping and destroy it before.
+class FaultGuard {
+public:
+    FaultGuard() = default;
+    FaultGuard(std::byte *start, std::uint64_t size, UnitSet &lost);
+    FaultGuard(FaultGuard &&o) noexcept : watch_(std::exchange(o.watch_, nullptr)) {}
+    FaultGuard &operator=(FaultGuard &&o) noexcept {
+        std::swap(watch_, o.watch_);
+        return *this;
+    }
+    ~FaultGuard();
+
+    struct Watch;
+
+private:
+    Watch *watch_ = nullptr;
+};
+
+// Sets the calling thread's fault flag, as the handler does: for an error that a system call on
+// the medium reported (a failed pwrite stands for a store that would have been a SIGBUS).
+void raise_fault();
+
+}  // namespace pmfs::pm

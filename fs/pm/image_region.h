@@ -1,0 +1,35 @@
+// A region in an ordinary file: metadata in a private mapping, data and journal in a shared one.
+#pragma once
+#include "pm/mapped_region.h"
+#include "pm/syncer.h"
+
+namespace pmfs::pm {
+
+class ImageRegion final : public MappedRegion {
+public:
+    static MappedResult make(Fd fd, const Medium &medium, bool read_only);
+
+    Result<> sync() override { return read_only_ ? Result<>() : syncer_.sync(); }
+    void store_home(std::uint64_t offset, std::span<const std::byte> bytes) override;
+    void drop_private(std::uint64_t offset) override;
+
+protected:
+    void do_write(std::uint64_t offset, std::span<const std::byte> bytes) override;
+    void do_zero(std::uint64_t offset, std::uint64_t size) override;
+    void do_store_meta(std::uint64_t offset, std::span<const std::byte> bytes) override;
+    // A store that a thread has executed is in the page cache, and outlives the process.
+    void do_fence() override {}
+    void do_fence_everywhere() override {}
+
+private:
+    ImageRegion(Fd fd, Mapping shared, Mapping own, const Medium &medium, bool read_only,
+                UnitSet lost);
+    void write_by_call(std::uint64_t offset, std::span<const std::byte> bytes);
+
+    Syncer syncer_;
+    Mapping shared_;
+    Mapping private_;  // none when read-only
+    FaultGuard shared_guard_, private_guard_;
+};
+
+}  // namespace pmfs::pm

@@ -1,0 +1,21 @@
+// The volume's lock: one process at a time mounts, makes or checks a volume.
+//
+// It is a flock(2) on an open file description that nobody else ever gets, so that passing the
+// mapping descriptor to a client cannot pass, share or drop the lock.  It goes with the process.
+// flock and not an OFD lock: fsck -n and a read-only mount hold it with a descriptor that they may
+// only read, and /proc/locks tells who has it.
+#pragma once
+#include <string>
+
+#include "pm/mapping.h"
+
+namespace pmfs::pm {
+
+// Locks the file behind `fd`, or says EBUSY with a sentence that names the holder if it can.
+Result<> lock_volume(int fd);
+
+// The process that holds the lock of the file behind `fd`; 0 when nobody, or not to be known (in
+// another pid namespace, or a filesystem whose device number /proc/locks gives differently).
+pid_t lock_holder(int fd);
+
+}  // namespace pmfs::pm

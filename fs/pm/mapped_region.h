@@ -1,0 +1,39 @@
+// What every region on real media has: its lock, its descriptor and its list of lost units.
+#pragma once
+#include "pm/fault.h"
+#include "pm/medium.h"
+
+namespace pmfs::pm {
+
+class MappedRegion : public Region {
+public:
+    // Holds `lock` (perhaps none) for as long as the region lives.
+    void keep(Fd lock, const std::string &path) {
+        lock_ = std::move(lock);
+        path_ = path;
+    }
+    bool lost(std::uint64_t offset, std::uint64_t size) const final {
+        return lost_.overlaps(offset, size);
+    }
+    int mapping_fd() const final { return fd_.get(); }
+
+protected:
+    MappedRegion(MediumKind kind, Fd fd, const Medium &medium, bool read_only, UnitSet lost)
+        : fd_(std::move(fd)), lost_(std::move(lost)) {
+        kind_ = kind;
+        size_ = medium.size;
+        mapping_unit_ = medium.unit;
+        read_only_ = read_only;
+    }
+    void check_range(std::uint64_t offset, std::uint64_t size) const {
+        PMFS_ASSERT(offset <= size_ && size <= size_ - offset && !read_only_);
+    }
+
+    Fd lock_;  // destroyed last: nobody gets the volume while it is still mapped here
+    Fd fd_;
+    UnitSet lost_;
+};
+
+using MappedResult = Result<std::unique_ptr<MappedRegion>>;
+
+}  // namespace pmfs::pm

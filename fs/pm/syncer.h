@@ -1,0 +1,37 @@
+// fdatasync(2) of one descriptor, by io_uring where there is one.
+#pragma once
+#include <liburing.h>
+
+#include "base/mutex.h"
+#include "base/result.h"
+
+namespace pmfs::pm {
+
+// A failure is final: after one, nobody can say which pages the kernel dropped unwritten (Linux
+// marks them clean), so every later sync() fails too.
+class Syncer {
+public:
+    enum class Door { uring_if_possible, system_call };
+    // `fd` stays the caller's and must outlive this.
+    explicit Syncer(int fd, Door door = Door::uring_if_possible);
+    ~Syncer();
+    Syncer(const Syncer &) = delete;
+
+    // Makes durable what was written to the file before the call.  EIO: see above.
+    Result<> sync() EXCLUDES(mutex_);
+    // Makes every later sync() fail: a write into the page cache failed.
+    void fail() EXCLUDES(mutex_);
+    bool uses_uring() EXCLUDES(mutex_);
+
+private:
+    bool sync_by_uring_locked(int *result) REQUIRES(mutex_);
+    void close_uring_locked() REQUIRES(mutex_);
+
+    const int fd_;
+    Mutex mutex_;
+    bool failed_ GUARDED_BY(mutex_) = false;
+    bool has_uring_ GUARDED_BY(mutex_) = false;
+    io_uring uring_ GUARDED_BY(mutex_) = {};
+};
+
+}  // namespace pmfs::pm
