@@ -1,28 +1,37 @@
 // Copies, flushes and fences by libpmem2.  Measured on a server processor with clwb, nanoseconds
 // for a store of so many bytes and its fence:
 //
-//                                    64    256   1024   4096  16 Ki  64 Ki   1 Mi
-//   cached, flushed (devdax)        205    225    310    830   2400   8600   125 Ki
-//   non-temporal (devdax)           190    205    230    360    900   3200    48 Ki
-//   cached, not flushed (memory)      3      9     37    205    600   2300    48 Ki
-//   ... into cold memory                                       1640   6500   110 Ki
-//   non-temporal, into cold memory                             1040   3600    56 Ki
+//                                    64    200    256   1000   1024   4096  64 Ki   1 Mi
+//   cached, flushed (devdax)        200    224    224    308    310    700   8600   125 Ki
+//   non-temporal (devdax)           187    306    200    232    230    350   3200    48 Ki
+//   cached, not flushed (memory)      3      8      9     36     37    205   2300    48 Ki
+//   ... into cold memory                                                     6500   110 Ki
+//   non-temporal, into cold memory                                           3600    56 Ki
 //
-// So data is written non-temporally at every size where it must be durable, and on memory from
-// 64 KiB up.  A flushed line costs 15 ns while no fence waits for it, and the first fence 190.
+// So where data must be durable, whole lines are written non-temporally (a record of the journal
+// is), and so is all that is long; a line that is written in part waits for its other part.  On
+// memory that pays from 64 KiB up.  A flushed line costs 15 ns while no fence waits for it.
 #include "pm/dax_region.h"
 
 #include <cstdlib>
 #include <cstring>
 
+#include "base/bytes.h"
 #include "pm/barrier.h"
 
 namespace pmfs::pm {
 
 namespace {
 
-constexpr std::uint64_t kNonTemporalFrom = 64 << 10;
-constexpr unsigned kStream = PMEM2_F_MEM_NONTEMPORAL | PMEM2_F_MEM_NODRAIN;
+constexpr std::uint64_t kLine = 64;
+constexpr std::uint64_t kStreamFrom = 2 << 10;
+constexpr std::uint64_t kStreamIntoMemoryFrom = 64 << 10;
+
+// How libpmem2 shall store: flushed either way.
+unsigned manner(std::uint64_t offset, std::uint64_t size) {
+    const bool stream = is_aligned(offset | size, kLine) || size >= kStreamFrom;
+    return PMEM2_F_MEM_NODRAIN | (stream ? PMEM2_F_MEM_NONTEMPORAL : PMEM2_F_MEM_TEMPORAL);
+}
 
 struct SourceDeleter {
     void operator()(pmem2_source *source) const { pmem2_source_delete(&source); }
@@ -128,30 +137,37 @@ std::byte *DaxRegion::at(std::uint64_t offset, std::uint64_t size) {
     return start_ + offset;
 }
 
-// Bytes of a line that the non-temporal instructions cannot reach (a ragged start or end) libpmem2
-// stores and flushes; either way a fence is all that is missing afterwards.
+// A store into a unit that was lost goes into zeroes that nobody keeps.
+void DaxRegion::check_stored(std::uint64_t offset, std::uint64_t size) {
+    if (lost(offset, size)) [[unlikely]]
+        raise_fault();
+}
+
 void DaxRegion::do_write(std::uint64_t offset, std::span<const std::byte> bytes) {
     std::byte *const to = at(offset, bytes.size());
-    if (flushes_ || bytes.size() >= kNonTemporalFrom) {
-        functions_.copy(to, bytes.data(), bytes.size(), kStream);
+    if (flushes_ || bytes.size() >= kStreamIntoMemoryFrom) {
+        functions_.copy(to, bytes.data(), bytes.size(), manner(offset, bytes.size()));
     } else {
         std::memcpy(to, bytes.data(), bytes.size());
     }
+    check_stored(offset, bytes.size());
 }
 
 void DaxRegion::do_zero(std::uint64_t offset, std::uint64_t size) {
     std::byte *const to = at(offset, size);
-    if (flushes_ || size >= kNonTemporalFrom) {
-        functions_.fill(to, 0, size, kStream);
+    if (flushes_ || size >= kStreamIntoMemoryFrom) {
+        functions_.fill(to, 0, size, manner(offset, size));
     } else {
         std::memset(to, 0, size);
     }
+    check_stored(offset, size);
 }
 
 void DaxRegion::do_store_meta(std::uint64_t offset, std::span<const std::byte> bytes) {
     std::byte *const to = at(offset, bytes.size());
     std::memcpy(to, bytes.data(), bytes.size());
     if (flushes_) functions_.flush(to, bytes.size());
+    check_stored(offset, bytes.size());
 }
 
 // On memory it orders non-temporal stores before later ones, which other threads may see.

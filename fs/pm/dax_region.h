@@ -47,6 +47,7 @@ private:
     static Functions functions_for_memory();
     void take_over(void *start, const Functions &functions, bool flushes);
     std::byte *at(std::uint64_t offset, std::uint64_t size);
+    void check_stored(std::uint64_t offset, std::uint64_t size);
 
     Mapping memory_;  // memory
     Map map_;         // persistent: libpmem2 unmaps what it mapped

@@ -24,6 +24,7 @@ protected:
 private:
     ImageRegion(Fd fd, Mapping shared, Mapping own, const Medium &medium, bool read_only,
                 UnitSet lost);
+    void fail_write();
     void write_by_call(std::uint64_t offset, std::span<const std::byte> bytes);
 
     Syncer syncer_;

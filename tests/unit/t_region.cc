@@ -412,6 +412,11 @@ TEST_CASE("region: a page cut off under us reads as zeroes, sets the fault once,
         region->fence(region->write(5 * kMiB, pattern(100, 1)));  // a store faults too
         CHECK(take_fault());
         CHECK(region->lost(5 * kMiB, 100));
+        region->fence(region->write(5 * kMiB, pattern(100, 1)));  // and so does the next one,
+        CHECK(take_fault());                                      // which raises no signal
+        region->fence(region->store_meta(5 * kMiB, pattern(100, 1)));
+        CHECK(take_fault());
+        CHECK(region->sync().ok() != region->is_image());  // what was stored is nowhere
     }
 }
 
@@ -490,7 +495,7 @@ TEST_CASE("region: a write that the disk refuses fails the operation and every l
         ::signal(SIGXFSZ, SIG_IGN);
         region->fence(region->zero(kMiB, kMiB));
         if (take_fault() || !region->sync().ok()) return 3;
-        region->store_home(6 * kMiB, pattern(4096, 1));
+        region->store_home(6 * kMiB, pattern(64 * kKiB, 1));
         if (!take_fault()) return 4;
         return region->sync().ok() ? 5 : 0;
     });
