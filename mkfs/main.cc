@@ -45,7 +45,7 @@ void print_volume(const Words &words, const media::Superblock &sb, const char *m
 
 // Nothing that somebody may want is overwritten unasked.
 Result<> refuse_overwrite(const Words &words, pm::Region &region, std::string *found) {
-    *found = TRY(mkfs::what_is_on(region));
+    *found = TRY(mkfs::what_is_on(region, words.device));
     if (!found->empty() && !words.force)
         return Error(EEXIST, "there is something on it (-f overwrites it)");
     return {};
@@ -62,7 +62,7 @@ Result<media::Superblock> make_on(const Words &words, const mkfs::MakeOptions &o
     if (words.dry_run) return mkfs::plan(region->size(), region->mapping_unit(), options);
     // Before anything is wiped: can it be made at all?
     TRY(mkfs::plan(region->size(), region->mapping_unit(), options));
-    if (!found->empty()) TRY(mkfs::wipe_signatures(*region));
+    if (!found->empty()) TRY(mkfs::wipe_signatures(*region, words.device));
     return mkfs::make(*region, options);
 }
 

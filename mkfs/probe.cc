@@ -49,16 +49,16 @@ Result<pm::Fd> copy_of_head(const pm::Region &region) {
     return copy;
 }
 
-Result<pm::Fd> readable_fd(const pm::Region &region) {
+Result<pm::Fd> readable_fd(const pm::Region &region, const std::string &path) {
     if (region.kind() == pm::MediumKind::devdax) return copy_of_head(region);
-    pm::Fd fd(::open(region.path().c_str(), O_RDONLY | O_CLOEXEC));
+    pm::Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (!fd.valid()) return Error(EIO, "it cannot be read");
     return fd;
 }
 
 }  // namespace
 
-Result<std::string> what_is_on(const pm::Region &region) {
+Result<std::string> what_is_on(const pm::Region &region, const std::string &path) {
     const ConstBytes head(region.data(), media::kBlockSize);
     if (media::looks_like_superblock(head)) {
         const auto sb = media::read_superblock(head, 0, region.size());
@@ -69,7 +69,7 @@ Result<std::string> what_is_on(const pm::Region &region) {
                             : fmt::format("a pmfs volume with the label \"{}\"", text);
     }
 
-    const pm::Fd fd = TRY(readable_fd(region));
+    const pm::Fd fd = TRY(readable_fd(region, path));
     const Probe probe = probe_of(fd.get());
     if (probe == nullptr) return Error(EIO, "libblkid cannot look at it");
     const int found = blkid_do_fullprobe(probe.get());
@@ -83,13 +83,13 @@ Result<std::string> what_is_on(const pm::Region &region) {
     return std::string("a signature that libblkid knows");
 }
 
-Result<> wipe_signatures(pm::Region &region) {
+Result<> wipe_signatures(pm::Region &region, const std::string &path) {
     // Device-DAX and hugetlbfs have no write(2).
     if (region.kind() == pm::MediumKind::devdax || region.kind() == pm::MediumKind::memory) {
         region.fence(region.zero(0, std::min(region.size(), kHeadSize)));
         return {};
     }
-    const pm::Fd fd(::open(region.path().c_str(), O_RDWR | O_CLOEXEC));
+    const pm::Fd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
     const Probe probe = fd.valid() ? probe_of(fd.get()) : nullptr;
     if (probe == nullptr) return Error(EIO, "libblkid cannot look at it");
     while (blkid_do_probe(probe.get()) == 0)

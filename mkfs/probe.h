@@ -10,9 +10,9 @@ namespace pmfs::mkfs {
 // A few words on the filesystem, partition table or other signature that libblkid or our own magic
 // finds ("an ext4 filesystem"); empty when there is none.
 // EIO: it could not be looked at.
-Result<std::string> what_is_on(const pm::Region &region);
+Result<std::string> what_is_on(const pm::Region &region, const std::string &path);
 
 // Erases what libblkid would find, so that nobody finds it later beside the new volume.
-Result<> wipe_signatures(pm::Region &region);
+Result<> wipe_signatures(pm::Region &region, const std::string &path);
 
 }  // namespace pmfs::mkfs

@@ -1,0 +1,139 @@
+// The order of a check: what must be sound comes before what stands on it.
+#include "fsck/check.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+
+#include "fsck/context.h"
+#include "fsck/directories.h"
+#include "fsck/inodes.h"
+#include "fsck/lists.h"
+#include "fsck/space.h"
+#include "journal/replay.h"
+#include "media/geometry.h"
+
+namespace pmfs::fsck {
+
+using namespace media;
+
+namespace {
+
+// All but the header, which says where each copy is.
+template <class T>
+bool same_content(const T &a, const T &b) {
+    constexpr std::size_t skip = sizeof(BlockHeader);
+    return std::memcmp(reinterpret_cast<const char *>(&a) + skip,
+                       reinterpret_cast<const char *>(&b) + skip, sizeof(T) - skip) == 0;
+}
+
+ConstBytes block_at(const pm::Region &region, std::uint64_t block) {
+    return {region.meta() + block * kBlockSize, kBlockSize};
+}
+
+bool all_zero(ConstBytes bytes) {
+    return std::ranges::all_of(bytes, [](std::byte b) { return b == std::byte{0}; });
+}
+
+}  // namespace
+
+Result<Superblock> find_superblock(const pm::Region &region, bool *from_copy) {
+    *from_copy = false;
+    if (region.size() < kVolumeSizeMin)
+        return Error(EINVAL, "not a pmfs volume: smaller than any (make one with mkfs.pmfs)");
+    const auto first = read_superblock(block_at(region, 0), 0, region.size());
+    if (first.ok()) return first;
+    // An interrupted mkfs leaves zeroes there, and the copies do not count.
+    const int error = first.error().errno_value();
+    const bool foreign = error == EINVAL && !looks_like_superblock(block_at(region, 0)) &&
+                         !all_zero(block_at(region, 0));
+    if (error != EUCLEAN && !foreign) return first;
+    for (std::uint64_t group = 1; group < group_count(region.size() / kBlockSize); ++group) {
+        const std::uint64_t block = group_start(group);
+        if (block >= region.size() / kBlockSize) break;
+        const auto copy = read_superblock(block_at(region, block), block, region.size());
+        if (!copy.ok()) continue;
+        *from_copy = true;
+        return copy;
+    }
+    return first;
+}
+
+namespace {
+
+void check_superblock_copies(Context &context) {
+    for (std::uint64_t group = 1; group < group_count(context.block_count()); ++group) {
+        const std::uint64_t block = group_start(group);
+        const auto *copy = context.whole<Superblock>(block, Magic::superblock);
+        if (copy == nullptr)
+            context.found_block(Code::superblock_copy_damaged, block);
+        else if (!same_content(*copy, context.sb))
+            context.found_block(Code::superblock_copy_differs, block);
+    }
+}
+
+void check_journal(Context &context) {
+    const auto ring = journal::read_ring_header(context.region, context.sb);
+    if (ring.ok()) {
+        context.report.was_clean = ring.value().clean();
+        return;
+    }
+    bool whole = false;
+    for (std::uint64_t i = 0; i < kRingHeaders; ++i) {
+        const std::uint64_t block = context.sb.journal_start.get() + i;
+        whole |= block_ok(context.data_block(block), Magic::ring_header, context.fsid(), block);
+    }
+    context.found_block(whole ? Code::ring_tail_outside : Code::ring_headers_damaged,
+                        context.sb.journal_start.get());
+}
+
+// The copy of State to believe, or none.
+const State *check_state(Context &context) {
+    const std::uint64_t blocks[2] = {context.sb.state_block[0].get(),
+                                     context.sb.state_block[1].get()};
+    const auto *a = context.whole<State>(blocks[0], Magic::state);
+    const auto *b = context.whole<State>(blocks[1], Magic::state);
+    if (a == nullptr && b == nullptr) {
+        context.found_block(Code::state_lost, blocks[0]);
+        context.report.unjudged = true;
+        return nullptr;
+    }
+    if (a == nullptr || b == nullptr)
+        context.found_block(Code::state_copy_damaged, blocks[a == nullptr ? 0 : 1]);
+    else if (!same_content(*a, *b))
+        context.found_block(Code::state_copies_differ, blocks[1]);
+    return a != nullptr ? a : b;
+}
+
+}  // namespace
+
+Result<Report> check(pm::Region &region, const Options &options) {
+    (void)pm::take_fault();
+    bool from_copy = false;
+    const Superblock sb = TRY(find_superblock(region, &from_copy));
+    Report report;
+    report.blocks = sb.block_count.get();
+    Context context(region, sb, options, report);
+    if (from_copy) context.found_block(Code::superblock_damaged, 0);
+    check_superblock_copies(context);
+    check_journal(context);
+
+    Space space(context);
+    TRY(space.start());
+    if (const State *state = check_state(context); state != nullptr) {
+        Inodes inodes(context, space);
+        TRY(inodes.walk(*state));
+        check_lists(context, inodes, *state);
+        check_directories(context, space, inodes);
+        space.finish();
+        report.inodes = inodes.used();
+    }
+    report.unjudged |= context.lost_owners || context.lost_names;
+    if (pm::take_fault())
+        return Error(EIO, "the medium failed while it was read (see the kernel's log)");
+    return report;
+}
+
+}  // namespace pmfs::fsck

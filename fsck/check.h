@@ -1,0 +1,51 @@
+// Checks a volume: an independent reader of the format, which shares no code with the engine.
+//
+// Reads every metadata block and believes none before it is whole, ours and sane; any bytes may
+// stand on the region.  One problem is named once: what only follows from it (blocks that seem
+// leaked because their owner cannot be read, say) is held back, and Report::unjudged tells so.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "fsck/problem.h"
+#include "media/format.h"
+#include "pm/region.h"
+
+namespace pmfs::fsck {
+
+struct Options {
+    std::size_t problems_kept_max = 1000;  // later ones are only counted
+};
+
+struct Report {
+    std::vector<Problem> problems;
+    std::uint64_t found = 0;  // kept or not
+    bool unjudged = false;    // damage hides what some blocks or names belong to
+    bool gave_up = false;     // too many problems: the rest was not looked at
+
+    // What was seen.
+    bool was_clean = false;  // the journal's header says unmounted
+    std::uint64_t inodes = 0, directories = 0, orphans = 0, sealed = 0;
+    std::uint64_t blocks = 0, blocks_used = 0;
+
+    bool clean() const { return found == 0; }
+    void add(Problem problem, std::size_t kept_max) {
+        ++found;
+        if (problems.size() < kept_max) problems.push_back(std::move(problem));
+    }
+};
+
+// The superblock, or the first whole copy of it if block 0 is damaged (*from_copy).
+// Errors: media::read_superblock's.
+Result<media::Superblock> find_superblock(const pm::Region &region, bool *from_copy);
+
+// Looks at what region.meta() and region.data() show now; replays nothing (journal/recover.h) and writes
+// nothing.  The volume must be at rest.  No state outlives the call.
+// Errors, where nothing can be checked: EINVAL, ENOTSUP, EUCLEAN (no copy of the superblock is whole):
+// media::read_superblock's sentences; EIO: the medium failed.
+Result<Report> check(pm::Region &region, const Options &options = {});
+
+}  // namespace pmfs::fsck

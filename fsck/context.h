@@ -1,0 +1,68 @@
+// What the parts of a check share: the volume to read, the report to fill, and what damage hides.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <utility>
+
+#include "base/bytes.h"
+#include "fsck/check.h"
+#include "media/verify.h"
+#include "pm/region.h"
+
+namespace pmfs::fsck {
+
+struct Context {
+    Context(const pm::Region &r, const media::Superblock &s, const Options &o, Report &out)
+        : region(r), sb(s), options(o), report(out) {}
+
+    const pm::Region &region;
+    const media::Superblock &sb;
+    const Options &options;
+    Report &report;
+
+    // Something that owns blocks, or that holds names, cannot be read: then nobody can say what is
+    // leaked, or which link counts are wrong.
+    bool lost_owners = false;
+    bool lost_names = false;
+
+    std::uint64_t block_count() const { return sb.block_count.get(); }
+    std::uint64_t fsid() const { return sb.header.fsid.get(); }
+    bool inside(std::uint64_t block) const { return block < block_count(); }
+
+    // `block` must be inside.
+    ConstBytes meta_block(std::uint64_t block) const {
+        PMFS_ASSERT(inside(block));
+        return {region.meta() + block * media::kBlockSize, media::kBlockSize};
+    }
+    ConstBytes data_block(std::uint64_t block) const {
+        PMFS_ASSERT(inside(block));
+        return {region.data() + block * media::kBlockSize, media::kBlockSize};
+    }
+    // The block as a T where it is whole and ours, else nothing.
+    template <class T>
+    const T *whole(std::uint64_t block, media::Magic magic) const {
+        static_assert(sizeof(T) == media::kBlockSize || sizeof(T) == sizeof(media::NodeHeader));
+        const ConstBytes bytes = meta_block(block);
+        if (!media::block_ok(bytes, magic, fsid(), block)) return nullptr;
+        return reinterpret_cast<const T *>(bytes.data());
+    }
+
+    void found(Problem problem) {
+        report.add(std::move(problem), options.problems_kept_max);
+    }
+    void found_block(Code code, std::uint64_t block, std::string detail = {}) {
+        found({.code = code, .block = block, .detail = std::move(detail)});
+    }
+    void found_inode(Code code, std::uint64_t inode, std::string detail = {}) {
+        found({.code = code, .inode = inode, .detail = std::move(detail)});
+    }
+    // Enough is known: whatever this is, it is no volume with a few faults.
+    bool give_up() {
+        constexpr std::uint64_t kFoundMax = 1'000'000;
+        if (report.found < kFoundMax) return false;
+        report.gave_up = report.unjudged = lost_owners = lost_names = true;
+        return true;
+    }
+};
+
+}  // namespace pmfs::fsck

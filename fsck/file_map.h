@@ -1,0 +1,41 @@
+// Block maps: extents, seals, long symlinks; and xattrs, the other thing that every inode may own.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "fsck/context.h"
+#include "fsck/space.h"
+
+namespace pmfs::fsck {
+
+struct Owned {
+    std::uint64_t blocks = 0;  // that the inode owns by this: nodes and what they lead to
+    bool complete = true;      // false: the figure may be too small
+    void add(const Owned &other) {
+        blocks += other.blocks;
+        complete &= other.complete;
+    }
+};
+
+struct FileExtent {
+    std::uint64_t file_block, start, blocks;
+    std::uint32_t flags;
+};
+
+// Claims and checks the extents of a regular file, or of the inode table (`kind` is then meta).  The
+// extents that can be believed are added to `out` where it is given.
+Owned walk_map(Context &context, Space &space, std::uint64_t number, const media::Inode &inode,
+               media::ChunkKind kind, std::vector<FileExtent> *out);
+
+// Checks a symlink's target; claims its block where it is long.
+Owned walk_symlink(Context &context, Space &space, std::uint64_t number,
+                   const media::Inode &inode);
+
+Owned walk_xattrs(Context &context, Space &space, std::uint64_t number, const media::Inode &inode);
+
+// Claims `blocks` blob blocks from `start` on and checks them: pieces of a value of `size` bytes,
+// of which `*offset` come before.
+Owned walk_blobs(Context &context, Space &space, std::uint64_t number, std::uint64_t start,
+                 std::uint64_t blocks, std::uint64_t size, std::uint64_t *offset);
+
+}  // namespace pmfs::fsck

@@ -1,0 +1,217 @@
+// The inode table: see inodes.h.
+#include "fsck/inodes.h"
+
+#include <dirent.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "fsck/file_map.h"
+
+namespace pmfs::fsck {
+
+using namespace media;
+
+namespace {
+
+// DT_* of readdir(3), or nothing for a mode of no type.
+std::uint8_t type_of(std::uint32_t mode) {
+    switch (mode & S_IFMT) {
+        case S_IFREG: return DT_REG;
+        case S_IFDIR: return DT_DIR;
+        case S_IFLNK: return DT_LNK;
+        case S_IFCHR: return DT_CHR;
+        case S_IFBLK: return DT_BLK;
+        case S_IFIFO: return DT_FIFO;
+        case S_IFSOCK: return DT_SOCK;
+        default: return DT_UNKNOWN;
+    }
+}
+
+constexpr std::uint32_t kModeBits = S_IFMT | 07777;
+
+}  // namespace
+
+Result<> Inodes::read_table(const State &state) {
+    const Inode &table = state.inode_table;
+    if (!block_ok(bytes_of(table), Magic::inode, context_.fsid(), kInodeTableIno))
+        context_.found_inode(Code::inode_damaged, kInodeTableIno, "the inode table's");
+    std::vector<FileExtent> extents;
+    const Owned owned =
+        walk_map(context_, space_, kInodeTableIno, table, ChunkKind::meta, &extents);
+    if (owned.complete && table.blocks.get() != owned.blocks)
+        context_.found_inode(
+            Code::blocks_wrong, kInodeTableIno,
+            fmt::format("it says {}, owns {}", table.blocks.get(), owned.blocks));
+
+    std::uint64_t covered = 0;
+    for (const FileExtent &extent : extents) {
+        if (extent.file_block != covered || extent.flags != 0) break;
+        pieces_.push_back({extent.file_block, extent.start, extent.blocks});
+        covered += extent.blocks;
+    }
+    const std::uint64_t slots = covered * kInodesPerBlock, says = state.inodes_total.get();
+    std::uint64_t total = slots;
+    if (owned.complete && (says > slots || covered * kBlockSize < table.size.get())) {
+        context_.found_inode(Code::inode_table_hole, kInodeTableIno,
+                             fmt::format("{} slots of {} are there", slots, says));
+        context_.lost_owners = context_.lost_names = true;
+    } else if (says % kInodesPerBlock != 0 || says * kInodeSize != table.size.get()) {
+        context_.found_inode(
+            Code::inodes_total_wrong, kInodeTableIno,
+            fmt::format("it is {}, the table has {} bytes", says, table.size.get()));
+        total = std::min(total, table.size.get() / kInodeSize);
+    } else {
+        total = std::min(total, says);
+    }
+    if (!owned.complete) context_.lost_owners = context_.lost_names = true;
+    return info_.allocate(total);
+}
+
+const Inode &Inodes::at(std::uint64_t inode) const {
+    const std::uint64_t block = inode / kInodesPerBlock;
+    const auto next = std::ranges::upper_bound(pieces_, block, {}, &Piece::file_block);
+    PMFS_ASSERT(next != pieces_.begin());
+    const Piece &piece = *(next - 1);
+    PMFS_ASSERT(block - piece.file_block < piece.blocks);
+    const ConstBytes bytes = context_.meta_block(piece.start + block - piece.file_block);
+    return reinterpret_cast<const Inode *>(bytes.data())[inode % kInodesPerBlock];
+}
+
+Result<> Inodes::walk(const State &state) {
+    TRY(read_table(state));
+    for (const Piece &piece : pieces_)
+        for (std::uint64_t i = 0; i < piece.blocks; ++i) {
+            const ConstBytes bytes = context_.meta_block(piece.start + i);
+            const auto *slots = reinterpret_cast<const Inode *>(bytes.data());
+            for (std::uint64_t slot = 0; slot < kInodesPerBlock; ++slot) {
+                const std::uint64_t inode = (piece.file_block + i) * kInodesPerBlock + slot;
+                if (inode < total()) walk_slot(inode, slots[slot]);
+            }
+            if (context_.give_up()) return {};
+        }
+    if (total() <= kRootIno || info_[kRootIno].state == SlotState::free ||
+        (info_[kRootIno].state == SlotState::used && info_[kRootIno].type != DT_DIR)) {
+        context_.found_inode(Code::root_missing, kRootIno);
+        context_.lost_names = true;
+    }
+    return {};
+}
+
+void Inodes::walk_slot(std::uint64_t number, const Inode &slot) {
+    InodeInfo &info = info_[number];
+    if (!block_ok(bytes_of(slot), Magic::inode, context_.fsid(), number)) {
+        context_.found_inode(Code::inode_damaged, number);
+        info.state = SlotState::damaged;
+        ++damaged_;
+        context_.lost_owners = context_.lost_names = true;
+        return;
+    }
+    if (slot.mode.get() == 0) {
+        info.state = SlotState::free;
+        return;
+    }
+    if (number == 0) {
+        context_.found_inode(Code::field_out_of_place, number, "slot 0 is never used");
+        return;
+    }
+    info.state = SlotState::used;
+    ++used_;
+    walk_used(number, slot);
+}
+
+void Inodes::walk_used(std::uint64_t number, const Inode &inode) {
+    InodeInfo &info = info_[number];
+    info.type = type_of(inode.mode.get());
+    info.nlink = inode.nlink.get();
+    info.orphan = info.nlink == 0 || (inode.flags.get() & kTrimPending) != 0;
+    context_.report.orphans += info.orphan;
+    check_fields(number, inode, info.type);
+    check_flags(number, inode, info.type);
+    check_shape(number, inode, info.type);
+
+    Owned owned = walk_xattrs(context_, space_, number, inode);
+    switch (info.type) {
+        case DT_DIR: {
+            PMFS_ASSERT(directories_.size() < 0xffffffff);
+            info.directory = static_cast<std::uint32_t>(directories_.size());
+            directories_.push_back({.inode = number,
+                                    .root = inode.map_root.get(),
+                                    .parent = inode.parent.get(),
+                                    .entries = inode.entries.get(),
+                                    .blocks = inode.blocks.get() - owned.blocks,
+                                    .blocks_known = owned.complete});
+            ++context_.report.directories;
+            return;  // its blocks are counted when its tree is walked
+        }
+        case DT_REG:
+            owned.add(walk_map(context_, space_, number, inode, ChunkKind::data, nullptr));
+            break;
+        case DT_LNK: owned.add(walk_symlink(context_, space_, number, inode)); break;
+        case DT_UNKNOWN:
+            context_.lost_owners = context_.lost_names = true;
+            return;
+        default: break;
+    }
+    if (owned.complete && inode.blocks.get() != owned.blocks)
+        context_.found_inode(
+            Code::blocks_wrong, number,
+            fmt::format("it says {}, owns {}", inode.blocks.get(), owned.blocks));
+}
+
+// What every inode in use has.
+void Inodes::check_fields(std::uint64_t number, const Inode &inode, std::uint8_t type) {
+    if (type == DT_UNKNOWN || (inode.mode.get() & ~kModeBits) != 0)
+        context_.found_inode(Code::mode_unknown, number, fmt::format("{:o}", inode.mode.get()));
+    if (inode.generation.get() == 0) context_.found_inode(Code::generation_zero, number);
+    for (const Time *time : {&inode.atime, &inode.mtime, &inode.ctime, &inode.crtime})
+        if (time->nsec.get() >= 1'000'000'000) {
+            context_.found_inode(Code::time_wrong, number);
+            break;
+        }
+}
+
+void Inodes::check_flags(std::uint64_t number, const Inode &inode, std::uint8_t type) {
+    const std::uint32_t flags = inode.flags.get();
+    context_.report.sealed += (flags & kSealed) != 0;
+    const char *fault = nullptr;
+    if ((flags & ~std::uint32_t{kKnownInodeFlags}) != 0)
+        fault = "unknown";
+    else if ((flags & kSealedFull) != 0 && (flags & kSealed) == 0)
+        fault = "sealed full, but not sealed";
+    else if ((flags & kSealed) != 0 && type != DT_REG)
+        fault = "sealed, but no regular file";
+    else if ((flags & kSealed) != 0 && inode.size.get() == 0)
+        fault = "sealed, but empty";
+    else if ((flags & kEverMapped) != 0 && type != DT_REG)
+        fault = "mapped, but no regular file";
+    if (fault != nullptr)
+        context_.found_inode(Code::flags_wrong, number, fmt::format("{}: {:#x}", fault, flags));
+}
+
+// What depends on the type: size, map, device number.
+void Inodes::check_shape(std::uint64_t number, const Inode &inode, std::uint8_t type) {
+    const std::uint64_t size = inode.size.get();
+    const bool has_map = type == DT_REG || type == DT_DIR;
+    if (type == DT_UNKNOWN) return;
+    if (type == DT_REG ? size > kFileSizeMax : type == DT_LNK ? size == 0 || size > kSymlinkMax
+                                                              : size != 0)
+        context_.found_inode(Code::size_wrong, number, fmt::format("{}", size));
+    if (inode.rdev.get() != 0 && type != DT_CHR && type != DT_BLK)
+        context_.found_inode(Code::field_out_of_place, number, "a device number");
+    if (inode.map_root.get() != 0 && !has_map)
+        context_.found_inode(Code::field_out_of_place, number, "a block map");
+    if (inode.entries.get() != 0 && type != DT_DIR)
+        context_.found_inode(Code::field_out_of_place, number, "directory entries");
+
+    const std::uint32_t count = inode.inline_count.get();
+    std::uint32_t count_max = 0;
+    if (type == DT_REG && inode.map_root.get() == 0) count_max = kInlineExtents;
+    if (type == DT_LNK && size > kInlineBytes) count_max = 1;
+    if (count > count_max)
+        context_.found_inode(Code::inline_count_wrong, number,
+                             fmt::format("{} where at most {} can be", count, count_max));
+}
+
+}  // namespace pmfs::fsck

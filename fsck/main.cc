@@ -1,0 +1,97 @@
+// fsck.pmfs: words in, words out.  What is checked, and in which order, is in check.cc.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+
+#include "fsck/check.h"
+#include "fsck/print.h"
+#include "journal/recover.h"
+#include "media/verify.h"
+#include "pm/region.h"
+
+namespace {
+
+using namespace pmfs;
+
+// The bits that fsck(8) gives its exit status, so that boot scripts understand us.  1 (corrected)
+// is not among them: replaying a journal corrects nothing, and nothing else is repaired yet.
+enum Exit { kClean = 0, kLeftBroken = 4, kFailed = 8, kUsage = 16 };
+
+struct Words {
+    std::string device;
+    bool only_look = false, repair = false, json = false, quiet = false;
+};
+
+// Brings the volume to rest: for good, or in memory with -n.  A journal that cannot be read is a
+// problem of the volume like any other, and *damage says so.
+Result<> replay(pm::Region &region, const Words &words, fsck::Report *damage) {
+    bool from_copy = false;
+    const media::Superblock sb = TRY(fsck::find_superblock(region, &from_copy));
+    if (media::must_mount_read_only(sb) && !words.only_look)
+        return Error(ENOTSUP, "the volume uses a feature that this program may not write; -n checks "
+                              "it");
+    const auto done = journal::recover(region, sb, journal::current_boot_id());
+    if (!done.ok()) {
+        if (done.error().errno_value() != EUCLEAN) return done.error();
+        const bool header = !journal::read_ring_header(region, sb).ok();
+        if (!header)  // else check() says it
+            damage->add({.code = fsck::Code::record_damaged, .detail = done.error().what()}, 1);
+        return {};
+    }
+    if (done.value().records != 0 && !words.json && !words.quiet)
+        fmt::print("{}: the journal was replayed{}: {} transactions\n", words.device,
+                   words.only_look ? " in memory" : "", done.value().records);
+    return {};
+}
+
+Result<fsck::Report> run(const Words &words) {
+    pm::OpenOptions open;
+    open.private_copy = words.only_look;
+    const auto region = TRY(pm::open_region(words.device, open));
+    fsck::Report damage;
+    TRY(replay(*region, words, &damage));
+    fsck::Report report = TRY(fsck::check(*region));
+    report.found += damage.found;
+    report.problems.insert(report.problems.begin(), damage.problems.begin(), damage.problems.end());
+    return report;
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+    Words words;
+    CLI::App app{"Check a pmfs volume and say what is wrong with it.", "fsck.pmfs"};
+    app.add_option("device", words.device, "DAX device or image file; must not be mounted")
+        ->required();
+    app.add_flag("-n", words.only_look, "Write nothing: the journal is replayed in memory");
+    app.add_flag("-a,-p,-y", words.repair, "Repair (there is no repair yet: says so)");
+    bool ignored = false;
+    int ignored_fd = 0;
+    app.add_flag("-f,--force", ignored, "Check a clean volume too (always done)");
+    app.add_flag("--json", words.json, "One JSON object a line: problems, then a summary");
+    app.add_flag("-q,--quiet", words.quiet, "Say nothing about a clean volume");
+    app.add_flag("-T", ignored, "Accepted from fsck(8), which has a title of its own");
+    app.add_flag("-V,--verbose", ignored, "Accepted from fsck(8)");
+    app.add_option("-C", ignored_fd, "Accepted from fsck(8): there is no progress to show");
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError &e) {
+        return app.exit(e) == 0 ? kClean : kUsage;  // --help lands here too
+    }
+
+    const auto report = run(words);
+    if (!report.ok()) {
+        fmt::print(stderr, "fsck.pmfs: {}: {}\n", words.device, report.error().what());
+        return kFailed;
+    }
+    const fsck::Report &found = report.value();
+    if (words.json)
+        fmt::print("{}", fsck::json_of(found, words.device));
+    else if (!words.quiet || !found.clean())
+        fmt::print("{}", fsck::text_of(found, words.device));
+    if (found.clean()) return kClean;
+    if (words.repair)
+        fmt::print(stderr, "fsck.pmfs: {}: this version finds problems and cannot repair them\n",
+                   words.device);
+    return kLeftBroken;
+}

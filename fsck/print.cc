@@ -1,0 +1,64 @@
+// Reports in words and in JSON: see print.h.
+#include "fsck/print.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+namespace pmfs::fsck {
+
+std::string text_of(const Report &report, const std::string &device) {
+    std::string text;
+    for (const Problem &problem : report.problems) text += text_of(problem) + "\n";
+    if (report.found > report.problems.size())
+        text += fmt::format("... and {} more\n", report.found - report.problems.size());
+    if (report.gave_up)
+        text += "too much is wrong: the rest was not looked at\n";
+    else if (report.unjudged)
+        text += "this damage hides what some blocks or names belong to; they were not judged\n";
+    text += fmt::format("{}: {}, {} inodes ({} directories, {} orphans, {} sealed), {} of {} "
+                        "blocks in use\n",
+                        device,
+                        report.clean() ? std::string("clean")
+                                       : fmt::format("{} problem{}", report.found,
+                                                     report.found == 1 ? "" : "s"),
+                        report.inodes, report.directories, report.orphans, report.sealed,
+                        report.blocks_used, report.blocks);
+    return text;
+}
+
+std::string json_of(const Report &report, const std::string &device) {
+    // A name from the medium may be no UTF-8.
+    const auto dump = [](const nlohmann::json &line) {
+        return line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    };
+    std::string text;
+    for (const Problem &problem : report.problems) {
+        const CodeInfo &info = info_of(problem.code);
+        nlohmann::json line = {{"type", "problem"},
+                               {"code", id_of(problem.code)},
+                               {"name", info.name},
+                               {"sentence", info.sentence}};
+        if (problem.block != Problem::kNone) {
+            line["block"] = problem.block;
+            line["blocks"] = problem.blocks;
+        }
+        if (problem.inode != Problem::kNone) line["inode"] = problem.inode;
+        if (!problem.detail.empty()) line["detail"] = problem.detail;
+        text += dump(line);
+    }
+    return text + dump({{"type", "summary"},
+                        {"device", device},
+                        {"clean", report.clean()},
+                        {"problems", report.found},
+                        {"unjudged", report.unjudged},
+                        {"gave_up", report.gave_up},
+                        {"inodes", report.inodes},
+                        {"directories", report.directories},
+                        {"orphans", report.orphans},
+                        {"sealed", report.sealed},
+                        {"blocks", report.blocks},
+                        {"blocks_used", report.blocks_used}});
+}
+
+}  // namespace pmfs::fsck

@@ -1,0 +1,132 @@
+// The table of problems.
+#include "fsck/problem.h"
+
+#include <fmt/format.h>
+
+#include "base/assert.h"
+
+namespace pmfs::fsck {
+namespace {
+
+#define PMFS_CODE(name, sentence) \
+    { Code::name, #name, sentence }
+
+constexpr CodeInfo kCodes[] = {
+    PMFS_CODE(superblock_damaged, "the superblock is damaged; a copy was used in its place"),
+    PMFS_CODE(superblock_copy_damaged, "a copy of the superblock is damaged"),
+    PMFS_CODE(superblock_copy_differs, "a copy of the superblock differs from the superblock"),
+
+    PMFS_CODE(ring_headers_damaged, "both headers of the journal are damaged"),
+    PMFS_CODE(ring_tail_outside, "the journal's tail points outside the journal"),
+    PMFS_CODE(record_damaged, "a journal record has a right checksum and impossible content"),
+
+    PMFS_CODE(state_copy_damaged, "a copy of the volume's state is damaged"),
+    PMFS_CODE(state_copies_differ, "the two copies of the volume's state differ"),
+    PMFS_CODE(state_lost, "both copies of the volume's state are damaged; no file can be found"),
+    PMFS_CODE(inodes_used_wrong, "the count of inodes in use is wrong"),
+    PMFS_CODE(inodes_total_wrong, "the count of inode slots is not what the inode table holds"),
+    PMFS_CODE(free_list_wrong_inode, "the list of free inodes leads to one that is not free"),
+    PMFS_CODE(free_list_loop, "the list of free inodes comes back to itself"),
+    PMFS_CODE(free_inode_not_listed, "a free inode is not on the list of free inodes"),
+    PMFS_CODE(orphan_list_wrong_inode, "the list of orphans leads to an inode that is none"),
+    PMFS_CODE(orphan_list_links, "the list of orphans has a wrong link back, or comes back to "
+                                 "itself"),
+    PMFS_CODE(orphan_not_listed, "an orphan is not on the list of orphans"),
+    PMFS_CODE(stray_list_links, "an inode that is on no list has links of one"),
+
+    PMFS_CODE(summary_damaged, "a copy of a group's summary is damaged"),
+    PMFS_CODE(summaries_differ, "the two copies of a group's summary differ"),
+    PMFS_CODE(summary_lost, "both copies of a group's summary are damaged"),
+    PMFS_CODE(bitmap_damaged, "a bitmap block is damaged"),
+    PMFS_CODE(summary_count_wrong, "a count in a group's summary is not what its bitmaps say"),
+    PMFS_CODE(chunk_kind_unknown, "a chunk has a kind that does not exist"),
+    PMFS_CODE(block_marked_free, "owned, but marked free"),
+    PMFS_CODE(block_leaked, "marked in use, but nobody owns it"),
+    PMFS_CODE(block_owned_twice, "owned a second time"),
+    PMFS_CODE(metadata_in_wrong_chunk, "metadata lies in a chunk that is not for metadata"),
+    PMFS_CODE(data_in_wrong_chunk, "file data lies in a chunk that is not for data"),
+    PMFS_CODE(free_chunk_in_use, "marked in use in a chunk that is free"),
+    PMFS_CODE(bits_past_end, "a bitmap marks blocks past the end of the volume"),
+    PMFS_CODE(summary_group_wrong, "a summary is of another group"),
+
+    PMFS_CODE(node_damaged, "a tree node is damaged"),
+    PMFS_CODE(node_of_other_tree, "a tree node belongs to another tree"),
+    PMFS_CODE(node_level_wrong, "a tree node is not of the level that its place needs"),
+    PMFS_CODE(node_entries_broken, "a tree node's entries lie outside it or on each other"),
+    PMFS_CODE(node_keys_unordered, "a tree node's keys are not in order"),
+    PMFS_CODE(node_keys_outside, "a tree node has keys that its parent does not send there"),
+    PMFS_CODE(node_empty, "a tree node that should lead to others is empty"),
+    PMFS_CODE(pointer_outside, "a tree points outside the volume"),
+
+    PMFS_CODE(inode_damaged, "an inode is damaged"),
+    PMFS_CODE(mode_unknown, "an inode is of no known type"),
+    PMFS_CODE(flags_wrong, "an inode's flags are unknown or contradict each other"),
+    PMFS_CODE(blocks_wrong, "an inode's count of blocks is wrong"),
+    PMFS_CODE(size_wrong, "an inode's size is impossible for its type"),
+    PMFS_CODE(generation_zero, "an inode in use has generation 0"),
+    PMFS_CODE(time_wrong, "an inode has a time with a billion nanoseconds or more"),
+    PMFS_CODE(inline_count_wrong, "an inode's count of inline extents is impossible"),
+    PMFS_CODE(link_count_wrong, "an inode's link count is not the number of its names"),
+    PMFS_CODE(field_out_of_place, "an inode has something that its type cannot have"),
+    PMFS_CODE(root_missing, "the root directory is missing"),
+
+    PMFS_CODE(entry_broken, "a directory entry is not decodable"),
+    PMFS_CODE(name_invalid, "a name in a directory is not allowed"),
+    PMFS_CODE(name_key_wrong, "a directory entry is not where its name belongs"),
+    PMFS_CODE(name_twice, "a directory has the same name twice"),
+    PMFS_CODE(entry_to_nowhere, "a name leads to an inode that is not in use"),
+    PMFS_CODE(entry_type_wrong, "a name says another type than its inode"),
+    PMFS_CODE(directory_named_twice, "a directory has more than one name"),
+    PMFS_CODE(parent_wrong, "a directory's parent is not the directory that names it"),
+    PMFS_CODE(entries_wrong, "a directory's count of entries is wrong"),
+    PMFS_CODE(inode_unreachable, "an inode is in use, but has no name and is no orphan"),
+    PMFS_CODE(directory_loop, "a directory cannot be reached from the root: it is inside itself"),
+
+    PMFS_CODE(extent_broken, "an extent is not decodable, empty, or has unknown flags"),
+    PMFS_CODE(extent_outside, "an extent lies outside the volume or across two groups"),
+    PMFS_CODE(extents_overlap, "two extents of a file cover the same part of it"),
+    PMFS_CODE(extent_past_limit, "an extent lies where no file may have one"),
+    PMFS_CODE(sealed_incomplete, "sealed full, but with a hole, or unwritten or shared blocks"),
+    PMFS_CODE(sealed_misaligned, "sealed full, but not aligned to the mapping unit"),
+    PMFS_CODE(seal_digest_wrong, "the sealed map is not the one that was sealed"),
+    PMFS_CODE(inode_table_hole, "the inode table is not whole"),
+
+    PMFS_CODE(xattr_broken, "an extended attribute is not decodable"),
+    PMFS_CODE(xattr_name_invalid, "an extended attribute's name is not allowed"),
+    PMFS_CODE(xattr_key_wrong, "an extended attribute is not where its name belongs"),
+    PMFS_CODE(xattr_twice, "an inode has the same extended attribute twice"),
+    PMFS_CODE(blob_damaged, "a block of a large value is damaged"),
+    PMFS_CODE(blob_misplaced, "a block of a large value belongs elsewhere"),
+    PMFS_CODE(symlink_broken, "a symbolic link has an impossible target"),
+};
+#undef PMFS_CODE
+
+}  // namespace
+
+std::span<const CodeInfo> all_codes() {
+    return kCodes;
+}
+
+const CodeInfo &info_of(Code code) {
+    for (const CodeInfo &info : kCodes)
+        if (info.code == code) return info;
+    PMFS_ASSERT(!"a code without a row");
+}
+
+std::string id_of(Code code) {
+    return fmt::format("PM{:04}", static_cast<unsigned>(code));
+}
+
+std::string text_of(const Problem &problem) {
+    std::string text = id_of(problem.code) + ":";
+    if (problem.inode != Problem::kNone) text += fmt::format(" inode {}:", problem.inode);
+    if (problem.block != Problem::kNone && problem.blocks == 1)
+        text += fmt::format(" block {}:", problem.block);
+    else if (problem.block != Problem::kNone)
+        text += fmt::format(" blocks {}-{}:", problem.block, problem.block + problem.blocks - 1);
+    text += fmt::format(" {}", info_of(problem.code).sentence);
+    if (!problem.detail.empty()) text += fmt::format(" ({})", problem.detail);
+    return text;
+}
+
+}  // namespace pmfs::fsck
