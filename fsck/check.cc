@@ -14,6 +14,7 @@
 #include "fsck/space.h"
 #include "journal/replay.h"
 #include "media/geometry.h"
+#include "pm/advise.h"
 
 namespace pmfs::fsck {
 
@@ -64,6 +65,7 @@ Result<Superblock> find_superblock(const pm::Region &region, bool *from_copy) {
 namespace {
 
 void check_superblock_copies(Context &context) {
+    const pm::ScatteredAccess scattered(context.region);
     for (std::uint64_t group = 1; group < group_count(context.block_count()); ++group) {
         const std::uint64_t block = group_start(group);
         const auto *copy = context.whole<Superblock>(block, Magic::superblock);

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "media/geometry.h"
+#include "pm/advise.h"
 
 namespace pmfs::fsck {
 
@@ -31,6 +32,7 @@ std::uint64_t ones(std::uint64_t count) {
 Result<> Space::start() {
     TRY(owned_.allocate(divide_up(context_.block_count(), 64)));
     groups_.resize(group_count(context_.block_count()));
+    const pm::ScatteredAccess scattered(context_.region);
     for (std::uint64_t group = 0; group < groups_.size(); ++group) {
         read_group(group);
         if (context_.give_up()) break;
@@ -138,6 +140,7 @@ bool Space::claim(std::uint64_t start, std::uint64_t blocks, ChunkKind kind, std
 }
 
 void Space::finish() {
+    const pm::ScatteredAccess scattered(context_.region);
     for (std::uint64_t group = 0; group < groups_.size(); ++group) {
         finish_group(group);
         if (context_.give_up()) break;

@@ -1,7 +1,6 @@
 // Makes a volume.  The order of writes is the point: see make().
 #include "mkfs/make.h"
 
-#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 
@@ -14,6 +13,7 @@
 #include "base/bytes.h"
 #include "media/geometry.h"
 #include "media/verify.h"
+#include "pm/advise.h"
 
 namespace pmfs::mkfs {
 
@@ -230,13 +230,6 @@ void Maker::put_inode_table() {
     }
 }
 
-// A few blocks in each group are touched: reading ahead at each first touch, which the kernel does
-// even in holes, took 20 seconds on a sparse image of 1 TiB.
-void advise(const Region &region, int advice) {
-    if (region.is_image())
-        (void)::madvise(const_cast<std::byte *>(region.data()), region.size(), advice);
-}
-
 Result<> Maker::run() {
     duty_.add(region_.zero(0, kBlockSize));
     TRY(settle());
@@ -308,10 +301,8 @@ Result<Superblock> make(Region &region, const MakeOptions &given) {
     if (!options.time) options.time = now();
     const Superblock sb = TRY(plan(region.size(), region.mapping_unit(), options));
     const auto secret = TRY(given_or_random(options.journal_secret));
-    advise(region, MADV_RANDOM);
-    const Result<> made = Maker(region, sb, options, secret).run();
-    advise(region, MADV_NORMAL);
-    if (!made.ok()) return made.error();
+    const pm::ScatteredAccess scattered(region);
+    TRY(Maker(region, sb, options, secret).run());
     return sb;
 }
 
