@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+"""Who may do what: mode bits, owners, set-id bits, sticky and set-gid directories."""
+import errno
+import mmap
+import os
+import stat
+import struct
+import subprocess
+
+from fixture import as_user, claim, fails, run_claims
+
+
+def mode_of(path):
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+@claim("another user may read, write and enter what the mode bits allow, and nothing else")
+def _(here):
+    os.chmod(here, 0o755)
+    (here / "secret").write_text("root's")
+    os.chmod(here / "secret", 0o600)
+    (here / "open").write_text("all")
+    os.chmod(here / "open", 0o666)
+    os.mkdir(here / "closed", 0o700)
+    os.mkdir(here / "shared")
+    os.chmod(here / "shared", 0o777)
+
+    def user():
+        assert (here / "open").read_text() == "all"
+        (here / "open").write_text("written")
+        for path in (here / "secret", here / "closed" / "x"):
+            with fails(errno.EACCES):
+                open(path)
+        with fails(errno.EACCES):
+            (here / "new").touch()
+        (here / "shared" / "mine").touch()
+        st = os.stat(here / "shared" / "mine")
+        assert (st.st_uid, st.st_gid) == (1000, 1000)
+        with fails(errno.EPERM):
+            os.chmod(here / "open", 0o777)
+        with fails(errno.EPERM):
+            os.chown(here / "shared" / "mine", 0, 0)
+        os.chmod(here / "shared" / "mine", 0o640)
+    as_user(user)
+    assert (here / "open").read_text() == "written"
+    as_user(lambda: (here / "shared" / "mine").read_text(), uid=2000, gid=1000)
+
+    def stranger():
+        with fails(errno.EACCES):
+            (here / "shared" / "mine").read_text()
+    as_user(stranger, uid=2000, gid=2000)
+    as_user(lambda: (here / "shared" / "mine").read_text(), uid=2000, gid=2000, groups=[1000])
+
+
+@claim("in a sticky directory only the owner removes a file")
+def _(here):
+    os.chmod(here, 0o1777)
+    as_user(lambda: (here / "f").touch())
+
+    def other():
+        with fails(errno.EPERM):
+            os.unlink(here / "f")
+        with fails(errno.EPERM):
+            os.rename(here / "f", here / "g")
+    as_user(other, uid=2000, gid=2000)
+    as_user(lambda: os.unlink(here / "f"))
+
+
+@claim("umask applies")
+def _(here):
+    old = os.umask(0o027)
+    try:
+        os.mkdir(here / "d")
+        (here / "f").touch()
+    finally:
+        os.umask(old)
+    assert mode_of(here / "d") == 0o750 and mode_of(here / "f") == 0o640
+
+
+@claim("in a set-gid directory files get its group, and directories the bit too")
+def _(here):
+    os.chown(here, 0, 3000)
+    os.chmod(here, 0o2777)
+    as_user(lambda: ((here / "f").touch(), os.mkdir(here / "d"), os.symlink("x", here / "s")))
+    assert os.stat(here / "f").st_gid == 3000 and os.lstat(here / "s").st_gid == 3000
+    assert os.stat(here / "d").st_gid == 3000 and os.stat(here / "d").st_mode & stat.S_ISGID
+    assert not os.stat(here / "f").st_mode & stat.S_ISGID
+
+
+def set_id_file(here, mode, name="f"):
+    (here / name).write_bytes(b"x" * 8192)
+    os.chown(here / name, 1000, 1000)
+    os.chmod(here / name, mode)
+    return here / name
+
+
+@claim("a write by a user without privilege clears set-id bits, by the cache and around it")
+def _(here):
+    os.chmod(here, 0o777)
+    for flags in (os.O_WRONLY, os.O_WRONLY | os.O_DIRECT):
+        path = set_id_file(here, 0o6777)
+
+        def user():
+            fd = os.open(path, flags)
+            memory = mmap.mmap(-1, 4096)
+            os.pwritev(fd, [memory], 0)
+        as_user(user, uid=2000, gid=2000)
+        assert mode_of(path) == 0o777, oct(mode_of(path))
+
+
+@claim("truncation and O_TRUNC by a user without privilege clear set-id bits")
+def _(here):
+    os.chmod(here, 0o777)
+    path = set_id_file(here, 0o6777)
+    as_user(lambda: os.truncate(path, 10), uid=2000, gid=2000)
+    assert mode_of(path) == 0o777
+    path = set_id_file(here, 0o6777)
+    as_user(lambda: os.close(os.open(path, os.O_WRONLY | os.O_TRUNC)), uid=2000, gid=2000)
+    assert mode_of(path) == 0o777
+
+
+@claim("a write by root keeps set-id bits, and a new owner clears them")
+def _(here):
+    path = set_id_file(here, 0o6777)
+    with open(path, "r+b", buffering=0) as file:
+        file.write(b"y")
+    assert mode_of(path) == 0o6777
+    os.chown(path, 2000, 2000)
+    assert mode_of(path) == 0o777
+    os.mkdir(here / "d")
+    os.chmod(here / "d", 0o2775)
+    os.chown(here / "d", 2000, 2000)
+    assert mode_of(here / "d") == 0o2775, "directories keep theirs"
+
+
+@claim("chmod by a member of no group of the file drops set-gid")
+def _(here):
+    os.chmod(here, 0o777)
+    (here / "f").touch()
+    os.chown(here / "f", 1000, 3000)
+    as_user(lambda: os.chmod(here / "f", 0o2755))
+    assert mode_of(here / "f") == 0o755
+
+
+@claim("a set-uid program gives its owner's rights")
+def _(here):
+    os.chmod(here, 0o755)
+    subprocess.run(["cp", "/usr/bin/id", str(here / "id")], check=True)
+    os.chown(here / "id", 3456, 3456)
+    os.chmod(here / "id", 0o4755)
+
+    def user():
+        done = subprocess.run([str(here / "id"), "-u"], capture_output=True, text=True, check=True)
+        assert done.stdout == "3456\n", done.stdout
+    as_user(user)
+
+
+@claim("POSIX ACLs are EOPNOTSUPP, not silently lost")
+def _(here):
+    (here / "f").touch()
+    entries = ((0x01, 6, 0xffffffff), (0x02, 6, 1000), (0x04, 4, 0xffffffff), (0x10, 6, 0xffffffff),
+               (0x20, 4, 0xffffffff))
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    with fails(errno.EOPNOTSUPP):
+        os.setxattr(here / "f", "system.posix_acl_access", acl)
+    assert mode_of(here / "f") == 0o644
+
+
+if __name__ == "__main__":
+    run_claims()
