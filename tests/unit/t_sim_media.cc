@@ -103,9 +103,13 @@ TEST_CASE("sim media: a store under way is torn at its words, never inside one")
     for (const auto &line : outcomes(media, 1, 0, 24)) {
         CHECK(std::all_of(line.begin(), line.begin() + 4,
                           [](std::byte b) { return b == std::byte{0}; }));
-        for (const auto &[from, to] : {std::pair{4, 8}, {8, 16}, {16, 24}})
-            CHECK(std::all_of(line.begin() + from, line.begin() + to,
-                              [&](std::byte b) { return b == line[static_cast<unsigned>(from)]; }));
+        const auto is_one = [&](unsigned from, unsigned to) {
+            return std::all_of(line.begin() + from, line.begin() + to,
+                               [&](std::byte b) { return b == line[from]; });
+        };
+        CHECK(is_one(4, 8));
+        CHECK(is_one(8, 16));
+        CHECK(is_one(16, 24));
         seen.insert({line[4], line[8], line[16]});
     }
     CHECK(seen.size() == 8);
