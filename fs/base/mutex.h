@@ -1,0 +1,166 @@
+// Locks that clang checks: which lock guards what is written in the code and proved by
+// -Wthread-safety (https://clang.llvm.org/docs/ThreadSafetyAnalysis.html).
+//
+//     Mutex mutex_;
+//     std::size_t used_ GUARDED_BY(mutex_) = 0;
+//     void grow_locked() REQUIRES(mutex_);
+//
+// Of libstdc++ neither std::mutex nor std::lock_guard is annotated on Debian's clang, so these wrap
+// them.  A function whose name ends in _locked is called with the lock held.
+#pragma once
+#include <pthread.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+
+#include "base/assert.h"
+
+#if defined(__clang__)
+#define PMFS_THREAD_ATTRIBUTE(x) __attribute__((x))
+#else
+#define PMFS_THREAD_ATTRIBUTE(x)
+#endif
+
+#define CAPABILITY(name) PMFS_THREAD_ATTRIBUTE(capability(name))
+#define SCOPED_CAPABILITY PMFS_THREAD_ATTRIBUTE(scoped_lockable)
+#define GUARDED_BY(lock) PMFS_THREAD_ATTRIBUTE(guarded_by(lock))
+#define PT_GUARDED_BY(lock) PMFS_THREAD_ATTRIBUTE(pt_guarded_by(lock))
+#define ACQUIRED_BEFORE(...) PMFS_THREAD_ATTRIBUTE(acquired_before(__VA_ARGS__))
+#define ACQUIRED_AFTER(...) PMFS_THREAD_ATTRIBUTE(acquired_after(__VA_ARGS__))
+#define REQUIRES(...) PMFS_THREAD_ATTRIBUTE(requires_capability(__VA_ARGS__))
+#define REQUIRES_SHARED(...) PMFS_THREAD_ATTRIBUTE(requires_shared_capability(__VA_ARGS__))
+#define EXCLUDES(...) PMFS_THREAD_ATTRIBUTE(locks_excluded(__VA_ARGS__))
+#define ACQUIRE(...) PMFS_THREAD_ATTRIBUTE(acquire_capability(__VA_ARGS__))
+#define ACQUIRE_SHARED(...) PMFS_THREAD_ATTRIBUTE(acquire_shared_capability(__VA_ARGS__))
+#define RELEASE(...) PMFS_THREAD_ATTRIBUTE(release_capability(__VA_ARGS__))
+#define RELEASE_SHARED(...) PMFS_THREAD_ATTRIBUTE(release_shared_capability(__VA_ARGS__))
+#define RELEASE_GENERIC(...) PMFS_THREAD_ATTRIBUTE(release_generic_capability(__VA_ARGS__))
+#define TRY_ACQUIRE(...) PMFS_THREAD_ATTRIBUTE(try_acquire_capability(__VA_ARGS__))
+#define TRY_ACQUIRE_SHARED(...) PMFS_THREAD_ATTRIBUTE(try_acquire_shared_capability(__VA_ARGS__))
+#define ASSERT_CAPABILITY(...) PMFS_THREAD_ATTRIBUTE(assert_capability(__VA_ARGS__))
+#define RETURN_CAPABILITY(lock) PMFS_THREAD_ATTRIBUTE(lock_returned(lock))
+#define NO_THREAD_SAFETY_ANALYSIS PMFS_THREAD_ATTRIBUTE(no_thread_safety_analysis)
+
+namespace pmfs {
+
+class CAPABILITY("mutex") Mutex {
+public:
+    Mutex() = default;
+    Mutex(const Mutex &) = delete;
+    Mutex &operator=(const Mutex &) = delete;
+
+    void lock() ACQUIRE() { mutex_.lock(); }
+    void unlock() RELEASE() { mutex_.unlock(); }
+    bool try_lock() TRY_ACQUIRE(true) { return mutex_.try_lock(); }
+
+private:
+    friend class CondVar;
+    std::mutex mutex_;
+};
+
+// Holds a Mutex until the end of its scope, or until unlock().
+class SCOPED_CAPABILITY Lock {
+public:
+    explicit Lock(Mutex &mutex) ACQUIRE(mutex) : mutex_(mutex), held_(true) { mutex_.lock(); }
+    ~Lock() RELEASE() {
+        if (held_) mutex_.unlock();
+    }
+    Lock(const Lock &) = delete;
+    Lock &operator=(const Lock &) = delete;
+
+    void unlock() RELEASE() {
+        held_ = false;
+        mutex_.unlock();
+    }
+    void lock() ACQUIRE() {
+        mutex_.lock();
+        held_ = true;
+    }
+
+private:
+    Mutex &mutex_;
+    bool held_;
+};
+
+// Many readers or one writer.  A waiting writer keeps new readers out, so that a stream of readers
+// cannot starve it; hence a thread that holds it shared must not take it shared again.
+class CAPABILITY("mutex") SharedMutex {
+public:
+    SharedMutex() {
+        pthread_rwlockattr_t kind;
+        PMFS_ASSERT(pthread_rwlockattr_init(&kind) == 0);
+        PMFS_ASSERT(pthread_rwlockattr_setkind_np(
+                        &kind, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP) == 0);
+        PMFS_ASSERT(pthread_rwlock_init(&rwlock_, &kind) == 0);
+        pthread_rwlockattr_destroy(&kind);
+    }
+    ~SharedMutex() { pthread_rwlock_destroy(&rwlock_); }
+    SharedMutex(const SharedMutex &) = delete;
+    SharedMutex &operator=(const SharedMutex &) = delete;
+
+    // The errors of these are deadlock with oneself and too many readers: both are our bugs.
+    void lock() ACQUIRE() { PMFS_ASSERT(pthread_rwlock_wrlock(&rwlock_) == 0); }
+    void lock_shared() ACQUIRE_SHARED() { PMFS_ASSERT(pthread_rwlock_rdlock(&rwlock_) == 0); }
+    void unlock() RELEASE() { pthread_rwlock_unlock(&rwlock_); }
+    void unlock_shared() RELEASE_SHARED() { pthread_rwlock_unlock(&rwlock_); }
+    bool try_lock() TRY_ACQUIRE(true) { return pthread_rwlock_trywrlock(&rwlock_) == 0; }
+    bool try_lock_shared() TRY_ACQUIRE_SHARED(true) {
+        return pthread_rwlock_tryrdlock(&rwlock_) == 0;
+    }
+
+private:
+    pthread_rwlock_t rwlock_;
+};
+
+class SCOPED_CAPABILITY ExclusiveLock {
+public:
+    explicit ExclusiveLock(SharedMutex &mutex) ACQUIRE(mutex) : mutex_(mutex) { mutex_.lock(); }
+    ~ExclusiveLock() RELEASE() { mutex_.unlock(); }
+    ExclusiveLock(const ExclusiveLock &) = delete;
+    ExclusiveLock &operator=(const ExclusiveLock &) = delete;
+
+private:
+    SharedMutex &mutex_;
+};
+
+class SCOPED_CAPABILITY SharedLock {
+public:
+    explicit SharedLock(SharedMutex &mutex) ACQUIRE_SHARED(mutex) : mutex_(mutex) {
+        mutex_.lock_shared();
+    }
+    ~SharedLock() RELEASE_GENERIC() { mutex_.unlock_shared(); }
+    SharedLock(const SharedLock &) = delete;
+    SharedLock &operator=(const SharedLock &) = delete;
+
+private:
+    SharedMutex &mutex_;
+};
+
+// Waits for a condition that a Mutex guards.  A wait may end early for no reason, so test the
+// condition in a loop of your own (clang cannot see through a predicate's lambda):
+//
+//     Lock lock(mutex_);
+//     while (!ready_) changed_.wait(mutex_);
+class CondVar {
+public:
+    void wait(Mutex &mutex) REQUIRES(mutex) {
+        std::unique_lock<std::mutex> held(mutex.mutex_, std::adopt_lock);
+        condition_.wait(held);
+        held.release();
+    }
+    // False when the time is over.
+    bool wait_for(Mutex &mutex, std::chrono::nanoseconds time_max) REQUIRES(mutex) {
+        std::unique_lock<std::mutex> held(mutex.mutex_, std::adopt_lock);
+        const auto status = condition_.wait_for(held, time_max);
+        held.release();
+        return status == std::cv_status::no_timeout;
+    }
+    void notify_one() { condition_.notify_one(); }
+    void notify_all() { condition_.notify_all(); }
+
+private:
+    std::condition_variable condition_;
+};
+
+}  // namespace pmfs

@@ -1,0 +1,276 @@
+// What is in use: bitmaps and summaries, held-back blocks, and undoing (see alloc.h).
+#include <algorithm>
+#include <bit>
+
+#include "base/assert.h"
+#include "core/alloc.h"
+#include "media/geometry.h"
+
+namespace pmfs::core {
+
+using media::ChunkKind;
+using media::kBitmapChunks;
+using media::kChunkBlocks;
+using media::kGroupBlocks;
+using media::kGroupChunks;
+using media::Magic;
+
+namespace {
+
+unsigned count_bits(const std::array<std::uint64_t, 8> &bits) {
+    unsigned n = 0;
+    for (const std::uint64_t word : bits) n += static_cast<unsigned>(std::popcount(word));
+    return n;
+}
+BlockNo bitmap_block(const media::GroupLayout &layout, std::uint64_t chunk_in_group) {
+    return BlockNo(layout.bitmaps + media::bitmap_index(chunk_in_group));
+}
+
+}  // namespace
+
+Allocator::Allocator(journal::Journal &journal, const media::Superblock &superblock)
+    : journal_(journal), superblock_(superblock) {}
+
+Result<std::unique_ptr<Allocator>> Allocator::open(journal::Journal &journal,
+                                                   const media::Superblock &superblock) {
+    std::unique_ptr<Allocator> a(new Allocator(journal, superblock));
+    const std::uint64_t blocks = superblock.block_count.get();
+    a->groups_.resize(media::group_count(blocks));
+    for (std::uint64_t g = 0; g < a->groups_.size(); ++g) {
+        const auto layout = media::layout_of(blocks, g);
+        auto found = journal.blocks().get(BlockNo(layout.summary_a), Magic::summary);
+        if (!found.ok()) found = journal.blocks().get(BlockNo(layout.summary_b), Magic::summary);
+        if (!found.ok()) return corrupt("both summaries of an allocation group are damaged");
+        const auto *summary = reinterpret_cast<const media::Summary *>(found.value());
+        Group &group = a->groups_[g];
+        group.chunk_count = static_cast<std::uint32_t>(media::group_chunks(blocks, g));
+        group.free_chunks = summary->free_chunks.get();
+        group.meta_free = summary->meta_free.get();
+        group.data_free = summary->data_free.get();
+        a->free_chunks_ += group.free_chunks;
+        a->meta_free_ += group.meta_free;
+        a->data_free_ += group.data_free;
+    }
+    return a;
+}
+
+Allocator::Chunk &Allocator::chunk_of(std::uint64_t chunk) {
+    Group &group = groups_[chunk / kGroupChunks];
+    PMFS_ASSERT(group.chunks && chunk % kGroupChunks < group.chunk_count);
+    return group.chunks[chunk % kGroupChunks];
+}
+
+// Reads a group's bitmaps, once.  Counts that disagree with the summary are EUCLEAN: nobody may
+// allocate from a group whose bookkeeping is wrong.
+Result<Allocator::Group *> Allocator::load(std::uint64_t number) {
+    Group &group = groups_[number];
+    if (group.chunks) return &group;
+    const auto layout = media::layout_of(superblock_.block_count.get(), number);
+    auto found = journal_.blocks().get(BlockNo(layout.summary_a), Magic::summary);
+    if (!found.ok()) found = journal_.blocks().get(BlockNo(layout.summary_b), Magic::summary);
+    const auto *summary = reinterpret_cast<const media::Summary *>(TRY(std::move(found)));
+
+    auto chunks = std::make_unique<Chunk[]>(group.chunk_count);
+    std::uint64_t free[3] = {};
+    for (std::uint64_t i = 0; i < group.chunk_count; ++i) {
+        const auto *bitmap = reinterpret_cast<const media::BitmapBlock *>(
+            TRY(journal_.blocks().get(bitmap_block(layout, i), Magic::bitmap)));
+        unsigned used = 0;
+        for (const media::le64 &word : bitmap->bits[media::bitmap_row(i)])
+            used += static_cast<unsigned>(std::popcount(word.get()));
+        chunks[i].free = static_cast<std::uint16_t>(kChunkBlocks - used);
+        if (summary->kind[i] > 2) return corrupt("a chunk is of a kind that does not exist");
+        chunks[i].kind = static_cast<ChunkKind>(summary->kind[i]);
+        free[summary->kind[i]] += chunks[i].kind == ChunkKind::free ? 1 : chunks[i].free;
+        if (chunks[i].kind == ChunkKind::free && used != 0)
+            return corrupt("a free chunk has blocks in use");
+    }
+    if (free[0] != group.free_chunks || free[1] != group.meta_free || free[2] != group.data_free)
+        return corrupt("a group's bitmaps and its summary disagree");
+    group.chunks = std::move(chunks);
+    return &group;
+}
+
+Result<Allocator::Bits> Allocator::available_bits(Change &change, std::uint64_t chunk) {
+    const auto layout =
+        media::layout_of(superblock_.block_count.get(), chunk / kGroupChunks);
+    const std::uint64_t index = chunk % kGroupChunks;
+    const auto *bitmap = TRY(
+        change.tx().read<media::BitmapBlock>(bitmap_block(layout, index), Magic::bitmap));
+    Bits bits;
+    for (std::size_t i = 0; i < bits.size(); ++i)
+        bits[i] = ~bitmap->bits[media::bitmap_row(index)][i].get();
+    if (const auto held = held_.find(chunk); held != held_.end())
+        for (std::size_t i = 0; i < bits.size(); ++i) bits[i] &= ~held->second[i];
+    return bits;
+}
+
+void Allocator::account(std::uint64_t chunk, std::int64_t free, ChunkKind kind) {
+    Group &group = groups_[chunk / kGroupChunks];
+    Chunk &c = chunk_of(chunk);
+    const auto add = [&](std::int64_t sign) {
+        const std::int64_t n = c.kind == ChunkKind::free ? sign : sign * c.free;
+        std::uint32_t &count = c.kind == ChunkKind::free   ? group.free_chunks
+                               : c.kind == ChunkKind::meta ? group.meta_free
+                                                           : group.data_free;
+        std::atomic<std::uint64_t> &total = c.kind == ChunkKind::free   ? free_chunks_
+                                            : c.kind == ChunkKind::meta ? meta_free_
+                                                                        : data_free_;
+        count = static_cast<std::uint32_t>(count + n);
+        total.fetch_add(static_cast<std::uint64_t>(n), std::memory_order_relaxed);
+    };
+    add(-1);
+    c.free = static_cast<std::uint16_t>(c.free + free);
+    c.kind = kind;
+    add(+1);
+}
+
+Result<> Allocator::write_summary(Change &change, std::uint64_t chunk) {
+    const std::uint64_t number = chunk / kGroupChunks;
+    const Group &group = groups_[number];
+    const auto layout = media::layout_of(superblock_.block_count.get(), number);
+    const BlockNo place[2] = {BlockNo(layout.summary_a), BlockNo(layout.summary_b)};
+    for (int i = 0; i < 2; ++i) {
+        auto *s = TRY(change.edit_copy<media::Summary>(place[i], place[1 - i], Magic::summary));
+        s->free_chunks.set(group.free_chunks);
+        s->meta_free.set(group.meta_free);
+        s->data_free.set(group.data_free);
+        s->kind[chunk % kGroupChunks] = static_cast<std::uint8_t>(chunk_of(chunk).kind);
+    }
+    return {};
+}
+
+// Sets (take) or clears bits of one chunk, which becomes of `kind`.
+Result<> Allocator::edit_bits(Change &change, std::uint64_t chunk, const Bits &bits, bool take,
+                              ChunkKind kind) {
+    const std::uint64_t index = chunk % kGroupChunks;
+    const auto layout =
+        media::layout_of(superblock_.block_count.get(), chunk / kGroupChunks);
+    auto *bitmap = TRY(
+        change.tx().edit<media::BitmapBlock>(bitmap_block(layout, index), Magic::bitmap));
+    auto &row = bitmap->bits[media::bitmap_row(index)];
+    for (std::size_t i = 0; i < bits.size(); ++i) {
+        const std::uint64_t was = row[i].get();
+        if ((was & bits[i]) != (take ? 0 : bits[i]))
+            return corrupt("a block is freed twice, or taken while in use");
+        row[i].set(was ^ bits[i]);
+    }
+    const auto n = static_cast<std::int32_t>(count_bits(bits));
+    undo_.push_back({chunk, take ? -n : n, chunk_of(chunk).kind, take ? Bits{} : bits});
+    account(chunk, take ? -n : n, kind);
+    if (!take) hold(chunk, bits);
+    return write_summary(change, chunk);
+}
+
+void Allocator::hold(std::uint64_t chunk, const Bits &bits) {
+    Bits &held = held_[chunk];
+    for (std::size_t i = 0; i < bits.size(); ++i) held[i] |= bits[i];
+    chunk_of(chunk).held = static_cast<std::uint16_t>(count_bits(held));
+}
+
+void Allocator::unhold(std::uint64_t chunk, const Bits &bits) {
+    const auto found = held_.find(chunk);
+    if (found == held_.end()) return;
+    for (std::size_t i = 0; i < bits.size(); ++i) found->second[i] &= ~bits[i];
+    const unsigned left = count_bits(found->second);
+    chunk_of(chunk).held = static_cast<std::uint16_t>(left);
+    if (left == 0) held_.erase(found);
+}
+
+Run Allocator::piece(Run run) const {
+    const std::uint64_t chunk = run.start / kChunkBlocks % kGroupChunks;
+    const std::uint64_t group_end = (group_of(run.start) + 1) * kGroupBlocks;
+    const std::uint64_t bitmap_end =
+        group_of(run.start) * kGroupBlocks +
+        (media::bitmap_index(chunk) + 1) * kBitmapChunks * kChunkBlocks;
+    const std::uint64_t end = std::min({run.start + run.blocks, bitmap_end, group_end});
+    return {run.start, end - run.start};
+}
+
+Run Allocator::tail_piece(Run run) const {
+    Run last{run.start + run.blocks - 1, 1};
+    const std::uint64_t chunk = last.start / kChunkBlocks % kGroupChunks;
+    const std::uint64_t bitmap_start = group_of(last.start) * kGroupBlocks +
+                                       media::bitmap_index(chunk) * kBitmapChunks * kChunkBlocks;
+    const std::uint64_t start = std::max(run.start, bitmap_start);
+    return {start, run.start + run.blocks - start};
+}
+
+Result<> Allocator::give_back(Change &change, Run run) {
+    if (run.start + run.blocks > superblock_.block_count.get() || run.blocks == 0)
+        return corrupt("an extent points past the end of the volume");
+    TRY(load(group_of(run.start)));
+    const std::uint64_t end = run.start + run.blocks;
+    for (std::uint64_t at = run.start; at < end;) {
+        const std::uint64_t chunk = at / kChunkBlocks;
+        const std::uint64_t to = std::min(end, (chunk + 1) * kChunkBlocks);
+        Bits bits{};
+        for (; at < to; ++at) bits[at % kChunkBlocks / 64] |= std::uint64_t{1} << (at % 64);
+        const Chunk &c = chunk_of(chunk);
+        const bool empties = c.free + count_bits(bits) == kChunkBlocks;
+        const ChunkKind kind = empties && c.kind == ChunkKind::data ? ChunkKind::free : c.kind;
+        TRY(edit_bits(change, chunk, bits, false, kind));
+    }
+    return {};
+}
+
+// Makes an empty metadata chunk a free one, if no record that touches it can be replayed.
+Result<bool> Allocator::reclaim_meta_chunk(Change &change) {
+    for (auto it = emptied_meta_.begin(); it != emptied_meta_.end();) {
+        const auto [chunk, seq] = *it;
+        const Chunk &c = chunk_of(chunk);
+        if (c.kind != ChunkKind::meta || c.free != kChunkBlocks) {
+            it = emptied_meta_.erase(it);
+            continue;
+        }
+        if (c.held == 0 && journal_.checkpointed() < seq) journal_.settle_tail();
+        if (c.held != 0 || journal_.checkpointed() < seq) {
+            ++it;
+            continue;
+        }
+        undo_.push_back({chunk, 0, ChunkKind::meta, Bits{}});
+        account(chunk, 0, ChunkKind::free);
+        TRY(write_summary(change, chunk));
+        for (std::uint64_t i = 0; i < kChunkBlocks; ++i)
+            journal_.forget_block(BlockNo(chunk * kChunkBlocks + i));
+        emptied_meta_.erase(it);
+        return true;
+    }
+    return false;
+}
+
+void Allocator::release_reservation(std::uint64_t owner) {
+    const auto found = reserved_.find(owner);
+    if (found == reserved_.end()) return;
+    for (const std::uint64_t chunk : found->second) chunk_of(chunk).reserved_for = 0;
+    reserved_.erase(found);
+}
+
+void Allocator::tx_committed(TxSeq seq) {
+    for (const Undo &u : undo_) {
+        if (u.held != Bits{}) held_queue_.push_back({seq, u.chunk, u.held});
+        const Chunk &c = chunk_of(u.chunk);
+        if (c.kind == ChunkKind::meta && c.free == kChunkBlocks) emptied_meta_[u.chunk] = seq;
+    }
+    undo_.clear();
+    release_held();
+}
+
+void Allocator::tx_aborted() {
+    for (std::size_t i = undo_.size(); i-- > 0;) {
+        const Undo &u = undo_[i];
+        account(u.chunk, -u.free, u.old_kind);
+        if (u.held != Bits{}) unhold(u.chunk, u.held);
+    }
+    undo_.clear();
+}
+
+void Allocator::release_held() {
+    const TxSeq durable = journal_.durable();
+    while (!held_queue_.empty() && held_queue_.front().seq <= durable) {
+        unhold(held_queue_.front().chunk, held_queue_.front().bits);
+        held_queue_.pop_front();
+    }
+}
+
+}  // namespace pmfs::core

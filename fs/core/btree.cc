@@ -1,0 +1,183 @@
+// Walking and changing a B+tree within a transaction: see btree.h.  Splits and merges are in
+// btree_shape.cc.
+#include "core/btree.h"
+
+#include "base/assert.h"
+#include "core/alloc.h"
+
+namespace pmfs::core {
+
+using media::Magic;
+using media::NodeHeader;
+
+Result<> Cursor::load(unsigned level, BlockNo block) {
+    const auto *header = TRY(reader_.get<NodeHeader>(block, Magic::node));
+    if (header->owner.get() != id_.owner.value() ||
+        header->kind != static_cast<std::uint8_t>(id_.kind) || header->level != level)
+        return corrupt("a tree's pointer leads to a node of another tree or level");
+    steps_[level] = {block, 0, reinterpret_cast<const std::byte *>(header)};
+    return {};
+}
+
+// Goes down to the leaf that covers `key`; slots on the way are set, the leaf's is not.
+Result<> Cursor::descend(std::uint64_t key) {
+    valid_ = false;
+    depth_ = 0;
+    if (root_ == 0) return {};
+    const auto *top = TRY(reader_.get<NodeHeader>(BlockNo(root_), Magic::node));
+    if (top->level >= media::kTreeDepthMax) return corrupt("a tree is deeper than it may be");
+    const unsigned root_level = top->level;
+    TRY(load(root_level, BlockNo(root_)));
+    for (unsigned level = root_level; level > 0; --level) {
+        const NodeView view = node(level);
+        if (view.count() == 0) return corrupt("an interior node is empty");
+        steps_[level].slot = view.child_slot(key);
+        TRY(load(level - 1, BlockNo(view.child(steps_[level].slot))));
+    }
+    depth_ = root_level + 1;
+    return {};
+}
+
+Result<> Cursor::seek(std::uint64_t key) {
+    TRY(descend(key));
+    if (depth_ == 0) return {};
+    steps_[0].slot = node(0).lower_bound(key);
+    valid_ = true;
+    if (steps_[0].slot < node(0).count()) return {};
+    steps_[0].slot = node(0).count();  // next() steps over the end of the leaf
+    --steps_[0].slot;
+    return next();
+}
+
+Result<> Cursor::seek_floor(std::uint64_t key) {
+    TRY(descend(key));
+    if (depth_ == 0) return {};
+    const NodeView leaf = node(0);
+    const unsigned at = leaf.lower_bound(key);
+    valid_ = true;
+    if (at < leaf.count() && leaf.key(at) == key) {
+        steps_[0].slot = at;
+        return {};
+    }
+    steps_[0].slot = at;
+    return prev();
+}
+
+// Enters the child at steps_[level].slot and goes down to its first or last leaf entry.
+Result<> Cursor::enter(unsigned level, bool last) {
+    for (; level > 0; --level) {
+        TRY(load(level - 1, BlockNo(node(level).child(steps_[level].slot))));
+        const unsigned count = node(level - 1).count();
+        steps_[level - 1].slot = last && count != 0 ? count - 1 : 0;
+    }
+    return {};
+}
+
+Result<> Cursor::next() {
+    PMFS_ASSERT(valid_);
+    for (;;) {
+        if (steps_[0].slot + 1 < node(0).count()) {
+            ++steps_[0].slot;
+            return {};
+        }
+        unsigned level = 1;
+        while (level < depth_ && steps_[level].slot + 1 >= node(level).count()) ++level;
+        if (level >= depth_) {
+            valid_ = false;
+            return {};
+        }
+        ++steps_[level].slot;
+        TRY(enter(level, false));
+        if (node(0).count() != 0) return {};  // else an empty leaf: step over it
+    }
+}
+
+Result<> Cursor::prev() {
+    PMFS_ASSERT(valid_);
+    for (;;) {
+        if (steps_[0].slot > 0) {
+            --steps_[0].slot;
+            return {};
+        }
+        unsigned level = 1;
+        while (level < depth_ && steps_[level].slot == 0) ++level;
+        if (level >= depth_) {
+            valid_ = false;
+            return {};
+        }
+        --steps_[level].slot;
+        TRY(enter(level, true));
+        if (node(0).count() != 0) return {};
+    }
+}
+
+namespace {
+
+struct LeafPlace {
+    NodeEdit node;
+    unsigned slot;
+};
+
+// The leaf where `key` belongs, to be changed, and the slot of the first key >= `key` in it.
+Result<LeafPlace> edit_leaf(Change &change, const media::Inode *inode, TreeId id,
+                            std::uint64_t key) {
+    const Reader reader(change);
+    BlockNo block(root_of(*inode, id.kind).get());
+    for (unsigned depth = 0; depth < media::kTreeDepthMax; ++depth) {
+        const auto *header = TRY(reader.get<NodeHeader>(block, Magic::node));
+        if (header->owner.get() != id.owner.value() ||
+            header->kind != static_cast<std::uint8_t>(id.kind))
+            return corrupt("a tree's pointer leads to a node of another tree");
+        const NodeView view(header);
+        if (view.leaf()) {
+            auto *copy = TRY(change.tx().edit<NodeHeader>(block, Magic::node));
+            const NodeEdit node(copy);
+            return LeafPlace{node, node.lower_bound(key)};
+        }
+        if (view.count() == 0) return corrupt("an interior node is empty");
+        block = BlockNo(view.child(view.child_slot(key)));
+    }
+    return corrupt("a tree is deeper than it may be");
+}
+
+Result<LeafPlace> edit_entry(Change &change, media::Inode *inode, TreeId id, std::uint64_t key) {
+    LeafPlace leaf = TRY(edit_leaf(change, inode, id, key));
+    if (leaf.slot >= leaf.node.count() || leaf.node.key(leaf.slot) != key)
+        return corrupt("a tree lacks an entry that was there a moment ago");
+    return leaf;
+}
+
+}  // namespace
+
+Result<> tree_insert(Change &change, media::Inode *inode, TreeId id, std::uint64_t key,
+                     std::span<const std::byte> value) {
+    if (root_of(*inode, id.kind).get() == 0) {  // the first entry: a leaf of its own
+        const auto run = TRY(change.core().allocator.take_meta(change, 0, 1));
+        NodeEdit leaf(change.tx().fresh<NodeHeader>(BlockNo(run.start), Magic::node));
+        leaf.init(id.owner.value(), id.kind, 0);
+        root_of(*inode, id.kind).set(run.start);
+        inode->blocks.set(inode->blocks.get() + 1);
+    }
+    LeafPlace leaf = TRY(edit_leaf(change, inode, id, key));
+    if (leaf.slot < leaf.node.count() && leaf.node.key(leaf.slot) == key)
+        return Error(EEXIST, "a tree has an entry of that key");
+    leaf.node.insert(leaf.slot, key, value);
+    return {};
+}
+
+Result<> tree_replace(Change &change, media::Inode *inode, TreeId id, std::uint64_t key,
+                      std::span<const std::byte> value) {
+    LeafPlace leaf = TRY(edit_entry(change, inode, id, key));
+    if (leaf.node.value(leaf.slot).size() != value.size())
+        return corrupt("a tree entry has an unexpected size");
+    leaf.node.replace(leaf.slot, value);
+    return {};
+}
+
+Result<> tree_erase(Change &change, media::Inode *inode, TreeId id, std::uint64_t key) {
+    LeafPlace leaf = TRY(edit_entry(change, inode, id, key));
+    leaf.node.erase(leaf.slot);
+    return {};
+}
+
+}  // namespace pmfs::core

@@ -1,0 +1,276 @@
+// Reading and changing block maps: see extent_map.h.
+#include "core/extent_map.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/assert.h"
+#include "core/btree.h"
+#include "core/inode.h"
+
+namespace pmfs::core {
+
+using media::InlineExtent;
+using media::kInlineExtents;
+using media::MapValue;
+
+namespace {
+
+constexpr std::uint64_t kEndOfFiles = std::uint64_t{1} << 63;
+
+TreeId tree_of(InodeNo ino) {
+    return {ino, media::TreeKind::map};
+}
+
+InlineExtent *inline_of(media::Inode *inode) {
+    return reinterpret_cast<InlineExtent *>(inode->inline_bytes);
+}
+const InlineExtent *inline_of(const media::Inode &inode) {
+    return reinterpret_cast<const InlineExtent *>(inode.inline_bytes);
+}
+unsigned inline_count(const media::Inode &inode) {
+    return std::min<unsigned>(inode.inline_count.get(), kInlineExtents);
+}
+
+Extent decode(std::uint64_t key, std::uint64_t start, std::uint32_t blocks, std::uint32_t flags) {
+    return {key, start, blocks, (flags & media::kUnwritten) != 0, (flags & media::kShared) != 0};
+}
+Extent decode(const InlineExtent &e) {
+    return decode(e.file_block.get(), e.start.get(), e.blocks.get(), e.flags.get());
+}
+std::uint32_t flags_of(const Extent &e) {
+    return (e.unwritten ? media::kUnwritten : 0u) | (e.shared ? media::kShared : 0u);
+}
+InlineExtent encode(const Extent &e) {
+    return {media::le64(e.file_block), media::le64(e.start),
+            media::le32(static_cast<std::uint32_t>(e.blocks)), media::le32(flags_of(e))};
+}
+MapValue encode_value(const Extent &e) {
+    return {media::le64(e.start), media::le32(static_cast<std::uint32_t>(e.blocks)),
+            media::le32(flags_of(e))};
+}
+
+// An extent from the media must lie in the volume, or reading through it would leave the region.
+Result<Extent> checked(const Reader &reader, const Extent &e) {
+    const std::uint64_t total = reader.core().blocks().count();
+    if (e.blocks == 0 || e.start == 0 || e.start >= total || e.blocks > total - e.start ||
+        e.file_block > kEndOfFiles - e.blocks)
+        return corrupt("an extent points outside the volume");
+    return e;
+}
+
+Result<Extent> decode_entry(const Reader &reader, const Cursor &at) {
+    const auto value = at.value();
+    if (value.size() != sizeof(MapValue)) return corrupt("an extent's entry has a wrong size");
+    MapValue v;
+    std::memcpy(&v, value.data(), sizeof v);
+    return checked(reader, decode(at.key(), v.start.get(), v.blocks.get(), v.flags.get()));
+}
+
+bool joins(const Extent &left, const Extent &right) {
+    return !left.hole() && !right.hole() && left.end() == right.file_block &&
+           left.start + left.blocks == right.start && left.unwritten == right.unwritten &&
+           left.shared == right.shared && left.blocks + right.blocks <= media::kGroupBlocks;
+}
+
+}  // namespace
+
+Result<Extent> last_extent(const Reader &reader, const media::Inode &inode, InodeNo ino,
+                           std::uint64_t file_block) {
+    if (inode.map_root.get() == 0) {
+        const InlineExtent *extents = inline_of(inode);
+        for (unsigned i = inline_count(inode); i-- > 0;)
+            if (extents[i].file_block.get() <= file_block)
+                return checked(reader, decode(extents[i]));
+        return Extent{};
+    }
+    Cursor at(reader, inode, tree_of(ino));
+    TRY(at.seek_floor(file_block));
+    if (at.at_end()) return Extent{};
+    return decode_entry(reader, at);
+}
+
+Result<Extent> next_extent(const Reader &reader, const media::Inode &inode, InodeNo ino,
+                           std::uint64_t file_block) {
+    const Extent before = TRY(last_extent(reader, inode, ino, file_block));
+    if (!before.hole() && before.end() > file_block) return before;
+    if (inode.map_root.get() == 0) {
+        const InlineExtent *extents = inline_of(inode);
+        for (unsigned i = 0; i < inline_count(inode); ++i)
+            if (extents[i].file_block.get() > file_block)
+                return checked(reader, decode(extents[i]));
+        return Extent{};
+    }
+    Cursor at(reader, inode, tree_of(ino));
+    TRY(at.seek(file_block));
+    if (at.at_end()) return Extent{};
+    return decode_entry(reader, at);
+}
+
+Result<Extent> find_extent(const Reader &reader, const media::Inode &inode, InodeNo ino,
+                           std::uint64_t file_block) {
+    const Extent found = TRY(last_extent(reader, inode, ino, file_block));
+    if (!found.hole() && found.end() > file_block) return found;
+    const Extent next = TRY(next_extent(reader, inode, ino, file_block));
+    const std::uint64_t end = next.hole() ? kEndOfFiles : next.file_block;
+    return Extent{file_block, 0, end - file_block, false, false};
+}
+
+namespace {
+
+// --- one record of the map, inline or in the tree
+
+Result<> put(Change &change, media::Inode *inode, InodeNo ino, const Extent &e) {
+    if (inode->map_root.get() != 0) {
+        const MapValue v = encode_value(e);
+        return tree_insert(change, inode, tree_of(ino), e.file_block,
+                           std::as_bytes(std::span(&v, 1)));
+    }
+    InlineExtent *extents = inline_of(inode);
+    const unsigned count = inline_count(*inode);
+    PMFS_ASSERT(count < kInlineExtents);
+    unsigned at = count;
+    for (; at > 0 && extents[at - 1].file_block.get() > e.file_block; --at)
+        extents[at] = extents[at - 1];
+    extents[at] = encode(e);
+    inode->inline_count.set(count + 1);
+    return {};
+}
+
+Result<> drop(Change &change, media::Inode *inode, InodeNo ino, std::uint64_t key) {
+    if (inode->map_root.get() != 0) return tree_erase(change, inode, tree_of(ino), key);
+    InlineExtent *extents = inline_of(inode);
+    const unsigned count = inline_count(*inode);
+    unsigned at = 0;
+    while (at < count && extents[at].file_block.get() != key) ++at;
+    if (at == count) return corrupt("an inline extent is gone");
+    std::memmove(extents + at, extents + at + 1, (count - at - 1) * sizeof *extents);
+    extents[count - 1] = InlineExtent{};
+    inode->inline_count.set(count - 1);
+    return {};
+}
+
+// The same key with another length or other flags.
+Result<> update(Change &change, media::Inode *inode, InodeNo ino, const Extent &e) {
+    if (inode->map_root.get() != 0) {
+        const MapValue v = encode_value(e);
+        return tree_replace(change, inode, tree_of(ino), e.file_block,
+                            std::as_bytes(std::span(&v, 1)));
+    }
+    InlineExtent *extents = inline_of(inode);
+    for (unsigned i = 0; i < inline_count(*inode); ++i) {
+        if (extents[i].file_block.get() != e.file_block) continue;
+        extents[i] = encode(e);
+        return {};
+    }
+    return corrupt("an inline extent is gone");
+}
+
+// Moves a full inline map into a tree.
+Result<> outgrow(Core &core, InodeNo ino) {
+    Change change(core);
+    TRY(change.begin());
+    media::Inode *inode = TRY(edit_inode(change, ino));
+    std::vector<Extent> extents;
+    for (unsigned i = 0; i < inline_count(*inode); ++i)
+        extents.push_back(decode(inline_of(inode)[i]));
+    std::memset(inode->inline_bytes, 0, sizeof inode->inline_bytes);
+    inode->inline_count.set(0);
+    for (const Extent &e : extents) {
+        const MapValue v = encode_value(e);
+        TRY(tree_insert(change, inode, tree_of(ino), e.file_block,
+                        std::as_bytes(std::span(&v, 1))));
+    }
+    TRY(change.commit());
+    return {};
+}
+
+}  // namespace
+
+Result<> map_make_room(Core &core, InodeNo ino, std::uint64_t file_block, unsigned extents) {
+    const Reader reader(core);
+    const media::Inode *inode = TRY(read_inode(reader, ino));
+    if (inode->map_root.get() == 0) {
+        if (inline_count(*inode) + extents <= kInlineExtents) return {};
+        TRY(outgrow(core, ino));
+    }
+    return tree_make_room(core, tree_of(ino), file_block,
+                          extents * NodeView::cost(sizeof(MapValue)));
+}
+
+Result<> map_tidy(Core &core, InodeNo ino, std::uint64_t file_block) {
+    return tree_tidy(core, tree_of(ino), file_block);
+}
+
+Result<> map_insert_unchecked(Change &change, media::Inode *inode, InodeNo ino,
+                              const Extent &extent) {
+    const Reader reader(change);
+    PMFS_ASSERT(!extent.hole() && extent.blocks != 0);
+    Extent e = extent;
+    const Extent left = e.file_block == 0 ? Extent{}
+                                          : TRY(last_extent(reader, *inode, ino, e.file_block - 1));
+    const Extent right = TRY(next_extent(reader, *inode, ino, e.file_block));
+    if ((!left.hole() && left.end() > e.file_block) ||
+        (!right.hole() && right.file_block < e.end()))
+        return corrupt("extents overlap");
+    if (joins(e, right)) {
+        TRY(drop(change, inode, ino, right.file_block));
+        e.blocks += right.blocks;
+    }
+    if (joins(left, e)) {
+        Extent joined = left;
+        joined.blocks += e.blocks;
+        return update(change, inode, ino, joined);
+    }
+    return put(change, inode, ino, e);
+}
+
+Result<> map_insert(Change &change, media::Inode *inode, InodeNo ino, const Extent &extent,
+                    const MapPermit &) {
+    return map_insert_unchecked(change, inode, ino, extent);
+}
+
+Result<Run> map_remove(Change &change, media::Inode *inode, InodeNo ino, std::uint64_t first,
+                       std::uint64_t end, const MapPermit &) {
+    const Extent e = TRY(find_extent(Reader(change), *inode, ino, first));
+    if (e.hole() || e.end() < end || first >= end) return corrupt("a block map changed under us");
+    if (e.file_block < first) {
+        Extent head = e;
+        head.blocks = first - e.file_block;
+        TRY(update(change, inode, ino, head));
+    } else {
+        TRY(drop(change, inode, ino, e.file_block));
+    }
+    if (e.end() > end) {
+        Extent tail = e;
+        tail.file_block = end;
+        tail.start += end - e.file_block;
+        tail.blocks = e.end() - end;
+        TRY(put(change, inode, ino, tail));
+    }
+    return Run{e.start + (first - e.file_block), end - first};
+}
+
+Result<> map_set_written(Change &change, media::Inode *inode, InodeNo ino, std::uint64_t first,
+                         std::uint64_t end, const MapPermit &permit) {
+    const Run run = TRY(map_remove(change, inode, ino, first, end, permit));
+    return map_insert(change, inode, ino, {first, run.start, run.blocks, false, false}, permit);
+}
+
+Result<bool> map_trim(Change &change, media::Inode *inode, InodeNo ino, std::uint64_t from,
+                      const MapPermit &permit) {
+    for (;;) {
+        const Extent e = TRY(last_extent(Reader(change), *inode, ino, kEndOfFiles));
+        if (e.hole() || e.end() <= from) return true;
+        // Another piece: a leaf, a bitmap and two summaries, and the orphan list's blocks to come.
+        if (!change.has_room(4 + 4)) return false;
+        const std::uint64_t first = std::max(e.file_block, from);
+        const Run tail{e.start + (first - e.file_block), e.end() - first};
+        const Run piece = change.core().allocator.tail_piece(tail);
+        TRY(map_remove(change, inode, ino, e.end() - piece.blocks, e.end(), permit));
+        TRY(change.core().allocator.give_back(change, piece));
+        inode->blocks.set(inode->blocks.get() - piece.blocks);
+    }
+}
+
+}  // namespace pmfs::core

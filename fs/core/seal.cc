@@ -1,0 +1,110 @@
+// Legal moves, digests and what may be mapped: see seal.h.
+#include "core/seal.h"
+
+#include <sodium.h>
+
+#include <algorithm>
+
+#include "core/extent_map.h"
+
+namespace pmfs::core {
+
+namespace {
+
+bool overlaps(const Grant &grant, std::uint64_t first, std::uint64_t end) {
+    return grant.first < end && first < grant.end;
+}
+
+Error busy() {
+    return Error(ETXTBSY, "the file's block map is sealed or granted: see pmfsctl holders");
+}
+
+}  // namespace
+
+Result<MapPermit> permit(const media::Inode &inode, std::span<const Grant> grants, MapMove move,
+                         std::uint64_t first, std::uint64_t end) {
+    const bool sealed = (inode.flags.get() & media::kSealed) != 0;
+    const Error relocate(EINVAL, "the blocks of a sealed or granted file cannot move");
+    for (const Grant &grant : grants) {
+        switch (grant.kind) {
+            case GrantKind::temporary:
+                return move == MapMove::relocate ? relocate : busy();
+            case GrantKind::breakable:  // not given out yet (docs/seal.md): as strict as T
+                return move == MapMove::relocate ? relocate : busy();
+            case GrantKind::pin:
+                if (move == MapMove::reap) return busy();
+                if (!overlaps(grant, first, end)) break;
+                return move == MapMove::relocate ? relocate : busy();
+        }
+    }
+    // P protects the map of a file that has a name; a file that nobody can reach any more goes.
+    if (sealed && move != MapMove::reap) return move == MapMove::relocate ? relocate : busy();
+    return MapPermit();
+}
+
+Result<Digest> map_digest(const Reader &reader, const media::Inode &inode, InodeNo ino) {
+    struct Record {
+        media::le64 file_block, start, blocks;
+        media::le32 flags, zero;
+    };
+    static_assert(media::is_media_v<Record> && sizeof(Record) == 32);
+    crypto_generichash_state state;
+    crypto_generichash_init(&state, nullptr, 0, 32);
+    const media::le64 size = inode.size;
+    crypto_generichash_update(&state, reinterpret_cast<const unsigned char *>(&size), sizeof size);
+    const auto add = [&](const Extent &e) {
+        const std::uint32_t flags =
+            (e.unwritten ? media::kUnwritten : 0u) | (e.shared ? media::kShared : 0u);
+        const Record r{media::le64(e.file_block), media::le64(e.start), media::le64(e.blocks),
+                       media::le32(flags), media::le32(0)};
+        crypto_generichash_update(&state, reinterpret_cast<const unsigned char *>(&r), sizeof r);
+    };
+    Extent joined;
+    for (std::uint64_t at = 0;;) {
+        const Extent e = TRY(next_extent(reader, inode, ino, at));
+        if (e.hole() || e.file_block >= media::kDonorBase) break;
+        at = e.end();
+        const bool joins = !joined.hole() && joined.end() == e.file_block &&
+                           joined.start + joined.blocks == e.start &&
+                           joined.unwritten == e.unwritten && joined.shared == e.shared;
+        if (joins) {
+            joined.blocks += e.blocks;
+            continue;
+        }
+        if (!joined.hole()) add(joined);
+        joined = e;
+    }
+    if (!joined.hole()) add(joined);
+    Digest digest;
+    crypto_generichash_final(&state, digest.data(), digest.size());
+    return digest;
+}
+
+Result<> check_mappable(const Reader &reader, const media::Inode &inode, InodeNo ino,
+                        std::uint64_t first, std::uint64_t end, std::uint64_t unit,
+                        std::uint64_t *bad_block) {
+    const auto bad = [&](std::uint64_t block, const char *why) {
+        if (bad_block) *bad_block = block;
+        return Error(EINVAL, why);
+    };
+    first -= first % unit;
+    end += (unit - end % unit) % unit;
+    for (std::uint64_t at = first; at < end;) {
+        const Extent e = TRY(find_extent(reader, inode, ino, at));
+        if (e.hole()) return bad(at, "the file has a hole: pmfsctl prepare FILE allocates it");
+        if (e.unwritten)
+            return bad(at, "the file has unwritten blocks: pmfsctl prepare FILE writes them");
+        if (e.shared) return bad(at, "the file shares blocks with another one");
+        // Every unit that this extent reaches into begins and ends in it, at a multiple of the unit.
+        if ((e.start - e.file_block) % unit != 0)
+            return bad(at, "the file's blocks are not aligned: pmfsctl prepare FILE moves them");
+        const std::uint64_t next = std::min(e.end(), end);
+        if (next % unit != 0)
+            return bad(next - next % unit,
+                       "a mapping unit is in pieces: pmfsctl prepare FILE makes it whole");
+        at = next;
+    }
+    return {};
+}
+
+}  // namespace pmfs::core

@@ -1,0 +1,230 @@
+// Extended attributes and blobs: see xattr.h.
+#include "core/xattr.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/assert.h"
+#include "core/btree.h"
+#include "core/dir.h"
+#include "media/verify.h"
+
+namespace pmfs::core {
+
+using media::BlobBlock;
+using media::BlobRun;
+using media::kBlobBytes;
+using media::kBlockSize;
+using media::XattrValue;
+
+namespace {
+
+TreeId tree_of(InodeNo ino) {
+    return {ino, media::TreeKind::xattr};
+}
+
+// As many places as one transaction can take blocks from, or give them back to.
+constexpr std::size_t kBlobRunsMax = 3;
+constexpr std::size_t kRunTxBlocks = 3;  // a bitmap, two summaries
+static_assert(sizeof(XattrValue) + media::kNameMax + kBlobRunsMax * sizeof(BlobRun) <=
+              media::kTreeValueMax);
+static_assert(sizeof(XattrValue) + media::kNameMax + media::kXattrInlineMax <=
+              media::kTreeValueMax);
+
+struct Entry {
+    std::uint64_t key = 0;
+    std::string_view name;
+    std::size_t value_size = 0;
+    std::span<const std::byte> inline_value;
+    std::vector<Run> runs;
+};
+
+Result<Entry> decode(const Cursor &at) {
+    const auto bytes = at.value();
+    XattrValue v;
+    if (bytes.size() < sizeof v) return corrupt("an extended attribute has a wrong size");
+    std::memcpy(&v, bytes.data(), sizeof v);
+    const std::size_t name_end = sizeof v + v.name_size;
+    const std::size_t tail = v.runs == 0 ? v.value_size.get() : v.runs * sizeof(BlobRun);
+    if (v.value_size.get() > media::kXattrValueMax || bytes.size() != name_end + tail)
+        return corrupt("an extended attribute has a wrong size");
+    Entry e;
+    e.key = at.key();
+    e.name = {reinterpret_cast<const char *>(bytes.data()) + sizeof v, v.name_size};
+    e.value_size = v.value_size.get();
+    if (v.runs == 0) {
+        e.inline_value = bytes.subspan(name_end);
+        return e;
+    }
+    for (std::size_t i = 0; i < v.runs; ++i) {
+        BlobRun run;
+        std::memcpy(&run, bytes.data() + name_end + i * sizeof run, sizeof run);
+        e.runs.push_back({run.start.get(), run.blocks.get()});
+    }
+    return e;
+}
+
+Result<Entry> find(const Reader &reader, const media::Inode &inode, InodeNo ino,
+                   std::string_view name) {
+    const std::uint64_t hash = name_hash(reader.core().superblock, name);
+    Cursor at(reader, inode, tree_of(ino));
+    for (TRY(at.seek(hash)); !at.at_end(); TRY(at.next())) {
+        if ((at.key() & ~media::kCollisionMask) != hash) break;
+        Entry e = TRY(decode(at));
+        if (e.name == name) return e;
+    }
+    return Error(ENODATA, "the file has no such attribute");
+}
+
+Result<> remove_entry(Change &change, media::Inode *inode, InodeNo ino, const Entry &e) {
+    const std::vector<Run> runs = e.runs;  // e points into a node that is about to change
+    TRY(tree_erase(change, inode, tree_of(ino), e.key));
+    for (Run run : runs) {
+        if (!change.has_room(kRunTxBlocks))
+            return corrupt("a large attribute lies in more places than it can");
+        inode->blocks.set(inode->blocks.get() - run.blocks);
+        while (run.blocks != 0) {
+            const Run piece = change.core().allocator.piece(run);
+            TRY(change.core().allocator.give_back(change, piece));
+            run = {run.start + piece.blocks, run.blocks - piece.blocks};
+        }
+    }
+    return {};
+}
+
+}  // namespace
+
+Result<std::vector<Run>> write_blob(Change &change, media::Inode *inode, InodeNo owner,
+                                    std::span<const std::byte> value) {
+    std::vector<Run> runs;
+    BlobBlock blob;
+    for (std::size_t at = 0; at < value.size();) {
+        const std::uint64_t left = (value.size() - at + kBlobBytes - 1) / kBlobBytes;
+        if (runs.size() == kBlobRunsMax || !change.has_room(kRunTxBlocks))
+            return Error(ENOSPC, "the free space is too scattered for so large a value");
+        const Run run = TRY(change.core().allocator.take_data(change, {}, left));
+        runs.push_back(run);
+        inode->blocks.set(inode->blocks.get() + run.blocks);
+        for (std::uint64_t i = 0; i < run.blocks; ++i) {
+            const std::size_t size = std::min(kBlobBytes, value.size() - at);
+            std::memset(static_cast<void *>(&blob), 0, sizeof blob);
+            blob.header = media::header_of(media::Magic::blob, change.core().blocks().fsid(),
+                                           run.start + i, 0);
+            blob.owner.set(owner.value());
+            blob.offset.set(static_cast<std::uint32_t>(at));
+            blob.size.set(static_cast<std::uint32_t>(size));
+            std::memcpy(blob.bytes, value.data() + at, size);
+            media::seal_block(blob);
+            change.after(change.core().journal.write_data((run.start + i) * kBlockSize,
+                                                          std::as_bytes(std::span(&blob, 1))));
+            at += size;
+        }
+    }
+    return runs;
+}
+
+Result<std::vector<std::byte>> read_blob(Core &core, InodeNo owner, std::span<const Run> runs,
+                                         std::size_t size) {
+    std::vector<std::byte> value;
+    value.reserve(size);
+    for (const Run &run : runs) {
+        for (std::uint64_t i = 0; i < run.blocks; ++i) {
+            const std::uint64_t block = run.start + i;
+            if (block >= core.blocks().count()) return corrupt("a blob is outside the volume");
+            const std::byte *bytes = core.journal.region().data() + block * kBlockSize;
+            if (!media::block_ok({bytes, kBlockSize}, media::Magic::blob, core.blocks().fsid(),
+                                 block))
+                return corrupt("a block of a large value is damaged");
+            const auto *blob = reinterpret_cast<const BlobBlock *>(bytes);
+            const std::size_t n = blob->size.get();
+            if (blob->owner.get() != owner.value() || blob->offset.get() != value.size() ||
+                n == 0 || n > kBlobBytes || n > size - value.size())
+                return corrupt("a block of a large value belongs elsewhere");
+            const auto *at = reinterpret_cast<const std::byte *>(blob->bytes);
+            value.insert(value.end(), at, at + n);
+        }
+    }
+    if (value.size() != size) return corrupt("a large value is cut short");
+    return value;
+}
+
+Result<std::vector<std::byte>> get_xattr(const Reader &reader, const media::Inode &inode,
+                                         InodeNo ino, std::string_view name) {
+    const Entry e = TRY(find(reader, inode, ino, name));
+    if (!e.runs.empty()) return read_blob(reader.core(), ino, e.runs, e.value_size);
+    return std::vector<std::byte>(e.inline_value.begin(), e.inline_value.end());
+}
+
+bool has_xattr(const Reader &reader, const media::Inode &inode, InodeNo ino,
+               std::string_view name) {
+    return inode.xattr_root.get() != 0 && find(reader, inode, ino, name).ok();
+}
+
+Result<> list_xattrs(const Reader &reader, const media::Inode &inode, InodeNo ino,
+                     const std::function<void(std::string_view)> &each) {
+    Cursor at(reader, inode, tree_of(ino));
+    for (TRY(at.seek(0)); !at.at_end(); TRY(at.next())) each(TRY(decode(at)).name);
+    return {};
+}
+
+Result<> xattr_make_room(Core &core, InodeNo ino, std::string_view name, std::size_t value_size) {
+    const std::size_t tail = value_size <= media::kXattrInlineMax
+                                 ? value_size
+                                 : kBlobRunsMax * sizeof(BlobRun);
+    return tree_make_room(core, tree_of(ino), name_hash(core.superblock, name),
+                          NodeView::cost(sizeof(XattrValue) + name.size() + tail));
+}
+
+Result<> set_xattr(Change &change, media::Inode *inode, InodeNo ino, std::string_view name,
+                   std::span<const std::byte> value) {
+    const Reader reader(change);
+    const auto old = find(reader, *inode, ino, name);
+    if (old.ok())
+        TRY(remove_entry(change, inode, ino, old.value()));
+    else if (old.error().errno_value() != ENODATA)
+        return old.error();
+
+    std::vector<std::byte> bytes(sizeof(XattrValue));
+    const auto append = [&bytes](std::span<const std::byte> more) {
+        bytes.insert(bytes.end(), more.begin(), more.end());
+    };
+    append(std::as_bytes(std::span(name)));
+    std::vector<Run> runs;
+    if (value.size() <= media::kXattrInlineMax) {
+        append(value);
+    } else {
+        runs = TRY(write_blob(change, inode, ino, value));
+        for (const Run &run : runs) {
+            const BlobRun r{media::le64(run.start), media::le64(run.blocks)};
+            append(std::as_bytes(std::span(&r, 1)));
+        }
+    }
+    XattrValue v{};
+    v.value_size.set(static_cast<std::uint32_t>(value.size()));
+    v.name_size = static_cast<std::uint8_t>(name.size());
+    v.runs = static_cast<std::uint8_t>(runs.size());
+    std::memcpy(bytes.data(), &v, sizeof v);
+
+    const std::uint64_t hash = name_hash(change.core().superblock, name);
+    std::uint64_t key = hash;
+    {
+        Cursor at(reader, *inode, tree_of(ino));
+        for (TRY(at.seek(hash)); !at.at_end() && at.key() == key; TRY(at.next()))
+            if ((++key & ~media::kCollisionMask) != hash)
+                return Error(ENOSPC, "256 attributes of the file have the same hash");
+    }
+    return tree_insert(change, inode, tree_of(ino), key, bytes);
+}
+
+Result<> remove_xattr(Change &change, media::Inode *inode, InodeNo ino, std::string_view name) {
+    return remove_entry(change, inode, ino, TRY(find(Reader(change), *inode, ino, name)));
+}
+
+Result<> remove_any_xattr(Change &change, media::Inode *inode, InodeNo ino) {
+    Cursor at(Reader(change), *inode, tree_of(ino));
+    TRY(at.seek(0));
+    if (at.at_end()) return Error(ENODATA, "the file has no attributes");
+    return remove_entry(change, inode, ino, TRY(decode(at)));
+}
+
+}  // namespace pmfs::core

@@ -1,0 +1,56 @@
+// Verification at first touch: see blocks.h.
+#include "journal/blocks.h"
+
+#include <sys/mman.h>
+
+#include "base/assert.h"
+#include "media/verify.h"
+
+namespace pmfs::journal {
+
+Blocks::Blocks(const pm::Region &region, std::uint64_t fsid, std::uint64_t count)
+    : region_(region), fsid_(fsid), count_(count) {
+    void *map = ::mmap(nullptr, count, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    PMFS_ASSERT(map != MAP_FAILED);
+    touched_ = static_cast<std::atomic<std::uint8_t> *>(map);
+}
+
+Blocks::~Blocks() {
+    ::munmap(static_cast<void *>(touched_), count_);
+}
+
+Result<const std::byte *> Blocks::get(BlockNo block, media::Magic magic) {
+    if (block.value() >= count_) return corrupt("a block number points past the end of the volume");
+    const std::byte *bytes = raw(block);
+    std::atomic<std::uint8_t> &touched = touched_[block.value()];
+    if (touched.load(std::memory_order_relaxed) & 1) [[likely]] {
+        // Still compare the kind: a damaged pointer may lead to a sound block of another kind.
+        const auto *header = reinterpret_cast<const media::BlockHeader *>(bytes);
+        if (header->magic.get() == static_cast<std::uint32_t>(magic)) return bytes;
+        return corrupt("a pointer leads to a metadata block of another kind");
+    }
+    if (!media::block_ok({bytes, media::kBlockSize}, magic, fsid_, block.value()))
+        return corrupt("a metadata block is damaged");
+    if (sane_ && !sane_(bytes, magic)) return corrupt("a metadata block contradicts itself");
+    touched.fetch_or(1, std::memory_order_relaxed);
+    return bytes;
+}
+
+Result<const media::Inode *> Blocks::inode(BlockNo block, unsigned slot, InodeNo self) {
+    if (block.value() >= count_) return corrupt("an inode's block is past the end of the volume");
+    const std::byte *bytes = raw(block) + slot * media::kInodeSize;
+    const auto *inode = reinterpret_cast<const media::Inode *>(bytes);
+    std::atomic<std::uint8_t> &touched = touched_[block.value()];
+    const auto bit = static_cast<std::uint8_t>(1u << slot);
+    if (touched.load(std::memory_order_relaxed) & bit) [[likely]] {
+        if (inode->header.self.get() == self.value()) return inode;
+        return corrupt("an inode is not in its place");
+    }
+    if (!media::block_ok({bytes, media::kInodeSize}, media::Magic::inode, fsid_, self.value()))
+        return corrupt("an inode is damaged");
+    touched.fetch_or(bit, std::memory_order_relaxed);
+    return inode;
+}
+
+}  // namespace pmfs::journal

@@ -1,0 +1,99 @@
+// Group commits and checkpoints of image files: see journal.h.
+//
+//   sync                data and records up to S are on the disk, in no known order among them
+//   mark(S), sync       now recovery knows that S and all before it may be believed
+//   homes, sync         the covered records' lines, stored home
+//   header, sync        the tail moves: the ring's space is free
+#include <algorithm>
+#include <cstring>
+
+#include "base/bytes.h"
+#include "journal/journal.h"
+
+namespace pmfs::journal {
+
+using media::kBlockSize;
+using media::RecordHeader;
+
+Result<> Journal::sync() {
+    if (!region_.is_image()) return {};
+    auto synced = region_.sync();
+    if (!synced.ok()) failed_.store(true, std::memory_order_release);
+    return synced;
+}
+
+Result<> Journal::group_commit(bool force_checkpoint) {
+    if (!region_.is_image()) return {};
+    if (failed()) return Error(EIO, "an earlier sync failed; nothing can be made durable");
+    const std::uint64_t covered = last_seq_.load(std::memory_order_acquire);
+    TRY(sync());
+    if (covered > durable_seq_.load(std::memory_order_relaxed)) {
+        TRY(mark_covered(covered));
+        durable_seq_.store(covered, std::memory_order_release);
+    }
+    const bool behind = covered > checkpointed_seq_.load(std::memory_order_relaxed);
+    if (behind && (force_checkpoint || checkpoint_due())) return checkpoint(covered);
+    return {};
+}
+
+Result<> Journal::mark_covered(std::uint64_t covered) {
+    {
+        Lock lock(mutex_);
+        RecordHeader header{};
+        header.magic.set(static_cast<std::uint32_t>(media::Magic::record));
+        header.seq.set(next_seq_);
+        header.size.set(sizeof header);
+        header.kind.set(static_cast<std::uint32_t>(media::RecordKind::mark));
+        header.covers.set(covered);
+        PMFS_ASSERT(free_locked() >= sizeof header);
+        region_.fence(append_locked(writable_bytes_of(header)));
+    }
+    return sync();
+}
+
+Result<> Journal::checkpoint(std::uint64_t up_to) {
+    std::uint64_t seq, offset;
+    {
+        Lock lock(mutex_);
+        seq = tail_seq_;
+        offset = tail_offset_;
+    }
+    const std::span<std::byte> buffer(read_buffer_.get(), media::kRecordSizeMax);
+    for (; seq <= up_to; ++seq) {
+        const auto record = read_record(region_, place_, offset, seq, secret_, buffer);
+        PMFS_ASSERT(!record.empty());
+        TRY(apply_record(record, blocks_.count(), [&](std::uint64_t at, auto bytes) {
+            region_.store_home(at, bytes);
+            dropping_.push_back(at / kBlockSize);
+        }));
+        offset = (offset + record.size()) % place_.size;
+    }
+    std::ranges::sort(dropping_);
+    dropping_.erase(std::unique(dropping_.begin(), dropping_.end()), dropping_.end());
+    TRY(sync());
+    region_.fence(write_header(seq, offset, boot_id_));
+    TRY(sync());
+    Lock lock(mutex_);
+    tail_seq_ = seq;
+    tail_offset_ = offset;
+    checkpointed_seq_.store(up_to, std::memory_order_release);
+    return {};
+}
+
+void Journal::forget_block(BlockNo block) {
+    blocks_.forget(block);
+    if (region_.is_image()) region_.drop_private(block.value() * kBlockSize);
+}
+
+bool Journal::drop_clean_pages() {
+    constexpr std::size_t kBatch = 256;
+    for (std::size_t i = 0; i < kBatch && !dropping_.empty(); ++i) {
+        const std::uint64_t at = dropping_.back() * kBlockSize;
+        dropping_.pop_back();
+        if (std::memcmp(region_.meta() + at, region_.data() + at, kBlockSize) == 0)
+            region_.drop_private(at);
+    }
+    return !dropping_.empty();
+}
+
+}  // namespace pmfs::journal

@@ -1,0 +1,224 @@
+// Commits, epochs and the tail: see journal.h.  Group commits are in checkpoint.cc.
+#include "journal/journal.h"
+
+#include <sys/random.h>
+
+#include <bit>
+#include <cstring>
+
+#include "base/bytes.h"
+#include "journal/tx.h"
+#include "media/verify.h"
+
+namespace pmfs::journal {
+
+using media::kBlockSize;
+using media::kLineSize;
+using media::RecordEntry;
+using media::RecordHeader;
+
+namespace {
+
+// Kept free beside the largest record, for marks between two checkpoints.
+constexpr std::uint64_t kMarkReserve = 4 * kLineSize;
+static_assert(media::kRecordSizeMax + kMarkReserve <=
+              media::kJournalSizeMin - media::kRingHeaders * kBlockSize);
+
+void random_bytes(std::span<std::uint8_t> out) {
+    PMFS_ASSERT(::getrandom(out.data(), out.size(), 0) == static_cast<ssize_t>(out.size()));
+}
+
+}  // namespace
+
+Journal::Journal(pm::Region &region, const media::Superblock &sb)
+    : region_(region),
+      place_(ring_place(sb)),
+      header_block_(sb.journal_start.get()),
+      blocks_(region, sb.header.fsid.get(), sb.block_count.get()),
+      shadows_(std::make_unique<std::byte[]>(media::kTxBlocksMax * kBlockSize)),
+      record_buffer_(std::make_unique<std::byte[]>(media::kRecordSizeMax)),
+      read_buffer_(std::make_unique<std::byte[]>(media::kRecordSizeMax)) {}
+
+Journal::~Journal() = default;
+
+Result<std::unique_ptr<Journal>> Journal::open(pm::Region &region, const media::Superblock &sb,
+                                               const BootId &boot_id, bool read_only) {
+    std::unique_ptr<Journal> journal(new Journal(region, sb));
+    pm::Unfenced owed;
+    const bool home = region.is_image() && !read_only;
+    const auto report = TRY(replay(region, sb, boot_id, [&](std::uint64_t at, auto bytes) {
+        if (home)
+            region.store_home(at, bytes);
+        else
+            owed.add(region.store_meta(at, bytes));
+    }));
+    region.fence(std::move(owed));
+    if (home && report.records != 0) TRY(region.sync());
+    journal->replayed_ = report.records;
+    journal->generation_ = report.ring.generation;
+    journal->header_slot_ = report.ring.slot;
+    journal->last_seq_ = journal->durable_seq_ = journal->checkpointed_seq_ = report.last_seq;
+    if (!read_only) TRY(journal->start_epoch(report, boot_id));
+    return journal;
+}
+
+// From here on the old records do not parse: they carry another secret.
+Result<> Journal::start_epoch(const ReplayReport &report, const BootId &boot_id) {
+    random_bytes(secret_);
+    boot_id_ = boot_id;
+    const std::uint64_t seq = report.last_seq + 1;
+    region_.fence(write_header(seq, 0, boot_id_));
+    TRY(sync());
+    Lock lock(mutex_);
+    next_seq_ = tail_seq_ = seq;
+    head_offset_ = tail_offset_ = tx_offset_end_ = 0;
+    return {};
+}
+
+Result<> Journal::close() {
+    if (failed()) return Error(EIO, "the medium failed; the journal is kept for the next mount");
+    if (region_.is_image()) TRY(group_commit(true));
+    region_.fence_everywhere();
+    std::uint64_t seq;
+    {
+        Lock lock(mutex_);
+        seq = next_seq_;
+    }
+    region_.fence(write_header(seq, 0, BootId{}));
+    return sync();
+}
+
+pm::Unfenced Journal::write_header(std::uint64_t tail_seq, std::uint64_t tail_offset,
+                                   const BootId &boot_id) {
+    media::RingHeader header{};
+    header_slot_ ^= 1;
+    const std::uint64_t self = header_block_ + header_slot_;
+    header.header = media::header_of(media::Magic::ring_header, blocks_.fsid(), self, 0);
+    header.generation.set(++generation_);
+    header.tail_seq.set(tail_seq);
+    header.tail_offset.set(tail_offset);
+    std::memcpy(header.secret, secret_.data(), secret_.size());
+    std::memcpy(header.boot_id, boot_id.data(), boot_id.size());
+    media::seal_block(header);
+    return region_.write(self * kBlockSize, bytes_of(header));
+}
+
+std::uint64_t Journal::free_locked() const {
+    const std::uint64_t used = head_offset_ >= tail_offset_
+                                   ? head_offset_ - tail_offset_
+                                   : place_.size - tail_offset_ + head_offset_;
+    return place_.size - used - kLineSize;  // never quite full: head == tail means empty
+}
+
+Result<> Journal::make_room() {
+    if (failed()) return Error(EROFS, "the medium failed; the volume is read-only until remounted");
+    {
+        Lock lock(mutex_);
+        if (free_locked() >= media::kRecordSizeMax + kMarkReserve) return {};
+    }
+    if (region_.is_image()) return Error(kParkErrno, "the journal is full until the next checkpoint");
+    settle_tail();
+    return {};
+}
+
+void Journal::settle_tail() {
+    if (region_.is_image()) return;
+    region_.fence_everywhere();  // what any thread applied is durable at home now
+    Lock lock(mutex_);
+    region_.fence(write_header(next_seq_, head_offset_, boot_id_));
+    tail_seq_ = next_seq_;
+    tail_offset_ = head_offset_;
+    checkpointed_seq_.store(last_seq_.load(std::memory_order_relaxed), std::memory_order_release);
+}
+
+bool Journal::checkpoint_due() const {
+    Lock lock(mutex_);
+    return free_locked() < place_.size / 2;
+}
+
+// Lays the record of `tx` out in record_buffer_ and returns its size; the checksum comes last.
+std::size_t Journal::build_record(const Tx &tx, std::uint64_t seq) {
+    std::byte *const record = record_buffer_.get();
+    RecordHeader header{};
+    std::size_t entries = 0;
+    for (std::size_t i = 0; i < tx.used_; ++i) entries += tx.shadows_[i].lines != 0;
+    std::size_t at = sizeof header + align_up(entries * sizeof(RecordEntry), kLineSize);
+    std::memset(record + sizeof header, 0, at - sizeof header);
+
+    std::size_t entry_at = sizeof header;
+    for (std::size_t i = 0; i < tx.used_; ++i) {
+        const Tx::Shadow &shadow = tx.shadows_[i];
+        if (shadow.lines == 0) continue;
+        const RecordEntry entry{media::le64(shadow.block.value()), media::le64(shadow.lines)};
+        std::memcpy(record + entry_at, &entry, sizeof entry);
+        entry_at += sizeof entry;
+        for (std::uint64_t lines = shadow.lines; lines != 0; lines &= lines - 1) {
+            const auto line = static_cast<std::size_t>(std::countr_zero(lines));
+            std::memcpy(record + at, shadow.bytes + line * kLineSize, kLineSize);
+            at += kLineSize;
+        }
+    }
+    header.magic.set(static_cast<std::uint32_t>(media::Magic::record));
+    header.seq.set(seq);
+    header.size.set(static_cast<std::uint32_t>(at));
+    header.kind.set(static_cast<std::uint32_t>(media::RecordKind::transaction));
+    header.entries.set(static_cast<std::uint32_t>(entries));
+    std::memcpy(record, &header, sizeof header);
+    return at;
+}
+
+pm::Unfenced Journal::append_locked(std::span<std::byte> record) {
+    const media::le32 crc(record_checksum(secret_, record));
+    std::memcpy(record.data() + offsetof(RecordHeader, crc32c), &crc, sizeof crc);
+    const std::uint64_t first = std::min<std::uint64_t>(record.size(), place_.size - head_offset_);
+    pm::Unfenced duty = region_.write(place_.start + head_offset_, record.first(first));
+    if (first < record.size()) duty.add(region_.write(place_.start, record.subspan(first)));
+    head_offset_ = (head_offset_ + record.size()) % place_.size;
+    ++next_seq_;
+    return duty;
+}
+
+Result<TxSeq> Journal::commit(Tx &tx) {
+    if (pm::take_fault()) return Error(EIO, "the medium failed while an operation was prepared");
+    std::uint64_t seq;
+    {
+        Lock lock(mutex_);
+        seq = next_seq_;
+    }
+    tx.finish_blocks(seq);
+    const std::size_t size = build_record(tx, seq);
+    if (tx.data_.owed()) region_.fence(std::move(tx.data_));
+    {
+        Lock lock(mutex_);
+        if (next_seq_ != seq) {  // a group mark came between: number the record anew
+            seq = next_seq_;
+            tx.finish_blocks(seq);
+            build_record(tx, seq);
+        }
+        region_.fence(append_locked({record_buffer_.get(), size}));
+        tx_offset_end_ = head_offset_;
+        last_seq_.store(seq, std::memory_order_release);
+    }
+    apply_home(tx);
+    if (pm::take_fault()) failed_.store(true, std::memory_order_release);
+    return TxSeq(seq);
+}
+
+void Journal::apply_home(const Tx &tx) {
+    for (std::size_t i = 0; i < tx.used_; ++i) {
+        const Tx::Shadow &shadow = tx.shadows_[i];
+        std::uint64_t lines = shadow.lines;
+        while (lines != 0) {
+            const int first = std::countr_zero(lines);
+            const int run = std::countr_one(lines >> first);
+            const std::uint64_t at = static_cast<std::uint64_t>(first) * kLineSize;
+            region_.defer(region_.store_meta(
+                shadow.block.value() * kBlockSize + at,
+                {shadow.bytes + at, static_cast<std::size_t>(run) * kLineSize}));
+            lines &= run == 64 ? 0 : ~(((std::uint64_t{1} << run) - 1) << first);
+        }
+        blocks_.mark_verified(shadow.block);
+    }
+}
+
+}  // namespace pmfs::journal

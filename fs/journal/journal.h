@@ -1,0 +1,129 @@
+// The redo journal: a ring of checksummed records, each one transaction.
+//
+// DAX media.  commit: [fence, if the record refers to new data] record, fence = the commit point;
+// then the lines are stored home and flushed.  The journal owns those flushes until it moves the
+// tail, after a fence on every CPU (docs/decisions/0002).  A crash replays from the tail.
+//
+// Image files.  The same, but homes are stores into private memory.  A group commit syncs data and
+// records, appends a mark, syncs again: all that the mark covers is safe from a power cut.  A
+// checkpoint then stores the covered records home, syncs and moves the tail.
+//
+// Locks: commits come one at a time (the volume's lock).  group_commit() runs beside them, on one
+// thread at a time; what both touch is guarded by mutex_.
+#pragma once
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/errors.h"
+#include "base/ids.h"
+#include "base/mutex.h"
+#include "base/result.h"
+#include "journal/blocks.h"
+#include "journal/replay.h"
+#include "media/format.h"
+#include "pm/region.h"
+
+namespace pmfs::journal {
+
+class Tx;
+
+class Journal {
+public:
+    // Replays what a crash left, and begins a new epoch of the ring (a new secret, an empty ring).
+    // read_only: the replay goes into the region's private memory, and nothing is written.
+    static Result<std::unique_ptr<Journal>> open(pm::Region &region,
+                                                 const media::Superblock &superblock,
+                                                 const BootId &boot_id, bool read_only);
+    ~Journal();
+
+    // Everything durable and home, the ring marked clean.  No commit may follow.
+    Result<> close();
+
+    Blocks &blocks() { return blocks_; }
+    pm::Region &region() { return region_; }
+    std::uint64_t records_replayed() const { return replayed_; }
+    // A sync failed, or the medium failed after a commit point: the volume must turn read-only.
+    bool failed() const { return failed_.load(std::memory_order_acquire); }
+
+    // File data, blobs: written where nothing else reads.  The duty goes to Tx::after or persist.
+    pm::Unfenced write_data(std::uint64_t offset, std::span<const std::byte> bytes) {
+        return region_.write(offset, bytes);
+    }
+    pm::Unfenced zero_data(std::uint64_t offset, std::uint64_t size) {
+        return region_.zero(offset, size);
+    }
+    void persist(pm::Unfenced duty) { region_.fence(std::move(duty)); }
+
+    TxSeq last() const { return TxSeq(last_seq_.load(std::memory_order_acquire)); }
+    // Up to here a power cut loses nothing (on memory: nothing that a power cut would spare).
+    TxSeq durable() const {
+        return region_.is_image() ? TxSeq(durable_seq_.load(std::memory_order_acquire)) : last();
+    }
+    // Up to here no record will ever be replayed.
+    TxSeq checkpointed() const {
+        return TxSeq(checkpointed_seq_.load(std::memory_order_acquire));
+    }
+
+    // Image files: everything committed so far is made safe from a power cut and, if the ring is
+    // filling (or `checkpoint`), stored home.  Blocks; call without any lock.  A failure is final.
+    Result<> group_commit(bool checkpoint);
+    // More than half of the ring or of the bound on dirty blocks is used: a checkpoint is due.
+    bool checkpoint_due() const;
+    // Gives back the private pages that a checkpoint made superfluous, a batch a call; the caller
+    // holds the volume's lock.  False when none is left.
+    bool drop_clean_pages();
+    // The block is no metadata any more: nothing cached of it counts (volume's lock held).
+    void forget_block(BlockNo block);
+    // DAX: moves the tail up to the last record now (frees held-back chunks).
+    void settle_tail();
+
+private:
+    friend class Tx;
+    Journal(pm::Region &region, const media::Superblock &superblock);
+
+    Result<> start_epoch(const ReplayReport &report, const BootId &boot_id);
+    Result<> make_room();
+    Result<TxSeq> commit(Tx &tx);
+    std::size_t build_record(const Tx &tx, std::uint64_t seq);
+    pm::Unfenced append_locked(std::span<std::byte> record) REQUIRES(mutex_);
+    void apply_home(const Tx &tx);
+    pm::Unfenced write_header(std::uint64_t tail_seq, std::uint64_t tail_offset,
+                              const BootId &boot_id);
+    Result<> sync();
+    Result<> mark_covered(std::uint64_t covered);
+    Result<> checkpoint(std::uint64_t up_to);
+    std::uint64_t free_locked() const REQUIRES(mutex_);
+
+    pm::Region &region_;
+    const RingPlace place_;
+    const std::uint64_t header_block_;
+    Blocks blocks_;
+    std::uint64_t replayed_ = 0;
+
+    std::unique_ptr<std::byte[]> shadows_;        // the one Tx's copies
+    std::unique_ptr<std::byte[]> record_buffer_;  // the record being built
+    std::unique_ptr<std::byte[]> read_buffer_;    // the checkpoint's
+
+    std::array<std::uint8_t, 16> secret_{};
+    BootId boot_id_{};
+    std::uint64_t generation_ = 0;  // of the ring header; touched at open, and where the tail moves
+    unsigned header_slot_ = 0;
+
+    mutable Mutex mutex_;
+    std::atomic<std::uint64_t> last_seq_{0};     // of the last transaction
+    std::uint64_t next_seq_ GUARDED_BY(mutex_) = 1;  // of the next record; marks count too
+    std::atomic<std::uint64_t> durable_seq_{0};
+    std::atomic<std::uint64_t> checkpointed_seq_{0};
+
+    std::uint64_t head_offset_ GUARDED_BY(mutex_) = 0;  // where the next record goes
+    std::uint64_t tail_offset_ GUARDED_BY(mutex_) = 0;
+    std::uint64_t tail_seq_ GUARDED_BY(mutex_) = 1;
+    std::uint64_t tx_offset_end_ GUARDED_BY(mutex_) = 0;  // behind the last transaction's record
+    std::atomic<bool> failed_{false};       // a sync failed: nothing can be promised
+
+    std::vector<std::uint64_t> dropping_;  // blocks stored home, whose private pages may go
+};
+
+}  // namespace pmfs::journal

@@ -1,0 +1,108 @@
+// A transaction: the only way to change metadata.
+//
+//     Tx tx(journal);
+//     TRY(tx.begin());                           // room in the ring; may ask to park
+//     auto *node = TRY(tx.edit<NodeHeader>(block, Magic::node));   // a private copy to change
+//     tx.after(std::move(data));                 // data that the new metadata refers to
+//     TRY(tx.commit());                          // all of it or nothing, whatever happens
+//
+// edit() gives a copy in memory; nothing reaches the medium before commit(), which finds the lines
+// that differ, sets transaction number and checksum of each changed block, appends one record to the
+// ring, fences, and applies the lines to their homes.  So no change can be forgotten in the log, and
+// dropping an uncommitted Tx undoes everything.  The volume's lock allows one Tx at a time.
+#pragma once
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "journal/blocks.h"
+#include "journal/journal.h"
+#include "media/format.h"
+
+namespace pmfs::journal {
+
+// Somebody with state in memory that must follow a transaction's fate (the allocator).
+class TxWatcher {
+public:
+    virtual ~TxWatcher() = default;
+    virtual void tx_committed(TxSeq seq) = 0;
+    virtual void tx_aborted() = 0;
+};
+
+class Tx {
+public:
+    explicit Tx(Journal &journal) : journal_(journal) {}
+    ~Tx();  // what was not committed is undone
+    Tx(const Tx &) = delete;
+    Tx &operator=(const Tx &) = delete;
+
+    // Makes sure that the ring has room for the largest record.  kParkErrno: see volume/types.h.
+    Result<> begin();
+
+    // Reads what this transaction has made of a block so far.
+    template <class T>
+    Result<const T *> read(BlockNo block, media::Magic magic) {
+        if (const Shadow *s = find(block)) return reinterpret_cast<const T *>(s->bytes);
+        return reinterpret_cast<const T *>(TRY(journal_.blocks().get(block, magic)));
+    }
+    Result<const media::Inode *> read_inode(BlockNo block, unsigned slot, InodeNo self) {
+        if (const Shadow *s = find(block))
+            return reinterpret_cast<const media::Inode *>(s->bytes) + slot;
+        return journal_.blocks().inode(block, slot, self);
+    }
+    // A copy of a block to change.  Stays where it is until the transaction ends.
+    template <class T>
+    Result<T *> edit(BlockNo block, media::Magic magic) {
+        if (Shadow *s = find(block)) return reinterpret_cast<T *>(s->bytes);
+        TRY(journal_.blocks().get(block, magic));
+        return reinterpret_cast<T *>(add(block, false)->bytes);
+    }
+    Result<media::Inode *> edit_inode(BlockNo block, unsigned slot, InodeNo self);
+    // A block that held nothing: zeroed, its header filled in.  All of it is logged.
+    template <class T>
+    T *fresh(BlockNo block, media::Magic magic) {
+        return reinterpret_cast<T *>(make_fresh(block, magic));
+    }
+    // An inode-table block that held nothing: eight free slots from `first` on.
+    media::Inode *fresh_inodes(BlockNo block, InodeNo first);
+
+    // Data that was written for this transaction: fenced before its record.
+    void after(pm::Unfenced data) { data_.add(std::move(data)); }
+    void watch(TxWatcher &watcher) { watcher_ = &watcher; }
+    std::size_t blocks() const { return used_; }
+
+    // EIO: the medium failed while the transaction was prepared; nothing happened.
+    Result<TxSeq> commit();
+
+private:
+    friend class Journal;
+    struct Shadow {
+        BlockNo block;
+        bool fresh;
+        bool inodes;
+        std::uint64_t lines;  // that differ from home; set by commit
+        std::byte *bytes;
+    };
+
+    Shadow *find(BlockNo block) {
+        for (std::size_t i = 0; i < used_; ++i)
+            if (shadows_[i].block == block) return &shadows_[i];
+        return nullptr;
+    }
+    Shadow *add(BlockNo block, bool fresh);
+    std::byte *make_fresh(BlockNo block, media::Magic magic);
+    void finish_blocks(std::uint64_t seq);
+
+    Journal &journal_;
+    std::array<Shadow, media::kTxBlocksMax> shadows_;
+    std::size_t used_ = 0;
+    pm::Unfenced data_;
+    TxWatcher *watcher_ = nullptr;
+    bool begun_ = false;
+};
+
+}  // namespace pmfs::journal

@@ -1,0 +1,342 @@
+// The on-media format, version 1.  docs/format.md says what each field means and why; this file
+// says where it is.  A struct here is its bytes: no methods that write, no pointers, no padding.
+//
+//   region   = group*                         each group 1 GiB, the last one may be shorter
+//   group    = chunk*                         each chunk 2 MiB = 512 blocks of 4 KiB
+//   chunk 0 of every group:  superblock copy | summary A | bitmap blocks | summary B | ...
+//   group 0 goes on with:    state A | journal (2 headers, ring) | state B | ...
+//
+// What is left of a chunk 0 is a metadata chunk like any other: tree nodes and inode-table blocks
+// live in metadata chunks only, file data and blobs in data chunks only.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "media/le.h"
+
+namespace pmfs::media {
+
+inline constexpr std::uint64_t kBlockSize = 4096;
+inline constexpr std::uint64_t kLineSize = 64;  // what the journal logs and the hardware flushes
+inline constexpr std::uint64_t kLinesPerBlock = kBlockSize / kLineSize;
+inline constexpr std::uint64_t kChunkBlocks = 512;
+inline constexpr std::uint64_t kChunkSize = kChunkBlocks * kBlockSize;  // 2 MiB
+inline constexpr std::uint64_t kGroupChunks = 512;
+inline constexpr std::uint64_t kGroupBlocks = kGroupChunks * kChunkBlocks;  // 1 GiB
+inline constexpr std::uint64_t kVolumeSizeMin = 4 << 20;
+inline constexpr std::uint64_t kVolumeSizeMax = std::uint64_t{1} << 50;
+inline constexpr std::uint64_t kFileSizeMax = std::uint64_t{1} << 50;
+inline constexpr std::uint64_t kFileBlocksMax = kFileSizeMax / kBlockSize;  // 2^38
+inline constexpr std::size_t kNameMax = 255;
+inline constexpr std::uint32_t kLinksMax = 0xffffffff;
+inline constexpr std::size_t kSymlinkMax = 4000;  // one blob block, header excluded
+inline constexpr std::size_t kXattrValueMax = 65536;
+
+inline constexpr std::uint32_t kVersionMajor = 1;
+inline constexpr std::uint32_t kVersionMinor = 0;
+inline constexpr std::uint64_t kFeaturesIncompatKnown = 0;
+inline constexpr std::uint64_t kFeaturesRoCompatKnown = 0;
+
+enum class Magic : std::uint32_t {  // as bytes on the media, in order: "pmSB", "pmST", ...
+    superblock = 0x42536d70,
+    state = 0x54536d70,
+    summary = 0x53476d70,
+    bitmap = 0x4d426d70,
+    node = 0x544e6d70,
+    inode = 0x4e496d70,
+    blob = 0x42426d70,
+    ring_header = 0x484a6d70,
+    record = 0x524a6d70,
+};
+
+// Every metadata block, and every inode, starts with this.  `self` and `fsid` catch a block that
+// is whole but in the wrong place (a stale or misdirected write), which a checksum cannot.
+struct BlockHeader {
+    le32 magic;   // one of Magic
+    le32 crc32c;  // over the whole block (an inode: its 512 bytes), this field taken as zero
+    le64 fsid;    // the superblock's: not a leftover of an older mkfs
+    le64 self;    // this block's own number; an inode: its inode number
+    le64 tx;      // sequence of the transaction that last wrote it; 0 from mkfs
+};
+static_assert(is_media_v<BlockHeader> && sizeof(BlockHeader) == 32);
+
+// Written by mkfs and by relabelling; never by a mount.  Block 0, copied to the first block of
+// every group (a copy's header.self is its own block number; all else is equal).
+struct Superblock {
+    BlockHeader header;
+    le32 version_major;         // a greater one: do not mount
+    le32 version_minor;         // newest writer since mkfs
+    le32 version_minor_oldest;  // oldest writer since mkfs; fsck relaxes checks by it
+    le32 mapping_unit;          // bytes: what a direct mapping is aligned to; 4096 or a multiple
+    le64 features_incompat;     // an unknown bit: do not mount
+    le64 features_ro_compat;    // an unknown bit: mount read-only
+    le64 features_compat;       // an unknown bit: ignore
+    le64 block_count;           // a multiple of kChunkBlocks
+    le64 journal_start;         // block number of ring header 0
+    le64 journal_blocks;        // ring headers included
+    le64 state_block[2];        // where the two copies of State are
+    le64 created_sec;           // seconds since 1970, UTC
+    std::uint8_t uuid[16];
+    std::uint8_t label[64];     // UTF-8, zero-filled; need not end with a zero
+    std::uint8_t hash_key[16];  // SipHash-2-4 key of directory and xattr names
+    std::uint8_t reserved[4096 - 216];  // zero at mkfs; fsck does not look, so minors may use it
+};
+static_assert(is_media_v<Superblock> && sizeof(Superblock) == 4096);
+static_assert(offsetof(Superblock, features_incompat) == 48);
+static_assert(offsetof(Superblock, state_block) == 96);
+static_assert(offsetof(Superblock, uuid) == 120);
+static_assert(offsetof(Superblock, hash_key) == 200);
+
+// --- allocation -------------------------------------------------------------------------------
+
+enum class ChunkKind : std::uint8_t {
+    free = 0,  // no block in use
+    meta = 1,  // superblock, summaries, bitmaps, journal, tree nodes, inode table
+    data = 2,  // file data and blobs
+};
+
+// One bit a block, 1 = in use.  A chunk's 512 bits are one cache line: chunk c of a group is in
+// bitmap block c / 63, line 1 + c % 63.  Bits of chunks that a short last group lacks are zero.
+inline constexpr std::uint64_t kBitmapChunks = 63;
+struct BitmapBlock {
+    BlockHeader header;
+    std::uint8_t reserved[32];
+    le64 bits[kBitmapChunks][8];
+};
+static_assert(is_media_v<BitmapBlock> && sizeof(BitmapBlock) == 4096);
+
+// Two copies; mount reads these only, and bitmaps on first use.
+struct Summary {
+    BlockHeader header;
+    le64 group;
+    le32 free_chunks;  // chunks of kind free
+    le32 meta_free;    // free blocks in chunks of kind meta
+    le32 data_free;    // free blocks in chunks of kind data
+    std::uint8_t reserved[4096 - 52 - 512];
+    std::uint8_t kind[kGroupChunks];  // ChunkKind; zero for chunks that a short last group lacks
+};
+static_assert(is_media_v<Summary> && sizeof(Summary) == 4096);
+static_assert(offsetof(Summary, kind) == 3584);
+
+inline constexpr std::uint64_t bitmap_blocks_of(std::uint64_t chunks) {
+    return (chunks + kBitmapChunks - 1) / kBitmapChunks;
+}
+// Where a group of `chunks` chunks that starts at block `start` keeps its own metadata.
+struct GroupLayout {
+    std::uint64_t superblock, summary_a, bitmaps, summary_b, end;
+};
+inline constexpr GroupLayout group_layout(std::uint64_t start, std::uint64_t chunks) {
+    const std::uint64_t bitmaps = start + 2, b = bitmaps + bitmap_blocks_of(chunks);
+    return {start, start + 1, bitmaps, b, b + 1};
+}
+
+// --- inodes -----------------------------------------------------------------------------------
+
+inline constexpr std::uint64_t kInodeSize = 512;
+inline constexpr std::uint64_t kInodesPerBlock = kBlockSize / kInodeSize;
+inline constexpr std::uint64_t kInodeTableIno = 0;  // embedded in State
+inline constexpr std::uint64_t kRootIno = 1;
+inline constexpr std::size_t kInlineBytes = 272;
+
+struct Time {
+    le64 sec;  // two's complement
+    le32 nsec;
+    le32 zero;
+};
+static_assert(is_media_v<Time> && sizeof(Time) == 16);
+
+enum InodeFlag : std::uint32_t {
+    kSealed = 1 << 0,       // the block map is sealed, as-is or full
+    kSealedFull = 1 << 1,   // ... and every block is allocated, written, private, aligned
+    kTrimPending = 1 << 2,  // on the orphan list: free all blocks from `trim_from` on
+    kEverMapped = 1 << 3,   // was mapped writable: bytes behind the end may be non-zero
+    kKnownInodeFlags = 0xf,
+};
+
+enum ExtentFlag : std::uint32_t {
+    kUnwritten = 1 << 0,  // allocated; reads as zeroes
+    kShared = 1 << 1,     // reserved for reflink (incompat feature): never set in version 1.0
+};
+
+struct InlineExtent {
+    le64 file_block;
+    le64 start;  // device block
+    le32 blocks;
+    le32 flags;
+};
+static_assert(is_media_v<InlineExtent> && sizeof(InlineExtent) == 24);
+inline constexpr std::size_t kInlineExtents = kInlineBytes / sizeof(InlineExtent);  // 11
+
+// Blocks at or past this file block are a donor range: owned by the file, on their way to another
+// place in it; recovery frees them (trim_from).
+inline constexpr std::uint64_t kDonorBase = std::uint64_t{1} << 40;
+
+// `next` and `prev` chain inodes on one of two lists, whose heads are in State:
+//   free list    (mode == 0): `next` only
+//   orphan list  (nlink == 0, or kTrimPending): doubly linked
+struct Inode {
+    BlockHeader header;  // self = inode number
+    le64 generation;     // grows each time that the number is used anew
+    le32 mode;           // type and permissions; 0 = free
+    le32 uid, gid;
+    le32 nlink;          // a directory: 2 + its subdirectories
+    le64 size;           // bytes; a directory: 0; a symlink: the target's length
+    le64 blocks;         // blocks owned: data, tree nodes, blobs
+    le64 rdev;           // a device node: major << 32 | minor
+    Time atime, mtime, ctime, crtime;
+    le32 flags;          // InodeFlag
+    le32 inline_count;   // inline extents in use, when map_root == 0
+    le64 map_root;       // root node of the extent map or of the directory; 0 = inline (or empty)
+    le64 xattr_root;     // root node of the xattr tree; 0 = none
+    le64 parent;         // a directory: its parent's inode number
+    le64 next, prev;     // 0 = none
+    le64 trim_from;      // file block, with kTrimPending
+    le64 entries;        // a directory: entries, `.` and `..` not counted
+    std::uint8_t seal_digest[32];  // of the sealed map, with kSealed: docs/format.md "Digest"
+    std::uint8_t inline_bytes[kInlineBytes];  // InlineExtent[], or a symlink's target
+};
+static_assert(is_media_v<Inode> && sizeof(Inode) == kInodeSize);
+static_assert(offsetof(Inode, size) == 56);
+static_assert(offsetof(Inode, atime) == 80);
+static_assert(offsetof(Inode, flags) == 144);
+static_assert(offsetof(Inode, map_root) == 152);
+static_assert(offsetof(Inode, seal_digest) == 208);
+static_assert(offsetof(Inode, inline_bytes) == 240);
+
+// The volume's variable root, in two copies that are always written by the same transaction.
+struct State {
+    BlockHeader header;
+    le64 free_inode_head;  // 0 = none
+    le64 orphan_head;      // 0 = none
+    le64 inodes_used;      // root included, inode 0 not
+    le64 inodes_total;     // slots of the table, slot 0 (never used) included
+    std::uint8_t reserved[512 - 64];
+    Inode inode_table;     // inode 0: the table's extent map; size = inodes_total * 512
+    std::uint8_t zero[4096 - 1024];
+};
+static_assert(is_media_v<State> && sizeof(State) == 4096);
+static_assert(offsetof(State, inode_table) == 512);
+
+// --- the B+tree -------------------------------------------------------------------------------
+
+enum class TreeKind : std::uint8_t { map = 1, directory = 2, xattr = 3 };
+
+// A node: slots (le16 offsets of entries, in key order) grow up from byte 64; entries grow down
+// from byte 4096.  An entry is le64 key, le16 value length, value.  An interior node's value is
+// the le64 block number of the child that holds the keys from this entry's to the next one's;
+// the first entry's key counts as minus infinity.
+struct NodeHeader {
+    BlockHeader header;
+    le64 owner;           // inode number
+    std::uint8_t kind;    // TreeKind
+    std::uint8_t level;   // 0 = leaf
+    le16 count;           // slots in use
+    le16 heap_start;      // offset of the lowest entry; 4096 when empty
+    le16 dead_bytes;      // bytes between heap_start and 4096 that no slot refers to
+    std::uint8_t reserved[16];
+};
+static_assert(is_media_v<NodeHeader> && sizeof(NodeHeader) == 64);
+inline constexpr std::size_t kEntryHeader = 10;
+inline constexpr std::size_t kTreeValueMax = 1240;  // so that a node holds at least three
+inline constexpr unsigned kTreeDepthMax = 16;
+
+struct MapValue {  // TreeKind::map, key = file block
+    le64 start;
+    le32 blocks;
+    le32 flags;
+};
+static_assert(is_media_v<MapValue> && sizeof(MapValue) == 16);
+
+// Directory and xattr keys: SipHash-2-4 of the name under Superblock::hash_key, shifted right by 1
+// (63 bits), its low 8 bits replaced by a collision index; a hash part of 0 becomes 256.  So a key is
+// a stable readdir cookie greater than 255, and cookies 1 and 2 are `.` and `..`.
+inline constexpr std::uint64_t kCollisionMask = 0xff;
+
+struct DirValue {      // followed by the name
+    le64 ino_and_type;  // inode number in the low 56 bits, DT_* of readdir(3) in the high 8
+};
+static_assert(is_media_v<DirValue> && sizeof(DirValue) == 8);
+inline constexpr unsigned kDirTypeShift = 56;
+
+struct XattrValue {  // followed by the name, then the value or its BlobRun[]
+    le32 value_size;
+    std::uint8_t name_size;  // prefix included: "user.x"
+    std::uint8_t runs;       // 0 = the value follows the name; else that many BlobRun
+    le16 zero;
+};
+static_assert(is_media_v<XattrValue> && sizeof(XattrValue) == 8);
+inline constexpr std::size_t kXattrInlineMax = 900;
+
+struct BlobRun {
+    le64 start;
+    le64 blocks;
+};
+static_assert(is_media_v<BlobRun> && sizeof(BlobRun) == 16);
+
+// A piece of a value that is too large for a tree entry or an inode: a large xattr's, a long
+// symlink's target (its inode then has one inline extent).  Written once, before the transaction
+// that refers to it, and never changed.
+struct BlobBlock {
+    BlockHeader header;
+    le64 owner;      // inode number
+    le32 offset;     // of this piece in the value
+    le32 size;       // bytes of this piece
+    std::uint8_t reserved[16];
+    std::uint8_t bytes[4096 - 64];
+};
+static_assert(is_media_v<BlobBlock> && sizeof(BlobBlock) == 4096);
+inline constexpr std::size_t kBlobBytes = sizeof(BlobBlock::bytes);
+static_assert(kSymlinkMax <= kBlobBytes);
+
+// --- the journal ------------------------------------------------------------------------------
+
+inline constexpr std::uint64_t kJournalSizeMin = 64 << 10;
+inline constexpr std::uint64_t kRingHeaders = 2;
+// The most that one transaction may change.  A full record of this size fits the smallest ring.
+inline constexpr std::size_t kTxBlocksMax = 12;
+
+// Two blocks, written in turns: the valid one with the greater generation counts.
+struct RingHeader {
+    BlockHeader header;  // tx = 0
+    le64 generation;
+    le64 tail_seq;       // sequence of the oldest record that replay must start from
+    le64 tail_offset;    // its place, in bytes from the start of the ring
+    le64 zero;
+    std::uint8_t secret[16];   // of this mount; first thing into every record's checksum
+    std::uint8_t boot_id[16];  // of the kernel that mounted; all zero after a clean unmount
+    std::uint8_t reserved[4096 - 96];
+};
+static_assert(is_media_v<RingHeader> && sizeof(RingHeader) == 4096);
+
+enum class RecordKind : std::uint32_t {
+    transaction = 1,
+    mark = 2,  // image only: a group mark: everything before it was synced (docs/format.md)
+};
+
+// A record starts on a line and may wrap round the end of the ring:
+//   RecordHeader | RecordEntry[entries], zero-filled to a line | for each entry, its lines in order
+struct RecordHeader {
+    le32 magic;
+    le32 crc32c;   // of: secret, then the whole record with this field taken as zero
+    le64 seq;      // one more than the record before it
+    le32 size;     // bytes, a multiple of 64, this header included
+    le32 kind;     // RecordKind
+    le32 entries;
+    le32 zero;
+    le64 covers;   // a mark: every record up to this one is safe from a power cut, data included
+    std::uint8_t reserved[24];
+};
+static_assert(is_media_v<RecordHeader> && sizeof(RecordHeader) == kLineSize);
+
+struct RecordEntry {
+    le64 block;
+    le64 lines;  // bit i: line i of the block is in this record
+};
+static_assert(is_media_v<RecordEntry> && sizeof(RecordEntry) == 16);
+
+inline constexpr std::size_t kRecordSizeMax =
+    kLineSize + (kTxBlocksMax * sizeof(RecordEntry) + kLineSize - 1) / kLineSize * kLineSize +
+    kTxBlocksMax * kBlockSize;
+static_assert(kRecordSizeMax + 2 * kLineSize <= kJournalSizeMin - kRingHeaders * kBlockSize);
+
+}  // namespace pmfs::media

@@ -1,0 +1,83 @@
+// Group commits of image files: one thread, which syncs when somebody asks, when somebody waits for
+// room, and when the interval is over (docs/persistence.md).
+#include "volume/impl.h"
+
+namespace pmfs {
+
+void Volume::fsync(InodeNo, Completion done) {
+    Impl &v = *impl_;
+    if (!v.region->is_image() || v.options.read_only) return done({});
+    if (v.options.no_background) return done(v.commit_now(false));
+    Lock lock(v.queue_mutex);
+    v.syncing.push_back(std::move(done));
+    v.queue_changed.notify_one();
+}
+
+void Volume::when_ready(std::function<void()> again) {
+    Impl &v = *impl_;
+    if (v.options.no_background || !v.commit_thread.joinable()) {
+        (void)v.commit_now(true).ok();  // a failure shows in the operation that runs again
+        return again();
+    }
+    Lock lock(v.queue_mutex);
+    v.parked.push_back(std::move(again));
+    v.queue_changed.notify_one();
+}
+
+Result<> Volume::commit_group() {
+    return impl_->commit_now(true);
+}
+
+Result<> Volume::Impl::commit_now(bool checkpoint) {
+    Lock one(commit_run);
+    data_dirty.store(false, std::memory_order_release);
+    const auto done = journal->group_commit(checkpoint);
+    for (bool more = true; more;) {
+        ExclusiveLock held(lock);
+        allocator->release_held();
+        more = journal->drop_clean_pages();
+    }
+    return done;
+}
+
+Result<> Volume::Impl::make_durable() {
+    if (!region->is_image()) return {};
+    return commit_now(false);
+}
+
+void Volume::Impl::commit_loop() {
+    for (;;) {
+        std::vector<Completion> waiters;
+        std::vector<std::function<void()>> again;
+        bool stop;
+        {
+            Lock held(queue_mutex);
+            if (syncing.empty() && parked.empty() && !stopping)
+                queue_changed.wait_for(queue_mutex,
+                                       std::chrono::milliseconds(options.commit_interval_ms));
+            waiters.swap(syncing);
+            again.swap(parked);
+            stop = stopping;
+        }
+        const bool dirty = data_dirty.load(std::memory_order_acquire) ||
+                           journal->last() > journal->durable();
+        if (dirty || !waiters.empty() || !again.empty()) {
+            const auto done = commit_now(!again.empty());
+            for (auto &waiter : waiters) waiter(done);
+            for (auto &run : again) run();
+        }
+        if (stop) return;
+    }
+}
+
+void Volume::Impl::stop_commits() {
+    if (!commit_thread.joinable()) return;
+    {
+        Lock held(queue_mutex);
+        stopping = true;
+        queue_changed.notify_one();
+    }
+    commit_thread.join();
+}
+
+}  // namespace pmfs

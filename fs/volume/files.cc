@@ -1,0 +1,71 @@
+// Open files: handles, and which of them the kernel may cache (architecture.md "Coherence").
+#include <sys/stat.h>
+
+#include "volume/impl.h"
+
+namespace pmfs {
+
+using core::Reader;
+
+Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
+    Impl &v = *impl_;
+    if (request.write || request.truncate) TRY(v.writable());
+    if (request.truncate) {
+        SetAttr set;
+        set.size = 0;
+        set.mtime = now_coarse();
+        set.kill_suid_sgid = request.kill_suid_sgid;
+        TRY(setattr(ino, set, request.caller));
+    }
+    SharedLock held(v.lock);
+    const Reader reader(*v.core);
+    const auto *inode = TRY(core::read_inode(reader, ino));
+    if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "not a regular file");
+    const std::uint32_t flags = inode->flags.get();
+    bool direct = request.direct;
+    // Sealed full: nobody caches.  Sealed as-is: a store into a hole must fail in write(2), not in
+    // write-back where nobody hears of it.
+    if ((flags & media::kSealedFull) != 0) direct = true;
+    if ((flags & media::kSealed) != 0 && request.write) direct = true;
+    if (!direct) {
+        if (const auto opened = v.live.open(ino, request.write, false, request.caller))
+            return OpenReply{opened->handle, false, opened->keep_cache};
+    }
+    const auto opened = v.live.open(ino, request.write, true, request.caller);
+    return OpenReply{opened->handle, true, true};
+}
+
+Result<Attr> Volume::create(InodeNo dir, std::string_view name, std::uint32_t mode,
+                            const OpenRequest &request, OpenReply *reply) {
+    const Attr attr = TRY(make(dir, name, mode, 0, request.caller));
+    auto opened = open_file(attr.ino, request);
+    if (!opened.ok()) {
+        forget(attr.ino, 1);
+        return opened.error();
+    }
+    *reply = opened.value();
+    return attr;
+}
+
+void Volume::release(HandleId handle) {
+    Impl &v = *impl_;
+    const auto released = v.live.release(handle);
+    if (!released) return;
+    if (released->last_handle) {
+        ExclusiveLock held(v.lock);
+        v.allocator->release_reservation(released->ino.value());
+    }
+    if (released->reap) v.reap_or_park(released->ino);
+}
+
+Result<HandleInfo> Volume::handle_info(HandleId handle) {
+    const auto found = impl_->live.handle(handle);
+    if (!found) return Error(EBADF, "no such open file");
+    return *found;
+}
+
+Result<std::vector<HandleInfo>> Volume::handles(InodeNo ino) {
+    return impl_->live.handles(ino);
+}
+
+}  // namespace pmfs

@@ -1,0 +1,270 @@
+// Names: looking up, making, linking and removing.  Renaming is in rename.cc.
+#include <dirent.h>
+#include <sys/stat.h>
+
+#include <cstring>
+
+#include "core/dir.h"
+#include "core/xattr.h"
+#include "volume/impl.h"
+
+namespace pmfs {
+
+using core::Change;
+using core::Reader;
+
+namespace {
+
+std::uint8_t type_of(std::uint32_t mode) {
+    return static_cast<std::uint8_t>(IFTODT(mode));
+}
+
+Result<const media::Inode *> read_dir(const Reader &reader, InodeNo ino) {
+    const auto *dir = TRY(core::read_inode(reader, ino));
+    if (!S_ISDIR(dir->mode.get())) return Error(ENOTDIR, "not a directory");
+    return dir;
+}
+
+// The directory, for a new entry: ENOENT when it was removed.
+Result<const media::Inode *> read_parent(const Reader &reader, InodeNo ino) {
+    const auto *dir = TRY(read_dir(reader, ino));
+    if (dir->nlink.get() == 0) return Error(ENOENT, "the directory was removed");
+    return dir;
+}
+
+}  // namespace
+
+Result<Attr> Volume::lookup(InodeNo dir_ino, std::string_view name) {
+    Impl &v = *impl_;
+    SharedLock held(v.lock);
+    const Reader reader(*v.core);
+    const auto *dir = TRY(read_dir(reader, dir_ino));
+    InodeNo ino;
+    if (name == ".") {
+        ino = dir_ino;
+    } else if (name == "..") {
+        ino = InodeNo(dir->parent.get());
+    } else {
+        if (name.size() > media::kNameMax)
+            return Error(ENAMETOOLONG, "a name has at most 255 bytes");
+        ino = TRY(core::find_name(reader, *dir, dir_ino, name)).ino;
+    }
+    auto found = core::read_inode(reader, ino);
+    if (!found.ok() && found.error().errno_value() == ESTALE)
+        return corrupt("a name leads to an inode that is not in use");
+    const auto *inode = TRY(std::move(found));
+    v.live.reference(ino);
+    return v.attr_of(ino, *inode);
+}
+
+Result<> Volume::readdir(InodeNo dir_ino, std::uint64_t cookie, const DirSink &sink) {
+    Impl &v = *impl_;
+    SharedLock held(v.lock);
+    const Reader reader(*v.core);
+    const auto *dir = TRY(read_dir(reader, dir_ino));
+    if (cookie < 1 && !sink({1, dir_ino, DT_DIR, "."})) return {};
+    if (cookie < 2 && !sink({2, InodeNo(dir->parent.get()), DT_DIR, ".."})) return {};
+    core::Cursor at(reader, *dir, {dir_ino, media::TreeKind::directory});
+    for (TRY(at.seek(cookie + 1)); !at.at_end(); TRY(at.next())) {
+        const auto name = TRY(core::decode_name(at));
+        if (!sink({name.key, name.ino, name.type, name.text})) return {};
+    }
+    return {};
+}
+
+Result<core::NewInode> Volume::Impl::new_inode(Change &change, const media::Inode &dir,
+                                               InodeNo dir_ino, std::uint32_t mode,
+                                               const Caller &caller) {
+    const auto made = TRY(core::take_inode(change));
+    const bool sticky_group = (dir.mode.get() & S_ISGID) != 0;
+    if (sticky_group && S_ISDIR(mode)) mode |= S_ISGID;
+    made.inode->mode.set(mode);
+    made.inode->uid.set(caller.uid);
+    made.inode->gid.set(sticky_group ? dir.gid.get() : caller.gid);
+    made.inode->nlink.set(S_ISDIR(mode) ? 2 : 1);
+    if (S_ISDIR(mode)) made.inode->parent.set(dir_ino.value());
+    const media::Time now = core::to_media(now_coarse());
+    made.inode->atime = made.inode->mtime = made.inode->ctime = made.inode->crtime = now;
+    return made;
+}
+
+namespace {
+
+// Everything that must be true, and every room made, before a new name goes into `dir`.
+Result<> prepare_name(core::Core &core, InodeNo dir_ino, std::string_view name) {
+    TRY(core::check_name(name));
+    const Reader reader(core);
+    const auto *dir = TRY(read_parent(reader, dir_ino));
+    auto there = core::find_name(reader, *dir, dir_ino, name);
+    if (there.ok()) return Error(EEXIST, "the name is taken");
+    if (there.error().errno_value() != ENOENT) return there.error();
+    return core::dir_make_room(core, dir_ino, name);
+}
+
+}  // namespace
+
+Result<Attr> Volume::make(InodeNo dir_ino, std::string_view name, std::uint32_t mode,
+                          std::uint64_t rdev, const Caller &caller) {
+    Impl &v = *impl_;
+    TRY(v.writable());
+    ExclusiveLock held(v.lock);
+    TRY(prepare_name(*v.core, dir_ino, name));
+    TRY(core::ensure_free_inode(*v.core));
+
+    Change change(*v.core);
+    TRY(change.begin());
+    auto *dir = TRY(core::edit_inode(change, dir_ino));
+    const auto made = TRY(v.new_inode(change, *dir, dir_ino, mode, caller));
+    if (S_ISCHR(mode) || S_ISBLK(mode)) made.inode->rdev.set(rdev);
+    if (S_ISDIR(mode)) {
+        if (dir->nlink.get() == media::kLinksMax) return Error(EMLINK, "too many subdirectories");
+        dir->nlink.set(dir->nlink.get() + 1);
+    }
+    TRY(core::dir_insert(change, dir, dir_ino, name, made.ino, type_of(mode)));
+    v.touch(dir, true);
+    const Attr attr = v.attr_of(made.ino, *made.inode);
+    TRY(change.commit());
+    v.live.reference(made.ino);
+    return attr;
+}
+
+Result<Attr> Volume::symlink(InodeNo dir_ino, std::string_view name, std::string_view target,
+                             const Caller &caller) {
+    Impl &v = *impl_;
+    TRY(v.writable());
+    if (target.empty()) return Error(ENOENT, "a symlink needs a target");
+    if (target.size() > media::kSymlinkMax)
+        return Error(ENAMETOOLONG, "a symlink's target has at most 4000 bytes");
+    ExclusiveLock held(v.lock);
+    TRY(prepare_name(*v.core, dir_ino, name));
+    TRY(core::ensure_free_inode(*v.core));
+
+    Change change(*v.core);
+    TRY(change.begin());
+    auto *dir = TRY(core::edit_inode(change, dir_ino));
+    const auto made = TRY(v.new_inode(change, *dir, dir_ino, S_IFLNK | 0777, caller));
+    made.inode->size.set(target.size());
+    if (target.size() <= media::kInlineBytes) {
+        std::memcpy(made.inode->inline_bytes, target.data(), target.size());
+    } else {
+        const auto runs = TRY(
+            core::write_blob(change, made.inode, made.ino, std::as_bytes(std::span(target))));
+        const auto permit = TRY(core::permit(*made.inode, {}, core::MapMove::allocate, 0, 1));
+        TRY(core::map_insert(change, made.inode, made.ino,
+                             {0, runs.front().start, 1, false, false}, permit));
+    }
+    TRY(core::dir_insert(change, dir, dir_ino, name, made.ino, DT_LNK));
+    v.touch(dir, true);
+    const Attr attr = v.attr_of(made.ino, *made.inode);
+    TRY(change.commit());
+    v.live.reference(made.ino);
+    return attr;
+}
+
+Result<std::string> Volume::readlink(InodeNo ino) {
+    Impl &v = *impl_;
+    SharedLock held(v.lock);
+    const Reader reader(*v.core);
+    const auto *inode = TRY(core::read_inode(reader, ino));
+    if (!S_ISLNK(inode->mode.get())) return Error(EINVAL, "not a symlink");
+    const std::uint64_t size = inode->size.get();
+    if (size <= media::kInlineBytes)
+        return std::string(reinterpret_cast<const char *>(inode->inline_bytes), size);
+    if (size > media::kSymlinkMax) return corrupt("a symlink is longer than it can be");
+    const Extent e = TRY(core::find_extent(reader, *inode, ino, 0));
+    if (e.hole()) return corrupt("a symlink's target is missing");
+    const core::Run run{e.start, 1};
+    const auto bytes = TRY(core::read_blob(*v.core, ino, std::span(&run, 1), size));
+    return std::string(reinterpret_cast<const char *>(bytes.data()), bytes.size());
+}
+
+Result<Attr> Volume::link(InodeNo ino, InodeNo dir_ino, std::string_view name) {
+    Impl &v = *impl_;
+    TRY(v.writable());
+    ExclusiveLock held(v.lock);
+    const auto *was = TRY(core::read_inode(Reader(*v.core), ino));
+    if (S_ISDIR(was->mode.get())) return Error(EPERM, "a directory has one name");
+    if (was->nlink.get() == 0) return Error(ENOENT, "the file was removed");
+    if (was->nlink.get() == media::kLinksMax) return Error(EMLINK, "too many links");
+    TRY(prepare_name(*v.core, dir_ino, name));
+
+    Change change(*v.core);
+    TRY(change.begin());
+    auto *dir = TRY(core::edit_inode(change, dir_ino));
+    auto *inode = TRY(core::edit_inode(change, ino));
+    TRY(core::dir_insert(change, dir, dir_ino, name, ino, type_of(inode->mode.get())));
+    inode->nlink.set(inode->nlink.get() + 1);
+    v.touch(inode, false);
+    v.touch(dir, true);
+    const Attr attr = v.attr_of(ino, *inode);
+    TRY(change.commit());
+    v.live.reference(ino);
+    return attr;
+}
+
+Result<> Volume::unlink(InodeNo dir_ino, std::string_view name) {
+    Impl &v = *impl_;
+    TRY(v.writable());
+    InodeNo ino;
+    bool gone;
+    {
+        ExclusiveLock held(v.lock);
+        const Reader reader(*v.core);
+        const auto *was = TRY(read_dir(reader, dir_ino));
+        const auto found = TRY(core::find_name(reader, *was, dir_ino, name));
+        ino = found.ino;
+        const auto *target = TRY(core::read_inode(reader, ino));
+        if (S_ISDIR(target->mode.get())) return Error(EISDIR, "a directory: use rmdir");
+        if (target->nlink.get() == 0) return corrupt("a name leads to an inode without links");
+        if (target->nlink.get() == 1) TRY(v.settle_trim(ino));
+
+        Change change(*v.core);
+        TRY(change.begin());
+        auto *dir = TRY(core::edit_inode(change, dir_ino));
+        auto *inode = TRY(core::edit_inode(change, ino));
+        TRY(core::dir_remove(change, dir, dir_ino, found.key));
+        inode->nlink.set(inode->nlink.get() - 1);
+        gone = inode->nlink.get() == 0;
+        if (gone) TRY(core::add_orphan(change, ino, inode));
+        v.touch(inode, false);
+        v.touch(dir, true);
+        TRY(change.commit());
+        TRY(best_effort(
+            core::tree_tidy(*v.core, {dir_ino, media::TreeKind::directory}, found.key)));
+    }
+    if (gone && v.live.mark_unlinked(ino)) v.reap_or_park(ino);
+    return {};
+}
+
+Result<> Volume::rmdir(InodeNo dir_ino, std::string_view name) {
+    Impl &v = *impl_;
+    TRY(v.writable());
+    InodeNo ino;
+    {
+        ExclusiveLock held(v.lock);
+        const Reader reader(*v.core);
+        const auto *was = TRY(read_dir(reader, dir_ino));
+        const auto found = TRY(core::find_name(reader, *was, dir_ino, name));
+        ino = found.ino;
+        const auto *target = TRY(read_dir(reader, ino));
+        if (target->entries.get() != 0) return Error(ENOTEMPTY, "the directory is not empty");
+
+        Change change(*v.core);
+        TRY(change.begin());
+        auto *dir = TRY(core::edit_inode(change, dir_ino));
+        auto *inode = TRY(core::edit_inode(change, ino));
+        TRY(core::dir_remove(change, dir, dir_ino, found.key));
+        dir->nlink.set(dir->nlink.get() - 1);
+        inode->nlink.set(0);
+        TRY(core::add_orphan(change, ino, inode));
+        v.touch(inode, false);
+        v.touch(dir, true);
+        TRY(change.commit());
+        TRY(best_effort(
+            core::tree_tidy(*v.core, {dir_ino, media::TreeKind::directory}, found.key)));
+    }
+    if (v.live.mark_unlinked(ino)) v.reap_or_park(ino);
+    return {};
+}
+
+}  // namespace pmfs

@@ -1,0 +1,160 @@
+// Renaming: one transaction, whatever it replaces, moves or exchanges.
+#include <dirent.h>
+#include <linux/fs.h>
+#include <sys/stat.h>
+
+#include "core/dir.h"
+#include "volume/impl.h"
+
+namespace pmfs {
+
+using core::Change;
+using core::Name;
+using core::Reader;
+
+namespace {
+
+// True when `ino` is `dir` or one of the directories above it.
+Result<bool> is_above(const Reader &reader, InodeNo ino, InodeNo dir) {
+    for (std::uint64_t steps = 0; steps <= reader.core().blocks().count(); ++steps) {
+        if (dir == ino) return true;
+        if (dir.value() == media::kRootIno) return false;
+        dir = InodeNo(TRY(core::read_inode(reader, dir))->parent.get());
+    }
+    return corrupt("directories above one another form a ring");
+}
+
+struct Side {  // one end of a rename
+    InodeNo dir;
+    std::string_view name;
+    Name found;  // ino 0: the name is free
+    bool is_dir = false;
+};
+
+Result<Side> look(const Reader &reader, InodeNo dir_ino, std::string_view name, bool must_exist) {
+    TRY(core::check_name(name));
+    const auto *dir = TRY(core::read_inode(reader, dir_ino));
+    if (!S_ISDIR(dir->mode.get())) return Error(ENOTDIR, "not a directory");
+    if (dir->nlink.get() == 0) return Error(ENOENT, "the directory was removed");
+    Side side{dir_ino, name, {}, false};
+    auto found = core::find_name(reader, *dir, dir_ino, name);
+    if (!found.ok()) {
+        if (found.error().errno_value() != ENOENT || must_exist) return found.error();
+        return side;
+    }
+    side.found = found.value();
+    const auto *inode = TRY(core::read_inode(reader, side.found.ino));
+    side.is_dir = S_ISDIR(inode->mode.get());
+    return side;
+}
+
+Result<> check_replace(const Reader &reader, const Side &from, const Side &to) {
+    if (to.is_dir && !from.is_dir) return Error(EISDIR, "a directory is in the way");
+    if (from.is_dir && !to.is_dir) return Error(ENOTDIR, "a file is in the way");
+    if (to.is_dir && TRY(core::read_inode(reader, to.found.ino))->entries.get() != 0)
+        return Error(ENOTEMPTY, "the directory in the way is not empty");
+    return {};
+}
+
+// A subdirectory left `from` and came to `to`.
+void move_subdir(media::Inode *moved, media::Inode *from, media::Inode *to, InodeNo to_ino) {
+    moved->parent.set(to_ino.value());
+    if (from == to) return;
+    from->nlink.set(from->nlink.get() - 1);
+    to->nlink.set(to->nlink.get() + 1);
+}
+
+Result<> exchange(core::Core &core, const Side &a, const Side &b) {
+    Change change(core);
+    TRY(change.begin());
+    auto *dir_a = TRY(core::edit_inode(change, a.dir));
+    auto *dir_b = TRY(core::edit_inode(change, b.dir));
+    auto *inode_a = TRY(core::edit_inode(change, a.found.ino));
+    auto *inode_b = TRY(core::edit_inode(change, b.found.ino));
+    Name at_a = a.found, at_b = b.found;
+    at_a.text = a.name;
+    at_b.text = b.name;
+    TRY(core::dir_replace(change, dir_a, a.dir, at_a, b.found.ino, b.found.type));
+    TRY(core::dir_replace(change, dir_b, b.dir, at_b, a.found.ino, a.found.type));
+    if (a.is_dir) move_subdir(inode_a, dir_a, dir_b, b.dir);
+    if (b.is_dir) move_subdir(inode_b, dir_b, dir_a, a.dir);
+    const media::Time now = core::to_media(now_coarse());
+    inode_a->ctime = inode_b->ctime = now;
+    dir_a->mtime = dir_a->ctime = dir_b->mtime = dir_b->ctime = now;
+    TRY(change.commit());
+    return {};
+}
+
+// Returns true when the last name of what was replaced is gone.
+Result<bool> move(core::Core &core, const Side &from, const Side &to) {
+    Change change(core);
+    TRY(change.begin());
+    auto *from_dir = TRY(core::edit_inode(change, from.dir));
+    auto *to_dir = TRY(core::edit_inode(change, to.dir));
+    auto *inode = TRY(core::edit_inode(change, from.found.ino));
+    const media::Time now = core::to_media(now_coarse());
+    bool gone = false;
+    if (to.found.ino.value() != 0) {
+        auto *replaced = TRY(core::edit_inode(change, to.found.ino));
+        Name at = to.found;
+        at.text = to.name;
+        TRY(core::dir_replace(change, to_dir, to.dir, at, from.found.ino, from.found.type));
+        if (!to.is_dir && replaced->nlink.get() == 0)
+            return corrupt("a name leads to an inode without links");
+        replaced->nlink.set(to.is_dir ? 0 : replaced->nlink.get() - 1);
+        if (to.is_dir) to_dir->nlink.set(to_dir->nlink.get() - 1);
+        replaced->ctime = now;
+        gone = replaced->nlink.get() == 0;
+        if (gone) TRY(core::add_orphan(change, to.found.ino, replaced));
+    } else {
+        TRY(core::dir_insert(change, to_dir, to.dir, to.name, from.found.ino, from.found.type));
+    }
+    TRY(core::dir_remove(change, from_dir, from.dir, from.found.key));
+    if (from.is_dir) move_subdir(inode, from_dir, to_dir, to.dir);
+    inode->ctime = now;
+    from_dir->mtime = from_dir->ctime = to_dir->mtime = to_dir->ctime = now;
+    TRY(change.commit());
+    return gone;
+}
+
+}  // namespace
+
+Result<> Volume::rename(InodeNo from_dir, std::string_view from_name, InodeNo to_dir,
+                        std::string_view to_name, unsigned flags) {
+    Impl &v = *impl_;
+    TRY(v.writable());
+    if (flags != 0 && flags != RENAME_NOREPLACE && flags != RENAME_EXCHANGE)
+        return Error(EINVAL, "rename knows NOREPLACE and EXCHANGE only");
+    InodeNo replaced;
+    bool gone = false;
+    {
+        ExclusiveLock held(v.lock);
+        const Reader reader(*v.core);
+        Side from = TRY(look(reader, from_dir, from_name, true));
+        Side to = TRY(look(reader, to_dir, to_name, flags == RENAME_EXCHANGE));
+        const bool taken = to.found.ino.value() != 0;
+        if (flags == RENAME_NOREPLACE && taken) return Error(EEXIST, "the name is taken");
+        if (taken && to.found.ino == from.found.ino) return {};
+        if (from.is_dir && TRY(is_above(reader, from.found.ino, to_dir)))
+            return Error(EINVAL, "a directory cannot move into itself");
+        if (flags == RENAME_EXCHANGE) {
+            if (to.is_dir && TRY(is_above(reader, to.found.ino, from_dir)))
+                return Error(EINVAL, "a directory cannot move into itself");
+            return exchange(*v.core, from, to);
+        }
+        if (taken) {
+            TRY(check_replace(reader, from, to));
+            if (!to.is_dir) TRY(v.settle_trim(to.found.ino));
+        } else {
+            TRY(core::dir_make_room(*v.core, to_dir, to_name));
+        }
+        gone = TRY(move(*v.core, from, to));
+        replaced = to.found.ino;
+        TRY(best_effort(core::tree_tidy(*v.core, {from_dir, media::TreeKind::directory},
+                                        from.found.key)));
+    }
+    if (gone && v.live.mark_unlinked(replaced)) v.reap_or_park(replaced);
+    return {};
+}
+
+}  // namespace pmfs

@@ -1,0 +1,132 @@
+// The words that a volume and its front ends share: plain values, no behaviour.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/errors.h"
+#include "base/ids.h"
+#include "base/result.h"
+#include "core/extent.h"
+#include "core/seal.h"
+
+namespace pmfs {
+
+// Who asks.  The kernel has checked permissions (default_permissions); the volume uses this for
+// the owner of what it makes, for sticky groups and for the rights to seal.
+struct Caller {
+    std::uint32_t uid = 0;
+    std::uint32_t gid = 0;
+    std::uint32_t pid = 0;  // thread id as FUSE gives it; 0 = unknown (write-back)
+};
+
+struct Attr {
+    InodeNo ino;
+    std::uint64_t generation = 0;
+    std::uint32_t mode = 0;
+    std::uint32_t nlink = 0;
+    std::uint32_t uid = 0, gid = 0;
+    std::uint64_t rdev = 0;  // as dev_t
+    std::uint64_t size = 0;
+    std::uint64_t blocks = 0;  // of 4096 bytes
+    Timespec atime, mtime, ctime, crtime;
+};
+
+struct SetAttr {
+    std::optional<std::uint32_t> mode;  // permission bits
+    std::optional<std::uint32_t> uid, gid;
+    std::optional<std::uint64_t> size;
+    std::optional<Timespec> atime, mtime, ctime;
+    bool kill_suid_sgid = false;  // FUSE_HANDLE_KILLPRIV_V2
+};
+
+struct DirEntry {
+    std::uint64_t cookie;  // give it back to continue after this entry
+    InodeNo ino;
+    std::uint8_t type;  // DT_*
+    std::string_view name;
+};
+// Returns false to stop; the entry was then not taken.
+using DirSink = std::function<bool(const DirEntry &)>;
+
+using HandleId = std::uint64_t;
+struct OpenRequest {
+    bool write = false;     // O_WRONLY, O_RDWR
+    bool truncate = false;  // O_TRUNC
+    bool direct = false;    // O_DIRECT
+    bool kill_suid_sgid = false;  // with truncate, as in SetAttr
+    Caller caller;
+};
+struct OpenReply {
+    HandleId handle = 0;
+    bool direct_io = false;  // the kernel must not cache this handle's data
+    // Pages that the kernel kept from earlier handles are still true.  False after direct stores: a
+    // grant that may store has lived since the last cached open.
+    bool keep_cache = true;
+};
+
+struct HandleInfo {  // an open handle, for ioctls and `pmfsctl holders`
+    HandleId handle = 0;
+    InodeNo ino;
+    bool write = false;
+    bool direct_io = false;  // as OpenReply said
+    Caller opener;
+};
+
+enum class SealLevel : std::uint8_t { none = 0, as_is = 1, full = 2 };
+
+struct FileInfo {
+    Attr attr;
+    SealLevel seal = SealLevel::none;
+    bool in_trim = false;
+    std::uint64_t extents = 0;
+    std::uint8_t digest[32] = {};  // of the map as it is now, sealed or not
+    std::uint64_t grants = 0;      // T, B and R held now
+    std::uint64_t handles_cached = 0, handles_cached_write = 0, handles_direct = 0;
+};
+
+using core::GrantKind;
+using GrantId = std::uint64_t;
+
+struct GrantRequest {
+    GrantKind kind = GrantKind::temporary;
+    std::uint64_t offset = 0, length = 0;  // bytes; length 0 = to the end of the file
+    bool may_store = false;
+};
+struct Holder {  // one row of `pmfsctl holders`
+    GrantId grant = 0;
+    GrantKind kind = GrantKind::temporary;
+    HandleId handle = 0;
+    std::uint32_t pid = 0, uid = 0;
+    std::uint64_t offset = 0, length = 0;
+    bool may_store = false;
+};
+
+struct VolumeInfo {
+    std::uint8_t uuid[16] = {};
+    std::string label;
+    std::string source;       // path of the region
+    const char *medium = "";  // pm::name_of
+    std::uint64_t size = 0, mapping_unit = 0;
+    std::uint64_t blocks_total = 0;      // without superblocks, summaries, bitmaps, journal
+    std::uint64_t blocks_free = 0;       // of any kind
+    std::uint64_t blocks_available = 0;  // that file data can get
+    std::uint64_t inodes_used = 0, inodes_free_now = 0;
+    std::uint64_t journal_size = 0;
+    std::uint64_t chunks = 0;
+    std::uint64_t tx_last = 0, tx_durable = 0;
+    bool read_only = false;
+    bool damaged = false;  // a fault or a failed sync turned it read-only
+};
+struct ChunkInfo {
+    std::uint8_t kind = 0;          // media::ChunkKind
+    std::uint16_t used_blocks = 0;  // 0..512
+};
+
+using Completion = std::function<void(Result<>)>;
+
+}  // namespace pmfs

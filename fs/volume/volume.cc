@@ -1,0 +1,149 @@
+// Opening, recovering and closing a volume, and what it says of itself.
+#include "volume/volume.h"
+
+#include <sodium.h>
+#include <sys/stat.h>
+
+#include <cstring>
+
+#include "core/btree.h"
+#include "core/node.h"
+#include "media/geometry.h"
+#include "media/verify.h"
+#include "volume/impl.h"
+
+namespace pmfs {
+
+namespace {
+
+bool sane(const std::byte *block, media::Magic magic) {
+    return magic != media::Magic::node || core::NodeView(block).check();
+}
+
+}  // namespace
+
+Volume::Volume(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Volume::~Volume() = default;
+
+Volume::Impl::Impl(std::unique_ptr<pm::Region> r, const media::Superblock &sb,
+                   const MountOptions &o)
+    : region(std::move(r)), superblock(sb), options(o) {}
+
+Volume::Impl::~Impl() {
+    stop_commits();
+}
+
+Result<std::unique_ptr<Volume>> Volume::open(std::unique_ptr<pm::Region> region,
+                                             const MountOptions &options) {
+    if (sodium_init() < 0) return Error(EIO, "libsodium does not start");
+    if (region->size() < media::kVolumeSizeMin)
+        return Error(EINVAL, "too small to be a pmfs volume");
+    const auto sb = TRY(media::read_superblock({region->data(), media::kBlockSize}, 0,
+                                               region->size()));
+    if (media::must_mount_read_only(sb) && !options.read_only)
+        return Error(EROFS, "made by a newer pmfs: mount it read-only (-o ro)");
+    auto impl = std::make_unique<Impl>(std::move(region), sb, options);
+    TRY(impl->start());
+    return std::unique_ptr<Volume>(new Volume(std::move(impl)));
+}
+
+Result<> Volume::Impl::start() {
+    const auto boot = options.boot_id ? *options.boot_id : journal::current_boot_id();
+    journal = TRY(journal::Journal::open(*region, superblock, boot, options.read_only));
+    journal->blocks().set_sane_check(&sane);
+    allocator = TRY(core::Allocator::open(*journal, superblock));
+    core = std::make_unique<core::Core>(core::Core{*journal, superblock, *allocator});
+    const core::Reader reader(*core);
+    const auto *root = TRY(core::read_inode(reader, InodeNo(media::kRootIno)));
+    if ((root->mode.get() & S_IFMT) != S_IFDIR) return corrupt("the root is not a directory");
+    if (options.read_only) return {};
+    {
+        ExclusiveLock held(lock);
+        TRY(finish_orphans());
+    }
+    if (region->is_image() && !options.no_background)
+        commit_thread = std::thread([this] { commit_loop(); });
+    return {};
+}
+
+// What a crash interrupted: inodes without a name go, truncations and moves are finished.
+Result<> Volume::Impl::finish_orphans() {
+    for (std::uint64_t last = 0;;) {
+        const core::Reader reader(*core);
+        const auto *state = TRY(reader.get<media::State>(core->state_block(0), media::Magic::state));
+        const InodeNo ino(state->orphan_head.get());
+        if (ino.value() == 0) return {};
+        const auto *inode = TRY(core::read_inode(reader, ino));
+        auto done = inode->nlink.get() == 0 ? reap(ino) : settle_trim(ino);
+        if (!done.ok() && must_park(done.error())) {
+            TRY(journal->group_commit(true));
+            allocator->release_held();
+            continue;
+        }
+        TRY(std::move(done));
+        if (last == ino.value()) return corrupt("the orphan list does not get shorter");
+        last = ino.value();
+    }
+}
+
+Result<> Volume::close() {
+    Impl &v = *impl_;
+    v.stop_commits();
+    if (v.options.read_only) return {};
+    ExclusiveLock held(v.lock);
+    return v.journal->close();
+}
+
+Result<> Volume::Impl::writable() const {
+    if (options.read_only) return Error(EROFS, "the volume is mounted read-only");
+    if (journal->failed()) return Error(EROFS, "the medium failed; the volume is read-only");
+    return {};
+}
+
+VolumeInfo Volume::info() {
+    Impl &v = *impl_;
+    SharedLock held(v.lock);
+    VolumeInfo info;
+    const media::Superblock &sb = v.superblock;
+    std::memcpy(info.uuid, sb.uuid, sizeof info.uuid);
+    info.label.assign(reinterpret_cast<const char *>(sb.label),
+                      strnlen(reinterpret_cast<const char *>(sb.label), sizeof sb.label));
+    info.source = v.region->path();
+    info.medium = pm::name_of(v.region->kind());
+    info.size = sb.block_count.get() * media::kBlockSize;
+    info.mapping_unit = sb.mapping_unit.get();
+    info.journal_size = sb.journal_blocks.get() * media::kBlockSize;
+    info.chunks = sb.block_count.get() / media::kChunkBlocks;
+    const std::uint64_t groups = media::group_count(sb.block_count.get());
+    const auto last = media::layout_of(sb.block_count.get(), groups - 1);
+    const std::uint64_t own = (groups - 1) * (media::group_layout(0, media::kGroupChunks).end) +
+                              (last.end - last.superblock) + sb.journal_blocks.get() + 2;
+    info.blocks_total = sb.block_count.get() - own;
+    info.blocks_free = v.allocator->free_blocks();
+    info.blocks_available = v.allocator->available_blocks();
+    const core::Reader reader(*v.core);
+    if (auto state = reader.get<media::State>(v.core->state_block(0), media::Magic::state);
+        state.ok()) {
+        info.inodes_used = state.value()->inodes_used.get();
+        info.inodes_free_now = state.value()->inodes_total.get() - 1 - info.inodes_used;
+    }
+    info.tx_last = v.journal->last().value();
+    info.tx_durable = v.journal->durable().value();
+    info.damaged = v.journal->failed();
+    info.read_only = v.options.read_only || info.damaged;
+    return info;
+}
+
+Result<> Volume::chunks(std::uint64_t first, std::span<ChunkInfo> out) {
+    Impl &v = *impl_;
+    ExclusiveLock held(v.lock);  // bitmaps are loaded on first use
+    for (std::size_t i = 0; i < out.size(); ++i)
+        TRY(v.allocator->chunk_info(first + i, &out[i].kind, &out[i].used_blocks));
+    return {};
+}
+
+const pm::Region &Volume::region() const {
+    return *impl_->region;
+}
+
+}  // namespace pmfs

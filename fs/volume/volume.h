@@ -1,0 +1,146 @@
+// A mounted volume: every operation of the filesystem, whatever transport it came by.
+//
+// Front ends translate words and decide nothing.  Every operation is atomic for metadata and size,
+// and may be called by any thread.  On DAX media what returned is durable; on an image file it
+// survives the death of the server at once, and a power cut after fsync() or the next group commit.
+//
+// Errors are errno values for the kernel.  EUCLEAN: the media contradicts itself (run fsck.pmfs);
+// EIO: the medium failed; EROFS: read-only, by choice or after damage; ETXTBSY: the block map is
+// sealed (docs/seal.md); kParkErrno: see types.h.
+//
+// Lock order (outermost first): Volume::lock_ -> InodeTable shard -> Journal's -> none.
+// Completions and sinks are called without lock_ held, except a ReadSink, which must not call back.
+#pragma once
+#include <sys/uio.h>
+
+#include <array>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "pm/region.h"
+#include "volume/types.h"
+
+namespace pmfs {
+
+struct MountOptions {
+    bool read_only = false;
+    bool owner_may_seal = false;           // -o seal=owner
+    bool writeback = false;                // -o writeback: seals and grants are EOPNOTSUPP
+    bool no_background = false;            // tests: no group-commit thread; call commit_group()
+    unsigned commit_interval_ms = 5000;    // image files: longest time without a group commit
+    // Tests: the kernel boot that this mount pretends to live in.
+    std::optional<std::array<std::uint8_t, 16>> boot_id;
+};
+
+class Volume {
+public:
+    // Replays the journal, finishes interrupted operations and takes the volume into use.
+    // EINVAL: not a pmfs volume; ENOTSUP: a newer major version or an unknown incompat feature;
+    // EUCLEAN: damaged beyond a mount.  Cost: O(groups).
+    static Result<std::unique_ptr<Volume>> open(std::unique_ptr<pm::Region> region,
+                                                const MountOptions &options);
+    // close() makes everything durable and marks the volume clean; the destructor alone does not
+    // (that is a crash, which loses nothing that returned).
+    Result<> close();
+    ~Volume();
+
+    // --- names.  lookup, make and link count one reference on the inode; forget gives back.
+    Result<Attr> lookup(InodeNo dir, std::string_view name);
+    void forget(InodeNo ino, std::uint64_t count);
+    Result<Attr> make(InodeNo dir, std::string_view name, std::uint32_t mode, std::uint64_t rdev,
+                      const Caller &caller);  // any type but a symlink, by mode's S_IFMT
+    Result<Attr> symlink(InodeNo dir, std::string_view name, std::string_view target,
+                         const Caller &caller);
+    Result<Attr> link(InodeNo ino, InodeNo dir, std::string_view name);
+    Result<> unlink(InodeNo dir, std::string_view name);
+    Result<> rmdir(InodeNo dir, std::string_view name);
+    // flags: 0, RENAME_NOREPLACE or RENAME_EXCHANGE; others EINVAL.
+    Result<> rename(InodeNo from, std::string_view from_name, InodeNo to, std::string_view to_name,
+                    unsigned flags);
+    Result<std::string> readlink(InodeNo ino);
+    // Entries after `cookie` (0 = from the start), `.` and `..` included.
+    Result<> readdir(InodeNo dir, std::uint64_t cookie, const DirSink &sink);
+
+    // --- attributes
+    Result<Attr> getattr(InodeNo ino);
+    Result<Attr> setattr(InodeNo ino, const SetAttr &set, const Caller &caller);
+
+    // --- open files.  A handle keeps the inode's blocks; release ends its grants.
+    Result<OpenReply> open_file(InodeNo ino, const OpenRequest &request);
+    void release(HandleId handle);
+    // make() and open_file() in one, for FUSE_CREATE; counts one reference.
+    Result<Attr> create(InodeNo dir, std::string_view name, std::uint32_t mode,
+                        const OpenRequest &request, OpenReply *reply);
+
+    // --- data.  The sink gets pieces of the region itself (and of zeroes for holes), valid only
+    // during the call.  Returns bytes, fewer at the end of the file.
+    using ReadSink = std::function<void(std::span<const iovec>)>;
+    Result<std::size_t> read(InodeNo ino, std::uint64_t offset, std::size_t size,
+                             const ReadSink &sink);
+    // All or nothing.  kill_suid_sgid as in SetAttr.
+    Result<std::size_t> write(InodeNo ino, std::uint64_t offset, std::span<const std::byte> bytes,
+                              bool kill_suid_sgid, const Caller &caller);
+    // `done` may be called before it returns (DAX media: always) or later by the commit thread.
+    void fsync(InodeNo ino, Completion done);
+    // Modes of fallocate(2) that FUSE forwards, and the two of docs/seal.md.
+    Result<> fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uint64_t offset,
+                       std::uint64_t length, const Caller &caller);
+    Result<std::uint64_t> seek_data(InodeNo ino, std::uint64_t offset);
+    Result<std::uint64_t> seek_hole(InodeNo ino, std::uint64_t offset);
+
+    // --- xattrs: names with their prefix.  flags: 0, XATTR_CREATE, XATTR_REPLACE.
+    // pmfs.seal in `trusted.` and `user.` is the door of docs/seal.md.
+    Result<> setxattr(InodeNo ino, std::string_view name, std::span<const std::byte> value,
+                      int flags, const Caller &caller);
+    Result<std::vector<std::byte>> getxattr(InodeNo ino, std::string_view name);
+    Result<std::string> listxattr(InodeNo ino);  // names, each ended by a zero byte
+    Result<> removexattr(InodeNo ino, std::string_view name, const Caller &caller);
+
+    // --- seals (docs/seal.md).  seal, unseal, prepare and take_grant are durable when they return;
+    // on an image file that is an fdatasync, so call them on a thread that may wait.  bad_offset: the first offset, in bytes, that stands in the way of
+    // EINVAL.  `privileged`: came by a door that needs CAP_SYS_ADMIN (trusted.*).
+    Result<> seal(InodeNo ino, SealLevel level, const Caller &caller, bool privileged,
+                  std::uint64_t *bad_offset);
+    Result<> unseal(InodeNo ino, const Caller &caller, bool privileged);
+    // Allocates, writes zeroes into what was not written, and aligns to units of `unit` bytes (0 =
+    // 2 MiB where the file is that large, else the volume's mapping unit).  May be called again after an
+    // interruption.  length 0 = to the end.
+    Result<> prepare(InodeNo ino, std::uint64_t offset, std::uint64_t length, std::uint64_t unit,
+                     const Caller &caller);
+    Result<FileInfo> file_info(InodeNo ino);
+    // Extents from `from` (file block) on; fewer than out.size() = the end.
+    Result<std::size_t> extents(InodeNo ino, std::uint64_t from, std::span<Extent> out);
+
+    // --- grants
+    Result<GrantId> take_grant(HandleId handle, const GrantRequest &request, const Caller &caller,
+                               std::uint64_t *bad_offset);
+    Result<> drop_grant(HandleId handle, GrantId grant);
+    Result<std::vector<Holder>> holders(InodeNo ino);
+    // What a handle was opened for: EBADF when there is no such handle.
+    Result<HandleInfo> handle_info(HandleId handle);
+    Result<std::vector<HandleInfo>> handles(InodeNo ino);
+
+    // --- the volume
+    VolumeInfo info();
+    Result<> chunks(std::uint64_t first, std::span<ChunkInfo> out);
+    const pm::Region &region() const;
+
+    // --- durability
+    // For a parked operation; `again` runs on the commit thread after a checkpoint.
+    void when_ready(std::function<void()> again);
+    // One group commit and checkpoint, now and by this thread (image files; else nothing).
+    Result<> commit_group();
+
+    class Impl;  // fs/volume only
+
+private:
+    Result<> seal_by_fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uint64_t offset,
+                               std::uint64_t length, const Caller &caller);
+    explicit Volume(std::unique_ptr<Impl> impl);
+    std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace pmfs

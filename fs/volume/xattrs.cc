@@ -1,0 +1,127 @@
+// Extended attributes, and the seal's door among them (docs/seal.md).
+#include <sys/stat.h>
+#include <sys/xattr.h>
+
+#include "core/btree.h"
+#include "core/dir.h"
+#include "core/xattr.h"
+#include "volume/impl.h"
+
+namespace pmfs {
+
+using core::Change;
+using core::Reader;
+
+namespace {
+
+constexpr std::string_view kTrustedSeal = "trusted.pmfs.seal";
+constexpr std::string_view kUserSeal = "user.pmfs.seal";
+
+bool is_seal(std::string_view name) {
+    return name == kTrustedSeal || name == kUserSeal;
+}
+
+Result<> check_xattr_name(std::string_view name) {
+    if (name.size() > media::kNameMax) return Error(ERANGE, "an attribute's name is too long");
+    for (const std::string_view prefix : {"user.", "trusted.", "security."})
+        if (name.starts_with(prefix) && name.size() > prefix.size()) {
+            if (name.substr(prefix.size()).starts_with("pmfs.") && !is_seal(name))
+                return Error(EINVAL, "pmfs.* attributes are pmfs's own; there is pmfs.seal only");
+            return {};
+        }
+    return Error(EOPNOTSUPP, "pmfs keeps user., trusted. and security. attributes");
+}
+
+std::string_view text_of(std::span<const std::byte> value) {
+    std::string_view text(reinterpret_cast<const char *>(value.data()), value.size());
+    while (!text.empty() && (text.back() == '\n' || text.back() == '\0')) text.remove_suffix(1);
+    return text;
+}
+
+std::string_view name_of_level(SealLevel level) {
+    return level == SealLevel::full ? "full" : "as-is";
+}
+
+}  // namespace
+
+Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const std::byte> value,
+                          int flags, const Caller &caller) {
+    Impl &v = *impl_;
+    TRY(v.writable());
+    TRY(check_xattr_name(name));
+    if (is_seal(name)) {
+        const std::string_view text = text_of(value);
+        if (text != "full" && text != "as-is") return Error(EINVAL, "a seal is full or as-is");
+        std::uint64_t bad = 0;
+        return seal(ino, text == "full" ? SealLevel::full : SealLevel::as_is, caller,
+                    name == kTrustedSeal, &bad);
+    }
+    if (value.size() > media::kXattrValueMax) return Error(E2BIG, "a value has at most 64 KiB");
+
+    ExclusiveLock held(v.lock);
+    const Reader reader(*v.core);
+    const auto *was = TRY(core::read_inode(reader, ino));
+    const bool there = core::has_xattr(reader, *was, ino, name);
+    if ((flags & XATTR_CREATE) != 0 && there) return Error(EEXIST, "the attribute exists");
+    if ((flags & XATTR_REPLACE) != 0 && !there) return Error(ENODATA, "no such attribute");
+    TRY(core::xattr_make_room(*v.core, ino, name, value.size()));
+    Change change(*v.core);
+    TRY(change.begin());
+    auto *inode = TRY(core::edit_inode(change, ino));
+    TRY(core::set_xattr(change, inode, ino, name, value));
+    v.touch(inode, false);
+    TRY(change.commit());
+    return {};
+}
+
+Result<std::vector<std::byte>> Volume::getxattr(InodeNo ino, std::string_view name) {
+    Impl &v = *impl_;
+    SharedLock held(v.lock);
+    const Reader reader(*v.core);
+    const auto *inode = TRY(core::read_inode(reader, ino));
+    if (is_seal(name)) {
+        const std::uint32_t flags = inode->flags.get();
+        if ((flags & media::kSealed) == 0) return Error(ENODATA, "the file is not sealed");
+        const auto text = std::as_bytes(std::span(name_of_level(
+            (flags & media::kSealedFull) != 0 ? SealLevel::full : SealLevel::as_is)));
+        return std::vector<std::byte>(text.begin(), text.end());
+    }
+    if (inode->xattr_root.get() == 0) return Error(ENODATA, "no such attribute");
+    return core::get_xattr(reader, *inode, ino, name);
+}
+
+Result<std::string> Volume::listxattr(InodeNo ino) {
+    Impl &v = *impl_;
+    SharedLock held(v.lock);
+    const Reader reader(*v.core);
+    const auto *inode = TRY(core::read_inode(reader, ino));
+    std::string names;
+    const auto add = [&names](std::string_view name) {
+        names.append(name);
+        names.push_back('\0');
+    };
+    if ((inode->flags.get() & media::kSealed) != 0) add(kUserSeal);
+    if (inode->xattr_root.get() != 0) TRY(core::list_xattrs(reader, *inode, ino, add));
+    return names;
+}
+
+Result<> Volume::removexattr(InodeNo ino, std::string_view name, const Caller &caller) {
+    Impl &v = *impl_;
+    TRY(v.writable());
+    TRY(check_xattr_name(name));
+    // Of what is not sealed, too: unsealing twice is 0 by every door (docs/seal.md).
+    if (is_seal(name)) return unseal(ino, caller, name == kTrustedSeal);
+    ExclusiveLock held(v.lock);
+    const auto *was = TRY(core::read_inode(Reader(*v.core), ino));
+    if (was->xattr_root.get() == 0) return Error(ENODATA, "no such attribute");
+    Change change(*v.core);
+    TRY(change.begin());
+    auto *inode = TRY(core::edit_inode(change, ino));
+    TRY(core::remove_xattr(change, inode, ino, name));
+    v.touch(inode, false);
+    TRY(change.commit());
+    return best_effort(core::tree_tidy(*v.core, {ino, media::TreeKind::xattr},
+                                       core::name_hash(v.superblock, name)));
+}
+
+}  // namespace pmfs
