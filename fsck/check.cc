@@ -12,7 +12,7 @@
 #include "fsck/inodes.h"
 #include "fsck/lists.h"
 #include "fsck/space.h"
-#include "journal/replay.h"
+#include "journal/recover.h"
 #include "media/geometry.h"
 #include "pm/advise.h"
 
@@ -110,6 +110,20 @@ const State *check_state(Context &context) {
 }
 
 }  // namespace
+
+Result<std::uint64_t> replay_journal(pm::Region &region, bool may_write, Report *report) {
+    bool from_copy = false;
+    const Superblock sb = TRY(find_superblock(region, &from_copy));
+    if (must_mount_read_only(sb) && may_write)
+        return Error(ENOTSUP, "the volume uses a feature that this program may not write; -n checks "
+                              "it without writing");
+    const auto done = journal::recover(region, sb, journal::current_boot_id());
+    if (done.ok()) return done.value().records;
+    if (done.error().errno_value() != EUCLEAN) return done.error();
+    if (journal::read_ring_header(region, sb).ok())
+        report->add({.code = Code::record_damaged, .detail = done.error().what()}, 1);
+    return 0;
+}
 
 Result<Report> check(pm::Region &region, const Options &options) {
     (void)pm::take_fault();

@@ -42,7 +42,13 @@ struct Report {
 // Errors: media::read_superblock's.
 Result<media::Superblock> find_superblock(const pm::Region &region, bool *from_copy);
 
-// Looks at what region.meta() and region.data() show now; replays nothing (journal/recover.h) and writes
+// Replays the journal of a volume that was not unmounted, so that check() finds it at rest; on a
+// private copy of a region in memory only.  Returns how many transactions.  A journal that cannot be
+// read is a problem of the volume like any other: it goes to `report`, unless check() will say it.
+// Errors: find_superblock's; ENOTSUP: a feature that this program may not write; EIO.
+Result<std::uint64_t> replay_journal(pm::Region &region, bool may_write, Report *report);
+
+// Looks at what region.meta() and region.data() show now; replays nothing (see above) and writes
 // nothing.  The volume must be at rest.  No state outlives the call.
 // Errors, where nothing can be checked: EINVAL, ENOTSUP, EUCLEAN (no copy of the superblock is whole):
 // media::read_superblock's sentences; EIO: the medium failed.

@@ -96,6 +96,10 @@ void Names::follow(Directory &directory, std::uint64_t target, std::uint8_t type
                              fmt::format("{} leads to inode {}", printable(name), target));
         directory.subdirectories += type == DT_DIR;  // as the link count has it
     };
+    if (target >= inodes_.total() && !inodes_.table_whole()) {
+        directory.subdirectories += type == DT_DIR;
+        return;
+    }
     if (target == 0 || target >= inodes_.total()) return nowhere();
     InodeInfo &info = inodes_.info(target);
     if (info.state == SlotState::free) return nowhere();

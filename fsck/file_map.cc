@@ -194,9 +194,8 @@ FileExtent extent_of(const InlineExtent &raw) {
 }
 
 void add_inline(MapCheck &check, const Inode &inode) {
-    const std::size_t count = std::min<std::size_t>(inode.inline_count.get(), kInlineExtents);
     const ConstBytes bytes = std::as_bytes(std::span(inode.inline_bytes));
-    for (std::size_t i = 0; i < count; ++i)
+    for (std::size_t i = 0; i < inode.inline_count.get(); ++i)
         check.add(extent_of(load<InlineExtent>(bytes, i * sizeof(InlineExtent))));
 }
 
@@ -205,7 +204,10 @@ void add_inline(MapCheck &check, const Inode &inode) {
 Owned walk_map(Context &context, Space &space, std::uint64_t number, const Inode &inode,
                ChunkKind kind, std::vector<FileExtent> *out) {
     MapCheck check(context, space, number, inode, kind, out);
-    if (inode.map_root.get() == 0) {
+    if (inode.map_root.get() == 0 && inode.inline_count.get() > kInlineExtents) {
+        context.lost_owners = true;  // reported as inline_count_wrong
+        check.owned.complete = false;
+    } else if (inode.map_root.get() == 0) {
         add_inline(check, inode);
     } else {
         const TreeWalk walk = walk_tree(

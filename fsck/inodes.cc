@@ -56,7 +56,7 @@ Result<> Inodes::read_table(const State &state) {
     if (owned.complete && (says > slots || covered * kBlockSize < table.size.get())) {
         context_.found_inode(Code::inode_table_hole, kInodeTableIno,
                              fmt::format("{} slots of {} are there", slots, says));
-        context_.lost_owners = context_.lost_names = true;
+        table_whole_ = false;
     } else if (says % kInodesPerBlock != 0 || says * kInodeSize != table.size.get()) {
         context_.found_inode(
             Code::inodes_total_wrong, kInodeTableIno,
@@ -65,7 +65,8 @@ Result<> Inodes::read_table(const State &state) {
     } else {
         total = std::min(total, says);
     }
-    if (!owned.complete) context_.lost_owners = context_.lost_names = true;
+    table_whole_ &= owned.complete;
+    if (!table_whole_) context_.lost_owners = context_.lost_names = true;
     return info_.allocate(total);
 }
 
@@ -93,8 +94,8 @@ Result<> Inodes::walk(const State &state) {
         }
     if (total() <= kRootIno || info_[kRootIno].state == SlotState::free ||
         (info_[kRootIno].state == SlotState::used && info_[kRootIno].type != DT_DIR)) {
-        context_.found_inode(Code::root_missing, kRootIno);
-        context_.lost_names = true;
+        if (table_whole_ || total() > kRootIno) context_.found_inode(Code::root_missing, kRootIno);
+        context_.lost_owners = context_.lost_names = true;
     }
     return {};
 }

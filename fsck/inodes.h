@@ -49,6 +49,7 @@ public:
     std::vector<Directory> &directories() { return directories_; }
     std::uint64_t used() const { return used_; }
     std::uint64_t damaged() const { return damaged_; }
+    bool table_whole() const { return table_whole_; }  // false: numbers past total() may be real
     // The slot on the medium; its state must be free or used.
     const media::Inode &at(std::uint64_t inode) const;
 
@@ -70,6 +71,7 @@ private:
     LazyArray<InodeInfo> info_;
     std::vector<Directory> directories_;
     std::uint64_t used_ = 0, damaged_ = 0;
+    bool table_whole_ = true;
 };
 
 }  // namespace pmfs::fsck

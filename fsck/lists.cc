@@ -39,6 +39,7 @@ private:
 bool Lists::follow_free(std::uint64_t head) {
     for (std::uint64_t at = head; at != 0;) {
         if (at >= inodes_.total()) {
+            if (!inodes_.table_whole()) return false;
             context_.found_inode(Code::free_list_wrong_inode, at, "there is no such inode");
             return false;
         }
@@ -62,6 +63,7 @@ bool Lists::follow_orphans(std::uint64_t head) {
     std::uint64_t before = 0;
     for (std::uint64_t at = head; at != 0;) {
         if (at >= inodes_.total()) {
+            if (!inodes_.table_whole()) return false;
             context_.found_inode(Code::orphan_list_wrong_inode, at, "there is no such inode");
             return false;
         }
@@ -86,7 +88,7 @@ bool Lists::follow_orphans(std::uint64_t head) {
 
 void Lists::find_missing(bool free_whole, bool orphans_whole) {
     Missing free, orphans, stray;
-    for (std::uint64_t number = 1; number < inodes_.total(); ++number) {
+    for (std::uint64_t number = kRootIno + 1; number < inodes_.total(); ++number) {
         const InodeInfo &info = inodes_.info(number);
         if (info.on_list) continue;
         if (info.state == SlotState::free && free_whole) free.add(number);
@@ -110,7 +112,7 @@ void check_lists(Context &context, Inodes &inodes, const State &state) {
     const bool free_whole = lists.follow_free(state.free_inode_head.get());
     const bool orphans_whole = lists.follow_orphans(state.orphan_head.get());
     lists.find_missing(free_whole, orphans_whole);
-    if (inodes.damaged() == 0 && !context.report.gave_up &&
+    if (inodes.damaged() == 0 && inodes.table_whole() && !context.report.gave_up &&
         state.inodes_used.get() != inodes.used())
         context.found_inode(
             Code::inodes_used_wrong, Problem::kNone,

@@ -5,8 +5,6 @@
 
 #include "fsck/check.h"
 #include "fsck/print.h"
-#include "journal/recover.h"
-#include "media/verify.h"
 #include "pm/region.h"
 
 namespace {
@@ -22,34 +20,16 @@ struct Words {
     bool only_look = false, repair = false, json = false, quiet = false;
 };
 
-// Brings the volume to rest: for good, or in memory with -n.  A journal that cannot be read is a
-// problem of the volume like any other, and *damage says so.
-Result<> replay(pm::Region &region, const Words &words, fsck::Report *damage) {
-    bool from_copy = false;
-    const media::Superblock sb = TRY(fsck::find_superblock(region, &from_copy));
-    if (media::must_mount_read_only(sb) && !words.only_look)
-        return Error(ENOTSUP, "the volume uses a feature that this program may not write; -n checks "
-                              "it");
-    const auto done = journal::recover(region, sb, journal::current_boot_id());
-    if (!done.ok()) {
-        if (done.error().errno_value() != EUCLEAN) return done.error();
-        const bool header = !journal::read_ring_header(region, sb).ok();
-        if (!header)  // else check() says it
-            damage->add({.code = fsck::Code::record_damaged, .detail = done.error().what()}, 1);
-        return {};
-    }
-    if (done.value().records != 0 && !words.json && !words.quiet)
-        fmt::print("{}: the journal was replayed{}: {} transactions\n", words.device,
-                   words.only_look ? " in memory" : "", done.value().records);
-    return {};
-}
-
 Result<fsck::Report> run(const Words &words) {
     pm::OpenOptions open;
     open.private_copy = words.only_look;
     const auto region = TRY(pm::open_region(words.device, open));
     fsck::Report damage;
-    TRY(replay(*region, words, &damage));
+    const std::uint64_t replayed =
+        TRY(fsck::replay_journal(*region, !words.only_look, &damage));
+    if (replayed != 0 && !words.json && !words.quiet)
+        fmt::print("{}: the journal was replayed{}: {} transactions\n", words.device,
+                   words.only_look ? " in memory" : "", replayed);
     fsck::Report report = TRY(fsck::check(*region));
     report.found += damage.found;
     report.problems.insert(report.problems.begin(), damage.problems.begin(), damage.problems.end());

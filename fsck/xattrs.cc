@@ -38,6 +38,7 @@ bool name_ok(std::string_view name) {
 // Blobs hold the value and no block more.
 Owned walk_value(Context &context, Space &space, std::uint64_t number, const Attribute &attribute) {
     Owned owned;
+    if (attribute.runs == 0) return owned;  // it stands in the entry itself
     std::uint64_t offset = 0, blocks = 0;
     const std::uint64_t needed = divide_up(attribute.value_size, kBlobBytes);
     for (unsigned i = 0; i < attribute.runs; ++i) {

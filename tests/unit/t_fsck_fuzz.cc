@@ -1,0 +1,196 @@
+// fsck on bytes that nobody ever wrote: it ends, and stays inside the region.  Run it under ASan.
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+
+#include "base/clock.h"
+#include "fsck/check.h"
+#include "fsck/print.h"
+#include "media/geometry.h"
+#include "media/verify.h"
+#include "support/builder.h"
+
+using namespace pmfs;
+using namespace pmfs::media;
+using test::Populated;
+
+namespace {
+
+using Random = std::mt19937_64;
+
+// More rounds by PMFS_FUZZ_ROUNDS; another start by PMFS_FUZZ_SEED.
+std::uint64_t number_from(const char *name, std::uint64_t otherwise) {
+    const char *text = std::getenv(name);
+    return text != nullptr ? std::strtoull(text, nullptr, 0) : otherwise;
+}
+
+// The numbers that break things.
+std::uint64_t awkward(Random &random) {
+    switch (random() % 8) {
+        case 0: return 0;
+        case 1: return ~std::uint64_t{0};
+        case 2: return std::uint64_t{1} << (random() % 64);
+        case 3: return (std::uint64_t{1} << (random() % 64)) - 1;
+        case 4: return random() % 32;
+        case 5: return random() % 2048;  // a block of the volume, or just past it
+        case 6: return kDonorBase + random() % 64;
+        default: return random();
+    }
+}
+
+// A copy of a region on the heap, where ASan sees a read that leaves it.
+class HeapRegion final : public pm::Region {
+public:
+    explicit HeapRegion(const pm::Region &from) : bytes_(new std::byte[from.size()]) {
+        size_ = from.size();
+        std::memcpy(bytes_.get(), from.data(), size_);
+        meta_ = data_ = bytes_.get();
+    }
+    std::byte *block(std::uint64_t number) { return bytes_.get() + number * kBlockSize; }
+    Result<> sync() override { return {}; }
+    void store_home(std::uint64_t, ConstBytes) override { never(); }
+    void drop_private(std::uint64_t) override { never(); }
+    bool lost(std::uint64_t, std::uint64_t) const override { return false; }
+
+protected:
+    void do_write(std::uint64_t, ConstBytes) override { never(); }
+    void do_zero(std::uint64_t, std::uint64_t) override { never(); }
+    void do_store_meta(std::uint64_t, ConstBytes) override { never(); }
+    void do_fence() override { never(); }
+    void do_fence_everywhere() override { never(); }
+
+private:
+    static void never() { FAIL("a check wrote to the volume"); }
+    std::unique_ptr<std::byte[]> bytes_;
+};
+
+class Fuzzer {
+public:
+    explicit Fuzzer(std::uint64_t seed) : region_(p_.b.region()), random_(seed) {
+        for (std::uint64_t block = 0; block < p_.b.block_count(); ++block)
+            if (p_.b.marked(block)) blocks_.push_back(block);
+    }
+
+    void round() {
+        saved_.clear();
+        const std::uint64_t faults = 1 + random_() % 4;
+        for (std::uint64_t i = 0; i < faults; ++i) change(blocks_[random_() % blocks_.size()]);
+        const std::uint64_t start = monotonic_ns();
+        const auto report = fsck::check(region_);
+        CHECK(monotonic_ns() - start < 5'000'000'000);
+        if (report.ok()) {
+            const std::string text = fsck::text_of(report.value(), "fuzz");
+            CHECK(text.size() > 10);
+            CHECK(fsck::json_of(report.value(), "fuzz").size() > 10);
+        }
+        for (auto saved = saved_.rbegin(); saved != saved_.rend(); ++saved)
+            std::memcpy(region_.block(saved->first), saved->second.data(), kBlockSize);
+    }
+    bool clean() { return fsck::check(region_).value_or({}).clean(); }
+
+private:
+    void change(std::uint64_t block) {
+        std::byte *bytes = region_.block(block);
+        saved_.emplace_back(block, std::vector<std::byte>(bytes, bytes + kBlockSize));
+        const Magic magic{load<le32>(ConstBytes(bytes, kBlockSize)).get()};
+        switch (random_() % 5) {
+            case 0:  // one byte
+                bytes[random_() % kBlockSize] = std::byte(random_());
+                break;
+            case 1: {  // one field
+                const std::uint64_t value = awkward(random_);
+                const std::size_t size = std::size_t{1} << (random_() % 4);
+                const std::size_t at = random_() % (kBlockSize / size) * size;
+                std::memcpy(bytes + at, &value, size);
+                break;
+            }
+            case 2: {  // one field of a header, where all the numbers are
+                const std::uint64_t value = awkward(random_);
+                const std::size_t size = std::size_t{1} << (random_() % 4);
+                std::memcpy(bytes + random_() % (256 / size) * size, &value, size);
+                break;
+            }
+            case 3:  // a line
+                for (std::size_t i = 0; i < kLineSize; i += 8) {
+                    const std::uint64_t value = awkward(random_);
+                    std::memcpy(bytes + random_() % kLinesPerBlock * kLineSize + i, &value, 8);
+                }
+                break;
+            default:  // another block's content, in this one's place
+                std::memmove(bytes, region_.block(blocks_[random_() % blocks_.size()]), kBlockSize);
+                if (random_() % 2 == 0) reinterpret_cast<BlockHeader *>(bytes)->self.set(block);
+        }
+        if (random_() % 8 == 0) return;  // leave the checksum wrong
+        if (magic != Magic::inode) return seal_block(Bytes(bytes, kBlockSize));
+        for (std::size_t slot = 0; slot < kInodesPerBlock; ++slot)
+            seal_block(Bytes(bytes + slot * kInodeSize, kInodeSize));
+    }
+
+    Populated p_;
+    HeapRegion region_;
+    Random random_;
+    std::vector<std::uint64_t> blocks_;
+    std::vector<std::pair<std::uint64_t, std::vector<std::byte>>> saved_;
+};
+
+}  // namespace
+
+TEST_CASE("fsck: ends on any damage, checksums right or wrong, and reads nothing outside") {
+    const std::uint64_t seed = number_from("PMFS_FUZZ_SEED", 1);
+    const std::uint64_t rounds = number_from("PMFS_FUZZ_ROUNDS", 2000);
+    Fuzzer fuzzer(seed);
+    for (std::uint64_t i = 0; i < rounds; ++i) {
+        CAPTURE(seed);
+        CAPTURE(i);
+        fuzzer.round();
+    }
+    CHECK(fuzzer.clean());
+}
+
+TEST_CASE("fsck: random bytes are not a volume") {
+    Random random(number_from("PMFS_FUZZ_SEED", 1));
+    for (const std::uint64_t size : {std::uint64_t{4096}, 4 * kMiB, 4 * kMiB + 4096, 6 * kMiB}) {
+        const auto region = pm::memory_region(size);
+        REQUIRE(region.ok());
+        auto *bytes = const_cast<std::byte *>(region.value()->data());
+        const auto zeroes = fsck::check(*region.value());
+        REQUIRE(!zeroes.ok());
+        CHECK(zeroes.error().errno_value() == EINVAL);
+        for (std::uint64_t at = 0; at + 8 <= size; at += 8) {
+            const std::uint64_t value = random();
+            std::memcpy(bytes + at, &value, 8);
+        }
+        const auto noise = fsck::check(*region.value());
+        REQUIRE(!noise.ok());
+        CHECK(noise.error().errno_value() == EINVAL);
+    }
+}
+
+TEST_CASE("fsck: a volume on a shorter region is refused, whatever is missing") {
+    const auto whole = test::fixed_volume(8 * kMiB);
+    for (const std::uint64_t size : {4 * kMiB, 6 * kMiB, 8 * kMiB - 4096}) {
+        const auto region = pm::memory_region(size);
+        REQUIRE(region.ok());
+        std::memcpy(const_cast<std::byte *>(region.value()->data()), whole->data(), size);
+        const auto report = fsck::check(*region.value());
+        REQUIRE(!report.ok());
+        CHECK(report.error().errno_value() == EINVAL);
+        CHECK(std::string(report.error().what()).find("larger") != std::string::npos);
+    }
+}
+
+TEST_CASE("fsck: a small volume is checked in well under 2 ms") {
+    Populated p;
+    (void)fsck::check(p.b.region()).ok();
+    const std::uint64_t start = monotonic_ns();
+    constexpr unsigned kTimes = 50;
+    for (unsigned i = 0; i < kTimes; ++i) (void)fsck::check(p.b.region()).ok();
+    const std::uint64_t each_us = (monotonic_ns() - start) / kTimes / 1000;
+    MESSAGE("a check took ", each_us, " us");
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    CHECK(each_us < 2000);
+#endif
+}
