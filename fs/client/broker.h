@@ -1,8 +1,8 @@
 /*
  * broker.h - what libpmfs and the server say to each other over the broker's socket.
  *
- * Not installed: programs use pmfs.h.  The socket (SOCK_SEQPACKET, one message a packet, native byte
- * order: both ends are on one machine) stands where PMFS_IOC_GRANT says.
+ * Not installed: programs use pmfs.h.  The socket (SOCK_SEQPACKET, one message a packet, native
+ * byte order: both ends are on one machine) stands where PMFS_IOC_GRANT says.
  *
  *   client                                     server
  *   connect                                    looks at SO_PEERCRED
@@ -11,9 +11,10 @@
  *                                              descriptor of the device by SCM_RIGHTS
  *   keeps the connection while it maps         keeps the grant while there is a connection
  *
- * Nothing else is sent, by either side.  When the client closes, exits or is killed the grant ends; when the
- * server ends the grant (its handle was closed), stops or dies, the client's end hangs up.  A
- * client that is refused may find the answer already there, and its own packet undeliverable (EPIPE).
+ * Nothing else is sent, by either side.  When the client closes, exits or is killed the grant ends;
+ * when the server ends the grant (its handle was closed), stops or dies, the client's end hangs up.
+ * A client that is refused may find the answer already there, and its own packet undeliverable
+ * (EPIPE).
  */
 #ifndef PMFS_BROKER_H
 #define PMFS_BROKER_H
@@ -33,7 +34,7 @@ struct pmfs_broker_ask {
 struct pmfs_broker_answer {
     uint32_t magic;
     uint32_t version;
-    int32_t error; /* 0 or an errno value */
+    int32_t error;     /* 0 or an errno value */
     uint32_t writable; /* the descriptor may be mapped for storing */
     uint64_t epoch;
 };

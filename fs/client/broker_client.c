@@ -15,16 +15,14 @@
 #define ANSWER_SECONDS 10 /* as long as a token is good */
 
 /* A broker runs as root, or is the caller's own; anybody else at that path is an impostor. */
-static int check_broker(int socket)
-{
+static int check_broker(int socket) {
     struct ucred peer;
     socklen_t size = sizeof peer;
     if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return -errno;
     return peer.uid == 0 || peer.uid == geteuid() ? 0 : -EPERM;
 }
 
-static int ask(int socket, const struct pmfs_io_grant *grant)
-{
+static int ask(int socket, const struct pmfs_io_grant *grant) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     const size_t size = strnlen(grant->broker, sizeof grant->broker);
     if (size == 0 || size >= sizeof address.sun_path) return -EPROTO;
@@ -52,8 +50,7 @@ static int ask(int socket, const struct pmfs_io_grant *grant)
     return sent < 0 && errno != EPIPE && errno != ECONNRESET ? -errno : 0;
 }
 
-int pmfs_broker_connect(const struct pmfs_io_grant *grant)
-{
+int pmfs_broker_connect(const struct pmfs_io_grant *grant) {
     const int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (fd < 0) return -errno;
     const int result = ask(fd, grant);
@@ -63,8 +60,7 @@ int pmfs_broker_connect(const struct pmfs_io_grant *grant)
 }
 
 /* The first descriptor of a message; others, which no broker sends, are closed. */
-static int take_descriptor(struct msghdr *message)
-{
+static int take_descriptor(struct msghdr *message) {
     int fd = -1;
     for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c != NULL; c = CMSG_NXTHDR(message, c)) {
         if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
@@ -82,16 +78,14 @@ static int take_descriptor(struct msghdr *message)
 }
 
 /* Would the device that came hold the volume?  A shorter one would be a SIGBUS later. */
-static int check_device(int device, const struct pmfs_io_grant *grant)
-{
+static int check_device(int device, const struct pmfs_io_grant *grant) {
     struct stat status;
     if (fstat(device, &status) != 0) return -errno;
     if (S_ISREG(status.st_mode) && (uint64_t)status.st_size < grant->device_size) return -EIO;
     return 0;
 }
 
-int pmfs_broker_receive(int broker, const struct pmfs_io_grant *grant)
-{
+int pmfs_broker_receive(int broker, const struct pmfs_io_grant *grant) {
     struct pmfs_broker_answer answer;
     struct iovec piece = {.iov_base = &answer, .iov_len = sizeof answer};
     union {

@@ -9,11 +9,11 @@
 
 #include "internal.h"
 
-/* One step of pmfs_prepare: a whole number of units, and short enough that others get their turn. */
+/* One step of pmfs_prepare: a whole number of units, and short enough that others get their turn.
+ */
 #define PREPARE_STEP ((uint64_t)64 << 20)
 
-int pmfs_ioctl(int fd, unsigned long command, void *io)
-{
+int pmfs_ioctl(int fd, unsigned long command, void *io) {
     int result;
     do {
         result = ioctl(fd, command, io);
@@ -21,28 +21,24 @@ int pmfs_ioctl(int fd, unsigned long command, void *io)
     return result < 0 ? -errno : 0;
 }
 
-PMFS_EXPORT int pmfs_open(const char *path, int flags, mode_t mode)
-{
+PMFS_EXPORT int pmfs_open(const char *path, int flags, mode_t mode) {
     const int fd = open(path, flags | O_DIRECT | O_CLOEXEC, mode);
     return fd < 0 ? -errno : fd;
 }
 
-PMFS_EXPORT int pmfs_query(int fd, struct pmfs_info *out)
-{
+PMFS_EXPORT int pmfs_query(int fd, struct pmfs_info *out) {
     memset(out, 0, sizeof *out);
     out->version = PMFS_ABI_VERSION;
     return pmfs_ioctl(fd, PMFS_IOC_INFO, out);
 }
 
-PMFS_EXPORT int pmfs_query_volume(int fd, struct pmfs_volume *out)
-{
+PMFS_EXPORT int pmfs_query_volume(int fd, struct pmfs_volume *out) {
     memset(out, 0, sizeof *out);
     out->version = PMFS_ABI_VERSION;
     return pmfs_ioctl(fd, PMFS_IOC_VOLUME, out);
 }
 
-PMFS_EXPORT int pmfs_prepare(int fd, off_t offset, size_t length, size_t unit)
-{
+PMFS_EXPORT int pmfs_prepare(int fd, off_t offset, size_t length, size_t unit) {
     struct stat status;
     if (fstat(fd, &status) != 0) return -errno;
     if (offset < 0) return -EINVAL;
@@ -61,21 +57,18 @@ PMFS_EXPORT int pmfs_prepare(int fd, off_t offset, size_t length, size_t unit)
     return 0;
 }
 
-PMFS_EXPORT int pmfs_seal(int fd, unsigned level)
-{
+PMFS_EXPORT int pmfs_seal(int fd, unsigned level) {
     struct pmfs_io_seal io = {.version = PMFS_ABI_VERSION, .level = level};
     return pmfs_ioctl(fd, PMFS_IOC_SEAL, &io);
 }
 
-PMFS_EXPORT int pmfs_unseal(int fd)
-{
+PMFS_EXPORT int pmfs_unseal(int fd) {
     struct pmfs_io_unseal io = {.version = PMFS_ABI_VERSION};
     return pmfs_ioctl(fd, PMFS_IOC_UNSEAL, &io);
 }
 
 /* The rules of the FUSE_FALLOCATE door (docs/seal.md), for kernels that keep it shut. */
-static int seal_by_ioctl(int fd, int mode, off_t offset, off_t length)
-{
+static int seal_by_ioctl(int fd, int mode, off_t offset, off_t length) {
     struct stat status;
     if (fstat(fd, &status) != 0) return -errno;
     const int door = mode & ~FALLOC_FL_KEEP_SIZE;
@@ -85,8 +78,7 @@ static int seal_by_ioctl(int fd, int mode, off_t offset, off_t length)
     return -EINVAL;
 }
 
-PMFS_EXPORT int pmfs_fallocate(int fd, int mode, off_t offset, off_t length)
-{
+PMFS_EXPORT int pmfs_fallocate(int fd, int mode, off_t offset, off_t length) {
     if (fallocate(fd, mode, offset, length) == 0) return 0;
     const int error = -errno;
     const int doors = PMFS_FALLOC_FL_SEAL_BLOCK_MAP | PMFS_FALLOC_FL_UNSEAL_BLOCK_MAP;

@@ -13,8 +13,8 @@ struct pmfs_map {
     size_t span;
     char *address; /* what was asked for, inside of it */
     size_t length;
-    int file;      /* the grant lives as long as this */
-    int broker;    /* ... and as this connection */
+    int file;   /* the grant lives as long as this */
+    int broker; /* ... and as this connection */
     uint64_t grant;
     uint32_t medium;
     bool caches_are_durable; /* eADR: a power cut flushes the CPU's caches */

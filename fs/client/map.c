@@ -31,8 +31,7 @@ struct pieces {
 };
 
 /* Adds a piece; one that goes on where the last one ended, here and there, becomes part of it. */
-static int add_piece(struct pieces *pieces, struct piece piece)
-{
+static int add_piece(struct pieces *pieces, struct piece piece) {
     if (pieces->count != 0) {
         struct piece *last = &pieces->at[pieces->count - 1];
         if (last->device + last->length == piece.device) {
@@ -53,23 +52,20 @@ static int add_piece(struct pieces *pieces, struct piece piece)
 
 /* The part of an extent that lies in [*at, end); *at moves on.  -EINVAL: a gap, or not mappable. */
 static int add_extent(struct pieces *pieces, const struct pmfs_extent *extent, uint64_t *at,
-                      uint64_t end, bool store)
-{
+                      uint64_t end, bool store) {
     if (extent->offset > *at || (extent->flags & PMFS_EXTENT_UNWRITTEN) != 0) return -EINVAL;
     if (store && (extent->flags & PMFS_EXTENT_SHARED) != 0) return -EINVAL;
     const uint64_t inside = *at - extent->offset;
     if (inside >= extent->length) return -EINVAL;
     uint64_t length = extent->length - inside;
     if (length > end - *at) length = end - *at;
-    const struct piece piece = {
-        .offset = *at, .device = extent->device + inside, .length = length};
+    const struct piece piece = {.offset = *at, .device = extent->device + inside, .length = length};
     *at += length;
     return add_piece(pieces, piece);
 }
 
 /* The whole of [start, end), without a gap. */
-static int find_pieces(int fd, uint64_t start, uint64_t end, bool store, struct pieces *pieces)
-{
+static int find_pieces(int fd, uint64_t start, uint64_t end, bool store, struct pieces *pieces) {
     struct pmfs_extents *page = malloc(sizeof *page);
     if (page == NULL) return -ENOMEM;
     uint64_t at = start;
@@ -88,13 +84,11 @@ static int find_pieces(int fd, uint64_t start, uint64_t end, bool store, struct 
 }
 
 /* Reserves `span` bytes of addresses that lie to huge pages as the device's do. */
-static int reserve(struct pmfs_map *map, size_t span, uint64_t device, uint64_t unit)
-{
+static int reserve(struct pmfs_map *map, size_t span, uint64_t device, uint64_t unit) {
     const uint64_t align = unit > HUGE_PAGE ? unit : HUGE_PAGE;
     size_t room;
     if (__builtin_add_overflow(span, align, &room)) return -ENOMEM;
-    char *got =
-        mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *got = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (got == MAP_FAILED) return -errno;
     const size_t before = (size_t)((device - (uint64_t)(uintptr_t)got) & (align - 1));
     const size_t behind = room - before - span;
@@ -106,8 +100,7 @@ static int reserve(struct pmfs_map *map, size_t span, uint64_t device, uint64_t 
 }
 
 static int map_pieces(const struct pmfs_map *map, const struct pieces *pieces, int device, int prot,
-                      unsigned flags)
-{
+                      unsigned flags) {
     int how = MAP_FIXED | (flags & PMFS_MAP_POPULATE ? MAP_POPULATE : 0);
     /* MAP_SYNC: metadata of the filesystem below is never behind our stores.  It fails loudly. */
     how |= map->medium == PMFS_MEDIUM_FSDAX ? MAP_SHARED_VALIDATE | MAP_SYNC : MAP_SHARED;
@@ -124,8 +117,7 @@ static int map_pieces(const struct pmfs_map *map, const struct pieces *pieces, i
 
 /* Everything between the grant and the pointer. */
 static int map_granted(struct pmfs_map *map, const struct pmfs_io_grant *grant, uint64_t offset,
-                       int prot, unsigned flags)
-{
+                       int prot, unsigned flags) {
     const uint64_t unit = grant->mapping_unit;
     const uint64_t start = offset & ~(unit - 1);
     const uint64_t end = (offset + map->length + unit - 1) & ~(unit - 1);
@@ -148,13 +140,12 @@ static int map_granted(struct pmfs_map *map, const struct pmfs_io_grant *grant, 
 }
 
 static int take_grant(struct pmfs_map *map, uint64_t offset, size_t length, bool store,
-                      struct pmfs_io_grant *grant)
-{
+                      struct pmfs_io_grant *grant) {
     *grant = (struct pmfs_io_grant){.version = PMFS_ABI_VERSION,
-                                 .flags = PMFS_GRANT_MAP | (store ? PMFS_GRANT_STORE : 0),
-                                 .kind = PMFS_GRANT_TEMPORARY,
-                                 .offset = offset,
-                                 .length = length};
+                                    .flags = PMFS_GRANT_MAP | (store ? PMFS_GRANT_STORE : 0),
+                                    .kind = PMFS_GRANT_TEMPORARY,
+                                    .offset = offset,
+                                    .length = length};
     const int result = pmfs_ioctl(map->file, PMFS_IOC_GRANT, grant);
     if (result != 0) return result;
     map->grant = grant->grant;
@@ -166,8 +157,7 @@ static int take_grant(struct pmfs_map *map, uint64_t offset, size_t length, bool
 }
 
 PMFS_EXPORT int pmfs_map(int fd, off_t offset, size_t length, int prot, unsigned flags,
-                         struct pmfs_map **out)
-{
+                         struct pmfs_map **out) {
     *out = NULL;
     if (offset < 0 || (flags & ~PMFS_MAP_POPULATE) != 0) return -EINVAL;
     if ((prot & PROT_READ) == 0 || (prot & ~(PROT_READ | PROT_WRITE)) != 0) return -EINVAL;
@@ -192,8 +182,7 @@ PMFS_EXPORT int pmfs_map(int fd, off_t offset, size_t length, int prot, unsigned
     return 0;
 }
 
-PMFS_EXPORT int pmfs_unmap(struct pmfs_map *map)
-{
+PMFS_EXPORT int pmfs_unmap(struct pmfs_map *map) {
     if (map == NULL) return 0;
     int result = 0;
     /* First the addresses, then what allowed them. */
@@ -209,17 +198,14 @@ PMFS_EXPORT int pmfs_unmap(struct pmfs_map *map)
     return result;
 }
 
-PMFS_EXPORT void *pmfs_map_address(const struct pmfs_map *map)
-{
+PMFS_EXPORT void *pmfs_map_address(const struct pmfs_map *map) {
     return map->address;
 }
 
-PMFS_EXPORT size_t pmfs_map_length(const struct pmfs_map *map)
-{
+PMFS_EXPORT size_t pmfs_map_length(const struct pmfs_map *map) {
     return map->length;
 }
 
-PMFS_EXPORT int pmfs_map_event_fd(const struct pmfs_map *map)
-{
+PMFS_EXPORT int pmfs_map_event_fd(const struct pmfs_map *map) {
     return map->broker;
 }

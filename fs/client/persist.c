@@ -21,23 +21,20 @@
 
 typedef void (*flush_lines)(const char *from, const char *to);
 
-__attribute__((target("clwb"))) static void flush_clwb(const char *from, const char *to)
-{
+__attribute__((target("clwb"))) static void flush_clwb(const char *from, const char *to) {
     for (; from < to; from += LINE) _mm_clwb((void *)from);
 }
 
-__attribute__((target("clflushopt"))) static void flush_clflushopt(const char *from, const char *to)
-{
+__attribute__((target("clflushopt"))) static void flush_clflushopt(const char *from,
+                                                                   const char *to) {
     for (; from < to; from += LINE) _mm_clflushopt((void *)from);
 }
 
-static void flush_clflush(const char *from, const char *to)
-{
+static void flush_clflush(const char *from, const char *to) {
     for (; from < to; from += LINE) _mm_clflush(from);
 }
 
-static flush_lines best_flush(void)
-{
+static flush_lines best_flush(void) {
     unsigned a, b = 0, c, d;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return flush_clflush;
     if (b & (1u << 24)) return flush_clwb;
@@ -45,13 +42,11 @@ static flush_lines best_flush(void)
     return flush_clflush;
 }
 
-static void fence(void)
-{
+static void fence(void) {
     _mm_sfence();
 }
 
-static int flush(const char *from, const char *to)
-{
+static int flush(const char *from, const char *to) {
     static flush_lines chosen;
     flush_lines lines = __atomic_load_n(&chosen, __ATOMIC_RELAXED);
     if (lines == NULL) {
@@ -63,21 +58,18 @@ static int flush(const char *from, const char *to)
 }
 #else
 /* No flush instructions that user space may count on: the kernel must do it, where it can. */
-static void fence(void)
-{
+static void fence(void) {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
-static int flush(const char *from, const char *to)
-{
+static int flush(const char *from, const char *to) {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     char *start = (char *)((uintptr_t)from & ~(page - 1));
     return msync(start, (size_t)(to - start), MS_SYNC) == 0 ? 0 : -errno;
 }
 #endif
 
-PMFS_EXPORT int pmfs_persist(const struct pmfs_map *map, size_t offset, size_t length)
-{
+PMFS_EXPORT int pmfs_persist(const struct pmfs_map *map, size_t offset, size_t length) {
     if (offset > map->length || length > map->length - offset) return -EINVAL;
     if (length == 0) return 0;
     char *from = map->address + offset;
@@ -87,7 +79,8 @@ PMFS_EXPORT int pmfs_persist(const struct pmfs_map *map, size_t offset, size_t l
         case PMFS_MEDIUM_FSDAX:
             if (!map->caches_are_durable) result = flush(from, from + length);
             break;
-        case PMFS_MEDIUM_MEMORY: break;
+        case PMFS_MEDIUM_MEMORY:
+            break;
         default: {
             const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
             char *start = (char *)((uintptr_t)from & ~(page - 1));
@@ -99,8 +92,7 @@ PMFS_EXPORT int pmfs_persist(const struct pmfs_map *map, size_t offset, size_t l
 }
 
 /* "cpu_cache" in the file persistence_domain of the device's region, somewhere above the device. */
-static bool domain_is_cpu_cache(char *directory)
-{
+static bool domain_is_cpu_cache(char *directory) {
     for (;;) {
         char path[PATH_MAX + 32], word[32] = "";
         snprintf(path, sizeof path, "%s/persistence_domain", directory);
@@ -116,8 +108,7 @@ static bool domain_is_cpu_cache(char *directory)
     }
 }
 
-bool pmfs_caches_are_durable(int device)
-{
+bool pmfs_caches_are_durable(int device) {
     struct stat status;
     if (fstat(device, &status) != 0) return false;
     const bool character = S_ISCHR(status.st_mode);

@@ -1,10 +1,10 @@
 /*
  * pmfs.h - libpmfs: seal the block map of a file, and map the file's blocks from the device itself.
  *
- * Every function gives 0 (or what its comment says) or a negative errno value, and leaves errno itself
- * unspecified.  All are safe to call from several threads; one mapping may be used by many threads and is
- * unmapped by one.  -ENOTTY: the descriptor is not of a mounted pmfs.  The manual: pmfs(3), pmfs_map(3),
- * pmfs_seal(3), pmfs_persist(3).
+ * Every function gives 0 (or what its comment says) or a negative errno value, and leaves errno
+ * itself unspecified.  All are safe to call from several threads; one mapping may be used by many
+ * threads and is unmapped by one.  -ENOTTY: the descriptor is not of a mounted pmfs.  The manual:
+ * pmfs(3), pmfs_map(3), pmfs_seal(3), pmfs_persist(3).
  */
 #ifndef PMFS_H
 #define PMFS_H
@@ -30,10 +30,11 @@ int pmfs_query(int fd, struct pmfs_info *out);
 /* The volume; `fd` is any file or directory of it. */
 int pmfs_query_volume(int fd, struct pmfs_volume *out);
 
-/* Makes a file fit to be sealed full and mapped: allocates, writes zeroes where nothing was written,
- * aligns to units of `unit` bytes (0: 2 MiB where the file is that large, else the volume's mapping unit).
- * length 0: to the end of the file.  Needs a descriptor open for writing.  Works in steps; if it is
- * interrupted (-EINTR) what is done stays done, and it may be called again. */
+/* Makes a file fit to be sealed full and mapped: allocates, writes zeroes where nothing was
+ * written, aligns to units of `unit` bytes (0: 2 MiB where the file is that large, else the
+ * volume's mapping unit). length 0: to the end of the file.  Needs a descriptor open for writing.
+ * Works in steps; if it is interrupted (-EINTR) what is done stays done, and it may be called
+ * again. */
 int pmfs_prepare(int fd, off_t offset, size_t length, size_t unit);
 
 /* Freezes the block map; level: PMFS_SEAL_AS_IS or PMFS_SEAL_FULL.  Needs a descriptor open for
@@ -43,8 +44,8 @@ int pmfs_seal(int fd, unsigned level);
 /* -EBUSY while anybody holds a grant on the file. */
 int pmfs_unseal(int fd);
 
-/* fallocate(2), and the modes PMFS_FALLOC_FL_SEAL_BLOCK_MAP and PMFS_FALLOC_FL_UNSEAL_BLOCK_MAP also on
- * kernels that do not know them. */
+/* fallocate(2), and the modes PMFS_FALLOC_FL_SEAL_BLOCK_MAP and PMFS_FALLOC_FL_UNSEAL_BLOCK_MAP
+ * also on kernels that do not know them. */
 int pmfs_fallocate(int fd, int mode, off_t offset, off_t length);
 
 /* --- direct mappings -------------------------------------------------------------------------- */
@@ -54,13 +55,15 @@ struct pmfs_map; /* a mapping; opaque */
 #define PMFS_MAP_POPULATE 1u /* page tables are filled before it returns */
 
 /* Maps [offset, offset + length) of a file from the device, as one contiguous range of addresses.
- * length 0: to the end of the file.  prot: PROT_READ, with or without PROT_WRITE.  While the mapping
- * lives, the block map of that range cannot change (a temporary grant).  `fd` may be closed afterwards.
- * The mapping is not inherited by fork(2).  On failure *out is NULL and nothing is left behind.
+ * length 0: to the end of the file.  prot: PROT_READ, with or without PROT_WRITE.  While the
+ * mapping lives, the block map of that range cannot change (a temporary grant).  `fd` may be closed
+ * afterwards. The mapping is not inherited by fork(2).  On failure *out is NULL and nothing is left
+ * behind.
  *
- * -EACCES: this user may not have the device; -EBADF: prot does not fit the descriptor; -EBUSY: somebody
- * has the file open through the page cache (`pmfsctl holders`); -EINVAL: the range is not prepared, or not
- * within the file; -EOPNOTSUPP: this mount hands out no mappings; -EPERM: this user may only read. */
+ * -EACCES: this user may not have the device; -EBADF: prot does not fit the descriptor; -EBUSY:
+ * somebody has the file open through the page cache (`pmfsctl holders`); -EINVAL: the range is not
+ * prepared, or not within the file; -EOPNOTSUPP: this mount hands out no mappings; -EPERM: this
+ * user may only read. */
 #ifdef __cplusplus /* a function and a structure of one name, as with stat(2) */
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wshadow"
@@ -73,14 +76,15 @@ int pmfs_map(int fd, off_t offset, size_t length, int prot, unsigned flags, stru
 void *pmfs_map_address(const struct pmfs_map *map); /* of `offset` itself, aligned or not */
 size_t pmfs_map_length(const struct pmfs_map *map);
 
-/* A descriptor that hangs up (POLLHUP) when the grant ended under the mapping: the server stopped or
- * died, or the administrator revoked it.  What is stored from then on is promised to nobody.
- * It belongs to the mapping: poll it, do nothing else with it. */
+/* A descriptor that hangs up (POLLHUP) when the grant ended under the mapping: the server stopped
+ * or died, or the administrator revoked it.  What is stored from then on is promised to nobody. It
+ * belongs to the mapping: poll it, do nothing else with it. */
 int pmfs_map_event_fd(const struct pmfs_map *map);
 
-/* Makes what was stored in [offset, offset + length) of the mapping as durable as the medium can: on
- * device-DAX and fsdax safe from a power cut, with no system call; on an image file by msync(2); on
- * memory there is no such thing, and it only orders the stores.  -EINVAL: outside of the mapping. */
+/* Makes what was stored in [offset, offset + length) of the mapping as durable as the medium can:
+ * on device-DAX and fsdax safe from a power cut, with no system call; on an image file by msync(2);
+ * on memory there is no such thing, and it only orders the stores.  -EINVAL: outside of the
+ * mapping. */
 int pmfs_persist(const struct pmfs_map *map, size_t offset, size_t length);
 
 /* Ends a mapping and its grant; NULL is allowed. */

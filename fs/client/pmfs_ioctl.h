@@ -4,10 +4,10 @@
  * This is a stable binary interface.  Most programs want pmfs.h, which wraps it.
  *
  * Every structure starts with `version`, which the caller sets to PMFS_ABI_VERSION, and `flags`.
- * Unknown flags, and anything but zero in a field called `reserved`, are EINVAL, so that both can get a
- * meaning later.  All fields are of fixed width and there is no hidden padding: 32-bit programs use the
- * same bytes.  Sizes and offsets are in bytes.  A structure is filled in even when the call
- * fails where the comment of a field says so (`bad_offset`).
+ * Unknown flags, and anything but zero in a field called `reserved`, are EINVAL, so that both can
+ * get a meaning later.  All fields are of fixed width and there is no hidden padding: 32-bit
+ * programs use the same bytes.  Sizes and offsets are in bytes.  A structure is filled in even when
+ * the call fails where the comment of a field says so (`bad_offset`).
  *
  * A command that this server does not know is ENOTTY, as is any of these on another filesystem.
  */
@@ -43,10 +43,10 @@ struct pmfs_info {
     uint64_t inode;
     uint64_t generation; /* grows when an inode number is used anew */
     uint64_t size;
-    uint64_t allocated; /* bytes of the medium that the file owns */
-    uint64_t extents;   /* pieces of its block map; 0 for what is not a regular file */
-    uint64_t grants;    /* held on it now */
-    uint64_t handles_cached; /* open descriptions that go through the page cache ... */
+    uint64_t allocated;            /* bytes of the medium that the file owns */
+    uint64_t extents;              /* pieces of its block map; 0 for what is not a regular file */
+    uint64_t grants;               /* held on it now */
+    uint64_t handles_cached;       /* open descriptions that go through the page cache ... */
     uint64_t handles_cached_write; /* ... those of them that may write */
     uint64_t handles_direct;       /* open descriptions that do not */
     uint32_t mode;                 /* as st_mode */
@@ -67,7 +67,8 @@ struct pmfs_extent {
 };
 
 /* One page of a block map, in the order of the file.  Set `from` to 0, then to `next` of the page
- * before, until `next` is 0.  The map of a file that is neither sealed nor granted may change in between. */
+ * before, until `next` is 0.  The map of a file that is neither sealed nor granted may change in
+ * between. */
 #define PMFS_EXTENTS_MAX 500u
 struct pmfs_extents {
     uint32_t version; /* in */
@@ -128,7 +129,7 @@ struct pmfs_io_unseal {
 /* Allocates, writes zeroes where nothing was written, unshares, and aligns to `unit`. */
 struct pmfs_io_prepare {
     uint32_t version;
-    uint32_t flags;  /* 0 */
+    uint32_t flags; /* 0 */
     uint64_t offset;
     uint64_t length; /* 0: to the end of the file */
     uint64_t unit;   /* a power of two; 0: 2 MiB if the file is that large, else the mapping unit */
@@ -149,12 +150,12 @@ struct pmfs_io_prepare {
 #define PMFS_MEDIUM_IMAGE 4u
 
 /* A grant freezes the block map of its range until its handle is closed, it is released, or, with
- * PMFS_GRANT_MAP, until its connection to the broker ends.  Its token is good for one connection, by the
- * process that asked, within a few seconds; a token that lapses takes its grant with it. */
+ * PMFS_GRANT_MAP, until its connection to the broker ends.  Its token is good for one connection,
+ * by the process that asked, within a few seconds; a token that lapses takes its grant with it. */
 struct pmfs_io_grant {
     uint32_t version;
-    uint32_t flags; /* PMFS_GRANT_STORE, PMFS_GRANT_MAP */
-    uint32_t kind;  /* PMFS_GRANT_TEMPORARY, ... */
+    uint32_t flags;        /* PMFS_GRANT_STORE, PMFS_GRANT_MAP */
+    uint32_t kind;         /* PMFS_GRANT_TEMPORARY, ... */
     uint32_t medium;       /* out: PMFS_MEDIUM_* */
     uint64_t offset;       /* in */
     uint64_t length;       /* in; 0: to the end of the file.  out: what was granted */
@@ -219,9 +220,9 @@ struct pmfs_chunk {
 #define PMFS_CHUNKS_MAX 4000u
 struct pmfs_chunks {
     uint32_t version;
-    uint32_t flags;  /* in: 0 */
-    uint64_t first;  /* in: number of the first chunk wanted */
-    uint32_t count;  /* out: chunks in this page; 0 past the end */
+    uint32_t flags; /* in: 0 */
+    uint64_t first; /* in: number of the first chunk wanted */
+    uint32_t count; /* out: chunks in this page; 0 past the end */
     uint32_t reserved;
     struct pmfs_chunk chunk[PMFS_CHUNKS_MAX];
 };
@@ -237,7 +238,8 @@ struct pmfs_chunks {
 #define PMFS_IOC_VOLUME _IOWR(PMFS_IOC_MAGIC, 0x30, struct pmfs_volume)
 #define PMFS_IOC_CHUNKS _IOWR(PMFS_IOC_MAGIC, 0x31, struct pmfs_chunks)
 
-/* The sizes are the interface: they are part of the command numbers.  FUSE carries at most 16383. */
+/* The sizes are the interface: they are part of the command numbers.  FUSE carries at most 16383.
+ */
 #ifdef __cplusplus
 #define PMFS_ABI_SIZE(name, size) static_assert(sizeof(struct name) == (size), #name)
 #else

@@ -79,8 +79,7 @@ void drop(Volume &volume, const Claim &claim) {
 
 class Broker::Impl {
 public:
-    Impl(Volume &volume, BrokerOptions options)
-        : volume_(volume), options_(std::move(options)) {}
+    Impl(Volume &volume, BrokerOptions options) : volume_(volume), options_(std::move(options)) {}
     ~Impl() { stop(); }
 
     Result<> start();
@@ -261,9 +260,8 @@ Broker::Impl::Verdict Broker::Impl::admit(const Peer &peer) {
     const unsigned kept = peer.uid == 0 ? 0 : options_.connections_max / 8;
     if (connections_.size() + kept >= options_.connections_max)
         return {.error = EUSERS, .why = "came when all connections were taken"};
-    const auto same = std::count_if(connections_.begin(), connections_.end(), [&](const auto &c) {
-        return c.second.peer.uid == peer.uid;
-    });
+    const auto same = std::count_if(connections_.begin(), connections_.end(),
+                                    [&](const auto &c) { return c.second.peer.uid == peer.uid; });
     if (peer.uid != 0 && static_cast<unsigned>(same) >= options_.connections_per_uid_max)
         return {.error = EUSERS, .why = "has as many connections as one user may have"};
     return {};
@@ -311,8 +309,8 @@ void Broker::Impl::log_refusal(const Peer &peer, int error, const char *why) {
     }
     if (refusals_logged_++ >= kRefusalsLoggedMax) return;
     options_.log("broker: refused a direct mapping (" + std::string(::strerrorname_np(error)) +
-                 "): process " + std::to_string(peer.pid) + " of user " +
-                 std::to_string(peer.uid) + " " + why);
+                 "): process " + std::to_string(peer.pid) + " of user " + std::to_string(peer.uid) +
+                 " " + why);
 }
 
 // --- connections ------------------------------------------------------------------------------
@@ -385,11 +383,10 @@ void Broker::Impl::hear(std::uint64_t id) {
     if (!talkative) return close_connection(id);
     const bool writable = verdict.claim.may_store;
     const int device = writable ? device_.writable.get() : device_.readable.get();
-    const bool sent =
-        answer(fd, {.error = verdict.error, .writable = writable, .epoch = epoch_},
-               verdict.error == 0 ? device : -1);
-    if (verdict.error == 0 && sent) return;
     if (verdict.error != 0) log_refusal(peer, verdict.error, verdict.why);
+    const bool sent = answer(fd, {.error = verdict.error, .writable = writable, .epoch = epoch_},
+                             verdict.error == 0 ? device : -1);
+    if (verdict.error == 0 && sent) return;
     if (verdict.error != 0 && verdict.consumed) drop(volume_, verdict.claim);
     close_connection(id);
 }

@@ -1,16 +1,16 @@
 // The broker: hands the device to programs that hold a grant, and ends the grant when they go.
 //
-// A process that can open the device can read and write anywhere on it, so the device is given only to
-// root and to members of one group that the administrator names (`-o group=NAME`; none by default), and
-// a writable descriptor of an image file to root only.  Who asks is what the kernel says of the
-// socket's other end; that he holds the grant is proved by a token of one use, which the
-// grant's ioctl gave him.  docs/security.md says what a descriptor lets its holder do.
+// A process that can open the device can read and write anywhere on it, so the device is given only
+// to root and to members of one group that the administrator names (`-o group=NAME`; none by
+// default), and a writable descriptor of an image file to root only.  Who asks is what the kernel
+// says of the socket's other end; that he holds the grant is proved by a token of one use, which
+// the grant's ioctl gave him.  docs/security.md says what a descriptor lets its holder do.
 //
-// A connection is the grant's life line: when it closes, or its process exits, the grant is dropped.
-// When the grant's handle is closed first, the connection is cut.
+// A connection is the grant's life line: when it closes, or its process exits, the grant is
+// dropped. When the grant's handle is closed first, the connection is cut.
 //
-// One thread (epoll).  No call waits for it, except stop().  Lock order: Broker's lock and the Volume's
-// are never held together.
+// One thread (epoll).  No call waits for it, except stop().  Lock order: Broker's lock and the
+// Volume's are never held together.
 #pragma once
 #include <sys/types.h>
 
@@ -24,11 +24,11 @@
 namespace pmfs::front {
 
 struct BrokerOptions {
-    std::string directory;              // empty: $PMFS_RUN_DIR, else /run/pmfs
-    std::optional<gid_t> group;         // its members may map; none: root only
-    unsigned connections_max = 256;  // two descriptors each
-    unsigned connections_per_uid_max = 64;  // root has no limit of its own
-    unsigned token_seconds = 10;        // from the ioctl to the connection
+    std::string directory;                         // empty: $PMFS_RUN_DIR, else /run/pmfs
+    std::optional<gid_t> group;                    // its members may map; none: root only
+    unsigned connections_max = 256;                // two descriptors each
+    unsigned connections_per_uid_max = 64;         // root has no limit of its own
+    unsigned token_seconds = 10;                   // from the ioctl to the connection
     std::function<void(const std::string &)> log;  // one sentence; may be called by any thread
 };
 
@@ -46,8 +46,8 @@ public:
     const std::string &socket_path() const;
     std::uint64_t epoch() const;  // random, chosen at start
 
-    // EACCES for a caller that the socket would refuse for certain, before a grant is taken for him.
-    // (His groups are known only to the socket.)
+    // EACCES for a caller that the socket would refuse for certain, before a grant is taken for
+    // him. (His groups are known only to the socket.)
     Result<> may_map(const Caller &caller) const;
     // A token for a grant that was just taken.  EAGAIN: too many are waiting.
     Result<BrokerToken> issue(HandleId handle, GrantId grant, bool may_store, const Caller &taker);

@@ -1,4 +1,5 @@
-// What the broker needs of the system: its socket, who is at the other end, the device's descriptors.
+// What the broker needs of the system: its socket, who is at the other end, the device's
+// descriptors.
 #pragma once
 #include <sys/types.h>
 
@@ -42,8 +43,8 @@ struct Listener {
     FileDescriptor socket;
     std::string path;
 };
-// Listens at DIRECTORY/UUID.sock, or at DIRECTORY/UUID-PID.sock when somebody answers at the first: a
-// copy of the same image that is mounted, too.
+// Listens at DIRECTORY/UUID.sock, or at DIRECTORY/UUID-PID.sock when somebody answers at the first:
+// a copy of the same image that is mounted, too.
 Result<Listener> listen_at(const std::string &directory, const std::uint8_t (&uuid)[16]);
 
 // Two descriptions of the medium, neither of them the one that carries the volume's lock.

@@ -1,5 +1,5 @@
-// The ioctls on the server's side: see ioctl.h.  Each is a small function from one structure to the same
-// structure filled in; the table at the end says which.
+// The ioctls on the server's side: see ioctl.h.  Each is a small function from one structure to the
+// same structure filled in; the table at the end says which.
 #include "front/ioctl.h"
 
 #include <sys/stat.h>
@@ -32,7 +32,8 @@ struct Job {
 constexpr std::size_t kAll = ~std::size_t{0};
 
 Result<> check_version(std::uint32_t version) {
-    if (version != PMFS_ABI_VERSION) return Error(EINVAL, "this version of the interface is unknown");
+    if (version != PMFS_ABI_VERSION)
+        return Error(EINVAL, "this version of the interface is unknown");
     return {};
 }
 
@@ -55,19 +56,26 @@ void copy_text(std::span<char> to, std::string_view from) {
 
 std::uint32_t medium_of(const Volume &volume) {
     switch (volume.region().kind()) {
-        case pm::MediumKind::devdax: return PMFS_MEDIUM_DEVDAX;
-        case pm::MediumKind::fsdax: return PMFS_MEDIUM_FSDAX;
-        case pm::MediumKind::memory: return PMFS_MEDIUM_MEMORY;
-        case pm::MediumKind::image: return PMFS_MEDIUM_IMAGE;
+        case pm::MediumKind::devdax:
+            return PMFS_MEDIUM_DEVDAX;
+        case pm::MediumKind::fsdax:
+            return PMFS_MEDIUM_FSDAX;
+        case pm::MediumKind::memory:
+            return PMFS_MEDIUM_MEMORY;
+        case pm::MediumKind::image:
+            return PMFS_MEDIUM_IMAGE;
     }
     return 0;
 }
 
 std::uint32_t seal_number(SealLevel level) {
     switch (level) {
-        case SealLevel::none: return PMFS_SEAL_NONE;
-        case SealLevel::as_is: return PMFS_SEAL_AS_IS;
-        case SealLevel::full: return PMFS_SEAL_FULL;
+        case SealLevel::none:
+            return PMFS_SEAL_NONE;
+        case SealLevel::as_is:
+            return PMFS_SEAL_AS_IS;
+        case SealLevel::full:
+            return PMFS_SEAL_FULL;
     }
     return PMFS_SEAL_NONE;
 }
@@ -81,12 +89,6 @@ Result<> need_regular(const Job &job) {
 Result<> need_write_handle(const Job &job) {
     const HandleInfo handle = TRY(job.context.volume.handle_info(job.handle));
     if (!handle.write) return Error(EBADF, "the file is not open for writing");
-    return {};
-}
-
-Result<> need_no_writeback(const Job &job) {
-    if (job.context.writeback)
-        return Error(EOPNOTSUPP, "the mount option writeback excludes seals and grants");
     return {};
 }
 
@@ -147,15 +149,15 @@ Result<std::vector<pmfs_holder>> all_holders(Job &job) {
                        .flags = holder.may_store ? PMFS_HOLDER_STORES : 0});
     }
     for (const HandleInfo &handle : TRY(job.context.volume.handles(job.ino))) {
-        all.push_back({.id = 0,
-                       .handle = handle.handle,
-                       .offset = 0,
-                       .length = 0,
-                       .pid = handle.opener.pid,
-                       .uid = handle.opener.uid,
-                       .kind = handle.direct_io ? PMFS_HOLDER_HANDLE_DIRECT
-                                                : PMFS_HOLDER_HANDLE_CACHED,
-                       .flags = handle.write ? PMFS_HOLDER_STORES : 0});
+        all.push_back(
+            {.id = 0,
+             .handle = handle.handle,
+             .offset = 0,
+             .length = 0,
+             .pid = handle.opener.pid,
+             .uid = handle.opener.uid,
+             .kind = handle.direct_io ? PMFS_HOLDER_HANDLE_DIRECT : PMFS_HOLDER_HANDLE_CACHED,
+             .flags = handle.write ? PMFS_HOLDER_STORES : 0});
     }
     return all;
 }
@@ -224,7 +226,6 @@ Result<std::size_t> seal(Job &job, pmfs_io_seal &io) {
     TRY(check_zero(io.reserved));
     if (io.level != PMFS_SEAL_AS_IS && io.level != PMFS_SEAL_FULL)
         return Error(EINVAL, "a seal is as-is or full");
-    TRY(need_no_writeback(job));
     TRY(need_regular(job));
     TRY(need_write_handle(job));
     const SealLevel level = io.level == PMFS_SEAL_FULL ? SealLevel::full : SealLevel::as_is;
@@ -252,19 +253,35 @@ Result<std::size_t> prepare(Job &job, pmfs_io_prepare &io) {
 
 Result<GrantKind> grant_kind(std::uint32_t number) {
     switch (number) {
-        case PMFS_GRANT_TEMPORARY: return GrantKind::temporary;
-        case PMFS_GRANT_BREAKABLE: return GrantKind::breakable;
-        case PMFS_GRANT_PIN: return GrantKind::pin;
-        default: return Error(EINVAL, "there is no such kind of grant");
+        case PMFS_GRANT_TEMPORARY:
+            return GrantKind::temporary;
+        case PMFS_GRANT_BREAKABLE:
+            return GrantKind::breakable;
+        case PMFS_GRANT_PIN:
+            return GrantKind::pin;
+        default:
+            return Error(EINVAL, "there is no such kind of grant");
     }
 }
 
-Result<> add_token(Job &job, pmfs_io_grant &io, GrantId grant, bool may_store) {
-    Broker &broker = *job.context.broker;
-    const BrokerToken token = TRY(broker.issue(job.handle, grant, may_store, job.caller));
+// What a holder needs to know of a grant that was just taken.
+Result<> tell_grant(Job &job, pmfs_io_grant &io, GrantId grant, bool may_store, bool map) {
+    Volume &volume = job.context.volume;
+    Broker *broker = job.context.broker;
+    const VolumeInfo info = volume.info();
+    // The size cannot change any more.
+    if (io.length == 0) io.length = TRY(volume.getattr(job.ino)).size - io.offset;
+    io.medium = medium_of(volume);
+    io.grant = grant;
+    io.epoch = broker != nullptr ? broker->epoch() : 0;
+    io.mapping_unit = info.mapping_unit;
+    io.device_size = info.size;
+    std::memcpy(io.uuid, info.uuid, sizeof io.uuid);
+    if (!map) return {};
+    const BrokerToken token = TRY(broker->issue(job.handle, grant, may_store, job.caller));
     static_assert(sizeof io.token == sizeof token.bytes);
     std::memcpy(io.token, token.bytes, sizeof io.token);
-    copy_text(io.broker, broker.socket_path());
+    copy_text(io.broker, broker->socket_path());
     return {};
 }
 
@@ -272,7 +289,6 @@ Result<std::size_t> grant(Job &job, pmfs_io_grant &io) {
     io.bad_offset = 0;
     TRY(check_zero(io.flags & ~(PMFS_GRANT_STORE | PMFS_GRANT_MAP)));
     const GrantKind kind = TRY(grant_kind(io.kind));
-    TRY(need_no_writeback(job));
     TRY(need_regular(job));
     const bool may_store = (io.flags & PMFS_GRANT_STORE) != 0;
     const bool map = (io.flags & PMFS_GRANT_MAP) != 0;
@@ -284,19 +300,10 @@ Result<std::size_t> grant(Job &job, pmfs_io_grant &io) {
     const GrantRequest request{
         .kind = kind, .offset = io.offset, .length = io.length, .may_store = may_store};
     const GrantId id = TRY(volume.take_grant(job.handle, request, job.caller, &io.bad_offset));
-    if (map) {
-        if (const auto added = add_token(job, io, id, may_store); !added.ok()) {
-            (void)volume.drop_grant(job.handle, id);  // it was ours a moment ago: cannot fail
-            return added.error();
-        }
+    if (const auto told = tell_grant(job, io, id, may_store, map); !told.ok()) {
+        (void)volume.drop_grant(job.handle, id);  // it was ours a moment ago: cannot fail
+        return told.error();
     }
-    const VolumeInfo info = volume.info();
-    io.medium = medium_of(volume);
-    io.grant = id;
-    io.epoch = job.context.broker != nullptr ? job.context.broker->epoch() : 0;
-    io.mapping_unit = info.mapping_unit;
-    io.device_size = info.size;
-    std::memcpy(io.uuid, info.uuid, sizeof io.uuid);
     return kAll;
 }
 

@@ -1,7 +1,7 @@
 // The ioctls of fs/client/pmfs_ioctl.h, on the server's side: bytes in, volume words, bytes out.
 //
-// Transports call handle_ioctl() with what the kernel sent and answer with what `done` gets, also when
-// the result is an error: the kernel copies the bytes out in either case, and that is how an
+// Transports call handle_ioctl() with what the kernel sent and answer with what `done` gets, also
+// when the result is an error: the kernel copies the bytes out in either case, and that is how an
 // offset comes back with EINVAL.
 #pragma once
 #include <functional>
@@ -16,10 +16,10 @@ class Broker;
 
 struct IoctlRequest {
     InodeNo ino;
-    HandleId handle = 0;        // 0: a directory
-    unsigned command = 0;       // as the program gave it
+    HandleId handle = 0;            // 0: a directory
+    unsigned command = 0;           // as the program gave it
     std::span<const std::byte> in;  // what the kernel copied in; copied before handle_ioctl returns
-    std::size_t out_size = 0;   // the most that may be answered
+    std::size_t out_size = 0;       // the most that may be answered
     Caller caller;
 };
 
@@ -38,8 +38,8 @@ struct IoctlContext {
     bool writeback = false;  // -o writeback: seals and grants are EOPNOTSUPP
 };
 
-// Calls `done` exactly once, maybe before it returns, maybe later and from another thread.  `context`
-// must outlive that.
+// Calls `done` exactly once, maybe before it returns, maybe later and from another thread.
+// `context` must outlive that.
 void handle_ioctl(IoctlContext &context, const IoctlRequest &request, IoctlDone done);
 
 }  // namespace pmfs::front

@@ -11,8 +11,8 @@ class File {
 public:
     enum class Access { read, write };
 
-    // Past the page cache where that is possible, so that looking at a file never keeps anybody from
-    // a grant.  On failure error() is the errno value and every call gives it back.
+    // Past the page cache where that is possible, so that looking at a file never keeps anybody
+    // from a grant.  On failure error() is the errno value and every call gives it back.
     File(const std::string &path, Access access);
     ~File();
     File(const File &) = delete;

@@ -42,17 +42,19 @@ int main(int argc, char **argv) {
         ->callback(runs(pmfs::ctl::info));
     add_verb(app, "status", "The volume that a path is on", options, "PATH")
         ->callback(runs(pmfs::ctl::status));
-    CLI::App *prepare =
-        add_verb(app, "prepare", "Allocate, write and align a file, so that it can be sealed full "
-                                 "and mapped", options);
+    CLI::App *prepare = add_verb(app, "prepare",
+                                 "Allocate, write and align a file, so that it can be sealed full "
+                                 "and mapped",
+                                 options);
     add_ranges(prepare, options);
     prepare->callback(runs(pmfs::ctl::prepare));
 
     CLI::App *seal = add_verb(app, "seal", "Freeze the block map of a file", options);
     bool full = false;
     auto *as_is = seal->add_flag("--as-is", options.as_is, "With its holes and unwritten blocks");
-    seal->add_flag("--full", full, "Only if every block is allocated, written, private and aligned "
-                                   "(the default)")
+    seal->add_flag("--full", full,
+                   "Only if every block is allocated, written, private and aligned "
+                   "(the default)")
         ->excludes(as_is);
     seal->add_flag("--prepare", options.prepare, "Prepare the file first");
     seal->callback(runs(pmfs::ctl::seal));

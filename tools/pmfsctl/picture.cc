@@ -17,12 +17,12 @@ constexpr unsigned kMargin = 11;
 
 using Glyphs = std::array<std::string_view, 8>;  // from nearly empty to full
 // Kinds differ in shape as well as in colour, so that the picture can be printed.
-constexpr std::array<Glyphs, kKinds> kBlocks = {
-    Glyphs{"·", "·", "·", "·", "·", "·", "·", "·"}, Glyphs{"░", "░", "░", "▒", "▒", "▒", "▓", "▓"},
-    Glyphs{"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"}};
-constexpr std::array<Glyphs, kKinds> kPlain = {
-    Glyphs{".", ".", ".", ".", ".", ".", ".", "."}, Glyphs{"m", "m", "m", "m", "M", "M", "M", "M"},
-    Glyphs{"1", "2", "3", "4", "5", "6", "7", "8"}};
+constexpr std::array<Glyphs, kKinds> kBlocks = {Glyphs{"·", "·", "·", "·", "·", "·", "·", "·"},
+                                                Glyphs{"░", "░", "░", "▒", "▒", "▒", "▓", "▓"},
+                                                Glyphs{"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"}};
+constexpr std::array<Glyphs, kKinds> kPlain = {Glyphs{".", ".", ".", ".", ".", ".", ".", "."},
+                                               Glyphs{"m", "m", "m", "m", "M", "M", "M", "M"},
+                                               Glyphs{"1", "2", "3", "4", "5", "6", "7", "8"}};
 constexpr std::array<std::string_view, kKinds> kColors = {"\x1b[90m", "\x1b[33m", "\x1b[36m"};
 constexpr std::string_view kColorOff = "\x1b[0m";
 
@@ -45,8 +45,8 @@ void add(Cell &cell, const pmfs_chunk &chunk) {
 // The kind that has most blocks in use; free only if nothing is.
 unsigned face(const Cell &cell) {
     if (cell.count[PMFS_CHUNK_META] + cell.count[PMFS_CHUNK_DATA] == 0) return PMFS_CHUNK_FREE;
-    const bool data = cell.used[PMFS_CHUNK_DATA] > cell.used[PMFS_CHUNK_META] ||
-                      cell.count[PMFS_CHUNK_META] == 0;
+    const bool data =
+        cell.used[PMFS_CHUNK_DATA] > cell.used[PMFS_CHUNK_META] || cell.count[PMFS_CHUNK_META] == 0;
     return data ? PMFS_CHUNK_DATA : PMFS_CHUNK_META;
 }
 
@@ -89,7 +89,9 @@ private:
 
 std::string legend(const Painter &painter, const Cell &total, const pmfs_volume &volume,
                    std::uint64_t chunks_per_cell) {
-    const auto bytes = [&](unsigned kind) { return size_words(total.used[kind] * volume.block_size); };
+    const auto bytes = [&](unsigned kind) {
+        return size_words(total.used[kind] * volume.block_size);
+    };
     std::string text = fmt::format(
         "\n  {}{}{} data, by fill: {} in {} chunks\n  {}{}{} metadata: {} in {} chunks\n"
         "  {}   free: {} chunks of {}\n",
@@ -100,7 +102,8 @@ std::string legend(const Painter &painter, const Cell &total, const pmfs_volume 
         painter.sample(PMFS_CHUNK_FREE, 0), total.count[PMFS_CHUNK_FREE],
         size_words(volume.chunk_size));
     if (chunks_per_cell > 1)
-        text += fmt::format("  one character is {}\n", size_words(chunks_per_cell * volume.chunk_size));
+        text +=
+            fmt::format("  one character is {}\n", size_words(chunks_per_cell * volume.chunk_size));
     return text;
 }
 
@@ -115,9 +118,9 @@ std::string draw(const pmfs_volume &volume, const std::vector<pmfs_chunk> &chunk
     const std::uint64_t block_size = std::max<std::uint32_t>(1, volume.block_size);
     const Painter painter(style, chunk_size / block_size);
 
-    std::string text = fmt::format("{} on {}, {}{}\n\n", size_words(volume.size), volume.source,
-                                   medium_text(volume.medium),
-                                   volume.label[0] != 0 ? fmt::format(", \"{}\"", volume.label) : "");
+    std::string text = fmt::format(
+        "{} on {}, {}{}\n\n", size_words(volume.size), volume.source, medium_text(volume.medium),
+        volume.label[0] != 0 ? fmt::format(", \"{}\"", volume.label) : "");
     Cell total;
     std::vector<Cell> row;
     std::uint64_t row_start = 0;

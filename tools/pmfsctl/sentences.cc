@@ -10,12 +10,18 @@ namespace {
 
 const char *kind_of(const pmfs_holder &holder) {
     switch (holder.kind) {
-        case PMFS_HOLDER_TEMPORARY: return "temporary grant";
-        case PMFS_HOLDER_BREAKABLE: return "breakable lease";
-        case PMFS_HOLDER_PIN: return "range pin";
-        case PMFS_HOLDER_HANDLE_CACHED: return "open file, cached";
-        case PMFS_HOLDER_HANDLE_DIRECT: return "open file, direct";
-        default: return "unknown";
+        case PMFS_HOLDER_TEMPORARY:
+            return "temporary grant";
+        case PMFS_HOLDER_BREAKABLE:
+            return "breakable lease";
+        case PMFS_HOLDER_PIN:
+            return "range pin";
+        case PMFS_HOLDER_HANDLE_CACHED:
+            return "open file, cached";
+        case PMFS_HOLDER_HANDLE_DIRECT:
+            return "open file, direct";
+        default:
+            return "unknown";
     }
 }
 
@@ -41,29 +47,33 @@ std::string unfit(const File &file, std::uint64_t bad_offset) {
         for (const pmfs_extent &extent : extents)
             if (bad_offset >= extent.offset && bad_offset - extent.offset < extent.length)
                 found = &extent;
-        if (found == nullptr) why = "there is a hole";
-        else if (found->flags & PMFS_EXTENT_UNWRITTEN) why = "its block was never written";
-        else if (found->flags & PMFS_EXTENT_SHARED) why = "its block is shared with another file";
+        if (found == nullptr)
+            why = "there is a hole";
+        else if (found->flags & PMFS_EXTENT_UNWRITTEN)
+            why = "its block was never written";
+        else if (found->flags & PMFS_EXTENT_SHARED)
+            why = "its block is shared with another file";
     }
-    return fmt::format("{} cannot be sealed full: at offset {}, {}; `pmfsctl seal --prepare {}` "
-                       "sees to that, `--as-is` seals it as it is",
-                       file.path(), bad_offset, why, file.path());
+    return fmt::format(
+        "{} cannot be sealed full: at offset {}, {}; `pmfsctl seal --prepare {}` "
+        "sees to that, `--as-is` seals it as it is",
+        file.path(), bad_offset, why, file.path());
 }
 
 std::string busy(const File &file, Verb verb) {
     if (verb == Verb::unseal)
         return fmt::format("{} stays sealed: somebody maps it or holds a grant on it", file.path());
     if (verb == Verb::seal)
-        return fmt::format("{} cannot be sealed now: somebody has it open for writing through the "
-                           "page cache, or holds a lease on it; close it there, or wait",
-                           file.path());
+        return fmt::format(
+            "{} cannot be sealed now: somebody has it open for writing through the "
+            "page cache, or holds a lease on it; close it there, or wait",
+            file.path());
     return fmt::format("{} is in use", file.path());
 }
 
 std::string volume_full(const File &file) {
     pmfs_volume volume;
-    if (file.volume(&volume) != 0)
-        return fmt::format("{}: the volume is full", file.path());
+    if (file.volume(&volume) != 0) return fmt::format("{}: the volume is full", file.path());
     return fmt::format("{}: the volume is full: {} bytes are free for data; delete something",
                        file.path(), volume.blocks_available * volume.block_size);
 }
@@ -71,47 +81,60 @@ std::string volume_full(const File &file) {
 std::string not_allowed(const File &file, Verb verb) {
     if (verb != Verb::seal && verb != Verb::unseal)
         return fmt::format("{}: you may not do that", file.path());
-    return fmt::format("{}: sealing and unsealing is for root, or for the file's owner where the "
-                       "volume is mounted with -o seal=owner",
-                       file.path());
+    return fmt::format(
+        "{}: sealing and unsealing is for root, or for the file's owner where the "
+        "volume is mounted with -o seal=owner",
+        file.path());
 }
 
 std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_offset) {
     const std::string &path = file.path();
     const bool seals = verb == Verb::seal || verb == Verb::unseal;
     switch (error) {
-        case ENOTTY: return fmt::format("{} is not on a mounted pmfs volume", path);
+        case ENOTTY:
+            return fmt::format("{} is not on a mounted pmfs volume", path);
         case ENOTCONN:
-            return fmt::format("{}: the server of this mount is gone; `umount -l` it and mount the "
-                               "volume again",
-                               path);
+            return fmt::format(
+                "{}: the server of this mount is gone; `umount -l` it and mount the "
+                "volume again",
+                path);
         case ETXTBSY:
             if (file.error() != 0)
-                return fmt::format("{} is being executed, so it cannot be opened for writing", path);
-            return fmt::format("{} is sealed or mapped, so its block map cannot change; `pmfsctl "
-                               "unseal {}` first",
-                               path, path);
-        case EBUSY: return busy(file, verb) + holders_of(file);
-        case EPERM: return not_allowed(file, verb);
-        case EROFS: return fmt::format("{}: the volume is read-only; `pmfsctl status` may say why", path);
-        case ENOSPC: return volume_full(file);
-        case EISDIR: return fmt::format("{} is a directory: only regular files have a block map", path);
+                return fmt::format("{} is being executed, so it cannot be opened for writing",
+                                   path);
+            return fmt::format(
+                "{} is sealed or mapped, so its block map cannot change; `pmfsctl "
+                "unseal {}` first",
+                path, path);
+        case EBUSY:
+            return busy(file, verb) + holders_of(file);
+        case EPERM:
+            return not_allowed(file, verb);
+        case EROFS:
+            return fmt::format("{}: the volume is read-only; `pmfsctl status` may say why", path);
+        case ENOSPC:
+            return volume_full(file);
+        case EISDIR:
+            return fmt::format("{} is a directory: only regular files have a block map", path);
         case EOPNOTSUPP:
             if (seals)
                 return fmt::format("{}: a volume mounted with -o writeback has no seals", path);
             break;
         case EUCLEAN:
-            return fmt::format("{}: the volume is damaged here; unmount it and run fsck.pmfs", path);
+            return fmt::format("{}: the volume is damaged here; unmount it and run fsck.pmfs",
+                               path);
         case EINVAL:
             if (verb == Verb::seal) return unfit(file, bad_offset);
             if (!file.is_regular())
                 return fmt::format("{} is not a regular file: it has no block map", path);
             if (verb == Verb::prepare)
-                return fmt::format("{}: --offset and --length must lie within the file, and --unit be "
-                                   "a power of two that the volume can do",
-                                   path);
+                return fmt::format(
+                    "{}: --offset and --length must lie within the file, and --unit be "
+                    "a power of two that the volume can do",
+                    path);
             break;
-        default: break;
+        default:
+            break;
     }
     return fmt::format("{}: {}", path, std::strerror(error));
 }
@@ -121,8 +144,10 @@ std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_o
 std::string describe(const pmfs_holder &holder) {
     const Process process = process_of_thread(holder.pid);
     std::string who = "an unknown process";
-    if (process.pid != 0) who = fmt::format("process {} ({})", process.pid, process.name);
-    else if (holder.pid != 0) who = fmt::format("process {} (gone)", holder.pid);
+    if (process.pid != 0)
+        who = fmt::format("process {} ({})", process.pid, process.name);
+    else if (holder.pid != 0)
+        who = fmt::format("process {} (gone)", holder.pid);
     std::string text = fmt::format("{} of {}, user {}", kind_of(holder), who, holder.uid);
     const bool handle = holder.kind >= PMFS_HOLDER_HANDLE_CACHED;
     if (!handle)

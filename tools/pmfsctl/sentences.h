@@ -7,8 +7,8 @@ namespace pmfs::ctl {
 
 enum class Verb { info, status, prepare, seal, unseal, map, holders };
 
-// Says on standard error why `verb` failed on `file`, and gives the exit code.  bad_offset: where, for
-// EINVAL of seal.
+// Says on standard error why `verb` failed on `file`, and gives the exit code.  bad_offset: where,
+// for EINVAL of seal.
 int complain(const File &file, Verb verb, int error, std::uint64_t bad_offset = 0);
 
 // "temporary grant of process 71 (db), user 0, bytes 0 to 4096, stores".

@@ -69,12 +69,18 @@ Json to_json(const pmfs_volume &volume) {
 
 const char *kind_key(std::uint32_t kind) {
     switch (kind) {
-        case PMFS_HOLDER_TEMPORARY: return "temporary";
-        case PMFS_HOLDER_BREAKABLE: return "breakable";
-        case PMFS_HOLDER_PIN: return "pin";
-        case PMFS_HOLDER_HANDLE_CACHED: return "handle_cached";
-        case PMFS_HOLDER_HANDLE_DIRECT: return "handle_direct";
-        default: return "unknown";
+        case PMFS_HOLDER_TEMPORARY:
+            return "temporary";
+        case PMFS_HOLDER_BREAKABLE:
+            return "breakable";
+        case PMFS_HOLDER_PIN:
+            return "pin";
+        case PMFS_HOLDER_HANDLE_CACHED:
+            return "handle_cached";
+        case PMFS_HOLDER_HANDLE_DIRECT:
+            return "handle_direct";
+        default:
+            return "unknown";
     }
 }
 
@@ -108,10 +114,11 @@ int print_info(const File &file, const pmfs_info &info, bool json) {
                seal_text(info.seal), size_words(info.size), info.size, size_words(info.allocated));
     if (file.is_regular())
         fmt::print("  extents     {}\n  map digest  {}\n", info.extents, hex_text(info.digest));
-    fmt::print("  held by     {} grants, {} cached handles ({} may write), {} direct ones\n"
-               "  inode       {}, generation {}\n",
-               info.grants, info.handles_cached, info.handles_cached_write, info.handles_direct,
-               info.inode, info.generation);
+    fmt::print(
+        "  held by     {} grants, {} cached handles ({} may write), {} direct ones\n"
+        "  inode       {}, generation {}\n",
+        info.grants, info.handles_cached, info.handles_cached_write, info.handles_direct,
+        info.inode, info.generation);
     return kDone;
 }
 

@@ -1,0 +1,262 @@
+// The doors themselves: what each asks of its words, its handle and its caller, before any seal.
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <sys/stat.h>
+
+#include <atomic>
+
+#include "fixture.h"
+
+using namespace pmfs;
+using namespace pmfs::test;
+
+namespace {
+
+constexpr std::uint64_t kSize = 8 * kBlock;
+constexpr As kOwner{.uid = 1000, .gid = 1000};
+constexpr As kStranger{.uid = 1001, .gid = 1001};
+
+// Fit for a full seal, owned by `owner`; the handle goes past the page cache.
+OpenFile fit_file(Wire &wire, const std::string &name, As owner = {}) {
+    const OpenFile file = wire.create(name, owner);
+    REQUIRE(file.error == 0);
+    REQUIRE(wire.write(file, 0, pattern(kSize, 1)) == 0);
+    REQUIRE(prepare_ioctl(wire, file) == 0);
+    const OpenFile direct = wire.open(file.node, O_RDWR | O_DIRECT, owner);
+    wire.release(file);
+    return direct;
+}
+
+bool sealed(Wire &wire, const OpenFile &file) {
+    return info_of(wire, file).seal != PMFS_SEAL_NONE;
+}
+
+std::string title(Door door, const char *what) {
+    return std::string(name_of(door)) + ": " + what;
+}
+
+}  // namespace
+
+TEST_CASE("seal: only root seals, and with seal=owner the owner") {
+    for (const bool owner_may_seal : {false, true}) {
+        MountOptions options;
+        options.owner_may_seal = owner_may_seal;
+        Mounted mounted(Medium::memory, options);
+        Wire &wire = mounted.wire();
+        const OpenFile file = fit_file(wire, "f", kOwner);
+        for (const Door door : kDoors) {
+            if (door == Door::trusted_xattr) continue;  // the kernel asks for CAP_SYS_ADMIN
+            const int owner = owner_may_seal ? 0 : EPERM;
+            cell(title(door, "SEAL by a stranger"),
+                 seal_by(door, wire, file, PMFS_SEAL_FULL, kStranger) == EPERM &&
+                     !sealed(wire, file));
+            cell(title(door, "SEAL by the owner"),
+                 seal_by(door, wire, file, PMFS_SEAL_FULL, kOwner) == owner &&
+                     sealed(wire, file) == owner_may_seal);
+            REQUIRE(seal_by(Door::ioctl, wire, file, PMFS_SEAL_FULL) == 0);
+            cell(title(door, "UNSEAL by a stranger"),
+                 unseal_by(door, wire, file, kStranger) == EPERM && sealed(wire, file));
+            cell(title(door, "UNSEAL by the owner"), unseal_by(door, wire, file, kOwner) == owner &&
+                                                         sealed(wire, file) != owner_may_seal);
+            REQUIRE(unseal_by(Door::ioctl, wire, file) == 0);
+        }
+        wire.release(file);
+    }
+}
+
+TEST_CASE("seal: an empty file and what is not a regular file is EINVAL") {
+    MountOptions options;
+    options.owner_may_seal = true;
+    Mounted mounted(Medium::memory, options);
+    Wire &wire = mounted.wire();
+    const OpenFile empty = wire.create("empty");
+    for (const Door door : kDoors)
+        for (const unsigned level : {PMFS_SEAL_AS_IS, PMFS_SEAL_FULL})
+            if (has_level(door, level))
+                cell(title(door, "SEAL of an empty file"),
+                     seal_by(door, wire, empty, level) == EINVAL && !sealed(wire, empty));
+    const std::uint64_t directory = wire.make_node("d", S_IFDIR | 0755);
+    const std::uint64_t fifo = wire.make_node("p", S_IFIFO | 0644);
+    for (const std::uint64_t node : {directory, fifo}) {
+        const OpenFile file{.node = node, .handle = 0};
+        cell("trusted.pmfs.seal on what is not a regular file",
+             wire.setxattr(node, "trusted.pmfs.seal", "full") == EINVAL);
+        cell("user.pmfs.seal on what is not a regular file",
+             wire.setxattr(node, "user.pmfs.seal", "as-is") == EINVAL);
+        cell("SEAL by ioctl on what is not a regular file",
+             seal_ioctl(wire, file, PMFS_SEAL_FULL) == EINVAL);
+    }
+    wire.release(empty);
+}
+
+TEST_CASE("seal: a handle that is not open for writing is EBADF") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile file = fit_file(wire, "f");
+    const OpenFile reader = wire.open(file.node, O_RDONLY | O_DIRECT);
+    for (const Door door : {Door::ioctl, Door::fallocate}) {
+        cell(title(door, "SEAL"), seal_by(door, wire, reader, PMFS_SEAL_FULL) == EBADF);
+        REQUIRE(seal_ioctl(wire, file, PMFS_SEAL_FULL) == 0);
+        cell(title(door, "UNSEAL"), unseal_by(door, wire, reader) == EBADF);
+        REQUIRE(unseal_ioctl(wire, file) == 0);
+    }
+    cell("PREPARE", prepare_ioctl(wire, reader) == EBADF);
+    wire.release(reader);
+    wire.release(file);
+}
+
+TEST_CASE("seal: a read-only volume is EROFS") {
+    Mounted mounted(Medium::memory);
+    OpenFile file = fit_file(mounted.wire(), "f");
+    mounted.wire().release(file);
+    MountOptions options;
+    options.read_only = true;
+    mounted.remount(options);
+    Wire &wire = mounted.wire();
+    const std::uint64_t node = wire.lookup("f");
+    REQUIRE(node != 0);
+    cell("trusted.pmfs.seal", wire.setxattr(node, "trusted.pmfs.seal", "full") == EROFS);
+    cell("open for writing", wire.open(node, O_RDWR).error == EROFS);
+}
+
+TEST_CASE("seal: the words of the fallocate door") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile file = fit_file(wire, "f");
+    constexpr unsigned kSeal = PMFS_FALLOC_FL_SEAL_BLOCK_MAP;
+    constexpr unsigned kUnseal = PMFS_FALLOC_FL_UNSEAL_BLOCK_MAP;
+    constexpr unsigned kKeep = FALLOC_FL_KEEP_SIZE;
+    const auto bad = [&](const char *what, unsigned mode, std::uint64_t offset,
+                         std::uint64_t length) {
+        cell(what, wire.fallocate(file, mode, offset, length) == EINVAL && !sealed(wire, file));
+    };
+    bad("without KEEP_SIZE", kSeal, 0, kSize);
+    bad("with another offset", kSeal | kKeep, kBlock, kSize);
+    bad("with a length that is too short", kSeal | kKeep, 0, kSize - 1);
+    bad("seal and unseal at once", kSeal | kUnseal | kKeep, 0, kSize);
+    bad("seal and punch at once", kSeal | FALLOC_FL_PUNCH_HOLE | kKeep, 0, kSize);
+    bad("unseal without KEEP_SIZE", kUnseal, 0, kSize);
+    cell("with exactly the length", wire.fallocate(file, kSeal | kKeep, 0, kSize) == 0);
+    cell("it is a full seal", info_of(wire, file).seal == PMFS_SEAL_FULL);
+    cell("unseal with another offset", wire.fallocate(file, kUnseal | kKeep, 1, kSize) == EINVAL);
+    cell("unseal with more than the length",
+         wire.fallocate(file, kUnseal | kKeep, 0, 2 * kSize) == 0 && !sealed(wire, file));
+    wire.release(file);
+}
+
+TEST_CASE("seal: the words of the xattr doors") {
+    MountOptions options;
+    options.owner_may_seal = true;
+    Mounted mounted(Medium::memory, options);
+    Wire &wire = mounted.wire();
+    const OpenFile file = fit_file(wire, "f");
+    for (const char *name : {"trusted.pmfs.seal", "user.pmfs.seal"}) {
+        for (const char *word : {"", "Full", "full ", "none", "as_is", "fullfull"})
+            cell(std::string(name) + " = '" + word + "'",
+                 wire.setxattr(file.node, name, word) == EINVAL && !sealed(wire, file));
+        cell("a zero byte behind the word",
+             wire.setxattr(file.node, name, std::string_view("full\0x", 6)) == EINVAL);
+        cell("absent when unsealed", wire.getxattr(file.node, name).error == ENODATA);
+        cell("as-is", wire.setxattr(file.node, name, "as-is") == 0 &&
+                          info_of(wire, file).seal == PMFS_SEAL_AS_IS);
+        cell("as-is upgrades to full", wire.setxattr(file.node, name, "full") == 0 &&
+                                           info_of(wire, file).seal == PMFS_SEAL_FULL);
+        cell("full stays full", wire.setxattr(file.node, name, "as-is") == 0 &&
+                                    info_of(wire, file).seal == PMFS_SEAL_FULL);
+        cell("listed when sealed",
+             wire.listxattr(file.node).find("user.pmfs.seal") != std::string::npos);
+        cell("removed", wire.removexattr(file.node, name) == 0 && !sealed(wire, file));
+        cell("not listed when unsealed",
+             wire.listxattr(file.node).find("pmfs.seal") == std::string::npos);
+    }
+    wire.release(file);
+}
+
+TEST_CASE("seal: a full seal says where the file is not fit") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile file = wire.create("f");
+    REQUIRE(wire.write(file, 0, pattern(2 * kBlock, 1)) == 0);
+    REQUIRE(wire.write(file, 5 * kBlock, pattern(10, 1)) == 0);
+    std::uint64_t bad = 0;
+    cell("at a hole", seal_ioctl(wire, file, PMFS_SEAL_FULL, &bad) == EINVAL && bad == 2 * kBlock);
+    for (const Door door : {Door::fallocate, Door::trusted_xattr})
+        cell(title(door, "of what has a hole"),
+             seal_by(door, wire, file, PMFS_SEAL_FULL) == EINVAL && !sealed(wire, file));
+    REQUIRE(wire.write(file, 2 * kBlock, pattern(kBlock, 1)) == 0);
+    REQUIRE(wire.fallocate(file, 0, 3 * kBlock, 2 * kBlock) == 0);
+    cell("at an unwritten block",
+         seal_ioctl(wire, file, PMFS_SEAL_FULL, &bad) == EINVAL && bad == 3 * kBlock);
+    cell("prepare sees to it", prepare_ioctl(wire, file) == 0);
+    cell("and then it is sealed", seal_ioctl(wire, file, PMFS_SEAL_FULL, &bad) == 0);
+    wire.release(file);
+}
+
+TEST_CASE(
+    "seal: as-is of what has holes waits for cached writers, and then all writers are direct") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile cached = wire.create("f");
+    REQUIRE(wire.write(cached, 5 * kBlock, "x") == 0);
+    const OpenFile direct = wire.open(cached.node, O_RDWR | O_DIRECT);
+    const OpenFile reader = wire.open(cached.node, O_RDONLY);
+    cell("a new file is cached", !cached.direct() && !reader.direct());
+    cell("O_DIRECT is direct", direct.direct());
+    cell("EBUSY while a cached writer is open",
+         seal_ioctl(wire, direct, PMFS_SEAL_AS_IS) == EBUSY && !sealed(wire, direct));
+    cell("EBUSY for that writer's own call", seal_ioctl(wire, cached, PMFS_SEAL_AS_IS) == EBUSY);
+    wire.release(cached);
+    cell("a cached reader is no reason", seal_ioctl(wire, direct, PMFS_SEAL_AS_IS) == 0);
+    const OpenFile writer = wire.open(direct.node, O_RDWR);
+    cell("from then on writers are direct", writer.direct());
+    for (const OpenFile &file : {direct, reader, writer}) wire.release(file);
+
+    const OpenFile whole = wire.create("whole");
+    REQUIRE(wire.write(whole, 0, pattern(kSize, 1)) == 0);
+    cell("without holes a cached writer is no reason",
+         seal_ioctl(wire, whole, PMFS_SEAL_AS_IS) == 0);
+    wire.release(whole);
+}
+
+TEST_CASE("seal: dirty pages are written back before the seal, by every door") {
+    MountOptions options;
+    options.owner_may_seal = true;
+    for (const Door door : kDoors) {
+        Mounted mounted(Medium::memory, options);
+        Wire &wire = mounted.wire();
+        const OpenFile file = fit_file(wire, "f");
+        const std::string page = pattern(kBlock, 99);
+        std::atomic<int> written{-1};
+        std::atomic<bool> sealed_before{true};
+        wire.on_invalidate = [&](std::uint64_t node) {
+            sealed_before = sealed(wire, file);
+            written = wire.write_back(node, file.handle, 3 * kBlock, page);
+        };
+        cell(title(door, "asks the kernel for its pages"),
+             seal_by(door, wire, file, PMFS_SEAL_FULL) == 0 && written == 0);
+        cell(title(door, "before it seals"), !sealed_before);
+        wire.on_invalidate = nullptr;
+        cell(title(door, "the page is there"),
+             look(wire, file).data.substr(3 * kBlock, kBlock) == page);
+        wire.release(file);
+    }
+}
+
+TEST_CASE("seal: with -o writeback there are no seals and no grants") {
+    MountOptions options;
+    options.owner_may_seal = true;
+    front::DispatchOptions dispatch;
+    options.writeback = dispatch.writeback = true;
+    Mounted mounted(Medium::memory, options, dispatch);
+    Wire &wire = mounted.wire();
+    const OpenFile file = fit_file(wire, "f");
+    for (const Door door : kDoors)
+        cell(title(door, "EOPNOTSUPP"),
+             seal_by(door, wire, file, PMFS_SEAL_FULL) == EOPNOTSUPP && !sealed(wire, file));
+    pmfs_io_grant io{};
+    io.version = PMFS_ABI_VERSION;
+    io.kind = PMFS_GRANT_TEMPORARY;
+    cell("grant", wire.ioctl(file, PMFS_IOC_GRANT, &io) == EOPNOTSUPP);
+    wire.release(file);
+}

@@ -1,0 +1,144 @@
+// The ioctl interface: versions, reserved fields, sizes, pages.
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <cstring>
+
+#include "fixture.h"
+
+using namespace pmfs;
+using namespace pmfs::test;
+
+namespace {
+
+template <class T>
+T versioned(std::uint32_t version = PMFS_ABI_VERSION) {
+    T io;
+    std::memset(&io, 0, sizeof io);
+    io.version = version;
+    return io;
+}
+
+// An unknown version and an unknown flag are EINVAL, and nothing happens.
+template <class T>
+void check_words(Wire &wire, const OpenFile &file, unsigned long command, const char *name) {
+    CAPTURE(name);
+    for (const std::uint32_t version : {0u, 2u, ~0u}) {
+        T io = versioned<T>(version);
+        CHECK(wire.ioctl(file, command, &io) == EINVAL);
+    }
+    T io = versioned<T>();
+    io.flags = 1u << 31;
+    CHECK(wire.ioctl(file, command, &io) == EINVAL);
+}
+
+}  // namespace
+
+TEST_CASE("ioctl: what is unknown or reserved is refused") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile file = wire.create("f");
+    REQUIRE(wire.write(file, 0, pattern(kBlock, 1)) == 0);
+    check_words<pmfs_info>(wire, file, PMFS_IOC_INFO, "INFO");
+    check_words<pmfs_extents>(wire, file, PMFS_IOC_EXTENTS, "EXTENTS");
+    check_words<pmfs_holders>(wire, file, PMFS_IOC_HOLDERS, "HOLDERS");
+    check_words<pmfs_io_seal>(wire, file, PMFS_IOC_SEAL, "SEAL");
+    check_words<pmfs_io_unseal>(wire, file, PMFS_IOC_UNSEAL, "UNSEAL");
+    check_words<pmfs_io_prepare>(wire, file, PMFS_IOC_PREPARE, "PREPARE");
+    check_words<pmfs_io_grant>(wire, file, PMFS_IOC_GRANT, "GRANT");
+    check_words<pmfs_io_release_grant>(wire, file, PMFS_IOC_RELEASE_GRANT, "RELEASE_GRANT");
+    check_words<pmfs_volume>(wire, file, PMFS_IOC_VOLUME, "VOLUME");
+    check_words<pmfs_chunks>(wire, file, PMFS_IOC_CHUNKS, "CHUNKS");
+
+    auto info = versioned<pmfs_info>();
+    info.reserved[3] = 1;
+    CHECK(wire.ioctl(file, PMFS_IOC_INFO, &info) == EINVAL);
+    auto seal = versioned<pmfs_io_seal>();
+    seal.level = PMFS_SEAL_FULL;
+    seal.reserved = 1;
+    CHECK(wire.ioctl(file, PMFS_IOC_SEAL, &seal) == EINVAL);
+    for (const std::uint32_t level : {0u, 3u, ~0u}) {
+        seal = versioned<pmfs_io_seal>();
+        seal.level = level;
+        CHECK(wire.ioctl(file, PMFS_IOC_SEAL, &seal) == EINVAL);
+    }
+    for (const std::uint32_t kind : {0u, 4u, ~0u}) {
+        auto grant = versioned<pmfs_io_grant>();
+        grant.kind = kind;
+        CHECK(wire.ioctl(file, PMFS_IOC_GRANT, &grant) == EINVAL);
+    }
+    CHECK(info_of(wire, file).seal == PMFS_SEAL_NONE);
+    wire.release(file);
+}
+
+TEST_CASE("ioctl: a command that nobody knows is ENOTTY") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile file = wire.create("f");
+    char room[256] = {};
+    CHECK(wire.ioctl(file, _IOWR(PMFS_IOC_MAGIC, 0x7f, char[8]), &room) == ENOTTY);
+    CHECK(wire.ioctl(file, _IO(PMFS_IOC_MAGIC, 0x01), &room) == ENOTTY);
+    // A number of ours with another structure is another command.
+    CHECK(wire.ioctl(file, _IOWR(PMFS_IOC_MAGIC, 0x01, char[160]), &room) == ENOTTY);
+    CHECK(wire.ioctl(file, _IOR('f', 1, long), &room) == ENOTTY);
+    wire.release(file);
+}
+
+TEST_CASE("ioctl: EXTENTS comes in pages that fit together") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile file = wire.create("f");
+    // Every second block, so that nothing joins: more than two pages.
+    constexpr std::uint64_t kPieces = 2 * PMFS_EXTENTS_MAX + 30;
+    for (std::uint64_t i = 0; i < kPieces; i++) REQUIRE(wire.write(file, 2 * i * kBlock, "x") == 0);
+    auto page = std::make_unique<pmfs_extents>(versioned<pmfs_extents>());
+    std::uint64_t seen = 0, pages = 0;
+    do {
+        page->from = page->next;
+        REQUIRE(wire.ioctl(file, PMFS_IOC_EXTENTS, page.get()) == 0);
+        for (std::uint32_t i = 0; i < page->count; i++, seen++) {
+            REQUIRE(page->extent[i].offset == 2 * seen * kBlock);
+            REQUIRE(page->extent[i].length == kBlock);
+        }
+        pages++;
+    } while (page->next != 0);
+    CHECK(seen == kPieces);
+    CHECK(pages == 3);
+    page->from = 2 * kBlock + 17;  // from within an extent
+    REQUIRE(wire.ioctl(file, PMFS_IOC_EXTENTS, page.get()) == 0);
+    CHECK(page->extent[0].offset == 2 * kBlock);
+    page->from = ~std::uint64_t{0};
+    REQUIRE(wire.ioctl(file, PMFS_IOC_EXTENTS, page.get()) == 0);
+    CHECK(page->count == 0);
+    CHECK(page->next == 0);
+    wire.release(file);
+}
+
+TEST_CASE("ioctl: VOLUME and CHUNKS work on a directory, and agree") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile root{.node = FUSE_ROOT_ID, .handle = wire.open_directory(FUSE_ROOT_ID)};
+    auto volume = versioned<pmfs_volume>();
+    REQUIRE(wire.ioctl(root, PMFS_IOC_VOLUME, &volume) == 0);
+    CHECK(volume.size == 64 << 20);
+    CHECK(volume.chunk_size == 2 << 20);
+    CHECK(volume.chunks == 32);
+    CHECK(volume.block_size == kBlock);
+    CHECK(volume.medium == PMFS_MEDIUM_MEMORY);
+    auto chunks = std::make_unique<pmfs_chunks>(versioned<pmfs_chunks>());
+    chunks->first = 1;
+    REQUIRE(wire.ioctl(root, PMFS_IOC_CHUNKS, chunks.get()) == 0);
+    CHECK(chunks->count == 31);
+    for (const std::uint64_t first : {std::uint64_t{32}, ~std::uint64_t{0}}) {
+        *chunks = versioned<pmfs_chunks>();
+        chunks->first = first;
+        REQUIRE(wire.ioctl(root, PMFS_IOC_CHUNKS, chunks.get()) == 0);
+        CHECK(chunks->count == 0);
+    }
+    auto info = versioned<pmfs_info>();
+    CHECK(wire.ioctl(root, PMFS_IOC_INFO, &info) == 0);
+    CHECK(S_ISDIR(info.mode));
+    auto extents = std::make_unique<pmfs_extents>(versioned<pmfs_extents>());
+    CHECK(wire.ioctl(root, PMFS_IOC_EXTENTS, extents.get()) == EINVAL);
+}
