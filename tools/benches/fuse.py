@@ -1,0 +1,131 @@
+"""Through the mount, beside libfuse's own passthrough_ll on tmpfs; and a region of 1 TiB."""
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import fixture
+
+EXAMPLE = Path("/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c")
+SECONDS_MAX = 900
+
+
+def rows(context):
+    fixture.BUILD = context.build
+    watchdog = fixture.Watchdog()
+    place = Path(tempfile.mkdtemp(prefix="pmfs-bench-", dir="/dev/shm"))
+    try:
+        yield from beside_peer(context, place, watchdog)
+        for kind in ("memory", "image"):
+            yield from huge(context, kind, watchdog)
+    finally:
+        watchdog.end()
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def peer_program(context):
+    """passthrough_ll, compiled from the source that libfuse3-dev brings."""
+    program = context.cache / "bench" / "passthrough_ll"
+    if not program.exists() or program.stat().st_mtime < EXAMPLE.stat().st_mtime:
+        program.parent.mkdir(parents=True, exist_ok=True)
+        flags = subprocess.run(["pkg-config", "--cflags", "--libs", "fuse3"], check=True,
+                               capture_output=True, text=True).stdout.split()
+        subprocess.run(["cc", "-O2", "-o", str(program), str(EXAMPLE), *flags], check=True)
+    return str(program)
+
+
+class Peer:
+    """passthrough_ll with the options that pmfs has: long timeouts, kept caches, all users."""
+
+    def __init__(self, context, place):
+        self.mnt, source = place / "peer", place / "source"
+        self.mnt.mkdir()
+        source.mkdir()
+        self.server = subprocess.Popen(
+            [peer_program(context), "-f", "-o",
+             f"source={source},cache=always,allow_other,default_permissions", str(self.mnt)],
+            stderr=subprocess.DEVNULL)
+        self.pid, self.connection = self.server.pid, 0
+        for _ in range(500):
+            if os.path.ismount(self.mnt):
+                self.connection = os.minor(os.stat(self.mnt).st_dev)
+                return
+            time.sleep(0.01)
+        self.end()
+        raise RuntimeError("passthrough_ll does not mount")
+
+    def end(self):
+        subprocess.run(["umount", "-l", str(self.mnt)], check=False, stderr=subprocess.DEVNULL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.server.wait(10)
+            return
+        self.server.kill()
+        self.server.wait()
+
+
+def beside_peer(context, place, watchdog):
+    peer = Peer(context, place)
+    mounted = None
+    try:
+        (place / "pmfs").mkdir()
+        mounted = fixture.Mounted(place / "pmfs", "memory", size="2G")
+        watchdog.arm(SECONDS_MAX, [mounted, peer])
+        yield from context.json_rows(context.program("bench_fuse"), mounted.mnt, peer.mnt)
+    finally:
+        watchdog.disarm()
+        if mounted is not None:
+            mounted.end()
+        peer.end()
+
+
+def huge(context, kind, watchdog):
+    """How long a region of 1 TiB takes to make and to mount, and what the server keeps of it."""
+    suffix = "" if kind == "image" else "_memory"
+    with tempfile.TemporaryDirectory(prefix="pmfs-bench-",
+                                     dir="/dev/shm" if kind == "memory" else None) as scratch:
+        region, mnt = Path(scratch) / "region", Path(scratch) / "mnt"
+        mnt.mkdir()
+        begin = time.monotonic()
+        fixture.run(context.program("mkfs.pmfs"), "-q", "--sparse", "--size", "1T", region)
+        made = time.monotonic()
+        mounted = None
+        try:
+            fixture.run(context.program("mount.pmfs"), region, mnt)
+            served = time.monotonic()
+            pid = server_of(region)
+            mounted = type("Mount", (), {"pid": pid, "connection": os.minor(os.stat(mnt).st_dev)})
+            watchdog.arm(SECONDS_MAX, [mounted])
+            (mnt / "file").write_bytes(b"x" * 100000)
+            anonymous = [int(line.split()[1]) for line in
+                         Path(f"/proc/{pid}/status").read_text().splitlines()
+                         if line.startswith("RssAnon:")][0]
+        finally:
+            watchdog.disarm()
+            subprocess.run(["umount", str(mnt)], check=False, stderr=subprocess.DEVNULL)
+            if mounted is not None:
+                wait_for_end(mounted.pid)
+        yield {"name": f"fuse.mkfs_1tib{suffix}", "value": made - begin, "unit": "s"}
+        yield {"name": f"fuse.mount_1tib{suffix}", "value": served - made, "unit": "s"}
+        yield {"name": f"fuse.rss_anon_1tib{suffix}", "value": anonymous / 1024, "unit": "MiB"}
+
+
+def server_of(region):
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = process.read_bytes().split(b"\0")
+            if words[0].endswith(b"mount.pmfs") and os.fsencode(region) in words:
+                return int(process.parent.name)
+    raise RuntimeError("the server is gone")
+
+
+def wait_for_end(pid):
+    for _ in range(1000):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return
+        except OSError:
+            return
+        time.sleep(0.01)
