@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <string_view>
 
 #include "base/units.h"
@@ -111,7 +112,9 @@ std::string legend(const Painter &painter, const Cell &total, const pmfs_volume 
 
 std::string draw(const pmfs_volume &volume, const std::vector<pmfs_chunk> &chunks,
                  const PictureStyle &style) {
-    const std::uint64_t columns = std::max(16u, style.width - std::min(style.width, kMargin + 1));
+    // A power of two, so that rows begin at round offsets.
+    const std::uint64_t columns =
+        std::bit_floor(std::max(16u, style.width - std::min(style.width, kMargin + 1)));
     const std::uint64_t room = columns * std::max(1u, style.rows_max);
     const std::uint64_t per_cell = std::max<std::uint64_t>(1, (chunks.size() + room - 1) / room);
     const std::uint64_t chunk_size = std::max<std::uint64_t>(1, volume.chunk_size);
@@ -132,8 +135,8 @@ std::string draw(const pmfs_volume &volume, const std::vector<pmfs_chunk> &chunk
         }
         row.push_back(cell);
         if (row.size() == columns || at + per_cell >= chunks.size()) {
-            text += fmt::format("{:>{}} {}\n", size_words(row_start * chunk_size), kMargin - 1,
-                                painter.row(row));
+            const std::string offset = row_start == 0 ? "0" : size_words(row_start * chunk_size);
+            text += fmt::format("{:>{}} {}\n", offset, kMargin - 1, painter.row(row));
             row.clear();
             row_start = at + per_cell;
         }

@@ -1,0 +1,391 @@
+#!/usr/bin/env python3
+"""The direct mapping through a real mount: what it shows, what it excludes, when it ends."""
+import ctypes
+import errno
+import mmap
+import os
+import select
+import signal
+import time
+
+from libpmfs import (AS_IS, FULL, READ, WRITE, Map, ctl, holders, info, make_file, open_direct,
+                     pattern, prepare, seal, unseal)
+from fixture import as_user, c_call, claim, fails, run_claims
+
+MIB = 1 << 20
+
+
+def eventually(condition, seconds=5):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it does not come to be"
+        time.sleep(0.01)
+
+
+def in_child(function):
+    """A process that runs the function, says so, and then stays; gives its pid."""
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(read_end)
+            function()
+            os.write(write_end, b"+")
+            time.sleep(60)
+        finally:
+            os._exit(1)
+    os.close(write_end)
+    said = os.read(read_end, 1)
+    os.close(read_end)
+    if said != b"+":
+        os.waitpid(child, 0)
+        raise AssertionError("the child failed")
+    return child
+
+
+def end(child):
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+@claim("a store through a mapping is seen by read(2) at once, and a write(2) by the mapping")
+def _(here):
+    data = make_file(here / "f", 3 * MIB + 1234)
+    fd = open_direct(here / "f")
+    with Map(fd) as m:
+        assert m.length == len(data)
+        assert m.load(0, m.length) == data
+        for offset in (0, 4095, MIB - 3, 2 * MIB, len(data) - 7):
+            m.store(offset, b"STORED!")
+            assert os.pread(fd, 7, offset) == b"STORED!"
+            assert run_other_reader(here / "f", offset) == b"STORED!"
+            os.pwrite(fd, b"written", offset)
+            assert m.load(offset, 7) == b"written"
+    os.close(fd)
+
+
+def run_other_reader(path, offset):
+    """An ordinary reader: no O_DIRECT."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return os.pread(fd, 7, offset)
+    finally:
+        os.close(fd)
+
+
+@claim("any offset and length can be mapped; ends outside of the file cannot")
+def _(here):
+    data = make_file(here / "f", 300_000)
+    fd = open_direct(here / "f")
+    for offset, length in ((0, 1), (5000, 12345), (4096, 4096), (299_999, 1), (123_456, 0)):
+        with Map(fd, offset, length, READ) as m:
+            size = length or len(data) - offset
+            assert m.length == size
+            assert m.load(0, size) == data[offset:offset + size]
+    for offset, length in ((0, 300_001), (300_000, 1), (300_000, 0), (4096, 1 << 62), (-1, 5)):
+        with fails(errno.EINVAL):
+            Map(fd, offset, length, READ)
+    for prot in (0, mmap.PROT_WRITE, mmap.PROT_READ | mmap.PROT_EXEC):
+        with fails(errno.EINVAL):
+            Map(fd, 0, 0, prot)
+    with fails(errno.EINVAL):
+        Map(fd, flags=1 << 31)
+    assert info(here / "f")["grants"] == 0
+    os.close(fd)
+
+
+@claim("a file in many pieces is mapped at one address", seconds=120)
+def _(here):
+    # Two files that grow in turns, so that neither is in one piece.
+    files = [os.open(here / name, os.O_RDWR | os.O_CREAT) for name in "ab"]
+    for i in range(700):
+        for fd in files:
+            os.pwrite(fd, bytes([i & 0xFF]) * 4096, 2 * i * 4096)
+    for i in range(700):
+        os.pwrite(files[0], bytes([(i + 1) & 0xFF]) * 4096, (2 * i + 1) * 4096)
+    for fd in files:
+        os.close(fd)
+    expected = (here / "a").read_bytes()
+    fd = open_direct(here / "a")
+    prepare(fd, unit=4096)
+    with Map(fd, flags=1) as m:
+        assert m.load(0, m.length) == expected
+        m.store(0, pattern(m.length, 9))
+        assert os.pread(fd, m.length, 0) == pattern(m.length, 9)
+    os.close(fd)
+
+
+@claim("what is not prepared cannot be mapped, and prepare changes no byte")
+def _(here):
+    fd = os.open(here / "f", os.O_RDWR | os.O_CREAT)
+    os.pwrite(fd, b"begin", 0)
+    os.pwrite(fd, b"end", 5 * MIB)
+    os.posix_fallocate(fd, MIB, MIB)
+    os.close(fd)
+    before = (here / "f").read_bytes()
+    fd = open_direct(here / "f")
+    with fails(errno.EINVAL):
+        Map(fd)
+    prepare(fd)
+    with Map(fd) as m:
+        assert m.load(0, m.length) == before
+    os.close(fd)
+
+
+@claim("the mapping outlives its descriptor, and ends with pmfs_unmap")
+def _(here):
+    make_file(here / "f", MIB)
+    fd = open_direct(here / "f")
+    m = Map(fd)
+    os.close(fd)
+    assert [h["kind"] for h in holders(here / "f")] == ["temporary", "handle_direct"]
+    assert holders(here / "f")[0]["pid"] == os.getpid()
+    with fails(errno.ETXTBSY):
+        os.truncate(here / "f", 5)
+    m.store(0, b"x")
+    m.unmap()
+    os.truncate(here / "f", 5)
+
+
+@claim("a failed mapping leaves no grant, no descriptor and no address behind")
+def _(here):
+    make_file(here / "f", MIB)
+    fd = open_direct(here / "f")
+    os.ftruncate(fd, 2 * MIB)
+    fds = len(os.listdir("/proc/self/fd"))
+    maps = len(open("/proc/self/maps").read().splitlines())
+    for _ in range(50):
+        with fails(errno.EINVAL):
+            Map(fd)
+    assert len(os.listdir("/proc/self/fd")) == fds
+    assert abs(len(open("/proc/self/maps").read().splitlines()) - maps) <= 1
+    assert info(here / "f")["grants"] == 0
+    os.close(fd)
+
+
+@claim("a grant dies with its process")
+def _(here):
+    make_file(here / "f", MIB)
+    child = in_child(lambda: Map(open_direct(here / "f")).store(0, b"last words"))
+    with fails(errno.ETXTBSY):
+        os.truncate(here / "f", 5)
+    end(child)
+    eventually(lambda: info(here / "f")["grants"] == 0)
+    assert (here / "f").read_bytes()[:10] == b"last words"
+    os.truncate(here / "f", 5)
+
+
+@claim("a child process has neither the mapping nor a right to it")
+def _(here):
+    make_file(here / "f", MIB)
+    fd = open_direct(here / "f")
+    with Map(fd) as m:
+        child = os.fork()
+        if child == 0:
+            ctypes.string_at(m.address, 1)  # a segmentation fault
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSEGV
+    os.close(fd)
+
+
+@claim("one that may store is EBUSY while the file is cached by anybody, its own caller included")
+def _(here):
+    make_file(here / "f", MIB)
+    direct = open_direct(here / "f")
+    for flags in (os.O_RDONLY, os.O_RDWR):
+        cached = os.open(here / "f", flags)
+        with fails(errno.EBUSY):
+            Map(direct)
+        assert "open file, cached" in ctl("holders", here / "f").stdout
+        os.close(cached)
+    own = os.open(here / "f", os.O_RDWR)
+    with fails(errno.EBUSY):
+        Map(own)
+    with Map(own, prot=READ):  # reading does not mind
+        pass
+    os.close(own)
+    eventually(lambda: info(here / "f")["handles_cached"] == 0)
+    with Map(direct):
+        pass
+    os.close(direct)
+
+
+@claim("while it lives the mount maps nothing shared, and afterwards no cached page is stale")
+def _(here):
+    data = make_file(here / "f", MIB)
+    assert (here / "f").read_bytes() == data  # cached
+    direct = open_direct(here / "f")
+    eventually(lambda: info(here / "f")["handles_cached"] == 0)
+    with Map(direct) as m:
+        fd = os.open(here / "f", os.O_RDWR)
+        with fails(errno.ENODEV):
+            mmap.mmap(fd, 4096, mmap.MAP_SHARED)
+        private = mmap.mmap(fd, 4096, mmap.MAP_PRIVATE)
+        assert private[:10] == data[:10]
+        private.close()
+        m.store(0, b"no longer cached")
+        assert os.pread(fd, 16, 0) == b"no longer cached"
+        os.close(fd)
+    os.close(direct)
+    assert (here / "f").read_bytes()[:16] == b"no longer cached"
+    fd = os.open(here / "f", os.O_RDWR)
+    shared = mmap.mmap(fd, 4096, mmap.MAP_SHARED)
+    assert shared[:16] == b"no longer cached"
+    shared.close()
+    os.close(fd)
+
+
+@claim("a file that is sealed full is never cached, and maps as before")
+def _(here):
+    data = make_file(here / "f", MIB)
+    ctl("seal", here / "f")
+    fd = os.open(here / "f", os.O_RDWR)
+    with fails(errno.ENODEV):
+        mmap.mmap(fd, 4096, mmap.MAP_SHARED)
+    with Map(fd) as m:  # no O_DIRECT needed
+        assert m.load(0, m.length) == data
+        m.store(100, b"sealed, not frozen")
+        assert os.pread(fd, 18, 100) == b"sealed, not frozen"
+        with fails(errno.EBUSY):
+            unseal(fd)
+        assert "stays sealed" in ctl("unseal", here / "f", ok=False).stderr
+    unseal(fd)
+    os.close(fd)
+
+
+@claim("SEAL writes dirty pages of a shared mmap back first")
+def _(here):
+    make_file(here / "f", MIB)
+    cached = os.open(here / "f", os.O_RDWR)
+    shared = mmap.mmap(cached, MIB, mmap.MAP_SHARED)
+    shared[5000:5005] = b"dirty"
+    direct = open_direct(here / "f")
+    seal(direct, FULL)
+    assert os.pread(direct, 5, 5000) == b"dirty"
+    shared[6000:6005] = b"later"  # the pages may be written as before: nothing needs a new block
+    shared.flush()
+    assert os.pread(direct, 5, 6000) == b"later"
+    shared.close()
+    os.close(cached)
+    os.close(direct)
+
+
+@claim("SEAL as-is of a file with holes is EBUSY while it is cached for writing")
+def _(here):
+    cached = os.open(here / "f", os.O_RDWR | os.O_CREAT)
+    os.pwrite(cached, b"x", 5 * 4096)
+    direct = open_direct(here / "f")
+    with fails(errno.EBUSY):
+        seal(direct, AS_IS)
+    os.close(cached)
+    eventually(lambda: info(here / "f")["handles_cached_write"] == 0)
+    seal(direct, AS_IS)
+    again = os.open(here / "f", os.O_RDWR)
+    with fails(errno.ENODEV):
+        mmap.mmap(again, 4096, mmap.MAP_SHARED)
+    with fails(errno.ETXTBSY):
+        os.pwrite(again, b"x", 0)
+    os.close(again)
+    os.close(direct)
+
+
+@claim("prot must fit the descriptor")
+def _(here):
+    make_file(here / "f", MIB)
+    reader = open_direct(here / "f", os.O_RDONLY)
+    with fails(errno.EBADF):
+        Map(reader, prot=WRITE)
+    with Map(reader, prot=READ) as m:
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        # Not even mprotect(2) makes it writable.
+        with fails(errno.EACCES):
+            c_call("mprotect", ctypes.c_void_p(m.address & ~4095), ctypes.c_size_t(4096), 3)
+    os.close(reader)
+
+
+@claim("stores survive SIGKILL of the server and a new mount, and the holder is told", alone=True)
+def _(maker):
+    volume = maker.volume()
+    path = volume.mnt / "f"
+    make_file(path, 2 * MIB)
+    ctl("seal", path)
+    digest = info(path)["map_digest"]
+    fd = open_direct(path)
+    m = Map(fd)
+    m.store(0, b"before")
+    m.persist(0, 6)
+    m.store(MIB, b"not persisted, but in the page cache or in memory")
+    poll = select.poll()
+    poll.register(m.event_fd, 0)
+    assert poll.poll(0) == []
+    volume.kill()
+    assert poll.poll(5000)[0][1] & select.POLLHUP
+    m.unmap()
+    os.close(fd)
+    volume.mount()
+    maker.watch()
+    fd = open_direct(path)
+    assert os.pread(fd, 6, 0) == b"before"
+    assert os.pread(fd, 13, MIB) == b"not persisted"
+    os.close(fd)
+    assert info(path)["seal"] == "full" and info(path)["map_digest"] == digest
+    assert info(path)["grants"] == 0
+    assert volume.unmount() == 0
+    volume.fsck()
+
+
+@claim("other users do not get the device, and with -o group= its members do", alone=True)
+def _(maker):
+    volume = maker.volume(options="group=games")
+    volume.mnt.chmod(0o777)
+    path = volume.mnt / "f"
+    make_file(path, MIB)
+    os.chown(path, 1000, 1000)
+    import grp
+    games = grp.getgrnam("games").gr_gid
+
+    def refused():
+        with fails(errno.EACCES):
+            Map(open_direct(path), prot=READ)
+
+    def maps():
+        fd = open_direct(path)
+        with Map(fd, prot=READ) as m:
+            assert m.load(0, 3) == pattern(3)
+        if maker.kind == "image":
+            with fails(errno.EPERM):
+                Map(fd)
+        else:
+            with Map(fd) as m:
+                m.store(0, b"member")
+            assert os.pread(fd, 6, 0) == b"member"
+
+    volume.directory.chmod(0o755)
+    as_user(refused)
+    as_user(maps, groups=(games,))
+    assert "refused a direct mapping (EACCES)" in volume.log_text()
+
+
+@claim("without -o group= only root maps", alone=True)
+def _(maker):
+    volume = maker.volume()
+    path = volume.mnt / "f"
+    make_file(path, MIB)
+    os.chown(path, 1000, 1000)
+
+    def refused():
+        with fails(errno.EACCES):
+            Map(open_direct(path), prot=READ)
+        assert info(path)["grants"] == 0
+
+    as_user(refused)
+    with Map(open_direct(path)):
+        pass
+
+
+if __name__ == "__main__":
+    run_claims()
