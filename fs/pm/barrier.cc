@@ -38,9 +38,6 @@ Result<> prepare_fence_all_threads() {
 void fence_all_threads() {
     const int which = command.load(std::memory_order_relaxed);
     PMFS_ASSERT(which != 0);
-    if (membarrier(which) == 0) return;
-    // A forked child has to register anew (EPERM).
-    PMFS_ASSERT(membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0);
     PMFS_ASSERT(membarrier(which) == 0);
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
 
 #include "base/assert.h"
@@ -104,9 +105,10 @@ bool SimMedia::planted_locked(What what) {
 }
 
 std::uint32_t SimMedia::thread_locked() {
-    return threads_
-        .try_emplace(std::this_thread::get_id(), static_cast<std::uint32_t>(threads_.size()))
-        .first->second;
+    // Not std::thread::id, which a later thread may get again.
+    static std::atomic<std::uint64_t> next = 0;
+    thread_local const std::uint64_t self = next++;
+    return threads_.try_emplace(self, static_cast<std::uint32_t>(threads_.size())).first->second;
 }
 
 // False when the event was planted to go wrong.

@@ -36,7 +36,6 @@
 #pragma once
 #include <map>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "base/mutex.h"
@@ -161,7 +160,7 @@ private:
     MediaBuffer shared_ GUARDED_BY(mutex_);                    // the view data() shows
     std::unique_ptr<MediaBuffer> private_ GUARDED_BY(mutex_);  // image: what meta() shows
     std::vector<bool> copied_ GUARDED_BY(mutex_);              // image: private pages
-    std::map<std::thread::id, std::uint32_t> threads_ GUARDED_BY(mutex_);
+    std::map<std::uint64_t, std::uint32_t> threads_ GUARDED_BY(mutex_);
     std::vector<Event> events_ GUARDED_BY(mutex_);
     std::vector<std::byte> stored_ GUARDED_BY(mutex_);
     std::size_t cut_ GUARDED_BY(mutex_) = kEvery;

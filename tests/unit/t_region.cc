@@ -282,9 +282,13 @@ TEST_CASE("region: what cannot hold a volume is refused with a sentence of its o
     };
     CHECK(refused("/nonexistent/region") == ENOENT);
     CHECK(refused("/proc") == EISDIR);
+    CHECK(open_region("/proc", {.read_only = true}).error().errno_value() == EISDIR);
     CHECK(refused("/dev/null") == ENODEV);
     CHECK(refused("/dev/tty0") != 0);
-    CHECK(refused(path_of(memory_file(0))) == EINVAL);
+    const Fd empty = memory_file(0);
+    CHECK(refused(path_of(empty)) == EINVAL);
+    CHECK(
+        std::string(open_region(path_of(empty), {}).error().what()).starts_with("the file is em"));
     int pipe_ends[2];
     REQUIRE(::pipe2(pipe_ends, O_CLOEXEC) == 0);
     const Fd reader(pipe_ends[0]), writer(pipe_ends[1]);
@@ -339,6 +343,9 @@ TEST_CASE("region: a device-DAX node's size and alignment come from sysfs, old o
     REQUIRE(::unlink((directory + "/subsystem").c_str()) == 0);
     REQUIRE(::symlink("../../../../bus/dax", (directory + "/subsystem").c_str()) == 0);
     CHECK(look_at_dax_device(directory).error().errno_value() == EINVAL);
+    put("/align", "2097152\n");  // a namespace that is disabled has no size
+    CHECK(look_at_dax_device(directory).error().errno_value() == EINVAL);
+    ::unlink((directory + "/align").c_str());
     put("/size", "266338304\n");
     CHECK(look_at_dax_device(directory).error().errno_value() == EINVAL);
     REQUIRE(::mkdir((directory + "/device").c_str(), 0700) == 0);
@@ -399,6 +406,7 @@ TEST_CASE("region: a page cut off under us reads as zeroes, sets the fault once,
             CHECK(bad[6 * kMiB + 100] == std::byte{0});
             CHECK(take_fault());
             CHECK(!take_fault());
+            CHECK(bad[7 * kMiB] == std::byte{0});  // and its flag stays up
         });
         other.join();
         CHECK(!take_fault());  // it was not our access
@@ -428,6 +436,9 @@ TEST_CASE("region: metadata of an image that was cut off is lost as well") {
     CHECK(meta[7 * kMiB] == std::byte{0});
     CHECK(take_fault());
     CHECK(region->lost(7 * kMiB, 1));
+    region->fence(region->store_meta(7 * kMiB, pattern(8, 1)));
+    CHECK(take_fault());
+    CHECK(region->sync().ok());  // what is in the file is whole
 }
 
 TEST_CASE("region: a fault on a huge page loses the whole unit") {
@@ -513,7 +524,7 @@ TEST_CASE("region: a fence for all threads comes back while they run") {
     for (int i = 0; i < 100; ++i) region->fence_everywhere();
     stop = true;
     busy.join();
-    CHECK(WEXITSTATUS(status_of([&] {  // a child has to register for itself
+    CHECK(WEXITSTATUS(status_of([&] {  // the registration is inherited
               region->fence_everywhere();
               return 7;
           })) == 7);

@@ -130,6 +130,14 @@ TEST_CASE("sim media: of a non-temporal write any words may be there until its t
     CHECK(outcomes(media, 4, 32, 64) == Set{run(64, 5)});
 }
 
+TEST_CASE("sim media: in a line that two threads write, a fence keeps its own thread's words") {
+    SimMedia media = blank(Flavour::dax);
+    in_another_thread([&] { media.defer(media.write(0, bytes(1))); });
+    media.fence(media.write(8, bytes(2)));
+    CHECK(outcomes(media, media.events(), 0, 1) == Set{bytes(0), bytes(1)});
+    CHECK(outcomes(media, media.events(), 8, 1) == Set{bytes(2)});
+}
+
 TEST_CASE("sim media: a zero is a non-temporal write of zeroes") {
     SimMedia media(Flavour::dax, run(kSize, 1));
     media.defer(media.zero(0, 4096));
@@ -246,6 +254,17 @@ TEST_CASE("sim media: what a cut left can be run on and cut again") {
     CHECK(first.after_power_cut(0, 0).bytes() == run(kSize, 0));
 }
 
+TEST_CASE("sim media: memory that served one image shows nothing of it to the next") {
+    const MediaImage image(run(kSize, 1));
+    for (int i = 0; i < 3; ++i) {
+        SimMedia media(Flavour::image, image);
+        CHECK(std::memcmp(media.data(), run(kSize, 1).data(), kSize) == 0);
+        CHECK(std::memcmp(media.meta(), run(kSize, 1).data(), kSize) == 0);
+        media.fence(media.zero(4000, 5000));
+        media.fence(media.store_meta(20'000, run(100, 2)));
+    }
+}
+
 // --- image files
 
 TEST_CASE("sim media: metadata of an image reaches the file only by store_home") {
@@ -280,14 +299,18 @@ TEST_CASE("sim media: a private page follows the file until it is stored to, and
 TEST_CASE("sim media: between syncs each sector holds any of its versions, in any order") {
     SimMedia media = blank(Flavour::image);
     media.fence(media.write(0, run(8, 1)));  // the same sector twice
-    media.fence(media.write(8, run(8, 2)));
+    media.fence(media.write(504, run(8, 2)));
     media.fence(media.write(512, run(8, 3)));  // the next one, in the same page
     Set seen;
-    for (const auto &page : outcomes(media, 3, 0, 520)) seen.insert({page[0], page[8], page[512]});
+    for (const auto &page : outcomes(media, 3, 0, 520))
+        seen.insert({page[0], page[504], page[512]});
     CHECK(seen == Set{bytes(0, 0, 0), bytes(1, 0, 0), bytes(1, 2, 0), bytes(0, 0, 3),
                       bytes(1, 0, 3), bytes(1, 2, 3)});
+    media.fence(media.write(0, run(8, 4)));
+    CHECK(outcomes(media, 4, 0, 8) == Set{run(8, 0), run(8, 1), run(8, 4)});
     CHECK(media.sync().ok());
-    CHECK(outcomes(media, 4, 0, 520).size() == 1);
+    CHECK(outcomes(media, 5, 0, 520).size() == 1);
+    CHECK(media.after_power_cut(0).bytes()[0] == std::byte{4});
 }
 
 TEST_CASE("sim media: a sync that fails makes nothing durable, and none does after it") {
