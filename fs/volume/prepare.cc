@@ -124,7 +124,7 @@ private:
         inode->blocks.set(inode->blocks.get() + run.blocks);
         inode->flags.set(inode->flags.get() | media::kTrimPending);
         inode->trim_from.set(kDonorBase);
-        TRY(core::add_orphan(change, ino_, inode));
+        if (inode->nlink.get() != 0) TRY(core::add_orphan(change, ino_, inode));  // else it is there
         TRY(change.commit());
         return run;
     }

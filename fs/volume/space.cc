@@ -37,7 +37,8 @@ Result<> Volume::Impl::settle_trim(InodeNo ino) {
         if (TRY(core::map_trim(change, inode, ino, inode->trim_from.get(), permit))) {
             inode->flags.set(inode->flags.get() & ~media::kTrimPending);
             inode->trim_from.set(0);
-            TRY(core::remove_orphan(change, ino, inode));
+            // A file without a name stays on the list until it goes.
+            if (inode->nlink.get() != 0) TRY(core::remove_orphan(change, ino, inode));
         }
         TRY(change.commit());
         TRY(best_effort(core::map_tidy(*core, ino, kEndBlock)));
@@ -67,7 +68,7 @@ Result<> Volume::Impl::set_size(InodeNo ino, std::uint64_t size) {
         all = false;
         inode->flags.set(inode->flags.get() | media::kTrimPending);
         inode->trim_from.set(from);
-        TRY(core::add_orphan(change, ino, inode));
+        if (inode->nlink.get() != 0) TRY(core::add_orphan(change, ino, inode));  // else it is there
     }
     TRY(change.commit());
     if (all) return best_effort(core::map_tidy(*core, ino, kEndBlock));
