@@ -36,20 +36,18 @@ constexpr std::uint64_t divide_up(std::uint64_t value, std::uint64_t by) {
 
 // The bytes of one object.
 template <class T>
-    requires std::is_trivially_copyable_v<T>
-ConstBytes bytes_of(const T &object) {
+requires std::is_trivially_copyable_v<T> ConstBytes bytes_of(const T &object) {
     return std::as_bytes(std::span(std::addressof(object), 1));
 }
 template <class T>
-    requires(std::is_trivially_copyable_v<T> && !std::is_const_v<T>)
-Bytes writable_bytes_of(T &object) {
+requires(std::is_trivially_copyable_v<T> && !std::is_const_v<T>) Bytes
+    writable_bytes_of(T &object) {
     return std::as_writable_bytes(std::span(std::addressof(object), 1));
 }
 
 // A copy of the T at `offset`, aligned or not.  The caller has checked that it is inside.
 template <class T>
-    requires std::is_trivially_copyable_v<T>
-T load(ConstBytes from, std::size_t offset = 0) {
+requires std::is_trivially_copyable_v<T> T load(ConstBytes from, std::size_t offset = 0) {
     PMFS_ASSERT(offset <= from.size() && sizeof(T) <= from.size() - offset);
     T object;
     std::memcpy(&object, from.data() + offset, sizeof object);

@@ -54,10 +54,9 @@ public:
 
     // From whatever converts to T, so that a derived unique_ptr or a braced value can be returned.
     template <class U = T>
-        requires(std::is_convertible_v<U &&, T> &&
-                 !std::is_same_v<std::remove_cvref_t<U>, Result> &&
-                 !std::is_same_v<std::remove_cvref_t<U>, Error>)
-    constexpr Result(U &&value) : state_(std::in_place_index<0>, std::forward<U>(value)) {}
+    requires(std::is_convertible_v<U &&, T> && !std::is_same_v<std::remove_cvref_t<U>, Result> &&
+             !std::is_same_v<std::remove_cvref_t<U>, Error>) constexpr Result(U &&value)
+        : state_(std::in_place_index<0>, std::forward<U>(value)) {}
 
     constexpr bool ok() const { return state_.index() == 0; }
 
@@ -100,7 +99,8 @@ private:
 }  // namespace pmfs
 
 // Gives the value, or returns the error from the enclosing function.  May be nested.
-#define TRY(expr) PMFS_TRY_NAMED_(expr, __COUNTER__)
+#define TRY(expr) PMFS_TRY_COUNTED_(expr, __COUNTER__)
+#define PMFS_TRY_COUNTED_(expr, number) PMFS_TRY_NAMED_(expr, number)
 #define PMFS_TRY_NAMED_(expr, number) PMFS_TRY_BODY_(expr, try_result_##number)
 #define PMFS_TRY_BODY_(expr, name)                                                                 \
     __extension__({                                                                                \

@@ -1,0 +1,215 @@
+// The words that every layer uses: results, ids, bytes, checksums, locks, clocks.
+#include <doctest/doctest.h>
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <unordered_set>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/clock.h"
+#include "base/crc32c.h"
+#include "base/ids.h"
+#include "base/mutex.h"
+#include "base/result.h"
+
+using namespace pmfs;
+
+namespace {
+
+ConstBytes text(std::string_view words) {
+    return std::as_bytes(std::span(words.data(), words.size()));
+}
+
+Result<int> half(int value) {
+    if (value % 2 != 0) return Error(EINVAL, "odd");
+    return value / 2;
+}
+
+Result<int> quarter(int value) {
+    return TRY(half(TRY(half(value))));
+}
+
+Result<> must_be_even(int value, bool &went_on) {
+    TRY(half(value));
+    went_on = true;
+    return {};
+}
+
+// In a branch of its own, for that is how clang follows a lock that may not be got.
+template <class M>
+bool is_free(M &mutex) {
+    if (!mutex.try_lock()) return false;
+    mutex.unlock();
+    return true;
+}
+
+struct Base {
+    virtual ~Base() = default;
+};
+struct Derived : Base {};
+
+}  // namespace
+
+TEST_CASE("result: TRY gives the value or hands the error on, nested too") {
+    CHECK(quarter(12).take() == 3);
+    CHECK(quarter(6).error().errno_value() == EINVAL);
+    CHECK(quarter(7).error().what() == std::string("odd"));
+
+    bool went_on = false;
+    CHECK(must_be_even(4, went_on).ok());
+    CHECK(went_on);
+    went_on = false;
+    CHECK_FALSE(must_be_even(5, went_on).ok());
+    CHECK_FALSE(went_on);
+}
+
+TEST_CASE("result: an error knows where it was raised first, not where it was handed on") {
+    const int line = __LINE__ + 1;
+    const auto fails = []() -> Result<int> { return Error(EIO, "here"); };
+    const auto passes_on = [&]() -> Result<> {
+        TRY(fails());
+        return {};
+    };
+    const auto result = passes_on();
+    CHECK(result.error().line() == line);
+    CHECK(std::string_view(result.error().file()).ends_with("t_base.cc"));
+    CHECK(corrupt("bad").errno_value() == EUCLEAN);
+}
+
+TEST_CASE("result: holds what can only be moved, and converts like a plain return") {
+    const auto make = []() -> Result<std::unique_ptr<Base>> { return std::make_unique<Derived>(); };
+    std::unique_ptr<Base> made = make().take();
+    CHECK(made != nullptr);
+
+    Result<std::vector<int>> list = std::vector<int>{1, 2};
+    list.value().push_back(3);
+    CHECK(list.value().size() == 3);
+    CHECK(half(8).value_or(1) == 4);
+    CHECK(half(9).value_or(1) == 1);
+}
+
+TEST_CASE("result: costs no more to copy than its value") {
+    static_assert(std::is_trivially_copyable_v<Result<>>);
+    static_assert(std::is_trivially_copyable_v<Result<std::uint64_t>>);
+    static_assert(std::is_trivially_destructible_v<Result<BlockNo>>);
+    CHECK(sizeof(Result<>) == sizeof(Error));
+    CHECK(sizeof(Result<BlockNo>) == sizeof(Error) + 8);
+}
+
+TEST_CASE("ids: count up, differ by counts, and never mix") {
+    BlockNo block(7);
+    CHECK((++block).value() == 8);
+    CHECK((block + 2) - block == 2);
+    CHECK((block -= 8) == BlockNo());
+    CHECK(BlockNo(1) < BlockNo(2));
+    static_assert(!std::is_convertible_v<std::uint64_t, BlockNo>);
+    static_assert(!std::is_convertible_v<BlockNo, std::uint64_t>);
+    static_assert(!std::is_constructible_v<BlockNo, FileBlock>);
+    static_assert(!std::equality_comparable_with<BlockNo, InodeNo>);
+
+    std::unordered_set<InodeNo> inodes;
+    for (std::uint64_t i = 0; i < 1000; ++i) inodes.insert(InodeNo(i));
+    CHECK(inodes.size() == 1000);
+    CHECK(inodes.contains(InodeNo(999)));
+}
+
+TEST_CASE("crc32c: is the standard's, by its published values") {
+    CHECK(crc32c(0, text("123456789")) == 0xE3069283u);
+    CHECK(crc32c(0, {}) == 0);
+    // RFC 3720, appendix B.4
+    std::vector<std::byte> bytes(32, std::byte{0});
+    CHECK(crc32c(0, bytes) == 0x8A9136AAu);
+    std::ranges::fill(bytes, std::byte{0xff});
+    CHECK(crc32c(0, bytes) == 0x62A8AB43u);
+    for (unsigned i = 0; i < 32; ++i) bytes[i] = std::byte(i);
+    CHECK(crc32c(0, bytes) == 0x46DD794Eu);
+}
+
+TEST_CASE("crc32c: may be taken in pieces, cut anywhere and aligned anyhow") {
+    std::vector<std::byte> bytes(4096 + 17);
+    for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = std::byte(i * 31 >> 3);
+    const ConstBytes all(bytes);
+    const std::uint32_t whole = crc32c(0, all);
+    for (std::size_t cut = 0; cut <= all.size(); cut += 61) {
+        CAPTURE(cut);
+        CHECK(crc32c(crc32c(0, all.first(cut)), all.subspan(cut)) == whole);
+    }
+}
+
+TEST_CASE("bytes: alignment rounds to the unit and not beyond") {
+    CHECK(align_down(4097, 4096) == 4096);
+    CHECK(align_up(4097, 4096) == 8192);
+    CHECK(align_up(4096, 4096) == 4096);
+    CHECK(is_aligned(2 * kMiB, 2 * kMiB));
+    CHECK_FALSE(is_aligned(2 * kMiB + 1, 2 * kMiB));
+    CHECK(divide_up(0, 3) == 0);
+    CHECK(divide_up(9, 3) == 3);
+    CHECK(divide_up(~std::uint64_t{0}, 2) == std::uint64_t{1} << 63);
+}
+
+TEST_CASE("bytes: an object loads from any alignment") {
+    std::uint32_t words[3] = {0, 0x01020304, 0};
+    const ConstBytes bytes = bytes_of(words);
+    CHECK(load<std::uint32_t>(bytes, 4) == 0x01020304u);
+    std::uint32_t shifted;
+    std::memcpy(&shifted, bytes.data() + 3, sizeof shifted);
+    CHECK(load<std::uint32_t>(bytes, 3) == shifted);
+    writable_bytes_of(words)[0] = std::byte{1};
+    CHECK(words[0] == load<std::uint32_t>(bytes));
+}
+
+TEST_CASE("mutex: one thread at a time; a condition wakes its waiter") {
+    Mutex mutex;
+    CondVar changed;
+    std::uint64_t count = 0;
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 4; ++i) {
+        threads.emplace_back([&] {
+            for (int n = 0; n < 10'000; ++n) {
+                Lock lock(mutex);
+                ++count;
+            }
+            changed.notify_one();
+        });
+    }
+    {
+        Lock lock(mutex);
+        while (count != 40'000) changed.wait(mutex);
+        CHECK_FALSE(changed.wait_for(mutex, std::chrono::milliseconds(1)));
+    }
+    for (auto &thread : threads) thread.join();
+    Lock lock(mutex);
+    lock.unlock();
+    CHECK(is_free(mutex));
+}
+
+TEST_CASE("shared mutex: readers together, a writer alone") {
+    SharedMutex mutex;
+    mutex.lock_shared();
+    bool together = false, wrote = true;
+    std::thread([&] {
+        if (mutex.try_lock_shared()) {
+            together = true;
+            mutex.unlock_shared();
+        }
+        wrote = is_free(mutex);
+    }).join();
+    mutex.unlock_shared();
+    CHECK(together);
+    CHECK_FALSE(wrote);
+    { ExclusiveLock lock(mutex); }
+    { SharedLock lock(mutex); }
+    CHECK(is_free(mutex));
+}
+
+TEST_CASE("clock: the coarse time is the time, a few milliseconds old at most") {
+    const Timespec before = now_coarse(), exact = now();
+    CHECK(before <= exact);
+    CHECK(exact.seconds - before.seconds <= 1);
+    CHECK(exact.nanoseconds < 1'000'000'000u);
+    const std::uint64_t start = monotonic_ns();
+    CHECK(monotonic_ns() >= start);
+}
