@@ -35,6 +35,12 @@ struct Span {  // bytes of a file
     std::uint64_t end_block() const { return (to + kBlockSize - 1) / kBlockSize; }
 };
 
+// Where an extent ends in the file.  A hole behind the last extent has no end that bytes can count.
+std::uint64_t end_byte(const Extent &e) {
+    constexpr std::uint64_t kEndless = ~std::uint64_t{0};
+    return e.end() > kEndless / kBlockSize ? kEndless : e.end() * kBlockSize;
+}
+
 std::uint64_t device_byte(const Extent &e, std::uint64_t file_byte) {
     return e.start * kBlockSize + (file_byte - e.file_block * kBlockSize);
 }
@@ -57,7 +63,7 @@ Result<std::size_t> Volume::read(InodeNo ino, std::uint64_t offset, std::size_t 
     pieces.clear();
     for (std::uint64_t at = offset; at < end;) {
         const Extent e = TRY(core::find_extent(reader, *inode, ino, at / kBlockSize));
-        std::uint64_t n = std::min(end, e.end() * kBlockSize) - at;
+        std::uint64_t n = std::min(end, end_byte(e)) - at;
         const std::byte *from = kZeroes;
         if (e.hole() || e.unwritten) {
             n = std::min<std::uint64_t>(n, kZeroesSize);
@@ -92,7 +98,7 @@ public:
         for (std::uint64_t at = span_.from; at < span_.to;) {
             const Extent e = TRY(core::find_extent(reader, inode, ino_, at / kBlockSize));
             if (e.hole() || e.unwritten || e.shared || count_ == pieces_.size()) return false;
-            const std::uint64_t n = std::min(span_.to, e.end() * kBlockSize) - at;
+            const std::uint64_t n = std::min(span_.to, end_byte(e)) - at;
             pieces_[count_++] = {device_byte(e, at), n};
             at += n;
         }
@@ -146,7 +152,7 @@ Result<pm::Unfenced> Volume::Impl::zero_written(const Reader &reader, const medi
         const Extent e = TRY(core::next_extent(reader, inode, ino, from / kBlockSize));
         if (e.hole() || e.file_block * kBlockSize >= to) break;
         from = std::max(from, e.file_block * kBlockSize);
-        const std::uint64_t end = std::min(to, e.end() * kBlockSize);
+        const std::uint64_t end = std::min(to, end_byte(e));
         if (!e.unwritten) duty.add(journal->zero_data(device_byte(e, from), end - from));
         from = end;
     }
