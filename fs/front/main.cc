@@ -5,7 +5,7 @@
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/sinks/syslog_sink.h>
 #include <spdlog/spdlog.h>
-#include <sys/stat.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 #include <syslog.h>
 #include <unistd.h>
@@ -89,6 +89,14 @@ int check_only(const Words &words) {
     return 0;
 }
 
+int remount(const Words &words) {
+    const auto done = MountPoint::remount(words.serve);
+    if (done.ok()) return 0;
+    return tell({Exit::failed,
+                 fmt::format("{}: {} ({})", words.serve.directory, done.error().what(),
+                             std::strerror(done.error().errno_value()))});
+}
+
 int run(Words &words) {
     if (!words.type.empty() && words.type != "pmfs" && words.type != "fuse.pmfs")
         return tell({Exit::usage, fmt::format("'{}' is not a type that I mount", words.type)});
@@ -100,6 +108,7 @@ int run(Words &words) {
     words.serve.source = canonical(words.serve.source);
     words.serve.directory = canonical(words.serve.directory);
     if (words.fake) return check_only(words);
+    if (words.serve.mount_flags & MS_REMOUNT) return remount(words);
     if (!words.serve.foreground) return serve_in_background(words);
     return tell(serve(words.serve, [] {}));
 }

@@ -130,8 +130,6 @@ Refusal parse_mount_options(std::string_view text, bool sloppy, ServeOptions *op
     unsigned long flags = 0;
     if (vfs != nullptr)
         mnt_optstr_get_flags(vfs, &flags, mnt_get_builtin_optmap(MNT_LINUX_MAP));
-    if (flags & (MS_REMOUNT | MS_BIND | MS_MOVE))
-        return "this cannot be done by mount.pmfs: unmount and mount again";
     options->mount_flags |= flags;
     if (flags & MS_RDONLY) options->volume.read_only = true;
     return set_all_own(own, sloppy, options);

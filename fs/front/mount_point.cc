@@ -81,10 +81,9 @@ Result<MountPoint> MountPoint::make(const ServeOptions &options) {
         fmt::format("fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
                     made.device_.get());
     const int error = act_in(options.mount_namespace, [&] {
-        return ::mount(options.source.c_str(), options.directory.c_str(), kType,
-                       options.mount_flags, data.c_str()) == 0
-                   ? 0
-                   : errno;
+        const int done = ::mount(options.source.c_str(), options.directory.c_str(), kType,
+                                 options.mount_flags, data.c_str());
+        return done == 0 ? 0 : errno;
     });
     switch (error) {
         case 0: return made;
@@ -92,6 +91,16 @@ Result<MountPoint> MountPoint::make(const ServeOptions &options) {
         case ENODEV: return Error(error, "this kernel has no FUSE (`modprobe fuse` loads it)");
         default: return Error(error, "the kernel refused the mount");
     }
+}
+
+Result<> MountPoint::remount(const ServeOptions &options) {
+    const int error = act_in(options.mount_namespace, [&] {
+        const int done = ::mount(options.source.c_str(), options.directory.c_str(), kType,
+                                 options.mount_flags, nullptr);
+        return done == 0 ? 0 : errno;
+    });
+    if (error != 0) return Error(error, "the kernel refused to change the mount");
+    return {};
 }
 
 Result<> MountPoint::unmount(bool detach) {

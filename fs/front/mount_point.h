@@ -19,6 +19,9 @@ public:
     // Errors: ENOENT, ENODEV: no FUSE in this kernel; EPERM: not root; else what mount(2) says.
     static Result<MountPoint> make(const ServeOptions &options);
 
+    // Changes the flags of a live mount (ro, rw, nosuid and the like); our own options stay.
+    static Result<> remount(const ServeOptions &options);
+
     // The descriptor that requests come by.
     FileDescriptor take_device() { return std::move(device_); }
 
