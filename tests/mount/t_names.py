@@ -94,15 +94,15 @@ def _(here):
             assert file.read() == name
 
 
-@claim("a symlink gives back its target, up to 4095 bytes")
+@claim("a symlink gives back its target, up to 4000 bytes")
 def _(here):
-    for size in (1, 59, 60, 100, 1023, 1024, 4095):
+    for size in (1, 59, 60, 100, 1023, 1024, 4000):
         target = "t" * size
         os.symlink(target, here / f"s{size}")
         assert os.readlink(here / f"s{size}") == target
         assert os.lstat(here / f"s{size}").st_size == size
     with fails(errno.ENAMETOOLONG):
-        os.symlink("t" * 4096, here / "long")
+        os.symlink("t" * 4001, here / "long")
     with fails(errno.ENOENT):
         os.symlink("", here / "empty")
     (here / "dir").mkdir()
@@ -307,7 +307,8 @@ def _(here):
     os.close(fd)
     old = {name for name in found if name.startswith("f")}
     assert len(found) == len(set(found))
-    assert old == rest - gone, (len(old), len(rest - gone))
+    # The kernel may still list what is gone when it begins in the middle, but skips nothing.
+    assert rest - gone <= old <= rest, (len(old), len(rest - gone))
 
 
 @claim("what is not touched is listed exactly once while others are removed and made during the reading")
