@@ -62,8 +62,7 @@ MappedResult open_file(Fd fd, const Medium &medium, const std::string &path,
     MediumKind kind = MediumKind::image;
     if (medium.dax_file) {
         Fd again = TRY(open_again(fd, path, write));
-        auto region =
-            DaxRegion::persistent(MediumKind::fsdax, std::move(again), medium, options.read_only);
+        auto region = DaxRegion::persistent(MediumKind::fsdax, std::move(again), medium, !write);
         if (!region.ok() && region.error().errno_value() != ENOTSUP) return region.error();
         if (region.ok()) {
             if (!options.private_copy) return region;

@@ -11,6 +11,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -528,4 +529,66 @@ TEST_CASE("region: a fence for all threads comes back while they run") {
               region->fence_everywhere();
               return 7;
           })) == 7);
+}
+
+// --- real media
+
+// PMFS_TEST_MEDIA="/dev/dax0.0 /mnt/dax/file": run in a guest that has them.  They are overwritten.
+TEST_CASE("region: all of it holds on the media that PMFS_TEST_MEDIA names") {
+    const char *const list = std::getenv("PMFS_TEST_MEDIA");
+    std::istringstream paths(list != nullptr ? list : "");
+    for (std::string path; paths >> path;) {
+        CAPTURE(path);
+        const auto a = pattern(10'000, 1), b = pattern(10'000, 2);
+        MediumKind kind{};
+        {
+            const auto region = open_region(path, {}).take();
+            kind = region->kind();
+            MESSAGE(path, ": ", std::string(name_of(kind)), ", ", region->size(), " bytes, unit ",
+                    region->mapping_unit());
+            region->fence(region->zero(2 * kMiB, 6 * kMiB));
+            region->fence(region->write(3 * kMiB + 100, a));
+            region->fence(region->store_meta(5 * kMiB, a));
+            region->fence_everywhere();
+            CHECK(region->sync().ok());
+            CHECK(open_region(path, {.read_only = true}).error().errno_value() == EBUSY);
+            const auto client =
+                Mapping::make(region->mapping_fd(), 4 * kMiB, PROT_READ | PROT_WRITE, MAP_SHARED)
+                    .take();
+            CHECK(holds(client.start() + 3 * kMiB + 100, a));
+        }
+        {
+            const auto region = open_region(path, {.private_copy = true}).take();
+            CHECK(region->kind() == kind);
+            region->fence(region->store_meta(4 * kMiB - 5000, b));
+            region->fence(region->write(5 * kMiB, b));
+            CHECK(holds(region->meta() + 4 * kMiB - 5000, b));
+            CHECK(holds(region->data() + 5 * kMiB, b));
+            CHECK(holds(region->data() + 3 * kMiB + 100, a));
+        }
+        const auto region = open_region(path, {.read_only = true}).take();
+        CHECK(region->kind() == kind);
+        CHECK(holds(region->data() + 3 * kMiB + 100, a));
+        if (kind != MediumKind::image) CHECK(holds(region->meta() + 5 * kMiB, a));
+        CHECK(region->data()[4 * kMiB - 4000] == std::byte{0});
+        CHECK(!take_fault());
+    }
+}
+
+TEST_CASE("region: poison on the media that PMFS_TEST_POISON names is lost, and only that") {
+    const char *const path = std::getenv("PMFS_TEST_POISON");
+    if (path == nullptr) return;
+    const auto region = open_region(path, {}).take();
+    const std::uint64_t at = 6 * kMiB + 8192;
+    region->fence(region->write(3 * kMiB, pattern(4096, 1)));
+    region->fence(region->write(at, pattern(4096, 2)));
+    REQUIRE(::madvise(const_cast<std::byte *>(region->data() + at), 4096, MADV_HWPOISON) == 0);
+    CHECK(reinterpret_cast<const volatile std::byte *>(region->data())[at + 5] == std::byte{0});
+    CHECK(take_fault());
+    CHECK(region->lost(at, 1));
+    CHECK(region->lost(6 * kMiB, 1) == (region->mapping_unit() > 4096));
+    CHECK(!region->lost(8 * kMiB, 4096));
+    CHECK(holds(region->data() + 3 * kMiB, pattern(4096, 1)));
+    region->fence(region->write(at, pattern(4096, 2)));
+    CHECK(take_fault());
 }
