@@ -41,9 +41,13 @@ public:
                                                         &found, static_cast<off_t>(entry.cookie));
         return took(size);
     }
-    bool has_room_for_plus(const DirEntry &entry) {
+    // Sets room aside for an entry with its attributes; false when there is none.
+    bool reserve_plus(const DirEntry &entry) {
         name_.assign(entry.name);
-        return fuse_add_direntry_plus(req_, nullptr, 0, name_.c_str(), nullptr, 0) <= left();
+        const std::size_t size = fuse_add_direntry_plus(req_, nullptr, 0, name_.c_str(), nullptr, 0);
+        if (reserved_ + size > bytes_.size()) return false;
+        reserved_ += size;
+        return true;
     }
     void reply() { fuse_reply_buf(req_, bytes_.data(), used_); }
 
@@ -58,7 +62,7 @@ private:
 
     fuse_req_t req_;
     std::vector<char> bytes_;
-    std::size_t used_ = 0;
+    std::size_t used_ = 0, reserved_ = 0;
     std::string name_;  // the library wants its end marked
 };
 
@@ -71,25 +75,46 @@ void readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t cookie, fus
     if (dispatcher.proceed(req, read)) buffer.reply();
 }
 
-// As readdir, with a lookup of each name.  An entry whose lookup counted must be in the reply.
+// A name as it was listed.  It is looked up after the listing: a sink must not call the volume.
+struct ListedName {
+    std::uint64_t cookie;
+    InodeNo ino;
+    std::uint8_t type;
+    std::string name;
+
+    DirEntry entry() const { return {cookie, ino, type, name}; }
+};
+
+Result<std::vector<ListedName>> list(Volume &volume, InodeNo dir, std::uint64_t cookie,
+                                     EntryBuffer *buffer) {
+    std::vector<ListedName> names;
+    TRY(volume.readdir(dir, cookie, [&](const DirEntry &entry) {
+        if (!buffer->reserve_plus(entry)) return false;
+        names.push_back({entry.cookie, entry.ino, entry.type, std::string(entry.name)});
+        return true;
+    }));
+    return names;
+}
+
+// As readdir, with a lookup of each name, which counts a reference: so what is looked up is replied.
 void readdirplus(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t cookie,
                  fuse_file_info *) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     Volume &volume = dispatcher.volume();
     EntryBuffer buffer(req, size);
-    const auto add = [&](const DirEntry &entry) {
-        if (!buffer.has_room_for_plus(entry)) return false;
+    const auto names = list(volume, InodeNo(ino), static_cast<std::uint64_t>(cookie), &buffer);
+    if (!dispatcher.proceed(req, names)) return;
+    for (const ListedName &listed : names.value()) {
         fuse_entry_param found{};  // inode 0: the kernel takes the name and looks it up itself
-        found.attr.st_ino = entry.ino.value();
-        found.attr.st_mode = static_cast<mode_t>(entry.type) << 12;
-        if (entry.name != "." && entry.name != "..") {
-            const Result<Attr> attr = volume.lookup(InodeNo(ino), entry.name);
+        found.attr.st_ino = listed.ino.value();
+        found.attr.st_mode = static_cast<mode_t>(listed.type) << 12;
+        if (listed.name != "." && listed.name != "..") {
+            const Result<Attr> attr = volume.lookup(InodeNo(ino), listed.name);
             if (attr.ok()) found = to_entry(attr.value(), dispatcher.options());
         }
-        return buffer.add(entry, found);
-    };
-    const Result<> read = volume.readdir(InodeNo(ino), static_cast<std::uint64_t>(cookie), add);
-    if (dispatcher.proceed(req, read)) buffer.reply();
+        PMFS_ASSERT(buffer.add(listed.entry(), found));
+    }
+    buffer.reply();
 }
 
 void fsyncdir(fuse_req_t req, fuse_ino_t ino, int, fuse_file_info *) {

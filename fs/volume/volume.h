@@ -9,7 +9,7 @@
 // sealed (docs/seal.md); kParkErrno: see types.h.
 //
 // Lock order (outermost first): Volume::lock_ -> InodeTable shard -> Journal's -> none.
-// Completions and sinks are called without lock_ held, except a ReadSink, which must not call back.
+// Completions are called without lock_ held; sinks are called with it and must not call back.
 #pragma once
 #include <sys/uio.h>
 
