@@ -16,7 +16,9 @@ using media::MapValue;
 
 namespace {
 
-constexpr std::uint64_t kEndOfFiles = std::uint64_t{1} << 63;
+// Behind every file and every donor range, and still a number of bytes when multiplied out.
+constexpr std::uint64_t kEndOfFiles = std::uint64_t{1} << 51;
+static_assert(kEndOfFiles > 2 * media::kDonorBase);
 
 TreeId tree_of(InodeNo ino) {
     return {ino, media::TreeKind::map};

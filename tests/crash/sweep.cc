@@ -1,0 +1,270 @@
+// Sweeps: see sweep.h.
+#include "sweep.h"
+
+#include <doctest/doctest.h>
+#include <sys/stat.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "fsck/check.h"
+#include "mkfs/make.h"
+
+namespace pmfs::test {
+
+namespace {
+
+constexpr std::array<std::uint8_t, 16> kBootA{0xa}, kBootB{0xb};
+constexpr Caller kUser{1000, 1000, 1};
+
+MountOptions mount_options(const std::array<std::uint8_t, 16> &boot) {
+    MountOptions o;
+    o.no_background = true;
+    o.boot_id = boot;
+    return o;
+}
+
+template <class T>
+auto must(T result) {
+    if (!result.ok()) INFO(result.error().what());
+    REQUIRE_MESSAGE(result.ok(), std::string(result.ok() ? "" : result.error().what()));
+    return std::move(result).take();
+}
+
+}  // namespace
+
+bool short_form() {
+    return std::getenv("PMFS_CRASH_SHORT") != nullptr;
+}
+
+std::pair<InodeNo, std::string> User::split(const std::string &path) {
+    const std::size_t slash = path.rfind('/');
+    return {slash == std::string::npos ? InodeNo(media::kRootIno) : find(path.substr(0, slash)),
+            path.substr(slash == std::string::npos ? 0 : slash + 1)};
+}
+
+InodeNo User::find(const std::string &path) {
+    InodeNo at(media::kRootIno);
+    for (std::size_t from = 0; from < path.size();) {
+        const std::size_t slash = std::min(path.find('/', from), path.size());
+        const Attr a = must(volume_.lookup(at, path.substr(from, slash - from)));
+        volume_.forget(a.ino, 1);
+        at = a.ino;
+        from = slash + 1;
+    }
+    return at;
+}
+
+void User::make(const std::string &path, std::uint32_t mode) {
+    const auto [dir, name] = split(path);
+    volume_.forget(must(retry([&] { return volume_.make(dir, name, mode, 0, kUser); })).ino, 1);
+}
+Result<std::size_t> User::try_write(const std::string &path, std::uint64_t offset,
+                                    std::size_t size, unsigned char fill) {
+    std::vector<std::byte> bytes(size);
+    for (std::size_t i = 0; i < size; ++i)  // every word says where it belongs
+        bytes[i] = static_cast<std::byte>(i % 8 < 4 ? fill : (offset + i) >> (8 * (i % 4) + 3));
+    const InodeNo ino = find(path);
+    return retry([&] { return volume_.write(ino, offset, bytes, false, kUser); });
+}
+void User::write(const std::string &path, std::uint64_t offset, std::size_t size,
+                 unsigned char fill) {
+    REQUIRE(must(try_write(path, offset, size, fill)) == size);
+}
+void User::truncate(const std::string &path, std::uint64_t size) {
+    SetAttr set;
+    set.size = size;
+    const InodeNo ino = find(path);
+    must(retry([&] { return volume_.setattr(ino, set, kUser); }));
+}
+void User::allocate(const std::string &path, unsigned mode, std::uint64_t offset,
+                    std::uint64_t size) {
+    const InodeNo ino = find(path);
+    must(retry([&] { return volume_.fallocate(0, ino, mode, offset, size, kUser); }));
+}
+void User::symlink(const std::string &path, const std::string &target) {
+    const auto [dir, name] = split(path);
+    volume_.forget(must(retry([&] { return volume_.symlink(dir, name, target, kUser); })).ino, 1);
+}
+void User::link(const std::string &old_path, const std::string &new_path) {
+    const InodeNo ino = find(old_path);
+    const auto [dir, name] = split(new_path);
+    must(retry([&] { return volume_.link(ino, dir, name); }));
+    volume_.forget(ino, 1);
+}
+void User::unlink(const std::string &path) {
+    const auto [dir, name] = split(path);
+    must(retry([&] { return volume_.unlink(dir, name); }));
+}
+void User::rmdir(const std::string &path) {
+    const auto [dir, name] = split(path);
+    must(retry([&] { return volume_.rmdir(dir, name); }));
+}
+void User::rename(const std::string &from, const std::string &to, unsigned flags) {
+    const auto [from_dir, from_name] = split(from);
+    const auto [to_dir, to_name] = split(to);
+    must(retry([&] { return volume_.rename(from_dir, from_name, to_dir, to_name, flags); }));
+}
+void User::set_xattr(const std::string &path, const std::string &name, std::size_t size,
+                     char fill) {
+    const std::string value(size, fill);
+    const InodeNo ino = find(path);
+    must(retry([&] {
+        return volume_.setxattr(ino, name, std::as_bytes(std::span(value)), 0, kUser);
+    }));
+}
+void User::remove_xattr(const std::string &path, const std::string &name) {
+    const InodeNo ino = find(path);
+    must(retry([&] { return volume_.removexattr(ino, name, kUser); }));
+}
+void User::seal(const std::string &path, SealLevel level) {
+    const InodeNo ino = find(path);
+    std::uint64_t bad = 0;
+    must(retry([&] { return volume_.seal(ino, level, kUser, true, &bad); }));
+}
+void User::unseal(const std::string &path) {
+    const InodeNo ino = find(path);
+    must(retry([&] { return volume_.unseal(ino, kUser, true); }));
+}
+void User::prepare(const std::string &path, std::uint64_t unit) {
+    const InodeNo ino = find(path);
+    must(retry([&] { return volume_.prepare(ino, 0, 0, unit, kUser); }));
+}
+
+namespace {
+
+// A volume on which `before` was done, unmounted.  Free space holds 0xEE, so that a byte that was
+// never written shows when somebody can read it.
+MediaImage base_image(const Sweep &sweep, SimMedia::Flavour flavour) {
+    SimMedia media(flavour, MediaImage(std::vector<std::byte>(sweep.size, std::byte{0xee})));
+    const auto region = media.lend();
+    mkfs::MakeOptions options;
+    options.journal_size = sweep.journal_size;
+    options.mapping_unit = 4096;
+    must(mkfs::make(*region, options));
+    auto volume = must(Volume::open(media.lend(), mount_options(kBootA)));
+    User user(*volume);
+    if (sweep.before) sweep.before(user);
+    must(volume->close());
+    volume.reset();
+    REQUIRE(media.sync().ok());
+    return media.after_kill();
+}
+
+// What the acts made of the volume, and when.
+struct Story {
+    std::vector<World> worlds;              // before the acts, and after each
+    std::vector<std::size_t> returned;      // events when worlds[i] had returned
+    std::vector<std::size_t> synced;        // image: events when it was synced; else as returned
+};
+
+class Judge {
+public:
+    Judge(const Sweep &sweep, SimMedia::Flavour flavour, const Story &story, Swept &swept)
+        : sweep_(sweep), flavour_(flavour), story_(story), swept_(swept) {}
+
+    void power_cut(const SimMedia &media, std::size_t cut, unsigned seed) {
+        const bool image = flavour_ == SimMedia::Flavour::image;
+        const auto &safe = image ? story_.synced : story_.returned;
+        judge(media.after_power_cut(cut, seed), cut, safe, kBootB,
+              "power cut, " + media.describe(cut, seed));
+    }
+    void kill(const SimMedia &media, std::size_t cut) {
+        judge(media.after_kill(cut), cut, story_.returned, kBootA,
+              "killed, " + media.describe(cut, 1));
+    }
+
+private:
+    void judge(const MediaImage &image, std::size_t cut, const std::vector<std::size_t> &safe,
+               const std::array<std::uint8_t, 16> &boot, const std::string &where) {
+        ++swept_.cuts;
+        const std::string bad = recover_and_look(image, cut, safe, boot);
+        if (!bad.empty() && swept_.violations.size() < 5)
+            swept_.violations.push_back(sweep_.name + ": " + where + ": " + bad);
+        else if (!bad.empty())
+            swept_.violations.push_back("...");
+    }
+
+    std::string recover_and_look(const MediaImage &image, std::size_t cut,
+                                 const std::vector<std::size_t> &safe,
+                                 const std::array<std::uint8_t, 16> &boot) {
+        SimMedia found(flavour_, image);
+        World world;
+        {
+            auto volume = Volume::open(found.lend(), mount_options(boot));
+            if (!volume.ok()) return std::string("does not mount: ") + volume.error().what();
+            auto seen = look_at(*volume.value());
+            if (!seen.ok()) return std::string("cannot be read: ") + seen.error().what();
+            world = std::move(seen).take();
+            if (auto closed = volume.value()->close(); !closed.ok())
+                return std::string("does not close: ") + closed.error().what();
+        }
+        // Worlds from the last one that is safe to the one under way.
+        std::size_t first = 0, last = 0;
+        for (std::size_t i = 0; i < story_.worlds.size(); ++i) {
+            if (safe[i] <= cut) first = i;
+            if (i == 0 || story_.returned[i - 1] <= cut) last = i;
+        }
+        std::vector<const World *> states;
+        for (std::size_t i = first; i <= last; ++i) states.push_back(&story_.worlds[i]);
+        if (auto bad = test::judge(world, states, states, sweep_.prefix); !bad.empty()) return bad;
+        const auto region = found.lend();
+        const auto report = fsck::check(*region);
+        if (!report.ok()) return std::string("fsck cannot run: ") + report.error().what();
+        if (!report.value().clean()) {
+            const fsck::Problem &p = report.value().problems.front();
+            return "fsck: " + fsck::id_of(p.code) + " " + fsck::info_of(p.code).sentence + " " +
+                   p.detail + " inode " + std::to_string(p.inode) + " block " +
+                   std::to_string(p.block);
+        }
+        return "";
+    }
+
+    const Sweep &sweep_;
+    SimMedia::Flavour flavour_;
+    const Story &story_;
+    Swept &swept_;
+};
+
+}  // namespace
+
+Swept run(const Sweep &sweep, SimMedia::Flavour flavour) {
+    const MediaImage base = base_image(sweep, flavour);
+    SimMedia media(flavour, base);
+    Story story;
+    std::size_t begin;
+    {
+        auto volume = must(Volume::open(media.lend(), mount_options(kBootA)));
+        User user(*volume);
+        begin = media.events();
+        const auto note = [&] {
+            story.worlds.push_back(must(look_at(*volume)));
+            story.returned.push_back(media.events());
+        };
+        note();
+        story.synced.push_back(begin);
+        media.plant(sweep.plant, sweep.plant_nth);
+        for (std::size_t i = 0; i < sweep.acts.size(); ++i) {
+            sweep.acts[i](user);
+            note();
+            // Every second act is followed by a group commit, so that both kinds of cut are met.
+            if (flavour == SimMedia::Flavour::image && (i % 2 == 1 || i + 1 == sweep.acts.size())) {
+                must(volume->commit_group());
+                while (story.synced.size() < story.worlds.size())
+                    story.synced.push_back(media.events());
+            }
+        }
+        while (story.synced.size() < story.worlds.size()) story.synced.push_back(media.events());
+    }
+    Swept swept;
+    Judge judge(sweep, flavour, story, swept);
+    const std::size_t end = media.events();
+    const unsigned seeds = short_form() ? 3 : sweep.seeds;
+    for (std::size_t cut = begin; cut <= end; cut += sweep.step) {
+        for (unsigned seed = 0; seed < seeds; ++seed) judge.power_cut(media, cut, seed);
+        judge.kill(media, cut);
+    }
+    return swept;
+}
+
+}  // namespace pmfs::test

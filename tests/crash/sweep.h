@@ -1,0 +1,80 @@
+// Power cuts and kills before every event of an operation: what must hold after each.
+#pragma once
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "support/sim_media.h"
+#include "volume/volume.h"
+#include "world.h"
+
+namespace pmfs::test {
+
+// A user of a volume who goes by paths.  Each call asserts that it succeeds, unless it says try_.
+class User {
+public:
+    explicit User(Volume &volume) : volume_(volume) {}
+    Volume &volume() { return volume_; }
+
+    InodeNo find(const std::string &path);  // counts no reference
+    void make(const std::string &path, std::uint32_t mode);
+    void write(const std::string &path, std::uint64_t offset, std::size_t size, unsigned char fill);
+    Result<std::size_t> try_write(const std::string &path, std::uint64_t offset, std::size_t size,
+                                  unsigned char fill);
+    void truncate(const std::string &path, std::uint64_t size);
+    void allocate(const std::string &path, unsigned mode, std::uint64_t offset, std::uint64_t size);
+    void symlink(const std::string &path, const std::string &target);
+    void link(const std::string &old_path, const std::string &new_path);
+    void unlink(const std::string &path);
+    void rmdir(const std::string &path);
+    void rename(const std::string &from, const std::string &to, unsigned flags = 0);
+    void set_xattr(const std::string &path, const std::string &name, std::size_t size, char fill);
+    void remove_xattr(const std::string &path, const std::string &name);
+    void seal(const std::string &path, SealLevel level);
+    void unseal(const std::string &path);
+    void prepare(const std::string &path, std::uint64_t unit = 0);
+
+    // Runs an operation that may ask to park, as a front end does.
+    template <class F>
+    auto retry(F operation) {
+        auto done = operation();
+        for (int i = 0; i < 100 && !done.ok() && must_park(done.error()); ++i) {
+            (void)volume_.commit_group().ok();
+            done = operation();
+        }
+        return done;
+    }
+
+private:
+    std::pair<InodeNo, std::string> split(const std::string &path);
+    Volume &volume_;
+};
+
+using Act = std::function<void(User &)>;
+
+struct Sweep {
+    std::string name;
+    Act before;            // builds what the operation works on
+    std::vector<Act> acts;  // the operations, each atomic
+    bool prefix = false;   // a growing file may be found at a size in between
+    std::uint64_t size = 4 << 20;
+    std::uint64_t journal_size = 64 << 10;
+    unsigned seeds = 6;
+    Plant plant = Plant::none;  // from the first act on
+    std::size_t plant_nth = SimMedia::kEvery;
+    std::size_t step = 1;  // try every step-th event only
+};
+
+struct Swept {
+    std::size_t cuts = 0;                  // states that were recovered and judged
+    std::vector<std::string> violations;   // the first few; each says how to run it again
+};
+
+// Recovers from every state that `sweep` may leave, on DAX or image semantics, by power cut and by kill;
+// each must mount, be one of the worlds that it may be, and be clean for fsck, then and after a mount.
+Swept run(const Sweep &sweep, SimMedia::Flavour flavour);
+
+// True when CI asks for the short form.
+bool short_form();
+
+}  // namespace pmfs::test

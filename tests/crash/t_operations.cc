@@ -1,0 +1,194 @@
+// Every operation that changes metadata: all there or not at all, wherever power is cut.
+#include <doctest/doctest.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <sys/stat.h>
+
+#include "sweep.h"
+
+using namespace pmfs;
+using namespace pmfs::test;
+
+namespace {
+
+void check(const Sweep &sweep) {
+    for (const auto flavour : {SimMedia::Flavour::dax, SimMedia::Flavour::image}) {
+        const Swept swept = run(sweep, flavour);
+        for (const std::string &violation : swept.violations) MESSAGE(violation);
+        CHECK(swept.violations.empty());
+        CHECK(swept.cuts > 10);
+    }
+}
+
+constexpr std::uint32_t kFile = S_IFREG | 0644, kDir = S_IFDIR | 0755;
+
+// Files whose content is 0xDD were deleted: nobody may ever read that again.
+void with_leftovers(User &u) {
+    u.make("old", kFile);
+    u.write("old", 0, 200000, 0xdd);
+    u.unlink("old");
+    u.make("d", kDir);
+    u.make("f", kFile);
+    u.write("f", 0, 10000, 1);
+}
+
+}  // namespace
+
+TEST_CASE("crash: making files, directories, nodes and symlinks") {
+    check({"make", with_leftovers,
+           {[](User &u) { u.make("a", kFile); }, [](User &u) { u.make("d/sub", kDir); },
+            [](User &u) { u.make("d/fifo", S_IFIFO | 0600); },
+            [](User &u) { u.symlink("short", "target"); },
+            [](User &u) { u.symlink("d/long", std::string(3000, 'x')); },
+            [](User &u) { u.link("f", "d/f2"); }}});
+}
+
+TEST_CASE("crash: removing names, and what they held") {
+    check({"remove",
+           [](User &u) {
+               with_leftovers(u);
+               u.link("f", "d/f2");
+               u.make("d/e", kDir);
+               u.symlink("s", std::string(2000, 'y'));
+               u.set_xattr("s", "user.big", 9000, 'b');
+           },
+           {[](User &u) { u.unlink("f"); }, [](User &u) { u.unlink("d/f2"); },
+            [](User &u) { u.rmdir("d/e"); }, [](User &u) { u.unlink("s"); },
+            [](User &u) { u.rmdir("d"); }}});
+}
+
+TEST_CASE("crash: renaming, replacing and exchanging") {
+    check({"rename",
+           [](User &u) {
+               with_leftovers(u);
+               u.make("g", kFile);
+               u.write("g", 0, 5000, 2);
+               u.make("d/x", kDir);
+               u.make("e", kDir);
+               u.make("e/y", kDir);
+           },
+           {[](User &u) { u.rename("f", "f2"); }, [](User &u) { u.rename("f2", "d/f"); },
+            [](User &u) { u.rename("d/f", "g"); }, [](User &u) { u.rename("d/x", "e/x"); },
+            [](User &u) { u.rename("e/x", "e/y"); },
+            [](User &u) { u.rename("g", "e", RENAME_EXCHANGE); }}});
+}
+
+TEST_CASE("crash: writing into holes, over data and past the end") {
+    check({"write", with_leftovers,
+           {[](User &u) { u.write("f", 0, 8192, 3); },
+            [](User &u) { u.write("f", 9000, 3000, 4); },
+            [](User &u) { u.write("f", 40000, 5000, 5); },
+            [](User &u) { u.write("f", 20001, 7, 6); },
+            [](User &u) { u.make("n", kFile); },
+            [](User &u) { u.write("n", 0, 100000, 7); },
+            [](User &u) { u.write("n", 100000, 1, 8); }},
+           true});
+}
+
+TEST_CASE("crash: truncating in both directions never shows old bytes") {
+    check({"truncate", with_leftovers,
+           {[](User &u) { u.truncate("f", 5001); }, [](User &u) { u.truncate("f", 9000); },
+            [](User &u) { u.truncate("f", 100); }, [](User &u) { u.truncate("f", 300000); },
+            [](User &u) { u.write("f", 100000, 4096, 3); }, [](User &u) { u.truncate("f", 0); }},
+           true});
+}
+
+TEST_CASE("crash: a truncation of more extents than a transaction takes") {
+    check({"truncate many",
+           [](User &u) {
+               u.make("f", kFile);
+               for (unsigned i = 0; i < 60; ++i) u.write("f", i * 8192, 4096, 1);
+           },
+           {[](User &u) { u.truncate("f", 4096); }},
+           false, 4 << 20, 64 << 10, 4});
+}
+
+TEST_CASE("crash: allocating, punching and zeroing") {
+    check({"fallocate", with_leftovers,
+           {[](User &u) { u.allocate("f", 0, 0, 60000); },
+            [](User &u) { u.allocate("f", FALLOC_FL_KEEP_SIZE, 60000, 60000); },
+            [](User &u) { u.write("f", 30000, 10000, 3); },
+            [](User &u) { u.allocate("f", FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 4096, 8192); },
+            [](User &u) { u.allocate("f", FALLOC_FL_ZERO_RANGE, 28672, 8192); },
+            [](User &u) { u.truncate("f", 120000); }},
+           true});
+}
+
+TEST_CASE("crash: attributes of every size") {
+    check({"xattr", with_leftovers,
+           {[](User &u) { u.set_xattr("f", "user.a", 10, 'a'); },
+            [](User &u) { u.set_xattr("f", "user.a", 800, 'b'); },
+            [](User &u) { u.set_xattr("f", "user.a", 20000, 'c'); },
+            [](User &u) { u.set_xattr("f", "user.a", 30000, 'd'); },
+            [](User &u) { u.set_xattr("f", "user.z", 0, 'e'); },
+            [](User &u) { u.remove_xattr("f", "user.a"); }}});
+}
+
+TEST_CASE("crash: the seal is there or not, with a digest that is right") {
+    check({"seal",
+           [](User &u) {
+               with_leftovers(u);
+               u.make("holes", kFile);
+               u.write("holes", 100000, 4096, 2);
+           },
+           {[](User &u) { u.prepare("f"); }, [](User &u) { u.seal("f", SealLevel::as_is); },
+            [](User &u) { u.seal("f", SealLevel::full); },
+            [](User &u) { u.seal("holes", SealLevel::as_is); },
+            [](User &u) { u.unseal("f"); }, [](User &u) { u.unlink("holes"); }}});
+}
+
+TEST_CASE("crash: preparing moves a file to whole units and changes no byte of it") {
+    check({"prepare",
+           [](User &u) {
+               u.make("f", kFile);
+               for (unsigned i = 0; i < 9; ++i) u.write("f", i * 150000, 40000, 1);
+           },
+           {[](User &u) { u.prepare("f", 2 << 20); }, [](User &u) { u.seal("f", SealLevel::full); }},
+           false, 12 << 20, 64 << 10, 4});
+}
+
+TEST_CASE("crash: directories that split, and inode tables that grow") {
+    Sweep sweep{"grow", with_leftovers, {}};
+    for (unsigned i = 0; i < 3; ++i)
+        sweep.acts.push_back([](User &u) {  // the last one of a batch is swept
+            u.make("d/last" + std::to_string(u.volume().info().inodes_used), kFile);
+        });
+    sweep.before = [](User &u) {
+        with_leftovers(u);
+        // 28 of the first 32 inodes, and a leaf that is nearly full.
+        for (unsigned i = 0; i < 27; ++i)
+            u.make("d/" + std::string(120, 'n') + std::to_string(i), kFile);
+    };
+    check(sweep);
+}
+
+TEST_CASE("crash: a journal that wraps round many times") {
+    Sweep sweep{"wrap", with_leftovers, {}};
+    for (unsigned i = 0; i < 60; ++i) {
+        const std::string name = "w" + std::to_string(i % 7);
+        if (i >= 7) sweep.acts.push_back([name](User &u) { u.unlink(name); });
+        sweep.acts.push_back([name](User &u) { u.make(name, kFile); });
+    }
+    for (unsigned i = 0; i < 60; ++i)
+        sweep.acts.push_back([i](User &u) { u.write("w1", i * 4096, 4096, 9); });
+    sweep.prefix = true;
+    sweep.seeds = 2;
+    sweep.step = 7;
+    check(sweep);
+}
+
+TEST_CASE("crash: directories that shrink") {
+    Sweep sweep{"shrink", nullptr, {}};
+    sweep.before = [](User &u) {
+        u.make("d", kDir);
+        for (unsigned i = 0; i < 90; ++i)
+            u.make("d/" + std::string(200, 'n') + std::to_string(i), S_IFIFO | 0600);
+        for (unsigned i = 0; i < 80; ++i) u.unlink("d/" + std::string(200, 'n') + std::to_string(i));
+    };
+    for (unsigned i = 80; i < 90; ++i)
+        sweep.acts.push_back(
+            [i](User &u) { u.unlink("d/" + std::string(200, 'n') + std::to_string(i)); });
+    sweep.acts.push_back([](User &u) { u.rmdir("d"); });
+    sweep.seeds = 3;
+    check(sweep);
+}
