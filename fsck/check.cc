@@ -111,13 +111,14 @@ const State *check_state(Context &context) {
 
 }  // namespace
 
-Result<std::uint64_t> replay_journal(pm::Region &region, bool may_write, Report *report) {
+Result<std::uint64_t> replay_journal(pm::Region &region, const journal::BootId &boot_id,
+                                     bool may_write, Report *report) {
     bool from_copy = false;
     const Superblock sb = TRY(find_superblock(region, &from_copy));
     if (must_mount_read_only(sb) && may_write)
         return Error(ENOTSUP, "the volume uses a feature that this program may not write; -n checks "
                               "it without writing");
-    const auto done = journal::recover(region, sb, journal::current_boot_id());
+    const auto done = journal::recover(region, sb, boot_id);
     if (done.ok()) return done.value().records;
     if (done.error().errno_value() != EUCLEAN) return done.error();
     if (journal::read_ring_header(region, sb).ok())

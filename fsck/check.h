@@ -11,6 +11,7 @@
 
 #include "base/result.h"
 #include "fsck/problem.h"
+#include "journal/replay.h"
 #include "media/format.h"
 #include "pm/region.h"
 
@@ -45,8 +46,11 @@ Result<media::Superblock> find_superblock(const pm::Region &region, bool *from_c
 // Replays the journal of a volume that was not unmounted, so that check() finds it at rest; on a
 // private copy of a region in memory only.  Returns how many transactions.  A journal that cannot be
 // read is a problem of the volume like any other: it goes to `report`, unless check() will say it.
+// `boot_id`: the running kernel's, journal::current_boot_id() but in tests; an image that another
+// boot wrote has lost its page cache.
 // Errors: find_superblock's; ENOTSUP: a feature that this program may not write; EIO.
-Result<std::uint64_t> replay_journal(pm::Region &region, bool may_write, Report *report);
+Result<std::uint64_t> replay_journal(pm::Region &region, const journal::BootId &boot_id,
+                                     bool may_write, Report *report);
 
 // Looks at what region.meta() and region.data() show now; replays nothing (see above) and writes
 // nothing.  The volume must be at rest.  No state outlives the call.

@@ -26,7 +26,7 @@ Result<fsck::Report> run(const Words &words) {
     const auto region = TRY(pm::open_region(words.device, open));
     fsck::Report damage;
     const std::uint64_t replayed =
-        TRY(fsck::replay_journal(*region, !words.only_look, &damage));
+        TRY(fsck::replay_journal(*region, journal::current_boot_id(), !words.only_look, &damage));
     if (replayed != 0 && !words.json && !words.quiet)
         fmt::print("{}: the journal was replayed{}: {} transactions\n", words.device,
                    words.only_look ? " in memory" : "", replayed);

@@ -12,9 +12,12 @@
 #include "fsck/print.h"
 #include "media/format.h"
 #include "mkfs/make.h"
+#include "support/sim_media.h"
 #include "volume/volume.h"
 
 using namespace pmfs;
+using test::MediaImage;
+using test::SimMedia;
 
 namespace {
 
@@ -242,4 +245,37 @@ TEST_CASE("fsck: a file without a name is an orphan once, whatever is done to it
     expect_clean(*look);
     CHECK(fsck::check(*look).value_or({}).inodes == 1);
     REQUIRE(volume.close().ok());
+}
+
+TEST_CASE("fsck: after a power cut anywhere, its own replay makes a sound volume") {
+    const std::uint64_t seed = number_from("PMFS_FUZZ_SEED", 1);
+    const std::uint64_t rounds = number_from("PMFS_CUT_ROUNDS", 60);
+    for (const auto flavour : {SimMedia::Flavour::dax, SimMedia::Flavour::image}) {
+        auto region = pm::memory_region(4 << 20);
+        REQUIRE(region.ok());
+        REQUIRE(mkfs::make(*region.value(), {}).ok());
+        const std::byte *bytes = region.value()->data();
+        SimMedia media(flavour, MediaImage({bytes, bytes + (4 << 20)}));
+        journal::BootId boot{}, next_boot{};
+        boot[0] = 1;
+        next_boot[0] = 2;
+        auto volume = Volume::open(media.lend(), {.no_background = true, .boot_id = boot});
+        REQUIRE(volume.ok());
+        Monkey monkey(*volume.value(), seed);
+        for (std::uint64_t i = 0; i < rounds; ++i) {
+            monkey.act();
+            if (i % 16 == 15) REQUIRE(volume.value()->commit_group().ok());
+        }
+        Random random(seed);
+        for (std::uint64_t i = 0; i < rounds * 10; ++i) {
+            const std::size_t cut = random() % (media.events() + 1);
+            const auto how = static_cast<unsigned>(random() % 100);
+            INFO(media.describe(cut, how));
+            SimMedia found(flavour, media.after_power_cut(cut, how));
+            fsck::Report report;
+            REQUIRE(fsck::replay_journal(found, next_boot, true, &report).ok());
+            REQUIRE(report.clean());
+            expect_clean(found);
+        }
+    }
 }

@@ -642,7 +642,7 @@ TEST_CASE("fsck: a record with a right checksum and impossible content is a prob
     Builder b(4 * kMiB);
     append(b, 5000, 1);
     fsck::Report report;
-    REQUIRE(fsck::replay_journal(b.region(), true, &report).ok());
+    REQUIRE(fsck::replay_journal(b.region(), {}, true, &report).ok());
     REQUIRE(report.found == 1);
     CHECK(report.problems[0].code == Code::record_damaged);
 }
@@ -654,14 +654,14 @@ TEST_CASE("fsck: a journal is replayed once, and then the volume is clean") {
     std::memset(b.bytes(unused), 0xee, kBlockSize);
     append(b, unused, 2);
     fsck::Report report;
-    const auto replayed = fsck::replay_journal(b.region(), true, &report);
+    const auto replayed = fsck::replay_journal(b.region(), {}, true, &report);
     REQUIRE(replayed.ok());
     CHECK(replayed.value() == 1);
     CHECK(b.bytes(unused)[63] == std::byte{0xee});
     CHECK(b.bytes(unused)[64] == std::byte{0});
     CHECK(b.bytes(unused)[127] == std::byte{0});
     CHECK(b.bytes(unused)[128] == std::byte{0xee});
-    CHECK(fsck::replay_journal(b.region(), true, &report).value_or(9) == 0);
+    CHECK(fsck::replay_journal(b.region(), {}, true, &report).value_or(9) == 0);
     const auto after = fsck::check(b.region());
     REQUIRE(after.ok());
     CHECK(after.value().clean());
