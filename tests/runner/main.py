@@ -1,0 +1,96 @@
+"""Runs suites of tests: sudo tools/test [SUITE...]
+
+Builds what a suite needs (tools/setup), runs its programs, counts their tests.  A suite has a time
+limit, and behind it stands a watchdog that cuts FUSE connections and ends every process that the
+suite started.  A green program is one line; a red one is shown whole.
+"""
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import counting
+import program
+import suites
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Total:
+    """What was counted, and how it is said."""
+
+    def __init__(self):
+        self.passed = self.failed = 0
+
+    def add(self, suite, name, count, seconds, output):
+        self.passed += count.passed
+        self.failed += count.failed
+        line = f"{suite}: {name}: {count.passed} passed"
+        if count.failed:
+            print(f"{'-' * 20} {suite}: {name} {'-' * 20}\n{output.rstrip()}\n{'-' * 60}")
+            line += f", {count.failed} failed"
+        for why in count.reasons:
+            print(f"{suite}: {name}: {why}")
+        print(f"{line} ({seconds:.1f} s)", flush=True)
+
+
+def build(kind, total, suite):
+    """True when tools/setup could build; a failure to build counts as one failed test."""
+    begin = time.monotonic()
+    done = subprocess.run([ROOT / "tools/setup", kind], stdin=subprocess.DEVNULL, check=False)
+    seconds = time.monotonic() - begin
+    if done.returncode == 0:
+        if seconds > 5:
+            print(f"{suite}: built {kind} ({seconds:.1f} s)", flush=True)
+        return True
+    total.add(suite, f"build of {kind}", counting.Count(0, 1, ["did not build"]), seconds, "")
+    return False
+
+
+def run_suite(suite, total):
+    for kind in suite.builds:
+        if not build(kind, total, suite.name):
+            return
+    deadline = time.monotonic() + suite.seconds
+    for test in suite.programs(ROOT):
+        left = deadline - time.monotonic()
+        begin = time.monotonic()
+        if left <= 1:
+            count = counting.Count(0, 1, [f"the suite's {suite.seconds} seconds are used up"])
+            total.add(suite.name, test.name, count, 0, "")
+            continue
+        ended = program.run(test, left)
+        count = counting.count(test, ended)
+        total.add(suite.name, test.name, count, time.monotonic() - begin, ended.output)
+
+
+def main():
+    names = [suite.name for suite in suites.ALL]
+    parser = argparse.ArgumentParser(
+        prog="tools/test", description="Builds pmfs and tests it.",
+        epilog="Suites: " + "; ".join(f"{suite.name}: {suite.what}" for suite in suites.ALL))
+    parser.add_argument("suite", nargs="*", metavar="SUITE", choices=[[], *names],
+                        help="one or more of: " + " ".join(names) + " (default: all)")
+    chosen = parser.parse_args().suite or names
+    sys.stdout.reconfigure(line_buffering=True)
+    program.prepare()
+    total = Total()
+    begin = time.monotonic()
+    try:
+        for suite in suites.ALL:
+            if suite.name in chosen:
+                run_suite(suite, total)
+    except KeyboardInterrupt:
+        total.failed += 1
+        print("interrupted")
+    finally:
+        program.end_all()
+    print(f"all: {time.monotonic() - begin:.0f} s on {os.cpu_count()} CPUs")
+    print(f"{total.passed} passed, {total.failed} failed", flush=True)
+    sys.exit(1 if total.failed or not total.passed else 0)
+
+
+if __name__ == "__main__":
+    main()

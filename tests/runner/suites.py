@@ -1,0 +1,70 @@
+"""Which suites there are: what each builds, runs and may take."""
+import dataclasses
+import subprocess
+import sys
+from typing import Callable
+
+from program import Program
+
+
+@dataclasses.dataclass
+class Suite:
+    name: str
+    what: str
+    seconds: int  # without builds
+    builds: list  # words for tools/setup
+    programs: Callable  # root -> [Program]
+
+
+def _doctest(root, build, name, before=(), **environment):
+    command = [*before, root / build / "tests" / name, "--no-colors=true", "--no-intro=true"]
+    return Program(f"{name}", command, "doctest", environment)
+
+
+def _python(root, build, path, *words, before=()):
+    return Program(path.stem.removeprefix("t_"), [*before, sys.executable, path, *words],
+                   environment={"PMFS_BUILD": str(root / build)})
+
+
+def _mount(root, build="build", names=None, words=(), before=()):
+    return [_python(root, build, path, *words, before=before)
+            for path in sorted((root / "tests/mount").glob("t_*.py"))
+            if names is None or path.stem.removeprefix("t_") in names]
+
+
+def _seal(root):
+    return [_doctest(root, "build", "seal"),
+            *(_python(root, "build", path) for path in sorted((root / "tests/seal").glob("t_*.py")))]
+
+
+def _asan(root):
+    build = "build-asan"
+    return [_doctest(root, build, "unit"), _doctest(root, build, "crash", PMFS_CRASH_SHORT="1"),
+            _doctest(root, build, "seal"), *_mount(root, build, words=("--media", "memory"))]
+
+
+def _tsan(root):
+    # This ThreadSanitizer knows where things are mapped only without address randomization.
+    fixed = ["setarch", "-R"]
+    if subprocess.run([*fixed, "true"], check=False, capture_output=True).returncode != 0:
+        fixed = []
+    build = "build-tsan"
+    return [_doctest(root, build, "unit", before=fixed), _doctest(root, build, "seal", before=fixed),
+            *_mount(root, build, names={"model"}, words=("--media", "memory"), before=fixed)]
+
+
+def _lint(root):
+    return [Program("lint", [sys.executable, root / "tests/lint/lint.py"])]
+
+
+ALL = [
+    Suite("unit", "functions and classes", 300, ["release"],
+          lambda root: [_doctest(root, "build", "unit")]),
+    Suite("seal", "the table of docs/seal.md", 300, ["release"], _seal),
+    Suite("crash", "power cuts and kills at every event", 600, ["release"],
+          lambda root: [_doctest(root, "build", "crash")]),
+    Suite("mount", "real programs on a real mount", 600, ["release"], _mount),
+    Suite("lint", "the rules of the house", 600, ["clang"], _lint),
+    Suite("asan", "AddressSanitizer and UBSan", 900, ["asan"], _asan),
+    Suite("tsan", "ThreadSanitizer", 900, ["tsan"], _tsan),
+]
