@@ -1,0 +1,86 @@
+// The format holds still: volumes whose every byte is known.
+//
+// A golden image is a recipe (fixed identities and clock, then the builder) and the digest of its
+// blocks, class by class; no binary is kept.  A change of the format is one commit with a version, a new
+// file in tests/golden and a row in docs/format.md.
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+#include <sodium.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/bytes.h"
+#include "fsck/check.h"
+#include "media/format.h"
+#include "support/builder.h"
+
+using namespace pmfs;
+using namespace pmfs::media;
+
+namespace {
+
+constexpr char kGolden[] =
+#include "golden/format_1_0.txt"
+    ;
+
+const char *class_of(ConstBytes block) {
+    switch (Magic{load<le32>(block).get()}) {
+        case Magic::superblock: return "superblock";
+        case Magic::state: return "state";
+        case Magic::summary: return "summary";
+        case Magic::bitmap: return "bitmap";
+        case Magic::node: return "node";
+        case Magic::inode: return "inode";
+        case Magic::blob: return "blob";
+        case Magic::ring_header: return "ring_header";
+        case Magic::record: break;
+    }
+    return nullptr;
+}
+
+// One line a class: volume, class, number of blocks, BLAKE2b-256 of their numbers and bytes.
+std::string digests(const std::string &volume, const pm::Region &region) {
+    std::map<std::string, std::pair<crypto_generichash_state, unsigned>> classes;
+    for (std::uint64_t at = 0; at < region.size(); at += kBlockSize) {
+        const char *name = class_of({region.data() + at, kBlockSize});
+        if (name == nullptr) continue;
+        const auto [found, fresh] = classes.try_emplace(name);
+        auto &[state, count] = found->second;
+        if (fresh) crypto_generichash_init(&state, nullptr, 0, 32);
+        const le64 number(at / kBlockSize);
+        crypto_generichash_update(&state, reinterpret_cast<const unsigned char *>(&number),
+                                  sizeof number);
+        crypto_generichash_update(
+            &state, reinterpret_cast<const unsigned char *>(region.data() + at), kBlockSize);
+        ++count;
+    }
+    std::string text;
+    for (auto &[name, entry] : classes) {
+        unsigned char digest[32];
+        crypto_generichash_final(&entry.first, digest, sizeof digest);
+        text += fmt::format("{} {} {} ", volume, name, entry.second);
+        for (const unsigned char byte : digest) text += fmt::format("{:02x}", byte);
+        text += "\n";
+    }
+    return text;
+}
+
+}  // namespace
+
+TEST_CASE("format: golden volumes have the bytes that version 1.0 gave them") {
+    std::string text = "\n";
+    text += digests("empty-4m", *test::fixed_volume(4 * kMiB));
+    text += digests("empty-1g-4m", *test::fixed_volume(kGiB + 4 * kMiB));
+    test::Populated populated;
+    text += digests("populated-8m", populated.b.region());
+    INFO("if the format was meant to change, this is what tests/golden wants:", text);
+    CHECK(text == kGolden);
+}
+
+TEST_CASE("format: golden volumes are clean") {
+    CHECK(fsck::check(*test::fixed_volume(4 * kMiB)).value_or({}).clean());
+    test::Populated populated;
+    CHECK(fsck::check(populated.b.region()).value_or({}).clean());
+}
