@@ -1,0 +1,80 @@
+"""One place to be right: who may store, flush and fence, and who may change an extent map."""
+from rule import Rule, each
+
+DURABLE = ("fs/pm/", "fs/journal/", "mkfs/", "tests/", "tools/benches/")
+_REGION = (r"\bregion\w*(\(\))?\s*(\.|->)\s*"
+           r"(write|zero|store_meta|fence|defer|fence_everywhere|sync|store_home|drop_private)\s*\(")
+_OWN_NAMES = r"(\.|->)\s*(store_meta|fence|defer|fence_everywhere|store_home|drop_private)\s*\("
+_MACHINE = (r"\b(_mm_(clflush|clflushopt|clwb|sfence|mfence)|_mm\d*_stream_\w+|pmem2_\w+|msync"
+            r"|__builtin_ia32_\w+|__builtin_nontemporal_store)\s*\(")
+
+
+def check_durable(source):
+    """Stores, flushes and fences: fs/pm, fs/journal, mkfs, tests.  libpmfs flushes what is not ours."""
+    if not source.is_c or source.within(*DURABLE):
+        return
+    for pattern in (_REGION, _OWN_NAMES):
+        for line, words in source.find_code(pattern):
+            yield line, f"{words}...): only in {', '.join(DURABLE)}"
+    if not source.within("fs/client/persist.c"):
+        for line, words in source.find_code(_MACHINE):
+            yield line, f"{words}...): only in {', '.join(DURABLE)} and fs/client/persist.c"
+
+
+# What: (pattern, where it may stand).
+MAPS = {
+    "a permit is asked for in": (r"\bpermit\s*\(", ("fs/core/seal.h", "fs/core/seal.cc", "fs/volume/")),
+    "a MapPermit is made in": (r"(?<!using core::)\bMapPermit\s*(\w+\s*)?(\{|\(|;)",
+                               ("fs/core/seal.h", "fs/core/seal.cc")),
+    "map_insert_unchecked is for": (r"\bmap_insert_unchecked\b",
+                                    ("fs/core/extent_map.h", "fs/core/extent_map.cc",
+                                     "fs/core/inode.cc")),
+    # attr.cc frees what is left of the tree when the last name and the last handle are gone.
+    "the map's tree is named in": (r"\bTreeKind::map\b",
+                                   ("fs/media/", "fs/core/extent_map.cc", "fs/volume/attr.cc",
+                                    "fsck/", "mkfs/")),
+    "inline extents are counted in": (r"\binline_count\s*(\.\s*set\b|=[^=])",
+                                      ("fs/media/", "fs/core/extent_map.cc", "mkfs/")),
+    "the map's root is set in": (r"\bmap_root\s*(\.\s*set\b|=[^=])", ("fs/media/", "mkfs/")),
+}
+
+
+def check_maps(source):
+    """Only extent_map changes a map; only the seal module says that it may."""
+    if not source.is_c or source.within("tests/"):
+        return
+    for words, (pattern, places) in MAPS.items():
+        if not source.within(*places):
+            for line, _ in source.find_code(pattern):
+                yield line, f"{words} {', '.join(places)}"
+
+
+RULES = [
+    Rule("only fs/pm, fs/journal and mkfs store, flush and fence", each(check_durable),
+         bad=[{"fs/core/a.cc": "region_.write(1, bytes);\n"},
+              {"fs/volume/a.cc": "journal.region().zero(1, 2);\n"},
+              {"fs/volume/a.cc": "r->fence(std::move(duty));\n"},
+              {"fs/core/a.cc": "_mm_sfence();\n"},
+              {"fs/front/a.cc": "msync(p, 1, 0);\n"},
+              {"fs/core/a.cc": "_mm256_stream_si256(p, v);\n"},
+              {"fsck/a.cc": "region.store_meta(1, bytes);\n"}],
+         good=[{"fs/pm/a.cc": "_mm_sfence();\n"}, {"fs/journal/a.cc": "region_.fence(duty);\n"},
+               {"fs/volume/a.cc": "// region_.fence() is called by the journal\njournal.persist(d);\n"},
+               {"fs/volume/a.cc": "auto x = region_.size();\n"},
+               {"fs/client/persist.c": "_mm_sfence();\n"}]),
+    Rule("only fs/core/extent_map changes a map, with a permit of fs/core/seal", each(check_maps),
+         bad=[{"fs/front/a.cc": "auto p = core::permit(inode, {}, move, 0, 1);\n"},
+              {"fs/core/dir.cc": "return permit(inode, {}, move, 0, 1);\n"},
+              {"fs/volume/a.cc": "core::map_insert_unchecked(c, i, n, e);\n"},
+              {"fs/volume/a.cc": "const MapPermit mine;\n"},
+              {"fs/volume/a.cc": "use(core::MapPermit{});\n"},
+              {"fs/volume/a.cc": "use(core::MapPermit());\n"},
+              {"fs/core/inode.cc": "i->inline_count.set(1);\n"},
+              {"fs/volume/a.cc": "i->map_root = media::le64(1);\n"},
+              {"fs/volume/space.cc": "tree_erase(c, i, {n, media::TreeKind::map}, 0);\n"}],
+         good=[{"fs/volume/a.cc": "const MapPermit ok = TRY(core::permit(*i, {}, m, 0, 1));\n"},
+               {"fs/volume/a.cc": "using core::MapPermit;\n"},
+               {"fs/core/a.h": "Result<> map_insert(Change &c, const MapPermit &permit);\n"},
+               {"fs/core/seal.cc": "return MapPermit();\n"},
+               {"fs/front/a.cc": "if (inode.map_root == 0) return;\n"}]),
+]
