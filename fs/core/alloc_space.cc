@@ -158,6 +158,7 @@ Result<> Allocator::edit_bits(Change &change, std::uint64_t chunk, const Bits &b
     const auto n = static_cast<std::int32_t>(count_bits(bits));
     undo_.push_back({chunk, take ? -n : n, chunk_of(chunk).kind, take ? Bits{} : bits});
     account(chunk, take ? -n : n, kind);
+    if (kind == ChunkKind::free) chunk_of(chunk).reserved_for = 0;
     if (!take) hold(chunk, bits);
     return write_summary(change, chunk);
 }
@@ -242,7 +243,8 @@ Result<bool> Allocator::reclaim_meta_chunk(Change &change) {
 void Allocator::release_reservation(std::uint64_t owner) {
     const auto found = reserved_.find(owner);
     if (found == reserved_.end()) return;
-    for (const std::uint64_t chunk : found->second) chunk_of(chunk).reserved_for = 0;
+    for (const std::uint64_t chunk : found->second)  // some may have been freed and reserved anew
+        if (chunk_of(chunk).reserved_for == owner) chunk_of(chunk).reserved_for = 0;
     reserved_.erase(found);
 }
 

@@ -1,11 +1,23 @@
 // Open files: handles, and which of them the kernel may cache (architecture.md "Coherence").
 #include <sys/stat.h>
 
+#include <cstring>
+
 #include "volume/impl.h"
 
 namespace pmfs {
 
 using core::Reader;
+
+// A sealed map must be the one that was sealed: compared at the first open.
+Result<> Volume::Impl::check_seal(InodeNo ino, const media::Inode &inode) {
+    if ((inode.flags.get() & media::kSealed) == 0 || live.seal_checked(ino)) return {};
+    const auto digest = TRY(core::map_digest(Reader(*core), inode, ino));
+    if (std::memcmp(digest.data(), inode.seal_digest, digest.size()) != 0)
+        return corrupt("a sealed file's block map is not the one that was sealed");
+    live.set_seal_checked(ino, true);
+    return {};
+}
 
 Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
     Impl &v = *impl_;
@@ -21,6 +33,7 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
     const Reader reader(*v.core);
     const auto *inode = TRY(core::read_inode(reader, ino));
     if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "not a regular file");
+    TRY(v.check_seal(ino, *inode));
     const std::uint32_t flags = inode->flags.get();
     bool direct = request.direct;
     // Sealed full: nobody caches.  Sealed as-is: a store into a hole must fail in write(2), not in

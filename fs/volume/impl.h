@@ -47,6 +47,8 @@ public:
     static void kill_setid(media::Inode *inode);
     Result<> drop_capability(InodeNo ino) REQUIRES(lock);
 
+    Result<> check_seal(InodeNo ino, const media::Inode &inode) REQUIRES_SHARED(lock);
+
     // --- size and space
     // Finishes an interrupted truncation or move: before anything changes the map.
     Result<> settle_trim(InodeNo ino) REQUIRES(lock);

@@ -43,6 +43,20 @@ bool LiveTable::referenced(InodeNo ino) {
     return shard.inodes.contains(ino.value());
 }
 
+bool LiveTable::seal_checked(InodeNo ino) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    return found != shard.inodes.end() && found->second.seal_checked;
+}
+
+void LiveTable::set_seal_checked(InodeNo ino, bool checked) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    if (found != shard.inodes.end()) found->second.seal_checked = checked;
+}
+
 LiveTable::Counts LiveTable::counts(InodeNo ino) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);

@@ -24,6 +24,9 @@ public:
     // The last name is gone.  True when nobody refers to it either.
     bool mark_unlinked(InodeNo ino);
     bool referenced(InodeNo ino);
+    // The digest of a sealed map is compared once while the inode is referred to.
+    bool seal_checked(InodeNo ino);
+    void set_seal_checked(InodeNo ino, bool checked);
 
     struct Counts {
         std::uint64_t cached = 0, cached_write = 0, direct = 0, grants = 0;
@@ -61,6 +64,7 @@ private:
         std::uint64_t lookups = 0;
         std::uint64_t cached = 0, cached_write = 0, direct = 0;
         bool unlinked = false;
+        bool seal_checked = false;
         bool stored_directly = false;  // since the last cached open
         std::vector<core::Grant> grants;
 
