@@ -119,6 +119,7 @@ void DevFuse::serve(Queue &queue) {
     while (!stopping_.load(std::memory_order_relaxed)) {
         const Bytes message = queue.receive();
         if (!message.empty()) {
+            if (watched_.load(std::memory_order_relaxed)) request_came_.store(true);
             dispatcher_.dispatch(queue, message);
             continue;
         }
@@ -127,6 +128,17 @@ void DevFuse::serve(Queue &queue) {
         if (errno != ENODEV) spdlog::error("reading /dev/fuse: {}", std::strerror(errno));
         return;  // ENODEV: unmounted, or the connection was aborted
     }
+}
+
+void DevFuse::wait_until_quiet(std::chrono::milliseconds quiet,
+                               std::chrono::milliseconds time_max) {
+    watched_.store(true);
+    for (auto waited = quiet; running_.load() != 0 && waited <= time_max; waited += quiet) {
+        request_came_.store(false);
+        std::this_thread::sleep_for(quiet);
+        if (!request_came_.load()) break;
+    }
+    watched_.store(false);
 }
 
 void DevFuse::stop() {

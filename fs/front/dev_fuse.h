@@ -5,6 +5,7 @@
 // docs/decisions/0003 says why.
 #pragma once
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -26,6 +27,9 @@ public:
     // and libfuse do not agree.
     Result<> handshake();
 
+    // Returns when no thread has read a request for `quiet`, or after `time_max`, or when all ended.
+    void wait_until_quiet(std::chrono::milliseconds quiet, std::chrono::milliseconds time_max);
+
     Result<> start() override;
     void stop() override;
     void join() override;
@@ -40,6 +44,8 @@ private:
     std::vector<std::thread> threads_;
     std::atomic<bool> stopping_{false};
     std::atomic<unsigned> running_{0};
+    std::atomic<bool> watched_{false};  // somebody wants to know whether requests come
+    std::atomic<bool> request_came_{false};
 };
 
 }  // namespace pmfs::front

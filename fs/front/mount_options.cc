@@ -132,7 +132,8 @@ Refusal parse_mount_options(std::string_view text, bool sloppy, ServeOptions *op
         mnt_optstr_get_flags(vfs, &flags, mnt_get_builtin_optmap(MNT_LINUX_MAP));
     options->mount_flags |= flags;
     if (flags & MS_RDONLY) options->volume.read_only = true;
-    return set_all_own(own, sloppy, options);
+    // To remount, mount(8) hands on what is in the mount table, which has the kernel's options too.
+    return set_all_own(own, sloppy || (flags & MS_REMOUNT), options);
 }
 
 }  // namespace pmfs::front

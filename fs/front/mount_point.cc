@@ -103,6 +103,13 @@ Result<> MountPoint::remount(const ServeOptions &options) {
     return {};
 }
 
+void MountPoint::write_back() const {
+    act_in(mount_namespace_, [&] {
+        const FileDescriptor root(::open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        return root.ok() && ::syncfs(root.get()) == 0 ? 0 : errno;
+    });
+}
+
 Result<> MountPoint::unmount(bool detach) {
     const int error = act_in(mount_namespace_, [&] {
         const int flags = UMOUNT_NOFOLLOW | (detach ? MNT_DETACH : 0);

@@ -29,8 +29,9 @@ using namespace std::chrono_literals;
 // After `umount` returns, the server still closes the volume.  Whoever mounts it again at once waits
 // for that, but not for a server that is alive or for a long fsck.
 constexpr auto kHandoverMax = 10s;
-// Users of a filesystem that was detached by SIGTERM may finish what they are in the middle of.
-constexpr auto kDetachedMax = 200ms;
+// Users of a filesystem that was detached by SIGTERM may finish what they are in the middle of, and the
+// kernel what it has to write back.
+constexpr std::chrono::milliseconds kQuiet = 100ms, kQuietMax = 10s;
 
 Outcome failure(Exit exit, const std::string &about, const Error &error) {
     std::string sentence = fmt::format("{}: {}", about, error.what());
@@ -41,8 +42,9 @@ Outcome failure(Exit exit, const std::string &about, const Error &error) {
 }
 
 Result<std::unique_ptr<pm::Region>> open_region_patiently(const ServeOptions &options) {
+    // What a crash left in the journal has to be replayed also for a read-only mount: into memory.
     pm::OpenOptions open;
-    open.read_only = options.volume.read_only;
+    open.private_copy = options.volume.read_only;
     const auto give_up = std::chrono::steady_clock::now() + kHandoverMax;
     for (;;) {
         auto region = pm::open_region(options.source, open);
@@ -163,13 +165,16 @@ void Server::unmount_by_signal() {
         return;
     }
     spdlog::warn("{} is in use: detaching it; its users get ENOTCONN", options_.directory);
+    mount_point_->write_back();
     static_cast<void>(mount_point_->unmount(/*detach=*/true));
-    threads_end_within(kDetachedMax);
+    device_->wait_until_quiet(kQuiet, kQuietMax);
 }
 
 Outcome Server::close() {
-    device_->stop();
-    device_->join();
+    if (device_ != nullptr) {  // else it was never mounted
+        device_->stop();
+        device_->join();
+    }
     dispatcher_->finish_notifications();
     dispatcher_->set_broker(nullptr);
     broker_.reset();

@@ -122,6 +122,7 @@ class Mounted:
         self.connection = 0
         if kind == "memory":
             self.shm = Path(tempfile.mkdtemp(prefix="pmfs-test-", dir="/dev/shm"))
+            self.shm.chmod(0o755)
             self.region = self.shm / "region"
         self.mnt.mkdir(exist_ok=True)
         run(program("mkfs.pmfs"), "-q", "--size", size, *mkfs, self.region)
@@ -283,7 +284,7 @@ class Runner:
             function(argument)
         except BaseException as error:
             self.failed += 1
-            print(f"FAIL {label}: {words}", flush=True)
+            print(f"not ok {label}: {words}: {str(error)[:200]!r}", flush=True)
             traceback.print_exc(file=sys.stdout)
             if isinstance(error, KeyboardInterrupt):
                 raise
