@@ -53,6 +53,7 @@ Result<std::unique_ptr<Dispatcher>> Dispatcher::create(Volume &volume,
     fuse_args args = FUSE_ARGS_INIT(1, arguments);
     dispatcher->session_ =
         fuse_session_new(&args, &operations, sizeof operations, dispatcher.get());
+    fuse_opt_free_args(&args);  // the library has put its own copy there
     if (dispatcher->session_ == nullptr) return Error(ENOMEM, "libfuse gave no session");
 
     // The library wants a descriptor of its own; every message goes by a port instead.
