@@ -318,7 +318,9 @@ Result<std::size_t> release_grant(Job &job, pmfs_io_release_grant &io) {
 
 struct Command {
     unsigned number;
-    bool flush;  // the kernel's dirty pages of the file are written back first
+    // Runs on the notifier's thread, after the kernel's dirty pages of the file are written back:
+    // for what needs that, and for what may take long (an fdatasync on an image file).
+    bool flush;
     Result<std::size_t> (*run)(Job &job, std::vector<std::byte> &bytes);
 };
 
@@ -339,9 +341,9 @@ constexpr Command kCommands[] = {
     {PMFS_IOC_EXTENTS, false, run_typed<pmfs_extents, extents>},
     {PMFS_IOC_HOLDERS, false, run_typed<pmfs_holders, holders>},
     {PMFS_IOC_SEAL, true, run_typed<pmfs_io_seal, seal>},
-    {PMFS_IOC_UNSEAL, false, run_typed<pmfs_io_unseal, unseal>},
-    {PMFS_IOC_PREPARE, false, run_typed<pmfs_io_prepare, prepare>},
-    {PMFS_IOC_GRANT, false, run_typed<pmfs_io_grant, grant>},
+    {PMFS_IOC_UNSEAL, true, run_typed<pmfs_io_unseal, unseal>},
+    {PMFS_IOC_PREPARE, true, run_typed<pmfs_io_prepare, prepare>},
+    {PMFS_IOC_GRANT, true, run_typed<pmfs_io_grant, grant>},
     {PMFS_IOC_RELEASE_GRANT, false, run_typed<pmfs_io_release_grant, release_grant>},
     {PMFS_IOC_VOLUME, false, run_typed<pmfs_volume, volume>},
     {PMFS_IOC_CHUNKS, false, run_typed<pmfs_chunks, chunks>},
