@@ -116,8 +116,9 @@ Result<std::uint64_t> replay_journal(pm::Region &region, const journal::BootId &
     bool from_copy = false;
     const Superblock sb = TRY(find_superblock(region, &from_copy));
     if (must_mount_read_only(sb) && may_write)
-        return Error(ENOTSUP, "the volume uses a feature that this program may not write; -n checks "
-                              "it without writing");
+        return Error(ENOTSUP,
+                     "the volume uses a feature that this program may not write; -n checks "
+                     "it without writing");
     const auto done = journal::recover(region, sb, boot_id);
     if (done.ok()) return done.value().records;
     if (done.error().errno_value() != EUCLEAN) return done.error();

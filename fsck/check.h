@@ -44,18 +44,18 @@ struct Report {
 Result<media::Superblock> find_superblock(const pm::Region &region, bool *from_copy);
 
 // Replays the journal of a volume that was not unmounted, so that check() finds it at rest; on a
-// private copy of a region in memory only.  Returns how many transactions.  A journal that cannot be
-// read is a problem of the volume like any other: it goes to `report`, unless check() will say it.
-// `boot_id`: the running kernel's, journal::current_boot_id() but in tests; an image that another
-// boot wrote has lost its page cache.
-// Errors: find_superblock's; ENOTSUP: a feature that this program may not write; EIO.
+// private copy of a region in memory only.  Returns how many transactions.  A journal that cannot
+// be read is a problem of the volume like any other: it goes to `report`, unless check() will say
+// it. `boot_id`: the running kernel's, journal::current_boot_id() but in tests; an image that
+// another boot wrote has lost its page cache. Errors: find_superblock's; ENOTSUP: a feature that
+// this program may not write; EIO.
 Result<std::uint64_t> replay_journal(pm::Region &region, const journal::BootId &boot_id,
                                      bool may_write, Report *report);
 
 // Looks at what region.meta() and region.data() show now; replays nothing (see above) and writes
 // nothing.  The volume must be at rest.  No state outlives the call.
-// Errors, where nothing can be checked: EINVAL, ENOTSUP, EUCLEAN (no copy of the superblock is whole):
-// media::read_superblock's sentences; EIO: the medium failed.
+// Errors, where nothing can be checked: EINVAL, ENOTSUP, EUCLEAN (no copy of the superblock is
+// whole): media::read_superblock's sentences; EIO: the medium failed.
 Result<Report> check(pm::Region &region, const Options &options = {});
 
 }  // namespace pmfs::fsck

@@ -47,9 +47,7 @@ struct Context {
         return reinterpret_cast<const T *>(bytes.data());
     }
 
-    void found(Problem problem) {
-        report.add(std::move(problem), options.problems_kept_max);
-    }
+    void found(Problem problem) { report.add(std::move(problem), options.problems_kept_max); }
     void found_block(Code code, std::uint64_t block, std::string detail = {}) {
         found({.code = code, .block = block, .detail = std::move(detail)});
     }

@@ -55,10 +55,9 @@ void Names::walk_directory(Directory &directory) {
     same_ = SameHash();
     TreeWalk walk;
     if (directory.root != 0)
-        walk = walk_tree(context_, space_, directory.root, directory.inode, TreeKind::directory,
-                         [&](std::uint64_t key, ConstBytes value) {
-                             add_entry(directory, key, value);
-                         });
+        walk = walk_tree(
+            context_, space_, directory.root, directory.inode, TreeKind::directory,
+            [&](std::uint64_t key, ConstBytes value) { add_entry(directory, key, value); });
     directory.complete &= walk.complete;
     if (directory.complete && entries_ != directory.entries)
         context_.found_inode(Code::entries_wrong, directory.inode,
@@ -115,9 +114,8 @@ void Names::follow(Directory &directory, std::uint64_t target, std::uint8_t type
     ++directory.subdirectories;
     Directory &child = inodes_.directories()[info.directory];
     if (target == kRootIno || child.named_by != 0) {
-        context_.found_inode(
-            Code::directory_named_twice, target,
-            fmt::format("{} in directory {}", printable(name), directory.inode));
+        context_.found_inode(Code::directory_named_twice, target,
+                             fmt::format("{} in directory {}", printable(name), directory.inode));
         return;
     }
     child.named_by = directory.inode;

@@ -77,8 +77,7 @@ private:
     void end_run();
     // File blocks that a full seal needs: whole mapping units, up to the one with the last byte.
     std::uint64_t full_end() const {
-        return align_up(std::min(inode_.size.get(), kFileSizeMax),
-                        context_.sb.mapping_unit.get()) /
+        return align_up(std::min(inode_.size.get(), kFileSizeMax), context_.sb.mapping_unit.get()) /
                kBlockSize;
     }
     void check_full(const FileExtent &run);
@@ -128,8 +127,8 @@ bool MapCheck::allowed(const FileExtent &extent) const {
 
 void MapCheck::add(const FileExtent &extent) {
     if (extent.blocks == 0 || (extent.flags & ~std::uint32_t{kUnwritten}) != 0)
-        return add_broken(fmt::format("at file block {}: {} blocks, flags {:#x}",
-                                      extent.file_block, extent.blocks, extent.flags));
+        return add_broken(fmt::format("at file block {}: {} blocks, flags {:#x}", extent.file_block,
+                                      extent.blocks, extent.flags));
     if (!in_place(extent)) {
         context_.found_inode(Code::extent_outside, number_,
                              fmt::format("at file block {}: {} blocks from {} on",
@@ -210,15 +209,15 @@ Owned walk_map(Context &context, Space &space, std::uint64_t number, const Inode
     } else if (inode.map_root.get() == 0) {
         add_inline(check, inode);
     } else {
-        const TreeWalk walk = walk_tree(
-            context, space, inode.map_root.get(), number, TreeKind::map,
-            [&](std::uint64_t key, ConstBytes value) {
-                if (value.size() != sizeof(MapValue))
-                    return check.add_broken(fmt::format("at file block {}: {} bytes", key,
-                                                        value.size()));
-                const auto raw = load<MapValue>(value);
-                check.add({key, raw.start.get(), raw.blocks.get(), raw.flags.get()});
-            });
+        const TreeWalk walk =
+            walk_tree(context, space, inode.map_root.get(), number, TreeKind::map,
+                      [&](std::uint64_t key, ConstBytes value) {
+                          if (value.size() != sizeof(MapValue))
+                              return check.add_broken(
+                                  fmt::format("at file block {}: {} bytes", key, value.size()));
+                          const auto raw = load<MapValue>(value);
+                          check.add({key, raw.start.get(), raw.blocks.get(), raw.flags.get()});
+                      });
         check.owned.blocks += walk.nodes;
         check.owned.complete &= walk.complete;
     }
@@ -271,8 +270,7 @@ Owned walk_symlink(Context &context, Space &space, std::uint64_t number, const I
         const auto &blob =
             *reinterpret_cast<const BlobBlock *>(context.data_block(extent.start).data());
         const auto target = text_in(std::as_bytes(std::span(blob.bytes)).first(size));
-        if (block_ok(context.data_block(extent.start), Magic::blob, context.fsid(),
-                     extent.start) &&
+        if (block_ok(context.data_block(extent.start), Magic::blob, context.fsid(), extent.start) &&
             target.find('\0') != std::string_view::npos)
             context.found_inode(Code::symlink_broken, number, "a zero byte in it");
     }

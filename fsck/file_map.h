@@ -22,14 +22,13 @@ struct FileExtent {
     std::uint32_t flags;
 };
 
-// Claims and checks the extents of a regular file, or of the inode table (`kind` is then meta).  The
+// Claims and checks the extents of a regular file, or of the inode table (`kind` is then meta). The
 // extents that can be believed are added to `out` where it is given.
 Owned walk_map(Context &context, Space &space, std::uint64_t number, const media::Inode &inode,
                media::ChunkKind kind, std::vector<FileExtent> *out);
 
 // Checks a symlink's target; claims its block where it is long.
-Owned walk_symlink(Context &context, Space &space, std::uint64_t number,
-                   const media::Inode &inode);
+Owned walk_symlink(Context &context, Space &space, std::uint64_t number, const media::Inode &inode);
 
 Owned walk_xattrs(Context &context, Space &space, std::uint64_t number, const media::Inode &inode);
 

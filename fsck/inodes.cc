@@ -18,14 +18,22 @@ namespace {
 // DT_* of readdir(3), or nothing for a mode of no type.
 std::uint8_t type_of(std::uint32_t mode) {
     switch (mode & S_IFMT) {
-        case S_IFREG: return DT_REG;
-        case S_IFDIR: return DT_DIR;
-        case S_IFLNK: return DT_LNK;
-        case S_IFCHR: return DT_CHR;
-        case S_IFBLK: return DT_BLK;
-        case S_IFIFO: return DT_FIFO;
-        case S_IFSOCK: return DT_SOCK;
-        default: return DT_UNKNOWN;
+        case S_IFREG:
+            return DT_REG;
+        case S_IFDIR:
+            return DT_DIR;
+        case S_IFLNK:
+            return DT_LNK;
+        case S_IFCHR:
+            return DT_CHR;
+        case S_IFBLK:
+            return DT_BLK;
+        case S_IFIFO:
+            return DT_FIFO;
+        case S_IFSOCK:
+            return DT_SOCK;
+        default:
+            return DT_UNKNOWN;
     }
 }
 
@@ -41,9 +49,8 @@ Result<> Inodes::read_table(const State &state) {
     const Owned owned =
         walk_map(context_, space_, kInodeTableIno, table, ChunkKind::meta, &extents);
     if (owned.complete && table.blocks.get() != owned.blocks)
-        context_.found_inode(
-            Code::blocks_wrong, kInodeTableIno,
-            fmt::format("it says {}, owns {}", table.blocks.get(), owned.blocks));
+        context_.found_inode(Code::blocks_wrong, kInodeTableIno,
+                             fmt::format("it says {}, owns {}", table.blocks.get(), owned.blocks));
 
     std::uint64_t covered = 0;
     for (const FileExtent &extent : extents) {
@@ -149,16 +156,18 @@ void Inodes::walk_used(std::uint64_t number, const Inode &inode) {
         case DT_REG:
             owned.add(walk_map(context_, space_, number, inode, ChunkKind::data, nullptr));
             break;
-        case DT_LNK: owned.add(walk_symlink(context_, space_, number, inode)); break;
+        case DT_LNK:
+            owned.add(walk_symlink(context_, space_, number, inode));
+            break;
         case DT_UNKNOWN:
             context_.lost_owners = context_.lost_names = true;
             return;
-        default: break;
+        default:
+            break;
     }
     if (owned.complete && inode.blocks.get() != owned.blocks)
-        context_.found_inode(
-            Code::blocks_wrong, number,
-            fmt::format("it says {}, owns {}", inode.blocks.get(), owned.blocks));
+        context_.found_inode(Code::blocks_wrong, number,
+                             fmt::format("it says {}, owns {}", inode.blocks.get(), owned.blocks));
 }
 
 // What every inode in use has.
@@ -196,8 +205,9 @@ void Inodes::check_shape(std::uint64_t number, const Inode &inode, std::uint8_t 
     const std::uint64_t size = inode.size.get();
     const bool has_map = type == DT_REG || type == DT_DIR;
     if (type == DT_UNKNOWN) return;
-    if (type == DT_REG ? size > kFileSizeMax : type == DT_LNK ? size == 0 || size > kSymlinkMax
-                                                              : size != 0)
+    if (type == DT_REG   ? size > kFileSizeMax
+        : type == DT_LNK ? size == 0 || size > kSymlinkMax
+                         : size != 0)
         context_.found_inode(Code::size_wrong, number, fmt::format("{}", size));
     if (inode.rdev.get() != 0 && type != DT_CHR && type != DT_BLK)
         context_.found_inode(Code::field_out_of_place, number, "a device number");

@@ -25,15 +25,15 @@ static_assert(sizeof(InodeInfo) == 16);
 
 struct Directory {
     std::uint64_t inode = 0;
-    std::uint64_t root = 0;          // of its tree; 0 = empty
-    std::uint64_t parent = 0;        // as the inode says
-    std::uint64_t named_by = 0;      // the directory that has it; 0 = none met
-    std::uint64_t entries = 0;       // as the inode says
-    std::uint64_t blocks = 0;        // as the inode says, less its xattrs'
+    std::uint64_t root = 0;      // of its tree; 0 = empty
+    std::uint64_t parent = 0;    // as the inode says
+    std::uint64_t named_by = 0;  // the directory that has it; 0 = none met
+    std::uint64_t entries = 0;   // as the inode says
+    std::uint64_t blocks = 0;    // as the inode says, less its xattrs'
     std::uint64_t subdirectories = 0;
     bool blocks_known = true;
-    bool complete = true;            // its tree was read whole
-    std::uint8_t colour = 0;         // of the search for loops
+    bool complete = true;     // its tree was read whole
+    std::uint8_t colour = 0;  // of the search for loops
 };
 
 class Inodes {

@@ -15,7 +15,7 @@
 namespace pmfs::fsck {
 
 template <class T>
-    requires std::is_trivial_v<T>
+requires std::is_trivial_v<T>
 class LazyArray {
 public:
     LazyArray() = default;

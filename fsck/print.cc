@@ -16,14 +16,14 @@ std::string text_of(const Report &report, const std::string &device) {
         text += "too much is wrong: the rest was not looked at\n";
     else if (report.unjudged)
         text += "this damage hides what some blocks or names belong to; they were not judged\n";
-    text += fmt::format("{}: {}, {} inodes ({} directories, {} orphans, {} sealed), {} of {} "
-                        "blocks in use\n",
-                        device,
-                        report.clean() ? std::string("clean")
-                                       : fmt::format("{} problem{}", report.found,
-                                                     report.found == 1 ? "" : "s"),
-                        report.inodes, report.directories, report.orphans, report.sealed,
-                        report.blocks_used, report.blocks);
+    text += fmt::format(
+        "{}: {}, {} inodes ({} directories, {} orphans, {} sealed), {} of {} "
+        "blocks in use\n",
+        device,
+        report.clean() ? std::string("clean")
+                       : fmt::format("{} problem{}", report.found, report.found == 1 ? "" : "s"),
+        report.inodes, report.directories, report.orphans, report.sealed, report.blocks_used,
+        report.blocks);
     return text;
 }
 

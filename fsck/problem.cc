@@ -8,7 +8,7 @@
 namespace pmfs::fsck {
 namespace {
 
-#define PMFS_CODE(name, sentence) \
+#define PMFS_CODE(name, sentence)                                                                  \
     { Code::name, #name, sentence }
 
 constexpr CodeInfo kCodes[] = {
@@ -29,8 +29,9 @@ constexpr CodeInfo kCodes[] = {
     PMFS_CODE(free_list_loop, "the list of free inodes comes back to itself"),
     PMFS_CODE(free_inode_not_listed, "a free inode is not on the list of free inodes"),
     PMFS_CODE(orphan_list_wrong_inode, "the list of orphans leads to an inode that is none"),
-    PMFS_CODE(orphan_list_links, "the list of orphans has a wrong link back, or comes back to "
-                                 "itself"),
+    PMFS_CODE(orphan_list_links,
+              "the list of orphans has a wrong link back, or comes back to "
+              "itself"),
     PMFS_CODE(orphan_not_listed, "an orphan is not on the list of orphans"),
     PMFS_CODE(stray_list_links, "an inode that is on no list has links of one"),
 

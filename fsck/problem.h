@@ -1,8 +1,9 @@
 // What can be wrong with a volume: a stable code and a sentence for each.
 //
-// Codes never change their meaning and are never used again; scripts may rely on them.  The hundreds
-// say where: 1 superblock, 2 journal, 3 state and lists, 4 space, 5 trees, 6 inodes, 7 directories,
-// 8 block maps and seals, 9 xattrs, symlinks and blobs.  docs/fsck.md tells more of each.
+// Codes never change their meaning and are never used again; scripts may rely on them.  The
+// hundreds say where: 1 superblock, 2 journal, 3 state and lists, 4 space, 5 trees, 6 inodes, 7
+// directories, 8 block maps and seals, 9 xattrs, symlinks and blobs.  docs/fsck.md tells more of
+// each.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -111,10 +112,10 @@ struct Problem {
     static constexpr std::uint64_t kNone = ~std::uint64_t{0};
 
     Code code{};
-    std::uint64_t block = kNone;   // first block concerned
-    std::uint64_t blocks = 1;      // how many, where `block` is given
-    std::uint64_t inode = kNone;   // whose
-    std::string detail = {};       // figures or a name; may be empty
+    std::uint64_t block = kNone;  // first block concerned
+    std::uint64_t blocks = 1;     // how many, where `block` is given
+    std::uint64_t inode = kNone;  // whose
+    std::string detail = {};      // figures or a name; may be empty
 };
 
 // One line: "PM0408: block 1234: in use, but nobody owns it".

@@ -123,8 +123,8 @@ bool Space::claim(std::uint64_t start, std::uint64_t blocks, ChunkKind kind, std
         std::uint64_t &word = owned_[at / 64];
         if ((word & bits) != 0) {
             if (twice == 0)
-                first_twice = at / 64 * 64 +
-                              static_cast<std::uint64_t>(std::countr_zero(word & bits));
+                first_twice =
+                    at / 64 * 64 + static_cast<std::uint64_t>(std::countr_zero(word & bits));
             twice += static_cast<std::uint64_t>(std::popcount(word & bits));
         }
         word |= bits;

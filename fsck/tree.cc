@@ -47,7 +47,8 @@ public:
     bool take(std::size_t from, std::size_t size) {
         while (size != 0) {
             const std::size_t count = std::min(64 - from % 64, size);
-            const std::uint64_t ones = count == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1;
+            const std::uint64_t ones =
+                count == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1;
             const std::uint64_t bits = ones << (from % 64);
             if ((words_[from / 64] & bits) != 0) return false;
             words_[from / 64] |= bits;
@@ -121,7 +122,8 @@ std::optional<Code> Walker::fault_of(const Node &node, std::uint64_t low,
                                      std::uint64_t high) const {
     if (!node.entries_ok()) return Code::node_entries_broken;
     // A leaf may be empty: erasing leaves it so, and merging it is another transaction.
-    if (node.count() == 0) return node.level() == 0 ? std::nullopt : std::optional(Code::node_empty);
+    if (node.count() == 0)
+        return node.level() == 0 ? std::nullopt : std::optional(Code::node_empty);
     // An interior node's first key counts as minus infinity, whatever it is.
     const std::size_t first = node.level() == 0 ? 0 : 1;
     for (std::size_t i = first; i < node.count(); ++i) {

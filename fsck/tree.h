@@ -15,8 +15,8 @@ struct TreeWalk {
 // Keys come in strictly rising order; the value is inside its node.
 using EntrySink = std::function<void(std::uint64_t key, ConstBytes value)>;
 
-// Claims every node as metadata of `owner`.  A node with any fault is reported and skipped, with all
-// below it.  Ends on any bytes: no block is claimed twice.
+// Claims every node as metadata of `owner`.  A node with any fault is reported and skipped, with
+// all below it.  Ends on any bytes: no block is claimed twice.
 TreeWalk walk_tree(Context &context, Space &space, std::uint64_t root, std::uint64_t owner,
                    media::TreeKind kind, const EntrySink &sink);
 

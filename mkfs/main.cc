@@ -34,8 +34,8 @@ void print_volume(const Words &words, const media::Superblock &sb, const char *m
     uuid_unparse_lower(sb.uuid, uuid);
     const auto *label = reinterpret_cast<const char *>(sb.label);
     const std::uint64_t blocks = sb.block_count.get(), groups = media::group_count(blocks);
-    fmt::print("{}: {} pmfs volume of {} on {}\n", words.device,
-               words.dry_run ? "would be a" : "a", size_words(blocks * media::kBlockSize), medium);
+    fmt::print("{}: {} pmfs volume of {} on {}\n", words.device, words.dry_run ? "would be a" : "a",
+               size_words(blocks * media::kBlockSize), medium);
     fmt::print("  uuid     {}\n", uuid);
     if (label[0] != 0) fmt::print("  label    {}\n", std::string(label, ::strnlen(label, 64)));
     fmt::print("  blocks   {} of 4 KiB in {} group{}\n", blocks, groups, groups == 1 ? "" : "s");
@@ -73,8 +73,9 @@ Result<> prepare_existing(const Words &words, const mkfs::ImageState &image, std
         return {};
     }
     if (words.size != 0 && image.size != 0 && !words.force)
-        return Error(EEXIST, "this file exists already (-f overwrites it; without --size its size "
-                             "stays)");
+        return Error(EEXIST,
+                     "this file exists already (-f overwrites it; without --size its size "
+                     "stays)");
     if (image.size != 0) {
         pm::OpenOptions open;
         open.read_only = true;
@@ -82,9 +83,8 @@ Result<> prepare_existing(const Words &words, const mkfs::ImageState &image, std
         TRY(refuse_overwrite(words, *region, found));
     }
     if (words.dry_run) return {};
-    return mkfs::provide_image(words.device,
-                               words.size != 0 ? std::optional(words.size) : std::nullopt,
-                               words.sparse);
+    return mkfs::provide_image(
+        words.device, words.size != 0 ? std::optional(words.size) : std::nullopt, words.sparse);
 }
 
 Exit run(const Words &words, const mkfs::MakeOptions &options) {

@@ -12,14 +12,13 @@
 namespace pmfs::journal {
 namespace {
 
-// The header that stands behind `ring`: clean, empty, in the other slot, with a secret that no record
-// was ever made with.
+// The header that stands behind `ring`: clean, empty, in the other slot, with a secret that no
+// record was ever made with.
 Result<pm::Unfenced> write_clean_header(pm::Region &region, const media::Superblock &sb,
                                         const RingState &ring, std::uint64_t next_seq) {
     media::RingHeader header{};
     const std::uint64_t block = sb.journal_start.get() + (ring.slot ^ 1u);
-    header.header =
-        media::header_of(media::Magic::ring_header, sb.header.fsid.get(), block, 0);
+    header.header = media::header_of(media::Magic::ring_header, sb.header.fsid.get(), block, 0);
     header.generation.set(ring.generation + 1);
     header.tail_seq.set(next_seq);
     if (::getrandom(header.secret, sizeof header.secret, 0) !=

@@ -1,4 +1,5 @@
-// Where things are on a volume of a given size: arithmetic on format.h's constants and nothing else.
+// Where things are on a volume of a given size: arithmetic on format.h's constants and nothing
+// else.
 #pragma once
 #include <algorithm>
 #include <cstdint>

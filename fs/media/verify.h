@@ -36,8 +36,7 @@ inline void seal_block(Bytes block) {
     std::memcpy(block.data() + offsetof(BlockHeader, crc32c), &sum, sizeof sum);
 }
 template <class T>
-    requires(is_media_v<T> && sizeof(T) > sizeof(BlockHeader))
-void seal_block(T &block) {
+requires(is_media_v<T> && sizeof(T) > sizeof(BlockHeader)) void seal_block(T &block) {
     seal_block(writable_bytes_of(block));
 }
 

@@ -339,15 +339,33 @@ void Builder::finish() {
     seal(sb().state_block[1].get());
 }
 
+namespace {
+
+InlineExtent extent(std::uint64_t at, std::uint64_t start, std::uint32_t blocks,
+                    std::uint32_t flags = 0) {
+    return {le64(at), le64(start), le32(blocks), le32(flags)};
+}
+
+}  // namespace
+
 Populated::Populated(std::uint64_t mapping_unit) : b(8 * kMiB, mapping_unit) {
-    const auto extent = [](std::uint64_t at, std::uint64_t start, std::uint32_t blocks,
-                           std::uint32_t flags = 0) {
-        return InlineExtent{le64(at), le64(start), le32(blocks), le32(flags)};
-    };
     directory = b.make(S_IFDIR | 0755);
     subdirectory = b.make(S_IFDIR | 0700);
     big_directory = b.make(S_IFDIR | 0755);
+    make_files();
+    make_values();
+    make_orphans();
+    make_names();
+    freed = b.state().free_inode_head.get();
+    free_meta = b.take(ChunkKind::meta);
+    free_data = b.take(ChunkKind::data);
+    b.mark(free_meta, 1, false);
+    b.mark(free_data, 1, false);
+    free_chunk = 3 * kChunkBlocks;
+    b.finish();
+}
 
+void Populated::make_files() {
     sealed = b.make(S_IFREG | 0644);  // first, for its alignment
     const std::uint64_t sealed_start = b.take(ChunkKind::data, 16);
     b.inode(sealed).size.set(7 * kBlockSize + 100);
@@ -377,8 +395,10 @@ Populated::Populated(std::uint64_t mapping_unit) : b(8 * kMiB, mapping_unit) {
     b.set_inline(as_is, {extent(1, b.take(ChunkKind::data), 1, kUnwritten),
                          extent(9, b.take(ChunkKind::data), 1)});
     b.seal_map(as_is, false);
-
     many_links = b.make(S_IFREG | 0644);
+}
+
+void Populated::make_values() {
     attributes = b.make(S_IFREG | 0644);
     b.add_xattrs(attributes, {{"user.small", "a value"},
                               {"user.empty", ""},
@@ -389,12 +409,14 @@ Populated::Populated(std::uint64_t mapping_unit) : b(8 * kMiB, mapping_unit) {
     long_link = b.make(S_IFLNK | 0777);
     b.set_target(long_link, std::string(1000, 'y'));
     link_blob =
-        reinterpret_cast<const InlineExtent *>(b.inode(long_link).inline_bytes)->start.get();
+        load<InlineExtent>(std::as_bytes(std::span(b.inode(long_link).inline_bytes))).start.get();
     xattr_blob = link_blob - 1;  // the one before: the last piece of user.large
     pipe = b.make(S_IFIFO | 0600);
     device = b.make(S_IFCHR | 0600);
     b.inode(device).rdev.set(std::uint64_t{1} << 32 | 3);
+}
 
+void Populated::make_orphans() {
     orphan = b.make(S_IFREG | 0600);
     b.set_inline(orphan, {extent(0, b.take(ChunkKind::data), 1)});
     trimming = b.make(S_IFREG | 0600);
@@ -402,7 +424,9 @@ Populated::Populated(std::uint64_t mapping_unit) : b(8 * kMiB, mapping_unit) {
     b.inode(trimming).trim_from.set(kDonorBase);
     b.set_inline(trimming, {extent(kDonorBase + 5, b.take(ChunkKind::data), 1)});
     b.set_orphans({orphan, trimming});
+}
 
+void Populated::make_names() {
     std::vector<std::pair<std::string, std::uint64_t>> links;
     for (unsigned i = 0; i < 90; ++i) links.emplace_back("name " + std::to_string(i), many_links);
     b.set_entries(big_directory, links);
@@ -424,13 +448,6 @@ Populated::Populated(std::uint64_t mapping_unit) : b(8 * kMiB, mapping_unit) {
                              {"pipe", pipe},
                              {"device", device},
                              {"trimming", trimming}});
-    freed = b.state().free_inode_head.get();
-    free_meta = b.take(ChunkKind::meta);
-    free_data = b.take(ChunkKind::data);
-    b.mark(free_meta, 1, false);
-    b.mark(free_data, 1, false);
-    free_chunk = 3 * kChunkBlocks;
-    b.finish();
 }
 
 }  // namespace pmfs::test

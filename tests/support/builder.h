@@ -96,6 +96,12 @@ struct Populated {
     std::uint64_t xattr_leaf, xattr_blob;            // of attributes
     std::uint64_t link_blob;                         // of long_link
     std::uint64_t free_meta, free_data, free_chunk;  // blocks that nobody uses
+
+private:
+    void make_files();
+    void make_values();
+    void make_orphans();
+    void make_names();
 };
 
 }  // namespace pmfs::test

@@ -60,15 +60,17 @@ private:
         return name;
     }
     InodeNo any_directory() { return directories_[random_() % directories_.size()]; }
-    InodeNo any_file() {
-        return files_.empty() ? InodeNo(1) : files_[random_() % files_.size()];
-    }
+    InodeNo any_file() { return files_.empty() ? InodeNo(1) : files_[random_() % files_.size()]; }
     std::uint64_t any_offset() {
         switch (random_() % 4) {
-            case 0: return random_() % 8192;
-            case 1: return random_() % (4 << 20);
-            case 2: return random_() % 1024 * 4096;
-            default: return random_() % (std::uint64_t{1} << 40);
+            case 0:
+                return random_() % 8192;
+            case 1:
+                return random_() % (4 << 20);
+            case 2:
+                return random_() % 1024 * 4096;
+            default:
+                return random_() % (std::uint64_t{1} << 40);
         }
     }
     void make();
@@ -92,8 +94,8 @@ void Monkey::make() {
         return;
     }
     const std::uint32_t mode = kModes[random_() % std::size(kModes)];
-    const auto made = volume_.make(any_directory(), any_name(), mode,
-                                   S_ISCHR(mode) ? 0x103 : 0, caller_);
+    const auto made =
+        volume_.make(any_directory(), any_name(), mode, S_ISCHR(mode) ? 0x103 : 0, caller_);
     if (!made.ok()) return;
     if (S_ISDIR(mode)) directories_.push_back(made.value().ino);
     if (S_ISREG(mode)) files_.push_back(made.value().ino);
@@ -110,15 +112,14 @@ void Monkey::change_data() {
             break;
         }
         case 1: {
-            static constexpr unsigned kModes[] = {0, FALLOC_FL_KEEP_SIZE,
-                                                  FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
-                                                  FALLOC_FL_ZERO_RANGE,
-                                                  FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE};
+            static constexpr unsigned kModes[] = {
+                0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+                FALLOC_FL_ZERO_RANGE, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE};
             const auto open = volume_.open_file(file, {.write = true, .caller = caller_});
             if (!open.ok()) return;
             (void)volume_
-                .fallocate(open.value().handle, file, kModes[random_() % std::size(kModes)],
-                           offset, 1 + random_() % (1 << 20), caller_)
+                .fallocate(open.value().handle, file, kModes[random_() % std::size(kModes)], offset,
+                           1 + random_() % (1 << 20), caller_)
                 .ok();
             volume_.release(open.value().handle);
             break;
@@ -133,9 +134,15 @@ void Monkey::change_data() {
 
 void Monkey::change_names() {
     switch (random_() % 5) {
-        case 0: (void)volume_.unlink(any_directory(), any_name()).ok(); break;
-        case 1: (void)volume_.rmdir(any_directory(), any_name()).ok(); break;
-        case 2: (void)volume_.link(any_file(), any_directory(), any_name()).ok(); break;
+        case 0:
+            (void)volume_.unlink(any_directory(), any_name()).ok();
+            break;
+        case 1:
+            (void)volume_.rmdir(any_directory(), any_name()).ok();
+            break;
+        case 2:
+            (void)volume_.link(any_file(), any_directory(), any_name()).ok();
+            break;
         default: {
             static constexpr unsigned kFlags[] = {0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE};
             (void)volume_
@@ -162,22 +169,34 @@ void Monkey::change_seal() {
     const InodeNo file = any_file();
     std::uint64_t bad = 0;
     switch (random_() % 4) {
-        case 0: (void)volume_.prepare(file, 0, 0, 0, caller_).ok(); break;
-        case 1: (void)volume_.seal(file, SealLevel::full, caller_, true, &bad).ok(); break;
-        case 2: (void)volume_.seal(file, SealLevel::as_is, caller_, true, &bad).ok(); break;
-        default: (void)volume_.unseal(file, caller_, true).ok();
+        case 0:
+            (void)volume_.prepare(file, 0, 0, 0, caller_).ok();
+            break;
+        case 1:
+            (void)volume_.seal(file, SealLevel::full, caller_, true, &bad).ok();
+            break;
+        case 2:
+            (void)volume_.seal(file, SealLevel::as_is, caller_, true, &bad).ok();
+            break;
+        default:
+            (void)volume_.unseal(file, caller_, true).ok();
     }
 }
 
 void Monkey::act() {
     switch (random_() % 10) {
         case 0:
-        case 1: return make();
+        case 1:
+            return make();
         case 2:
-        case 3: return change_names();
-        case 4: return change_xattrs();
-        case 5: return change_seal();
-        default: return change_data();
+        case 3:
+            return change_names();
+        case 4:
+            return change_xattrs();
+        case 5:
+            return change_seal();
+        default:
+            return change_data();
     }
 }
 

@@ -30,14 +30,22 @@ std::uint64_t number_from(const char *name, std::uint64_t otherwise) {
 // The numbers that break things.
 std::uint64_t awkward(Random &random) {
     switch (random() % 8) {
-        case 0: return 0;
-        case 1: return ~std::uint64_t{0};
-        case 2: return std::uint64_t{1} << (random() % 64);
-        case 3: return (std::uint64_t{1} << (random() % 64)) - 1;
-        case 4: return random() % 32;
-        case 5: return random() % 2048;  // a block of the volume, or just past it
-        case 6: return kDonorBase + random() % 64;
-        default: return random();
+        case 0:
+            return 0;
+        case 1:
+            return ~std::uint64_t{0};
+        case 2:
+            return std::uint64_t{1} << (random() % 64);
+        case 3:
+            return (std::uint64_t{1} << (random() % 64)) - 1;
+        case 4:
+            return random() % 32;
+        case 5:
+            return random() % 2048;  // a block of the volume, or just past it
+        case 6:
+            return kDonorBase + random() % 64;
+        default:
+            return random();
     }
 }
 

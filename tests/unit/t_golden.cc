@@ -1,8 +1,8 @@
 // The format holds still: volumes whose every byte is known.
 //
 // A golden image is a recipe (fixed identities and clock, then the builder) and the digest of its
-// blocks, class by class; no binary is kept.  A change of the format is one commit with a version, a new
-// file in tests/golden and a row in docs/format.md.
+// blocks, class by class; no binary is kept.  A change of the format is one commit with a version,
+// a new file in tests/golden and a row in docs/format.md.
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 #include <sodium.h>
@@ -27,15 +27,24 @@ constexpr char kGolden[] =
 
 const char *class_of(ConstBytes block) {
     switch (Magic{load<le32>(block).get()}) {
-        case Magic::superblock: return "superblock";
-        case Magic::state: return "state";
-        case Magic::summary: return "summary";
-        case Magic::bitmap: return "bitmap";
-        case Magic::node: return "node";
-        case Magic::inode: return "inode";
-        case Magic::blob: return "blob";
-        case Magic::ring_header: return "ring_header";
-        case Magic::record: break;
+        case Magic::superblock:
+            return "superblock";
+        case Magic::state:
+            return "state";
+        case Magic::summary:
+            return "summary";
+        case Magic::bitmap:
+            return "bitmap";
+        case Magic::node:
+            return "node";
+        case Magic::inode:
+            return "inode";
+        case Magic::blob:
+            return "blob";
+        case Magic::ring_header:
+            return "ring_header";
+        case Magic::record:
+            break;
     }
     return nullptr;
 }

@@ -38,16 +38,13 @@ TEST_CASE("mkfs: volumes of every shape are clean, and hold what was asked") {
     struct Shape {
         std::uint64_t size, journal, unit;
     };
-    for (const Shape &shape : {Shape{4 * kMiB, 0, 0},
-                               Shape{4 * kMiB, kMiB, 0},
-                               Shape{4 * kMiB + 4096, 0, 0},
-                               Shape{6 * kMiB - 1, 68 * kKiB, 16 * kKiB},
-                               Shape{64 * kMiB, 16 * kMiB, 2 * kMiB},
-                               Shape{126 * kMiB, 0, 0},   // one bitmap block exactly
-                               Shape{128 * kMiB, 0, 0},   // one chunk more
-                               Shape{kGiB, 256 * kMiB, 0},
-                               Shape{kGiB + 2 * kMiB, 0, 0},  // a group of one chunk
-                               Shape{3 * kGiB - 2 * kMiB, 0, 0}}) {
+    for (const Shape &shape :
+         {Shape{4 * kMiB, 0, 0}, Shape{4 * kMiB, kMiB, 0}, Shape{4 * kMiB + 4096, 0, 0},
+          Shape{6 * kMiB - 1, 68 * kKiB, 16 * kKiB}, Shape{64 * kMiB, 16 * kMiB, 2 * kMiB},
+          Shape{126 * kMiB, 0, 0},                                   // one bitmap block exactly
+          Shape{128 * kMiB, 0, 0},                                   // one chunk more
+          Shape{kGiB, 256 * kMiB, 0}, Shape{kGiB + 2 * kMiB, 0, 0},  // a group of one chunk
+          Shape{3 * kGiB - 2 * kMiB, 0, 0}}) {
         CAPTURE(shape.size);
         CAPTURE(shape.journal);
         const auto region = pm::memory_region(shape.size);
@@ -150,8 +147,7 @@ TEST_CASE("superblock: each thing that can be wrong with it has its own error") 
     const auto region = pm::memory_region(8 * kMiB);
     REQUIRE(region.ok());
     REQUIRE(mkfs::make(*region.value(), {}).ok());
-    const Superblock good =
-        *reinterpret_cast<const Superblock *>(region.value()->data());
+    const Superblock good = *reinterpret_cast<const Superblock *>(region.value()->data());
     const auto error = [&](auto change, bool seal = true, std::uint64_t size = 8 * kMiB) {
         Superblock sb = good;
         change(sb);

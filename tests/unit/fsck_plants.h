@@ -1,0 +1,80 @@
+// Faults for fsck to find, one for each thing that it knows, in the volume of support/builder.h.
+#pragma once
+#include <doctest/doctest.h>
+#include <sys/stat.h>
+
+#include <cstring>
+#include <functional>
+#include <span>
+#include <string_view>
+
+#include "base/bytes.h"
+#include "fsck/problem.h"
+#include "media/format.h"
+#include "media/verify.h"
+#include "support/builder.h"
+
+namespace pmfs::test {
+
+using namespace media;
+using fsck::Code;
+
+inline InlineExtent &inline_extent(Populated &p, std::uint64_t number, std::size_t i) {
+    return reinterpret_cast<InlineExtent *>(p.b.inode(number).inline_bytes)[i];
+}
+inline void damage(Populated &p, std::uint64_t block) {
+    p.b.bytes(block)[2000] ^= std::byte{1};
+}
+// The i-th entry of a node, in key order.
+inline std::byte *entry(Populated &p, std::uint64_t node, std::size_t i) {
+    std::byte *bytes = p.b.bytes(node);
+    const auto slot = load<le16>(ConstBytes(bytes, kBlockSize), sizeof(NodeHeader) + 2 * i);
+    return bytes + slot.get();
+}
+inline std::uint64_t key(Populated &p, std::uint64_t node, std::size_t i) {
+    return load<le64>(ConstBytes(entry(p, node, i), kEntryHeader)).get();
+}
+inline void set_key(Populated &p, std::uint64_t node, std::size_t i, std::uint64_t value) {
+    const le64 raw(value);
+    std::memcpy(entry(p, node, i), &raw, sizeof raw);
+    p.b.seal(node);
+}
+// The value of the one entry of `node` whose bytes end in `text`.
+inline std::byte *value_with(Populated &p, std::uint64_t node, std::string_view text) {
+    const std::size_t count = p.b.block<NodeHeader>(node).count.get();
+    for (std::size_t i = 0; i < count; ++i) {
+        std::byte *at = entry(p, node, i);
+        const std::size_t size = load<le16>(ConstBytes(at, kEntryHeader), 8).get();
+        const std::string_view value(reinterpret_cast<char *>(at) + kEntryHeader, size);
+        if (value.find(text) != value.npos) return at + kEntryHeader;
+    }
+    FAIL("no such entry");
+    return nullptr;
+}
+inline void set_target(Populated &p, std::uint64_t node, std::string_view name, std::uint64_t ino,
+                       std::uint64_t type) {
+    const le64 packed(ino | type << kDirTypeShift);
+    std::memcpy(value_with(p, node, name), &packed, sizeof packed);
+    p.b.seal(node);
+}
+// The same metadata block at another place.
+inline void move_block(Populated &p, std::uint64_t from, std::uint64_t to) {
+    std::memcpy(p.b.bytes(to), p.b.bytes(from), kBlockSize);
+    p.b.block<BlockHeader>(to).self.set(to);
+    p.b.seal(to);
+    p.b.mark(to, 1, true);
+    p.b.mark(from, 1, false);
+}
+
+struct Plant {
+    Code code;
+    const char *how;
+    std::function<void(Populated &)> plant;  // finish() follows
+    bool finish = true;
+    std::uint64_t mapping_unit = 4096;
+};
+
+std::span<const Plant> volume_plants();  // state, lists, space, trees
+std::span<const Plant> file_plants();    // inodes, names, block maps, values
+
+}  // namespace pmfs::test
