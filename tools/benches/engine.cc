@@ -1,0 +1,253 @@
+// bench_engine: what an operation costs inside the server, without a kernel in between.
+//
+// A volume on a memfd whose pages are all there, one thread, no FUSE.  One JSON line a row.
+#include <dirent.h>
+#include <libpmem2.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <array>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <string>
+
+#include "base/assert.h"
+#include "measure.h"
+#include "mkfs/make.h"
+#include "pm/region.h"
+#include "volume/volume.h"
+
+namespace {
+
+using namespace pmfs;
+using bench::Figure;
+using bench::time_calls;
+
+constexpr std::size_t kRounds = 21;
+constexpr std::size_t kEntries = 10'000;       // of the directory that is looked at
+constexpr std::size_t kCalls = 2'000;          // of a round
+constexpr std::size_t kBatch = 50;
+constexpr std::size_t kMillion = 1'000'000;
+constexpr std::size_t kMillionPart = 10'000;
+constexpr std::size_t kBlock = 4096;
+constexpr std::uint64_t kFileBlocks = 16 << 10;  // 64 MiB: more than caches hold
+
+template <class T>
+T must(Result<T> result, const char *what) {
+    if (!result.ok()) {
+        fmt::print(stderr, "bench_engine: {}: {}\n", what, result.error().what());
+        std::exit(1);
+    }
+    if constexpr (!std::is_void_v<T>) return std::move(result).take();
+}
+void must(Result<> result, const char *what) {
+    if (result.ok()) return;
+    fmt::print(stderr, "bench_engine: {}: {}\n", what, result.error().what());
+    std::exit(1);
+}
+
+// Makes every page present: what is measured is not the kernel's handing out of memory.
+void populate(const void *start, std::size_t size) {
+    PMFS_ASSERT(::madvise(const_cast<void *>(start), size, MADV_POPULATE_WRITE) == 0);
+}
+
+// The least that 4 KiB can cost where a power cut is to find them: copied past the cache, fenced.
+class Floor {
+public:
+    Floor()
+        : bytes_(static_cast<std::byte *>(::mmap(nullptr, kSize, PROT_READ | PROT_WRITE,
+                                                 MAP_SHARED | MAP_ANONYMOUS, -1, 0))) {
+        PMFS_ASSERT(bytes_ != MAP_FAILED);
+        populate(bytes_, kSize);
+        pmem2_source *source = nullptr;
+        PMFS_ASSERT(pmem2_source_from_anon(&source, kSize) == 0);
+        pmem2_map *map = nullptr;  // kept: it only tells which functions this processor has
+        PMFS_ASSERT(pmem2_map_from_existing(&map, source, bytes_, kSize,
+                                            PMEM2_GRANULARITY_CACHE_LINE) == 0);
+        copy_ = pmem2_get_memcpy_fn(map);
+        pmem2_source_delete(&source);
+    }
+    ~Floor() { ::munmap(bytes_, kSize); }
+    Floor(const Floor &) = delete;
+
+    void copy(std::uint64_t block, const void *from) {
+        copy_(bytes_ + block * kBlock, from, kBlock, PMEM2_F_MEM_NONTEMPORAL);
+    }
+
+private:
+    static constexpr std::size_t kSize = kFileBlocks * kBlock;
+    std::byte *bytes_;
+    pmem2_memcpy_fn copy_ = nullptr;
+};
+
+struct Open {
+    InodeNo ino;
+    HandleId handle;
+};
+
+// A volume, and the calls that a front end would make.
+class Bench {
+public:
+    explicit Bench(std::uint64_t size) {
+        auto region = must(pm::memory_region(size), "memory");
+        populate(region->data(), size);
+        must(mkfs::make(*region, {}), "mkfs");
+        volume_ = must(Volume::open(std::move(region), {}), "mount");
+    }
+    Volume &volume() { return *volume_; }
+
+    InodeNo directory(const char *name) {
+        return must(volume_->make(InodeNo(1), name, S_IFDIR | 0755, 0, {}), "mkdir").ino;
+    }
+    Open create(InodeNo dir, const std::string &name) {
+        OpenRequest request;
+        request.write = true;
+        OpenReply reply;
+        const Attr made = must(volume_->create(dir, name, S_IFREG | 0644, request, &reply), "create");
+        return {made.ino, reply.handle};
+    }
+    void close(Open file) {
+        volume_->release(file.handle);
+        volume_->forget(file.ino, 1);
+    }
+    void write(InodeNo ino, std::uint64_t block, std::span<const std::byte> bytes) {
+        must(volume_->write(ino, block * kBlock, bytes, false, {}), "write");
+    }
+
+private:
+    std::unique_ptr<Volume> volume_;
+};
+
+std::string name_of(std::size_t i) {
+    return fmt::format("entry-{:07}", i);
+}
+std::vector<std::string> names_of(std::size_t from, std::size_t count) {
+    std::vector<std::string> names;
+    for (std::size_t i = 0; i < count; ++i) names.push_back(name_of(from + i));
+    return names;
+}
+
+// Names in a directory of 10,000.
+class Names {
+public:
+    explicit Names(Bench &b)
+        : b_(b), dir_(b.directory("ten-thousand")), there_(names_of(0, kEntries)),
+          more_(names_of(kEntries, kCalls)) {
+        for (const std::string &name : there_) b_.close(b_.create(dir_, name));
+    }
+
+    void round() {
+        std::ranges::shuffle(there_, random_);
+        std::vector<InodeNo> found(kEntries);
+        lookup_.add(time_calls(kEntries, kBatch, [&](std::size_t i) {
+            found[i] = must(b_.volume().lookup(dir_, there_[i]), "lookup").ino;
+        }));
+        for (const InodeNo ino : found) b_.volume().forget(ino, 1);
+        getattr_.add(time_calls(kEntries, kBatch, [&](std::size_t i) {
+            must(b_.volume().getattr(found[i]), "getattr");
+        }));
+        std::vector<Open> made(kCalls);
+        create_.add(time_calls(kCalls, kBatch, [&](std::size_t i) {
+            made[i] = b_.create(dir_, more_[i]);
+            b_.volume().release(made[i].handle);
+        }));
+        unlink_.add(time_calls(kCalls, kBatch, [&](std::size_t i) {
+            must(b_.volume().unlink(dir_, more_[i]), "unlink");
+            b_.volume().forget(made[i].ino, 1);
+        }));
+    }
+    void print() const {
+        lookup_.print("engine.lookup", "us");
+        getattr_.print("engine.getattr", "us");
+        create_.print("engine.create", "us");
+        unlink_.print("engine.unlink", "us");
+    }
+
+private:
+    Bench &b_;
+    InodeNo dir_;
+    std::vector<std::string> there_, more_;
+    std::minstd_rand random_;
+    Figure lookup_, getattr_, create_, unlink_;
+};
+
+// Data, beside the floor.
+class Data {
+public:
+    explicit Data(Bench &b) : b_(b), dir_(b.directory("data")), file_(b.create(dir_, "file")) {
+        const std::vector<std::byte> mib(1 << 20, std::byte{1});
+        for (std::uint64_t at = 0; at < kFileBlocks; at += mib.size() / kBlock)
+            b_.write(file_.ino, at, mib);
+    }
+
+    void round() {
+        const double floor = time_calls(kCalls, kBatch, [&](std::size_t) {
+            floor_.copy(random_() % kFileBlocks, page_.data());
+        });
+        const double overwrite = time_calls(kCalls, kBatch, [&](std::size_t) {
+            b_.write(file_.ino, random_() % kFileBlocks, page_);
+        });
+        const Open log = b_.create(dir_, "log");
+        const double append = time_calls(
+            kCalls, kBatch, [&](std::size_t i) { b_.write(log.ino, i, page_); });
+        const double read = time_calls(kCalls, kBatch, [&](std::size_t) {
+            must(b_.volume().read(file_.ino, random_() % kFileBlocks * kBlock, kBlock,
+                                  [](std::span<const iovec>) {}),
+                 "read");
+        });
+        must(b_.volume().unlink(dir_, "log"), "unlink");
+        b_.close(log);
+        overwrite_.add(overwrite, floor);
+        append_.add(append, floor);
+        read_.add(read);
+    }
+    void print() const {
+        overwrite_.print("engine.overwrite_4k", "us");
+        append_.print("engine.append_4k", "us");
+        read_.print("engine.find_4k", "us");
+    }
+
+private:
+    Bench &b_;
+    InodeNo dir_;
+    Open file_;
+    Floor floor_;
+    std::array<std::byte, kBlock> page_{};
+    std::minstd_rand random_;
+    Figure overwrite_, append_, read_;
+};
+
+// A directory that grows to a million entries: the last ones against the first ones.
+void grow() {
+    Bench b(std::uint64_t{2} << 30);
+    const InodeNo dir = b.directory("million");
+    const auto part = [&](std::size_t from, std::size_t count) {
+        const auto names = names_of(from, count);
+        return time_calls(count, kBatch, [&](std::size_t i) { b.close(b.create(dir, names[i])); });
+    };
+    const double first = part(0, kMillionPart);
+    for (std::size_t at = kMillionPart; at < kMillion - kMillionPart; at += kMillionPart)
+        part(at, kMillionPart);
+    Figure figure;
+    figure.add(part(kMillion - kMillionPart, kMillionPart), first);
+    figure.print("engine.create_millionth", "us");
+}
+
+}  // namespace
+
+int main() {
+    {
+        Bench b(std::uint64_t{1} << 30);
+        Names names(b);
+        Data data(b);
+        for (std::size_t round = 0; round < kRounds + 1; ++round) {
+            names.round();
+            data.round();
+        }
+        names.print();
+        data.print();
+    }
+    grow();
+    return 0;
+}
