@@ -11,9 +11,10 @@ import calls
 import includes
 import shape
 import source
+import tools
 import words
 
-MODULES = (includes, shape, calls, words)
+MODULES = (includes, shape, calls, words, tools)
 
 
 def main():

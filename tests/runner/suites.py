@@ -54,7 +54,8 @@ def _tsan(root):
 
 
 def _lint(root):
-    return [Program("lint", [sys.executable, root / "tests/lint/lint.py"])]
+    return [Program("lint", [sys.executable, root / "tests/lint/lint.py"]),
+            Program("runner", [sys.executable, root / "tests/runner/t_runner.py"])]
 
 
 ALL = [

@@ -1,0 +1,145 @@
+"""The runner's own tests: what it must count, and what must not outlive a program."""
+import contextlib
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import counting
+import program
+from program import Ended, Program
+
+_tests = []
+
+
+def test(words):
+    return lambda function: _tests.append((words, function))
+
+
+def judged(kind, output, code=0, timed_out=False, reports=(), left=()):
+    ended = Ended(output, code, timed_out, 1.0, list(reports), list(left))
+    count = counting.count(Program("x", [], kind), ended)
+    return count.passed, count.failed
+
+
+SUMMARY = "[doctest] test cases:  12 |  {} passed | {} failed | 0 skipped\n"
+
+
+@test("doctest's summary is counted")
+def _():
+    assert judged("doctest", SUMMARY.format(12, 0)) == (12, 0)
+    assert judged("doctest", SUMMARY.format(10, 2), code=1) == (10, 2)
+
+
+@test("lines are counted, wherever they stand")
+def _():
+    assert judged("lines", "ok a\nnoise\nnot ok b: why\nok   c: d\n", code=1) == (2, 1)
+    assert judged("lines", "token a\nok\n", code=1) == (0, 1)
+
+
+@test("a program that dies after its last test has failed")
+def _():
+    assert judged("doctest", SUMMARY.format(12, 0), code=-11) == (12, 1)
+    assert judged("lines", "ok a\n", code=1) == (1, 1)
+    assert judged("doctest", "terminated\n", code=-6) == (0, 1)
+
+
+@test("no test is a failure, and so are a hang, a sanitizer's report and a process left behind")
+def _():
+    assert judged("doctest", "") == (0, 1)
+    assert judged("doctest", SUMMARY.format(0, 0)) == (0, 1)
+    assert judged("lines", "ok a\n", timed_out=True, code=-9) == (1, 1)
+    assert judged("lines", "ok a\n", reports=["ERROR: AddressSanitizer"]) == (1, 1)
+    assert judged("lines", "ok a\n", left=["mount.pmfs"]) == (1, 1)
+
+
+def shell(script, seconds=20):
+    return program.run(Program("x", ["sh", "-c", script]), seconds)
+
+
+@test("output and exit code come back")
+def _():
+    ended = shell("echo ok a; echo b >&2; exit 3")
+    assert (ended.output, ended.code, ended.timed_out) == ("ok a\nb\n", 3, False), ended
+
+
+@test("a program that hangs is ended, with everything that it started")
+def _():
+    begin = time.monotonic()
+    ended = shell("setsid sleep 77 & (trap '' TERM; sleep 77) & sleep 77", seconds=0.5)
+    assert ended.timed_out and time.monotonic() - begin < 10
+    assert not program._descendants()
+
+
+@test("a daemon that is left running is named and ended")
+def _():
+    program.GRACE_SECONDS, was = 1, program.GRACE_SECONDS
+    try:
+        ended = shell("setsid sleep 77 > /dev/null 2>&1 &")
+    finally:
+        program.GRACE_SECONDS = was
+    assert ended.left_behind == ["sleep"] and not program._descendants(), ended
+
+
+# A FUSE mount whose server answers nothing but INIT, and a process that waits for it unkillably.
+DEAD_MOUNT = """
+import os, struct, sys, threading, ctypes
+device = os.open("/dev/fuse", os.O_RDWR)
+libc = ctypes.CDLL(None, use_errno=True)
+place = sys.argv[1].encode()
+options = b"fd=%d,rootmode=40000,user_id=0,group_id=0" % device
+assert libc.mount(b"dead", place, b"fuse", 0, options) == 0, os.strerror(ctypes.get_errno())
+request = os.read(device, 1 << 17)
+unique = struct.unpack_from("<Q", request, 8)[0]
+os.write(device, struct.pack("<IiQ", 16 + 64, 0, unique) +
+         struct.pack("<IIIIHHIIHH", 7, 31, 0, 0, 12, 9, 4096, 1, 1, 0) + bytes(32))
+# The descriptor lives on in a child that ignores everything, and somebody waits for an answer.
+if os.fork() == 0:
+    os.setsid()
+    print("ok waits", flush=True)
+    os.stat(place)
+os.wait()
+"""
+
+
+@test("a mount whose server does not answer is cut")
+def _():
+    if not program._isolate:
+        return
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (scratch / "mnt").mkdir()
+        begin = time.monotonic()
+        ended = program.run(Program("x", [sys.executable, "-c", DEAD_MOUNT, scratch / "mnt"]), 2)
+        assert "ok waits" in ended.output, ended
+        assert ended.timed_out and time.monotonic() - begin < 10, ended
+        assert not program._descendants()
+        assert subprocess.run(["ls", scratch / "mnt"], check=False).returncode == 0
+
+
+@test("a program's mounts are its own")
+def _():
+    if program._isolate:
+        ended = shell("mount -t tmpfs none /mnt && findmnt -n /mnt")
+        assert ended.code == 0 and "tmpfs" in ended.output, ended
+        assert " /mnt " not in Path("/proc/self/mountinfo").read_text()
+
+
+def main():
+    program.prepare()
+    failed = False
+    for words, function in _tests:
+        try:
+            function()
+            print(f"ok runner: {words}", flush=True)
+        except Exception as error:
+            failed = True
+            print(f"not ok runner: {words}: {error!r}", flush=True)
+            traceback.print_exc()
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
