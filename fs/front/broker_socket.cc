@@ -1,3 +1,4 @@
+// The broker's system calls: its socket, the peer's credentials and groups, device descriptors.
 #include "front/broker_socket.h"
 
 #include <fcntl.h>

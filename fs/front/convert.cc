@@ -1,3 +1,4 @@
+// Attributes, entries and callers, between the volume's words and libfuse's.
 #include "front/convert.h"
 
 namespace pmfs::front {

@@ -1,3 +1,4 @@
+// Threads that read /dev/fuse: how many, how they start, how they are made to end.
 #include "front/dev_fuse.h"
 
 #include <fcntl.h>

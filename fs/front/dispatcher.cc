@@ -1,3 +1,4 @@
+// Between transports and operations: replies, refusals, and requests that are put aside.
 #include "front/dispatcher.h"
 
 #include <fcntl.h>

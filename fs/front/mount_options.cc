@@ -1,3 +1,4 @@
+// The options that are pmfs's own, each with its parser; libmount knows the others.
 #include "front/mount_options.h"
 
 #include <fmt/format.h>

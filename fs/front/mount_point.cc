@@ -1,3 +1,4 @@
+// mount(2) and umount2(2), in the mount namespace that was asked for.
 #include "front/mount_point.h"
 
 #include <dirent.h>

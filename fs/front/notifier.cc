@@ -1,3 +1,4 @@
+// The one thread that sends notifications, and its queue.
 #include "front/notifier.h"
 
 #include <pthread.h>

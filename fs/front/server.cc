@@ -1,3 +1,4 @@
+// How a server opens its volume, mounts it, waits, and closes it again, also by a signal.
 #include "front/server.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Volumes on each medium, and the four doors of the seal as one function.
 #include "fixture.h"
 
 #include <doctest/doctest.h>

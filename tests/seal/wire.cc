@@ -1,3 +1,4 @@
+// Requests as bytes, and what comes back.
 #include "wire.h"
 
 #include <doctest/doctest.h>

@@ -1,3 +1,4 @@
+// pmfsctl's questions as calls of libpmfs, answers of any length included.
 #include "file.h"
 
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+// Chunks become cells, cells become coloured characters and a legend.
 #include "picture.h"
 
 #include <fmt/format.h>

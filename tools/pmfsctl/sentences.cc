@@ -1,3 +1,4 @@
+// From a verb and an errno to what is in the way: its holders, its layout, its volume.
 #include "sentences.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// What each verb asks, and how its answer is printed, for a person and as JSON.
 #include "verbs.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Names of media and seals, and identifiers in hexadecimal.
 #include "words.h"
 
 #include <fmt/format.h>
