@@ -218,6 +218,27 @@ def _(here):
     assert done.stdout == "it runs\n"
 
 
+@claim("a handle that bypasses the cache has no shared mapping: ENODEV")
+def _(here):
+    (here / "f").write_bytes(b"x" * 8192)
+    fd = os.open(here / "f", os.O_RDWR | os.O_DIRECT)
+    with fails(errno.ENODEV):
+        mmap.mmap(fd, 8192)
+    with mmap.mmap(fd, 8192, flags=mmap.MAP_PRIVATE) as mapping:
+        assert mapping[:] == b"x" * 8192
+    os.close(fd)
+
+
+@claim("reading does not move atime: nobody tells the server of a read")
+def _(here):
+    (here / "f").write_text("x")
+    before = os.stat(here / "f").st_atime_ns
+    time.sleep(0.02)
+    (here / "f").read_text()
+    os.listdir(here)
+    assert os.stat(here / "f").st_atime_ns == before
+
+
 @claim("O_DIRECT reads and writes any size, and agrees with cached handles")
 def _(here):
     fd = os.open(here / "f", os.O_CREAT | os.O_RDWR | os.O_DIRECT)

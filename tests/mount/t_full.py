@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """A full volume: ENOSPC with nothing half done, and deleting always works."""
 import errno
+import mmap
 import os
 import random
 import time
@@ -109,6 +110,27 @@ def _(maker):
     os.close(fd)
     os.unlink(volume.mnt / "f")
     wait_for_room(volume.mnt, free - 8)
+    assert volume.unmount() == 0
+    volume.fsck()
+
+
+@claim("a store through a mapping that finds no room fails in msync, once, and not in silence", alone=True)
+def _(maker):
+    volume = maker.volume(size="8M")
+    fd = os.open(volume.mnt / "sparse", os.O_CREAT | os.O_RDWR)
+    os.ftruncate(fd, 1 << 20)
+    fill_up(volume.mnt / "data", 65536)
+    fill_up(volume.mnt / "rest", 4096)
+    with mmap.mmap(fd, 1 << 20) as mapping:
+        for page in range(256):
+            mapping[page * 4096] = 1
+        with fails(errno.ENOSPC, errno.EIO):
+            mapping.flush()
+    os.close(fd)
+    os.unlink(volume.mnt / "data")
+    wait_for_room(volume.mnt, 500)
+    (volume.mnt / "sparse").write_bytes(b"y" * (1 << 20))
+    assert (volume.mnt / "sparse").read_bytes() == b"y" * (1 << 20)
     assert volume.unmount() == 0
     volume.fsck()
 

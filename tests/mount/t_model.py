@@ -303,5 +303,45 @@ def _(maker):
     volume.fsck()
 
 
+@claim(f"four processes at once, each with its own twins, do not disturb each other (seed {SEED})",
+       seconds=600)
+def _(here):
+    with model_directory() as there:
+        children = []
+        for number in range(4):
+            mine = Path(here) / str(number), Path(there) / str(number)
+            for side in mine:
+                side.mkdir()
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    run_twins(*mine, SEED + 100 + number, STEPS // 3)
+                    code = 0
+                except BaseException as error:
+                    print(error, flush=True)
+                os._exit(code)
+            children.append(child)
+        results = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        assert results == [0] * 4, f"seed {SEED}: {results}"
+
+
+@claim(f"with the smallest journal, requests wait for a checkpoint and all is the same (seed {SEED})",
+       seconds=600, alone=True)
+def _(maker):
+    volume = maker.volume(size="64M", mkfs=("--journal-size", "64K"), options="commit=0.2")
+    with model_directory() as there:
+        here = volume.mnt / "here"
+        here.mkdir()
+        run_twins(here, there, SEED + 7, STEPS // 3)
+        volume.kill()
+        volume.mount("commit=300")
+        maker.watch()
+        compare(*twins(here, there))
+        run_twins(here, there, SEED + 8, STEPS // 3)
+    assert volume.unmount() == 0, volume.log_text()
+    volume.fsck()
+
+
 if __name__ == "__main__":
     run_claims()

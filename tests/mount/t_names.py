@@ -311,6 +311,18 @@ def _(here):
     assert rest - gone <= old <= rest, (len(old), len(rest - gone))
 
 
+@claim("a place in a directory stays true across mounts", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M")
+    for number in range(500):
+        (volume.mnt / f"f{number}").touch()
+    before = list(raw_entries(volume.mnt, 4096))
+    assert volume.unmount() == 0
+    volume.mount()
+    maker.watch()
+    assert list(raw_entries(volume.mnt, 4096)) == before
+
+
 @claim("what is not touched is listed exactly once while others are removed and made during the reading")
 def _(here):
     keep = {f"keep{number}" for number in range(1500)}

@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""Mount options that change how a mount behaves."""
+import errno
+import mmap
+import os
+import random
+
+from fixture import as_user, claim, fails, run_claims
+
+
+@claim("-o writeback: data is right through cache, mapping and remount, and nothing can be sealed", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M", options="writeback")
+    data = random.Random(1).randbytes(3000000)
+    fd = os.open(volume.mnt / "f", os.O_CREAT | os.O_RDWR)
+    for offset in range(0, len(data), 777):
+        os.pwrite(fd, data[offset:offset + 777], offset)
+    assert os.fstat(fd).st_size == len(data)
+    assert os.pread(fd, len(data), 0) == data
+    with mmap.mmap(fd, len(data)) as mapping:
+        mapping[5:10] = b"store"
+    log = os.open(volume.mnt / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    for number in range(100):
+        os.write(log, b"%03d\n" % number)
+    os.close(log)
+    with fails(errno.EOPNOTSUPP):
+        os.setxattr(volume.mnt / "f", "trusted.pmfs.seal", b"as-is")
+    os.close(fd)
+    assert volume.unmount() == 0, volume.log_text()
+    volume.fsck()
+    volume.mount()
+    maker.watch()
+    assert (volume.mnt / "f").read_bytes() == data[:5] + b"store" + data[10:]
+    assert (volume.mnt / "log").read_text() == "".join(f"{number:03}\n" for number in range(100))
+
+
+@claim("timeouts of zero change nothing but speed", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M", options="attr_timeout=0,entry_timeout=0")
+    (volume.mnt / "a").write_text("one")
+    os.link(volume.mnt / "a", volume.mnt / "b")
+    os.truncate(volume.mnt / "b", 1)
+    assert (volume.mnt / "a").read_text() == "o" and os.stat(volume.mnt / "a").st_nlink == 2
+    os.rename(volume.mnt / "a", volume.mnt / "c")
+    assert sorted(os.listdir(volume.mnt)) == ["b", "c"]
+    assert volume.unmount() == 0
+
+
+@claim("-o seal=owner lets the owner seal, and without it he may not", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M")
+    os.chmod(volume.mnt, 0o777)
+
+    def make():
+        (volume.mnt / "f").write_bytes(b"x" * 8192)
+    as_user(make)
+
+    def refused():
+        with fails(errno.EPERM, errno.EACCES):
+            os.setxattr(volume.mnt / "f", "user.pmfs.seal", b"as-is")
+    as_user(refused)
+    assert volume.unmount() == 0
+    volume.mount("seal=owner")
+    maker.watch()
+
+    def allowed():
+        os.setxattr(volume.mnt / "f", "user.pmfs.seal", b"as-is")
+        with fails(errno.ETXTBSY):
+            os.truncate(volume.mnt / "f", 0)
+        os.removexattr(volume.mnt / "f", "user.pmfs.seal")
+        os.truncate(volume.mnt / "f", 0)
+    as_user(allowed)
+    assert volume.unmount() == 0
+
+
+@claim("a seal writes dirty pages of a mapping back first, and does not deadlock", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M")
+    for number, seal in enumerate((b"as-is", b"full")):
+        path = volume.mnt / f"f{number}"
+        path.write_bytes(bytes(1 << 20))
+        fd = os.open(path, os.O_RDWR)
+        mapping = mmap.mmap(fd, 1 << 20)
+        for page in range(256):
+            mapping[page * 4096:page * 4096 + 5] = b"dirty"
+        mapping.close()
+        os.close(fd)
+        fd = os.open(path, os.O_RDONLY)
+        os.setxattr(path, "trusted.pmfs.seal", seal)
+        direct = os.open(path, os.O_RDONLY | os.O_DIRECT)
+        page = mmap.mmap(-1, 1 << 20)
+        assert os.preadv(direct, [page], 0) == 1 << 20
+        assert all(page[n * 4096:n * 4096 + 5] == b"dirty" for n in range(256))
+        os.close(direct)
+        os.close(fd)
+        os.removexattr(path, "trusted.pmfs.seal")
+    assert volume.unmount() == 0
+    volume.fsck()
+
+
+if __name__ == "__main__":
+    run_claims()
