@@ -1,0 +1,237 @@
+#!/usr/bin/env python3
+"""mkfs.pmfs and fsck.pmfs as programs: exit codes, sentences, and what they leave alone."""
+import hashlib
+import json
+import os
+import shutil
+import struct
+import subprocess
+
+from fixture import as_user, claim, program, run, run_claims
+
+MADE, MKFS_FAILED, MKFS_USAGE = 0, 1, 2
+CLEAN, BROKEN, FSCK_FAILED, FSCK_USAGE = 0, 4, 8, 16
+
+
+def tool(name, *arguments):
+    return subprocess.run([program(name), *map(str, arguments)], capture_output=True, text=True,
+                          timeout=60)
+
+
+def refused(done, code, *words):
+    """This exit code, and one sentence on standard error that holds these words."""
+    assert done.returncode == code, f"exit {done.returncode}: {done.stdout}{done.stderr}"
+    sentences = done.stderr.strip().splitlines()
+    assert len(sentences) == 1 and ".pmfs: " in sentences[0], done.stderr
+    for word in words:
+        assert word.lower() in sentences[0].lower(), f"{word!r} is not in: {sentences[0]}"
+
+
+def image(maker, *options, size="8M"):
+    path = maker.directory / "image"
+    done = tool("mkfs.pmfs", "-q", "--size", size, *options, path)
+    assert done.returncode == MADE and done.stdout == "", done.stdout + done.stderr
+    return path
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def crc32c(data):
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+        table.append(byte)
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ table[(crc ^ byte) & 0xFF]
+    return crc ^ 0xFFFFFFFF
+
+
+def edit(path, offset, content):
+    """Changes a field of the superblock and puts its checksum right."""
+    with open(path, "r+b") as region:
+        block = bytearray(region.read(4096))
+        block[offset:offset + len(content)] = content
+        block[4:8] = bytes(4)
+        block[4:8] = struct.pack("<I", crc32c(block))
+        region.seek(0)
+        region.write(block)
+
+
+@claim("mkfs says what it made, and makes what fsck finds clean", alone=True)
+def _(maker):
+    path = maker.directory / "image"
+    done = tool("mkfs.pmfs", "--size", "64M", "-L", "my label",
+                "-U", "01234567-89ab-cdef-0123-456789abcdef", "--journal-size", "1M", path)
+    assert done.returncode == MADE, done.stderr
+    for words in ("64 MiB", "01234567-89ab-cdef-0123-456789abcdef", "my label", "1 MiB"):
+        assert words in done.stdout, done.stdout
+    assert path.stat().st_blocks * 512 >= 64 << 20, "not preallocated"
+    done = tool("fsck.pmfs", path)
+    assert done.returncode == CLEAN and "clean" in done.stdout, done.stdout + done.stderr
+    done = tool("mkfs.pmfs", "-q", "--sparse", "--size", "64M", maker.directory / "sparse")
+    assert done.returncode == MADE
+    assert (maker.directory / "sparse").stat().st_blocks * 512 < 16 << 20, "not sparse"
+
+
+@claim("mkfs overwrites a filesystem only with -f, and then nobody finds the old one", alone=True)
+def _(maker):
+    path = image(maker, "-L", "precious")
+    before = digest(path)
+    refused(tool("mkfs.pmfs", path), MKFS_FAILED, "precious", "-f")
+    refused(tool("mkfs.pmfs", "--size", "16M", path), MKFS_FAILED, "-f")
+    assert digest(path) == before
+    assert tool("mkfs.pmfs", "-q", "-f", path).returncode == MADE
+    assert digest(path) != before
+    other = maker.directory / "ext4"
+    with open(other, "wb") as file:
+        file.truncate(32 << 20)
+    run("mkfs.ext4", "-q", other)
+    before = digest(other)
+    refused(tool("mkfs.pmfs", other), MKFS_FAILED, "ext4", "-f")
+    assert digest(other) == before
+    assert tool("mkfs.pmfs", "-q", "-f", other).returncode == MADE
+    assert "ext4" not in run("blkid", "-p", other, ok=False).stdout
+    assert tool("fsck.pmfs", other).returncode == CLEAN
+
+
+@claim("mkfs -n makes and changes nothing", alone=True)
+def _(maker):
+    path = maker.directory / "none"
+    done = tool("mkfs.pmfs", "-n", "--size", "1T", path)
+    assert done.returncode == MADE and "would be" in done.stdout and "1 TiB" in done.stdout
+    assert not path.exists()
+    path = image(maker)
+    before = digest(path)
+    assert tool("mkfs.pmfs", "-n", "-f", path).returncode == MADE
+    assert digest(path) == before
+
+
+@claim("mkfs refuses what cannot be, with a sentence, and leaves no file behind", alone=True)
+def _(maker):
+    path = maker.directory / "image"
+    refused(tool("mkfs.pmfs", path), MKFS_FAILED, "does not exist", "--size")
+    refused(tool("mkfs.pmfs", "--size", "1M", path), MKFS_FAILED, "4 MiB")
+    refused(tool("mkfs.pmfs", "--size", "8M", "--journal-size", "8M", path), MKFS_FAILED, "journal")
+    refused(tool("mkfs.pmfs", "--size", "8M", "--mapping-unit", "3K", path), MKFS_FAILED, "unit")
+    free = shutil.disk_usage(maker.directory).free
+    refused(tool("mkfs.pmfs", "--size", free * 2, path), MKFS_FAILED)
+    refused(tool("mkfs.pmfs", "--size", "8M", maker.directory / "no" / "folder"), MKFS_FAILED)
+    assert not path.exists()
+    refused(tool("mkfs.pmfs", "/dev/null"), MKFS_FAILED)
+    refused(tool("mkfs.pmfs", maker.directory), MKFS_FAILED, "directory")
+    assert tool("mkfs.pmfs", "--no-such-word").returncode == MKFS_USAGE
+    assert tool("mkfs.pmfs").returncode == MKFS_USAGE
+    assert tool("mkfs.pmfs", "-U", "nonsense", "--size", "8M", path).returncode == MKFS_USAGE
+    assert tool("mkfs.pmfs", "--help").returncode == MADE
+    assert not path.exists()
+
+
+@claim("mkfs of a sparse volume of 1 TiB takes at most 2 s, and fsck of it too", alone=True)
+def _(maker):
+    path = maker.directory / "image"
+    run(program("mkfs.pmfs"), "-q", "--sparse", "--size", "1T", path, timeout=2)
+    run(program("fsck.pmfs"), "-q", path, timeout=2)
+
+
+@claim("fsck of what is no volume, or one it cannot read, is exit 8 and one sentence", alone=True)
+def _(maker):
+    refused(tool("fsck.pmfs", maker.directory / "none"), FSCK_FAILED, "no such")
+    refused(tool("fsck.pmfs", "/dev/null"), FSCK_FAILED)
+    path = maker.directory / "zeroes"
+    path.write_bytes(bytes(8 << 20))
+    refused(tool("fsck.pmfs", path), FSCK_FAILED, "not a pmfs volume")
+    path.write_bytes(b"")
+    refused(tool("fsck.pmfs", path), FSCK_FAILED)
+    path.write_bytes(bytes(4096))
+    refused(tool("fsck.pmfs", path), FSCK_FAILED, "not a pmfs volume")
+    path = image(maker)
+    edit(path, 32, struct.pack("<I", 2))
+    refused(tool("fsck.pmfs", path), FSCK_FAILED, "newer")
+    edit(path, 32, struct.pack("<I", 1))
+    edit(path, 48, struct.pack("<Q", 1 << 40))
+    refused(tool("fsck.pmfs", path), FSCK_FAILED, "feature")
+    edit(path, 48, struct.pack("<Q", 0))
+    edit(path, 56, struct.pack("<Q", 1 << 40))
+    refused(tool("fsck.pmfs", path), FSCK_FAILED, "feature", "-n")
+    assert tool("fsck.pmfs", "-n", path).returncode == CLEAN
+    edit(path, 56, struct.pack("<Q", 0))
+    assert tool("fsck.pmfs", path).returncode == CLEAN
+    os.truncate(path, 6 << 20)
+    refused(tool("fsck.pmfs", path), FSCK_FAILED, "larger", "truncated")
+    assert tool("fsck.pmfs").returncode == FSCK_USAGE
+    assert tool("fsck.pmfs", "--repair-it-all", path).returncode == FSCK_USAGE
+
+
+@claim("a user without permission is told so", alone=True)
+def _(maker):
+    path = image(maker)
+    os.chmod(path, 0o600)
+
+    def try_it():
+        refused(tool("fsck.pmfs", "-n", path), FSCK_FAILED, "permission")
+        refused(tool("mkfs.pmfs", "-f", path), MKFS_FAILED, "permission")
+    as_user(try_it)
+
+
+@claim("fsck names each problem by code, in words and in JSON, and takes fsck(8)'s words", alone=True)
+def _(maker):
+    path = image(maker)
+    with open(path, "r+b") as region:  # the first summary
+        region.seek(4096 + 2000)
+        region.write(b"x")
+    before = digest(path)
+    for words in ([], ["-n"], ["-a"], ["-p"], ["-y", "-C", "0"], ["-T", "-f"]):
+        done = tool("fsck.pmfs", *words, path)
+        assert done.returncode == BROKEN, (words, done.stdout, done.stderr)
+        assert "PM0401: block 1:" in done.stdout and "1 problem" in done.stdout, done.stdout
+    assert "cannot repair" in tool("fsck.pmfs", "-y", path).stderr
+    lines = [json.loads(line)
+             for line in tool("fsck.pmfs", "--json", path).stdout.splitlines()]
+    assert [line["type"] for line in lines] == ["problem", "summary"]
+    assert lines[0]["code"] == "PM0401" and lines[0]["block"] == 1
+    assert lines[0]["name"] == "summary_damaged"
+    assert lines[1]["problems"] == 1 and lines[1]["clean"] is False
+    assert digest(path) == before
+
+
+@claim("a mounted volume is refused by mkfs, by fsck and by fsck -n", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M")
+    refused(tool("fsck.pmfs", volume.region), FSCK_FAILED, "mounted")
+    refused(tool("fsck.pmfs", "-n", volume.region), FSCK_FAILED, "mounted")
+    refused(tool("mkfs.pmfs", "-f", volume.region), MKFS_FAILED, "mounted")
+    refused(tool("mkfs.pmfs", "-f", "--size", "128M", volume.region), MKFS_FAILED, "mounted")
+    assert volume.region.stat().st_size == 64 << 20
+    (volume.mnt / "file").write_text("still there")
+    assert volume.unmount() == 0
+    volume.fsck()
+
+
+@claim("after a crash fsck -n writes nothing, fsck replays, and the mount finds all there", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M")
+    for number in range(100):
+        (volume.mnt / f"file{number}").write_text(f"content {number}" * 100)
+    volume.kill()
+    before = digest(volume.region)
+    done = tool("fsck.pmfs", "-n", volume.region)
+    assert done.returncode == CLEAN, done.stdout
+    assert "in memory" in done.stdout or volume.kind == "memory", done.stdout
+    assert digest(volume.region) == before, "fsck -n wrote"
+    done = tool("fsck.pmfs", volume.region)
+    assert done.returncode == CLEAN, done.stdout
+    assert "replayed" not in tool("fsck.pmfs", volume.region).stdout
+    volume.mount()
+    maker.watch()
+    for number in range(100):
+        assert (volume.mnt / f"file{number}").read_text() == f"content {number}" * 100
+    assert volume.unmount() == 0
+    volume.fsck()
+
+
+if __name__ == "__main__":
+    run_claims()
