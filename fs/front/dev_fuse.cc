@@ -26,8 +26,8 @@ constexpr int kWakeSignal = SIGUSR1;
 
 void on_wake(int) {}
 
-// One for each CPU that we may use, and never fewer than two: the kernel may send a write-back while a
-// thread is busy.
+// One for each CPU that we may use, and never fewer than two: the kernel may send a write-back
+// while a thread is busy.
 std::size_t thread_count() {
     cpu_set_t set;
     CPU_ZERO(&set);

@@ -27,7 +27,8 @@ public:
     // and libfuse do not agree.
     Result<> handshake();
 
-    // Returns when no thread has read a request for `quiet`, or after `time_max`, or when all ended.
+    // Returns when no thread has read a request for `quiet`, or after `time_max`, or when all
+    // ended.
     void wait_until_quiet(std::chrono::milliseconds quiet, std::chrono::milliseconds time_max);
 
     Result<> start() override;

@@ -38,9 +38,10 @@ Dispatcher::Dispatcher(Volume &volume, const DispatchOptions &options)
       options_(options),
       ioctls_{.volume = volume,
               .broker = nullptr,
-              .flush = [this](InodeNo ino, std::function<void()> then) {
-                  notifier_->flush_then(ino, std::move(then));
-              },
+              .flush =
+                  [this](InodeNo ino, std::function<void()> then) {
+                      notifier_->flush_then(ino, std::move(then));
+                  },
               .writeback = options.writeback} {}
 
 Result<std::unique_ptr<Dispatcher>> Dispatcher::create(Volume &volume,
@@ -68,9 +69,8 @@ Result<std::unique_ptr<Dispatcher>> Dispatcher::create(Volume &volume,
     }
 
     fuse_session *session = dispatcher->session_;
-    dispatcher->notifier_ = std::make_unique<Notifier>([session](InodeNo ino) {
-        fuse_lowlevel_notify_inval_inode(session, ino.value(), 0, 0);
-    });
+    dispatcher->notifier_ = std::make_unique<Notifier>(
+        [session](InodeNo ino) { fuse_lowlevel_notify_inval_inode(session, ino.value(), 0, 0); });
     return dispatcher;
 }
 
@@ -152,8 +152,8 @@ ssize_t Dispatcher::write_reply(int, iovec *iov, int count, void *userdata) {
     if (!notification && header->error == 0) self.patch_reply(reply);
     const ssize_t sent = port->send(reply);
     if (sent >= 0) return sent;
-    // ENOENT: the kernel no longer wants this reply.  ENODEV: the connection has ended.  EFAULT: the
-    // reply's bytes are on a bad page, and the kernel has answered EIO in our place.
+    // ENOENT: the kernel no longer wants this reply.  ENODEV: the connection has ended.  EFAULT:
+    // the reply's bytes are on a bad page, and the kernel has answered EIO in our place.
     if (errno == EFAULT) spdlog::error("the medium has a bad page under a file that was read");
     if (!notification && (errno == ENODEV || errno == EFAULT)) errno = ENOENT;
     return -1;
@@ -205,8 +205,8 @@ void Dispatcher::on_init(void *userdata, fuse_conn_info *connection) {
 }
 
 void Dispatcher::patch_init(const fuse_init_in &offer, fuse_init_out &reply) {
-    // KILLPRIV_V2: the volume clears set-id bits, so that the kernel need not ask for an xattr before
-    // each write.  PARALLEL_DIROPS: libfuse 3.14 forgets to pass it on.
+    // KILLPRIV_V2: the volume clears set-id bits, so that the kernel need not ask for an xattr
+    // before each write.  PARALLEL_DIROPS: libfuse 3.14 forgets to pass it on.
     reply.flags |= offer.flags & (FUSE_HANDLE_KILLPRIV_V2 | FUSE_PARALLEL_DIROPS);
 }
 

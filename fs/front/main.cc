@@ -1,5 +1,5 @@
-// mount.pmfs: the mount helper that mount(8) runs, and the server, in one.  Words only: what is done
-// is in server.cc.
+// mount.pmfs: the mount helper that mount(8) runs, and the server, in one.  Words only: what is
+// done is in server.cc.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <spdlog/sinks/stdout_sinks.h>
@@ -61,7 +61,8 @@ int serve_in_background(const Words &words) {
         ssize_t got;
         while ((got = ::read(pipe[0], &code, 1)) < 0 && errno == EINTR) continue;
         if (got == 1) return code;
-        return tell({Exit::failed, "the server died before it could serve (the system log may say why)"});
+        return tell(
+            {Exit::failed, "the server died before it could serve (the system log may say why)"});
     }
     ::close(pipe[0]);
     ::setsid();
@@ -85,16 +86,17 @@ int serve_in_background(const Words &words) {
 // mount.pmfs -f: everything but the mount.
 int check_only(const Words &words) {
     if (::access(words.serve.source.c_str(), R_OK) != 0)
-        return tell({Exit::failed, fmt::format("{}: {}", words.serve.source, std::strerror(errno))});
+        return tell(
+            {Exit::failed, fmt::format("{}: {}", words.serve.source, std::strerror(errno))});
     return 0;
 }
 
 int remount(const Words &words) {
     const auto done = MountPoint::remount(words.serve);
     if (done.ok()) return 0;
-    return tell({Exit::failed,
-                 fmt::format("{}: {} ({})", words.serve.directory, done.error().what(),
-                             std::strerror(done.error().errno_value()))});
+    return tell(
+        {Exit::failed, fmt::format("{}: {} ({})", words.serve.directory, done.error().what(),
+                                   std::strerror(done.error().errno_value()))});
 }
 
 int run(Words &words) {
@@ -119,7 +121,8 @@ int main(int argc, char **argv) {
     Words words;
     bool read_only = false, ignored = false;
     CLI::App app{"Mount a pmfs volume and serve it until it is unmounted.", "mount.pmfs"};
-    app.add_option("source", words.serve.source, "DAX device, memory file or image file")->required();
+    app.add_option("source", words.serve.source, "DAX device, memory file or image file")
+        ->required();
     app.add_option("directory", words.serve.directory, "Where to mount it")->required();
     app.add_option("-o,--options", words.options, "Mount options, separated by commas")
         ->allow_extra_args(false);

@@ -129,8 +129,7 @@ Refusal parse_mount_options(std::string_view text, bool sloppy, ServeOptions *op
     const CText user_held(user, std::free), vfs_held(vfs, std::free), own_held(own, std::free);
 
     unsigned long flags = 0;
-    if (vfs != nullptr)
-        mnt_optstr_get_flags(vfs, &flags, mnt_get_builtin_optmap(MNT_LINUX_MAP));
+    if (vfs != nullptr) mnt_optstr_get_flags(vfs, &flags, mnt_get_builtin_optmap(MNT_LINUX_MAP));
     options->mount_flags |= flags;
     if (flags & MS_RDONLY) options->volume.read_only = true;
     // To remount, mount(8) hands on what is in the mount table, which has the kernel's options too.

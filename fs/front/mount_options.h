@@ -1,7 +1,7 @@
 // What `mount.pmfs SOURCE DIR -o ...` was asked for.
 //
-// Generic options (ro, nosuid, _netdev, x-systemd.* and the like) are told apart by libmount, so that
-// they mean here what they mean to mount(8).
+// Generic options (ro, nosuid, _netdev, x-systemd.* and the like) are told apart by libmount, so
+// that they mean here what they mean to mount(8).
 #pragma once
 #include <sys/types.h>
 
@@ -15,9 +15,9 @@
 namespace pmfs::front {
 
 struct ServeOptions {
-    std::string source;     // region: device, file or /proc/self/fd/N
-    std::string directory;  // where it is mounted
-    std::string mount_namespace;  // path of one, or empty: ours
+    std::string source;             // region: device, file or /proc/self/fd/N
+    std::string directory;          // where it is mounted
+    std::string mount_namespace;    // path of one, or empty: ours
     unsigned long mount_flags = 0;  // MS_*
     MountOptions volume;
     DispatchOptions dispatch;

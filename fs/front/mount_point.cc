@@ -44,20 +44,23 @@ std::optional<std::string> MountPoint::objection(const std::string &directory) {
         return fmt::format("{}: is not a directory", directory);
     }
     switch (errno) {
-        case ENOENT: return fmt::format("{}: there is no such directory (mkdir makes it)", directory);
+        case ENOENT:
+            return fmt::format("{}: there is no such directory (mkdir makes it)", directory);
         case ENOTCONN:
-            return fmt::format("{0}: a mount whose server has died is still there: run "
-                               "`umount -l {0}` and mount again",
-                               directory);
-        default: return fmt::format("{}: {}", directory, std::strerror(errno));
+            return fmt::format(
+                "{0}: a mount whose server has died is still there: run "
+                "`umount -l {0}` and mount again",
+                directory);
+        default:
+            return fmt::format("{}: {}", directory, std::strerror(errno));
     }
 }
 
 bool MountPoint::is_mounted(const std::string &source) {
     const std::unique_ptr<libmnt_table, decltype(&mnt_unref_table)> table(
         mnt_new_table_from_file("/proc/self/mountinfo"), mnt_unref_table);
-    const std::unique_ptr<libmnt_iter, decltype(&mnt_free_iter)> next(mnt_new_iter(MNT_ITER_FORWARD),
-                                                                      mnt_free_iter);
+    const std::unique_ptr<libmnt_iter, decltype(&mnt_free_iter)> next(
+        mnt_new_iter(MNT_ITER_FORWARD), mnt_free_iter);
     libmnt_fs *mount = nullptr;
     while (table && next && mnt_table_next_fs(table.get(), next.get(), &mount) == 0) {
         const char *type = mnt_fs_get_fstype(mount), *from = mnt_fs_get_source(mount);
@@ -74,8 +77,9 @@ Result<MountPoint> MountPoint::make(const ServeOptions &options) {
     made.device_ = FileDescriptor(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
     if (!made.device_.ok()) {
         if (errno == ENOENT || errno == ENODEV || errno == ENXIO)
-            return Error(errno, "there is no /dev/fuse: the kernel's FUSE is missing (`modprobe "
-                                "fuse` loads it)");
+            return Error(errno,
+                         "there is no /dev/fuse: the kernel's FUSE is missing (`modprobe "
+                         "fuse` loads it)");
         return Error(errno, "cannot open /dev/fuse (mounting is for root)");
     }
     const std::string data =
@@ -87,10 +91,14 @@ Result<MountPoint> MountPoint::make(const ServeOptions &options) {
         return done == 0 ? 0 : errno;
     });
     switch (error) {
-        case 0: return made;
-        case EPERM: return Error(error, "mounting is for root");
-        case ENODEV: return Error(error, "this kernel has no FUSE (`modprobe fuse` loads it)");
-        default: return Error(error, "the kernel refused the mount");
+        case 0:
+            return made;
+        case EPERM:
+            return Error(error, "mounting is for root");
+        case ENODEV:
+            return Error(error, "this kernel has no FUSE (`modprobe fuse` loads it)");
+        default:
+            return Error(error, "the kernel refused the mount");
     }
 }
 

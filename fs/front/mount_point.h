@@ -25,8 +25,8 @@ public:
     // The descriptor that requests come by.
     FileDescriptor take_device() { return std::move(device_); }
 
-    // Asks the kernel to begin writing dirty pages back.  Waits for our own replies: not for a server
-    // thread.
+    // Asks the kernel to begin writing dirty pages back.  Waits for our own replies: not for a
+    // server thread.
     void write_back() const;
 
     // EBUSY: somebody uses it.  EINVAL, ENOENT: it is not there any more.

@@ -1,8 +1,8 @@
 // Tells the kernel to write back and forget what it caches of a file.
 //
-// The kernel answers such a notification only when the file's dirty pages were written back, through
-// our own queues: sent from a server thread it is a deadlock (measured).  So one thread that owns no
-// queue and holds no lock sends them all, in order.
+// The kernel answers such a notification only when the file's dirty pages were written back,
+// through our own queues: sent from a server thread it is a deadlock (measured).  So one thread
+// that owns no queue and holds no lock sends them all, in order.
 #pragma once
 #include <deque>
 #include <functional>

@@ -47,9 +47,9 @@ SetAttr to_set_attr(const struct stat &attr, unsigned valid) {
 void setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int, fuse_file_info *) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     const unsigned valid = Request::current()->argument<fuse_setattr_in>().valid;
-    reply_attr(dispatcher, req,
-               dispatcher.volume().setattr(InodeNo(ino), to_set_attr(*attr, valid),
-                                           caller_of(req)));
+    reply_attr(
+        dispatcher, req,
+        dispatcher.volume().setattr(InodeNo(ino), to_set_attr(*attr, valid), caller_of(req)));
 }
 
 void statfs(fuse_req_t req, fuse_ino_t) {
@@ -66,13 +66,12 @@ void statfs(fuse_req_t req, fuse_ino_t) {
     fuse_reply_statfs(req, &stat);
 }
 
-void setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,
-              std::size_t size, int flags) {
+void setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, std::size_t size,
+              int flags) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     if (is_seal(name) && !dispatcher.flushed(req, InodeNo(ino))) return;
-    const Result<> done =
-        dispatcher.volume().setxattr(InodeNo(ino), name, std::as_bytes(std::span(value, size)),
-                                     flags, caller_of(req));
+    const Result<> done = dispatcher.volume().setxattr(
+        InodeNo(ino), name, std::as_bytes(std::span(value, size)), flags, caller_of(req));
     if (dispatcher.proceed(req, done)) fuse_reply_err(req, 0);
 }
 

@@ -37,14 +37,15 @@ public:
     }
     bool add(const DirEntry &entry, const fuse_entry_param &found) {
         name_.assign(entry.name);
-        const std::size_t size = fuse_add_direntry_plus(req_, room(), left(), name_.c_str(),
-                                                        &found, static_cast<off_t>(entry.cookie));
+        const std::size_t size = fuse_add_direntry_plus(req_, room(), left(), name_.c_str(), &found,
+                                                        static_cast<off_t>(entry.cookie));
         return took(size);
     }
     // Sets room aside for an entry with its attributes; false when there is none.
     bool reserve_plus(const DirEntry &entry) {
         name_.assign(entry.name);
-        const std::size_t size = fuse_add_direntry_plus(req_, nullptr, 0, name_.c_str(), nullptr, 0);
+        const std::size_t size =
+            fuse_add_direntry_plus(req_, nullptr, 0, name_.c_str(), nullptr, 0);
         if (reserved_ + size > bytes_.size()) return false;
         reserved_ += size;
         return true;
@@ -69,9 +70,9 @@ private:
 void readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t cookie, fuse_file_info *) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     EntryBuffer buffer(req, size);
-    const Result<> read = dispatcher.volume().readdir(
-        InodeNo(ino), static_cast<std::uint64_t>(cookie),
-        [&buffer](const DirEntry &entry) { return buffer.add(entry); });
+    const Result<> read =
+        dispatcher.volume().readdir(InodeNo(ino), static_cast<std::uint64_t>(cookie),
+                                    [&buffer](const DirEntry &entry) { return buffer.add(entry); });
     if (dispatcher.proceed(req, read)) buffer.reply();
 }
 
@@ -96,9 +97,9 @@ Result<std::vector<ListedName>> list(Volume &volume, InodeNo dir, std::uint64_t 
     return names;
 }
 
-// As readdir, with a lookup of each name, which counts a reference: so what is looked up is replied.
-void readdirplus(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t cookie,
-                 fuse_file_info *) {
+// As readdir, with a lookup of each name, which counts a reference: so what is looked up is
+// replied.
+void readdirplus(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t cookie, fuse_file_info *) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     Volume &volume = dispatcher.volume();
     EntryBuffer buffer(req, size);

@@ -59,14 +59,13 @@ void create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
     Dispatcher &dispatcher = Dispatcher::of(req);
     const auto sent = Request::current()->argument<fuse_create_in>();
     OpenReply opened;
-    const Result<Attr> made = create_or_open(
-        dispatcher.volume(), InodeNo(parent), name, mode, info->flags,
-        to_open_request(req, info->flags, sent.open_flags), &opened);
+    const Result<Attr> made =
+        create_or_open(dispatcher.volume(), InodeNo(parent), name, mode, info->flags,
+                       to_open_request(req, info->flags, sent.open_flags), &opened);
     if (!dispatcher.proceed(req, made)) return;
     fill(*info, opened);
     const fuse_entry_param entry = to_entry(made.value(), dispatcher.options());
-    if (fuse_reply_create(req, &entry, info) == -ENOENT)
-        dispatcher.released(opened.handle);
+    if (fuse_reply_create(req, &entry, info) == -ENOENT) dispatcher.released(opened.handle);
 }
 
 void release(fuse_req_t req, fuse_ino_t, fuse_file_info *info) {
@@ -91,8 +90,8 @@ void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_f
         }
         replied = true;
     };
-    const Result<std::size_t> done = dispatcher.volume().read(
-        InodeNo(ino), static_cast<std::uint64_t>(offset), size, reply);
+    const Result<std::size_t> done =
+        dispatcher.volume().read(InodeNo(ino), static_cast<std::uint64_t>(offset), size, reply);
     // At the end of the file there is nothing to give to the sink.
     if (!replied && dispatcher.proceed(req, done)) fuse_reply_buf(req, nullptr, 0);
 }
@@ -118,8 +117,7 @@ void fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t len
                fuse_file_info *info) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     const auto bits = static_cast<unsigned>(mode);
-    constexpr unsigned kSealModes = 
-        PMFS_FALLOC_FL_SEAL_BLOCK_MAP | PMFS_FALLOC_FL_UNSEAL_BLOCK_MAP;
+    constexpr unsigned kSealModes = PMFS_FALLOC_FL_SEAL_BLOCK_MAP | PMFS_FALLOC_FL_UNSEAL_BLOCK_MAP;
     if ((bits & kSealModes) && !dispatcher.flushed(req, InodeNo(ino))) return;
     const Result<> done = dispatcher.volume().fallocate(
         info->fh, InodeNo(ino), bits, static_cast<std::uint64_t>(offset),
@@ -140,8 +138,8 @@ void lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence, fuse_file_i
     if (dispatcher.proceed(req, found)) fuse_reply_lseek(req, static_cast<off_t>(found.value()));
 }
 
-void ioctl(fuse_req_t req, fuse_ino_t ino, unsigned command, void *, fuse_file_info *info,
-           unsigned, const void *in, std::size_t in_size, std::size_t out_size) {
+void ioctl(fuse_req_t req, fuse_ino_t ino, unsigned command, void *, fuse_file_info *info, unsigned,
+           const void *in, std::size_t in_size, std::size_t out_size) {
     const IoctlRequest request{.ino = InodeNo(ino),
                                .handle = info->fh,
                                .command = command,

@@ -64,8 +64,7 @@ void readlink(fuse_req_t req, fuse_ino_t ino) {
 
 void link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name) {
     Dispatcher &dispatcher = Dispatcher::of(req);
-    reply_entry(dispatcher, req,
-                dispatcher.volume().link(InodeNo(ino), InodeNo(parent), name));
+    reply_entry(dispatcher, req, dispatcher.volume().link(InodeNo(ino), InodeNo(parent), name));
 }
 
 void unlink(fuse_req_t req, fuse_ino_t parent, const char *name) {

@@ -27,11 +27,11 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// After `umount` returns, the server still closes the volume.  Whoever mounts it again at once waits
-// for that, but not for a server that is alive or for a long fsck.
+// After `umount` returns, the server still closes the volume.  Whoever mounts it again at once
+// waits for that, but not for a server that is alive or for a long fsck.
 constexpr auto kHandoverMax = 10s;
-// Users of a filesystem that was detached by SIGTERM may finish what they are in the middle of, and the
-// kernel what it has to write back.
+// Users of a filesystem that was detached by SIGTERM may finish what they are in the middle of, and
+// the kernel what it has to write back.
 constexpr std::chrono::milliseconds kQuiet = 100ms, kQuietMax = 10s;
 
 Outcome failure(Exit exit, const std::string &about, const Error &error) {

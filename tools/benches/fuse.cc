@@ -20,8 +20,8 @@
 namespace {
 
 constexpr int kRounds = 21;
-constexpr int kCalls = 4000;      // of a round: of calls that leave nothing behind
-constexpr int kNames = 500;       // of a round: files made, then removed
+constexpr int kCalls = 4000;  // of a round: of calls that leave nothing behind
+constexpr int kNames = 500;   // of a round: files made, then removed
 constexpr int kMillion = 1'000'000;
 constexpr int kMillionPart = 10'000;
 
@@ -49,9 +49,10 @@ double time_calls(int count, const std::function<void(int)> &call) {
 }
 
 void print_row(const char *name, double value, double peer, double ratio) {
-    fmt::print("{{\"name\": \"fuse.{}\", \"value\": {:.3f}, \"unit\": \"us\", \"peer\": {:.3f}, "
-               "\"ratio\": {:.3f}}}\n",
-               name, value, peer, ratio);
+    fmt::print(
+        "{{\"name\": \"fuse.{}\", \"value\": {:.3f}, \"unit\": \"us\", \"peer\": {:.3f}, "
+        "\"ratio\": {:.3f}}}\n",
+        name, value, peer, ratio);
     std::fflush(stdout);
 }
 
@@ -62,8 +63,8 @@ public:
         const std::string path = directory_ + "/bench-data";
         file_ = ::open(path.c_str(), O_CREAT | O_RDWR | O_DIRECT, 0644);
         if (file_ < 0) die(path.c_str());
-        page_ = ::mmap(nullptr, kFileSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-                       0);
+        page_ =
+            ::mmap(nullptr, kFileSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         std::memset(page_, 0x5a, kFileSize);
         if (::pwrite(file_, page_, kFileSize, 0) != kFileSize) die("pwrite");
     }
