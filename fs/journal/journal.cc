@@ -46,13 +46,14 @@ Result<std::unique_ptr<Journal>> Journal::open(pm::Region &region, const media::
     std::unique_ptr<Journal> journal(new Journal(region, sb));
     pm::Unfenced owed;
     const bool home = region.is_image() && !read_only;
-    const auto report = TRY(replay(region, sb, boot_id, [&](std::uint64_t at, auto bytes) {
+    auto replayed = replay(region, sb, boot_id, [&](std::uint64_t at, auto bytes) {
         if (home)
             region.store_home(at, bytes);
         else
             owed.add(region.store_meta(at, bytes));
-    }));
+    });
     region.fence(std::move(owed));
+    const auto report = TRY(std::move(replayed));
     if (home && report.records != 0) TRY(region.sync());
     journal->replayed_ = report.records;
     journal->generation_ = report.ring.generation;

@@ -149,7 +149,12 @@ Result<pm::Unfenced> Volume::Impl::zero_written(const Reader &reader, const medi
                                                 std::uint64_t to) {
     pm::Unfenced duty;
     while (from < to) {
-        const Extent e = TRY(core::next_extent(reader, inode, ino, from / kBlockSize));
+        const auto found = core::next_extent(reader, inode, ino, from / kBlockSize);
+        if (!found.ok()) {
+            journal->persist(std::move(duty));
+            return found.error();
+        }
+        const Extent &e = found.value();
         if (e.hole() || e.file_block * kBlockSize >= to) break;
         from = std::max(from, e.file_block * kBlockSize);
         const std::uint64_t end = std::min(to, end_byte(e));
