@@ -198,7 +198,8 @@ Run Allocator::tail_piece(Run run) const {
 }
 
 Result<> Allocator::give_back(Change &change, Run run) {
-    if (run.start + run.blocks > superblock_.block_count.get() || run.blocks == 0)
+    const std::uint64_t total = superblock_.block_count.get();
+    if (run.blocks == 0 || run.start >= total || run.blocks > total - run.start)
         return corrupt("an extent points past the end of the volume");
     TRY(load(group_of(run.start)));
     const std::uint64_t end = run.start + run.blocks;
