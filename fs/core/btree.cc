@@ -10,6 +10,16 @@ namespace pmfs::core {
 using media::Magic;
 using media::NodeHeader;
 
+namespace {
+
+// Nodes are checked each by itself.  Walking from one to the next must go forwards all the same, or a
+// forged tree would lead round and round.
+Error out_of_order() {
+    return corrupt("the keys of a tree are out of order");
+}
+
+}  // namespace
+
 Result<> Cursor::load(unsigned level, BlockNo block) {
     const auto *header = TRY(reader_.get<NodeHeader>(block, Magic::node));
     if (header->owner.get() != id_.owner.value() ||
@@ -44,9 +54,11 @@ Result<> Cursor::seek(std::uint64_t key) {
     steps_[0].slot = node(0).lower_bound(key);
     valid_ = true;
     if (steps_[0].slot < node(0).count()) return {};
-    steps_[0].slot = node(0).count();  // next() steps over the end of the leaf
+    steps_[0].slot = node(0).count();  // step() goes over the end of the leaf
     --steps_[0].slot;
-    return next();
+    TRY(step());
+    if (valid_ && this->key() < key) return out_of_order();
+    return {};
 }
 
 Result<> Cursor::seek_floor(std::uint64_t key) {
@@ -60,7 +72,9 @@ Result<> Cursor::seek_floor(std::uint64_t key) {
         return {};
     }
     steps_[0].slot = at;
-    return prev();
+    TRY(step_back());
+    if (valid_ && this->key() > key) return out_of_order();
+    return {};
 }
 
 // Enters the child at steps_[level].slot and goes down to its first or last leaf entry.
@@ -75,7 +89,23 @@ Result<> Cursor::enter(unsigned level, bool last) {
 
 Result<> Cursor::next() {
     PMFS_ASSERT(valid_);
-    for (;;) {
+    const std::uint64_t from = key();
+    TRY(step());
+    if (valid_ && key() <= from) return out_of_order();
+    return {};
+}
+
+Result<> Cursor::prev() {
+    PMFS_ASSERT(valid_);
+    const std::uint64_t from = key();
+    TRY(step_back());
+    if (valid_ && key() >= from) return out_of_order();
+    return {};
+}
+
+// One entry on, or the end.
+Result<> Cursor::step() {
+    for (std::uint64_t empty = 0; empty <= reader_.core().blocks().count(); ++empty) {
         if (steps_[0].slot + 1 < node(0).count()) {
             ++steps_[0].slot;
             return {};
@@ -90,11 +120,11 @@ Result<> Cursor::next() {
         TRY(enter(level, false));
         if (node(0).count() != 0) return {};  // else an empty leaf: step over it
     }
+    return corrupt("a tree has more empty leaves than the volume has blocks");
 }
 
-Result<> Cursor::prev() {
-    PMFS_ASSERT(valid_);
-    for (;;) {
+Result<> Cursor::step_back() {
+    for (std::uint64_t empty = 0; empty <= reader_.core().blocks().count(); ++empty) {
         if (steps_[0].slot > 0) {
             --steps_[0].slot;
             return {};
@@ -109,6 +139,7 @@ Result<> Cursor::prev() {
         TRY(enter(level, true));
         if (node(0).count() != 0) return {};
     }
+    return corrupt("a tree has more empty leaves than the volume has blocks");
 }
 
 namespace {
@@ -161,6 +192,8 @@ Result<> tree_insert(Change &change, media::Inode *inode, TreeId id, std::uint64
     LeafPlace leaf = TRY(edit_leaf(change, inode, id, key));
     if (leaf.slot < leaf.node.count() && leaf.node.key(leaf.slot) == key)
         return Error(EEXIST, "a tree has an entry of that key");
+    if (NodeView::cost(value.size()) > leaf.node.free_bytes())
+        return corrupt("a tree's leaf is not the one in which room was made");
     leaf.node.insert(leaf.slot, key, value);
     return {};
 }

@@ -65,6 +65,8 @@ private:
     Result<> descend(std::uint64_t key);
     Result<> load(unsigned level, BlockNo block);
     Result<> enter(unsigned level, bool last);
+    Result<> step();
+    Result<> step_back();
 
     Reader reader_;
     TreeId id_;

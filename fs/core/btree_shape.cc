@@ -70,6 +70,9 @@ Result<> split(Core &core, TreeId id, const Cursor &at, unsigned level, std::uin
         root_of(*inode, id.kind).set(root_block.value());
     } else {
         NodeEdit parent = TRY(edit_node(change, at.block(level + 1)));
+        // Only if a bitmap called a block free that is in use, and `right` is that block.
+        if (parent.free_bytes() < kChildCost || at.slot(level + 1) >= parent.count())
+            return corrupt("a node of a tree was taken for a free block");
         parent.insert(at.slot(level + 1) + 1, separator, bytes_of_child(right_child));
     }
     inode->blocks.set(inode->blocks.get() + taken.blocks);

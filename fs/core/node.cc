@@ -1,6 +1,8 @@
 // Node edits: see node.h.
 #include "core/node.h"
 
+#include <bitset>
+
 #include "base/assert.h"
 
 namespace pmfs::core {
@@ -39,11 +41,18 @@ bool NodeView::check() const {
     if (slots_end() > heap || heap > kBlockSize) return false;
     if (h.level >= media::kTreeDepthMax || (h.level != 0 && count() == 0)) return false;
     std::size_t live = 0;
+    std::bitset<kBlockSize> taken;  // entries that overlap would not fit when they are packed
     for (unsigned i = 0; i < count(); ++i) {
         const std::size_t at = offset(i);
         if (at < heap || at + kEntryHeader > kBlockSize) return false;
         const std::size_t size = kEntryHeader + load_u16(bytes_ + at + 8);
         if (at + size > kBlockSize) return false;
+        for (std::size_t byte = at; byte < at + size; ++byte) {
+            if (taken[byte]) return false;
+            taken[byte] = true;
+        }
+        // The first key of an interior node counts as minus infinity.
+        if (i > (leaf() ? 0u : 1u) && key(i) <= key(i - 1)) return false;
         live += size;
     }
     return live + h.dead_bytes.get() == kBlockSize - heap;

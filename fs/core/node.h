@@ -66,7 +66,7 @@ public:
         return media::kBlockSize - sizeof(media::NodeHeader) - free_bytes();
     }
 
-    // True when every slot leads to an entry inside the heap.
+    // True when every slot leads to an entry of its own inside the heap, and the keys grow.
     bool check() const;
 
 protected:
