@@ -76,21 +76,32 @@ Result<Name> find_name(const Reader &reader, const media::Inode &dir, InodeNo di
     return Error(ENOENT, "no such name in the directory");
 }
 
+namespace {
+
+// The key that a new name gets: the first collision index that is free.
+Result<std::uint64_t> free_key(const Reader &reader, const media::Inode &dir, InodeNo dir_ino,
+                               std::string_view name) {
+    const std::uint64_t hash = name_hash(reader.core().superblock, name);
+    std::uint64_t key = hash;
+    Cursor at(reader, dir, tree_of(dir_ino));
+    for (TRY(at.seek(hash)); !at.at_end() && at.key() == key; TRY(at.next()))
+        if ((++key & ~media::kCollisionMask) != hash)
+            return Error(ENOSPC, "256 names of the directory have the same hash");
+    return key;
+}
+
+}  // namespace
+
 Result<> dir_make_room(Core &core, InodeNo dir, std::string_view name) {
-    return tree_make_room(core, tree_of(dir), name_hash(core.superblock, name),
-                          NodeView::cost(sizeof(DirValue) + name.size()));
+    const Reader reader(core);
+    const std::uint64_t key =
+        TRY(free_key(reader, *TRY(read_inode(reader, dir)), dir, name));
+    return tree_make_room(core, tree_of(dir), key, NodeView::cost(sizeof(DirValue) + name.size()));
 }
 
 Result<> dir_insert(Change &change, media::Inode *dir, InodeNo dir_ino, std::string_view name,
                     InodeNo ino, std::uint8_t type) {
-    const std::uint64_t hash = name_hash(change.core().superblock, name);
-    std::uint64_t key = hash;
-    {  // the first collision index that is free
-        Cursor at(Reader(change), *dir, tree_of(dir_ino));
-        for (TRY(at.seek(hash)); !at.at_end() && at.key() == key; TRY(at.next()))
-            if ((++key & ~media::kCollisionMask) != hash)
-                return Error(ENOSPC, "256 names of the directory have the same hash");
-    }
+    const std::uint64_t key = TRY(free_key(Reader(change), *dir, dir_ino, name));
     TRY(tree_insert(change, dir, tree_of(dir_ino), key, encode(name, ino, type).span()));
     dir->entries.set(dir->entries.get() + 1);
     return {};

@@ -7,6 +7,7 @@
 #include "base/assert.h"
 #include "core/btree.h"
 #include "core/dir.h"
+#include "core/inode.h"
 #include "media/verify.h"
 
 namespace pmfs::core {
@@ -76,14 +77,28 @@ Result<Entry> find(const Reader &reader, const media::Inode &inode, InodeNo ino,
     return Error(ENODATA, "the file has no such attribute");
 }
 
+// The key that an attribute gets: the first collision index that is free, or its own.
+Result<std::uint64_t> free_key(const Reader &reader, const media::Inode &inode, InodeNo ino,
+                               std::string_view name) {
+    const std::uint64_t hash = name_hash(reader.core().superblock, name);
+    std::uint64_t key = hash;
+    Cursor at(reader, inode, tree_of(ino));
+    for (TRY(at.seek(hash)); !at.at_end() && at.key() == key; TRY(at.next())) {
+        if (TRY(decode(at)).name == name) break;
+        if ((++key & ~media::kCollisionMask) != hash)
+            return Error(ENOSPC, "256 attributes of the file have the same hash");
+    }
+    return key;
+}
+
 Result<> remove_entry(Change &change, media::Inode *inode, InodeNo ino, const Entry &e) {
     const std::vector<Run> runs = e.runs;  // e points into a node that is about to change
     TRY(tree_erase(change, inode, tree_of(ino), e.key));
     for (Run run : runs) {
-        if (!change.has_room(kRunTxBlocks))
-            return corrupt("a large attribute lies in more places than it can");
         inode->blocks.set(inode->blocks.get() - run.blocks);
         while (run.blocks != 0) {
+            if (!change.has_room(kRunTxBlocks))
+                return corrupt("a large attribute lies in more places than it can");
             const Run piece = change.core().allocator.piece(run);
             TRY(change.core().allocator.give_back(change, piece));
             run = {run.start + piece.blocks, run.blocks - piece.blocks};
@@ -171,7 +186,10 @@ Result<> xattr_make_room(Core &core, InodeNo ino, std::string_view name, std::si
     const std::size_t tail = value_size <= media::kXattrInlineMax
                                  ? value_size
                                  : kBlobRunsMax * sizeof(BlobRun);
-    return tree_make_room(core, tree_of(ino), name_hash(core.superblock, name),
+    const Reader reader(core);
+    const std::uint64_t key =
+        TRY(free_key(reader, *TRY(read_inode(reader, ino)), ino, name));
+    return tree_make_room(core, tree_of(ino), key,
                           NodeView::cost(sizeof(XattrValue) + name.size() + tail));
 }
 
@@ -205,14 +223,7 @@ Result<> set_xattr(Change &change, media::Inode *inode, InodeNo ino, std::string
     v.runs = static_cast<std::uint8_t>(runs.size());
     std::memcpy(bytes.data(), &v, sizeof v);
 
-    const std::uint64_t hash = name_hash(change.core().superblock, name);
-    std::uint64_t key = hash;
-    {
-        Cursor at(reader, *inode, tree_of(ino));
-        for (TRY(at.seek(hash)); !at.at_end() && at.key() == key; TRY(at.next()))
-            if ((++key & ~media::kCollisionMask) != hash)
-                return Error(ENOSPC, "256 attributes of the file have the same hash");
-    }
+    const std::uint64_t key = TRY(free_key(reader, *inode, ino, name));
     return tree_insert(change, inode, tree_of(ino), key, bytes);
 }
 
