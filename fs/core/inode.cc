@@ -16,13 +16,13 @@ namespace {
 
 constexpr InodeNo kTableIno(media::kInodeTableIno);
 
+}  // namespace
+
 Result<const media::State *> read_state(const Reader &reader) {
     auto state = reader.get<media::State>(reader.core().state_block(0), Magic::state);
     if (state.ok()) return state;
     return reader.get<media::State>(reader.core().state_block(1), Magic::state);
 }
-
-}  // namespace
 
 Result<InodePlace> locate_inode(const Reader &reader, InodeNo ino) {
     const media::State *state = TRY(read_state(reader));
@@ -40,6 +40,7 @@ Result<const media::Inode *> read_inode(const Reader &reader, InodeNo ino) {
     const InodePlace place = TRY(locate_inode(reader, ino));
     const media::Inode *inode = TRY(reader.inode(place.block, place.slot, ino));
     if (inode->mode.get() == 0) return Error(ESTALE, "the inode is not in use");
+    if (inode->size.get() > media::kFileSizeMax) return corrupt("a file is larger than it may be");
     return inode;
 }
 

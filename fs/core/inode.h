@@ -37,6 +37,9 @@ Result<NewInode> take_inode(Change &change);
 // Puts an inode, off the orphan list and without blocks, on the free list.
 Result<> free_inode(Change &change, InodeNo ino, media::Inode *inode);
 
+// The volume's variable root, from the copy that is sound.
+Result<const media::State *> read_state(const Reader &reader);
+
 // --- the orphan list: inodes without a name, and interrupted truncations
 Result<> add_orphan(Change &change, InodeNo ino, media::Inode *inode);
 Result<> remove_orphan(Change &change, InodeNo ino, media::Inode *inode);

@@ -107,6 +107,9 @@ Result<Attr> Volume::make(InodeNo dir_ino, std::string_view name, std::uint32_t 
                           std::uint64_t rdev, const Caller &caller) {
     Impl &v = *impl_;
     TRY(v.writable());
+    if (!S_ISREG(mode) && !S_ISDIR(mode) && !S_ISCHR(mode) && !S_ISBLK(mode) && !S_ISFIFO(mode) &&
+        !S_ISSOCK(mode))
+        return Error(EINVAL, "no type of file that can be made");
     ExclusiveLock held(v.lock);
     TRY(prepare_name(*v.core, dir_ino, name));
     TRY(core::ensure_free_inode(*v.core));

@@ -66,22 +66,26 @@ Result<> Volume::Impl::start() {
     return {};
 }
 
-// What a crash interrupted: inodes without a name go, truncations and moves are finished.
+// What a crash interrupted: inodes without a name go, truncations and moves are finished.  Damage
+// ends it: what is left on the list takes space, and fsck frees it, but nobody's file needs it.
 Result<> Volume::Impl::finish_orphans() {
     for (std::uint64_t last = 0;;) {
         const core::Reader reader(*core);
-        const auto *state = TRY(reader.get<media::State>(core->state_block(0), media::Magic::state));
+        const auto *state = TRY(core::read_state(reader));
         const InodeNo ino(state->orphan_head.get());
         if (ino.value() == 0) return {};
-        const auto *inode = TRY(core::read_inode(reader, ino));
-        auto done = inode->nlink.get() == 0 ? reap(ino) : settle_trim(ino);
+        const auto inode = core::read_inode(reader, ino);
+        if (!inode.ok()) return {};
+        auto done = inode.value()->nlink.get() == 0 ? reap(ino) : settle_trim(ino);
+        if (!done.ok() && (done.error().errno_value() == EUCLEAN || done.error().errno_value() == EIO))
+            return {};
         if (!done.ok() && must_park(done.error())) {
             TRY(journal->group_commit(true));
             allocator->release_held();
             continue;
         }
         TRY(std::move(done));
-        if (last == ino.value()) return corrupt("the orphan list does not get shorter");
+        if (last == ino.value()) return {};  // it does not get shorter
         last = ino.value();
     }
 }
@@ -122,8 +126,7 @@ VolumeInfo Volume::info() {
     info.blocks_free = v.allocator->free_blocks();
     info.blocks_available = v.allocator->available_blocks();
     const core::Reader reader(*v.core);
-    if (auto state = reader.get<media::State>(v.core->state_block(0), media::Magic::state);
-        state.ok()) {
+    if (const auto state = core::read_state(reader); state.ok()) {
         info.inodes_used = state.value()->inodes_used.get();
         info.inodes_free_now = state.value()->inodes_total.get() - 1 - info.inodes_used;
     }

@@ -1,0 +1,330 @@
+// Volumes whose checksums are right and whose content is not: whatever an operation meets there is
+// an error for the one who asked, never the end of the server and never a loop.
+#include <dirent.h>
+#include <doctest/doctest.h>
+#include <sys/stat.h>
+
+#include <cstring>
+
+#include "core/dir.h"
+#include "journal/replay.h"
+#include "media/verify.h"
+#include "mkfs/make.h"
+#include "volume/volume.h"
+
+using namespace pmfs;
+
+namespace {
+
+constexpr Caller kUser{1000, 1000, 1};
+const InodeNo kRoot(media::kRootIno);
+
+// A volume that is built by the engine, closed, changed by hand and opened again.
+class Tampered {
+public:
+    explicit Tampered(std::uint64_t size = 16 << 20) {
+        auto region = std::move(pm::memory_region(size)).take();
+        REQUIRE(mkfs::make(*region, {}).ok());
+        open(std::move(region));
+    }
+    Volume *operator->() { return volume_.get(); }
+    Volume &operator*() { return *volume_; }
+
+    void close() {
+        REQUIRE(volume_->close().ok());
+        const std::byte *bytes = volume_->region().meta();
+        bytes_.assign(bytes, bytes + volume_->region().size());
+        volume_.reset();
+    }
+    // What the mount says; the volume is there if it says ok.
+    Result<> reopen() {
+        auto region = std::move(pm::memory_region(bytes_.size())).take();
+        region->fence(region->write(0, bytes_));
+        auto opened = Volume::open(std::move(region), {});
+        if (!opened.ok()) return opened.error();
+        volume_ = std::move(opened).take();
+        return {};
+    }
+
+    // --- between close() and reopen()
+    template <class T>
+    T &block(std::uint64_t number) {
+        return *reinterpret_cast<T *>(bytes_.data() + number * media::kBlockSize);
+    }
+    const media::Superblock &sb() { return block<media::Superblock>(0); }
+    media::Inode &inode(InodeNo ino) {
+        for (std::uint64_t at = 0; at < bytes_.size(); at += media::kInodeSize) {
+            auto *found = reinterpret_cast<media::Inode *>(bytes_.data() + at);
+            if (media::block_ok({bytes_.data() + at, media::kInodeSize}, media::Magic::inode,
+                                sb().header.fsid.get(), ino.value()))
+                return *found;
+        }
+        FAIL("no such inode");
+        std::abort();
+    }
+
+private:
+    void open(std::unique_ptr<pm::Region> region) {
+        auto opened = Volume::open(std::move(region), {});
+        REQUIRE(opened.ok());
+        volume_ = std::move(opened).take();
+    }
+    std::vector<std::byte> bytes_;
+    std::unique_ptr<Volume> volume_;
+};
+
+media::InlineExtent *extents_of(media::Inode &inode) {
+    return reinterpret_cast<media::InlineExtent *>(inode.inline_bytes);
+}
+
+InodeNo make_file(Volume &v, const std::string &name) {
+    const auto made = v.make(kRoot, name, S_IFREG | 0644, 0, kUser);
+    REQUIRE(made.ok());
+    return made.value().ino;
+}
+void write(Volume &v, InodeNo ino, std::uint64_t offset, const std::string &text) {
+    REQUIRE(v.write(ino, offset, std::as_bytes(std::span(text)), false, kUser).ok());
+}
+template <class T>
+int errno_of(const Result<T> &result) {
+    return result.ok() ? 0 : result.error().errno_value();
+}
+int truncate(Volume &v, InodeNo ino, std::uint64_t size) {
+    SetAttr set;
+    set.size = size;
+    return errno_of(v.setattr(ino, set, kUser));
+}
+
+// An entry of a node, by slot.
+std::byte *entry(media::NodeHeader &node, unsigned slot) {
+    auto *bytes = reinterpret_cast<std::byte *>(&node);
+    media::le16 at;
+    std::memcpy(&at, bytes + sizeof node + slot * 2, 2);
+    return bytes + at.get();
+}
+
+}  // namespace
+
+TEST_CASE("hostile: a file that grows over a damaged map is an error, not the server's end") {
+    Tampered volume;
+    const InodeNo ino = make_file(*volume, "f");
+    write(*volume, ino, 0, std::string(4096, 'a'));
+    write(*volume, ino, 8192, std::string(4096, 'a'));
+    volume.close();
+    media::Inode &inode = volume.inode(ino);
+    inode.size.set(100);  // both blocks hold bytes behind the end
+    extents_of(inode)[1].start.set(1ull << 60);
+    media::seal_block(inode);
+    REQUIRE(volume.reopen().ok());
+    CHECK(truncate(*volume, ino, 16384) == EUCLEAN);
+}
+
+TEST_CASE("hostile: a journal whose second record is nonsense fails the mount, not the server") {
+    Tampered volume;
+    volume.close();
+    const std::uint64_t start = volume.sb().journal_start.get();
+    for (unsigned slot = 0; slot < 2; ++slot) {
+        auto &header = volume.block<media::RingHeader>(start + slot);
+        std::memset(static_cast<void *>(&header), 0, sizeof header);
+        header.header = media::header_of(media::Magic::ring_header, volume.sb().header.fsid.get(),
+                                         start + slot, 0);
+        header.generation.set(100 + slot);
+        header.tail_seq.set(7);
+        header.boot_id[0] = 1;
+        media::seal_block(header);
+    }
+    struct Record {
+        media::RecordHeader header;
+        media::RecordEntry entries[4];
+        std::byte line[64];
+    };
+    auto *records = reinterpret_cast<Record *>(&volume.block<std::byte>(start + 2));
+    const std::uint64_t last = volume.sb().block_count.get() - 1;
+    for (unsigned i = 0; i < 2; ++i) {
+        Record &r = records[i];
+        std::memset(static_cast<void *>(&r), 0, sizeof r);
+        r.header.magic.set(static_cast<std::uint32_t>(media::Magic::record));
+        r.header.seq.set(7 + i);
+        r.header.size.set(sizeof r);
+        r.header.kind.set(static_cast<std::uint32_t>(media::RecordKind::transaction));
+        r.header.entries.set(i == 0 ? 1 : 1000);
+        r.entries[0] = {media::le64(last), media::le64(1)};
+        r.header.crc32c.set(journal::record_checksum({}, std::as_bytes(std::span(&r, 1))));
+    }
+    CHECK(errno_of(volume.reopen()) == EUCLEAN);
+}
+
+TEST_CASE("hostile: a blob that lies past the end of numbers cannot be freed") {
+    Tampered volume;
+    const InodeNo ino = make_file(*volume, "f");
+    const std::string value(20000, 'x');
+    REQUIRE(volume->setxattr(ino, "user.x", std::as_bytes(std::span(value)), 0, kUser).ok());
+    volume.close();
+    const std::uint64_t root = volume.inode(ino).xattr_root.get();
+    const auto tamper = [&](std::uint64_t start, std::uint64_t blocks) {
+        auto &node = volume.block<media::NodeHeader>(root);
+        const media::BlobRun run{media::le64(start), media::le64(blocks)};
+        std::memcpy(entry(node, 0) + media::kEntryHeader + sizeof(media::XattrValue) + 6, &run,
+                    sizeof run);
+        media::seal_block(std::span(reinterpret_cast<std::byte *>(&node), media::kBlockSize));
+    };
+    tamper(1ull << 63, 1ull << 63);
+    REQUIRE(volume.reopen().ok());
+    CHECK(volume->removexattr(ino, "user.x", kUser).error().errno_value() == EUCLEAN);
+    volume.close();
+    tamper(512 * 3, ~0ull - 512 * 3);
+    REQUIRE(volume.reopen().ok());
+    CHECK(volume->removexattr(ino, "user.x", kUser).error().errno_value() == EUCLEAN);
+}
+
+TEST_CASE("hostile: entries of a node that overlap make it no node") {
+    Tampered volume;
+    const InodeNo ino = make_file(*volume, "f");
+    for (int i = 0; i < 4; ++i) {
+        const std::string value(800, 'x');
+        REQUIRE(volume->setxattr(ino, "user." + std::to_string(i), std::as_bytes(std::span(value)),
+                                 0, kUser).ok());
+    }
+    volume.close();
+    auto &node = volume.block<media::NodeHeader>(volume.inode(ino).xattr_root.get());
+    REQUIRE(node.count.get() == 4);
+    auto *slots = reinterpret_cast<media::le16 *>(&node + 1);
+    slots[1] = slots[0];  // as long as the one that it hides
+    media::seal_block(std::span(reinterpret_cast<std::byte *>(&node), media::kBlockSize));
+    REQUIRE(volume.reopen().ok());
+    CHECK(errno_of(volume->listxattr(ino)) == EUCLEAN);
+}
+
+TEST_CASE("hostile: keys out of order end a walk, which would go round otherwise") {
+    Tampered volume;
+    const InodeNo ino = make_file(*volume, "f");
+    for (int i = 0; i < 400; ++i) write(*volume, ino, i * 8192, std::string(4096, 'a'));
+    volume.close();
+    auto &root = volume.block<media::NodeHeader>(volume.inode(ino).map_root.get());
+    REQUIRE(root.level == 1);
+    REQUIRE(root.count.get() >= 2);
+    media::le64 child;
+    std::memcpy(&child, entry(root, 1) + media::kEntryHeader, 8);
+    auto &leaf = volume.block<media::NodeHeader>(child.get());
+    const media::le64 key(0);
+    std::memcpy(entry(leaf, 0), &key, 8);  // behind the first leaf, and before all of it
+    media::seal_block(std::span(reinterpret_cast<std::byte *>(&leaf), media::kBlockSize));
+    REQUIRE(volume.reopen().ok());
+    CHECK(errno_of(volume->file_info(ino)) == EUCLEAN);
+    CHECK(errno_of(volume->read(ino, 0, 4 << 20, [](auto) {})) == EUCLEAN);
+}
+
+TEST_CASE("hostile: a file larger than any file") {
+    Tampered volume;
+    const InodeNo ino = make_file(*volume, "f");
+    volume.close();
+    media::Inode &inode = volume.inode(ino);
+    inode.size.set(~0ull);
+    media::seal_block(inode);
+    REQUIRE(volume.reopen().ok());
+    std::size_t given = 0;
+    const auto n = volume->read(ino, 1ull << 63, 4096, [&](auto pieces) {
+        for (const iovec &p : pieces) given += p.iov_len;
+    });
+    CHECK(errno_of(n) == EUCLEAN);
+    CHECK(given <= 4096);
+}
+
+TEST_CASE("hostile: a directory entry that has taken another name's key") {
+    Tampered volume;
+    REQUIRE(volume->make(kRoot, "d", S_IFDIR | 0755, 0, kUser).ok());
+    const InodeNo dir = volume->lookup(kRoot, "d").take().ino;
+    for (int i = 0; i < 40; ++i)
+        REQUIRE(volume->make(dir, std::string(180, 'n') + std::to_string(i), S_IFREG | 0644, 0,
+                             kUser).ok());
+    volume.close();
+    auto &root = volume.block<media::NodeHeader>(volume.inode(dir).map_root.get());
+    REQUIRE(root.level == 1);
+    // The last leaf of the left child says that it holds `wanted`; the next collision index belongs
+    // to a leaf that is full.
+    media::le64 left, right;
+    std::memcpy(&left, entry(root, 0) + media::kEntryHeader, 8);
+    std::memcpy(&right, entry(root, 1) + media::kEntryHeader, 8);
+    auto &a = volume.block<media::NodeHeader>(left.get());
+    auto &b = volume.block<media::NodeHeader>(right.get());
+    media::le64 least;
+    std::memcpy(&least, entry(b, 0), 8);
+    std::string wanted;
+    std::uint64_t hash = 0, greatest = 0;
+    {
+        media::le64 k;
+        std::memcpy(&k, entry(a, a.count.get() - 2u), 8);
+        greatest = k.get();
+    }
+    for (int i = 0; hash <= greatest || hash >= least.get(); ++i) {
+        wanted = std::string(240, 'w') + std::to_string(i);
+        hash = core::name_hash(volume.sb(), wanted);
+    }
+    const media::le64 taken(hash), next(hash + 1);
+    std::memcpy(entry(a, a.count.get() - 1u), &taken, 8);
+    std::memcpy(entry(root, 1), &next, 8);  // the separator
+    // No room in the right leaf: its first entry's value takes all that is free.
+    while (b.heap_start.get() - (sizeof b + b.count.get() * 2u) + b.dead_bytes.get() > 200) {
+        const std::size_t size = media::kEntryHeader + 8 + 150;
+        auto *bytes = reinterpret_cast<std::byte *>(&b);
+        const std::uint16_t at = static_cast<std::uint16_t>(b.heap_start.get() - size);
+        std::byte *e = bytes + at;
+        std::memset(e, 'z', size);
+        media::le64 last;
+        std::memcpy(&last, entry(b, b.count.get() - 1u), 8);
+        const media::le64 key(last.get() + 256);
+        const media::le16 length(8 + 150), slot(at);
+        std::memcpy(e, &key, 8);
+        std::memcpy(e + 8, &length, 2);
+        std::memcpy(bytes + sizeof b + b.count.get() * 2u, &slot, 2);
+        b.count.set(static_cast<std::uint16_t>(b.count.get() + 1));
+        b.heap_start.set(at);
+    }
+    for (auto *node : {&a, &b, &root})
+        media::seal_block(std::span(reinterpret_cast<std::byte *>(node), media::kBlockSize));
+    REQUIRE(volume.reopen().ok());
+    const auto made = volume->make(dir, wanted, S_IFREG | 0644, 0, kUser);
+    CHECK(made.ok());
+    CHECK(volume->lookup(dir, wanted).ok());
+}
+
+TEST_CASE("hostile: one sound copy of the volume's state is enough to mount") {
+    for (unsigned copy = 0; copy < 2; ++copy) {
+        Tampered volume;
+        make_file(*volume, "f");
+        volume.close();
+        volume.block<media::State>(volume.sb().state_block[copy].get()).orphan_head.set(99);
+        REQUIRE(volume.reopen().ok());
+        CHECK(volume->lookup(kRoot, "f").ok());
+        CHECK(volume->make(kRoot, "g", S_IFREG | 0644, 0, kUser).ok());
+        CHECK(volume->info().inodes_used == 3);
+    }
+}
+
+TEST_CASE("hostile: an orphan that cannot be freed does not keep the volume from its users") {
+    Tampered volume;
+    const InodeNo ino = make_file(*volume, "f"), other = make_file(*volume, "g");
+    write(*volume, ino, 0, "text");
+    write(*volume, other, 0, "text");
+    volume.close();
+    // As a crash leaves it between unlink and the last close, with a map that is damaged.
+    media::Inode &inode = volume.inode(ino);
+    extents_of(inode)[0].start.set(1ull << 60);
+    inode.nlink.set(0);
+    media::seal_block(inode);
+    for (unsigned copy = 0; copy < 2; ++copy) {
+        auto &state = volume.block<media::State>(volume.sb().state_block[copy].get());
+        state.orphan_head.set(ino.value());
+        media::seal_block(state);
+    }
+    REQUIRE(volume.reopen().ok());
+    CHECK(volume->lookup(kRoot, "g").ok());
+}
+
+TEST_CASE("hostile: a guest that makes a file of no type") {
+    Tampered volume;
+    CHECK(errno_of(volume->make(kRoot, "f", 0, 0, kUser)) == EINVAL);
+    CHECK(errno_of(volume->make(kRoot, "f", S_IFLNK | 0777, 0, kUser)) == EINVAL);
+    CHECK(errno_of(volume->make(kRoot, "f", 0150000 | 0644, 0, kUser)) == EINVAL);
+    CHECK(errno_of(volume->lookup(kRoot, "f")) == ENOENT);
+}
