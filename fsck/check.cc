@@ -149,8 +149,7 @@ Result<Report> check(pm::Region &region, const Options &options) {
         report.inodes = inodes.used();
     }
     report.unjudged |= context.lost_owners || context.lost_names;
-    if (pm::take_fault())
-        return Error(EIO, "the medium failed while it was read (see the kernel's log)");
+    report.medium_failed = pm::take_fault();
     return report;
 }
 

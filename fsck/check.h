@@ -23,9 +23,10 @@ struct Options {
 
 struct Report {
     std::vector<Problem> problems;
-    std::uint64_t found = 0;  // kept or not
-    bool unjudged = false;    // damage hides what some blocks or names belong to
-    bool gave_up = false;     // too many problems: the rest was not looked at
+    std::uint64_t found = 0;     // kept or not
+    bool unjudged = false;       // damage hides what some blocks or names belong to
+    bool gave_up = false;        // too many problems: the rest was not looked at
+    bool medium_failed = false;  // a bad page, say; what lies there was read as zeroes
 
     // What was seen.
     bool was_clean = false;  // the journal's header says unmounted
@@ -54,8 +55,7 @@ Result<std::uint64_t> replay_journal(pm::Region &region, const journal::BootId &
 
 // Looks at what region.meta() and region.data() show now; replays nothing (see above) and writes
 // nothing.  The volume must be at rest.  No state outlives the call.
-// Errors, where nothing can be checked: EINVAL, ENOTSUP, EUCLEAN (no copy of the superblock is
-// whole): media::read_superblock's sentences; EIO: the medium failed.
+// Errors, where nothing can be checked: find_superblock's; ENOMEM.
 Result<Report> check(pm::Region &region, const Options &options = {});
 
 }  // namespace pmfs::fsck

@@ -67,11 +67,12 @@ int main(int argc, char **argv) {
     const fsck::Report &found = report.value();
     if (words.json)
         fmt::print("{}", fsck::json_of(found, words.device));
-    else if (!words.quiet || !found.clean())
+    else if (!words.quiet || !found.clean() || found.medium_failed)
         fmt::print("{}", fsck::text_of(found, words.device));
-    if (found.clean()) return kClean;
+    const int failed = found.medium_failed ? kFailed : 0;  // the codes are bits
+    if (found.clean()) return failed;
     if (words.repair)
         fmt::print(stderr, "fsck.pmfs: {}: this version finds problems and cannot repair them\n",
                    words.device);
-    return kLeftBroken;
+    return kLeftBroken | failed;
 }

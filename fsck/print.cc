@@ -12,6 +12,10 @@ std::string text_of(const Report &report, const std::string &device) {
     for (const Problem &problem : report.problems) text += text_of(problem) + "\n";
     if (report.found > report.problems.size())
         text += fmt::format("... and {} more\n", report.found - report.problems.size());
+    if (report.medium_failed)
+        text +=
+            "the medium failed while it was read: what lies there was taken for zeroes (see the "
+            "kernel's log)\n";
     if (report.gave_up)
         text += "too much is wrong: the rest was not looked at\n";
     else if (report.unjudged)
@@ -53,6 +57,7 @@ std::string json_of(const Report &report, const std::string &device) {
                         {"problems", report.found},
                         {"unjudged", report.unjudged},
                         {"gave_up", report.gave_up},
+                        {"medium_failed", report.medium_failed},
                         {"inodes", report.inodes},
                         {"directories", report.directories},
                         {"orphans", report.orphans},

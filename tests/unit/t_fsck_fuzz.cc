@@ -1,5 +1,6 @@
 // fsck on bytes that nobody ever wrote: it ends, and stays inside the region.  Run it under ASan.
 #include <doctest/doctest.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -188,6 +189,17 @@ TEST_CASE("fsck: a volume on a shorter region is refused, whatever is missing") 
         CHECK(report.error().errno_value() == EINVAL);
         CHECK(std::string(report.error().what()).find("larger") != std::string::npos);
     }
+}
+
+TEST_CASE("fsck: pages that the medium cannot give are read as zeroes, and it says so") {
+    Populated p;
+    // The second half goes; the journal, the inodes and most nodes stay.
+    REQUIRE(::ftruncate(p.b.region().mapping_fd(), 2 * kMiB + 64 * kKiB) == 0);
+    const auto report = fsck::check(p.b.region());
+    REQUIRE(report.ok());
+    CHECK(report.value().medium_failed);
+    CHECK(report.value().found != 0);
+    CHECK_FALSE(pm::take_fault());
 }
 
 TEST_CASE("fsck: a small volume is checked in well under 2 ms") {
