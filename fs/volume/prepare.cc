@@ -2,8 +2,8 @@
 //
 // A unit that is all hole gets a whole chunk.  Any other unit that does not fit is moved: a fresh
 // chunk joins the file at a donor range far behind its end, the content is copied, and piece by
-// piece the file's blocks are exchanged for the donor's.  Each step is a transaction that changes no
-// byte of the file; a crash in the middle leaves a file that reads the same, and recovery frees
+// piece the file's blocks are exchanged for the donor's.  Each step is a transaction that changes
+// no byte of the file; a crash in the middle leaves a file that reads the same, and recovery frees
 // what is left of the donor range (docs/format.md "Donor ranges").
 #include <sys/stat.h>
 
@@ -28,16 +28,17 @@ class Preparer {
 public:
     Preparer(Volume::Impl &v, InodeNo ino, std::uint64_t unit) : v_(v), ino_(ino), unit_(unit) {}
 
-    // Prepares from `at` as far as one hold of the lock should go; returns where to go on.
+    // Prepares from `at` as far as one hold of the lock should go; returns where to go on.  Nothing
+    // waits to be trimmed before it, and what it leaves behind the file is to be trimmed.
     Result<std::uint64_t> step(std::uint64_t at, std::uint64_t end) {
-        TRY(v_.settle_trim(ino_));
         const Reader reader(*v_.core);
         const auto *inode = TRY(core::read_inode(reader, ino_));
         const Extent e = TRY(core::find_extent(reader, *inode, ino_, at));
         const std::uint64_t upto = std::min(e.end(), end);
         if (unit_ == 1) return single(*inode, e, at, upto);
         if (e.hole() && upto - at >= unit_) return fill_holes(at, upto);
-        const auto fits = core::check_mappable(reader, *inode, ino_, at, at + unit_, unit_, nullptr);
+        const auto fits =
+            core::check_mappable(reader, *inode, ino_, at, at + unit_, unit_, nullptr);
         if (fits.ok()) return at + unit_;
         if (fits.error().errno_value() != EINVAL) return fits.error();
         return move_unit(at);
@@ -68,8 +69,8 @@ private:
         Run run{e.start + (at - e.file_block), upto - at};
         if (e.hole()) {
             const Reader reader(*v_.core);
-            run = TRY(v_.allocator->take_data(
-                change, v_.goal_for(reader, was, ino_, at, upto - at), upto - at));
+            run = TRY(v_.allocator->take_data(change, v_.goal_for(reader, was, ino_, at, upto - at),
+                                              upto - at));
             TRY(core::map_insert(change, inode, ino_, {at, run.start, run.blocks, false, false},
                                  allowed));
             inode->blocks.set(inode->blocks.get() + run.blocks);
@@ -106,7 +107,6 @@ private:
         TRY(copy_unit(at, donor));
         for (std::uint64_t done = 0; done < unit_;)
             done += TRY(exchange(at + done, kDonorBase + done, unit_ - done));
-        TRY(v_.settle_trim(ino_));
         return at + unit_;
     }
 
@@ -117,14 +117,14 @@ private:
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
         const MapPermit allowed = TRY(permit(*inode, MapMove::relocate, at, at + unit_));
-        const Run run =
-            TRY(v_.allocator->take_chunks(change, unit_ / kChunkBlocks, unit_));
-        TRY(core::map_insert(change, inode, ino_,
-                             {kDonorBase, run.start, run.blocks, true, false}, allowed));
+        const Run run = TRY(v_.allocator->take_chunks(change, unit_ / kChunkBlocks, unit_));
+        TRY(core::map_insert(change, inode, ino_, {kDonorBase, run.start, run.blocks, true, false},
+                             allowed));
         inode->blocks.set(inode->blocks.get() + run.blocks);
         inode->flags.set(inode->flags.get() | media::kTrimPending);
         inode->trim_from.set(kDonorBase);
-        if (inode->nlink.get() != 0) TRY(core::add_orphan(change, ino_, inode));  // else it is there
+        if (inode->nlink.get() != 0)
+            TRY(core::add_orphan(change, ino_, inode));  // else it is there
         TRY(change.commit());
         return run;
     }
@@ -222,7 +222,9 @@ Result<> Volume::prepare(InodeNo ino, std::uint64_t offset, std::uint64_t length
     Preparer preparer(v, ino, unit_blocks);
     while (first < end) {
         ExclusiveLock held(v.lock);
+        TRY(v.settle_trim(ino));
         first = TRY(preparer.step(first, end));
+        TRY(v.settle_trim(ino));
     }
     return v.make_durable();
 }

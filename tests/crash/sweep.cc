@@ -57,10 +57,13 @@ InodeNo User::find(const std::string &path) {
 
 void User::make(const std::string &path, std::uint32_t mode) {
     const auto [dir, name] = split(path);
-    volume_.forget(must(retry([&] { return volume_.make(dir, name, mode, 0, kUser); })).ino, 1);
+    volume_.forget(must(retry([&, dir = dir, name = name] {
+                       return volume_.make(dir, name, mode, 0, kUser);
+                   })).ino,
+                   1);
 }
-Result<std::size_t> User::try_write(const std::string &path, std::uint64_t offset,
-                                    std::size_t size, unsigned char fill) {
+Result<std::size_t> User::try_write(const std::string &path, std::uint64_t offset, std::size_t size,
+                                    unsigned char fill) {
     std::vector<std::byte> bytes(size);
     for (std::size_t i = 0; i < size; ++i)  // every word says where it belongs
         bytes[i] = static_cast<std::byte>(i % 8 < 4 ? fill : (offset + i) >> (8 * (i % 4) + 3));
@@ -84,34 +87,38 @@ void User::allocate(const std::string &path, unsigned mode, std::uint64_t offset
 }
 void User::symlink(const std::string &path, const std::string &target) {
     const auto [dir, name] = split(path);
-    volume_.forget(must(retry([&] { return volume_.symlink(dir, name, target, kUser); })).ino, 1);
+    volume_.forget(must(retry([&, dir = dir, name = name] {
+                       return volume_.symlink(dir, name, target, kUser);
+                   })).ino,
+                   1);
 }
 void User::link(const std::string &old_path, const std::string &new_path) {
     const InodeNo ino = find(old_path);
     const auto [dir, name] = split(new_path);
-    must(retry([&] { return volume_.link(ino, dir, name); }));
+    must(retry([&, dir = dir, name = name] { return volume_.link(ino, dir, name); }));
     volume_.forget(ino, 1);
 }
 void User::unlink(const std::string &path) {
     const auto [dir, name] = split(path);
-    must(retry([&] { return volume_.unlink(dir, name); }));
+    must(retry([&, dir = dir, name = name] { return volume_.unlink(dir, name); }));
 }
 void User::rmdir(const std::string &path) {
     const auto [dir, name] = split(path);
-    must(retry([&] { return volume_.rmdir(dir, name); }));
+    must(retry([&, dir = dir, name = name] { return volume_.rmdir(dir, name); }));
 }
 void User::rename(const std::string &from, const std::string &to, unsigned flags) {
     const auto [from_dir, from_name] = split(from);
     const auto [to_dir, to_name] = split(to);
-    must(retry([&] { return volume_.rename(from_dir, from_name, to_dir, to_name, flags); }));
+    must(retry([&, from_dir = from_dir, from_name = from_name, to_dir = to_dir, to_name = to_name] {
+        return volume_.rename(from_dir, from_name, to_dir, to_name, flags);
+    }));
 }
 void User::set_xattr(const std::string &path, const std::string &name, std::size_t size,
                      char fill) {
     const std::string value(size, fill);
     const InodeNo ino = find(path);
-    must(retry([&] {
-        return volume_.setxattr(ino, name, std::as_bytes(std::span(value)), 0, kUser);
-    }));
+    must(retry(
+        [&] { return volume_.setxattr(ino, name, std::as_bytes(std::span(value)), 0, kUser); }));
 }
 void User::remove_xattr(const std::string &path, const std::string &name) {
     const InodeNo ino = find(path);
@@ -153,9 +160,9 @@ MediaImage base_image(const Sweep &sweep, SimMedia::Flavour flavour) {
 
 // What the acts made of the volume, and when.
 struct Story {
-    std::vector<World> worlds;              // before the acts, and after each
-    std::vector<std::size_t> returned;      // events when worlds[i] had returned
-    std::vector<std::size_t> synced;        // image: events when it was synced; else as returned
+    std::vector<World> worlds;          // before the acts, and after each
+    std::vector<std::size_t> returned;  // events when worlds[i] had returned
+    std::vector<std::size_t> synced;    // image: events when it was synced; else as returned
 };
 
 class Judge {
