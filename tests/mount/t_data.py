@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Data: read, write, holes, allocation, mappings, times."""
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -7,6 +8,7 @@ import hashlib
 import mmap
 import os
 import random
+import signal
 import subprocess
 import time
 
@@ -362,6 +364,32 @@ def _(here):
         assert os.waitpid(child, 0)[1] == 0
     os.close(fd)
     assert (here / "f").read_bytes() == b"A" * (4 * MIB) + b"B" * (4 * MIB)
+
+
+@claim("processes that are killed or interrupted in the middle of any call harm nothing", seconds=120)
+def _(here):
+    source = random.Random(6)
+    for number in range(40):
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGALRM, lambda *_: None)
+            signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+            piece = 0
+            while True:
+                path = here / f"{number}-{piece % 7}"
+                with contextlib.suppress(OSError):
+                    path.write_bytes(b"k" * 300000)
+                    os.rename(path, here / f"renamed-{number}-{piece % 3}")
+                    os.listdir(here)
+                    os.setxattr(here / f"renamed-{number}-{piece % 3}", "user.x", b"x" * 5000)
+                piece += 1
+        time.sleep(source.uniform(0.001, 0.08))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    for name in os.listdir(here):
+        assert set((here / name).read_bytes()) <= {ord("k")}
+        os.unlink(here / name)
+    assert os.listdir(here) == []
 
 
 @claim("statfs tells sizes that change with what is stored")

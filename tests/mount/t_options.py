@@ -83,16 +83,17 @@ def _(maker):
         mapping = mmap.mmap(fd, 1 << 20)
         for page in range(256):
             mapping[page * 4096:page * 4096 + 5] = b"dirty"
-        mapping.close()
-        os.close(fd)
-        fd = os.open(path, os.O_RDONLY)
+        os.close(fd)  # the mapping keeps the file open and its pages dirty
         os.setxattr(path, "trusted.pmfs.seal", seal)
         direct = os.open(path, os.O_RDONLY | os.O_DIRECT)
         page = mmap.mmap(-1, 1 << 20)
         assert os.preadv(direct, [page], 0) == 1 << 20
         assert all(page[n * 4096:n * 4096 + 5] == b"dirty" for n in range(256))
+        mapping[8192:8196] = b"more"
+        mapping.flush()
+        assert os.preadv(direct, [page], 0) == 1 << 20 and page[8192:8196] == b"more"
+        mapping.close()
         os.close(direct)
-        os.close(fd)
         os.removexattr(path, "trusted.pmfs.seal")
     assert volume.unmount() == 0
     volume.fsck()
