@@ -41,8 +41,10 @@ Result<fsck::Report> run(const Words &words) {
 int main(int argc, char **argv) {
     Words words;
     CLI::App app{"Check a pmfs volume and say what is wrong with it.", "fsck.pmfs"};
-    app.add_option("device", words.device, "DAX device or image file; must not be mounted")
-        ->required();
+    auto *device =
+        app.add_option("device", words.device, "DAX device or image file; must not be mounted");
+    bool codes = false;
+    app.add_flag("--codes", codes, "Only list the problems that it knows");
     app.add_flag("-n", words.only_look, "Write nothing: the journal is replayed in memory");
     app.add_flag("-a,-p,-y", words.repair, "Repair (there is no repair yet: says so)");
     bool ignored = false;
@@ -57,6 +59,16 @@ int main(int argc, char **argv) {
         app.parse(argc, argv);
     } catch (const CLI::ParseError &e) {
         return app.exit(e) == 0 ? kClean : kUsage;  // --help lands here too
+    }
+
+    if (codes) {
+        for (const fsck::CodeInfo &info : fsck::all_codes())
+            fmt::print("{} {}\n", fsck::id_of(info.code), info.sentence);
+        return kClean;
+    }
+    if (device->empty()) {
+        fmt::print(stderr, "fsck.pmfs: which volume?  (--help says more)\n");
+        return kUsage;
     }
 
     const auto report = run(words);

@@ -7,7 +7,7 @@ import shutil
 import struct
 import subprocess
 
-from fixture import as_user, claim, program, run, run_claims
+from fixture import ROOT, as_user, claim, program, run, run_claims
 
 MADE, MKFS_FAILED, MKFS_USAGE = 0, 1, 2
 CLEAN, BROKEN, FSCK_FAILED, FSCK_USAGE = 0, 4, 8, 16
@@ -196,6 +196,16 @@ def _(maker):
     assert lines[0]["name"] == "summary_damaged"
     assert lines[1]["problems"] == 1 and lines[1]["clean"] is False
     assert digest(path) == before
+
+
+@claim("every problem that fsck knows is in docs/fsck.md, in the same words", alone=True)
+def _(maker):
+    done = tool("fsck.pmfs", "--codes")
+    assert done.returncode == CLEAN
+    rows = {line for line in (ROOT / "docs" / "fsck.md").read_text().splitlines()
+            if line.startswith("| PM")}
+    known = {"| {} | {} |".format(*line.split(" ", 1)) for line in done.stdout.splitlines()}
+    assert rows == known, f"{sorted(rows ^ known)}"
 
 
 @claim("a mounted volume is refused by mkfs, by fsck and by fsck -n", alone=True)
