@@ -43,9 +43,12 @@ BitRun next_run(const std::array<std::uint64_t, 8> &bits, unsigned from) {
 
 }  // namespace
 
+// What the open transaction itself holds back does not count: it would wait for its own end.
 Error Allocator::no_space() const {
-    bool waits = !held_.empty();
-    for (const auto &[chunk, seq] : emptied_meta_) waits = waits || journal_.checkpointed() < seq;
+    bool waits = !held_queue_.empty();
+    if (journal_.region().is_image())
+        for (const auto &[chunk, seq] : emptied_meta_)
+            waits = waits || journal_.checkpointed() < seq;
     if (waits) return Error(kParkErrno, "freed blocks wait for a group commit");
     return Error(ENOSPC, "the volume is full");
 }
@@ -154,6 +157,7 @@ Result<std::uint64_t> Allocator::find_free_chunks(std::uint64_t near_group, std:
         std::uint64_t run = 0;
         for (std::uint64_t c = 0; c < group.chunk_count; ++c) {
             const Chunk &chunk = group.chunks[c];
+            if (c % kBitmapChunks == 0) run = 0;  // take_at stays under one bitmap block
             if (run == 0 && (g * kGroupChunks + c) % unit_chunks != 0) continue;
             run = wholly_free(chunk) && chunk.reserved_for == 0 ? run + 1 : 0;
             if (run == count) return g * kGroupChunks + c + 1 - count;

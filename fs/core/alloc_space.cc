@@ -84,6 +84,9 @@ Result<Allocator::Group *> Allocator::load(std::uint64_t number) {
         free[summary->kind[i]] += chunks[i].kind == ChunkKind::free ? 1 : chunks[i].free;
         if (chunks[i].kind == ChunkKind::free && used != 0)
             return corrupt("a free chunk has blocks in use");
+        // Emptied before this mount, whose replay is over.
+        if (chunks[i].kind == ChunkKind::meta && used == 0)
+            emptied_meta_[number * kGroupChunks + i] = TxSeq(0);
     }
     if (free[0] != group.free_chunks || free[1] != group.meta_free || free[2] != group.data_free)
         return corrupt("a group's bitmaps and its summary disagree");
