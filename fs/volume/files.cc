@@ -51,7 +51,9 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
 Result<Attr> Volume::create(InodeNo dir, std::string_view name, std::uint32_t mode,
                             const OpenRequest &request, OpenReply *reply) {
     const Attr attr = TRY(make(dir, name, mode, 0, request.caller));
-    auto opened = open_file(attr.ino, request);
+    OpenRequest untouched = request;
+    untouched.truncate = false;  // empty as it is; a change that parks would meet the name again
+    auto opened = open_file(attr.ino, untouched);
     if (!opened.ok()) {
         forget(attr.ino, 1);
         return opened.error();
