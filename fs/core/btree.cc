@@ -180,15 +180,18 @@ Result<LeafPlace> edit_entry(Change &change, media::Inode *inode, TreeId id, std
 
 }  // namespace
 
+Result<> tree_begin(Change &change, media::Inode *inode, TreeId id) {
+    const auto run = TRY(change.core().allocator.take_meta(change, 0, 1));
+    NodeEdit leaf(change.tx().fresh<NodeHeader>(BlockNo(run.start), Magic::node));
+    leaf.init(id.owner.value(), id.kind, 0);
+    root_of(*inode, id.kind).set(run.start);
+    inode->blocks.set(inode->blocks.get() + 1);
+    return {};
+}
+
 Result<> tree_insert(Change &change, media::Inode *inode, TreeId id, std::uint64_t key,
                      std::span<const std::byte> value) {
-    if (root_of(*inode, id.kind).get() == 0) {  // the first entry: a leaf of its own
-        const auto run = TRY(change.core().allocator.take_meta(change, 0, 1));
-        NodeEdit leaf(change.tx().fresh<NodeHeader>(BlockNo(run.start), Magic::node));
-        leaf.init(id.owner.value(), id.kind, 0);
-        root_of(*inode, id.kind).set(run.start);
-        inode->blocks.set(inode->blocks.get() + 1);
-    }
+    if (root_of(*inode, id.kind).get() == 0) TRY(tree_begin(change, inode, id));
     LeafPlace leaf = TRY(edit_leaf(change, inode, id, key));
     if (leaf.slot < leaf.node.count() && leaf.node.key(leaf.slot) == key)
         return Error(EEXIST, "a tree has an entry of that key");

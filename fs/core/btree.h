@@ -78,6 +78,8 @@ private:
 
 // --- changes within a transaction.  `inode` is its copy in that transaction.
 
+// Gives an empty tree its first leaf.
+Result<> tree_begin(Change &change, media::Inode *inode, TreeId id);
 // Inserts into the leaf where `key` belongs, which has room (make_room).  EEXIST if it is there.
 Result<> tree_insert(Change &change, media::Inode *inode, TreeId id, std::uint64_t key,
                      std::span<const std::byte> value);

@@ -211,6 +211,8 @@ Result<> set_xattr(Change &change, media::Inode *inode, InodeNo ino, std::string
     if (value.size() <= media::kXattrInlineMax) {
         append(value);
     } else {
+        // The leaf first, for write_blob() stops where the transaction is full.
+        if (inode->xattr_root.get() == 0) TRY(tree_begin(change, inode, tree_of(ino)));
         runs = TRY(write_blob(change, inode, ino, value));
         for (const Run &run : runs) {
             const BlobRun r{media::le64(run.start), media::le64(run.blocks)};
