@@ -1,0 +1,251 @@
+// The ends of what there is: a full volume, a small journal, a transaction's most blocks.
+#include <doctest/doctest.h>
+#include <linux/falloc.h>
+#include <sys/stat.h>
+
+#include <cstring>
+
+#include "fsck/check.h"
+#include "mkfs/make.h"
+#include "support/sim_media.h"
+#include "volume/volume.h"
+
+using namespace pmfs;
+
+namespace {
+
+constexpr Caller kUser{1000, 1000, 1};
+const InodeNo kRoot(media::kRootIno);
+constexpr std::uint64_t kChunk = media::kChunkSize;
+
+class Mounted {
+public:
+    explicit Mounted(std::uint64_t size) {
+        auto region = std::move(pm::memory_region(size)).take();
+        region_ = region.get();
+        REQUIRE(mkfs::make(*region, {}).ok());
+        auto opened = Volume::open(std::move(region), {});
+        REQUIRE(opened.ok());
+        volume_ = std::move(opened).take();
+    }
+    Volume *operator->() { return volume_.get(); }
+    Volume &operator*() { return *volume_; }
+    void check() {
+        const auto report = fsck::check(*region_);
+        REQUIRE(report.ok());
+        for (const auto &p : report.value().problems)
+            MESSAGE(fsck::id_of(p.code), " ", fsck::info_of(p.code).sentence, " ", p.detail);
+        CHECK(report.value().clean());
+    }
+
+private:
+    pm::Region *region_;
+    std::unique_ptr<Volume> volume_;
+};
+
+// An image file with the smallest journal, where nearly everything has to park.
+class Image {
+public:
+    explicit Image(std::uint64_t size) {
+        auto region = std::move(pm::memory_region(size)).take();
+        mkfs::MakeOptions options;
+        options.journal_size = media::kJournalSizeMin;
+        REQUIRE(mkfs::make(*region, options).ok());
+        media_ = std::make_unique<test::SimMedia>(
+            test::SimMedia::Flavour::image,
+            test::MediaImage(std::vector<std::byte>(region->meta(), region->meta() + size)));
+        MountOptions mount;
+        mount.no_background = true;
+        auto opened = Volume::open(media_->lend(), mount);
+        REQUIRE(opened.ok());
+        volume_ = std::move(opened).take();
+    }
+    Volume *operator->() { return volume_.get(); }
+
+    // As a front end does, but not for ever.
+    template <class F>
+    auto retry(F operation, int most = 1000) {
+        auto done = operation();
+        for (; most > 0 && !done.ok() && must_park(done.error()); --most) {
+            REQUIRE(volume_->commit_group().ok());
+            done = operation();
+        }
+        return done;
+    }
+
+private:
+    std::unique_ptr<test::SimMedia> media_;
+    std::unique_ptr<Volume> volume_;
+};
+
+template <class T>
+int errno_of(const Result<T> &result) {
+    return result.ok() ? 0 : result.error().errno_value();
+}
+
+InodeNo make_file(Volume &v, const std::string &name) {
+    const auto made = v.make(kRoot, name, S_IFREG | 0644, 0, kUser);
+    REQUIRE(made.ok());
+    return made.value().ino;
+}
+std::span<const std::byte> bytes_of(const std::string &text) {
+    return std::as_bytes(std::span(text));
+}
+std::string read_at(Volume &v, InodeNo ino, std::uint64_t offset, std::size_t size) {
+    std::string text;
+    REQUIRE(v.read(ino, offset, size, [&](auto pieces) {
+                 for (const iovec &p : pieces)
+                     text.append(static_cast<char *>(p.iov_base), p.iov_len);
+             }).ok());
+    return text;
+}
+
+// Takes all data blocks, without writing any.
+InodeNo fill(Volume &v) {
+    const InodeNo ino = make_file(v, "filler");
+    for (std::uint64_t step = 64 * kChunk, at = 0; step >= 4096;) {
+        if (v.fallocate(0, ino, FALLOC_FL_KEEP_SIZE, at, step, kUser).ok())
+            at += step;
+        else
+            step /= 2;
+    }
+    CHECK(v.info().blocks_available == 0);
+    return ino;
+}
+
+}  // namespace
+
+TEST_CASE("space: a full volume is full at once, whatever the change itself would free") {
+    Mounted volume(16 << 20);
+    const InodeNo ino = make_file(*volume, "f");
+    REQUIRE(volume->setxattr(ino, "user.x", bytes_of(std::string(60000, 'a')), 0, kUser).ok());
+    fill(*volume);
+    CHECK(errno_of(volume->setxattr(ino, "user.x", bytes_of(std::string(60000, 'b')), 0, kUser)) ==
+          ENOSPC);
+    CHECK(volume->getxattr(ino, "user.x").take().front() == std::byte{'a'});
+    volume.check();
+}
+
+TEST_CASE("space: preparing in units of several chunks stays inside what was taken") {
+    Mounted volume(512 << 20);
+    const InodeNo ino = make_file(*volume, "f"), other = make_file(*volume, "g");
+    std::string text;
+    for (std::uint64_t block = 0; block < 4 * kChunk / 4096; block += 64) {  // every 64th block
+        text = std::string(4096, static_cast<char>('a' + block % 23));
+        REQUIRE(volume->write(ino, block * 4096, bytes_of(text), false, kUser).ok());
+    }
+    SetAttr set;
+    set.size = 4 * kChunk;
+    REQUIRE(volume->setattr(ino, set, kUser).ok());
+    // Chunks 62 and 63 lie under two bitmap blocks.  All before them are taken.
+    const InodeNo filler = make_file(*volume, "filler");
+    std::uint64_t at = 0;
+    for (Extent e{}; e.start / 512 < 61; at += kChunk) {
+        REQUIRE(volume->fallocate(0, filler, 0, at, kChunk, kUser).ok());
+        REQUIRE(volume->extents(filler, at / 4096, std::span(&e, 1)).take() == 1);
+        e.start += at / 4096 - e.file_block;
+    }
+    REQUIRE(volume->prepare(ino, 0, 0, 2 * kChunk, kUser).ok());
+    Extent e[8];
+    const std::size_t n = volume->extents(ino, 0, e).take();
+    for (std::size_t i = 0; i < n; ++i) {
+        CHECK(e[i].start % (2 * kChunk / 4096) == e[i].file_block % (2 * kChunk / 4096));
+        CHECK(!e[i].unwritten);
+    }
+    for (std::uint64_t block = 0; block < 4 * kChunk / 4096; block += 64)
+        CHECK(read_at(*volume, ino, block * 4096, 4096) ==
+              std::string(4096, static_cast<char>('a' + block % 23)));
+    CHECK(errno_of(volume->prepare(other, 0, 0, 256 * kChunk, kUser)) == EINVAL);
+    volume.check();
+}
+
+TEST_CASE("space: preparing a file in many pieces ends, however small the journal") {
+    Image volume(16 << 20);
+    const InodeNo ino = make_file(*volume.operator->(), "f");
+    const InodeNo between = make_file(*volume.operator->(), "g");
+    const std::string text(4096, 'x');
+    for (int i = 0; i < 60; ++i)
+        for (const InodeNo one : {ino, between})
+            REQUIRE(volume.retry([&] {
+                              return volume->write(one, static_cast<std::uint64_t>(i) * 8192,
+                                                   bytes_of(text), false, kUser);
+                          }).ok());
+    CHECK(volume.retry([&] { return volume->prepare(ino, 0, 0, kChunk, kUser); }, 300).ok());
+    Extent e[2];
+    CHECK(volume->extents(ino, 0, e).take() == 1);
+    for (int i = 0; i < 60; ++i)
+        CHECK(read_at(*volume.operator->(), ino, static_cast<std::uint64_t>(i) * 8192, 4096) ==
+              text);
+}
+
+TEST_CASE("space: a file that is made and opened in one is not in its own way") {
+    Image volume(16 << 20);
+    OpenRequest request;
+    request.write = request.truncate = true;
+    request.caller = kUser;
+    for (int i = 0; i < 40; ++i) {
+        OpenReply reply;
+        const auto made = volume.retry([&] {
+            return volume->create(kRoot, "f" + std::to_string(i), S_IFREG | 0644, request, &reply);
+        });
+        REQUIRE(errno_of(made) == 0);
+        volume->release(reply.handle);
+    }
+}
+
+TEST_CASE("space: a large attribute in pieces from every group fits a transaction, or is refused") {
+    Mounted volume(4ull << 30);
+    const InodeNo ino = make_file(*volume, "f"), other = make_file(*volume, "g");
+    REQUIRE(volume->setxattr(other, "user.x", bytes_of("a"), 0, kUser).ok());
+    const InodeNo filler = fill(*volume);
+    // Six blocks in each group but the first.
+    std::uint64_t punched = 1;
+    for (std::uint64_t at = 0; punched < 4;) {
+        Extent e;
+        REQUIRE(volume->extents(filler, at, std::span(&e, 1)).take() == 1);
+        if (e.start / media::kGroupBlocks == punched && e.blocks > 100) {
+            REQUIRE(volume->fallocate(0, filler, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                      (e.file_block + 50) * 4096, 6 * 4096, kUser).ok());
+            ++punched;
+            at = 0;
+            continue;
+        }
+        at = e.end();
+    }
+    // The attribute's tree must come from the first: nobody else has a block for metadata.
+    for (int i = 0; volume->link(ino, kRoot, std::string(240, 'n') + std::to_string(i)).ok();) ++i;
+    REQUIRE(volume->removexattr(other, "user.x", kUser).ok());
+    const int done =
+        errno_of(volume->setxattr(ino, "user.x", bytes_of(std::string(65536, 'a')), 0, kUser));
+    CHECK((done == 0 || done == ENOSPC));
+    volume.check();
+}
+
+TEST_CASE("space: what metadata gave back is data's again, after a mount too") {
+    auto region = std::move(pm::memory_region(32 << 20)).take();
+    REQUIRE(mkfs::make(*region, {}).ok());
+    std::vector<std::byte> bytes;
+    {
+        auto volume = Volume::open(std::move(region), {}).take();
+        // Names of one file: tree nodes, and no inodes among them.
+        const InodeNo file = make_file(*volume, "f");
+        for (int i = 0; i < 20000; ++i)
+            REQUIRE(volume->link(file, kRoot, std::string(200, 'n') + std::to_string(i)).ok());
+        for (int i = 0; i < 20000; ++i)
+            REQUIRE(volume->unlink(kRoot, std::string(200, 'n') + std::to_string(i)).ok());
+        REQUIRE(volume->close().ok());
+        bytes.assign(volume->region().meta(), volume->region().meta() + (32 << 20));
+    }
+    region = std::move(pm::memory_region(32 << 20)).take();
+    region->fence(region->write(0, bytes));
+    auto volume = Volume::open(std::move(region), {}).take();
+    const InodeNo ino = make_file(*volume, "g");
+    const std::string text(4096, 'x');
+    for (std::uint64_t at = 0; volume->write(ino, at, bytes_of(text), false, kUser).ok();)
+        at += text.size();
+    std::vector<ChunkInfo> chunks(16);
+    REQUIRE(volume->chunks(0, chunks).ok());
+    for (const ChunkInfo &chunk : chunks)
+        CHECK_FALSE((chunk.kind == static_cast<std::uint8_t>(media::ChunkKind::meta) &&
+                     chunk.used_blocks == 0));
+}
