@@ -1,5 +1,5 @@
 /* libpmfs's side of the broker's socket: see broker.h. */
-#define _GNU_SOURCE
+#define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
 #include "broker.h"
 
 #include <errno.h>

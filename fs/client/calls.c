@@ -1,5 +1,5 @@
 /* The plain calls of libpmfs: one ioctl each. */
-#define _GNU_SOURCE
+#define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>

@@ -1,5 +1,5 @@
 /* pmfs_map: from a range of a file to one range of addresses, mapped from the device. */
-#define _GNU_SOURCE
+#define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -80,7 +80,7 @@ static int find_pieces(int fd, uint64_t start, uint64_t end, bool store, struct 
             result = add_extent(pieces, &page->extent[i], &at, end, store);
     }
     free(page);
-    return result;
+    return result == 0 && pieces->count == 0 ? -EINVAL : result;
 }
 
 /* Reserves `span` bytes of addresses that lie to huge pages as the device's do. */

@@ -1,5 +1,5 @@
 /* pmfs_persist: what it takes, on each medium, until a store is safe. */
-#define _GNU_SOURCE
+#define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>

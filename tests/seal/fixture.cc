@@ -21,7 +21,7 @@ constexpr off_t kVolumeSize = 64 << 20;
 std::atomic<unsigned> cells{0};
 
 // Both kinds have no name, so nothing is left behind.
-front::FileDescriptor backing(Medium medium) {
+FileDescriptor backing(Medium medium) {
     int fd = -1;
     if (medium == Medium::memory) {
         fd = ::memfd_create("seal", MFD_CLOEXEC);
@@ -32,7 +32,7 @@ front::FileDescriptor backing(Medium medium) {
     }
     REQUIRE(fd >= 0);
     REQUIRE(::posix_fallocate(fd, 0, kVolumeSize) == 0);
-    return front::FileDescriptor(fd);
+    return FileDescriptor(fd);
 }
 
 std::unique_ptr<pm::Region> region_of(int fd, bool read_only) {

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "front/file_descriptor.h"
+#include "base/file_descriptor.h"
 #include "volume/volume.h"
 #include "wire.h"
 
@@ -31,7 +31,7 @@ private:
     void start();
     void stop(bool crash);
 
-    front::FileDescriptor file_;
+    FileDescriptor file_;
     MountOptions options_;
     front::DispatchOptions dispatch_;
     std::unique_ptr<Volume> volume_;

@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <functional>
@@ -112,7 +113,7 @@ int redeem(const pmfs_io_grant &grant, int *socket) {
 // A process of its own that waits to be told, so that its pid is known before it acts.
 class Child {
 public:
-    explicit Child(std::function<int(const pmfs_io_grant &)> act, uid_t uid = 0,
+    explicit Child(const std::function<int(const pmfs_io_grant &)> &act, uid_t uid = 0,
                    bool in_group = false) {
         REQUIRE(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends_) == 0);
         pid_ = ::fork();
@@ -191,7 +192,7 @@ TEST_CASE("broker: a token gets the device once, and the grant lives as long as 
                                               device, static_cast<off_t>(page->extent[0].device)));
         REQUIRE(at != MAP_FAILED);
         CHECK(std::memcmp(at, pattern(kSize, 5).data(), kBlock) == 0);
-        std::memcpy(at, "stored", 6);
+        std::copy_n("stored", 6, at);
         CHECK(b.mounted.wire().read(b.file, 0, 6).text() == "stored");
         ::munmap(at, kBlock);
         CHECK(b.grants() == 1);

@@ -7,12 +7,14 @@ import os
 import select
 import signal
 import time
+from pathlib import Path
 
 from libpmfs import (AS_IS, FULL, READ, WRITE, Map, ctl, holders, info, make_file, open_direct,
                      pattern, prepare, seal, unseal)
-from fixture import as_user, c_call, claim, fails, run_claims
+from fixture import Mounted, as_user, c_call, claim, fails, program, run, run_claims
 
 MIB = 1 << 20
+HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")
 
 
 def eventually(condition, seconds=5):
@@ -305,6 +307,88 @@ def _(here):
         with fails(errno.EACCES):
             c_call("mprotect", ctypes.c_void_p(m.address & ~4095), ctypes.c_size_t(4096), 3)
     os.close(reader)
+
+
+@claim("two processes that map a file see each other's stores")
+def _(here):
+    make_file(here / "f", MIB)
+    fd = open_direct(here / "f")
+    with Map(fd) as m:
+        def other():
+            Map(open_direct(here / "f")).store(5000, b"from the other one")
+        child = in_child(other)
+        assert m.load(5000, 18) == b"from the other one"
+        assert len([h for h in holders(here / "f") if h["kind"] == "temporary"]) == 2
+        end(child)
+        eventually(lambda: info(here / "f")["grants"] == 1)
+    os.close(fd)
+
+
+@claim("behind the end of a file there are zeroes, whatever was there and whatever is stored there")
+def _(here):
+    (here / "secret").write_bytes(b"secret! " * (MIB // 8))
+    os.unlink(here / "secret")
+    for size in (10, 5000):
+        path = here / f"of{size}"
+        path.write_bytes(b"x" * size)
+        fd = open_direct(path)
+        prepare(fd)
+        with Map(fd) as m:
+            behind = -size % 4096
+            assert ctypes.string_at(m.address + size, behind) == bytes(behind)
+            ctypes.memset(m.address + size, 0x55, behind)
+        os.pwrite(fd, b"y", size + 50)
+        os.ftruncate(fd, 3 * 4096)
+        rest = os.pread(fd, 3 * 4096, size)
+        assert rest[:50] == bytes(50) and rest[50:51] == b"y"
+        assert rest[51:] == bytes(len(rest) - 51)
+        os.close(fd)
+
+
+class Huge(Mounted):
+    """A volume on hugetlbfs: the mapping unit is a huge page."""
+
+    def __init__(self, directory, size="64M", pages=40):  # not super(): it would choose the place
+        self.directory, self.kind = Path(directory), "hugetlbfs"
+        self.mnt, self.huge = self.directory / "mnt", self.directory / "huge"
+        self.region = self.huge / "region"
+        self.server, self.connection = None, 0
+        self.pages_before = int(HUGE_PAGES.read_text())
+        HUGE_PAGES.write_text(str(self.pages_before + pages))
+        self.mnt.mkdir()
+        self.huge.mkdir()
+        run("mount", "-t", "hugetlbfs", "-o", "pagesize=2M", "none", self.huge)
+        run(program("mkfs.pmfs"), "-q", "--size", size, self.region)
+        self.mount()
+
+    def end(self):
+        super().end()
+        run("umount", "-l", self.huge, ok=False)
+        HUGE_PAGES.write_text(str(self.pages_before))
+
+
+@claim("on hugetlbfs whole huge pages are mapped, aligned, from any offset", alone=True)
+def _(maker):
+    if maker.kind != "memory":
+        return
+    place = maker.directory / "huge"
+    place.mkdir()
+    volume = Huge.__new__(Huge)
+    maker.made.append(volume)  # before it is made, so that half of one goes, too
+    volume.__init__(place)
+    maker.watch()
+    for name, size in (("large", 5_000_000), ("small", 100_000)):
+        data = make_file(volume.mnt / name, size)
+        fd = open_direct(volume.mnt / name)
+        seal(fd, FULL)
+        for offset, length in ((0, 0), (5000, 100), (99_999, 1)):
+            with Map(fd, offset, length) as m:
+                assert m.load(0, m.length) == data[offset:offset + (length or size)]
+                assert (m.address - offset) % (2 * MIB) == 0
+                m.store(0, data[offset:offset + 1])
+        os.close(fd)
+    assert volume.unmount() == 0
+    volume.fsck()
 
 
 @claim("stores survive SIGKILL of the server and a new mount, and the holder is told", alone=True)

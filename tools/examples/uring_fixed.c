@@ -14,7 +14,7 @@
  * status 0: all of that happened.  The medium must be device-DAX or memory, not an image file,
  * whose pages are a disk filesystem's.
  */
-#define _GNU_SOURCE
+#define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
