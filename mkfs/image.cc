@@ -4,7 +4,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-#include "pm/mapping.h"
+#include "base/file_descriptor.h"
 
 namespace pmfs::mkfs {
 
@@ -20,8 +20,8 @@ Result<ImageState> look_at(const std::string &path) {
 }
 
 Result<> provide_image(const std::string &path, std::optional<std::uint64_t> size, bool sparse) {
-    const pm::Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-    if (!fd.valid()) return Error(errno, "it cannot be opened for writing");
+    const FileDescriptor fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    if (!fd.ok()) return Error(errno, "it cannot be opened for writing");
     if (size && ::ftruncate(fd.get(), static_cast<off_t>(*size)) != 0)
         return Error(errno, "the filesystem below does not allow a file of this size");
     struct stat st {};

@@ -12,8 +12,8 @@
 #include <memory>
 
 #include "base/bytes.h"
+#include "base/file_descriptor.h"
 #include "media/verify.h"
-#include "pm/mapping.h"
 
 namespace pmfs::mkfs {
 namespace {
@@ -37,9 +37,9 @@ Probe probe_of(int fd) {
 }
 
 // A device-DAX has no read(2); libblkid gets a copy of its start.
-Result<pm::Fd> copy_of_head(const pm::Region &region) {
-    pm::Fd copy(::memfd_create("pmfs-probe", MFD_CLOEXEC));
-    if (!copy.valid()) return Error(EIO, "no memory to look at the device with");
+Result<FileDescriptor> copy_of_head(const pm::Region &region) {
+    FileDescriptor copy(::memfd_create("pmfs-probe", MFD_CLOEXEC));
+    if (!copy.ok()) return Error(EIO, "no memory to look at the device with");
     const std::size_t size = std::min(region.size(), kHeadSize);
     for (std::size_t at = 0; at < size;) {
         const ssize_t written = ::write(copy.get(), region.data() + at, size - at);
@@ -49,10 +49,10 @@ Result<pm::Fd> copy_of_head(const pm::Region &region) {
     return copy;
 }
 
-Result<pm::Fd> readable_fd(const pm::Region &region, const std::string &path) {
+Result<FileDescriptor> readable_fd(const pm::Region &region, const std::string &path) {
     if (region.kind() == pm::MediumKind::devdax) return copy_of_head(region);
-    pm::Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    if (!fd.valid()) return Error(EIO, "it cannot be read");
+    FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!fd.ok()) return Error(EIO, "it cannot be read");
     return fd;
 }
 
@@ -69,7 +69,7 @@ Result<std::string> what_is_on(const pm::Region &region, const std::string &path
                             : fmt::format("a pmfs volume with the label \"{}\"", text);
     }
 
-    const pm::Fd fd = TRY(readable_fd(region, path));
+    const FileDescriptor fd = TRY(readable_fd(region, path));
     const Probe probe = probe_of(fd.get());
     if (probe == nullptr) return Error(EIO, "libblkid cannot look at it");
     const int found = blkid_do_fullprobe(probe.get());
@@ -89,8 +89,8 @@ Result<> wipe_signatures(pm::Region &region, const std::string &path) {
         region.fence(region.zero(0, std::min(region.size(), kHeadSize)));
         return {};
     }
-    const pm::Fd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
-    const Probe probe = fd.valid() ? probe_of(fd.get()) : nullptr;
+    const FileDescriptor fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+    const Probe probe = fd.ok() ? probe_of(fd.get()) : nullptr;
     if (probe == nullptr) return Error(EIO, "libblkid cannot look at it");
     while (blkid_do_probe(probe.get()) == 0)
         if (blkid_do_wipe(probe.get(), 0) != 0)

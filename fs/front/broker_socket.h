@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "front/file_descriptor.h"
+#include "base/file_descriptor.h"
 #include "pm/region.h"
 
 namespace pmfs::front {

@@ -10,8 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "base/file_descriptor.h"
 #include "front/dispatcher.h"
-#include "front/file_descriptor.h"
 #include "front/transport.h"
 
 namespace pmfs::front {

@@ -3,7 +3,7 @@
 #include <optional>
 #include <string>
 
-#include "front/file_descriptor.h"
+#include "base/file_descriptor.h"
 #include "front/mount_options.h"
 
 namespace pmfs::front {

@@ -75,7 +75,8 @@ DaxRegion::Functions DaxRegion::functions_for_memory() {
     return functions;
 }
 
-MappedResult DaxRegion::persistent(MediumKind kind, Fd fd, const Medium &medium, bool read_only) {
+MappedResult DaxRegion::persistent(MediumKind kind, FileDescriptor fd, const Medium &medium,
+                                   bool read_only) {
     // A testing aid of libpmem2 that would make it lie about what it must flush.
     if (std::getenv("PMEM2_FORCE_GRANULARITY") != nullptr)
         return Error(EINVAL, "unset PMEM2_FORCE_GRANULARITY: it makes persistent memory unsafe");
@@ -102,7 +103,8 @@ MappedResult DaxRegion::persistent(MediumKind kind, Fd fd, const Medium &medium,
     return region;
 }
 
-MappedResult DaxRegion::over_memory(Fd fd, const Medium &medium, bool read_only, bool flushes) {
+MappedResult DaxRegion::over_memory(FileDescriptor fd, const Medium &medium, bool read_only,
+                                    bool flushes) {
     if (flushes) TRY(prepare_fence_all_threads());
     const int protection = PROT_READ | (read_only ? 0 : PROT_WRITE);
     Mapping memory = TRY(Mapping::make(fd.get(), medium.size, protection, MAP_SHARED));
@@ -114,11 +116,11 @@ MappedResult DaxRegion::over_memory(Fd fd, const Medium &medium, bool read_only,
     return region;
 }
 
-MappedResult DaxRegion::volatile_memory(Fd fd, const Medium &medium, bool read_only) {
+MappedResult DaxRegion::volatile_memory(FileDescriptor fd, const Medium &medium, bool read_only) {
     return over_memory(std::move(fd), medium, read_only, false);
 }
 
-MappedResult DaxRegion::memory_as_persistent(Fd fd, const Medium &medium) {
+MappedResult DaxRegion::memory_as_persistent(FileDescriptor fd, const Medium &medium) {
     return over_memory(std::move(fd), medium, false, true);
 }
 

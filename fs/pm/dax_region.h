@@ -10,13 +10,14 @@ class DaxRegion final : public MappedRegion {
 public:
     // Maps `fd` with libpmem2, which also says how it is flushed (clwb, clflushopt, or not at all
     // where the processor's caches are persistent).  ENOTSUP: a file that needs msync, so no DAX.
-    static MappedResult persistent(MediumKind kind, Fd fd, const Medium &medium, bool read_only);
+    static MappedResult persistent(MediumKind kind, FileDescriptor fd, const Medium &medium,
+                                   bool read_only);
     // Maps memory.  What a dead process stored stays, what a power cut leaves is nothing: so there
     // is nothing to flush, whatever libpmem2 says about the file.
-    static MappedResult volatile_memory(Fd fd, const Medium &medium, bool read_only);
+    static MappedResult volatile_memory(FileDescriptor fd, const Medium &medium, bool read_only);
     // Memory with the flushes and fences of a persistent medium, so that tests and benchmarks run
     // the code of devdax without one.
-    static MappedResult memory_as_persistent(Fd fd, const Medium &medium);
+    static MappedResult memory_as_persistent(FileDescriptor fd, const Medium &medium);
 
     Result<> sync() override { return {}; }
     void store_home(std::uint64_t offset, std::span<const std::byte> bytes) override;
@@ -42,7 +43,8 @@ private:
     };
 
     using MappedRegion::MappedRegion;
-    static MappedResult over_memory(Fd fd, const Medium &medium, bool read_only, bool flushes);
+    static MappedResult over_memory(FileDescriptor fd, const Medium &medium, bool read_only,
+                                    bool flushes);
     static Functions functions_of(pmem2_map *map);
     static Functions functions_for_memory();
     void take_over(void *start, const Functions &functions, bool flushes);

@@ -28,7 +28,7 @@ constexpr std::array<std::byte, 64 << 10> kZeroes = {};
 
 }  // namespace
 
-MappedResult ImageRegion::make(Fd fd, const Medium &medium, bool read_only) {
+MappedResult ImageRegion::make(FileDescriptor fd, const Medium &medium, bool read_only) {
     const int protection = PROT_READ | (read_only ? 0 : PROT_WRITE);
     Mapping shared = TRY(Mapping::make(fd.get(), medium.size, protection, MAP_SHARED));
     Mapping own;
@@ -39,8 +39,8 @@ MappedResult ImageRegion::make(Fd fd, const Medium &medium, bool read_only) {
         std::move(fd), std::move(shared), std::move(own), medium, read_only, std::move(lost)));
 }
 
-ImageRegion::ImageRegion(Fd fd, Mapping shared, Mapping own, const Medium &medium, bool read_only,
-                         UnitSet lost)
+ImageRegion::ImageRegion(FileDescriptor fd, Mapping shared, Mapping own, const Medium &medium,
+                         bool read_only, UnitSet lost)
     : MappedRegion(MediumKind::image, std::move(fd), medium, read_only, std::move(lost)),
       syncer_(fd_.get()),
       shared_(std::move(shared)),

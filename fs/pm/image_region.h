@@ -7,7 +7,7 @@ namespace pmfs::pm {
 
 class ImageRegion final : public MappedRegion {
 public:
-    static MappedResult make(Fd fd, const Medium &medium, bool read_only);
+    static MappedResult make(FileDescriptor fd, const Medium &medium, bool read_only);
 
     Result<> sync() override { return read_only_ ? Result<>() : syncer_.sync(); }
     void store_home(std::uint64_t offset, std::span<const std::byte> bytes) override;
@@ -22,8 +22,8 @@ protected:
     void do_fence_everywhere() override {}
 
 private:
-    ImageRegion(Fd fd, Mapping shared, Mapping own, const Medium &medium, bool read_only,
-                UnitSet lost);
+    ImageRegion(FileDescriptor fd, Mapping shared, Mapping own, const Medium &medium,
+                bool read_only, UnitSet lost);
     void fail_write();
     void write_by_call(std::uint64_t offset, std::span<const std::byte> bytes);
 

@@ -8,7 +8,7 @@ namespace pmfs::pm {
 class MappedRegion : public Region {
 public:
     // Holds `lock` (perhaps none) for as long as the region lives.
-    void keep(Fd lock, const std::string &path) {
+    void keep(FileDescriptor lock, const std::string &path) {
         lock_ = std::move(lock);
         path_ = path;
     }
@@ -18,7 +18,8 @@ public:
     int mapping_fd() const final { return fd_.get(); }
 
 protected:
-    MappedRegion(MediumKind kind, Fd fd, const Medium &medium, bool read_only, UnitSet lost)
+    MappedRegion(MediumKind kind, FileDescriptor fd, const Medium &medium, bool read_only,
+                 UnitSet lost)
         : fd_(std::move(fd)), lost_(std::move(lost)) {
         kind_ = kind;
         size_ = medium.size;
@@ -29,8 +30,8 @@ protected:
         PMFS_ASSERT(offset <= size_ && size <= size_ - offset && !read_only_);
     }
 
-    Fd lock_;  // destroyed last: nobody gets the volume while it is still mapped here
-    Fd fd_;
+    FileDescriptor lock_;  // destroyed last: nobody gets the volume while it is still mapped here
+    FileDescriptor fd_;
     UnitSet lost_;
 };
 

@@ -36,8 +36,8 @@ constexpr Error kNotDax(ENODEV,
 
 // The number in a sysfs file; 0 when there is none.
 std::uint64_t number_in(const std::string &path) {
-    const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    if (!fd.valid()) return 0;
+    const FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!fd.ok()) return 0;
     char text[32] = {};
     if (::read(fd.get(), text, sizeof text - 1) <= 0) return 0;
     return std::strtoull(text, nullptr, 0);

@@ -34,19 +34,19 @@ Error open_error(int error, bool write) {
     }
 }
 
-Result<Fd> open_path(const std::string &path, bool write) {
+Result<FileDescriptor> open_path(const std::string &path, bool write) {
     // Not blocking: a pipe without a writer must not hang us, and a lease holder only delays.
-    Fd fd(::open(path.c_str(), (write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK));
-    if (!fd.valid()) return open_error(errno, write);
+    FileDescriptor fd(::open(path.c_str(), (write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK));
+    if (!fd.ok()) return open_error(errno, write);
     return fd;
 }
 
 // Another description of the same file.  By /proc, since the path may name another file by now;
 // by the path in a place without /proc, and then only if it is the same one.
-Result<Fd> open_again(const Fd &fd, const std::string &path, bool write) {
+Result<FileDescriptor> open_again(const FileDescriptor &fd, const std::string &path, bool write) {
     if (auto again = open_path("/proc/self/fd/" + std::to_string(fd.get()), write); again.ok())
         return again;
-    Fd again = TRY(open_path(path, write));
+    FileDescriptor again = TRY(open_path(path, write));
     struct stat was {
     }, is{};
     if (::fstat(fd.get(), &was) != 0 || ::fstat(again.get(), &is) != 0 || was.st_dev != is.st_dev ||
@@ -56,12 +56,12 @@ Result<Fd> open_again(const Fd &fd, const std::string &path, bool write) {
 }
 
 // Maps what is not memory and not a device: on DAX where the filesystem can, else as an image.
-MappedResult open_file(Fd fd, const Medium &medium, const std::string &path,
+MappedResult open_file(FileDescriptor fd, const Medium &medium, const std::string &path,
                        const OpenOptions &options) {
     const bool write = !options.read_only && !options.private_copy;
     MediumKind kind = MediumKind::image;
     if (medium.dax_file) {
-        Fd again = TRY(open_again(fd, path, write));
+        FileDescriptor again = TRY(open_again(fd, path, write));
         auto region = DaxRegion::persistent(MediumKind::fsdax, std::move(again), medium, !write);
         if (!region.ok() && region.error().errno_value() != ENOTSUP) return region.error();
         if (region.ok()) {
@@ -73,7 +73,7 @@ MappedResult open_file(Fd fd, const Medium &medium, const std::string &path,
     return ImageRegion::make(std::move(fd), medium, options.read_only);
 }
 
-MappedResult open_medium(Fd fd, const Medium &medium, const std::string &path,
+MappedResult open_medium(FileDescriptor fd, const Medium &medium, const std::string &path,
                          const OpenOptions &options) {
     if (medium.kind == MediumKind::image) return open_file(std::move(fd), medium, path, options);
     if (options.private_copy) return PrivateRegion::make(medium.kind, std::move(fd), medium);
@@ -86,13 +86,13 @@ MappedResult open_medium(Fd fd, const Medium &medium, const std::string &path,
 
 Result<std::unique_ptr<Region>> open_region(const std::string &path, const OpenOptions &options) {
     const bool write = !options.read_only && !options.private_copy;
-    Fd lock = TRY(open_path(path, write));
-    Fd fd;
+    FileDescriptor lock = TRY(open_path(path, write));
+    FileDescriptor fd;
     if (options.exclusive) {
         TRY(lock_volume(lock.get()));
         fd = TRY(open_again(lock, path, write));
     } else {
-        fd = std::exchange(lock, Fd());
+        fd = std::exchange(lock, FileDescriptor());
     }
     const Medium medium = TRY(look_at(fd.get()));
     auto region = TRY(open_medium(std::move(fd), medium, path, options));
@@ -101,8 +101,8 @@ Result<std::unique_ptr<Region>> open_region(const std::string &path, const OpenO
 }
 
 Result<std::unique_ptr<Region>> memory_region(std::uint64_t size) {
-    const Fd fd(::memfd_create("pmfs", MFD_CLOEXEC));
-    if (!fd.valid() || ::ftruncate(fd.get(), static_cast<off_t>(size)) != 0)
+    const FileDescriptor fd(::memfd_create("pmfs", MFD_CLOEXEC));
+    if (!fd.ok() || ::ftruncate(fd.get(), static_cast<off_t>(size)) != 0)
         return Error(errno, "cannot make a memory region");
     return open_region("/proc/self/fd/" + std::to_string(fd.get()), {});
 }

@@ -7,7 +7,7 @@
 
 namespace pmfs::pm {
 
-MappedResult PrivateRegion::make(MediumKind kind, Fd fd, const Medium &medium) {
+MappedResult PrivateRegion::make(MediumKind kind, FileDescriptor fd, const Medium &medium) {
     const bool by_unit = medium.unit > 4096 || kind == MediumKind::devdax;
     Mapping mapping = TRY(by_unit ? Mapping::make(fd.get(), medium.size, PROT_READ, MAP_SHARED)
                                   : Mapping::make(fd.get(), medium.size, PROT_READ | PROT_WRITE,
@@ -20,7 +20,7 @@ MappedResult PrivateRegion::make(MediumKind kind, Fd fd, const Medium &medium) {
 
 PrivateRegion::PrivateRegion(MediumKind kind, const Medium &medium, Mapping mapping, UnitSet lost,
                              UnitSet copied, bool by_unit)
-    : MappedRegion(kind, Fd(), medium, false, std::move(lost)),
+    : MappedRegion(kind, FileDescriptor(), medium, false, std::move(lost)),
       mapping_(std::move(mapping)),
       copied_(std::move(copied)),
       by_unit_(by_unit) {

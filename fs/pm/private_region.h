@@ -10,7 +10,7 @@ namespace pmfs::pm {
 class PrivateRegion final : public MappedRegion {
 public:
     // `kind` is what the caller found the medium to be (fsdax looks like an image to look_at).
-    static MappedResult make(MediumKind kind, Fd fd, const Medium &medium);
+    static MappedResult make(MediumKind kind, FileDescriptor fd, const Medium &medium);
 
     Result<> sync() override { return {}; }
     void store_home(std::uint64_t offset, std::span<const std::byte> bytes) override;

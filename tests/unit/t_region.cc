@@ -30,22 +30,22 @@ namespace {
 
 constexpr std::uint64_t kSize = 8 * kMiB;
 
-Fd memory_file(std::uint64_t size = kSize) {
-    Fd fd(::memfd_create("t_region", MFD_CLOEXEC));
+FileDescriptor memory_file(std::uint64_t size = kSize) {
+    FileDescriptor fd(::memfd_create("t_region", MFD_CLOEXEC));
     REQUIRE(::ftruncate(fd.get(), static_cast<off_t>(size)) == 0);
     return fd;
 }
 
-std::string path_of(const Fd &fd) {
+std::string path_of(const FileDescriptor &fd) {
     return "/proc/self/fd/" + std::to_string(fd.get());
 }
 
-Medium medium_of(const Fd &fd) {
+Medium medium_of(const FileDescriptor &fd) {
     return look_at(fd.get()).take();
 }
 
 // The same bytes through another description, as another process would see them.
-std::vector<std::byte> on_medium(const Fd &fd, std::uint64_t offset, std::size_t size) {
+std::vector<std::byte> on_medium(const FileDescriptor &fd, std::uint64_t offset, std::size_t size) {
     std::vector<std::byte> bytes(size);
     REQUIRE(::pread(fd.get(), bytes.data(), size, static_cast<off_t>(offset)) ==
             static_cast<ssize_t>(size));
@@ -88,28 +88,28 @@ bool died_of(int signal_number, int status) {
 
 struct Kind {
     const char *name;
-    MappedResult (*make)(Fd);
+    MappedResult (*make)(FileDescriptor);
 };
 const Kind kKinds[] = {
     {"memory",
-     [](Fd fd) {
+     [](FileDescriptor fd) {
          const Medium medium = medium_of(fd);
          return DaxRegion::volatile_memory(std::move(fd), medium, false);
      }},
     {"device-DAX's code",
-     [](Fd fd) {
+     [](FileDescriptor fd) {
          const Medium medium = medium_of(fd);
          return DaxRegion::memory_as_persistent(std::move(fd), medium);
      }},
     {"image",
-     [](Fd fd) {
+     [](FileDescriptor fd) {
          const Medium medium = medium_of(fd);
          return ImageRegion::make(std::move(fd), medium, false);
      }},
 };
 
-Fd again(const Fd &fd) {
-    return Fd(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
+FileDescriptor again(const FileDescriptor &fd) {
+    return FileDescriptor(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
 }
 
 }  // namespace
@@ -117,7 +117,7 @@ Fd again(const Fd &fd) {
 TEST_CASE("region: data of any size and alignment reaches the medium, and nothing beside it") {
     for (const Kind &kind : kKinds) {
         CAPTURE(kind.name);
-        const Fd fd = memory_file();
+        const FileDescriptor fd = memory_file();
         const auto region = kind.make(again(fd)).take();
         for (const std::size_t size : {1u, 7u, 8u, 63u, 64u, 65u, 200u, 1000u, 4096u, 33'000u,
                                        65'536u, 100'001u, 1'048'577u}) {
@@ -144,7 +144,7 @@ TEST_CASE("region: data of any size and alignment reaches the medium, and nothin
 TEST_CASE("region: metadata on DAX media is on the medium once it is stored") {
     for (const Kind &kind : {kKinds[0], kKinds[1]}) {
         CAPTURE(kind.name);
-        const Fd fd = memory_file();
+        const FileDescriptor fd = memory_file();
         const auto region = kind.make(again(fd)).take();
         const auto bytes = pattern(200, 3);
         region->fence(region->store_meta(8000, bytes));
@@ -156,7 +156,7 @@ TEST_CASE("region: metadata on DAX media is on the medium once it is stored") {
 }
 
 TEST_CASE("region: metadata of an image stays in memory until it goes home") {
-    const Fd fd = memory_file();
+    const FileDescriptor fd = memory_file();
     const auto region = kKinds[2].make(again(fd)).take();
     const auto old = pattern(4096, 1), now = pattern(4096, 2);
     region->fence(region->write(4096, old));
@@ -174,7 +174,7 @@ TEST_CASE("region: metadata of an image stays in memory until it goes home") {
 }
 
 TEST_CASE("region: a dropped private block follows the file again, and its neighbours stay") {
-    const Fd fd = memory_file();
+    const FileDescriptor fd = memory_file();
     const auto region = kKinds[2].make(again(fd)).take();
     const auto a = pattern(8192, 1), b = pattern(8192, 2);
     region->fence(region->store_meta(4096, a));
@@ -200,7 +200,7 @@ TEST_CASE("region: a duty that nobody fences traps") {
 }
 
 TEST_CASE("region: a store outside the region or into a read-only one traps") {
-    const Fd fd = memory_file();
+    const FileDescriptor fd = memory_file();
     CHECK(died_of(SIGABRT, status_of([&] {
                       const auto region = open_region(path_of(fd), {}).take();
                       region->fence(region->write(kSize - 4, pattern(8, 1)));
@@ -214,7 +214,7 @@ TEST_CASE("region: a store outside the region or into a read-only one traps") {
 }
 
 TEST_CASE("region: what is stored is there when the region is opened again") {
-    const Fd fd = memory_file();
+    const FileDescriptor fd = memory_file();
     const auto bytes = pattern(5000, 9);
     {
         const auto region = open_region(path_of(fd), {}).take();
@@ -232,7 +232,7 @@ TEST_CASE("region: what is stored is there when the region is opened again") {
 // --- the lock
 
 TEST_CASE("region: a second open is EBUSY and its sentence names the process that has it") {
-    const Fd fd = memory_file();
+    const FileDescriptor fd = memory_file();
     for (const OpenOptions &first :
          {OpenOptions{}, OpenOptions{.read_only = true}, OpenOptions{.private_copy = true}}) {
         auto region = open_region(path_of(fd), first).take();
@@ -252,9 +252,9 @@ TEST_CASE("region: a second open is EBUSY and its sentence names the process tha
 }
 
 TEST_CASE("region: the descriptor that is handed out neither holds nor drops the lock") {
-    const Fd fd = memory_file();
+    const FileDescriptor fd = memory_file();
     auto region = open_region(path_of(fd), {}).take();
-    Fd handed(::fcntl(region->mapping_fd(), F_DUPFD_CLOEXEC, 0));
+    FileDescriptor handed(::fcntl(region->mapping_fd(), F_DUPFD_CLOEXEC, 0));
     ::flock(handed.get(), LOCK_UN);  // what a client might try
     CHECK(open_region(path_of(fd), {}).error().errno_value() == EBUSY);
     region.reset();
@@ -262,7 +262,7 @@ TEST_CASE("region: the descriptor that is handed out neither holds nor drops the
 }
 
 TEST_CASE("region: the lock goes with its process") {
-    const Fd fd = memory_file();
+    const FileDescriptor fd = memory_file();
     CHECK(status_of([&] {
               const auto region = open_region(path_of(fd), {});
               return region.ok() ? ::kill(::getpid(), SIGKILL) : 1;
@@ -286,22 +286,22 @@ TEST_CASE("region: what cannot hold a volume is refused with a sentence of its o
     CHECK(open_region("/proc", {.read_only = true}).error().errno_value() == EISDIR);
     CHECK(refused("/dev/null") == ENODEV);
     CHECK(refused("/dev/tty0") != 0);
-    const Fd empty = memory_file(0);
+    const FileDescriptor empty = memory_file(0);
     CHECK(refused(path_of(empty)) == EINVAL);
     CHECK(
         std::string(open_region(path_of(empty), {}).error().what()).starts_with("the file is em"));
     int pipe_ends[2];
     REQUIRE(::pipe2(pipe_ends, O_CLOEXEC) == 0);
-    const Fd reader(pipe_ends[0]), writer(pipe_ends[1]);
+    const FileDescriptor reader(pipe_ends[0]), writer(pipe_ends[1]);
     CHECK(refused(path_of(reader)) == EINVAL);
-    Fd sealed(::memfd_create("sealed", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+    FileDescriptor sealed(::memfd_create("sealed", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     REQUIRE(::ftruncate(sealed.get(), kSize) == 0);
     REQUIRE(::fcntl(sealed.get(), F_ADD_SEALS, F_SEAL_WRITE) == 0);
     CHECK(refused(path_of(sealed)) == EPERM);
 }
 
 TEST_CASE("region: who may not write is told so") {
-    const Fd fd = memory_file();
+    const FileDescriptor fd = memory_file();
     REQUIRE(::fchmod(fd.get(), 0444) == 0);
     const int status = status_of([&] {
         if (::geteuid() == 0 && ::seteuid(65534) != 0) return 3;
@@ -314,8 +314,8 @@ TEST_CASE("region: who may not write is told so") {
 TEST_CASE("region: a file that needs msync is never taken for DAX, whatever the environment says") {
     std::string path =
         std::string(std::getenv("TMPDIR") ? std::getenv("TMPDIR") : "/tmp") + "/t_region.XXXXXX";
-    const Fd fd(::mkostemp(path.data(), O_CLOEXEC));
-    REQUIRE(fd.valid());
+    const FileDescriptor fd(::mkostemp(path.data(), O_CLOEXEC));
+    REQUIRE(fd.ok());
     REQUIRE(::ftruncate(fd.get(), kSize) == 0);
     const Medium medium = medium_of(fd);
     CHECK(
@@ -335,7 +335,8 @@ TEST_CASE("region: a device-DAX node's size and alignment come from sysfs, old o
     std::string directory = "/tmp/t_region.XXXXXX";
     REQUIRE(::mkdtemp(directory.data()) != nullptr);
     const auto put = [&](const std::string &name, const std::string &text) {
-        const Fd fd(::open((directory + name).c_str(), O_CREAT | O_WRONLY | O_TRUNC, 0600));
+        const FileDescriptor fd(
+            ::open((directory + name).c_str(), O_CREAT | O_WRONLY | O_TRUNC, 0600));
         REQUIRE(::write(fd.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size()));
     };
     CHECK(look_at_dax_device(directory).error().errno_value() == ENODEV);
@@ -368,7 +369,7 @@ TEST_CASE("region: a device-DAX node's size and alignment come from sysfs, old o
 TEST_CASE("region: stores into a private copy stay there, page by page and unit by unit") {
     for (const std::uint64_t unit : {std::uint64_t{4096}, 2 * kMiB}) {
         CAPTURE(unit);
-        const Fd fd = memory_file();
+        const FileDescriptor fd = memory_file();
         const auto old = pattern(kSize, 1);
         REQUIRE(::pwrite(fd.get(), old.data(), kSize, 0) == static_cast<ssize_t>(kSize));
         Medium medium = medium_of(fd);
@@ -396,7 +397,7 @@ TEST_CASE("region: stores into a private copy stay there, page by page and unit 
 TEST_CASE("region: a page cut off under us reads as zeroes, sets the fault once, and is lost") {
     for (const Kind &kind : kKinds) {
         CAPTURE(kind.name);
-        const Fd fd = memory_file();
+        const FileDescriptor fd = memory_file();
         const auto region = kind.make(again(fd)).take();
         region->fence(region->write(6 * kMiB, pattern(8192, 5)));
         REQUIRE(::ftruncate(fd.get(), 4 * kMiB) == 0);
@@ -430,7 +431,7 @@ TEST_CASE("region: a page cut off under us reads as zeroes, sets the fault once,
 }
 
 TEST_CASE("region: metadata of an image that was cut off is lost as well") {
-    const Fd fd = memory_file();
+    const FileDescriptor fd = memory_file();
     const auto region = kKinds[2].make(again(fd)).take();
     REQUIRE(::ftruncate(fd.get(), 4 * kMiB) == 0);
     const auto *meta = reinterpret_cast<const volatile std::byte *>(region->meta());
@@ -443,7 +444,7 @@ TEST_CASE("region: metadata of an image that was cut off is lost as well") {
 }
 
 TEST_CASE("region: a fault on a huge page loses the whole unit") {
-    const Fd fd = memory_file(2 * kMiB);
+    const FileDescriptor fd = memory_file(2 * kMiB);
     const auto mapping =
         Mapping::make(fd.get(), 6 * kMiB, PROT_READ | PROT_WRITE, MAP_SHARED).take();
     UnitSet lost = UnitSet::make(6 * kMiB, 2 * kMiB).take();
@@ -458,7 +459,7 @@ TEST_CASE("region: a fault on a huge page loses the whole unit") {
 
 TEST_CASE("region: a SIGBUS at an address of nobody kills as ever") {
     const auto region = memory_region(kSize).take();  // the handler is there
-    const Fd fd = memory_file(4096);
+    const FileDescriptor fd = memory_file(4096);
     CHECK(died_of(
         SIGBUS, status_of([&] {
             const auto mapping = Mapping::make(fd.get(), 8192, PROT_READ, MAP_SHARED).take();
@@ -468,7 +469,7 @@ TEST_CASE("region: a SIGBUS at an address of nobody kills as ever") {
 }
 
 TEST_CASE("region: regions that come and go leave no fault handling behind") {
-    const Fd fd = memory_file(4096);
+    const FileDescriptor fd = memory_file(4096);
     for (int i = 0; i < 100; ++i) CHECK(memory_region(kSize).ok());
     CHECK(died_of(
         SIGBUS, status_of([&] {
@@ -485,10 +486,10 @@ TEST_CASE("region: a failed sync is final, by either door") {
     for (const Syncer::Door door : {Syncer::Door::uring_if_possible, Syncer::Door::system_call}) {
         int pipe_ends[2];
         REQUIRE(::pipe2(pipe_ends, O_CLOEXEC) == 0);
-        const Fd reader(pipe_ends[0]), writer(pipe_ends[1]);
+        const FileDescriptor reader(pipe_ends[0]), writer(pipe_ends[1]);
         Syncer syncer(reader.get(), door);
         CHECK(syncer.sync().error().errno_value() == EIO);  // a pipe cannot be synced
-        const Fd good = memory_file();
+        const FileDescriptor good = memory_file();
         REQUIRE(::dup2(good.get(), reader.get()) >= 0);
         CHECK(syncer.sync().error().errno_value() == EIO);
         Syncer fresh(reader.get(), door);
@@ -499,7 +500,7 @@ TEST_CASE("region: a failed sync is final, by either door") {
 }
 
 TEST_CASE("region: a write that the disk refuses fails the operation and every later sync") {
-    const Fd fd = memory_file();
+    const FileDescriptor fd = memory_file();
     const int status = status_of([&] {
         const auto region = kKinds[2].make(again(fd)).take();
         const rlimit limit = {4 * kMiB, 4 * kMiB};

@@ -4,7 +4,7 @@
 
 #include <utility>
 
-namespace pmfs::front {
+namespace pmfs {
 
 class FileDescriptor {
 public:
@@ -29,4 +29,4 @@ private:
     int fd_ = -1;
 };
 
-}  // namespace pmfs::front
+}  // namespace pmfs
