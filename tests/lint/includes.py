@@ -25,7 +25,7 @@ LAYERS = {
 }
 # Headers of libraries: where they may be used.
 LIBRARIES = {
-    "libpmem2.h": ["fs/pm/"],
+    "libpmem2.h": ["fs/pm/", "tools/benches/"],  # (a floor to compare with)
     "isa-l/": ["fs/base/"],
     "liburing.h": ["fs/pm/", "tools/examples/", "tests/"],
     "fuse3/": ["fs/front/"],

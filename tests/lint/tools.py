@@ -120,8 +120,9 @@ def tidy_one(path, headers):
     if remembered.exists():
         return []
     done = run("clang-tidy", "--quiet", "-p", BUILD, ROOT / path)
-    findings = sorted({(os.path.relpath(found["path"], ROOT), int(found["line"]), found["words"])
-                       for found in _FINDING.finditer(done.stdout)})
+    # Paths are relative to the build where the compiler was called.
+    findings = sorted({(os.path.relpath(BUILD / found["path"], ROOT), int(found["line"]),
+                        found["words"]) for found in _FINDING.finditer(done.stdout)})
     if not findings and done.returncode != 0:
         findings = [(path, 1, f"clang-tidy failed: {done.stderr.strip()[-300:]}")]
     if not findings:
