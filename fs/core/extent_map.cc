@@ -7,6 +7,7 @@
 #include "base/assert.h"
 #include "core/btree.h"
 #include "core/inode.h"
+#include "media/geometry.h"
 
 namespace pmfs::core {
 
@@ -52,21 +53,35 @@ MapValue encode_value(const Extent &e) {
             media::le32(flags_of(e))};
 }
 
-// An extent from the media must lie in the volume, or reading through it would leave the region.
-Result<Extent> checked(const Reader &reader, const Extent &e) {
+// An extent from the media must lie in the volume, or reading through it would leave the region; and
+// in chunks of file data, or writing to the file would change metadata behind the engine's back.
+Result<Extent> checked(const Reader &reader, InodeNo ino, const Extent &e) {
     const std::uint64_t total = reader.core().blocks().count();
     if (e.blocks == 0 || e.start == 0 || e.start >= total || e.blocks > total - e.start ||
-        e.file_block > kEndOfFiles - e.blocks)
+        e.file_block >= kEndOfFiles || e.blocks > kEndOfFiles - e.file_block)
         return corrupt("an extent points outside the volume");
+    const std::uint64_t group = e.start / media::kGroupBlocks;
+    const auto layout = media::layout_of(total, group);
+    auto found = reader.get<media::Summary>(BlockNo(layout.summary_a), media::Magic::summary);
+    if (!found.ok())
+        found = reader.get<media::Summary>(BlockNo(layout.summary_b), media::Magic::summary);
+    const media::Summary *summary = TRY(std::move(found));
+    const auto kind = static_cast<std::uint8_t>(
+        ino.value() == media::kInodeTableIno ? media::ChunkKind::meta : media::ChunkKind::data);
+    const std::uint64_t first = e.start % media::kGroupBlocks;  // chunk 0 ends every extent
+    const std::uint64_t last = (first + e.blocks - 1) / media::kChunkBlocks;
+    if (last >= media::kGroupChunks) return corrupt("an extent reaches into the next group");
+    for (std::uint64_t chunk = first / media::kChunkBlocks; chunk <= last; ++chunk)
+        if (summary->kind[chunk] != kind) return corrupt("an extent lies in chunks of another kind");
     return e;
 }
 
-Result<Extent> decode_entry(const Reader &reader, const Cursor &at) {
+Result<Extent> decode_entry(const Reader &reader, InodeNo ino, const Cursor &at) {
     const auto value = at.value();
     if (value.size() != sizeof(MapValue)) return corrupt("an extent's entry has a wrong size");
     MapValue v;
     std::memcpy(&v, value.data(), sizeof v);
-    return checked(reader, decode(at.key(), v.start.get(), v.blocks.get(), v.flags.get()));
+    return checked(reader, ino, decode(at.key(), v.start.get(), v.blocks.get(), v.flags.get()));
 }
 
 bool joins(const Extent &left, const Extent &right) {
@@ -83,13 +98,13 @@ Result<Extent> last_extent(const Reader &reader, const media::Inode &inode, Inod
         const InlineExtent *extents = inline_of(inode);
         for (unsigned i = inline_count(inode); i-- > 0;)
             if (extents[i].file_block.get() <= file_block)
-                return checked(reader, decode(extents[i]));
+                return checked(reader, ino, decode(extents[i]));
         return Extent{};
     }
     Cursor at(reader, inode, tree_of(ino));
     TRY(at.seek_floor(file_block));
     if (at.at_end()) return Extent{};
-    return decode_entry(reader, at);
+    return decode_entry(reader, ino, at);
 }
 
 Result<Extent> next_extent(const Reader &reader, const media::Inode &inode, InodeNo ino,
@@ -100,13 +115,13 @@ Result<Extent> next_extent(const Reader &reader, const media::Inode &inode, Inod
         const InlineExtent *extents = inline_of(inode);
         for (unsigned i = 0; i < inline_count(inode); ++i)
             if (extents[i].file_block.get() > file_block)
-                return checked(reader, decode(extents[i]));
+                return checked(reader, ino, decode(extents[i]));
         return Extent{};
     }
     Cursor at(reader, inode, tree_of(ino));
     TRY(at.seek(file_block));
     if (at.at_end()) return Extent{};
-    return decode_entry(reader, at);
+    return decode_entry(reader, ino, at);
 }
 
 Result<Extent> find_extent(const Reader &reader, const media::Inode &inode, InodeNo ino,

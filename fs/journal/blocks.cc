@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include "base/assert.h"
+#include "media/geometry.h"
 #include "media/verify.h"
 
 namespace pmfs::journal {
@@ -32,6 +33,7 @@ Result<const std::byte *> Blocks::get(BlockNo block, media::Magic magic) {
     }
     if (!media::block_ok({bytes, media::kBlockSize}, magic, fsid_, block.value()))
         return corrupt("a metadata block is damaged");
+    if (magic == media::Magic::node) TRY(check_chunk(block));
     if (sane_ && !sane_(bytes, magic)) return corrupt("a metadata block contradicts itself");
     touched.fetch_or(1, std::memory_order_relaxed);
     return bytes;
@@ -49,8 +51,21 @@ Result<const media::Inode *> Blocks::inode(BlockNo block, unsigned slot, InodeNo
     }
     if (!media::block_ok({bytes, media::kInodeSize}, media::Magic::inode, fsid_, self.value()))
         return corrupt("an inode is damaged");
+    TRY(check_chunk(block));
     touched.fetch_or(bit, std::memory_order_relaxed);
     return inode;
+}
+
+Result<> Blocks::check_chunk(BlockNo block) {
+    const std::uint64_t chunk = block.value() / media::kChunkBlocks;
+    const auto layout = media::layout_of(count_, chunk / media::kGroupChunks);
+    auto found = get(BlockNo(layout.summary_a), media::Magic::summary);
+    if (!found.ok()) found = get(BlockNo(layout.summary_b), media::Magic::summary);
+    const auto *summary = reinterpret_cast<const media::Summary *>(TRY(std::move(found)));
+    if (summary->kind[chunk % media::kGroupChunks] !=
+        static_cast<std::uint8_t>(media::ChunkKind::meta))
+        return corrupt("a metadata block lies among file data");
+    return {};
 }
 
 }  // namespace pmfs::journal
