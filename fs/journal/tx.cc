@@ -64,8 +64,9 @@ media::Inode *Tx::fresh_inodes(BlockNo block, InodeNo first) {
 
 Result<media::Inode *> Tx::edit_inode(BlockNo block, unsigned slot, InodeNo self) {
     Shadow *shadow = find(block);
+    // A block that is being changed for one inode says nothing of the others in it.
+    if (!shadow || !shadow->fresh) TRY(journal_.blocks().inode(block, slot, self));
     if (!shadow) {
-        TRY(journal_.blocks().inode(block, slot, self));
         shadow = add(block, false);
         shadow->inodes = true;
     }

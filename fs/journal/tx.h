@@ -50,8 +50,10 @@ public:
         return reinterpret_cast<const T *>(TRY(journal_.blocks().get(block, magic)));
     }
     Result<const media::Inode *> read_inode(BlockNo block, unsigned slot, InodeNo self) {
-        if (const Shadow *s = find(block))
+        if (const Shadow *s = find(block)) {
+            if (!s->fresh) TRY(journal_.blocks().inode(block, slot, self));
             return reinterpret_cast<const media::Inode *>(s->bytes) + slot;
+        }
         return journal_.blocks().inode(block, slot, self);
     }
     // A copy of a block to change.  Stays where it is until the transaction ends.
