@@ -61,7 +61,10 @@ Result<> Journal::checkpoint(std::uint64_t up_to) {
     const std::span<std::byte> buffer(read_buffer_.get(), media::kRecordSizeMax);
     for (; seq <= up_to; ++seq) {
         const auto record = read_record(region_, place_, offset, seq, secret_, buffer);
-        PMFS_ASSERT(!record.empty());
+        if (record.empty()) {
+            failed_.store(true, std::memory_order_release);
+            return Error(EIO, "the medium lost a record of the journal");
+        }
         TRY(apply_record(record, blocks_.count(), [&](std::uint64_t at, auto bytes) {
             region_.store_home(at, bytes);
             dropping_.push_back(at / kBlockSize);

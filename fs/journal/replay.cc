@@ -63,6 +63,8 @@ Result<RingState> read_ring_header(const pm::Region &region, const media::Superb
         found = true;
     }
     if (!found) return corrupt("both journal headers are damaged");
+    if (best.tail_seq == 0 || best.tail_seq >> 63 != 0)
+        return corrupt("the journal counts its records from a number that cannot be");
     if (best.tail_offset >= place.size || best.tail_offset % media::kLineSize != 0)
         return corrupt("the journal's tail is not inside the ring");
     return best;
