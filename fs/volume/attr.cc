@@ -110,7 +110,10 @@ void Volume::Impl::reap_or_park(InodeNo ino) {
     Result<> done;
     {
         ExclusiveLock held(lock);
-        if (live.referenced(ino)) return;  // somebody holds a grant after all
+        // Parked meanwhile, it may have gone another way, and its number may be another file's.
+        const auto inode = core::read_inode(Reader(*core), ino);
+        if (!inode.ok() || inode.value()->nlink.get() != 0) return;
+        if (!live.mark_unlinked(ino)) return;  // somebody refers to it after all, and will reap it
         done = reap(ino);
     }
     if (done.ok() || !must_park(done.error())) return;
