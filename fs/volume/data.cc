@@ -282,7 +282,6 @@ Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset,
         return Error(EFBIG, "a file has at most 2^50 bytes");
     if (bytes.empty()) return std::size_t{0};
     const Span span{offset, offset + bytes.size()};
-    v.data_dirty.store(true, std::memory_order_release);
     {
         SharedLock held(v.lock);
         const Reader reader(*v.core);
@@ -290,6 +289,8 @@ Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset,
         InPlace in_place(v, ino, span);
         if (TRY(in_place.fits(reader, *inode, kill_suid_sgid))) {
             in_place.write(bytes);
+            // Behind the data: a group commit that clears this before it syncs has missed nothing.
+            v.data_dirty.store(true, std::memory_order_release);
             return bytes.size();
         }
     }
