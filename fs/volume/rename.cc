@@ -16,12 +16,14 @@ namespace {
 
 // True when `ino` is `dir` or one of the directories above it.
 Result<bool> is_above(const Reader &reader, InodeNo ino, InodeNo dir) {
-    for (std::uint64_t steps = 0; steps <= reader.core().blocks().count(); ++steps) {
+    InodeNo seen = dir;  // on a ring it comes again (Brent, 1980)
+    for (std::uint64_t steps = 1;; ++steps) {
         if (dir == ino) return true;
         if (dir.value() == media::kRootIno) return false;
+        if ((steps & (steps - 1)) == 0) seen = dir;
         dir = InodeNo(TRY(core::read_inode(reader, dir))->parent.get());
+        if (dir == seen) return corrupt("directories above one another form a ring");
     }
-    return corrupt("directories above one another form a ring");
 }
 
 struct Side {  // one end of a rename

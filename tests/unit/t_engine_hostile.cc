@@ -328,3 +328,66 @@ TEST_CASE("hostile: a guest that makes a file of no type") {
     CHECK(errno_of(volume->make(kRoot, "f", 0150000 | 0644, 0, kUser)) == EINVAL);
     CHECK(errno_of(volume->lookup(kRoot, "f")) == ENOENT);
 }
+
+TEST_CASE("hostile: a file whose blocks are metadata can be neither read nor written") {
+    Tampered volume;
+    const InodeNo ino = make_file(*volume, "f"), other = make_file(*volume, "g");
+    write(*volume, ino, 0, std::string(4096, 'a'));
+    const std::string value(100, 'x');
+    REQUIRE(volume->setxattr(other, "user.x", std::as_bytes(std::span(value)), 0, kUser).ok());
+    volume.close();
+    media::Inode &inode = volume.inode(ino);
+    extents_of(inode)[0].start.set(volume.inode(other).xattr_root.get());
+    media::seal_block(inode);
+    REQUIRE(volume.reopen().ok());
+    CHECK(errno_of(volume->read(ino, 0, 4096, [](auto) {})) == EUCLEAN);
+    const std::string text(4096, 'b');
+    CHECK(errno_of(volume->write(ino, 0, std::as_bytes(std::span(text)), false, kUser)) == EUCLEAN);
+    CHECK(volume->getxattr(other, "user.x").ok());
+}
+
+TEST_CASE("hostile: a tree that lies in a file's data is not believed") {
+    Tampered volume;
+    const InodeNo ino = make_file(*volume, "f"), other = make_file(*volume, "g");
+    write(*volume, ino, 0, std::string(4096, 'a'));
+    const std::string value(100, 'x');
+    REQUIRE(volume->setxattr(other, "user.x", std::as_bytes(std::span(value)), 0, kUser).ok());
+    volume.close();
+    const std::uint64_t forged = extents_of(volume.inode(ino))[0].start.get();
+    media::Inode &inode = volume.inode(other);
+    auto &node = volume.block<media::NodeHeader>(forged);
+    std::memcpy(static_cast<void *>(&node), &volume.block<std::byte>(inode.xattr_root.get()),
+                media::kBlockSize);
+    node.header.self.set(forged);
+    media::seal_block(std::span(reinterpret_cast<std::byte *>(&node), media::kBlockSize));
+    inode.xattr_root.set(forged);
+    media::seal_block(inode);
+    REQUIRE(volume.reopen().ok());
+    CHECK(errno_of(volume->getxattr(other, "user.x")) == EUCLEAN);
+}
+
+TEST_CASE("hostile: a damaged inode is seen where its neighbour is being changed") {
+    Tampered volume;
+    volume.close();
+    auto &state = volume.block<media::State>(volume.sb().state_block[0].get());
+    const InodeNo free(state.free_inode_head.get());
+    REQUIRE(free.value() < media::kInodesPerBlock);  // in the root's block
+    volume.inode(free).next.set(5);  // and no checksum
+    REQUIRE(volume.reopen().ok());
+    CHECK(errno_of(volume->make(kRoot, "f", S_IFREG | 0644, 0, kUser)) == EUCLEAN);
+}
+
+TEST_CASE("hostile: directories above one another in a ring") {
+    Tampered volume;
+    REQUIRE(volume->make(kRoot, "a", S_IFDIR | 0755, 0, kUser).ok());
+    const InodeNo a = volume->lookup(kRoot, "a").take().ino;
+    REQUIRE(volume->make(a, "b", S_IFDIR | 0755, 0, kUser).ok());
+    const InodeNo b = volume->lookup(a, "b").take().ino;
+    REQUIRE(volume->make(kRoot, "c", S_IFDIR | 0755, 0, kUser).ok());
+    volume.close();
+    media::Inode &inode = volume.inode(a);
+    inode.parent.set(b.value());
+    media::seal_block(inode);
+    REQUIRE(volume.reopen().ok());
+    CHECK(errno_of(volume->rename(kRoot, "c", b, "c", 0)) == EUCLEAN);
+}

@@ -62,6 +62,15 @@ public:
     }
     Volume *operator->() { return volume_.get(); }
 
+    // Overwrites the records of the journal, as poison that reads as zeroes does.
+    void spoil_journal() {
+        media::Superblock sb;
+        std::memcpy(static_cast<void *>(&sb), volume_->region().data(), sizeof sb);
+        const std::vector<std::byte> zeroes(media::kBlockSize);
+        for (std::uint64_t b = media::kRingHeaders; b < sb.journal_blocks.get(); ++b)
+            media_->store_direct((sb.journal_start.get() + b) * media::kBlockSize, zeroes);
+    }
+
     // As a front end does, but not for ever.
     template <class F>
     auto retry(F operation, int most = 1000) {
@@ -248,4 +257,14 @@ TEST_CASE("space: what metadata gave back is data's again, after a mount too") {
     for (const ChunkInfo &chunk : chunks)
         CHECK_FALSE((chunk.kind == static_cast<std::uint8_t>(media::ChunkKind::meta) &&
                      chunk.used_blocks == 0));
+}
+
+TEST_CASE("space: a journal that lost its records makes the volume read-only, and goes on reading") {
+    Image volume(16 << 20);
+    const InodeNo ino = make_file(*volume.operator->(), "f");
+    volume.spoil_journal();
+    CHECK(errno_of(volume->commit_group()) == EIO);
+    CHECK(volume->info().damaged);
+    CHECK(errno_of(volume->make(kRoot, "g", S_IFREG | 0644, 0, kUser)) == EROFS);
+    CHECK(volume->getattr(ino).ok());
 }
