@@ -1,7 +1,9 @@
-// bench_fuse PMFS PEER: the same calls in a directory of a mounted pmfs and of a peer, in turns.
+// bench_fuse compare PMFS PEER ROUNDS: the same calls in a directory of a mounted pmfs and of a
+// peer, in turns; one JSON line for each call and round.  Who begins changes from round to round.
+// bench_fuse grow PMFS: how the making of a file takes longer as its directory grows.
 //
-// One JSON line a row: the median of the rounds' medians on both sides in microseconds, and the
-// median of the rounds' ratios.  Rounds in turns, so that what else the machine does hits both.
+// A line has the median time of the round on both sides, in microseconds; fuse.py makes rows of
+// them.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
@@ -13,13 +15,13 @@
 #include <cstring>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/clock.h"
 
 namespace {
 
-constexpr int kRounds = 21;
 constexpr int kCalls = 4000;  // of a round: of calls that leave nothing behind
 constexpr int kNames = 500;   // of a round: files made, then removed
 constexpr int kMillion = 1'000'000;
@@ -48,11 +50,9 @@ double time_calls(int count, const std::function<void(int)> &call) {
     return median(std::move(times));
 }
 
-void print_row(const char *name, double value, double peer, double ratio) {
-    fmt::print(
-        "{{\"name\": \"fuse.{}\", \"value\": {:.3f}, \"unit\": \"us\", \"peer\": {:.3f}, "
-        "\"ratio\": {:.3f}}}\n",
-        name, value, peer, ratio);
+void print_round(const char *name, double value, double peer) {
+    fmt::print("{{\"name\": \"fuse.{}\", \"value\": {:.3f}, \"peer\": {:.3f}}}\n", name, value,
+               peer);
     std::fflush(stdout);
 }
 
@@ -74,6 +74,7 @@ public:
         ::munmap(page_, kFileSize);
     }
     Side(const Side &) = delete;
+    Side &operator=(const Side &) = delete;
 
     void getattr(int) const {
         struct statx found;
@@ -111,54 +112,52 @@ struct Measure {
     void (Side::*call)(int) const;
 };
 
-void compare(const Side &pmfs, const Side &peer, const std::vector<Measure> &measures) {
-    std::vector<std::vector<double>> values(measures.size()), peers(measures.size()),
-        ratios(measures.size());
-    for (int round = 0; round < kRounds; round++) {
-        for (std::size_t i = 0; i < measures.size(); i++) {
+void compare(const Side &pmfs, const Side &peer, int rounds, const std::vector<Measure> &measures) {
+    for (int round = 0; round < rounds; round++) {
+        for (const Measure &measure : measures) {
             const auto time = [&](const Side &side) {
-                return time_calls(measures[i].count,
-                                  [&](int call) { (side.*measures[i].call)(call); });
+                return time_calls(measure.count, [&](int call) { (side.*measure.call)(call); });
             };
-            // Who begins changes from round to round.
             double first = time(round % 2 ? peer : pmfs);
             double second = time(round % 2 ? pmfs : peer);
             if (round % 2) std::swap(first, second);
-            values[i].push_back(first);
-            peers[i].push_back(second);
-            ratios[i].push_back(first / second);
+            print_round(measure.name, first, second);
         }
     }
-    for (std::size_t i = 0; i < measures.size(); i++)
-        print_row(measures[i].name, median(values[i]), median(peers[i]), median(ratios[i]));
 }
 
-// A directory that grows to a million entries: the last ones against the first ones.
-void grow(const Side &pmfs) {
-    const auto part = [&](int from) {
-        return time_calls(kMillionPart, [&](int i) { pmfs.create(from + i); });
-    };
-    const double first = part(0);
-    for (int i = kMillionPart; i < kMillion - kMillionPart; i++) pmfs.create(i);
-    const double last = part(kMillion - kMillionPart);
-    print_row("create_millionth", last, first, last / first);
-    for (int i = 0; i < kMillion; i++) pmfs.unlink(i);
+// A directory that has grown to a million entries against one that begins: the last 10,000 of the
+// one and the first of the other, in turns.
+void grow(const std::string &directory) {
+    for (const char *name : {"/large", "/small"})
+        if (::mkdir((directory + name).c_str(), 0755) != 0) die(name);
+    const Side large((directory + "/large").c_str()), small((directory + "/small").c_str());
+    for (int i = 0; i < kMillion - kMillionPart; i++) large.create(i);
+    for (int done = 0; done < kMillionPart; done += kNames) {
+        const double last =
+            time_calls(kNames, [&](int i) { large.create(kMillion - kMillionPart + done + i); });
+        const double first = time_calls(kNames, [&](int i) { small.create(done + i); });
+        print_round("create_millionth", last, first);
+    }
 }
 
 }  // namespace
 
 int main(int argc, char **argv) {
-    if (argc != 3) {
-        fmt::print(stderr, "usage: bench_fuse PMFS-DIRECTORY PEER-DIRECTORY\n");
+    const std::string_view what = argc > 1 ? argv[1] : "";
+    if (what == "compare" && argc == 5) {
+        const Side pmfs(argv[2]), peer(argv[3]);
+        compare(pmfs, peer, std::atoi(argv[4]),
+                {{"getattr", kCalls, &Side::getattr},
+                 {"read_4k", kCalls, &Side::read_4k},
+                 {"write_4k", kCalls, &Side::write_4k},
+                 {"create", kNames, &Side::create},
+                 {"unlink", kNames, &Side::unlink}});
+    } else if (what == "grow" && argc == 3) {
+        grow(argv[2]);
+    } else {
+        fmt::print(stderr, "usage: bench_fuse compare PMFS PEER ROUNDS | grow PMFS\n");
         return 2;
     }
-    const Side pmfs(argv[1]), peer(argv[2]);
-    compare(pmfs, peer,
-            {{"getattr", kCalls, &Side::getattr},
-             {"read_4k", kCalls, &Side::read_4k},
-             {"write_4k", kCalls, &Side::write_4k},
-             {"create", kNames, &Side::create},
-             {"unlink", kNames, &Side::unlink}});
-    grow(pmfs);
     return 0;
 }
