@@ -59,8 +59,8 @@ bool Allocator::usable(const Chunk &chunk, ChunkKind kind, std::uint64_t owner,
     return chunk.reserved_for == 0 || chunk.reserved_for == owner || desperate;
 }
 
-// Takes up to `blocks` from `block` on, which is available; goes on into the chunks behind it, within
-// one bitmap block, as far as they are available too.
+// Takes up to `blocks` from `block` on, which is available; goes on into the chunks behind it,
+// within one bitmap block, as far as they are available too.
 Result<Run> Allocator::take_at(Change &change, std::uint64_t block, std::uint64_t blocks,
                                ChunkKind kind) {
     Run run{block, 0};
@@ -74,7 +74,8 @@ Result<Run> Allocator::take_at(Change &change, std::uint64_t block, std::uint64_
         const Chunk &c = chunk_of(chunk);
         const bool first = run.blocks == 0;
         if (!first && !(c.kind == ChunkKind::free ? wholly_free(c) : c.kind == kind)) break;
-        if (!first && c.reserved_for != 0 && c.reserved_for != chunk_of(block / kChunkBlocks).reserved_for)
+        if (!first && c.reserved_for != 0 &&
+            c.reserved_for != chunk_of(block / kChunkBlocks).reserved_for)
             break;
         const Bits free = TRY(available_bits(change, chunk));
         const auto from = static_cast<unsigned>(at % kChunkBlocks);
@@ -97,7 +98,8 @@ Result<Run> Allocator::take_near(Change &change, const Goal &goal, std::uint64_t
     if (goal.large && (near - goal.file_block) % kChunkBlocks != 0) return Run{};
     TRY(load(group_of(near)));
     const Chunk &c = chunk_of(chunk);
-    const bool whole = c.kind == ChunkKind::free && goal.large && wholly_free(c) && c.reserved_for == 0;
+    const bool whole =
+        c.kind == ChunkKind::free && goal.large && wholly_free(c) && c.reserved_for == 0;
     if (!whole && !usable(c, ChunkKind::data, goal.owner, false)) return Run{};
     return take_at(change, near, blocks, ChunkKind::data);
 }
@@ -138,8 +140,7 @@ Result<Run> Allocator::search(Change &change, std::uint64_t near, ChunkKind kind
         const std::uint64_t g = (first + i) % groups_.size();
         const Group &group = groups_[g];
         if ((kind == ChunkKind::data ? group.data_free : group.meta_free) == 0) continue;
-        const Run run =
-            TRY(take_in_group(change, g, kind, owner, blocks, whole, desperate));
+        const Run run = TRY(take_in_group(change, g, kind, owner, blocks, whole, desperate));
         if (run.blocks != 0) {
             cursor_ = g;
             return run;
@@ -208,8 +209,8 @@ Result<Run> Allocator::take_chunks(Change &change, std::uint64_t chunks, std::ui
     if (chunk == 0 && TRY(reclaim_meta_chunk(change)))
         chunk = TRY(find_free_chunks(cursor_, chunks, unit_chunks));
     if (chunk == 0) return no_space();
-    const Run run = TRY(
-        take_at(change, chunk * kChunkBlocks, chunks * kChunkBlocks, ChunkKind::data));
+    const Run run =
+        TRY(take_at(change, chunk * kChunkBlocks, chunks * kChunkBlocks, ChunkKind::data));
     cursor_ = chunk / kGroupChunks;
     return run;
 }

@@ -1,13 +1,14 @@
 // Which blocks are free, and where the next ones should go.
 //
-// The region is cut into groups of 1 GiB and chunks of 2 MiB (media/format.h).  A chunk holds either
-// metadata or data, so that whole chunks stay whole for large files and fsck knows where metadata
-// can be.  Data of files that are large or grow large takes whole free chunks, congruent with the
-// file offset; small data fills chunks that are broken already.
+// The region is cut into groups of 1 GiB and chunks of 2 MiB (media/format.h).  A chunk holds
+// either metadata or data, so that whole chunks stay whole for large files and fsck knows where
+// metadata can be.  Data of files that are large or grow large takes whole free chunks, congruent
+// with the file offset; small data fills chunks that are broken already.
 //
 // A freed block is held back: within its transaction always; on an image file until the record that
 // freed it is safe from a power cut, for else another file's bytes could be found under the old
-// name.  A metadata chunk that became empty turns to data only when no replayable record can touch it.
+// name.  A metadata chunk that became empty turns to data only when no replayable record can touch
+// it.
 //
 // Called with the volume's lock held exclusively, but for the counters.
 #pragma once
@@ -133,10 +134,10 @@ private:
     journal::Journal &journal_;
     const media::Superblock &superblock_;
     std::vector<Group> groups_;
-    std::unordered_map<std::uint64_t, Bits> held_;            // by chunk
-    std::deque<Held> held_queue_;                             // in order of seq
-    std::vector<Undo> undo_;                                  // of the open transaction
-    std::unordered_map<std::uint64_t, TxSeq> emptied_meta_;   // chunk -> transaction
+    std::unordered_map<std::uint64_t, Bits> held_;           // by chunk
+    std::deque<Held> held_queue_;                            // in order of seq
+    std::vector<Undo> undo_;                                 // of the open transaction
+    std::unordered_map<std::uint64_t, TxSeq> emptied_meta_;  // chunk -> transaction
     std::unordered_map<std::uint64_t, std::vector<std::uint64_t>> reserved_;  // owner -> chunks
     std::uint64_t cursor_ = 0;  // group where the last search ended
     std::atomic<std::uint64_t> data_free_{0}, meta_free_{0}, free_chunks_{0};

@@ -95,11 +95,10 @@ Result<Allocator::Group *> Allocator::load(std::uint64_t number) {
 }
 
 Result<Allocator::Bits> Allocator::available_bits(Change &change, std::uint64_t chunk) {
-    const auto layout =
-        media::layout_of(superblock_.block_count.get(), chunk / kGroupChunks);
+    const auto layout = media::layout_of(superblock_.block_count.get(), chunk / kGroupChunks);
     const std::uint64_t index = chunk % kGroupChunks;
-    const auto *bitmap = TRY(
-        change.tx().read<media::BitmapBlock>(bitmap_block(layout, index), Magic::bitmap));
+    const auto *bitmap =
+        TRY(change.tx().read<media::BitmapBlock>(bitmap_block(layout, index), Magic::bitmap));
     Bits bits;
     for (std::size_t i = 0; i < bits.size(); ++i)
         bits[i] = ~bitmap->bits[media::bitmap_row(index)][i].get();
@@ -147,10 +146,9 @@ Result<> Allocator::write_summary(Change &change, std::uint64_t chunk) {
 Result<> Allocator::edit_bits(Change &change, std::uint64_t chunk, const Bits &bits, bool take,
                               ChunkKind kind) {
     const std::uint64_t index = chunk % kGroupChunks;
-    const auto layout =
-        media::layout_of(superblock_.block_count.get(), chunk / kGroupChunks);
-    auto *bitmap = TRY(
-        change.tx().edit<media::BitmapBlock>(bitmap_block(layout, index), Magic::bitmap));
+    const auto layout = media::layout_of(superblock_.block_count.get(), chunk / kGroupChunks);
+    auto *bitmap =
+        TRY(change.tx().edit<media::BitmapBlock>(bitmap_block(layout, index), Magic::bitmap));
     auto &row = bitmap->bits[media::bitmap_row(index)];
     for (std::size_t i = 0; i < bits.size(); ++i) {
         const std::uint64_t was = row[i].get();

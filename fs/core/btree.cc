@@ -12,8 +12,8 @@ using media::NodeHeader;
 
 namespace {
 
-// Nodes are checked each by itself.  Walking from one to the next must go forwards all the same, or a
-// forged tree would lead round and round.
+// Nodes are checked each by itself.  Walking from one to the next must go forwards all the same, or
+// a forged tree would lead round and round.
 Error out_of_order() {
     return corrupt("the keys of a tree are out of order");
 }

@@ -29,8 +29,8 @@ NodeEdit fresh_node(Change &change, BlockNo block, TreeId id, unsigned level) {
     return node;
 }
 
-// True when `key` goes behind everything in the tree: the node is then left full, for a file that is
-// written from front to end fills its nodes so.
+// True when `key` goes behind everything in the tree: the node is then left full, for a file that
+// is written from front to end fills its nodes so.
 bool at_right_edge(const Cursor &at, unsigned level, std::uint64_t key) {
     for (unsigned l = level + 1; l < at.depth(); ++l)
         if (at.slot(l) + 1 != at.node(l).count()) return false;
@@ -158,7 +158,8 @@ Result<> tree_make_room(Core &core, TreeId id, std::uint64_t key, std::size_t by
         if (at.depth() == 0 || at.node(0).free_bytes() >= bytes) return {};
         unsigned level = 0;
         while (level + 1 < at.depth() && at.node(level + 1).free_bytes() < kChildCost) ++level;
-        if (level + 1 == media::kTreeDepthMax) return Error(EFBIG, "a tree is as deep as it may be");
+        if (level + 1 == media::kTreeDepthMax)
+            return Error(EFBIG, "a tree is as deep as it may be");
         TRY(split(core, id, at, level, key));
     }
 }

@@ -20,9 +20,7 @@ struct Core {
     Allocator &allocator;
 
     journal::Blocks &blocks() const { return journal.blocks(); }
-    BlockNo state_block(unsigned copy) const {
-        return BlockNo(superblock.state_block[copy].get());
-    }
+    BlockNo state_block(unsigned copy) const { return BlockNo(superblock.state_block[copy].get()); }
 };
 
 // One transaction with the engine's bookkeeping: the two copies of State stay equal, and inode 0,
@@ -39,9 +37,7 @@ public:
     journal::Tx &tx() { return tx_; }
     Result<media::State *> edit_state();
     // True when `more` further blocks certainly fit.
-    bool has_room(std::size_t more) const {
-        return tx_.blocks() + more <= media::kTxBlocksMax;
-    }
+    bool has_room(std::size_t more) const { return tx_.blocks() + more <= media::kTxBlocksMax; }
     void after(pm::Unfenced data) { tx_.after(std::move(data)); }
 
     // Edits a block that exists twice: a damaged copy is made anew from the sound one.

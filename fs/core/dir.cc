@@ -58,7 +58,8 @@ Result<Name> decode_name(const Cursor &at) {
     if (value.size() <= sizeof(DirValue) || value.size() > sizeof(DirValue) + media::kNameMax)
         return corrupt("a directory entry has a wrong size");
     const std::uint64_t packed = load_u64(value.data());
-    return Name{at.key(), InodeNo(packed & ((std::uint64_t{1} << media::kDirTypeShift) - 1)),
+    return Name{at.key(),
+                InodeNo(packed & ((std::uint64_t{1} << media::kDirTypeShift) - 1)),
                 static_cast<std::uint8_t>(packed >> media::kDirTypeShift),
                 {reinterpret_cast<const char *>(value.data()) + sizeof(DirValue),
                  value.size() - sizeof(DirValue)}};
@@ -94,8 +95,7 @@ Result<std::uint64_t> free_key(const Reader &reader, const media::Inode &dir, In
 
 Result<> dir_make_room(Core &core, InodeNo dir, std::string_view name) {
     const Reader reader(core);
-    const std::uint64_t key =
-        TRY(free_key(reader, *TRY(read_inode(reader, dir)), dir, name));
+    const std::uint64_t key = TRY(free_key(reader, *TRY(read_inode(reader, dir)), dir, name));
     return tree_make_room(core, tree_of(dir), key, NodeView::cost(sizeof(DirValue) + name.size()));
 }
 

@@ -1,7 +1,8 @@
 // Directories: a tree from hashed names to inode numbers.
 //
-// The key is a keyed hash of the name with a collision index in its low byte (media/format.h); it is
-// also the readdir cookie, so it never changes while the entry lives, whatever happens around it.
+// The key is a keyed hash of the name with a collision index in its low byte (media/format.h); it
+// is also the readdir cookie, so it never changes while the entry lives, whatever happens around
+// it.
 #pragma once
 #include <cstdint>
 #include <string_view>

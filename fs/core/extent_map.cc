@@ -53,8 +53,9 @@ MapValue encode_value(const Extent &e) {
             media::le32(flags_of(e))};
 }
 
-// An extent from the media must lie in the volume, or reading through it would leave the region; and
-// in chunks of file data, or writing to the file would change metadata behind the engine's back.
+// An extent from the media must lie in the volume, or reading through it would leave the region;
+// and in chunks of file data, or writing to the file would change metadata behind the engine's
+// back.
 Result<Extent> checked(const Reader &reader, InodeNo ino, const Extent &e) {
     const std::uint64_t total = reader.core().blocks().count();
     if (e.blocks == 0 || e.start == 0 || e.start >= total || e.blocks > total - e.start ||
@@ -72,7 +73,8 @@ Result<Extent> checked(const Reader &reader, InodeNo ino, const Extent &e) {
     const std::uint64_t last = (first + e.blocks - 1) / media::kChunkBlocks;
     if (last >= media::kGroupChunks) return corrupt("an extent reaches into the next group");
     for (std::uint64_t chunk = first / media::kChunkBlocks; chunk <= last; ++chunk)
-        if (summary->kind[chunk] != kind) return corrupt("an extent lies in chunks of another kind");
+        if (summary->kind[chunk] != kind)
+            return corrupt("an extent lies in chunks of another kind");
     return e;
 }
 
@@ -224,8 +226,8 @@ Result<> map_insert_unchecked(Change &change, media::Inode *inode, InodeNo ino,
     const Reader reader(change);
     PMFS_ASSERT(!extent.hole() && extent.blocks != 0);
     Extent e = extent;
-    const Extent left = e.file_block == 0 ? Extent{}
-                                          : TRY(last_extent(reader, *inode, ino, e.file_block - 1));
+    const Extent left =
+        e.file_block == 0 ? Extent{} : TRY(last_extent(reader, *inode, ino, e.file_block - 1));
     const Extent right = TRY(next_extent(reader, *inode, ino, e.file_block));
     if ((!left.hole() && left.end() > e.file_block) ||
         (!right.hole() && right.file_block < e.end()))

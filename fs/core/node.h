@@ -1,8 +1,8 @@
 // One node of a B+tree: a slot directory in key order over a heap of entries (media/format.h).
 //
-// A change touches the header's line, the slots behind the one that moved, and the entry: few lines,
-// so a short record.  Reading never trusts the media: an offset or a length that leads out of the node
-// reads as no entry, and check() says whether a node's frame is sound.
+// A change touches the header's line, the slots behind the one that moved, and the entry: few
+// lines, so a short record.  Reading never trusts the media: an offset or a length that leads out
+// of the node reads as no entry, and check() says whether a node's frame is sound.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -40,8 +40,8 @@ public:
     std::span<const std::byte> value(unsigned slot) const {
         const std::byte *at = entry(slot);
         const std::size_t size = load_u16(at + 8);
-        const std::size_t room = media::kBlockSize - media::kEntryHeader -
-                                 static_cast<std::size_t>(at - bytes_);
+        const std::size_t room =
+            media::kBlockSize - media::kEntryHeader - static_cast<std::size_t>(at - bytes_);
         return {at + media::kEntryHeader, size < room ? size : room};
     }
     // An interior node's child; 0 (never a node) if the entry is no child pointer.

@@ -95,7 +95,8 @@ Result<> check_mappable(const Reader &reader, const media::Inode &inode, InodeNo
         if (e.unwritten)
             return bad(at, "the file has unwritten blocks: pmfsctl prepare FILE writes them");
         if (e.shared) return bad(at, "the file shares blocks with another one");
-        // Every unit that this extent reaches into begins and ends in it, at a multiple of the unit.
+        // Every unit that this extent reaches into begins and ends in it, at a multiple of the
+        // unit.
         if ((e.start - e.file_block) % unit != 0)
             return bad(at, "the file's blocks are not aligned: pmfsctl prepare FILE moves them");
         const std::uint64_t next = std::min(e.end(), end);

@@ -183,12 +183,10 @@ Result<> list_xattrs(const Reader &reader, const media::Inode &inode, InodeNo in
 }
 
 Result<> xattr_make_room(Core &core, InodeNo ino, std::string_view name, std::size_t value_size) {
-    const std::size_t tail = value_size <= media::kXattrInlineMax
-                                 ? value_size
-                                 : kBlobRunsMax * sizeof(BlobRun);
+    const std::size_t tail =
+        value_size <= media::kXattrInlineMax ? value_size : kBlobRunsMax * sizeof(BlobRun);
     const Reader reader(core);
-    const std::uint64_t key =
-        TRY(free_key(reader, *TRY(read_inode(reader, ino)), ino, name));
+    const std::uint64_t key = TRY(free_key(reader, *TRY(read_inode(reader, ino)), ino, name));
     return tree_make_room(core, tree_of(ino), key,
                           NodeView::cost(sizeof(XattrValue) + name.size() + tail));
 }

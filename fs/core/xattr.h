@@ -26,8 +26,7 @@ Result<std::vector<std::byte>> read_blob(Core &core, InodeNo owner, std::span<co
 // ENODATA if it is not there.  Names have their prefix.
 Result<std::vector<std::byte>> get_xattr(const Reader &reader, const media::Inode &inode,
                                          InodeNo ino, std::string_view name);
-bool has_xattr(const Reader &reader, const media::Inode &inode, InodeNo ino,
-               std::string_view name);
+bool has_xattr(const Reader &reader, const media::Inode &inode, InodeNo ino, std::string_view name);
 Result<> list_xattrs(const Reader &reader, const media::Inode &inode, InodeNo ino,
                      const std::function<void(std::string_view)> &each);
 

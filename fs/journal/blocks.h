@@ -1,7 +1,7 @@
 // Metadata blocks as they are on the medium, verified at their first touch after mount.
 //
-// A block that is not whole, not ours or not in its place is never given out: EUCLEAN.  The check costs
-// 0.2 us and more, so its outcome is remembered for each block; scrubbing forgets it.
+// A block that is not whole, not ours or not in its place is never given out: EUCLEAN.  The check
+// costs 0.2 us and more, so its outcome is remembered for each block; scrubbing forgets it.
 #pragma once
 #include <atomic>
 #include <cstddef>

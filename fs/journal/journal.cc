@@ -117,7 +117,8 @@ Result<> Journal::make_room() {
         Lock lock(mutex_);
         if (free_locked() >= media::kRecordSizeMax + kMarkReserve) return {};
     }
-    if (region_.is_image()) return Error(kParkErrno, "the journal is full until the next checkpoint");
+    if (region_.is_image())
+        return Error(kParkErrno, "the journal is full until the next checkpoint");
     settle_tail();
     return {};
 }
@@ -213,9 +214,9 @@ void Journal::apply_home(const Tx &tx) {
             const int first = std::countr_zero(lines);
             const int run = std::countr_one(lines >> first);
             const std::uint64_t at = static_cast<std::uint64_t>(first) * kLineSize;
-            region_.defer(region_.store_meta(
-                shadow.block.value() * kBlockSize + at,
-                {shadow.bytes + at, static_cast<std::size_t>(run) * kLineSize}));
+            region_.defer(
+                region_.store_meta(shadow.block.value() * kBlockSize + at,
+                                   {shadow.bytes + at, static_cast<std::size_t>(run) * kLineSize}));
             lines &= run == 64 ? 0 : ~(((std::uint64_t{1} << run) - 1) << first);
         }
         blocks_.mark_verified(shadow.block);

@@ -62,9 +62,7 @@ public:
         return region_.is_image() ? TxSeq(durable_seq_.load(std::memory_order_acquire)) : last();
     }
     // Up to here no record will ever be replayed.
-    TxSeq checkpointed() const {
-        return TxSeq(checkpointed_seq_.load(std::memory_order_acquire));
-    }
+    TxSeq checkpointed() const { return TxSeq(checkpointed_seq_.load(std::memory_order_acquire)); }
 
     // Image files: everything committed so far is made safe from a power cut and, if the ring is
     // filling (or `checkpoint`), stored home.  Blocks; call without any lock.  A failure is final.
@@ -112,7 +110,7 @@ private:
     unsigned header_slot_ = 0;
 
     mutable Mutex mutex_;
-    std::atomic<std::uint64_t> last_seq_{0};     // of the last transaction
+    std::atomic<std::uint64_t> last_seq_{0};         // of the last transaction
     std::uint64_t next_seq_ GUARDED_BY(mutex_) = 1;  // of the next record; marks count too
     std::atomic<std::uint64_t> durable_seq_{0};
     std::atomic<std::uint64_t> checkpointed_seq_{0};
@@ -121,7 +119,7 @@ private:
     std::uint64_t tail_offset_ GUARDED_BY(mutex_) = 0;
     std::uint64_t tail_seq_ GUARDED_BY(mutex_) = 1;
     std::uint64_t tx_offset_end_ GUARDED_BY(mutex_) = 0;  // behind the last transaction's record
-    std::atomic<bool> failed_{false};       // a sync failed: nothing can be promised
+    std::atomic<bool> failed_{false};                     // a sync failed: nothing can be promised
 
     std::vector<std::uint64_t> dropping_;  // blocks stored home, whose private pages may go
 };

@@ -50,7 +50,7 @@ Result<RingState> read_ring_header(const pm::Region &region, const media::Superb
     for (unsigned slot = 0; slot < media::kRingHeaders; ++slot) {
         const std::byte *at = region.data() + place.headers + slot * media::kBlockSize;
         if (!media::block_ok({at, media::kBlockSize}, media::Magic::ring_header,
-                              sb.header.fsid.get(), sb.journal_start.get() + slot))
+                             sb.header.fsid.get(), sb.journal_start.get() + slot))
             continue;
         const auto *h = reinterpret_cast<const media::RingHeader *>(at);
         if (found && h->generation.get() < best.generation) continue;
@@ -107,8 +107,7 @@ Result<> apply_record(std::span<const std::byte> record, std::uint64_t blocks, c
     const auto header = load<RecordHeader>(record);
     const std::uint64_t entries = header.entries.get();
     if (entries > media::kTxBlocksMax) return corrupt("a journal record has too many entries");
-    std::uint64_t at =
-        sizeof header + align_up(entries * sizeof(RecordEntry), media::kLineSize);
+    std::uint64_t at = sizeof header + align_up(entries * sizeof(RecordEntry), media::kLineSize);
     if (at > record.size()) return corrupt("a journal record ends inside its table");
     for (std::uint64_t i = 0; i < entries; ++i) {
         const auto entry = load<RecordEntry>(record, sizeof header + i * sizeof(RecordEntry));

@@ -61,8 +61,8 @@ std::span<const std::byte> read_record(const pm::Region &region, const RingPlace
                                        std::span<std::byte> buffer);
 std::uint32_t record_checksum(const std::array<std::uint8_t, 16> &secret,
                               std::span<const std::byte> record);
-// Calls `apply` for each run of lines of a whole record.  `blocks`: the volume's size; a record that
-// points past it is EUCLEAN.
+// Calls `apply` for each run of lines of a whole record.  `blocks`: the volume's size; a record
+// that points past it is EUCLEAN.
 Result<> apply_record(std::span<const std::byte> record, std::uint64_t blocks, const Apply &apply);
 
 }  // namespace pmfs::journal

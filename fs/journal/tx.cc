@@ -9,8 +9,8 @@
 namespace pmfs::journal {
 
 using media::kBlockSize;
-using media::kInodesPerBlock;
 using media::kInodeSize;
+using media::kInodesPerBlock;
 using media::kLineSize;
 
 Tx::~Tx() {
@@ -57,8 +57,8 @@ media::Inode *Tx::fresh_inodes(BlockNo block, InodeNo first) {
     shadow->inodes = true;
     auto *slots = reinterpret_cast<media::Inode *>(shadow->bytes);
     for (std::uint64_t i = 0; i < kInodesPerBlock; ++i)
-        slots[i].header = media::header_of(media::Magic::inode, journal_.blocks().fsid(),
-                                           first.value() + i, 0);
+        slots[i].header =
+            media::header_of(media::Magic::inode, journal_.blocks().fsid(), first.value() + i, 0);
     return slots;
 }
 

@@ -7,9 +7,10 @@
 //     TRY(tx.commit());                          // all of it or nothing, whatever happens
 //
 // edit() gives a copy in memory; nothing reaches the medium before commit(), which finds the lines
-// that differ, sets transaction number and checksum of each changed block, appends one record to the
-// ring, fences, and applies the lines to their homes.  So no change can be forgotten in the log, and
-// dropping an uncommitted Tx undoes everything.  The volume's lock allows one Tx at a time.
+// that differ, sets transaction number and checksum of each changed block, appends one record to
+// the ring, fences, and applies the lines to their homes.  So no change can be forgotten in the
+// log, and dropping an uncommitted Tx undoes everything.  The volume's lock allows one Tx at a
+// time.
 #pragma once
 #include <array>
 #include <cstddef>

@@ -77,8 +77,8 @@ struct Superblock {
     le64 state_block[2];        // where the two copies of State are
     le64 created_sec;           // seconds since 1970, UTC
     std::uint8_t uuid[16];
-    std::uint8_t label[64];     // UTF-8, zero-filled; need not end with a zero
-    std::uint8_t hash_key[16];  // SipHash-2-4 key of directory and xattr names
+    std::uint8_t label[64];             // UTF-8, zero-filled; need not end with a zero
+    std::uint8_t hash_key[16];          // SipHash-2-4 key of directory and xattr names
     std::uint8_t reserved[4096 - 216];  // zero at mkfs; fsck does not look, so minors may use it
 };
 static_assert(is_media_v<Superblock> && sizeof(Superblock) == 4096);
@@ -179,19 +179,19 @@ struct Inode {
     le64 generation;     // grows each time that the number is used anew
     le32 mode;           // type and permissions; 0 = free
     le32 uid, gid;
-    le32 nlink;          // a directory: 2 + its subdirectories
-    le64 size;           // bytes; a directory: 0; a symlink: the target's length
-    le64 blocks;         // blocks owned: data, tree nodes, blobs
-    le64 rdev;           // a device node: major << 32 | minor
+    le32 nlink;   // a directory: 2 + its subdirectories
+    le64 size;    // bytes; a directory: 0; a symlink: the target's length
+    le64 blocks;  // blocks owned: data, tree nodes, blobs
+    le64 rdev;    // a device node: major << 32 | minor
     Time atime, mtime, ctime, crtime;
-    le32 flags;          // InodeFlag
-    le32 inline_count;   // inline extents in use, when map_root == 0
-    le64 map_root;       // root node of the extent map or of the directory; 0 = inline (or empty)
-    le64 xattr_root;     // root node of the xattr tree; 0 = none
-    le64 parent;         // a directory: its parent's inode number
-    le64 next, prev;     // 0 = none
-    le64 trim_from;      // file block, with kTrimPending
-    le64 entries;        // a directory: entries, `.` and `..` not counted
+    le32 flags;         // InodeFlag
+    le32 inline_count;  // inline extents in use, when map_root == 0
+    le64 map_root;      // root node of the extent map or of the directory; 0 = inline (or empty)
+    le64 xattr_root;    // root node of the xattr tree; 0 = none
+    le64 parent;        // a directory: its parent's inode number
+    le64 next, prev;    // 0 = none
+    le64 trim_from;     // file block, with kTrimPending
+    le64 entries;       // a directory: entries, `.` and `..` not counted
     std::uint8_t seal_digest[32];  // of the sealed map, with kSealed: docs/format.md "Digest"
     std::uint8_t inline_bytes[kInlineBytes];  // InlineExtent[], or a symlink's target
 };
@@ -211,7 +211,7 @@ struct State {
     le64 inodes_used;      // root included, inode 0 not
     le64 inodes_total;     // slots of the table, slot 0 (never used) included
     std::uint8_t reserved[512 - 64];
-    Inode inode_table;     // inode 0: the table's extent map; size = inodes_total * 512
+    Inode inode_table;  // inode 0: the table's extent map; size = inodes_total * 512
     std::uint8_t zero[4096 - 1024];
 };
 static_assert(is_media_v<State> && sizeof(State) == 4096);
@@ -227,12 +227,12 @@ enum class TreeKind : std::uint8_t { map = 1, directory = 2, xattr = 3 };
 // the first entry's key counts as minus infinity.
 struct NodeHeader {
     BlockHeader header;
-    le64 owner;           // inode number
-    std::uint8_t kind;    // TreeKind
-    std::uint8_t level;   // 0 = leaf
-    le16 count;           // slots in use
-    le16 heap_start;      // offset of the lowest entry; 4096 when empty
-    le16 dead_bytes;      // bytes between heap_start and 4096 that no slot refers to
+    le64 owner;          // inode number
+    std::uint8_t kind;   // TreeKind
+    std::uint8_t level;  // 0 = leaf
+    le16 count;          // slots in use
+    le16 heap_start;     // offset of the lowest entry; 4096 when empty
+    le16 dead_bytes;     // bytes between heap_start and 4096 that no slot refers to
     std::uint8_t reserved[16];
 };
 static_assert(is_media_v<NodeHeader> && sizeof(NodeHeader) == 64);
@@ -248,11 +248,11 @@ struct MapValue {  // TreeKind::map, key = file block
 static_assert(is_media_v<MapValue> && sizeof(MapValue) == 16);
 
 // Directory and xattr keys: SipHash-2-4 of the name under Superblock::hash_key, shifted right by 1
-// (63 bits), its low 8 bits replaced by a collision index; a hash part of 0 becomes 256.  So a key is
-// a stable readdir cookie greater than 255, and cookies 1 and 2 are `.` and `..`.
+// (63 bits), its low 8 bits replaced by a collision index; a hash part of 0 becomes 256.  So a key
+// is a stable readdir cookie greater than 255, and cookies 1 and 2 are `.` and `..`.
 inline constexpr std::uint64_t kCollisionMask = 0xff;
 
-struct DirValue {      // followed by the name
+struct DirValue {       // followed by the name
     le64 ino_and_type;  // inode number in the low 56 bits, DT_* of readdir(3) in the high 8
 };
 static_assert(is_media_v<DirValue> && sizeof(DirValue) == 8);
@@ -278,9 +278,9 @@ static_assert(is_media_v<BlobRun> && sizeof(BlobRun) == 16);
 // that refers to it, and never changed.
 struct BlobBlock {
     BlockHeader header;
-    le64 owner;      // inode number
-    le32 offset;     // of this piece in the value
-    le32 size;       // bytes of this piece
+    le64 owner;   // inode number
+    le32 offset;  // of this piece in the value
+    le32 size;    // bytes of this piece
     std::uint8_t reserved[16];
     std::uint8_t bytes[4096 - 64];
 };
@@ -299,8 +299,8 @@ inline constexpr std::size_t kTxBlocksMax = 12;
 struct RingHeader {
     BlockHeader header;  // tx = 0
     le64 generation;
-    le64 tail_seq;       // sequence of the oldest record that replay must start from
-    le64 tail_offset;    // its place, in bytes from the start of the ring
+    le64 tail_seq;     // sequence of the oldest record that replay must start from
+    le64 tail_offset;  // its place, in bytes from the start of the ring
     le64 zero;
     std::uint8_t secret[16];   // of this mount; first thing into every record's checksum
     std::uint8_t boot_id[16];  // of the kernel that mounted; all zero after a clean unmount
@@ -317,13 +317,13 @@ enum class RecordKind : std::uint32_t {
 //   RecordHeader | RecordEntry[entries], zero-filled to a line | for each entry, its lines in order
 struct RecordHeader {
     le32 magic;
-    le32 crc32c;   // of: secret, then the whole record with this field taken as zero
-    le64 seq;      // one more than the record before it
-    le32 size;     // bytes, a multiple of 64, this header included
-    le32 kind;     // RecordKind
+    le32 crc32c;  // of: secret, then the whole record with this field taken as zero
+    le64 seq;     // one more than the record before it
+    le32 size;    // bytes, a multiple of 64, this header included
+    le32 kind;    // RecordKind
     le32 entries;
     le32 zero;
-    le64 covers;   // a mark: every record up to this one is safe from a power cut, data included
+    le64 covers;  // a mark: every record up to this one is safe from a power cut, data included
     std::uint8_t reserved[24];
 };
 static_assert(is_media_v<RecordHeader> && sizeof(RecordHeader) == kLineSize);

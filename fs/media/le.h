@@ -37,8 +37,7 @@ using le64 = le<std::uint64_t>;
 
 // True when T may live on media: its bytes are all its own (no padding) and can be memcpy'd.
 template <class T>
-inline constexpr bool is_media_v =
-    std::is_trivially_copyable_v<T> && std::is_standard_layout_v<T> &&
-    std::has_unique_object_representations_v<T>;
+inline constexpr bool is_media_v = std::is_trivially_copyable_v<T> &&std::is_standard_layout_v<T>
+    &&std::has_unique_object_representations_v<T>;
 
 }  // namespace pmfs::media
