@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "base/result.h"
 #include "base/file_descriptor.h"
+#include "base/result.h"
 #include "pm/region.h"
 
 namespace pmfs::front {

@@ -160,8 +160,8 @@ Result<> Volume::Impl::reap(InodeNo ino) {
     }
     TRY(clear_tree({ino, media::TreeKind::xattr}));
     const auto *last = TRY(core::read_inode(Reader(*core), ino));
-    TRY(clear_tree({ino, S_ISDIR(last->mode.get()) ? media::TreeKind::directory
-                                                   : media::TreeKind::map}));
+    TRY(clear_tree(
+        {ino, S_ISDIR(last->mode.get()) ? media::TreeKind::directory : media::TreeKind::map}));
     Change change(*core);
     TRY(change.begin());
     auto *inode = TRY(core::edit_inode(change, ino));

@@ -145,8 +145,7 @@ core::Goal Volume::Impl::goal_for(const Reader &reader, const media::Inode &inod
 // Bytes [from, to) are about to be inside the file; whatever written blocks hold there must read
 // as zeroes.
 Result<pm::Unfenced> Volume::Impl::zero_written(const Reader &reader, const media::Inode &inode,
-                                                InodeNo ino, std::uint64_t from,
-                                                std::uint64_t to) {
+                                                InodeNo ino, std::uint64_t from, std::uint64_t to) {
     pm::Unfenced duty;
     while (from < to) {
         const auto found = core::next_extent(reader, inode, ino, from / kBlockSize);
@@ -225,8 +224,8 @@ private:
             change.after(TRY(v_.zero_written(reader, *was, ino_, old_size, span_.from)));
         std::uint64_t end;
         if (allocate || convert) {
-            const auto permit = TRY(core::permit(*inode, v_.live.grants(ino_),
-                                                 core::MapMove::allocate, block, upto));
+            const auto permit = TRY(
+                core::permit(*inode, v_.live.grants(ino_), core::MapMove::allocate, block, upto));
             Run run{e.start + (block - e.file_block), upto - block};
             if (allocate) {
                 run = TRY(v_.allocator->take_data(

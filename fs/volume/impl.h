@@ -63,8 +63,8 @@ public:
     void reap_or_park(InodeNo ino) EXCLUDES(lock);
 
     // --- names
-    Result<core::NewInode> new_inode(core::Change &change, const media::Inode &dir,
-                                     InodeNo dir_ino, std::uint32_t mode, const Caller &caller);
+    Result<core::NewInode> new_inode(core::Change &change, const media::Inode &dir, InodeNo dir_ino,
+                                     std::uint32_t mode, const Caller &caller);
 
     // --- group commits (image files): commit.cc
     void commit_loop();

@@ -154,9 +154,8 @@ std::optional<LiveTable::Dropped> LiveTable::drop_grant(HandleId handle, GrantId
     if (found == shard.handles.end()) return std::nullopt;
     const InodeNo ino = found->second.ino;
     Inode &i = shard.inodes[ino.value()];
-    const auto erased = std::erase_if(i.grants, [&](const core::Grant &g) {
-        return g.id == grant && g.handle == handle;
-    });
+    const auto erased = std::erase_if(
+        i.grants, [&](const core::Grant &g) { return g.id == grant && g.handle == handle; });
     if (erased == 0) return std::nullopt;
     return Dropped{ino, drop_if_idle(shard, ino)};
 }

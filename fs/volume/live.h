@@ -42,7 +42,7 @@ public:
     std::optional<Opened> open(InodeNo ino, bool write, bool direct_io, const Caller &opener);
     struct Released {
         InodeNo ino;
-        bool reap = false;       // as forget()
+        bool reap = false;  // as forget()
         bool last_handle = false;
     };
     std::optional<Released> release(HandleId handle);
@@ -68,9 +68,7 @@ private:
         bool stored_directly = false;  // since the last cached open
         std::vector<core::Grant> grants;
 
-        bool idle() const {
-            return lookups == 0 && cached == 0 && direct == 0 && grants.empty();
-        }
+        bool idle() const { return lookups == 0 && cached == 0 && direct == 0 && grants.empty(); }
     };
     static constexpr std::size_t kShards = 16;
     struct Shard {

@@ -215,8 +215,7 @@ Result<> Volume::prepare(InodeNo ino, std::uint64_t offset, std::uint64_t length
     // As much as one transaction takes: what lies under one bitmap block.
     constexpr std::uint64_t kUnitMax = std::bit_floor(media::kBitmapChunks) * media::kChunkSize;
     if ((unit & (unit - 1)) != 0 || unit < volume_unit || unit < kBlockSize || unit > kUnitMax)
-        return Error(EINVAL,
-                     "a unit is a power of two, from the volume's mapping unit to 64 MiB");
+        return Error(EINVAL, "a unit is a power of two, from the volume's mapping unit to 64 MiB");
     std::uint64_t unit_blocks = unit / kBlockSize;
     if (unit_blocks > 1) unit_blocks = std::max(unit_blocks, kChunkBlocks);
     first -= first % unit_blocks;

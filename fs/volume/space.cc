@@ -109,8 +109,8 @@ public:
             Change change(*v_.core);
             TRY(change.begin());
             auto *inode = TRY(core::edit_inode(change, ino_));
-            const auto permit = TRY(
-                core::permit(*inode, v_.live.grants(ino_), MapMove::allocate, at, upto));
+            const auto permit =
+                TRY(core::permit(*inode, v_.live.grants(ino_), MapMove::allocate, at, upto));
             const Run run = TRY(v_.allocator->take_data(
                 change, v_.goal_for(reader, *inode, ino_, at, upto - at), upto - at));
             TRY(core::map_insert(change, inode, ino_, {at, run.start, run.blocks, true, false},
@@ -142,8 +142,8 @@ public:
             Change change(*v_.core);
             TRY(change.begin());
             auto *inode = TRY(core::edit_inode(change, ino_));
-            const auto permit = TRY(
-                core::permit(*inode, v_.live.grants(ino_), MapMove::punch, at, upto));
+            const auto permit =
+                TRY(core::permit(*inode, v_.live.grants(ino_), MapMove::punch, at, upto));
             const Run run = TRY(core::map_remove(change, inode, ino_, at, upto, permit));
             if (punch) {
                 TRY(v_.allocator->give_back(change, run));

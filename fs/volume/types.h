@@ -55,9 +55,9 @@ using DirSink = std::function<bool(const DirEntry &)>;
 
 using HandleId = std::uint64_t;
 struct OpenRequest {
-    bool write = false;     // O_WRONLY, O_RDWR
-    bool truncate = false;  // O_TRUNC
-    bool direct = false;    // O_DIRECT
+    bool write = false;           // O_WRONLY, O_RDWR
+    bool truncate = false;        // O_TRUNC
+    bool direct = false;          // O_DIRECT
     bool kill_suid_sgid = false;  // with truncate, as in SetAttr
     Caller caller;
 };

@@ -38,8 +38,8 @@ Result<std::unique_ptr<Volume>> Volume::open(std::unique_ptr<pm::Region> region,
     if (sodium_init() < 0) return Error(EIO, "libsodium does not start");
     if (region->size() < media::kVolumeSizeMin)
         return Error(EINVAL, "too small to be a pmfs volume");
-    const auto sb = TRY(media::read_superblock({region->data(), media::kBlockSize}, 0,
-                                               region->size()));
+    const auto sb =
+        TRY(media::read_superblock({region->data(), media::kBlockSize}, 0, region->size()));
     if (media::must_mount_read_only(sb) && !options.read_only)
         return Error(EROFS, "made by a newer pmfs: mount it read-only (-o ro)");
     auto impl = std::make_unique<Impl>(std::move(region), sb, options);
@@ -77,7 +77,8 @@ Result<> Volume::Impl::finish_orphans() {
         const auto inode = core::read_inode(reader, ino);
         if (!inode.ok()) return {};
         auto done = inode.value()->nlink.get() == 0 ? reap(ino) : settle_trim(ino);
-        if (!done.ok() && (done.error().errno_value() == EUCLEAN || done.error().errno_value() == EIO))
+        if (!done.ok() &&
+            (done.error().errno_value() == EUCLEAN || done.error().errno_value() == EIO))
             return {};
         if (!done.ok() && must_park(done.error())) {
             TRY(journal->group_commit(true));

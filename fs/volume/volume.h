@@ -27,10 +27,10 @@ namespace pmfs {
 
 struct MountOptions {
     bool read_only = false;
-    bool owner_may_seal = false;           // -o seal=owner
-    bool writeback = false;                // -o writeback: seals and grants are EOPNOTSUPP
-    bool no_background = false;            // tests: no group-commit thread; call commit_group()
-    unsigned commit_interval_ms = 5000;    // image files: longest time without a group commit
+    bool owner_may_seal = false;         // -o seal=owner
+    bool writeback = false;              // -o writeback: seals and grants are EOPNOTSUPP
+    bool no_background = false;          // tests: no group-commit thread; call commit_group()
+    unsigned commit_interval_ms = 5000;  // image files: longest time without a group commit
     // Tests: the kernel boot that this mount pretends to live in.
     std::optional<std::array<std::uint8_t, 16>> boot_id;
 };
@@ -100,14 +100,15 @@ public:
     Result<> removexattr(InodeNo ino, std::string_view name, const Caller &caller);
 
     // --- seals (docs/seal.md).  seal, unseal, prepare and take_grant are durable when they return;
-    // on an image file that is an fdatasync, so call them on a thread that may wait.  bad_offset: the first offset, in bytes, that stands in the way of
-    // EINVAL.  `privileged`: came by a door that needs CAP_SYS_ADMIN (trusted.*).
+    // on an image file that is an fdatasync, so call them on a thread that may wait.  bad_offset:
+    // the first offset, in bytes, that stands in the way of EINVAL.  `privileged`: came by a door
+    // that needs CAP_SYS_ADMIN (trusted.*).
     Result<> seal(InodeNo ino, SealLevel level, const Caller &caller, bool privileged,
                   std::uint64_t *bad_offset);
     Result<> unseal(InodeNo ino, const Caller &caller, bool privileged);
     // Allocates, writes zeroes into what was not written, and aligns to units of `unit` bytes (0 =
-    // 2 MiB where the file is that large, else the volume's mapping unit).  May be called again after an
-    // interruption.  length 0 = to the end.
+    // 2 MiB where the file is that large, else the volume's mapping unit).  May be called again
+    // after an interruption.  length 0 = to the end.
     Result<> prepare(InodeNo ino, std::uint64_t offset, std::uint64_t length, std::uint64_t unit,
                      const Caller &caller);
     Result<FileInfo> file_info(InodeNo ino);

@@ -82,8 +82,8 @@ Result<std::vector<std::byte>> Volume::getxattr(InodeNo ino, std::string_view na
     if (is_seal(name)) {
         const std::uint32_t flags = inode->flags.get();
         if ((flags & media::kSealed) == 0) return Error(ENODATA, "the file is not sealed");
-        const auto text = std::as_bytes(std::span(name_of_level(
-            (flags & media::kSealedFull) != 0 ? SealLevel::full : SealLevel::as_is)));
+        const auto text = std::as_bytes(std::span(
+            name_of_level((flags & media::kSealedFull) != 0 ? SealLevel::full : SealLevel::as_is)));
         return std::vector<std::byte>(text.begin(), text.end());
     }
     if (inode->xattr_root.get() == 0) return Error(ENODATA, "no such attribute");

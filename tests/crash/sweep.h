@@ -54,9 +54,9 @@ using Act = std::function<void(User &)>;
 
 struct Sweep {
     std::string name;
-    Act before;            // builds what the operation works on
+    Act before;             // builds what the operation works on
     std::vector<Act> acts;  // the operations, each atomic
-    bool prefix = false;   // a growing file may be found at a size in between
+    bool prefix = false;    // a growing file may be found at a size in between
     std::uint64_t size = 4 << 20;
     std::uint64_t journal_size = 64 << 10;
     unsigned seeds = 6;
@@ -66,12 +66,13 @@ struct Sweep {
 };
 
 struct Swept {
-    std::size_t cuts = 0;                  // states that were recovered and judged
-    std::vector<std::string> violations;   // the first few; each says how to run it again
+    std::size_t cuts = 0;                 // states that were recovered and judged
+    std::vector<std::string> violations;  // the first few; each says how to run it again
 };
 
-// Recovers from every state that `sweep` may leave, on DAX or image semantics, by power cut and by kill;
-// each must mount, be one of the worlds that it may be, and be clean for fsck, then and after a mount.
+// Recovers from every state that `sweep` may leave, on DAX or image semantics, by power cut and by
+// kill; each must mount, be one of the worlds that it may be, and be clean for fsck, then and after
+// a mount.
 Swept run(const Sweep &sweep, SimMedia::Flavour flavour);
 
 // True when CI asks for the short form.

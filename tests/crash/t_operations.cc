@@ -35,7 +35,8 @@ void with_leftovers(User &u) {
 }  // namespace
 
 TEST_CASE("crash: making files, directories, nodes and symlinks") {
-    check({"make", with_leftovers,
+    check({"make",
+           with_leftovers,
            {[](User &u) { u.make("a", kFile); }, [](User &u) { u.make("d/sub", kDir); },
             [](User &u) { u.make("d/fifo", S_IFIFO | 0600); },
             [](User &u) { u.symlink("short", "target"); },
@@ -74,19 +75,19 @@ TEST_CASE("crash: renaming, replacing and exchanging") {
 }
 
 TEST_CASE("crash: writing into holes, over data and past the end") {
-    check({"write", with_leftovers,
-           {[](User &u) { u.write("f", 0, 8192, 3); },
-            [](User &u) { u.write("f", 9000, 3000, 4); },
-            [](User &u) { u.write("f", 40000, 5000, 5); },
-            [](User &u) { u.write("f", 20001, 7, 6); },
-            [](User &u) { u.make("n", kFile); },
-            [](User &u) { u.write("n", 0, 100000, 7); },
-            [](User &u) { u.write("n", 100000, 1, 8); }},
-           true});
+    check(
+        {"write",
+         with_leftovers,
+         {[](User &u) { u.write("f", 0, 8192, 3); }, [](User &u) { u.write("f", 9000, 3000, 4); },
+          [](User &u) { u.write("f", 40000, 5000, 5); }, [](User &u) { u.write("f", 20001, 7, 6); },
+          [](User &u) { u.make("n", kFile); }, [](User &u) { u.write("n", 0, 100000, 7); },
+          [](User &u) { u.write("n", 100000, 1, 8); }},
+         true});
 }
 
 TEST_CASE("crash: truncating in both directions never shows old bytes") {
-    check({"truncate", with_leftovers,
+    check({"truncate",
+           with_leftovers,
            {[](User &u) { u.truncate("f", 5001); }, [](User &u) { u.truncate("f", 9000); },
             [](User &u) { u.truncate("f", 100); }, [](User &u) { u.truncate("f", 300000); },
             [](User &u) { u.write("f", 100000, 4096, 3); }, [](User &u) { u.truncate("f", 0); }},
@@ -100,22 +101,28 @@ TEST_CASE("crash: a truncation of more extents than a transaction takes") {
                for (unsigned i = 0; i < 60; ++i) u.write("f", i * 8192, 4096, 1);
            },
            {[](User &u) { u.truncate("f", 4096); }},
-           false, 4 << 20, 64 << 10, 4});
+           false,
+           4 << 20,
+           64 << 10,
+           4});
 }
 
 TEST_CASE("crash: allocating, punching and zeroing") {
-    check({"fallocate", with_leftovers,
-           {[](User &u) { u.allocate("f", 0, 0, 60000); },
-            [](User &u) { u.allocate("f", FALLOC_FL_KEEP_SIZE, 60000, 60000); },
-            [](User &u) { u.write("f", 30000, 10000, 3); },
-            [](User &u) { u.allocate("f", FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 4096, 8192); },
-            [](User &u) { u.allocate("f", FALLOC_FL_ZERO_RANGE, 28672, 8192); },
-            [](User &u) { u.truncate("f", 120000); }},
-           true});
+    check(
+        {"fallocate",
+         with_leftovers,
+         {[](User &u) { u.allocate("f", 0, 0, 60000); },
+          [](User &u) { u.allocate("f", FALLOC_FL_KEEP_SIZE, 60000, 60000); },
+          [](User &u) { u.write("f", 30000, 10000, 3); },
+          [](User &u) { u.allocate("f", FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 4096, 8192); },
+          [](User &u) { u.allocate("f", FALLOC_FL_ZERO_RANGE, 28672, 8192); },
+          [](User &u) { u.truncate("f", 120000); }},
+         true});
 }
 
 TEST_CASE("crash: attributes of every size") {
-    check({"xattr", with_leftovers,
+    check({"xattr",
+           with_leftovers,
            {[](User &u) { u.set_xattr("f", "user.a", 10, 'a'); },
             [](User &u) { u.set_xattr("f", "user.a", 800, 'b'); },
             [](User &u) { u.set_xattr("f", "user.a", 20000, 'c'); },
@@ -133,18 +140,22 @@ TEST_CASE("crash: the seal is there or not, with a digest that is right") {
            },
            {[](User &u) { u.prepare("f"); }, [](User &u) { u.seal("f", SealLevel::as_is); },
             [](User &u) { u.seal("f", SealLevel::full); },
-            [](User &u) { u.seal("holes", SealLevel::as_is); },
-            [](User &u) { u.unseal("f"); }, [](User &u) { u.unlink("holes"); }}});
+            [](User &u) { u.seal("holes", SealLevel::as_is); }, [](User &u) { u.unseal("f"); },
+            [](User &u) { u.unlink("holes"); }}});
 }
 
 TEST_CASE("crash: preparing moves a file to whole units and changes no byte of it") {
-    check({"prepare",
-           [](User &u) {
-               u.make("f", kFile);
-               for (unsigned i = 0; i < 9; ++i) u.write("f", i * 150000, 40000, 1);
-           },
-           {[](User &u) { u.prepare("f", 2 << 20); }, [](User &u) { u.seal("f", SealLevel::full); }},
-           false, 12 << 20, 64 << 10, 4});
+    check(
+        {"prepare",
+         [](User &u) {
+             u.make("f", kFile);
+             for (unsigned i = 0; i < 9; ++i) u.write("f", i * 150000, 40000, 1);
+         },
+         {[](User &u) { u.prepare("f", 2 << 20); }, [](User &u) { u.seal("f", SealLevel::full); }},
+         false,
+         12 << 20,
+         64 << 10,
+         4});
 }
 
 TEST_CASE("crash: directories that split, and inode tables that grow") {
@@ -183,7 +194,8 @@ TEST_CASE("crash: directories that shrink") {
         u.make("d", kDir);
         for (unsigned i = 0; i < 90; ++i)
             u.make("d/" + std::string(200, 'n') + std::to_string(i), S_IFIFO | 0600);
-        for (unsigned i = 0; i < 80; ++i) u.unlink("d/" + std::string(200, 'n') + std::to_string(i));
+        for (unsigned i = 0; i < 80; ++i)
+            u.unlink("d/" + std::string(200, 'n') + std::to_string(i));
     };
     for (unsigned i = 80; i < 90; ++i)
         sweep.acts.push_back(

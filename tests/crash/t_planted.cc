@@ -10,17 +10,17 @@ using namespace pmfs::test;
 namespace {
 
 Sweep overwrite_and_grow() {
-    return {"planted",
-            [](User &u) {
-                u.make("old", S_IFREG | 0644);
-                u.write("old", 0, 100000, 0xdd);
-                u.make("f", S_IFREG | 0644);
-                u.write("f", 0, 10000, 1);
-            },
-            {[](User &u) { u.unlink("old"); }, [](User &u) { u.write("f", 10000, 60000, 2); },
-             [](User &u) { u.make("g", S_IFREG | 0644); },
-             [](User &u) { u.write("g", 0, 100000, 3); }},
-            true};
+    return {
+        "planted",
+        [](User &u) {
+            u.make("old", S_IFREG | 0644);
+            u.write("old", 0, 100000, 0xdd);
+            u.make("f", S_IFREG | 0644);
+            u.write("f", 0, 10000, 1);
+        },
+        {[](User &u) { u.unlink("old"); }, [](User &u) { u.write("f", 10000, 60000, 2); },
+         [](User &u) { u.make("g", S_IFREG | 0644); }, [](User &u) { u.write("g", 0, 100000, 3); }},
+        true};
 }
 
 bool caught(SimMedia::Flavour flavour, Plant plant, std::size_t nth = SimMedia::kEvery) {

@@ -28,10 +28,20 @@ void random_act(User &u, std::uint32_t seed) {
     const std::uint64_t offset = below(80000);
     const auto fill = static_cast<unsigned char>(below(250) + 1);
     switch (found.ok() ? below(12) : 12) {
-        case 0: (void)u.retry([&] { return v.unlink(root, name); }).ok(); break;
-        case 1: (void)u.retry([&] { return v.rename(root, name, root, other, 0); }).ok(); break;
-        case 2: (void)u.retry([&] { return v.rename(root, name, root, other, 2); }).ok(); break;
-        case 3: case 4: case 5: (void)u.try_write(name, offset, below(30000), fill).ok(); break;
+        case 0:
+            (void)u.retry([&] { return v.unlink(root, name); }).ok();
+            break;
+        case 1:
+            (void)u.retry([&] { return v.rename(root, name, root, other, 0); }).ok();
+            break;
+        case 2:
+            (void)u.retry([&] { return v.rename(root, name, root, other, 2); }).ok();
+            break;
+        case 3:
+        case 4:
+        case 5:
+            (void)u.try_write(name, offset, below(30000), fill).ok();
+            break;
         case 6: {
             SetAttr set;
             set.size = below(100000);
@@ -50,9 +60,10 @@ void random_act(User &u, std::uint32_t seed) {
         case 8: {
             const std::string value(below(3) == 0 ? 9000 : below(200), 'v');
             const std::string key = "user.k" + std::to_string(below(3));
-            (void)u.retry([&] {
-                return v.setxattr(ino, key, std::as_bytes(std::span(value)), 0, caller);
-            }).ok();
+            (void)
+                u.retry([&] {
+                     return v.setxattr(ino, key, std::as_bytes(std::span(value)), 0, caller);
+                 }).ok();
             break;
         }
         case 9: {
@@ -60,9 +71,14 @@ void random_act(User &u, std::uint32_t seed) {
             (void)u.retry([&] { return v.seal(ino, SealLevel::as_is, caller, true, &bad); }).ok();
             break;
         }
-        case 10: (void)u.retry([&] { return v.unseal(ino, caller, true); }).ok(); break;
-        case 11: (void)u.retry([&] { return v.prepare(ino, 0, 0, 0, caller); }).ok(); break;
-        default: u.make(name, S_IFREG | 0640);
+        case 10:
+            (void)u.retry([&] { return v.unseal(ino, caller, true); }).ok();
+            break;
+        case 11:
+            (void)u.retry([&] { return v.prepare(ino, 0, 0, 0, caller); }).ok();
+            break;
+        default:
+            u.make(name, S_IFREG | 0640);
     }
 }
 

@@ -72,7 +72,8 @@ namespace {
 
 std::uint64_t word_at(const std::vector<std::byte> &data, std::size_t at) {
     std::uint64_t w = 0;
-    if (at < data.size()) std::memcpy(&w, data.data() + at, std::min<std::size_t>(8, data.size() - at));
+    if (at < data.size())
+        std::memcpy(&w, data.data() + at, std::min<std::size_t>(8, data.size() - at));
     return w;
 }
 
@@ -89,13 +90,14 @@ std::string judge_data(const std::string &path, const Thing &found,
         bool known = false;
         for (const auto *data : datas) known = known || (word_at(*data, at) & mask) == word;
         if (known) continue;
-        // A word that the end of the old file cuts in two: old bytes, and new ones or zeroes behind.
+        // A word that the end of the old file cuts in two: old bytes, and new ones or zeroes
+        // behind.
         for (const auto *old : datas) {
             if (old->size() <= at || old->size() >= at + 8) continue;
             const std::uint64_t head = (1ull << (8 * (old->size() - at))) - 1;
             for (const auto *data : datas)
-                known = known || (((word_at(*old, at) & head) |
-                                   (word_at(*data, at) & ~head)) & mask) == word;
+                known = known || (((word_at(*old, at) & head) | (word_at(*data, at) & ~head)) &
+                                  mask) == word;
         }
         if (!known) {
             char text[200];

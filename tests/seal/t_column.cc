@@ -34,7 +34,8 @@ OpenFile make_file(Wire &wire, const std::string &name, unsigned level) {
 
 class Column {
 public:
-    Column(Wire &wire, const std::string &door, unsigned level, const OpenFile &file, std::string name)
+    Column(Wire &wire, const std::string &door, unsigned level, const OpenFile &file,
+           std::string name)
         : wire_(wire),
           title_(door + (level == PMFS_SEAL_FULL ? ", full: " : ", as-is: ")),
           level_(level),

@@ -182,8 +182,10 @@ TEST_CASE("hostile: entries of a node that overlap make it no node") {
     const InodeNo ino = make_file(*volume, "f");
     for (int i = 0; i < 4; ++i) {
         const std::string value(800, 'x');
-        REQUIRE(volume->setxattr(ino, "user." + std::to_string(i), std::as_bytes(std::span(value)),
-                                 0, kUser).ok());
+        REQUIRE(volume
+                    ->setxattr(ino, "user." + std::to_string(i), std::as_bytes(std::span(value)), 0,
+                               kUser)
+                    .ok());
     }
     volume.close();
     auto &node = volume.block<media::NodeHeader>(volume.inode(ino).xattr_root.get());
@@ -235,8 +237,9 @@ TEST_CASE("hostile: a directory entry that has taken another name's key") {
     REQUIRE(volume->make(kRoot, "d", S_IFDIR | 0755, 0, kUser).ok());
     const InodeNo dir = volume->lookup(kRoot, "d").take().ino;
     for (int i = 0; i < 40; ++i)
-        REQUIRE(volume->make(dir, std::string(180, 'n') + std::to_string(i), S_IFREG | 0644, 0,
-                             kUser).ok());
+        REQUIRE(
+            volume->make(dir, std::string(180, 'n') + std::to_string(i), S_IFREG | 0644, 0, kUser)
+                .ok());
     volume.close();
     auto &root = volume.block<media::NodeHeader>(volume.inode(dir).map_root.get());
     REQUIRE(root.level == 1);
@@ -372,7 +375,7 @@ TEST_CASE("hostile: a damaged inode is seen where its neighbour is being changed
     auto &state = volume.block<media::State>(volume.sb().state_block[0].get());
     const InodeNo free(state.free_inode_head.get());
     REQUIRE(free.value() < media::kInodesPerBlock);  // in the root's block
-    volume.inode(free).next.set(5);  // and no checksum
+    volume.inode(free).next.set(5);                  // and no checksum
     REQUIRE(volume.reopen().ok());
     CHECK(errno_of(volume->make(kRoot, "f", S_IFREG | 0644, 0, kUser)) == EUCLEAN);
 }

@@ -175,10 +175,12 @@ TEST_CASE("space: preparing a file in many pieces ends, however small the journa
     const std::string text(4096, 'x');
     for (int i = 0; i < 60; ++i)
         for (const InodeNo one : {ino, between})
-            REQUIRE(volume.retry([&] {
-                              return volume->write(one, static_cast<std::uint64_t>(i) * 8192,
-                                                   bytes_of(text), false, kUser);
-                          }).ok());
+            REQUIRE(volume
+                        .retry([&] {
+                            return volume->write(one, static_cast<std::uint64_t>(i) * 8192,
+                                                 bytes_of(text), false, kUser);
+                        })
+                        .ok());
     CHECK(volume.retry([&] { return volume->prepare(ino, 0, 0, kChunk, kUser); }, 300).ok());
     Extent e[2];
     CHECK(volume->extents(ino, 0, e).take() == 1);
@@ -213,8 +215,10 @@ TEST_CASE("space: a large attribute in pieces from every group fits a transactio
         Extent e;
         REQUIRE(volume->extents(filler, at, std::span(&e, 1)).take() == 1);
         if (e.start / media::kGroupBlocks == punched && e.blocks > 100) {
-            REQUIRE(volume->fallocate(0, filler, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                      (e.file_block + 50) * 4096, 6 * 4096, kUser).ok());
+            REQUIRE(volume
+                        ->fallocate(0, filler, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                    (e.file_block + 50) * 4096, 6 * 4096, kUser)
+                        .ok());
             ++punched;
             at = 0;
             continue;
@@ -259,7 +263,8 @@ TEST_CASE("space: what metadata gave back is data's again, after a mount too") {
                      chunk.used_blocks == 0));
 }
 
-TEST_CASE("space: a journal that lost its records makes the volume read-only, and goes on reading") {
+TEST_CASE(
+    "space: a journal that lost its records makes the volume read-only, and goes on reading") {
     Image volume(16 << 20);
     const InodeNo ino = make_file(*volume.operator->(), "f");
     volume.spoil_journal();

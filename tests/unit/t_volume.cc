@@ -151,7 +151,8 @@ TEST_CASE("volume: a scattered file reads as a flat buffer does") {
                 break;
             }
             case 2: {
-                REQUIRE(volume->fallocate(0, ino, FALLOC_FL_ZERO_RANGE, offset, size * 3, kUser).ok());
+                REQUIRE(
+                    volume->fallocate(0, ino, FALLOC_FL_ZERO_RANGE, offset, size * 3, kUser).ok());
                 if (model.size() < offset + size * 3) model.resize(offset + size * 3);
                 std::fill_n(model.begin() + static_cast<long>(offset), size * 3, 0);
                 break;
@@ -224,7 +225,9 @@ TEST_CASE("volume: threads that work side by side leave a sound volume") {
                 } else {
                     (void)volume->unlink(dir.value().ino, name).ok();
                 }
-                (void)volume->write(shared, t * 100000 + random() % 50000, bytes_of(text), false, kUser).ok();
+                (void)volume
+                    ->write(shared, t * 100000 + random() % 50000, bytes_of(text), false, kUser)
+                    .ok();
                 (void)volume->read(shared, random() % 900000, 8192, [](auto) {}).ok();
                 (void)volume->getattr(dir.value().ino).ok();
             }

@@ -1,7 +1,7 @@
 // bench_client DIRECTORY: what a direct mapping costs to get, and to read through.
 //
-// DIRECTORY is on a mounted pmfs, on a region in memory, with room for 1 GiB.  The peer of reading is
-// the same memcpy from a memfd of the same size.  One JSON line a row.
+// DIRECTORY is on a mounted pmfs, on a region in memory, with room for 1 GiB.  The peer of reading
+// is the same memcpy from a memfd of the same size.  One JSON line a row.
 #include <fcntl.h>
 #include <pmfs.h>
 #include <sys/mman.h>

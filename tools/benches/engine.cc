@@ -25,8 +25,8 @@ using bench::Figure;
 using bench::time_calls;
 
 constexpr std::size_t kRounds = 21;
-constexpr std::size_t kEntries = 10'000;       // of the directory that is looked at
-constexpr std::size_t kCalls = 2'000;          // of a round
+constexpr std::size_t kEntries = 10'000;  // of the directory that is looked at
+constexpr std::size_t kCalls = 2'000;     // of a round
 constexpr std::size_t kBatch = 50;
 constexpr std::size_t kMillion = 1'000'000;
 constexpr std::size_t kMillionPart = 10'000;
@@ -56,8 +56,8 @@ void populate(const void *start, std::size_t size) {
 class Floor {
 public:
     Floor()
-        : bytes_(static_cast<std::byte *>(::mmap(nullptr, kSize, PROT_READ | PROT_WRITE,
-                                                 MAP_SHARED | MAP_ANONYMOUS, -1, 0))) {
+        : bytes_(static_cast<std::byte *>(
+              ::mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0))) {
         PMFS_ASSERT(bytes_ != MAP_FAILED);
         populate(bytes_, kSize);
         pmem2_source *source = nullptr;
@@ -104,7 +104,8 @@ public:
         OpenRequest request;
         request.write = true;
         OpenReply reply;
-        const Attr made = must(volume_->create(dir, name, S_IFREG | 0644, request, &reply), "create");
+        const Attr made =
+            must(volume_->create(dir, name, S_IFREG | 0644, request, &reply), "create");
         return {made.ino, reply.handle};
     }
     void close(Open file) {
@@ -132,7 +133,9 @@ std::vector<std::string> names_of(std::size_t from, std::size_t count) {
 class Names {
 public:
     explicit Names(Bench &b)
-        : b_(b), dir_(b.directory("ten-thousand")), there_(names_of(0, kEntries)),
+        : b_(b),
+          dir_(b.directory("ten-thousand")),
+          there_(names_of(0, kEntries)),
           more_(names_of(kEntries, kCalls)) {
         for (const std::string &name : there_) b_.close(b_.create(dir_, name));
     }
@@ -189,8 +192,8 @@ public:
             b_.write(file_.ino, random_() % kFileBlocks, page_);
         });
         const Open log = b_.create(dir_, "log");
-        const double append = time_calls(
-            kCalls, kBatch, [&](std::size_t i) { b_.write(log.ino, i, page_); });
+        const double append =
+            time_calls(kCalls, kBatch, [&](std::size_t i) { b_.write(log.ino, i, page_); });
         const double read = time_calls(kCalls, kBatch, [&](std::size_t) {
             must(b_.volume().read(file_.ino, random_() % kFileBlocks * kBlock, kBlock,
                                   [](std::span<const iovec>) {}),

@@ -45,8 +45,10 @@ public:
         ratios_.push_back(value / peer);
     }
     void print(const char *name, const char *unit) const {
-        const std::string end = peers_.empty() ? "" : fmt::format(", \"peer\": {:.4f}, \"ratio\": {:.4f}",
-                                                                  median(peers_), median(ratios_));
+        const std::string end = peers_.empty()
+                                    ? ""
+                                    : fmt::format(", \"peer\": {:.4f}, \"ratio\": {:.4f}",
+                                                  median(peers_), median(ratios_));
         fmt::print("{{\"name\": \"{}\", \"value\": {:.4f}, \"unit\": \"{}\"{}}}\n", name,
                    median(values_), unit, end);
         std::fflush(stdout);
