@@ -34,13 +34,13 @@ set -eu
 mkdir -p "$1/sbin-was"
 mount --bind /usr/sbin "$1/sbin-was"
 mount -t tmpfs none /usr/sbin
-ln -s "$1"/sbin-was/* "$1"/root/usr/sbin/* /usr/sbin
+ln -s "$1"/sbin-was/* "$1"/dest/usr/sbin/* /usr/sbin
 cd "$1"
 """
 
 
 def installed(maker):
-    root = maker.directory / "root"
+    root = maker.directory / "dest"
     run("meson", "install", "-C", BUILD, "--no-rebuild", "--quiet", "--destdir", root)
     lib = "usr/lib/" + run("gcc", "-print-multiarch").stdout.strip()
     return root, lib
