@@ -8,9 +8,15 @@ void Volume::fsync(InodeNo, Completion done) {
     Impl &v = *impl_;
     if (!v.region->is_image() || v.options.read_only) return done({});
     if (v.options.no_background) return done(v.commit_now(false));
-    Lock lock(v.queue_mutex);
-    v.syncing.push_back(std::move(done));
-    v.queue_changed.notify_one();
+    {
+        Lock lock(v.queue_mutex);
+        if (!v.stopping) {
+            v.syncing.push_back(std::move(done));
+            v.queue_changed.notify_one();
+            return;
+        }
+    }
+    done(v.commit_now(false));  // the commit thread is on its way out
 }
 
 void Volume::when_ready(std::function<void()> again) {
@@ -59,8 +65,8 @@ void Volume::Impl::commit_loop() {
             again.swap(parked);
             stop = stopping;
         }
-        const bool dirty = data_dirty.load(std::memory_order_acquire) ||
-                           journal->last() > journal->durable();
+        const bool dirty =
+            data_dirty.load(std::memory_order_acquire) || journal->last() > journal->durable();
         if (dirty || !waiters.empty() || !again.empty()) {
             const auto done = commit_now(!again.empty());
             for (auto &waiter : waiters) waiter(done);

@@ -32,6 +32,12 @@ Result<const media::Inode *> read_parent(const Reader &reader, InodeNo ino) {
     return dir;
 }
 
+// The name is gone already, whatever becomes of the leaf that held it: whoever meets damage next
+// says so.
+void tidy_dir(core::Core &core, InodeNo dir, std::uint64_t key) {
+    (void)core::tree_tidy(core, {dir, media::TreeKind::directory}, key).ok();
+}
+
 }  // namespace
 
 Result<Attr> Volume::lookup(InodeNo dir_ino, std::string_view name) {
@@ -150,11 +156,11 @@ Result<Attr> Volume::symlink(InodeNo dir_ino, std::string_view name, std::string
     if (target.size() <= media::kInlineBytes) {
         std::memcpy(made.inode->inline_bytes, target.data(), target.size());
     } else {
-        const auto runs = TRY(
-            core::write_blob(change, made.inode, made.ino, std::as_bytes(std::span(target))));
+        const auto runs =
+            TRY(core::write_blob(change, made.inode, made.ino, std::as_bytes(std::span(target))));
         const auto permit = TRY(core::permit(*made.inode, {}, core::MapMove::allocate, 0, 1));
-        TRY(core::map_insert(change, made.inode, made.ino,
-                             {0, runs.front().start, 1, false, false}, permit));
+        TRY(core::map_insert(change, made.inode, made.ino, {0, runs.front().start, 1, false, false},
+                             permit));
     }
     TRY(core::dir_insert(change, dir, dir_ino, name, made.ino, DT_LNK));
     v.touch(dir, true);
@@ -232,8 +238,7 @@ Result<> Volume::unlink(InodeNo dir_ino, std::string_view name) {
         v.touch(inode, false);
         v.touch(dir, true);
         TRY(change.commit());
-        TRY(best_effort(
-            core::tree_tidy(*v.core, {dir_ino, media::TreeKind::directory}, found.key)));
+        tidy_dir(*v.core, dir_ino, found.key);
     }
     if (gone && v.live.mark_unlinked(ino)) v.reap_or_park(ino);
     return {};
@@ -263,8 +268,7 @@ Result<> Volume::rmdir(InodeNo dir_ino, std::string_view name) {
         v.touch(inode, false);
         v.touch(dir, true);
         TRY(change.commit());
-        TRY(best_effort(
-            core::tree_tidy(*v.core, {dir_ino, media::TreeKind::directory}, found.key)));
+        tidy_dir(*v.core, dir_ino, found.key);
     }
     if (v.live.mark_unlinked(ino)) v.reap_or_park(ino);
     return {};

@@ -152,8 +152,8 @@ Result<> Volume::rename(InodeNo from_dir, std::string_view from_name, InodeNo to
         }
         gone = TRY(move(*v.core, from, to));
         replaced = to.found.ino;
-        TRY(best_effort(core::tree_tidy(*v.core, {from_dir, media::TreeKind::directory},
-                                        from.found.key)));
+        // Renamed it is, whatever becomes of the leaf that held the old name.
+        (void)core::tree_tidy(*v.core, {from_dir, media::TreeKind::directory}, from.found.key).ok();
     }
     if (gone && v.live.mark_unlinked(replaced)) v.reap_or_park(replaced);
     return {};

@@ -27,8 +27,7 @@ std::uint64_t blocks_up(std::uint64_t bytes) {
 
 Result<> may_seal(const MountOptions &options, const media::Inode &inode, const Caller &caller,
                   bool privileged) {
-    if (options.writeback)
-        return Error(EOPNOTSUPP, "no seals on a mount with -o writeback");
+    if (options.writeback) return Error(EOPNOTSUPP, "no seals on a mount with -o writeback");
     if (!S_ISREG(inode.mode.get())) return Error(EINVAL, "only regular files have a block map");
     if (privileged || caller.uid == 0) return {};
     if (options.owner_may_seal && caller.uid == inode.uid.get()) return {};
@@ -53,7 +52,8 @@ Result<> Volume::seal(InodeNo ino, SealLevel level, const Caller &caller, bool p
     Impl &v = *impl_;
     if (level == SealLevel::none) return Error(EINVAL, "a seal is as-is or full");
     TRY(v.writable());
-    {
+    // What is sealed already may be so by a call that is not durable yet: wait for that as well.
+    const auto done = [&]() -> Result<> {
         ExclusiveLock held(v.lock);
         const Reader reader(*v.core);
         const auto *was = TRY(core::read_inode(reader, ino));
@@ -67,8 +67,8 @@ Result<> Volume::seal(InodeNo ino, SealLevel level, const Caller &caller, bool p
         if (level == SealLevel::full) {
             const std::uint64_t unit = v.superblock.mapping_unit.get() / kBlockSize;
             std::uint64_t bad = 0;
-            const auto fits = core::check_mappable(reader, *was, ino, 0,
-                                                   blocks_up(was->size.get()), unit, &bad);
+            const auto fits =
+                core::check_mappable(reader, *was, ino, 0, blocks_up(was->size.get()), unit, &bad);
             if (!fits.ok() && bad_offset) *bad_offset = bad * kBlockSize;
             TRY(Result<>(fits));
         } else if (TRY(has_gaps(reader, *was, ino)) && v.live.counts(ino).cached_write != 0) {
@@ -83,14 +83,17 @@ Result<> Volume::seal(InodeNo ino, SealLevel level, const Caller &caller, bool p
                          (level == SealLevel::full ? media::kSealedFull : 0u));
         v.touch(inode, false);
         TRY(change.commit());
-    }
+        return {};
+    }();
+    TRY(Result<>(done));
     return v.make_durable();
 }
 
 Result<> Volume::unseal(InodeNo ino, const Caller &caller, bool privileged) {
     Impl &v = *impl_;
     TRY(v.writable());
-    {
+    // What is sealed already may be so by a call that is not durable yet: wait for that as well.
+    const auto done = [&]() -> Result<> {
         ExclusiveLock held(v.lock);
         const auto *was = TRY(core::read_inode(Reader(*v.core), ino));
         TRY(may_seal(v.options, *was, caller, privileged));
@@ -104,7 +107,9 @@ Result<> Volume::unseal(InodeNo ino, const Caller &caller, bool privileged) {
         std::memset(inode->seal_digest, 0, sizeof inode->seal_digest);
         v.touch(inode, false);
         TRY(change.commit());
-    }
+        return {};
+    }();
+    TRY(Result<>(done));
     return v.make_durable();
 }
 
@@ -116,10 +121,12 @@ Result<> Volume::seal_by_fallocate(HandleId handle, InodeNo ino, unsigned mode,
         SharedLock held(v.lock);
         const auto *inode = TRY(core::read_inode(Reader(*v.core), ino));
         if (offset != 0 || length < inode->size.get() || length == 0)
-            return Error(EINVAL, "a seal covers the whole file: offset 0, length at least its size");
+            return Error(EINVAL,
+                         "a seal covers the whole file: offset 0, length at least its size");
     }
     const auto opened = v.live.handle(handle);
-    if (!opened || !opened->write) return Error(EBADF, "the file is not open for writing");
+    if (!opened || opened->ino != ino || !opened->write)
+        return Error(EBADF, "the file is not open for writing");
     if (mode == kUnsealMode) return unseal(ino, caller, false);
     std::uint64_t bad = 0;
     return seal(ino, SealLevel::full, caller, false, &bad);
@@ -221,8 +228,14 @@ Result<GrantId> Volume::take_grant(HandleId handle, const GrantRequest &request,
         const auto fits = core::check_mappable(reader, *inode, ino, first, end, unit, &bad);
         if (!fits.ok() && bad_offset) *bad_offset = bad * kBlockSize;
         TRY(Result<>(fits));
-        grant = {v.live.next_grant_id(), handle,     GrantKind::temporary, request.may_store,
-                 caller.pid,             caller.uid, first,                end};
+        grant = {v.live.next_grant_id(),
+                 handle,
+                 GrantKind::temporary,
+                 request.may_store,
+                 caller.pid,
+                 caller.uid,
+                 first,
+                 end};
         // After a full seal handles opened before it may still be cached; their pages can only
         // overwrite what they hold, so they are refused like any other.
         if (!v.live.add_grant(ino, grant, false))
