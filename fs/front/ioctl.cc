@@ -86,9 +86,15 @@ Result<> need_regular(const Job &job) {
     return {};
 }
 
-Result<> need_write_handle(const Job &job) {
+// The file's own: a guest may send any pair of numbers.
+Result<HandleInfo> need_handle(const Job &job) {
     const HandleInfo handle = TRY(job.context.volume.handle_info(job.handle));
-    if (!handle.write) return Error(EBADF, "the file is not open for writing");
+    if (handle.ino != job.ino) return Error(EBADF, "the handle is another file's");
+    return handle;
+}
+
+Result<> need_write_handle(const Job &job) {
+    if (!TRY(need_handle(job)).write) return Error(EBADF, "the file is not open for writing");
     return {};
 }
 
@@ -292,6 +298,7 @@ Result<std::size_t> grant(Job &job, pmfs_io_grant &io) {
     TRY(need_regular(job));
     const bool may_store = (io.flags & PMFS_GRANT_STORE) != 0;
     const bool map = (io.flags & PMFS_GRANT_MAP) != 0;
+    TRY(need_handle(job));
     if (may_store) TRY(need_write_handle(job));
     if (map && job.context.broker == nullptr)
         return Error(EOPNOTSUPP, "this mount hands out no direct mappings");

@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 
 #include <cstring>
+#include <random>
+#include <vector>
 
 #include "fixture.h"
 
@@ -141,4 +143,42 @@ TEST_CASE("ioctl: VOLUME and CHUNKS work on a directory, and agree") {
     CHECK(S_ISDIR(info.mode));
     auto extents = std::make_unique<pmfs_extents>(versioned<pmfs_extents>());
     CHECK(wire.ioctl(root, PMFS_IOC_EXTENTS, extents.get()) == EINVAL);
+}
+
+TEST_CASE("ioctl: no bytes, handle or node crash the server or pass for a handle that is open") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile file = wire.create("f");
+    REQUIRE(wire.write(file, 0, pattern(20 * kBlock, 1)) == 0);
+    const std::uint64_t directory = wire.make_node("d", S_IFDIR | 0755);
+    static constexpr unsigned long kCommands[] = {
+        PMFS_IOC_INFO,   PMFS_IOC_EXTENTS, PMFS_IOC_HOLDERS,       PMFS_IOC_SEAL,
+        PMFS_IOC_UNSEAL, PMFS_IOC_GRANT,   PMFS_IOC_RELEASE_GRANT, PMFS_IOC_VOLUME,
+        PMFS_IOC_CHUNKS, PMFS_IOC_PREPARE};
+    const std::uint32_t seed = std::random_device{}();
+    CAPTURE(seed);
+    std::mt19937_64 random(seed);
+    std::vector<char> io(1 << 14);
+    for (int round = 0; round < 20000; round++) {
+        const auto command = static_cast<unsigned>(kCommands[random() % std::size(kCommands)]);
+        // Mostly zeroes and a good version, so that something gets behind the first check.
+        std::fill(io.begin(), io.end(), 0);
+        io[0] = random() % 8 != 0 ? 1 : 2;
+        for (std::uint64_t i = random() % 6; i > 0; i--) {
+            const std::uint64_t value = random() % 2 ? random() : random() % 5;
+            std::memcpy(&io[4 + random() % 60], &value, 1u << random() % 4);
+        }
+        const std::uint64_t nodes[] = {file.node, directory, FUSE_ROOT_ID};
+        const std::uint64_t handles[] = {file.handle, 0, random(), file.handle + 1};
+        const std::uint64_t handle = handles[random() % 4];
+        const int error = wire.ioctl_raw(nodes[random() % 3], handle, command, io.data());
+        const bool changes = _IOC_NR(command) >= 0x10 && _IOC_NR(command) < 0x30;
+        if (changes && handle != file.handle) CHECK(error != 0);
+    }
+    unseal_ioctl(wire, file);
+    wire.release(file);
+    const OpenFile again = wire.open(file.node, O_RDWR | O_DIRECT);
+    CHECK(info_of(wire, again).grants == 0);
+    CHECK(look(wire, again).data == pattern(20 * kBlock, 1));
+    wire.release(again);
 }
