@@ -181,8 +181,8 @@ Outcome Server::close() {
     broker_.reset();
     const Result<> closed = volume_->close();
     if (!closed.ok()) spdlog::error("closing {}: {}", options_.source, closed.error().what());
-    dispatcher_.reset();
     device_.reset();
+    dispatcher_.reset();
     volume_.reset();
     if (!closed.ok()) return failure(Exit::failed, options_.source, closed.error());
     return {};
