@@ -105,8 +105,9 @@ TEST_CASE("seal: a handle that is not open for writing is EBADF") {
     // A guest's kernel may pair a node with the handle of another file.
     const OpenFile other = fit_file(wire, "other");
     const OpenFile paired{.node = file.node, .handle = other.handle};
-    cell("SEAL with another file's handle",
-         seal_ioctl(wire, paired, PMFS_SEAL_FULL) == EBADF && !sealed(wire, file));
+    for (const Door door : {Door::ioctl, Door::fallocate})
+        cell(title(door, "SEAL with another file's handle"),
+             seal_by(door, wire, paired, PMFS_SEAL_FULL) == EBADF && !sealed(wire, file));
     cell("PREPARE with another file's handle", prepare_ioctl(wire, paired) == EBADF);
     wire.release(other);
     wire.release(reader);
