@@ -94,9 +94,11 @@ def _environment(program, scratch, reports):
     environment = {**os.environ, **program.environment, "TMPDIR": str(scratch), "LC_ALL": "C.UTF-8",
                    "PYTHONDONTWRITEBYTECODE": "1"}
     log = f"log_path={reports}/report"
-    environment["ASAN_OPTIONS"] = f"{log}:detect_stack_use_after_return=1:abort_on_error=1"
+    # A SIGBUS is ours to handle (fs/pm/fault.h), or kills as ever.
+    environment["ASAN_OPTIONS"] = (f"{log}:detect_stack_use_after_return=1:abort_on_error=1"
+                                   ":handle_sigbus=0")
     environment["UBSAN_OPTIONS"] = f"{log}:print_stacktrace=1"
-    environment["TSAN_OPTIONS"] = f"{log}:second_deadlock_stack=1"
+    environment["TSAN_OPTIONS"] = f"{log}:second_deadlock_stack=1:handle_sigbus=0"
     return environment
 
 
