@@ -68,7 +68,7 @@ class Watchdog:
         os.close(read_end)
 
     def arm(self, seconds, mounts):
-        words = " ".join(f"{m.connection}:{m.pid}" for m in mounts)
+        words = " ".join(f"{m.connection}:{m.pid}:{getattr(m, 'mnt', '')}" for m in mounts)
         os.write(self._pipe, f"{seconds} {words}\n".encode())
 
     def disarm(self):
@@ -90,24 +90,26 @@ class Watchdog:
                 deadline = None
                 continue
             got = os.read(pipe, 4096)
-            if not got:
+            if not got:  # whoever armed us was killed, by SIGBUS say: nobody else will clean up
+                Watchdog._cut(targets)
+                for _, _, mnt in targets:
+                    subprocess.run(["umount", "-l", mnt], check=False)
                 return
             text += got
             *lines, text = text.split(b"\n")
             for line in lines:
                 words = line.decode().split()
                 deadline = time.monotonic() + float(words[0]) if words[0] != "0" else None
-                targets = [tuple(map(int, word.split(":"))) for word in words[1:]]
+                targets = [word.split(":", 2) for word in words[1:]]
 
     @staticmethod
     def _cut(targets):
-        for connection, pid in targets:
-            print(f"watchdog: time is up: cutting connection {connection}", file=sys.stderr,
-                  flush=True)
+        for connection, pid, _ in targets:
+            print(f"watchdog: cutting connection {connection}", file=sys.stderr, flush=True)
             with contextlib.suppress(OSError):
-                CONNECTIONS.joinpath(str(connection), "abort").write_text("1")
+                CONNECTIONS.joinpath(connection, "abort").write_text("1")
             with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(int(pid), signal.SIGKILL)
 
 
 class Mounted:
