@@ -33,9 +33,9 @@ public:
     // One inode slot of an inode-table block; `self` is the inode number that it must carry.
     Result<const media::Inode *> inode(BlockNo block, unsigned slot, InodeNo self);
 
-    // A commit wrote it: nothing to verify.
-    void mark_verified(BlockNo block) {
-        touched_[block.value()].store(0xff, std::memory_order_relaxed);
+    // A commit wrote it, or those of its inodes: nothing to verify.
+    void mark_verified(BlockNo block, std::uint8_t inodes = 0xff) {
+        touched_[block.value()].fetch_or(inodes, std::memory_order_relaxed);
     }
     // What is whole and ours may still be nonsense: asked at first touch, by those who know.
     using SaneCheck = bool (*)(const std::byte *block, media::Magic magic);

@@ -51,10 +51,8 @@ public:
         return reinterpret_cast<const T *>(TRY(journal_.blocks().get(block, magic)));
     }
     Result<const media::Inode *> read_inode(BlockNo block, unsigned slot, InodeNo self) {
-        if (const Shadow *s = find(block)) {
-            if (!s->fresh) TRY(journal_.blocks().inode(block, slot, self));
+        if (const Shadow *s = find(block); s && s->has(slot))
             return reinterpret_cast<const media::Inode *>(s->bytes) + slot;
-        }
         return journal_.blocks().inode(block, slot, self);
     }
     // A copy of a block to change.  Stays where it is until the transaction ends.
@@ -62,7 +60,7 @@ public:
     Result<T *> edit(BlockNo block, media::Magic magic) {
         if (Shadow *s = find(block)) return reinterpret_cast<T *>(s->bytes);
         TRY(journal_.blocks().get(block, magic));
-        return reinterpret_cast<T *>(add(block, false)->bytes);
+        return reinterpret_cast<T *>(add(block, false, false)->bytes);
     }
     Result<media::Inode *> edit_inode(BlockNo block, unsigned slot, InodeNo self);
     // A block that held nothing: zeroed, its header filled in.  All of it is logged.
@@ -86,9 +84,12 @@ private:
     struct Shadow {
         BlockNo block;
         bool fresh;
-        bool inodes;
+        bool inodes;          // a block of the inode table ...
+        std::uint8_t slots;   // ... of which these inodes are copied
         std::uint64_t lines;  // that differ from home; set by commit
         std::byte *bytes;
+
+        bool has(unsigned slot) const { return (slots >> slot & 1) != 0; }
     };
 
     Shadow *find(BlockNo block) {
@@ -96,7 +97,7 @@ private:
             if (shadows_[i].block == block) return &shadows_[i];
         return nullptr;
     }
-    Shadow *add(BlockNo block, bool fresh);
+    Shadow *add(BlockNo block, bool fresh, bool inodes);
     std::byte *make_fresh(BlockNo block, media::Magic magic);
     void finish_blocks(std::uint64_t seq);
 

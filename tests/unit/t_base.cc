@@ -1,6 +1,7 @@
 // The words that every layer uses: results, ids, bytes, checksums, locks, clocks.
 #include <doctest/doctest.h>
 
+#include <array>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -136,6 +137,19 @@ TEST_CASE("crc32c: may be taken in pieces, cut anywhere and aligned anyhow") {
     for (std::size_t cut = 0; cut <= all.size(); cut += 61) {
         CAPTURE(cut);
         CHECK(crc32c(crc32c(0, all.first(cut)), all.subspan(cut)) == whole);
+    }
+}
+
+TEST_CASE("crc32c: of a changed message follows from the old one's and the change") {
+    std::vector<std::byte> bytes(4096);
+    for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = std::byte(i * 37 >> 2);
+    for (std::size_t at = 0; at < bytes.size(); at += 64) {
+        CAPTURE(at);
+        const std::uint32_t old = crc32c(0, bytes);
+        std::array<std::byte, 64> difference;
+        for (std::size_t i = 0; i < 64; ++i) difference[i] = std::byte(i * 11 + at);
+        for (std::size_t i = 0; i < 64; ++i) bytes[at + i] ^= difference[i];
+        CHECK((old ^ crc32c_of_change(difference, bytes.size() - at - 64)) == crc32c(0, bytes));
     }
 }
 

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "fsck/check.h"
+#include "media/geometry.h"
 #include "media/verify.h"
 #include "mkfs/make.h"
 #include "volume/volume.h"
@@ -49,6 +50,15 @@ public:
             media::seal_block(inode);
             region_->fence(region_->store_meta(at, std::as_bytes(std::span(&inode, 1))));
         }
+    }
+
+    // Damage: a bit of the medium at `at`.
+    void flip(std::uint64_t at) {
+        const std::byte flipped = region_->meta()[at] ^ std::byte{1};
+        region_->fence(region_->store_meta(at, std::span(&flipped, 1)));
+    }
+    bool whole(std::uint64_t block) const {
+        return media::checksum_ok({region_->meta() + block * media::kBlockSize, media::kBlockSize});
     }
 
     // Looks at all of it as it is now.
@@ -233,6 +243,21 @@ TEST_CASE("volume: threads that work side by side leave a sound volume") {
             }
         });
     for (auto &thread : threads) thread.join();
+    volume.check();
+}
+
+TEST_CASE("volume: a change of a block does not seal damage to another part of it") {
+    Mounted volume(16 << 20);
+    const auto layout = media::layout_of((16 << 20) / media::kBlockSize, 0);
+    REQUIRE(volume.whole(layout.summary_a));
+    volume.flip(layout.summary_a * media::kBlockSize + 2000);  // after it was verified
+    const InodeNo ino = make_file(*volume, kRoot, "f");
+    const std::string text(9000, 'q');
+    REQUIRE(volume->write(ino, 0, bytes_of(text), false, kUser).ok());
+    CHECK(!volume.whole(layout.summary_a));
+    CHECK(volume.whole(layout.summary_b));
+    volume.flip(layout.summary_a * media::kBlockSize + 2000);
+    CHECK(volume.whole(layout.summary_a));
     volume.check();
 }
 
