@@ -14,7 +14,7 @@ def rows(context):
     place = Path(tempfile.mkdtemp(prefix="pmfs-bench-"))
     mounted = None
     try:
-        mounted = fixture.Mounted(place, "memory", size="1200M")
+        mounted = fixture.Mounted(place, "memory", size="1200M", mkfs=["--sparse"])
         watchdog.arm(SECONDS_MAX, [mounted])
         yield from context.json_rows(context.program("bench_client"), mounted.mnt)
     finally:
