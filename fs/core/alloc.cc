@@ -12,7 +12,6 @@ namespace pmfs::core {
 using media::ChunkKind;
 using media::kBitmapChunks;
 using media::kChunkBlocks;
-using media::kGroupBlocks;
 using media::kGroupChunks;
 
 namespace {
