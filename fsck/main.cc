@@ -23,6 +23,7 @@ struct Words {
 Result<fsck::Report> run(const Words &words) {
     pm::OpenOptions open;
     open.private_copy = words.only_look;
+    open.patient = true;
     const auto region = TRY(pm::open_region(words.device, open));
     fsck::Report damage;
     const std::uint64_t replayed =

@@ -56,6 +56,7 @@ Result<media::Superblock> make_on(const Words &words, const mkfs::MakeOptions &o
                                   const char **medium, std::string *found) {
     pm::OpenOptions open;
     open.read_only = words.dry_run;
+    open.patient = true;
     const auto region = TRY(pm::open_region(words.device, open));
     *medium = pm::name_of(region->kind());
     TRY(refuse_overwrite(words, *region, found));
@@ -79,6 +80,7 @@ Result<> prepare_existing(const Words &words, const mkfs::ImageState &image, std
     if (image.size != 0) {
         pm::OpenOptions open;
         open.read_only = true;
+        open.patient = true;
         const auto region = TRY(pm::open_region(words.device, open));
         TRY(refuse_overwrite(words, *region, found));
     }

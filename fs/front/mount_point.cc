@@ -4,14 +4,12 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <libmount/libmount.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
 #include <cstring>
-#include <memory>
 
 namespace pmfs::front {
 namespace {
@@ -54,20 +52,6 @@ std::optional<std::string> MountPoint::objection(const std::string &directory) {
         default:
             return fmt::format("{}: {}", directory, std::strerror(errno));
     }
-}
-
-bool MountPoint::is_mounted(const std::string &source) {
-    const std::unique_ptr<libmnt_table, decltype(&mnt_unref_table)> table(
-        mnt_new_table_from_file("/proc/self/mountinfo"), mnt_unref_table);
-    const std::unique_ptr<libmnt_iter, decltype(&mnt_free_iter)> next(
-        mnt_new_iter(MNT_ITER_FORWARD), mnt_free_iter);
-    libmnt_fs *mount = nullptr;
-    while (table && next && mnt_table_next_fs(table.get(), next.get(), &mount) == 0) {
-        const char *type = mnt_fs_get_fstype(mount), *from = mnt_fs_get_source(mount);
-        if (type != nullptr && from != nullptr && std::strcmp(type, kType) == 0 && source == from)
-            return true;
-    }
-    return false;
 }
 
 Result<MountPoint> MountPoint::make(const ServeOptions &options) {

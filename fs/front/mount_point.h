@@ -12,8 +12,6 @@ class MountPoint {
 public:
     // Looks only.  Gives a sentence that says what is wrong with the directory and what to do.
     static std::optional<std::string> objection(const std::string &directory);
-    // True when a pmfs mount of `source` is alive in this mount namespace.
-    static bool is_mounted(const std::string &source);
 
     // Opens /dev/fuse and mounts it.  From here on accesses to the directory wait for our INIT.
     // Errors: ENOENT, ENODEV: no FUSE in this kernel; EPERM: not root; else what mount(2) says.

@@ -27,9 +27,6 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// After `umount` returns, the server still closes the volume.  Whoever mounts it again at once
-// waits for that, but not for a server that is alive or for a long fsck.
-constexpr auto kHandoverMax = 10s;
 // Users of a filesystem that was detached by SIGTERM may finish what they are in the middle of, and
 // the kernel what it has to write back.
 constexpr std::chrono::milliseconds kQuiet = 100ms, kQuietMax = 10s;
@@ -40,20 +37,6 @@ Outcome failure(Exit exit, const std::string &about, const Error &error) {
     if (exit == Exit::failed && error.errno_value() != EINVAL)
         sentence += fmt::format(" ({})", std::strerror(error.errno_value()));
     return {exit, sentence};
-}
-
-Result<std::unique_ptr<pm::Region>> open_region_patiently(const ServeOptions &options) {
-    // What a crash left in the journal has to be replayed also for a read-only mount: into memory.
-    pm::OpenOptions open;
-    open.private_copy = options.volume.read_only;
-    const auto give_up = std::chrono::steady_clock::now() + kHandoverMax;
-    for (;;) {
-        auto region = pm::open_region(options.source, open);
-        if (region.ok() || region.error().errno_value() != EBUSY) return region;
-        if (MountPoint::is_mounted(options.source)) return region;
-        if (std::chrono::steady_clock::now() > give_up) return region;
-        std::this_thread::sleep_for(20ms);
-    }
 }
 
 // A server that the kernel waits for: it must not wait for its own write-back when memory is short,
@@ -102,7 +85,11 @@ private:
 };
 
 Outcome Server::open() {
-    auto region = open_region_patiently(options_);
+    pm::OpenOptions open;
+    open.patient = true;
+    // What a crash left in the journal has to be replayed also for a read-only mount: into memory.
+    open.private_copy = options_.volume.read_only;
+    auto region = pm::open_region(options_.source, open);
     if (!region.ok()) return failure(Exit::failed, options_.source, region.error());
     auto volume = Volume::open(std::move(region).take(), options_.volume);
     if (!volume.ok()) return failure(Exit::failed, options_.source, volume.error());

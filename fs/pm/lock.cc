@@ -5,10 +5,16 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <set>
+#include <sstream>
+#include <string_view>
+#include <thread>
 
 #include "base/mutex.h"
 
@@ -26,6 +32,39 @@ const char *busy_sentence(pid_t holder) {
                   static_cast<int>(holder));
     const Lock lock(mutex);
     return sentences.insert(text).first->c_str();
+}
+
+// A path as it stands in the mount table: blanks, and what could be taken for their escape,
+// escaped.
+std::string as_in_mount_table(const std::string &path) {
+    std::string text;
+    for (const char c : path) {
+        if (std::string_view(" \t\n\\#").find(c) == std::string_view::npos) {
+            text += c;
+            continue;
+        }
+        char escaped[5];
+        std::snprintf(escaped, sizeof escaped, "\\%03o", static_cast<unsigned char>(c));
+        text += escaped;
+    }
+    return text;
+}
+
+// Whether a pmfs volume on `path` is mounted, in the mount namespace of this process.
+bool is_mounted(const std::string &path) {
+    const std::unique_ptr<char, decltype(&std::free)> real(::realpath(path.c_str(), nullptr),
+                                                           &std::free);
+    const std::string source = as_in_mount_table(real ? real.get() : path);
+    std::ifstream table("/proc/self/mountinfo");
+    // "36 35 98:0 /root /mnt rw,noatime shared:1 - fuse.pmfs /dev/dax0.0 rw,user_id=0"
+    for (std::string line; std::getline(table, line);) {
+        const std::size_t dash = line.find(" - ");
+        if (dash == std::string::npos) continue;
+        std::istringstream words(line.substr(dash + 3));
+        std::string type, from;
+        if (words >> type >> from && type == "fuse.pmfs" && from == source) return true;
+    }
+    return false;
 }
 
 }  // namespace
@@ -61,6 +100,18 @@ Result<> lock_volume(int fd) {
     const pid_t holder = lock_holder(fd);
     return Error(EBUSY, holder != 0 ? busy_sentence(holder)
                                     : "is mounted or being checked by another process");
+}
+
+Result<> lock_volume_patiently(int fd, const std::string &path) {
+    using namespace std::chrono_literals;
+    const auto give_up = std::chrono::steady_clock::now() + 10s;
+    for (;;) {
+        auto locked = lock_volume(fd);
+        if (locked.ok() || locked.error().errno_value() != EBUSY || is_mounted(path) ||
+            std::chrono::steady_clock::now() > give_up)
+            return locked;
+        std::this_thread::sleep_for(20ms);
+    }
 }
 
 }  // namespace pmfs::pm

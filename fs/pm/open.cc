@@ -89,7 +89,7 @@ Result<std::unique_ptr<Region>> open_region(const std::string &path, const OpenO
     FileDescriptor lock = TRY(open_path(path, write));
     FileDescriptor fd;
     if (options.exclusive) {
-        TRY(lock_volume(lock.get()));
+        TRY(options.patient ? lock_volume_patiently(lock.get(), path) : lock_volume(lock.get()));
         fd = TRY(open_again(lock, path, write));
     } else {
         fd = std::exchange(lock, FileDescriptor());

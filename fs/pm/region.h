@@ -132,6 +132,8 @@ protected:
 struct OpenOptions {
     bool read_only = false;  // maps read-only; stores are a bug
     bool exclusive = true;   // takes the volume lock; EBUSY when somebody has it
+    // Waits up to 10 seconds for a lock whose holder is no longer mounted, and so about to end.
+    bool patient = false;
     // Stores stay in memory and the medium is never written (fsck -n): meta() and data() are one
     // private mapping.  Not exclusive with reading a mounted volume's lock: EBUSY as ever.
     bool private_copy = false;

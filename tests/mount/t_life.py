@@ -198,6 +198,20 @@ def _(maker):
         assert (volume.mnt / f"f{number}").read_text() == "x" * 1000000
 
 
+@claim("fsck and mkfs right after umount wait for the old server to close, not for a mount", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M")
+    for command in ("fsck.pmfs", "-q"), ("mkfs.pmfs", "-qf"):
+        (volume.mnt / "f").write_bytes(os.urandom(1 << 20))
+        done = run(program(command[0]), *command[1:], volume.region, ok=False)
+        assert done.returncode != 0 and "is mounted" in done.stderr, done.stderr
+        run("umount", volume.mnt)
+        run(program(command[0]), *command[1:], volume.region)
+        assert volume.server.wait(30) == 0, volume.log_text()
+        volume.mount()
+        maker.watch()
+
+
 @claim("a dead mount says which umount to run", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
