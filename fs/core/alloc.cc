@@ -183,6 +183,7 @@ Result<Run> Allocator::take_fresh(Change &change, const Goal &goal, std::uint64_
             chunk_of(c).reserved_for = goal.owner;
             reserved_[goal.owner].push_back(c);
         }
+        reservations_.store(reserved_.size(), std::memory_order_release);
     }
     cursor_ = chunk / kGroupChunks;
     return run;

@@ -56,20 +56,31 @@ public:
     Result<Run> take_meta(Change &change, std::uint64_t near, std::uint64_t blocks);
     // Frees the run, which lies within one bitmap block (see piece()).
     Result<> give_back(Change &change, Run run);
+    // How many blocks that would add to the transaction: 3, or 0 where it changes them already.
+    std::size_t blocks_to_give_back(Change &change, Run run) const;
     // The longest head of `run` that give_back takes at once; tail_piece: the longest tail.
     Run piece(Run run) const;
     Run tail_piece(Run run) const;
 
     // A file was closed for the last time: its reserved chunks may be shared.
     void release_reservation(std::uint64_t owner);
+    // Without the lock: no file has any.  Who asks for a file that nobody writes gets the truth.
+    bool nothing_reserved() const { return reservations_.load(std::memory_order_acquire) == 0; }
 
     void tx_committed(TxSeq seq) override;
     void tx_aborted() override;
     // The journal's durable() moved: held-back blocks may be free now.
     void release_held();
 
-    std::uint64_t free_blocks() const { return data_free_ + meta_free_ + free_chunks_ * 512; }
-    std::uint64_t available_blocks() const { return data_free_ + free_chunks_ * 512; }
+    std::uint64_t free_blocks() const {
+        return data_free_ + meta_free_ + free_chunks_ * media::kChunkBlocks;
+    }
+    // What files can get: without the metadata chunks, but for those known to be empty.
+    std::uint64_t available_blocks() const {
+        return data_free_ + (free_chunks_ + empty_meta_chunks_) * media::kChunkBlocks;
+    }
+    // Reads the bitmaps of every group that may have empty metadata chunks; when space runs out.
+    void find_empty_meta();
 
     // For the picture: one chunk's kind and used blocks.
     Result<> chunk_info(std::uint64_t chunk, std::uint8_t *kind, std::uint16_t *used);
@@ -120,6 +131,10 @@ private:
     Result<std::uint64_t> find_free_chunks(std::uint64_t near_group, std::uint64_t count,
                                            std::uint64_t unit_chunks);
     Result<bool> reclaim_meta_chunk(Change &change);
+    // A metadata chunk of which nothing is in use; by the media, held-back blocks included.
+    static bool empty_meta(const Chunk &chunk) {
+        return chunk.kind == media::ChunkKind::meta && chunk.free == media::kChunkBlocks;
+    }
     bool wholly_free(const Chunk &chunk) const {
         return chunk.kind == media::ChunkKind::free && chunk.held == 0;
     }
@@ -139,8 +154,10 @@ private:
     std::vector<Undo> undo_;                                 // of the open transaction
     std::unordered_map<std::uint64_t, TxSeq> emptied_meta_;  // chunk -> transaction
     std::unordered_map<std::uint64_t, std::vector<std::uint64_t>> reserved_;  // owner -> chunks
+    std::atomic<std::uint64_t> reservations_{0};                              // owners in reserved_
     std::uint64_t cursor_ = 0;  // group where the last search ended
     std::atomic<std::uint64_t> data_free_{0}, meta_free_{0}, free_chunks_{0};
+    std::atomic<std::uint64_t> empty_meta_chunks_{0};  // of the groups that were loaded
 };
 
 }  // namespace pmfs::core

@@ -85,11 +85,12 @@ Result<Allocator::Group *> Allocator::load(std::uint64_t number) {
         if (chunks[i].kind == ChunkKind::free && used != 0)
             return corrupt("a free chunk has blocks in use");
         // Emptied before this mount, whose replay is over.
-        if (chunks[i].kind == ChunkKind::meta && used == 0)
-            emptied_meta_[number * kGroupChunks + i] = TxSeq(0);
+        if (empty_meta(chunks[i])) emptied_meta_[number * kGroupChunks + i] = TxSeq(0);
     }
     if (free[0] != group.free_chunks || free[1] != group.meta_free || free[2] != group.data_free)
         return corrupt("a group's bitmaps and its summary disagree");
+    for (std::uint64_t i = 0; i < group.chunk_count; ++i)
+        if (empty_meta(chunks[i])) empty_meta_chunks_.fetch_add(1, std::memory_order_relaxed);
     group.chunks = std::move(chunks);
     return &group;
 }
@@ -120,6 +121,9 @@ void Allocator::account(std::uint64_t chunk, std::int64_t free, ChunkKind kind) 
                                                                         : data_free_;
         count = static_cast<std::uint32_t>(count + n);
         total.fetch_add(static_cast<std::uint64_t>(n), std::memory_order_relaxed);
+        if (empty_meta(c))
+            empty_meta_chunks_.fetch_add(static_cast<std::uint64_t>(sign),
+                                         std::memory_order_relaxed);
     };
     add(-1);
     c.free = static_cast<std::uint16_t>(c.free + free);
@@ -198,6 +202,18 @@ Run Allocator::tail_piece(Run run) const {
     return {start, run.start + run.blocks - start};
 }
 
+std::size_t Allocator::blocks_to_give_back(Change &change, Run run) const {
+    const std::uint64_t total = superblock_.block_count.get();
+    if (run.start >= total) return 0;  // give_back() will say so
+    const auto layout = media::layout_of(total, group_of(run.start));
+    const std::uint64_t index = run.start / kChunkBlocks % kGroupChunks;
+    std::size_t n = 0;
+    for (const BlockNo block :
+         {bitmap_block(layout, index), BlockNo(layout.summary_a), BlockNo(layout.summary_b)})
+        n += change.tx().changes(block) ? 0 : 1;
+    return n;
+}
+
 Result<> Allocator::give_back(Change &change, Run run) {
     const std::uint64_t total = superblock_.block_count.get();
     if (run.blocks == 0 || run.start >= total || run.blocks > total - run.start)
@@ -217,12 +233,19 @@ Result<> Allocator::give_back(Change &change, Run run) {
     return {};
 }
 
+void Allocator::find_empty_meta() {
+    for (std::uint64_t g = 0; g < groups_.size(); ++g)
+        if (!groups_[g].chunks && groups_[g].meta_free >= kChunkBlocks && !load(g).ok())
+            continue;  // damaged: nothing is to be had there
+}
+
 // Makes an empty metadata chunk a free one, if no record that touches it can be replayed.
 Result<bool> Allocator::reclaim_meta_chunk(Change &change) {
+    find_empty_meta();
     for (auto it = emptied_meta_.begin(); it != emptied_meta_.end();) {
         const auto [chunk, seq] = *it;
         const Chunk &c = chunk_of(chunk);
-        if (c.kind != ChunkKind::meta || c.free != kChunkBlocks) {
+        if (!empty_meta(c)) {
             it = emptied_meta_.erase(it);
             continue;
         }
@@ -248,13 +271,13 @@ void Allocator::release_reservation(std::uint64_t owner) {
     for (const std::uint64_t chunk : found->second)  // some may have been freed and reserved anew
         if (chunk_of(chunk).reserved_for == owner) chunk_of(chunk).reserved_for = 0;
     reserved_.erase(found);
+    reservations_.store(reserved_.size(), std::memory_order_release);
 }
 
 void Allocator::tx_committed(TxSeq seq) {
     for (const Undo &u : undo_) {
         if (u.held != Bits{}) held_queue_.push_back({seq, u.chunk, u.held});
-        const Chunk &c = chunk_of(u.chunk);
-        if (c.kind == ChunkKind::meta && c.free == kChunkBlocks) emptied_meta_[u.chunk] = seq;
+        if (empty_meta(chunk_of(u.chunk))) emptied_meta_[u.chunk] = seq;
     }
     undo_.clear();
     release_held();
@@ -265,6 +288,10 @@ void Allocator::tx_aborted() {
         const Undo &u = undo_[i];
         account(u.chunk, -u.free, u.old_kind);
         if (u.held != Bits{}) unhold(u.chunk, u.held);
+        Chunk &c = chunk_of(u.chunk);
+        if (c.kind == ChunkKind::free) c.reserved_for = 0;  // reserved by what did not happen
+        // reclaim_meta_chunk() may have struck it off; last() is late enough, whenever it emptied.
+        if (empty_meta(c)) emptied_meta_.emplace(u.chunk, journal_.last());
     }
     undo_.clear();
 }

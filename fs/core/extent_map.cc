@@ -281,11 +281,12 @@ Result<bool> map_trim(Change &change, media::Inode *inode, InodeNo ino, std::uin
     for (;;) {
         const Extent e = TRY(last_extent(Reader(change), *inode, ino, kEndOfFiles));
         if (e.hole() || e.end() <= from) return true;
-        // Another piece: a leaf, a bitmap and two summaries, and the orphan list's blocks to come.
-        if (!change.has_room(4 + 4)) return false;
         const std::uint64_t first = std::max(e.file_block, from);
         const Run tail{e.start + (first - e.file_block), e.end() - first};
         const Run piece = change.core().allocator.tail_piece(tail);
+        // A leaf, what the allocator changes, and the orphan list's blocks to come.
+        if (!change.has_room(1 + change.core().allocator.blocks_to_give_back(change, piece) + 4))
+            return false;
         TRY(map_remove(change, inode, ino, e.end() - piece.blocks, e.end(), permit));
         TRY(change.core().allocator.give_back(change, piece));
         inode->blocks.set(inode->blocks.get() - piece.blocks);

@@ -100,8 +100,17 @@ Result<> grow_table(Core &core) {
 
 }  // namespace
 
+// A damaged head of the list costs what hangs behind it, until fsck: fresh inodes go before it.
 Result<> ensure_free_inode(Core &core) {
-    if (TRY(read_state(Reader(core)))->free_inode_head.get() != 0) return {};
+    const Reader reader(core);
+    const InodeNo head(TRY(read_state(reader))->free_inode_head.get());
+    if (head.value() != 0) {
+        const auto place = locate_inode(reader, head);
+        if (place.ok()) {
+            const auto inode = reader.inode(place.value().block, place.value().slot, head);
+            if (inode.ok() && inode.value()->mode.get() == 0) return {};
+        }
+    }
     return grow_table(core);
 }
 

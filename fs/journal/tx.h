@@ -75,6 +75,7 @@ public:
     void after(pm::Unfenced data) { data_.add(std::move(data)); }
     void watch(TxWatcher &watcher) { watcher_ = &watcher; }
     std::size_t blocks() const { return used_; }
+    bool changes(BlockNo block) { return find(block) != nullptr; }
 
     // EIO: the medium failed while the transaction was prepared; nothing happened.
     Result<TxSeq> commit();

@@ -66,7 +66,7 @@ void Volume::release(HandleId handle) {
     Impl &v = *impl_;
     const auto released = v.live.release(handle);
     if (!released) return;
-    if (released->last_handle) {
+    if (released->last_handle && !v.allocator->nothing_reserved()) {
         ExclusiveLock held(v.lock);
         v.allocator->release_reservation(released->ino.value());
     }

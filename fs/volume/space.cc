@@ -229,8 +229,11 @@ Result<> Volume::fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uin
     TRY(v.settle_trim(ino));
     TRY(v.drop_capability(ino));
     Ranges ranges(v, ino);
-    if (mode != kPunch && TRY(ranges.holes(first, end)) > v.allocator->available_blocks())
-        return Error(ENOSPC, "the volume is full");
+    if (mode != kPunch) {
+        const std::uint64_t needed = TRY(ranges.holes(first, end));
+        if (needed > v.allocator->available_blocks()) v.allocator->find_empty_meta();
+        if (needed > v.allocator->available_blocks()) return Error(ENOSPC, "the volume is full");
+    }
     if (mode == kPunch || zero) {
         if (inner_first > inner_end || first == to / kBlockSize) {
             TRY(ranges.zero_bytes(offset, to));  // inside one block

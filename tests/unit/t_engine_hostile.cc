@@ -369,15 +369,22 @@ TEST_CASE("hostile: a tree that lies in a file's data is not believed") {
     CHECK(errno_of(volume->getxattr(other, "user.x")) == EUCLEAN);
 }
 
-TEST_CASE("hostile: a damaged inode is seen where its neighbour is being changed") {
+TEST_CASE(
+    "hostile: a damaged free inode is not made sound by its neighbours' changes, and hinders no "
+    "file") {
     Tampered volume;
     volume.close();
     auto &state = volume.block<media::State>(volume.sb().state_block[0].get());
     const InodeNo free(state.free_inode_head.get());
     REQUIRE(free.value() < media::kInodesPerBlock);  // in the root's block
-    volume.inode(free).next.set(5);                  // and no checksum
+    media::Inode &damaged = volume.inode(free);
+    const auto at = reinterpret_cast<std::byte *>(&damaged) - &volume.block<std::byte>(0);
+    damaged.next.set(5);  // and no checksum
     REQUIRE(volume.reopen().ok());
-    CHECK(errno_of(volume->make(kRoot, "f", S_IFREG | 0644, 0, kUser)) == EUCLEAN);
+    for (int i = 0; i < 100; ++i) make_file(*volume, "n" + std::to_string(i));
+    volume.close();
+    CHECK_FALSE(media::block_ok({&volume.block<std::byte>(0) + at, media::kInodeSize},
+                                media::Magic::inode, volume.sb().header.fsid.get(), free.value()));
 }
 
 TEST_CASE("hostile: directories above one another in a ring") {

@@ -5,7 +5,9 @@
 
 #include <cstring>
 
+#include "core/alloc.h"
 #include "fsck/check.h"
+#include "journal/journal.h"
 #include "mkfs/make.h"
 #include "support/sim_media.h"
 #include "volume/volume.h"
@@ -261,6 +263,70 @@ TEST_CASE("space: what metadata gave back is data's again, after a mount too") {
     for (const ChunkInfo &chunk : chunks)
         CHECK_FALSE((chunk.kind == static_cast<std::uint8_t>(media::ChunkKind::meta) &&
                      chunk.used_blocks == 0));
+}
+
+TEST_CASE("space: fallocate may have what metadata gave back") {
+    Mounted volume(32 << 20);
+    const InodeNo file = make_file(*volume, "f");
+    const std::string name(200, 'n');
+    for (int i = 0; i < 20000; ++i)
+        REQUIRE(volume->link(file, kRoot, name + std::to_string(i)).ok());
+    const std::uint64_t available = volume->info().blocks_available;
+    for (int i = 0; i < 20000; ++i) REQUIRE(volume->unlink(kRoot, name + std::to_string(i)).ok());
+    const std::uint64_t given_back = volume->info().blocks_available - available;
+    CHECK(given_back >= 512);
+    const std::uint64_t all = volume->info().blocks_available * media::kBlockSize;
+    CHECK(errno_of(volume->fallocate(0, file, 0, 0, all + 4096, kUser)) == ENOSPC);
+    CHECK(errno_of(volume->fallocate(0, file, 0, 0, all, kUser)) == 0);
+    CHECK(volume->info().blocks_available == 0);
+    volume.check();
+}
+
+TEST_CASE("space: a transaction that is dropped leaves no chunk reserved") {
+    auto region = std::move(pm::memory_region(16 << 20)).take();
+    REQUIRE(mkfs::make(*region, {}).ok());
+    media::Superblock sb;
+    std::memcpy(static_cast<void *>(&sb), region->meta(), sizeof sb);
+    auto journal = journal::Journal::open(*region, sb, journal::BootId{}, false).take();
+    auto allocator = core::Allocator::open(*journal, sb).take();
+    core::Core core{*journal, sb, *allocator};
+    const auto take_all = [&](std::uint64_t owner) {  // so many chunks
+        core::Change change(core);
+        REQUIRE(change.begin().ok());
+        core::Goal goal;
+        goal.owner = owner;
+        goal.large = true;
+        std::uint64_t n = 0;
+        while (allocator->take_data(change, goal, 1).ok() && n < 100) {
+            ++n;
+            goal.file_block += media::kChunkBlocks;
+            goal.near = 0;
+            if (allocator->available_blocks() < media::kChunkBlocks) break;
+        }
+        return n;
+    };
+    const std::uint64_t before = allocator->available_blocks();
+    const std::uint64_t first = take_all(5);
+    CHECK(allocator->available_blocks() == before);
+    core::Change change(core);
+    REQUIRE(change.begin().ok());
+    CHECK(allocator->take_chunks(change, before / media::kChunkBlocks, 512).ok());
+    CHECK(first >= 1);
+}
+
+TEST_CASE("space: a file in many pieces goes in few transactions") {
+    Mounted volume(32 << 20);
+    const InodeNo ino = make_file(*volume, "f"), between = make_file(*volume, "g");
+    const std::string text(4096, 'x');
+    for (std::uint64_t i = 0; i < 400; ++i)
+        for (const InodeNo one : {ino, between})
+            REQUIRE(volume->write(one, i * 8192, bytes_of(text), false, kUser).ok());
+    const std::uint64_t before = volume->info().tx_last;
+    SetAttr set;
+    set.size = 0;
+    REQUIRE(volume->setattr(ino, set, kUser).ok());
+    CHECK(volume->info().tx_last - before < 40);
+    volume.check();
 }
 
 TEST_CASE(
