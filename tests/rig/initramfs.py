@@ -1,17 +1,19 @@
 """Makes an initramfs: programs with their shared libraries, modules, files, and the test that runs.
 
-    initramfs = Initramfs(kernel, modules=["dax_pmem", "fuse"])
+    initramfs = Initramfs(kernel, ["dax_pmem", "fuse"], tools=tree)
     initramfs.add_program(build / "mkfs/mkfs.pmfs")                  to /usr/bin; libraries by ldd
     initramfs.add_program("usr/bin/ndctl", root=tree)                from an unpacked tree of packages
     initramfs.add_text("/test", script, mode=0o755)                  what guest/init.sh runs
     initramfs.write(path)
 
 Not compressed: a guest under TCG would unpack slower than QEMU loads.  Modules are loaded by init in the
-order of /modules.  Busybox is the shell and every small program; real programs win over it.
+order of /modules.  Busybox is every small program that no real one is added for; the shell is not its
+own, which would prefer its own programs to real ones.
 """
 import os
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 
 import kernel as kernels
@@ -35,8 +37,9 @@ def loaded_by(root):
 
 
 class Initramfs:
-    def __init__(self, kernel, modules, busybox_root):
+    def __init__(self, kernel, modules, tools):
         self._entries = {}  # path -> (mode, bytes or Path)
+        self._scratch = tempfile.TemporaryDirectory(prefix="pmfs-initramfs-")
         for folder in ("/proc", "/sys", "/dev", "/tmp", "/run", "/mnt", "/etc", "/root", "/usr/bin",
                        LIBRARIES, "/usr/lib64", "/var/tmp"):
             self._add_folders(folder + "/x")
@@ -44,8 +47,8 @@ class Initramfs:
             self.add_link("/" + name, "usr/bin" if "bin" in name else "usr/" + name)
         self.add_link("/usr/sbin", "bin")
         self._entries["/dev/console"] = (0o020600, b"")
-        self.add_file("/usr/bin/busybox", Path(busybox_root) / "usr/bin/busybox", 0o755)
-        self.add_link("/usr/bin/sh", "busybox")
+        self.add_file("/usr/bin/busybox", Path(tools) / "usr/bin/busybox", 0o755)
+        self.add_program("usr/bin/dash", root=tools, name="sh")
         self.add_file("/init", HERE / "guest/init.sh", 0o755)
         self.add_file("/lib/rig.sh", HERE / "guest/rig.sh")
         self.add_text("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")
@@ -71,8 +74,10 @@ class Initramfs:
     def add_program(self, source, *, root=None, name=None):
         """A program and its libraries: of this machine, or out of an unpacked tree."""
         source = Path(root, source) if root else Path(source)
-        self.add_file(f"/usr/bin/{name or source.name}", source, 0o755)
         self.add_libraries_of(source, root)
+        if not root:
+            source = self._stripped(source)
+        self.add_file(f"/usr/bin/{name or source.name}", source, 0o755)
 
     def add_libraries_of(self, source, root=None):
         """The first library of a name stays: pmfs is linked to this machine's."""
@@ -89,6 +94,12 @@ class Initramfs:
                 self._put_once(f"/usr/lib64/{LOADER}", path)
             else:
                 self._put_once(f"{LIBRARIES}/{os.path.basename(soname or path)}", path)
+
+    def _stripped(self, source):
+        """Without what is for a debugger: a guest's memory is small, and loading takes time."""
+        out = Path(self._scratch.name) / source.name
+        done = subprocess.run(["strip", "-o", out, source], capture_output=True, check=False)
+        return out if done.returncode == 0 else source
 
     def write(self, path):
         """In the format that the kernel calls newc."""

@@ -22,8 +22,8 @@ HERE = Path(__file__).resolve().parent
 LINES_SHOWN = 60  # of a failed guest's log
 
 # What guests run besides busybox and pmfs.
-TOOLS = ["busybox-static", "ndctl", "daxctl", "mount", "util-linux", "iproute2", "ibverbs-providers",
-         "e2fsprogs", "xfsprogs", "attr"]
+TOOLS = ["busybox-static", "dash", "ndctl", "daxctl", "mount", "util-linux", "iproute2", "ibverbs-providers",
+         "e2fsprogs", "xfsprogs", "attr", "jq"]
 PMFS = {"mkfs.pmfs": "mkfs", "mount.pmfs": "fs/front", "fsck.pmfs": "fsck", "pmfsctl": "tools/pmfsctl"}
 
 

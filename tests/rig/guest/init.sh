@@ -1,9 +1,9 @@
-#!/usr/bin/busybox sh
+#!/usr/bin/sh
 # init of every guest of the rig: mounts what programs expect, loads /modules, runs /test, powers off.
 # The host waits for "rig: end": without it a guest did not come to its end.
-/usr/bin/busybox --install -s /usr/bin 2>/dev/null # leaves what is there already
 export PATH=/usr/bin HOME=/root LC_ALL=C.UTF-8
-mount -t proc proc /proc
+busybox mount -t proc proc /proc # it finds itself by /proc
+busybox --install -s /usr/bin 2>/dev/null # leaves what is there already
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp
