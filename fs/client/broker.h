@@ -9,9 +9,11 @@
  *   struct pmfs_broker_ask       ->
  *                                <-            struct pmfs_broker_answer, and with error 0 one
  *                                              descriptor of the device by SCM_RIGHTS
- *   keeps the connection while it maps         keeps the grant while there is a connection
+ *   keeps the connection while it holds        keeps the grant while there is a connection
+ *                                <-            struct pmfs_broker_event, when its lease is to go
  *
- * Nothing else is sent, by either side.  When the client closes, exits or is killed the grant ends;
+ * A grant without PMFS_GRANT_MAP gets an answer without a descriptor.  Nothing else is sent, by
+ * either side.  When the client closes, exits or is killed the grant ends;
  * when the server ends the grant (its handle was closed), stops or dies, the client's end hangs up.
  * A client that is refused may find the answer already there, and its own packet undeliverable
  * (EPIPE).
@@ -39,10 +41,22 @@ struct pmfs_broker_answer {
     uint64_t epoch;
 };
 
+#define PMFS_BROKER_EVENT_BREAK 1u /* give the grant back within `milliseconds`, or lose it */
+
+struct pmfs_broker_event {
+    uint32_t magic;
+    uint32_t version;
+    uint32_t kind; /* PMFS_BROKER_EVENT_* */
+    uint32_t milliseconds;
+    uint64_t grant;
+};
+
 #ifdef __cplusplus
+static_assert(sizeof(struct pmfs_broker_event) == 24, "wire");
 static_assert(sizeof(struct pmfs_broker_ask) == 32, "wire");
 static_assert(sizeof(struct pmfs_broker_answer) == 24, "wire");
 #else
+_Static_assert(sizeof(struct pmfs_broker_event) == 24, "wire");
 _Static_assert(sizeof(struct pmfs_broker_ask) == 32, "wire");
 _Static_assert(sizeof(struct pmfs_broker_answer) == 24, "wire");
 #endif

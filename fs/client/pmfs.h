@@ -52,7 +52,11 @@ int pmfs_fallocate(int fd, int mode, off_t offset, off_t length);
 
 struct pmfs_map; /* a mapping; opaque */
 
-#define PMFS_MAP_POPULATE 1u /* page tables are filled before it returns */
+#define PMFS_MAP_POPULATE 1u  /* page tables are filled before it returns */
+#define PMFS_MAP_BREAKABLE 2u /* by a breakable lease, not a temporary grant: heed pmfs_map_event  \
+                               */
+#define PMFS_MAP_PIN 4u       /* by a pin of the range: the rest of the file may change */
+#define PMFS_MAP_NOWAIT 8u    /* -EAGAIN while a lease is being broken, instead of waiting */
 
 /* Maps [offset, offset + length) of a file from the device, as one contiguous range of addresses.
  * length 0: to the end of the file.  prot: PROT_READ, with or without PROT_WRITE.  While the
@@ -76,10 +80,23 @@ int pmfs_map(int fd, off_t offset, size_t length, int prot, unsigned flags, stru
 void *pmfs_map_address(const struct pmfs_map *map); /* of `offset` itself, aligned or not */
 size_t pmfs_map_length(const struct pmfs_map *map);
 
-/* A descriptor that hangs up (POLLHUP) when the grant ended under the mapping: the server stopped
- * or died, or the administrator revoked it.  What is stored from then on is promised to nobody. It
- * belongs to the mapping: poll it, do nothing else with it. */
+/* What a holder is told.  Never by a signal: by a descriptor to poll. */
+#define PMFS_EVENT_BREAK 1u /* somebody waits: unmap (or end the lease) within `milliseconds` */
+#define PMFS_EVENT_ENDED                                                                           \
+    2u /* the grant is gone: what is stored from now on is promised to nobody */
+struct pmfs_event {
+    uint32_t kind;
+    uint32_t milliseconds;
+    uint64_t grant;
+};
+
+/* A descriptor that becomes readable (POLLIN) when there is an event, and hangs up (POLLHUP) when
+ * the grant ended under the mapping: the server stopped or died, the lease was not given back in
+ * time, or the administrator revoked it.  It belongs to the mapping: poll it, do nothing else with
+ * it. */
 int pmfs_map_event_fd(const struct pmfs_map *map);
+/* The next event, without waiting: -EAGAIN when there is none.  PMFS_EVENT_ENDED stays. */
+int pmfs_map_event(const struct pmfs_map *map, struct pmfs_event *out);
 
 /* Makes what was stored in [offset, offset + length) of the mapping as durable as the medium can:
  * on device-DAX and fsdax safe from a power cut, with no system call; on an image file by msync(2);
@@ -89,6 +106,48 @@ int pmfs_persist(const struct pmfs_map *map, size_t offset, size_t length);
 
 /* Ends a mapping and its grant; NULL is allowed. */
 int pmfs_unmap(struct pmfs_map *map);
+
+/* Handing over: a process that may have the device takes the grant, and another one, which may not,
+ * maps.  It is given the descriptor of the file (SCM_RIGHTS, or inherited) and the ticket's bytes,
+ * and has a few seconds for it.  A ticket is good once; whoever shows it is the holder. */
+struct pmfs_ticket {
+    struct pmfs_io_grant grant;
+    uint32_t prot;
+    uint32_t flags; /* PMFS_MAP_* */
+};
+int pmfs_ticket(int fd, off_t offset, size_t length, int prot, unsigned flags,
+                struct pmfs_ticket *out);
+int pmfs_map_ticket(int fd, const struct pmfs_ticket *ticket, struct pmfs_map **out);
+
+/* --- grants without a mapping ----------------------------------------------------------------- */
+
+/* Takes a grant of PMFS_GRANT_TEMPORARY, _BREAKABLE or _PIN on a range; length 0: to the end of the
+ * file.  flags: PMFS_GRANT_STORE, PMFS_GRANT_NOWAIT.  It lives until pmfs_release, or until the
+ * last descriptor of this open description is closed. */
+int pmfs_grant(int fd, unsigned kind, off_t offset, size_t length, unsigned flags, uint64_t *grant);
+int pmfs_release(int fd, uint64_t grant);
+
+/* Pins [offset, offset + length): the blocks under it stay where they are, as mlock(2) keeps pages.
+ * Counts: each pin is taken back once.  -ENOMEM: past RLIMIT_MEMLOCK or the mount's quota (bytes
+ * that are pinned twice count once); -EPERM: no right to. */
+int pmfs_pin(int fd, off_t offset, size_t length, uint64_t *pin);
+int pmfs_unpin(int fd, uint64_t pin);
+
+/* A breakable lease that tells when it is to go.  Works for every user who may read the file's
+ * layout: no device is handed out.  pmfs_lease_end() is the acknowledgement; take a new one when
+ * ready. */
+struct pmfs_lease;
+#ifdef __cplusplus
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wshadow"
+#endif
+int pmfs_lease(int fd, off_t offset, size_t length, unsigned flags, struct pmfs_lease **out);
+#ifdef __cplusplus
+#pragma GCC diagnostic pop
+#endif
+int pmfs_lease_event_fd(const struct pmfs_lease *lease); /* as pmfs_map_event_fd */
+int pmfs_lease_event(const struct pmfs_lease *lease, struct pmfs_event *out);
+int pmfs_lease_end(struct pmfs_lease *lease); /* NULL is allowed */
 
 #ifdef __cplusplus
 }

@@ -87,7 +87,9 @@ struct pmfs_extents {
 #define PMFS_HOLDER_HANDLE_CACHED 16u /* an open description that goes through the page cache */
 #define PMFS_HOLDER_HANDLE_DIRECT 17u /* one that does not */
 
-#define PMFS_HOLDER_STORES 1u /* may store through its mapping; a handle: may write */
+#define PMFS_HOLDER_STORES 1u   /* may store through its mapping; a handle: may write */
+#define PMFS_HOLDER_BREAKING 2u /* a lease that was asked to go */
+#define PMFS_HOLDER_MAPS 4u     /* maps the device */
 
 struct pmfs_holder {
     uint64_t id;     /* of the grant; 0 for a handle */
@@ -97,7 +99,7 @@ struct pmfs_holder {
     uint32_t pid; /* of the thread that took it; 0: unknown */
     uint32_t uid;
     uint32_t kind;  /* PMFS_HOLDER_* */
-    uint32_t flags; /* PMFS_HOLDER_STORES */
+    uint32_t flags; /* PMFS_HOLDER_STORES, ... */
 };
 
 #define PMFS_HOLDERS_MAX 300u
@@ -141,17 +143,26 @@ struct pmfs_io_prepare {
 #define PMFS_GRANT_BREAKABLE 2u
 #define PMFS_GRANT_PIN 3u
 
-#define PMFS_GRANT_STORE 1u /* the holder may store: needs a handle that may write */
-#define PMFS_GRANT_MAP 2u   /* wants the device: a token for the broker (fs/client/broker.h) */
+#define PMFS_GRANT_STORE 1u  /* the holder may store: needs a handle that may write */
+#define PMFS_GRANT_MAP 2u    /* wants the device: a token for the broker (fs/client/broker.h) */
+#define PMFS_GRANT_EVENTS 4u /* a token for a connection that brings events, and no device */
+#define PMFS_GRANT_HAND_OVER                                                                       \
+    8u                        /* with MAP: whoever shows the token gets the device.  Only for      \
+                                 those who may have it themselves */
+#define PMFS_GRANT_NOWAIT 16u /* EAGAIN while a lease is being broken, instead of waiting */
 
 #define PMFS_MEDIUM_DEVDAX 1u
 #define PMFS_MEDIUM_FSDAX 2u
 #define PMFS_MEDIUM_MEMORY 3u
 #define PMFS_MEDIUM_IMAGE 4u
 
-/* A grant freezes the block map of its range until its handle is closed, it is released, or, with
- * PMFS_GRANT_MAP, until its connection to the broker ends.  Its token is good for one connection,
- * by the process that asked, within a few seconds; a token that lapses takes its grant with it. */
+/* A grant freezes the block map until its handle is closed, it is released, or, with PMFS_GRANT_MAP
+ * or PMFS_GRANT_EVENTS, until its connection to the broker ends.  Its token is good for one
+ * connection, by the process that asked, within a few seconds; a token that lapses takes its grant
+ * with it.  docs/seal.md says what each kind stands in the way of.
+ *
+ * EPERM: neither the owner nor open for writing.  ENOMEM: pins past the user's quota.  EBUSY: the
+ * kinds exclude each other, or the file is open through the page cache. */
 struct pmfs_io_grant {
     uint32_t version;
     uint32_t flags;        /* PMFS_GRANT_STORE, PMFS_GRANT_MAP */
@@ -173,6 +184,43 @@ struct pmfs_io_release_grant {
     uint32_t version;
     uint32_t flags; /* 0 */
     uint64_t grant;
+};
+
+/* --- quarantine: blocks whose holder lost his grant and may still map them -------------------- */
+
+#define PMFS_QUARANTINE_ALIVE 1u  /* the holder's process is there; else nobody can tell */
+#define PMFS_QUARANTINE_STORES 2u /* it may store */
+#define PMFS_QUARANTINE_REVOKED                                                                    \
+    4u /* a lease that was not given back in time; else: the server died */
+
+struct pmfs_quarantined {
+    uint64_t id;         /* for PMFS_IOC_QUARANTINE_RELEASE */
+    uint64_t inode;      /* of the file whose blocks they were, or are */
+    uint64_t held;       /* bytes that the volume lacks for it: the file has given them up */
+    uint64_t total;      /* bytes that the holder maps */
+    uint64_t start_time; /* of the process, in clock ticks since boot: field 22 of /proc/PID/stat */
+    uint32_t pid;
+    uint32_t uid;
+    uint32_t flags; /* PMFS_QUARANTINE_* */
+    uint32_t reserved;
+};
+
+#define PMFS_QUARANTINE_MAX 200u
+struct pmfs_quarantine {
+    uint32_t version; /* in */
+    uint32_t flags;   /* in: 0 */
+    uint64_t from;    /* in: 0, then `next` */
+    uint64_t next;    /* 0: this was the last page */
+    uint32_t count;
+    uint32_t reserved;
+    struct pmfs_quarantined entry[PMFS_QUARANTINE_MAX];
+};
+
+/* Root only (EPERM).  The administrator's word that nobody stores to these blocks any more. */
+struct pmfs_io_quarantine_release {
+    uint32_t version;
+    uint32_t flags; /* 0 */
+    uint64_t id;    /* ENOENT: there is none of that number */
 };
 
 /* --- the volume: on any open file or directory of it ------------------------------------------ */
@@ -202,9 +250,11 @@ struct pmfs_volume {
     uint32_t server_pid;
     uint32_t reserved0;
     uint8_t uuid[16];
-    char label[72];   /* ended by a zero */
-    char source[512]; /* path of the region; cut off when longer; ended by a zero */
-    uint64_t reserved[8];
+    char label[72];       /* ended by a zero */
+    char source[512];     /* path of the region; cut off when longer; ended by a zero */
+    uint64_t quarantines; /* holders that lost their grants and may still map their blocks */
+    uint64_t quarantined; /* bytes that are held back for them */
+    uint64_t reserved[6];
 };
 
 #define PMFS_CHUNK_FREE 0u
@@ -235,6 +285,8 @@ struct pmfs_chunks {
 #define PMFS_IOC_PREPARE _IOW(PMFS_IOC_MAGIC, 0x12, struct pmfs_io_prepare)
 #define PMFS_IOC_GRANT _IOWR(PMFS_IOC_MAGIC, 0x20, struct pmfs_io_grant)
 #define PMFS_IOC_RELEASE_GRANT _IOW(PMFS_IOC_MAGIC, 0x21, struct pmfs_io_release_grant)
+#define PMFS_IOC_QUARANTINE _IOWR(PMFS_IOC_MAGIC, 0x28, struct pmfs_quarantine)
+#define PMFS_IOC_QUARANTINE_RELEASE _IOW(PMFS_IOC_MAGIC, 0x29, struct pmfs_io_quarantine_release)
 #define PMFS_IOC_VOLUME _IOWR(PMFS_IOC_MAGIC, 0x30, struct pmfs_volume)
 #define PMFS_IOC_CHUNKS _IOWR(PMFS_IOC_MAGIC, 0x31, struct pmfs_chunks)
 
@@ -255,6 +307,9 @@ PMFS_ABI_SIZE(pmfs_io_unseal, 8);
 PMFS_ABI_SIZE(pmfs_io_prepare, 32);
 PMFS_ABI_SIZE(pmfs_io_grant, 216);
 PMFS_ABI_SIZE(pmfs_io_release_grant, 16);
+PMFS_ABI_SIZE(pmfs_quarantined, 56);
+PMFS_ABI_SIZE(pmfs_quarantine, 32 + 56 * PMFS_QUARANTINE_MAX);
+PMFS_ABI_SIZE(pmfs_io_quarantine_release, 16);
 PMFS_ABI_SIZE(pmfs_volume, 792);
 PMFS_ABI_SIZE(pmfs_chunk, 4);
 PMFS_ABI_SIZE(pmfs_chunks, 24 + 4 * PMFS_CHUNKS_MAX);
