@@ -52,11 +52,12 @@ int pmfs_fallocate(int fd, int mode, off_t offset, off_t length);
 
 struct pmfs_map; /* a mapping; opaque */
 
-#define PMFS_MAP_POPULATE 1u  /* page tables are filled before it returns */
-#define PMFS_MAP_BREAKABLE 2u /* by a breakable lease, not a temporary grant: heed pmfs_map_event  \
-                               */
-#define PMFS_MAP_PIN 4u       /* by a pin of the range: the rest of the file may change */
-#define PMFS_MAP_NOWAIT 8u    /* -EAGAIN while a lease is being broken, instead of waiting */
+#define PMFS_MAP_POPULATE 1u /* page tables are filled before it returns */
+#define PMFS_MAP_BREAKABLE                                                                         \
+    2u                     /* by a breakable lease, not a temporary grant: heed pmfs_map_event     \
+                            */
+#define PMFS_MAP_PIN 4u    /* by a pin of the range: the rest of the file may change */
+#define PMFS_MAP_NOWAIT 8u /* -EAGAIN while a lease is being broken, instead of waiting */
 
 /* Maps [offset, offset + length) of a file from the device, as one contiguous range of addresses.
  * length 0: to the end of the file.  prot: PROT_READ, with or without PROT_WRITE.  While the
@@ -115,8 +116,8 @@ struct pmfs_ticket {
     uint32_t prot;
     uint32_t flags; /* PMFS_MAP_* */
 };
-int pmfs_ticket(int fd, off_t offset, size_t length, int prot, unsigned flags,
-                struct pmfs_ticket *out);
+int pmfs_make_ticket(int fd, off_t offset, size_t length, int prot, unsigned flags,
+                     struct pmfs_ticket *out);
 int pmfs_map_ticket(int fd, const struct pmfs_ticket *ticket, struct pmfs_map **out);
 
 /* --- grants without a mapping ----------------------------------------------------------------- */
