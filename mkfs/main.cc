@@ -11,6 +11,7 @@
 #include "mkfs/image.h"
 #include "mkfs/make.h"
 #include "mkfs/probe.h"
+#include "pm/advice.h"
 
 namespace {
 
@@ -93,6 +94,9 @@ Exit run(const Words &words, const mkfs::MakeOptions &options) {
     const auto image = mkfs::look_at(words.device);
     if (!image.ok()) return fail(words, image.error().what());
     const bool exists = image.value().exists;
+    // A name such as /dev/dax0.0 is never that of an image to be made.
+    if (const auto advice = pm::advice_for_missing(words.device); !exists && advice)
+        return fail(words, advice->what());
     if (!exists && words.size == 0)
         return fail(words, "does not exist (--size SIZE makes an image file)");
 

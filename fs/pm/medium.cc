@@ -12,6 +12,8 @@
 #include <initializer_list>
 #include <string_view>
 
+#include "pm/advice.h"
+
 namespace pmfs::pm {
 
 const char *name_of(MediumKind kind) {
@@ -43,6 +45,16 @@ std::uint64_t number_in(const std::string &path) {
     return std::strtoull(text, nullptr, 0);
 }
 
+// The smallest volume (mkfs), and the largest unit that one can be mapped in (docs/format.md).
+constexpr std::uint64_t kSizeMin = 4 << 20;
+constexpr std::uint64_t kUnitMax = 2 << 20;
+
+// The folder of a device in sysfs; `kind` is char or block.
+std::string sysfs_of(const char *kind, const struct statx &st) {
+    return std::string("/sys/dev/") + kind + "/" + std::to_string(st.stx_rdev_major) + ":" +
+           std::to_string(st.stx_rdev_minor);
+}
+
 bool is_dax_subsystem(const std::string &directory) {
     char target[4096];
     const ssize_t length = ::readlink((directory + "/subsystem").c_str(), target, sizeof target);
@@ -67,6 +79,8 @@ Result<Medium> look_at_dax_device(const std::string &directory) {
     }
     if (medium.unit < 4096 || (medium.unit & (medium.unit - 1)) != 0)
         return Error(EINVAL, "the device-DAX node has no alignment in sysfs");
+    if (medium.unit > kUnitMax) return advice_for_align(directory, medium.unit);
+    if (medium.size < kSizeMin) return advice_for_size(directory, medium.size);
     return medium;
 }
 
@@ -75,16 +89,9 @@ Result<Medium> look_at(int fd) {
     struct statfs fs {};
     if (::statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &st) != 0 || ::fstatfs(fd, &fs) != 0)
         return Error(errno, "cannot find out what the region is");
-    if (S_ISCHR(st.stx_mode)) {
-        return look_at_dax_device("/sys/dev/char/" + std::to_string(st.stx_rdev_major) + ":" +
-                                  std::to_string(st.stx_rdev_minor));
-    }
+    if (S_ISCHR(st.stx_mode)) return look_at_dax_device(sysfs_of("char", st));
     if (S_ISDIR(st.stx_mode)) return Error(EISDIR, "a directory, not a region");
-    if (S_ISBLK(st.stx_mode)) {
-        return Error(ENODEV,
-                     "a block device: give a device-DAX node (ndctl create-namespace "
-                     "--mode=devdax) or a file");
-    }
+    if (S_ISBLK(st.stx_mode)) return advice_for_block(sysfs_of("block", st));
     if (!S_ISREG(st.stx_mode)) return Error(EINVAL, "neither a device nor a regular file");
     if (st.stx_size == 0) return Error(EINVAL, "the file is empty: mkfs.pmfs --size gives it one");
 

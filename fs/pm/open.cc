@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include "pm/advice.h"
 #include "pm/dax_region.h"
 #include "pm/image_region.h"
 #include "pm/lock.h"
@@ -37,8 +38,10 @@ Error open_error(int error, bool write) {
 Result<FileDescriptor> open_path(const std::string &path, bool write) {
     // Not blocking: a pipe without a writer must not hang us, and a lease holder only delays.
     FileDescriptor fd(::open(path.c_str(), (write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK));
-    if (!fd.ok()) return open_error(errno, write);
-    return fd;
+    if (fd.ok()) return fd;
+    const Error error = open_error(errno, write);
+    const bool missing = error.errno_value() == ENOENT || error.errno_value() == ENODEV;
+    return missing ? advice_for_missing(path).value_or(error) : error;
 }
 
 // Another description of the same file.  By /proc, since the path may name another file by now;

@@ -10,6 +10,7 @@
 #include "core/node.h"
 #include "media/geometry.h"
 #include "media/verify.h"
+#include "pm/advice.h"
 #include "volume/impl.h"
 
 namespace pmfs {
@@ -42,6 +43,8 @@ Result<std::unique_ptr<Volume>> Volume::open(std::unique_ptr<pm::Region> region,
         TRY(media::read_superblock({region->data(), media::kBlockSize}, 0, region->size()));
     if (media::must_mount_read_only(sb) && !options.read_only)
         return Error(EROFS, "made by a newer pmfs: mount it read-only (-o ro)");
+    if (region->mapping_unit() > sb.mapping_unit.get() && !options.read_only)
+        return pm::advice_for_unit(*region, sb.mapping_unit.get());
     auto impl = std::make_unique<Impl>(std::move(region), sb, options);
     TRY(impl->start());
     return std::unique_ptr<Volume>(new Volume(std::move(impl)));

@@ -3,7 +3,8 @@
 Each row of GUESTS is one NVDIMM in three boots of guest/b.sh: everything on a fresh namespace; copies
 until QEMU is killed in the middle (its backing file keeps what the page cache of this machine has, so this
 is a test of recovery, not a power cut); what is there afterwards.  Alignment, eADR and kernel are spread
-over the rows so that each value of each meets each value of the others.
+over the rows so that each value of each meets each value of the others.  Another guest shows what pmfs
+says to namespaces in the wrong mode.
 """
 import dataclasses
 
@@ -13,6 +14,7 @@ from guest import Guest, Nvdimm, qemu
 
 MIB = 1 << 20
 NVDIMM_SIZE = (18 * 16 + 2) * MIB
+MODES_NVDIMM_SIZE = (3 * 1024 + 2) * MIB  # an alignment of 1 GiB wants whole gigabytes
 MODULES = ["nfit", "nd_pmem", "nd_btt", "dax_pmem", "device_dax", "kmem", "fuse", "?crc32c_generic"]
 TOOLS = ["usr/bin/ndctl", "usr/bin/daxctl", "usr/bin/mount", "usr/bin/umount", "usr/bin/fallocate",
          "usr/bin/jq"]
@@ -44,7 +46,15 @@ def run(place):
         print(f"rig: B: {name} is Linux {kernel.release}; {emulator.version()}", flush=True)
         images[name] = kernel, place.initramfs(f"b-{name}", kernel, MODULES, "b.sh", TOOLS, PROGRAMS)
     place.together([lambda row=row: three_boots(place, emulator, *images[row.kernel], row)
-                    for row in GUESTS])
+                    for row in GUESTS] + [lambda: wrong_modes(place, emulator, images["6.12"][0])])
+
+
+def wrong_modes(place, emulator, kernel):
+    """What is almost a device-DAX node: guest/b_modes.sh."""
+    image = place.initramfs("b-modes", kernel, MODULES, "b_modes.sh", TOOLS)
+    nvdimm = Nvdimm(place.scratch / "b-modes.nvdimm", MODES_NVDIMM_SIZE)
+    place.judge("B: modes", Guest(emulator, kernel, image, log=place.scratch / "b-modes.log",
+                                  seconds=BOOT_SECONDS, nvdimms=[nvdimm]).run(), show_info=True)
 
 
 def three_boots(place, emulator, kernel, image, row):

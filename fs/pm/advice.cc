@@ -1,0 +1,145 @@
+// Finds the namespace behind a node in sysfs.
+#include "pm/advice.h"
+
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <climits>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <set>
+#include <string_view>
+
+#include "base/mutex.h"
+#include "base/units.h"
+
+namespace pmfs::pm {
+
+namespace {
+
+constexpr std::string_view kReconfigure =
+    "ndctl create-namespace --mode=devdax --align=2M --force --reconfig=";
+
+// An Error's sentence lives for ever (result.h), and these have names in them.  They are few.
+Error forever(int error, std::string sentence) {
+    static Mutex mutex;
+    static auto &sentences = *new std::set<std::string>;
+    const Lock lock(mutex);
+    return Error(error, sentences.insert(std::move(sentence)).first->c_str());
+}
+
+std::string last_part(const std::string &path) {
+    return path.substr(path.rfind('/') + 1);
+}
+
+// Where a link of sysfs leads; empty when there is nothing.
+std::string real_path(const std::string &path) {
+    const std::unique_ptr<char, decltype(&std::free)> real(::realpath(path.c_str(), nullptr),
+                                                           &std::free);
+    return real ? real.get() : "";
+}
+
+bool is_namespace(const std::string &name) {
+    return name.rfind("namespace", 0) == 0;
+}
+
+// The name of the namespace that a device of the NVDIMM bus belongs to; empty when it is none.
+// namespace0.0 itself, or pfn0.1 (fsdax), btt0.1 (sector) and dax0.1 (devdax), which name theirs.
+std::string namespace_of(const std::string &device) {
+    if (is_namespace(last_part(device))) return last_part(device);
+    std::string name;
+    std::ifstream(device + "/namespace") >> name;
+    return is_namespace(name) ? name : "";
+}
+
+// The mode of such a device, as ndctl calls it.
+const char *mode_of(const std::string &device) {
+    const std::string name = last_part(device);
+    if (name.rfind("pfn", 0) == 0) return "fsdax";
+    if (name.rfind("btt", 0) == 0) return "sector";
+    return "raw";
+}
+
+// The namespace that a device-DAX node is; empty when it is none.
+std::string namespace_behind(const std::string &directory) {
+    const std::string node = real_path(directory);
+    return namespace_of(node.substr(0, node.rfind('/')));
+}
+
+// What makes a device-DAX node anew: of a namespace, or of memory that has none (CXL, hmem).
+std::string command_for(const std::string &directory) {
+    const std::string name = namespace_behind(directory);
+    if (!name.empty()) return std::string(kReconfigure) + name;
+    const std::string device = last_part(real_path(directory));
+    return "daxctl disable-device " + device + " && daxctl destroy-device " + device +
+           " && daxctl create-device --align=2M";
+}
+
+constexpr const char *kTakes = " (what is on it is lost)";
+
+}  // namespace
+
+std::optional<Error> advice_for_missing(const std::string &path, const std::string &sysfs) {
+    constexpr std::string_view kPrefix = "/dev/dax";
+    if (path.compare(0, kPrefix.size(), kPrefix) != 0) return std::nullopt;
+    const std::string device = last_part(path);
+    const std::string directory = sysfs + "/bus/dax/devices/" + device;
+    if (::access(directory.c_str(), F_OK) != 0)
+        return Error(
+            ENOENT,
+            "there is no such device-DAX node (ndctl list -N shows the namespaces, and ndctl "
+            "create-namespace --mode=devdax --align=2M makes one where there is room)");
+    const std::string driver = last_part(real_path(directory + "/driver"));
+    if (driver == "kmem")
+        return forever(ENODEV,
+                       "is in use as system RAM, and pmfs needs device-DAX: daxctl "
+                       "reconfigure-device --mode=devdax --force " +
+                           device);
+    return forever(ENODEV, "is disabled: daxctl enable-device " + device);
+}
+
+Error advice_for_block(const std::string &directory) {
+    const std::string device = real_path(directory + "/device");
+    const std::string name = namespace_of(device);
+    if (name.empty())
+        return Error(
+            ENODEV,
+            "a block device and no persistent memory: give a device-DAX node (daxctl list) or "
+            "an image file");
+    return forever(ENODEV, std::string("a namespace in ") + mode_of(device) +
+                               " mode, and pmfs needs device-DAX: " + std::string(kReconfigure) +
+                               name + kTakes);
+}
+
+Error advice_for_align(const std::string &directory, std::uint64_t align) {
+    return forever(EINVAL, "is aligned to " + size_words(align) +
+                               ", and pmfs takes 4 KiB or 2 MiB: " + command_for(directory) +
+                               kTakes);
+}
+
+Error advice_for_size(const std::string &directory, std::uint64_t size) {
+    return forever(EINVAL, "has " + size_words(size) + ", and a volume needs at least 4 MiB: " +
+                               command_for(directory) + kTakes);
+}
+
+Error advice_for_unit(const Region &region, std::uint64_t unit) {
+    std::string sentence = "was made to be mapped in units of " + size_words(unit) +
+                           ", and has come to a medium with pages of " +
+                           size_words(region.mapping_unit());
+    struct stat st {};
+    if (region.kind() == MediumKind::devdax && ::stat(region.path().c_str(), &st) == 0) {
+        const std::string directory = "/sys/dev/char/" + std::to_string(major(st.st_rdev)) + ":" +
+                                      std::to_string(minor(st.st_rdev));
+        const std::string name = namespace_behind(directory);
+        if (!name.empty())
+            sentence +=
+                ": copy it away (mount -o ro), or give the namespace back what it had: ndctl "
+                "create-namespace --mode=devdax --align=4K --force --reconfig=" +
+                name;
+    }
+    return forever(EINVAL, std::move(sentence));
+}
+
+}  // namespace pmfs::pm
