@@ -150,7 +150,8 @@ enum InodeFlag : std::uint32_t {
     kSealedFull = 1 << 1,   // ... and every block is allocated, written, private, aligned
     kTrimPending = 1 << 2,  // on the orphan list: free all blocks from `trim_from` on
     kEverMapped = 1 << 3,   // was mapped writable: bytes behind the end may be non-zero
-    kKnownInodeFlags = 0xf,
+    kGrantRecord = 1 << 4,  // no file: remembers who maps the device (see GrantHolder)
+    kKnownInodeFlags = 0x1f,
 };
 
 enum ExtentFlag : std::uint32_t {
@@ -171,9 +172,29 @@ inline constexpr std::size_t kInlineExtents = kInlineBytes / sizeof(InlineExtent
 // place in it; recovery frees them (trim_from).
 inline constexpr std::uint64_t kDonorBase = std::uint64_t{1} << 40;
 
-// `next` and `prev` chain inodes on one of two lists, whose heads are in State:
+// In an inode with kGrantRecord, in place of the digest: the process that maps blocks of a file from
+// the device.  The record outlives the server, and while the process may live nobody else gets those
+// blocks.  They are the record's extents, each with file_block == start.  Each such block is either
+// still mapped by the file (`parent` is its number, `entries` its generation) or, after the file gave
+// it up, by nobody: then the record alone keeps it from being free.  mode S_IFREG, nlink 0, size 0;
+// `blocks` counts the tree's nodes only; uid is the process's.
+struct GrantHolder {
+    std::uint8_t boot_id[16];  // of the boot that the process lives in
+    le64 start_time;           // field 22 of /proc/PID/stat, in clock ticks since boot
+    le32 pid;                  // 0 = not known
+    le32 flags;                // GrantFlag
+};
+static_assert(is_media_v<GrantHolder> && sizeof(GrantHolder) == 32);
+enum GrantFlag : std::uint32_t {
+    kGrantStores = 1 << 0,   // it may store
+    kGrantRevoked = 1 << 1,  // a lease that was not given back in time
+    kKnownGrantFlags = 0x3,
+};
+
+// `next` and `prev` chain inodes on one of three lists, whose heads are in State:
 //   free list    (mode == 0): `next` only
 //   orphan list  (nlink == 0, or kTrimPending): doubly linked
+//   grant list   (kGrantRecord): doubly linked
 struct Inode {
     BlockHeader header;  // self = inode number
     le64 generation;     // grows each time that the number is used anew
@@ -210,7 +231,8 @@ struct State {
     le64 orphan_head;      // 0 = none
     le64 inodes_used;      // root included, inode 0 not
     le64 inodes_total;     // slots of the table, slot 0 (never used) included
-    std::uint8_t reserved[512 - 64];
+    le64 grant_head;       // 0 = none; minor version 1 and up
+    std::uint8_t reserved[512 - 72];
     Inode inode_table;  // inode 0: the table's extent map; size = inodes_total * 512
     std::uint8_t zero[4096 - 1024];
 };
