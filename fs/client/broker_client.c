@@ -105,17 +105,37 @@ int pmfs_broker_receive(int broker, const struct pmfs_io_grant *grant) {
     } while (got < 0 && (errno == EINTR || (errno == ECONNRESET && resets++ == 0)));
     if (got < 0) return errno == EAGAIN ? -ETIMEDOUT : -errno;
     const int device = take_descriptor(&message);
+    const bool wanted = (grant->flags & PMFS_GRANT_MAP) != 0;
     int result = 0;
     if (got != sizeof answer || answer.magic != PMFS_BROKER_MAGIC ||
         answer.version != PMFS_BROKER_VERSION)
         result = got == 0 ? -ECONNRESET : -EPROTO;
     else if (answer.error != 0)
         result = answer.error > 0 ? -answer.error : -EPROTO;
-    else if (device < 0)
+    else if (wanted && device < 0)
         result = -EMFILE; /* the kernel drops a descriptor that has no room in our table */
-    else
+    else if (wanted)
         result = check_device(device, grant);
-    if (result == 0) return device;
+    if (result == 0 && wanted) return device;
     if (device >= 0) close(device);
     return result;
+}
+
+int pmfs_broker_event(int broker, struct pmfs_event *out) {
+    struct pmfs_broker_event packet;
+    *out = (struct pmfs_event){.kind = PMFS_EVENT_ENDED};
+    for (;;) {
+        const ssize_t got = recv(broker, &packet, sizeof packet, MSG_DONTWAIT);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0 && errno == EAGAIN) return -EAGAIN;
+        if (got <= 0) return 0; /* the other end is gone, and so is the grant */
+        /* What a later server may say besides is not for us. */
+        if ((size_t)got < sizeof packet || packet.magic != PMFS_BROKER_MAGIC ||
+            packet.version != PMFS_BROKER_VERSION || packet.kind != PMFS_BROKER_EVENT_BREAK)
+            continue;
+        out->kind = PMFS_EVENT_BREAK;
+        out->milliseconds = packet.milliseconds;
+        out->grant = packet.grant;
+        return 0;
+    }
 }

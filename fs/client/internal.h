@@ -23,10 +23,33 @@ struct pmfs_map {
 /* ioctl(2) that starts again when a signal comes; 0 or -errno. */
 int pmfs_ioctl(int fd, unsigned long command, void *io);
 
-/* Connects to the broker of a grant and asks for the device; the connection, or -errno. */
+/* Takes a grant; grant->flags, kind, offset and length are the caller's.  It may wait for a lease
+ * to be broken, so a signal ends it (-EINTR). */
+int pmfs_take_grant(int fd, struct pmfs_io_grant *grant);
+/* What is given back may be gone already, with its server or by a revocation: no error then. */
+void pmfs_give_back(int fd, uint64_t grant);
+
+/* Connects to the broker of a grant and shows the token; the connection, or -errno. */
 int pmfs_broker_connect(const struct pmfs_io_grant *grant);
-/* Waits for the device's descriptor; it, or -errno. */
+/* Waits for the answer: the device's descriptor if the grant has PMFS_GRANT_MAP, else 0; or -errno.
+ */
 int pmfs_broker_receive(int broker, const struct pmfs_io_grant *grant);
+/* The next event of a connection: 0, or -EAGAIN.  A connection that is no more says
+ * PMFS_EVENT_ENDED, again and again, without a grant's number. */
+int pmfs_broker_event(int broker, struct pmfs_event *out);
+
+/* A range as the interface takes it: -EINVAL for one that no file can have. */
+int pmfs_check_range(off_t offset, size_t length);
+/* The grant that a mapping of these arguments needs; -EINVAL: they are wrong. */
+int pmfs_map_request(off_t offset, size_t length, int prot, unsigned flags,
+                     struct pmfs_io_grant *out);
+/* The range that was asked for; the grant may be larger. */
+struct pmfs_range {
+    uint64_t offset, length;
+};
+/* Maps under a grant that was taken; the grant is given back on failure.  *file is duplicated. */
+int pmfs_map_granted(int fd, const struct pmfs_io_grant *grant, struct pmfs_range range, int prot,
+                     unsigned flags, struct pmfs_map **out);
 
 /* Whether the platform of a DAX device flushes its caches when the power goes. */
 bool pmfs_caches_are_durable(int device);

@@ -116,9 +116,10 @@ static int map_pieces(const struct pmfs_map *map, const struct pieces *pieces, i
 }
 
 /* Everything between the grant and the pointer. */
-static int map_granted(struct pmfs_map *map, const struct pmfs_io_grant *grant, uint64_t offset,
-                       int prot, unsigned flags) {
+static int map_from_device(struct pmfs_map *map, const struct pmfs_io_grant *grant, uint64_t offset,
+                           int prot, unsigned flags) {
     const uint64_t unit = grant->mapping_unit;
+    if (unit == 0 || (unit & (unit - 1)) != 0) return -EPROTO;
     const uint64_t start = offset & ~(unit - 1);
     const uint64_t end = (offset + map->length + unit - 1) & ~(unit - 1);
     map->broker = pmfs_broker_connect(grant);
@@ -139,41 +140,23 @@ static int map_granted(struct pmfs_map *map, const struct pmfs_io_grant *grant, 
     return result;
 }
 
-static int take_grant(struct pmfs_map *map, uint64_t offset, size_t length, bool store,
-                      struct pmfs_io_grant *grant) {
-    *grant = (struct pmfs_io_grant){.version = PMFS_ABI_VERSION,
-                                    .flags = PMFS_GRANT_MAP | (store ? PMFS_GRANT_STORE : 0),
-                                    .kind = PMFS_GRANT_TEMPORARY,
-                                    .offset = offset,
-                                    .length = length};
-    const int result = pmfs_ioctl(map->file, PMFS_IOC_GRANT, grant);
-    if (result != 0) return result;
-    map->grant = grant->grant;
-    map->medium = grant->medium;
-    const uint64_t unit = grant->mapping_unit;
-    if (unit == 0 || (unit & (unit - 1)) != 0) return -EPROTO;
-    map->length = length != 0 ? length : grant->length;
-    return 0;
-}
-
-PMFS_EXPORT int pmfs_map(int fd, off_t offset, size_t length, int prot, unsigned flags,
-                         struct pmfs_map **out) {
-    *out = NULL;
-    if (offset < 0 || (flags & ~PMFS_MAP_POPULATE) != 0) return -EINVAL;
-    if ((prot & PROT_READ) == 0 || (prot & ~(PROT_READ | PROT_WRITE)) != 0) return -EINVAL;
-    uint64_t end;
-    if (__builtin_add_overflow((uint64_t)offset, (uint64_t)length, &end) || end > INT64_MAX)
-        return -EINVAL;
+int pmfs_map_granted(int fd, const struct pmfs_io_grant *grant, struct pmfs_range range, int prot,
+                     unsigned flags, struct pmfs_map **out) {
     struct pmfs_map *map = calloc(1, sizeof *map);
-    if (map == NULL) return -ENOMEM;
-    map->broker = -1;
     /* The grant belongs to the open description, which this keeps when the caller closes his. */
-    map->file = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-    int result = map->file < 0 ? -errno : 0;
-    struct pmfs_io_grant grant;
-    if (result == 0)
-        result = take_grant(map, (uint64_t)offset, length, (prot & PROT_WRITE) != 0, &grant);
-    if (result == 0) result = map_granted(map, &grant, (uint64_t)offset, prot, flags);
+    const int file = map != NULL ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
+    if (file < 0) {
+        const int result = map != NULL ? -errno : -ENOMEM;
+        pmfs_give_back(fd, grant->grant);
+        free(map);
+        return result;
+    }
+    *map = (struct pmfs_map){.length = range.length,
+                             .file = file,
+                             .broker = -1,
+                             .grant = grant->grant,
+                             .medium = grant->medium};
+    const int result = map_from_device(map, grant, range.offset, prot, flags);
     if (result != 0) {
         pmfs_unmap(map);
         return result;
@@ -182,18 +165,44 @@ PMFS_EXPORT int pmfs_map(int fd, off_t offset, size_t length, int prot, unsigned
     return 0;
 }
 
+int pmfs_map_request(off_t offset, size_t length, int prot, unsigned flags,
+                     struct pmfs_io_grant *out) {
+    const unsigned kinds = PMFS_MAP_BREAKABLE | PMFS_MAP_PIN;
+    if ((flags & ~(PMFS_MAP_POPULATE | PMFS_MAP_NOWAIT | kinds)) != 0) return -EINVAL;
+    if ((flags & kinds) == kinds) return -EINVAL;
+    if ((prot & PROT_READ) == 0 || (prot & ~(PROT_READ | PROT_WRITE)) != 0) return -EINVAL;
+    *out = (struct pmfs_io_grant){.flags = PMFS_GRANT_MAP,
+                                  .kind = PMFS_GRANT_TEMPORARY,
+                                  .offset = (uint64_t)offset,
+                                  .length = length};
+    if ((prot & PROT_WRITE) != 0) out->flags |= PMFS_GRANT_STORE;
+    if ((flags & PMFS_MAP_NOWAIT) != 0) out->flags |= PMFS_GRANT_NOWAIT;
+    if ((flags & PMFS_MAP_BREAKABLE) != 0) out->kind = PMFS_GRANT_BREAKABLE;
+    if ((flags & PMFS_MAP_PIN) != 0) out->kind = PMFS_GRANT_PIN;
+    return pmfs_check_range(offset, length);
+}
+
+PMFS_EXPORT int pmfs_map(int fd, off_t offset, size_t length, int prot, unsigned flags,
+                         struct pmfs_map **out) {
+    *out = NULL;
+    struct pmfs_io_grant grant;
+    int result = pmfs_map_request(offset, length, prot, flags, &grant);
+    if (result == 0) result = pmfs_take_grant(fd, &grant);
+    if (result != 0) return result;
+    const struct pmfs_range range = {.offset = (uint64_t)offset,
+                                     .length = length != 0 ? length : grant.length};
+    return pmfs_map_granted(fd, &grant, range, prot, flags, out);
+}
+
 PMFS_EXPORT int pmfs_unmap(struct pmfs_map *map) {
     if (map == NULL) return 0;
     int result = 0;
     /* First the addresses, then what allowed them. */
     if (map->base != NULL && munmap(map->base, map->span) != 0) result = -errno;
-    if (map->grant != 0) {
-        struct pmfs_io_release_grant io = {.version = PMFS_ABI_VERSION, .grant = map->grant};
-        /* It may be gone already, with its server: nothing is held then, either. */
-        (void)pmfs_ioctl(map->file, PMFS_IOC_RELEASE_GRANT, &io);
-    }
+    /* Also of a grant that ended: the server learns that nobody stores to those blocks now. */
+    pmfs_give_back(map->file, map->grant);
     if (map->broker >= 0) close(map->broker);
-    if (map->file >= 0) close(map->file);
+    close(map->file);
     free(map);
     return result;
 }
@@ -208,4 +217,10 @@ PMFS_EXPORT size_t pmfs_map_length(const struct pmfs_map *map) {
 
 PMFS_EXPORT int pmfs_map_event_fd(const struct pmfs_map *map) {
     return map->broker;
+}
+
+PMFS_EXPORT int pmfs_map_event(const struct pmfs_map *map, struct pmfs_event *out) {
+    const int result = pmfs_broker_event(map->broker, out);
+    if (result == 0) out->grant = map->grant;
+    return result;
 }

@@ -11,6 +11,7 @@ INSTALLED = """
 usr/bin/pmfsctl
 usr/include/pmfs.h
 usr/include/pmfs_ioctl.h
+LIB/libpmfs-preload.so
 LIB/libpmfs.so
 LIB/libpmfs.so.1
 LIB/libpmfs.so.1.0.0
