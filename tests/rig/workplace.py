@@ -44,9 +44,9 @@ class Workplace:
         """The tree of packages that guests' programs come from."""
         return packages.tree(packages.STABLE, "guest", TOOLS)
 
-    def initramfs(self, name, kernel, modules, script, tools=(), programs=(), files=()):
+    def initramfs(self, name, kernel, modules, script, tools=(), programs=(), change=None):
         """An image with the programs of pmfs, `tools` of the tree, `programs` of the build, and `script`
-        (a file of guest/) as /test.  files: pairs of path and text."""
+        (a file of guest/) as /test.  change(initramfs, tree) adds what else is wanted."""
         tree = self.tools()
         made = Initramfs(kernel, modules, tree)
         for program, folder in PMFS.items():
@@ -56,8 +56,8 @@ class Workplace:
         for tool in tools:
             made.add_program(tool, root=tree)
         made.add_file("/test", HERE / "guest" / script, 0o755)
-        for path, text in files:
-            made.add_text(path, text)
+        if change:
+            change(made, tree)
         path = self.scratch / f"{name}.initramfs"
         made.write(path)
         return path
