@@ -16,6 +16,7 @@ LIB/libpmfs.so
 LIB/libpmfs.so.1
 LIB/libpmfs.so.1.0.0
 LIB/pkgconfig/libpmfs.pc
+usr/lib/udev/rules.d/60-pmfs.rules
 usr/sbin/fsck.pmfs
 usr/sbin/mkfs.pmfs
 usr/sbin/mount.fuse.pmfs
