@@ -78,13 +78,15 @@ def mirror_lines(suite):
     if shutil.which("apt-get") is None:
         raise Unavailable("there is no apt-get here: the rig gets QEMU and kernels from Debian")
     asked = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(CODENAME)|$(COMPONENT)|$(REPO_URI)",
-         "Created-By: Packages"], capture_output=True, text=True, check=False)
+        ["apt-get", "indextargets", "--format",
+         "$(ORIGIN)|$(RELEASE)|$(COMPONENT)|$(REPO_URI)", "Created-By: Packages"],
+        capture_output=True, text=True, check=False)
     known = [line.split("|") for line in asked.stdout.splitlines() if line.count("|") == 3]
-    debian = [words for words in known if words[0] in ("Debian", "") and words[2] == "main"]
+    # A machine that never ran `apt-get update` knows its mirrors, but not their origin.
+    debian = [words for words in known
+              if words[0] in ("Debian", "", "$(ORIGIN)") and words[2] == "main"]
     base = [uri for _, code, _, uri in debian if code == STABLE]
     if not base:
-        # A machine that never ran `apt-get update` knows its mirrors, but not their origin.
         raise Unavailable(f"apt knows no Debian mirror with {STABLE} here (apt-get update?)")
     signed = f"[signed-by={KEYRING}]"
     if suite == NEWEST:

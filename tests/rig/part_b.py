@@ -20,7 +20,7 @@ TOOLS = ["usr/bin/ndctl", "usr/bin/daxctl", "usr/bin/mount", "usr/bin/umount", "
          "usr/bin/jq"]
 PROGRAMS = ["tests/rig/device_map", "tools/examples/map_store", "tests/unit"]
 COPIES_BEFORE_KILL = 25
-BOOT_SECONDS = 150
+BOOT_SECONDS = 240
 
 
 @dataclasses.dataclass

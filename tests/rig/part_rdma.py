@@ -8,12 +8,13 @@ import packages
 from guest import Guest, Nvdimm, qemu
 
 MIB = 1 << 20
+BOOT_SECONDS = 240
 # Three of one size, for the kernel may number them in any order; XFS wants 300 MiB at least.
 NVDIMMS, SIZE = 3, (21 * 16 + 2) * MIB
 MODULES = ["nfit", "nd_pmem", "dax_pmem", "device_dax", "fuse", "dummy", "rdma_rxe", "ib_uverbs",
            "?crc32_generic", "?crc32c_generic", "ext4", "xfs"]
-TOOLS = ["usr/bin/ndctl", "usr/bin/daxctl", "usr/bin/mount", "usr/bin/umount", "usr/bin/jq", "usr/bin/setfattr",
-         "usr/bin/ip", "usr/bin/rdma", "usr/sbin/mkfs.ext4", "usr/sbin/mkfs.xfs"]
+TOOLS = ["usr/bin/ndctl", "usr/bin/daxctl", "usr/bin/mount", "usr/bin/umount", "usr/bin/jq",
+         "usr/bin/setfattr", "usr/bin/ip", "usr/bin/rdma", "usr/sbin/mkfs.ext4", "usr/sbin/mkfs.xfs"]
 PROGRAMS = ["tests/rig/rdma_file", "tests/rig/pin_table"]
 NAMES = {"pmfs": "pmfs, sealed file on device-DAX (pmfs_map)", "ext4-dax": "ext4, dax=always",
          "xfs-dax": "XFS, dax=always", "fuse": "FUSE page cache (pmfs through its mount)",
@@ -28,7 +29,8 @@ def run(place):
     image = place.initramfs("rdma", kernel, MODULES, "rdma.sh", TOOLS, PROGRAMS,
                             change=add_soft_roce)
     nvdimms = [Nvdimm(place.scratch / f"rdma-{number}.nvdimm", SIZE) for number in range(NVDIMMS)]
-    outcome = Guest(qemu(), kernel, image, log=place.scratch / "rdma.log", nvdimms=nvdimms).run()
+    outcome = Guest(qemu(), kernel, image, log=place.scratch / "rdma.log",
+                    seconds=BOOT_SECONDS, nvdimms=nvdimms).run()
     place.judge("rdma", outcome)
     print_table([line.split()[1:] for line in outcome.info if line.startswith("ROW ")])
 

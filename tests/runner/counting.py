@@ -6,6 +6,7 @@ import re
 DOCTEST = re.compile(r"^\[doctest\] test cases:\s*\d+\s*\|\s*(\d+) passed\s*\|\s*(\d+) failed", re.M)
 OK = re.compile(r"^ok\s+\S", re.M)
 REPORTS_SHOWN = 3  # one bug may be found by every server that is started
+SKIP = re.compile(r"^skip\s+(\S.*)$", re.M)
 NOT_OK = re.compile(r"^not ok\s+\S", re.M)
 
 
@@ -14,6 +15,7 @@ class Count:
     passed: int
     failed: int
     reasons: list = dataclasses.field(default_factory=list)  # sentences
+    skipped: list = dataclasses.field(default_factory=list)  # what this machine cannot do, and why
 
 
 def count(test, ended):
@@ -25,7 +27,8 @@ def count(test, ended):
     elif ended.code != 0 and result.failed == 0:
         result.failed += 1
         result.reasons.append(f"ended with {_words(ended.code)}")
-    if ended.code == 0 and result.passed + result.failed == 0:
+    result.skipped = SKIP.findall(ended.output) if test.kind == "lines" else []
+    if ended.code == 0 and result.passed + result.failed == 0 and not result.skipped:
         result.failed += 1
         result.reasons.append("no test ran")
     result.failed += len(ended.reports)

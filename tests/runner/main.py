@@ -31,6 +31,8 @@ class Total:
         if count.failed:
             print(f"{'-' * 20} {suite}: {name} {'-' * 20}\n{output.rstrip()}\n{'-' * 60}")
             line += f", {count.failed} failed"
+        for why in count.skipped:
+            print(f"{suite}: {name}: skipped: {why}")
         for why in count.reasons:
             print(f"{suite}: {name}: {why}")
         print(f"{line} ({seconds:.1f} s)", flush=True)

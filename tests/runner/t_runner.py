@@ -55,6 +55,14 @@ def _():
     assert judged("lines", "ok a\n", left=["mount.pmfs"]) == (1, 1)
 
 
+@test("what a machine cannot do may be skipped, and only by saying so")
+def _():
+    assert judged("lines", "skip rig B: no apt here\n") == (0, 0)
+    assert judged("lines", "skip rig B: no apt here\n", code=1) == (0, 1)
+    assert judged("lines", "skip rig B: no apt here\nnot ok a: b\n", code=1) == (0, 1)
+    assert judged("doctest", "skip all: why\n") == (0, 1)
+
+
 def shell(script, seconds=20):
     return program.run(Program("x", ["sh", "-c", script]), seconds)
 
