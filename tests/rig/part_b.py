@@ -13,7 +13,7 @@ import packages
 from guest import Guest, Nvdimm, qemu
 
 MIB = 1 << 20
-NVDIMM_SIZE = (18 * 16 + 2) * MIB
+NVDIMM_SIZE = (8 * 16 + 2) * MIB
 MODES_NVDIMM_SIZE = (3 * 1024 + 2) * MIB  # an alignment of 1 GiB wants whole gigabytes
 MODULES = ["nfit", "nd_pmem", "nd_btt", "dax_pmem", "device_dax", "kmem", "fuse", "?crc32c_generic"]
 TOOLS = ["usr/bin/ndctl", "usr/bin/daxctl", "usr/bin/mount", "usr/bin/umount", "usr/bin/fallocate",

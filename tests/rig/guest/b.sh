@@ -46,7 +46,7 @@ make_volume() {
 use_files() {
     check "a tree is copied in" cp -a /usr/lib /modules.d /mnt/
     check "and is the same" same_tree
-    head -c 20972754 /dev/urandom >/tmp/original # ten units of 2 MiB, and 1234 bytes
+    head -c 8389842 /dev/urandom >/tmp/original # four units of 2 MiB, and 1234 bytes
     check "a file is written" cp /tmp/original /mnt/sealed
     check "prepared and sealed" pmfsctl seal --prepare /mnt/sealed
     digest /mnt/sealed >/mnt/digest
