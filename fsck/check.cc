@@ -9,6 +9,7 @@
 
 #include "fsck/context.h"
 #include "fsck/directories.h"
+#include "fsck/grants.h"
 #include "fsck/inodes.h"
 #include "fsck/lists.h"
 #include "fsck/space.h"
@@ -145,6 +146,7 @@ Result<Report> check(pm::Region &region, const Options &options) {
         TRY(inodes.walk(*state));
         check_lists(context, inodes, *state);
         check_directories(context, space, inodes);
+        TRY(check_grants(context, space, inodes));
         space.finish();
         report.inodes = inodes.used();
     }

@@ -30,7 +30,7 @@ struct Report {
 
     // What was seen.
     bool was_clean = false;  // the journal's header says unmounted
-    std::uint64_t inodes = 0, directories = 0, orphans = 0, sealed = 0;
+    std::uint64_t inodes = 0, directories = 0, orphans = 0, sealed = 0, grants = 0;
     std::uint64_t blocks = 0, blocks_used = 0;
 
     bool clean() const { return found == 0; }

@@ -106,6 +106,11 @@ void Names::follow(Directory &directory, std::uint64_t target, std::uint8_t type
         directory.subdirectories += type == DT_DIR;
         return;
     }
+    if (info.is_record()) {
+        context_.found_inode(Code::entry_to_record, directory.inode,
+                             fmt::format("{} leads to inode {}", printable(name), target));
+        return;
+    }
     ++info.names;
     if (info.type != type && info.type != DT_UNKNOWN)
         context_.found_inode(Code::entry_type_wrong, directory.inode,
@@ -126,7 +131,8 @@ void Names::check_links() {
     if (context_.lost_names) return;
     for (std::uint64_t number = kRootIno; number < inodes_.total(); ++number) {
         const InodeInfo &info = inodes_.info(number);
-        if (info.state == SlotState::used && info.type != DT_DIR && info.type != DT_UNKNOWN)
+        if (info.state == SlotState::used && info.type != DT_DIR && info.type != DT_UNKNOWN &&
+            !info.is_record())
             check_file(number, info);
     }
 }

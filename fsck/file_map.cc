@@ -49,15 +49,15 @@ private:
 // Extents of one inode, in file order, one after another.
 class MapCheck {
 public:
-    MapCheck(Context &context, Space &space, std::uint64_t number, const Inode &inode,
-             ChunkKind kind, std::vector<FileExtent> *out)
+    MapCheck(Context &context, Space &space, std::uint64_t number, const Inode &inode, MapOf of,
+             std::vector<FileExtent> *out)
         : context_(context),
           space_(space),
           number_(number),
           inode_(inode),
-          kind_(kind),
+          of_(of),
           out_(out),
-          sealed_(must_hold(inode)) {
+          sealed_(of == MapOf::file && must_hold(inode)) {
         if (sealed_) digest_.emplace(inode.size.get());
     }
 
@@ -73,6 +73,7 @@ private:
     }
     bool in_place(const FileExtent &extent) const;
     bool allowed(const FileExtent &extent) const;
+    bool granted(const FileExtent &extent);
     void merge(const FileExtent &extent);
     void end_run();
     // File blocks that a full seal needs: whole mapping units, up to the one with the last byte.
@@ -91,7 +92,7 @@ private:
     Space &space_;
     const std::uint64_t number_;
     const Inode &inode_;
-    const ChunkKind kind_;
+    const MapOf of_;
     std::vector<FileExtent> *const out_;
     const bool sealed_;
     std::uint64_t end_ = 0;  // first file block behind the extents so far
@@ -125,6 +126,18 @@ bool MapCheck::allowed(const FileExtent &extent) const {
            extent.file_block - kDonorBase < kFileBlocksMax;
 }
 
+// False when nobody can say which blocks are meant.
+bool MapCheck::granted(const FileExtent &extent) {
+    const bool same = extent.file_block == extent.start;
+    if (!same || extent.flags != 0)
+        context_.found_inode(
+            Code::grant_extent_wrong, number_,
+            fmt::format("at file block {}: {} blocks from {} on, flags {:#x}", extent.file_block,
+                        extent.blocks, extent.start, extent.flags));
+    if (!same) context_.lost_owners = true;
+    return same;
+}
+
 void MapCheck::add(const FileExtent &extent) {
     if (extent.blocks == 0 || (extent.flags & ~std::uint32_t{kUnwritten}) != 0)
         return add_broken(fmt::format("at file block {}: {} blocks, flags {:#x}", extent.file_block,
@@ -137,6 +150,7 @@ void MapCheck::add(const FileExtent &extent) {
         context_.lost_owners = true;
         return;
     }
+    if (of_ == MapOf::grant_record && !granted(extent)) return;
     if (!allowed(extent))
         context_.found_inode(Code::extent_past_limit, number_,
                              fmt::format("at file block {}", extent.file_block));
@@ -144,8 +158,11 @@ void MapCheck::add(const FileExtent &extent) {
         context_.found_inode(Code::extents_overlap, number_,
                              fmt::format("at file block {}", extent.file_block));
     end_ = std::max(end_, extent.file_block + extent.blocks);
-    space_.claim(extent.start, extent.blocks, kind_, number_);
-    owned.blocks += extent.blocks;
+    if (of_ != MapOf::grant_record) {
+        space_.claim(extent.start, extent.blocks,
+                     of_ == MapOf::inode_table ? ChunkKind::meta : ChunkKind::data, number_);
+        owned.blocks += extent.blocks;
+    }
     if (out_ != nullptr) out_->push_back(extent);
     if (sealed_ && extent.file_block < kDonorBase) merge(extent);
 }
@@ -200,9 +217,9 @@ void add_inline(MapCheck &check, const Inode &inode) {
 
 }  // namespace
 
-Owned walk_map(Context &context, Space &space, std::uint64_t number, const Inode &inode,
-               ChunkKind kind, std::vector<FileExtent> *out) {
-    MapCheck check(context, space, number, inode, kind, out);
+Owned walk_map(Context &context, Space &space, std::uint64_t number, const Inode &inode, MapOf of,
+               std::vector<FileExtent> *out) {
+    MapCheck check(context, space, number, inode, of, out);
     if (inode.map_root.get() == 0 && inode.inline_count.get() > kInlineExtents) {
         context.lost_owners = true;  // reported as inline_count_wrong
         check.owned.complete = false;

@@ -22,10 +22,15 @@ struct FileExtent {
     std::uint32_t flags;
 };
 
-// Claims and checks the extents of a regular file, or of the inode table (`kind` is then meta). The
-// extents that can be believed are added to `out` where it is given.
+// Whose map it is: of a regular file; of the inode table, which is metadata; of a grant record,
+// whose blocks are others' or its own, which only check_grants() can say: its nodes alone are
+// claimed and counted here.
+enum class MapOf : std::uint8_t { file, inode_table, grant_record };
+
+// Claims and checks the extents of an inode.  Those that can be believed are added to `out` where
+// it is given.
 Owned walk_map(Context &context, Space &space, std::uint64_t number, const media::Inode &inode,
-               media::ChunkKind kind, std::vector<FileExtent> *out);
+               MapOf of, std::vector<FileExtent> *out);
 
 // Checks a symlink's target; claims its block where it is long.
 Owned walk_symlink(Context &context, Space &space, std::uint64_t number, const media::Inode &inode);

@@ -47,7 +47,7 @@ Result<> Inodes::read_table(const State &state) {
         context_.found_inode(Code::inode_damaged, kInodeTableIno, "the inode table's");
     std::vector<FileExtent> extents;
     const Owned owned =
-        walk_map(context_, space_, kInodeTableIno, table, ChunkKind::meta, &extents);
+        walk_map(context_, space_, kInodeTableIno, table, MapOf::inode_table, &extents);
     if (owned.complete && table.blocks.get() != owned.blocks)
         context_.found_inode(Code::blocks_wrong, kInodeTableIno,
                              fmt::format("it says {}, owns {}", table.blocks.get(), owned.blocks));
@@ -126,16 +126,22 @@ void Inodes::walk_slot(std::uint64_t number, const Inode &slot) {
     }
     info.state = SlotState::used;
     ++used_;
-    walk_used(number, slot);
+    if ((slot.flags.get() & kGrantRecord) != 0)
+        walk_record(number, slot);
+    else
+        walk_used(number, slot);
 }
 
 void Inodes::walk_used(std::uint64_t number, const Inode &inode) {
     InodeInfo &info = info_[number];
     info.type = type_of(inode.mode.get());
     info.nlink = inode.nlink.get();
-    info.orphan = info.nlink == 0 || (inode.flags.get() & kTrimPending) != 0;
-    context_.report.orphans += info.orphan;
-    check_fields(number, inode, info.type);
+    if (info.nlink == 0 || (inode.flags.get() & kTrimPending) != 0) {
+        info.list = ListKind::orphans;
+        ++context_.report.orphans;
+    }
+    check_mode(number, inode, info.type);
+    check_life(number, inode);
     check_flags(number, inode, info.type);
     check_shape(number, inode, info.type);
 
@@ -154,7 +160,7 @@ void Inodes::walk_used(std::uint64_t number, const Inode &inode) {
             return;  // its blocks are counted when its tree is walked
         }
         case DT_REG:
-            owned.add(walk_map(context_, space_, number, inode, ChunkKind::data, nullptr));
+            owned.add(walk_map(context_, space_, number, inode, MapOf::file, nullptr));
             break;
         case DT_LNK:
             owned.add(walk_symlink(context_, space_, number, inode));
@@ -170,10 +176,23 @@ void Inodes::walk_used(std::uint64_t number, const Inode &inode) {
                              fmt::format("it says {}, owns {}", inode.blocks.get(), owned.blocks));
 }
 
-// What every inode in use has.
-void Inodes::check_fields(std::uint64_t number, const Inode &inode, std::uint8_t type) {
+// Of no type that a name could have, whatever its mode says.
+void Inodes::walk_record(std::uint64_t number, const Inode &inode) {
+    InodeInfo &info = info_[number];
+    info.type = DT_REG;
+    info.list = ListKind::grants;
+    check_life(number, inode);
+    grants_.push_back(walk_grant_record(context_, space_, number, inode));
+    ++context_.report.grants;
+}
+
+void Inodes::check_mode(std::uint64_t number, const Inode &inode, std::uint8_t type) {
     if (type == DT_UNKNOWN || (inode.mode.get() & ~kModeBits) != 0)
         context_.found_inode(Code::mode_unknown, number, fmt::format("{:o}", inode.mode.get()));
+}
+
+// What every inode in use has.
+void Inodes::check_life(std::uint64_t number, const Inode &inode) {
     if (inode.generation.get() == 0) context_.found_inode(Code::generation_zero, number);
     for (const Time *time : {&inode.atime, &inode.mtime, &inode.ctime, &inode.crtime})
         if (time->nsec.get() >= 1'000'000'000) {

@@ -4,12 +4,16 @@
 #include <vector>
 
 #include "fsck/context.h"
+#include "fsck/grants.h"
 #include "fsck/lazy_array.h"
 #include "fsck/space.h"
 
 namespace pmfs::fsck {
 
 enum class SlotState : std::uint8_t { unread = 0, damaged, free, used };
+
+// Which list an inode in use belongs on.
+enum class ListKind : std::uint8_t { none = 0, orphans, grants };
 
 // Sixteen bytes an inode, for volumes have many.
 struct InodeInfo {
@@ -18,8 +22,10 @@ struct InodeInfo {
     std::uint32_t directory;  // its place in Inodes::directories()
     std::uint8_t type;        // DT_*
     SlotState state;
-    bool orphan;   // belongs on the orphan list
+    ListKind list;
     bool on_list;  // was met on one of the lists
+
+    bool is_record() const { return list == ListKind::grants; }
 };
 static_assert(sizeof(InodeInfo) == 16);
 
@@ -41,12 +47,13 @@ public:
     Inodes(Context &context, Space &space) : context_(context), space_(space) {}
 
     // Reads the table's map from `state`, then every slot and what it owns, except directories'
-    // trees.
+    // trees and what grant records claim.
     Result<> walk(const media::State &state);
 
     std::uint64_t total() const { return info_.size(); }
     InodeInfo &info(std::uint64_t inode) { return info_[inode]; }
     std::vector<Directory> &directories() { return directories_; }
+    std::vector<GrantRecord> &grants() { return grants_; }
     std::uint64_t used() const { return used_; }
     std::uint64_t damaged() const { return damaged_; }
     bool table_whole() const { return table_whole_; }  // false: numbers past total() may be real
@@ -61,7 +68,9 @@ private:
     Result<> read_table(const media::State &state);
     void walk_slot(std::uint64_t inode, const media::Inode &slot);
     void walk_used(std::uint64_t number, const media::Inode &inode);
-    void check_fields(std::uint64_t number, const media::Inode &inode, std::uint8_t type);
+    void walk_record(std::uint64_t number, const media::Inode &inode);
+    void check_mode(std::uint64_t number, const media::Inode &inode, std::uint8_t type);
+    void check_life(std::uint64_t number, const media::Inode &inode);
     void check_flags(std::uint64_t number, const media::Inode &inode, std::uint8_t type);
     void check_shape(std::uint64_t number, const media::Inode &inode, std::uint8_t type);
 
@@ -70,6 +79,7 @@ private:
     std::vector<Piece> pieces_;
     LazyArray<InodeInfo> info_;
     std::vector<Directory> directories_;
+    std::vector<GrantRecord> grants_;
     std::uint64_t used_ = 0, damaged_ = 0;
     bool table_whole_ = true;
 };

@@ -21,13 +21,14 @@ std::string text_of(const Report &report, const std::string &device) {
     else if (report.unjudged)
         text += "this damage hides what some blocks or names belong to; they were not judged\n";
     text += fmt::format(
-        "{}: {}, {} inodes ({} directories, {} orphans, {} sealed), {} of {} "
+        "{}: {}, {} inodes ({} directories, {} orphans, {} sealed{}), {} of {} "
         "blocks in use\n",
         device,
         report.clean() ? std::string("clean")
                        : fmt::format("{} problem{}", report.found, report.found == 1 ? "" : "s"),
-        report.inodes, report.directories, report.orphans, report.sealed, report.blocks_used,
-        report.blocks);
+        report.inodes, report.directories, report.orphans, report.sealed,
+        report.grants == 0 ? "" : fmt::format(", {} grant records", report.grants),
+        report.blocks_used, report.blocks);
     return text;
 }
 
@@ -62,6 +63,7 @@ std::string json_of(const Report &report, const std::string &device) {
                         {"directories", report.directories},
                         {"orphans", report.orphans},
                         {"sealed", report.sealed},
+                        {"grants", report.grants},
                         {"blocks", report.blocks},
                         {"blocks_used", report.blocks_used}});
 }

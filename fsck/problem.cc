@@ -34,6 +34,10 @@ constexpr CodeInfo kCodes[] = {
               "itself"),
     PMFS_CODE(orphan_not_listed, "an orphan is not on the list of orphans"),
     PMFS_CODE(stray_list_links, "an inode that is on no list has links of one"),
+    PMFS_CODE(grant_list_wrong_inode, "the list of grants leads to an inode that records none"),
+    PMFS_CODE(grant_list_links,
+              "the list of grants has a wrong link back, or comes back to itself"),
+    PMFS_CODE(grant_not_listed, "a grant record is not on the list of grants"),
 
     PMFS_CODE(summary_damaged, "a copy of a group's summary is damaged"),
     PMFS_CODE(summaries_differ, "the two copies of a group's summary differ"),
@@ -82,6 +86,7 @@ constexpr CodeInfo kCodes[] = {
     PMFS_CODE(entries_wrong, "a directory's count of entries is wrong"),
     PMFS_CODE(inode_unreachable, "an inode is in use, but has no name and is no orphan"),
     PMFS_CODE(directory_loop, "a directory cannot be reached from the root: it is inside itself"),
+    PMFS_CODE(entry_to_record, "a name leads to a grant record"),
 
     PMFS_CODE(extent_broken, "an extent is not decodable, empty, or has unknown flags"),
     PMFS_CODE(extent_outside, "an extent lies outside the volume or across two groups"),
@@ -99,6 +104,14 @@ constexpr CodeInfo kCodes[] = {
     PMFS_CODE(blob_damaged, "a block of a large value is damaged"),
     PMFS_CODE(blob_misplaced, "a block of a large value belongs elsewhere"),
     PMFS_CODE(symlink_broken, "a symbolic link has an impossible target"),
+
+    PMFS_CODE(grant_record_not_bare, "a grant record has something that only a file has"),
+    PMFS_CODE(grant_flags_wrong, "a grant record has unknown flags of its own"),
+    PMFS_CODE(grant_file_impossible, "a grant record names a file that never was"),
+    PMFS_CODE(grant_extent_wrong,
+              "a grant record's extent is unwritten, or not under the number of its first block"),
+    PMFS_CODE(grant_of_anothers_block,
+              "a grant record claims blocks that its file does not map and another owner has"),
 };
 #undef PMFS_CODE
 

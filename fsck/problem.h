@@ -2,8 +2,8 @@
 //
 // Codes never change their meaning and are never used again; scripts may rely on them.  The
 // hundreds say where: 1 superblock, 2 journal, 3 state and lists, 4 space, 5 trees, 6 inodes, 7
-// directories, 8 block maps and seals, 9 xattrs, symlinks and blobs.  docs/fsck.md tells more of
-// each.
+// directories, 8 block maps and seals, 9 xattrs, symlinks and blobs, 10 grant records.
+// docs/fsck.md tells more of each.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -32,6 +32,9 @@ enum class Code : std::uint16_t {
     orphan_list_links = 310,
     orphan_not_listed = 311,
     stray_list_links = 312,
+    grant_list_wrong_inode = 313,
+    grant_list_links = 314,
+    grant_not_listed = 315,
 
     summary_damaged = 401,
     summaries_differ = 402,
@@ -80,6 +83,7 @@ enum class Code : std::uint16_t {
     entries_wrong = 709,
     inode_unreachable = 710,
     directory_loop = 711,
+    entry_to_record = 712,
 
     extent_broken = 801,
     extent_outside = 802,
@@ -97,6 +101,12 @@ enum class Code : std::uint16_t {
     blob_damaged = 905,
     blob_misplaced = 906,
     symlink_broken = 907,
+
+    grant_record_not_bare = 1001,
+    grant_flags_wrong = 1002,
+    grant_file_impossible = 1003,
+    grant_extent_wrong = 1004,
+    grant_of_anothers_block = 1005,
 };
 
 struct CodeInfo {

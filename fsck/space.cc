@@ -139,6 +139,19 @@ bool Space::claim(std::uint64_t start, std::uint64_t blocks, ChunkKind kind, std
     return false;
 }
 
+Space::Stretch Space::stretch(std::uint64_t start, std::uint64_t end) const {
+    PMFS_ASSERT(start < end && end <= context_.block_count());
+    const bool owned = (owned_[start / 64] >> (start % 64) & 1) != 0;
+    for (std::uint64_t at = start; at < end;) {
+        const std::uint64_t word = owned_[at / 64] >> (at % 64);
+        const auto same =
+            static_cast<std::uint64_t>(owned ? std::countr_one(word) : std::countr_zero(word));
+        if (same < 64 - at % 64) return {std::min(at + same, end), owned};
+        at += 64 - at % 64;
+    }
+    return {end, owned};
+}
+
 void Space::finish() {
     const pm::ScatteredAccess scattered(context_.region);
     for (std::uint64_t group = 0; group < groups_.size(); ++group) {

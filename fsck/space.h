@@ -22,6 +22,14 @@ public:
     bool claim(std::uint64_t start, std::uint64_t blocks, media::ChunkKind kind,
                std::uint64_t owner);
 
+    // How far from `start` on, up to `end`, the blocks all have an owner or all have none, as
+    // `start` has.  start < end <= the volume's end.
+    struct Stretch {
+        std::uint64_t end;
+        bool owned;
+    };
+    Stretch stretch(std::uint64_t start, std::uint64_t end) const;
+
     void finish();
 
 private:

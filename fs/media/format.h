@@ -33,7 +33,7 @@ inline constexpr std::size_t kSymlinkMax = 4000;  // one blob block, header excl
 inline constexpr std::size_t kXattrValueMax = 65536;
 
 inline constexpr std::uint32_t kVersionMajor = 1;
-inline constexpr std::uint32_t kVersionMinor = 0;
+inline constexpr std::uint32_t kVersionMinor = 1;
 inline constexpr std::uint64_t kFeaturesIncompatKnown = 0;
 inline constexpr std::uint64_t kFeaturesRoCompatKnown = 0;
 

@@ -33,7 +33,8 @@ std::uint64_t type_of(const Inode &inode) {
 
 }  // namespace
 
-std::unique_ptr<pm::Region> fixed_volume(std::uint64_t size, std::uint64_t mapping_unit) {
+std::unique_ptr<pm::Region> fixed_volume(std::uint64_t size, std::uint64_t mapping_unit,
+                                         std::uint32_t minor) {
     auto region = pm::memory_region(size);
     REQUIRE(region.ok());
     mkfs::MakeOptions options;
@@ -51,11 +52,19 @@ std::unique_ptr<pm::Region> fixed_volume(std::uint64_t size, std::uint64_t mappi
     options.time = Timespec{1'600'000'000, 123'456'789};
     auto owned = std::move(region).take();
     REQUIRE(mkfs::make(*owned, options).ok());
+    if (minor == kVersionMinor) return owned;
+    for (std::uint64_t group = 0; group < group_count(size / kBlockSize); ++group) {
+        auto &sb = *reinterpret_cast<Superblock *>(const_cast<std::byte *>(owned->data()) +
+                                                   group_start(group) * kBlockSize);
+        sb.version_minor.set(minor);
+        sb.version_minor_oldest.set(minor);
+        seal_block(sb);
+    }
     return owned;
 }
 
-Builder::Builder(std::uint64_t size, std::uint64_t mapping_unit)
-    : region_(fixed_volume(size, mapping_unit)) {}
+Builder::Builder(std::uint64_t size, std::uint64_t mapping_unit, std::uint32_t minor)
+    : region_(fixed_volume(size, mapping_unit, minor)) {}
 
 std::byte *Builder::bytes(std::uint64_t block) {
     PMFS_ASSERT(block < region_->size() / kBlockSize);
@@ -244,6 +253,7 @@ void Builder::set_inline(std::uint64_t number, const std::vector<InlineExtent> &
     Inode &file = inode(number);
     std::memcpy(file.inline_bytes, extents.data(), extents.size() * sizeof(InlineExtent));
     file.inline_count.set(static_cast<std::uint32_t>(extents.size()));
+    if ((file.flags.get() & kGrantRecord) != 0) return;
     for (const InlineExtent &extent : extents)
         file.blocks.set(file.blocks.get() + extent.blocks.get());
 }
@@ -254,7 +264,8 @@ void Builder::set_map_tree(std::uint64_t number, const std::vector<InlineExtent>
     for (const InlineExtent &extent : extents) {
         const MapValue value{extent.start, extent.blocks, extent.flags};
         entries.emplace_back(extent.file_block.get(), bytes_with(value, ""));
-        inode(number).blocks.set(inode(number).blocks.get() + extent.blocks.get());
+        if ((inode(number).flags.get() & kGrantRecord) == 0)
+            inode(number).blocks.set(inode(number).blocks.get() + extent.blocks.get());
     }
     inode(number).map_root.set(make_tree(number, TreeKind::map, entries, per_leaf));
 }
@@ -304,12 +315,38 @@ void Builder::set_entries(std::uint64_t number,
     inode(number).map_root.set(make_tree(number, TreeKind::directory, entries, per_leaf));
 }
 
-void Builder::set_orphans(const std::vector<std::uint64_t> &numbers) {
+void Builder::chain(const std::vector<std::uint64_t> &numbers) {
     for (std::size_t i = 0; i < numbers.size(); ++i) {
         inode(numbers[i]).prev.set(i == 0 ? 0 : numbers[i - 1]);
         inode(numbers[i]).next.set(i + 1 == numbers.size() ? 0 : numbers[i + 1]);
     }
+}
+
+void Builder::set_orphans(const std::vector<std::uint64_t> &numbers) {
+    chain(numbers);
     state().orphan_head.set(numbers.empty() ? 0 : numbers[0]);
+}
+
+std::uint64_t Builder::make_grant(std::uint64_t file, std::uint32_t flags) {
+    const std::uint64_t number = make(S_IFREG);
+    Inode &record = inode(number);
+    record.flags.set(kGrantRecord);
+    record.uid.set(1000);
+    record.parent.set(file);
+    record.entries = inode(file).generation;
+    GrantHolder holder{};
+    for (std::uint8_t i = 0; i < 16; ++i) holder.boot_id[i] = static_cast<std::uint8_t>(0x30 + i);
+    holder.start_time.set(123456);
+    holder.pid.set(4321);
+    holder.flags.set(flags);
+    static_assert(sizeof holder == sizeof record.seal_digest);
+    std::memcpy(record.seal_digest, &holder, sizeof holder);
+    return number;
+}
+
+void Builder::set_grants(const std::vector<std::uint64_t> &numbers) {
+    chain(numbers);
+    state().grant_head.set(numbers.empty() ? 0 : numbers[0]);
 }
 
 void Builder::finish() {
@@ -348,7 +385,8 @@ InlineExtent extent(std::uint64_t at, std::uint64_t start, std::uint32_t blocks,
 
 }  // namespace
 
-Populated::Populated(std::uint64_t mapping_unit) : b(8 * kMiB, mapping_unit) {
+Populated::Populated(std::uint64_t mapping_unit, std::uint32_t minor)
+    : b(8 * kMiB, mapping_unit, minor) {
     directory = b.make(S_IFDIR | 0755);
     subdirectory = b.make(S_IFDIR | 0700);
     big_directory = b.make(S_IFDIR | 0755);
@@ -356,6 +394,7 @@ Populated::Populated(std::uint64_t mapping_unit) : b(8 * kMiB, mapping_unit) {
     make_values();
     make_orphans();
     make_names();
+    if (minor != 0) make_grants();
     freed = b.state().free_inode_head.get();
     free_meta = b.take(ChunkKind::meta);
     free_data = b.take(ChunkKind::data);
@@ -448,6 +487,30 @@ void Populated::make_names() {
                              {"pipe", pipe},
                              {"device", device},
                              {"trimming", trimming}});
+}
+
+// Two processes map the start of `file`, and blocks that it had once.  A third one maps what was a
+// file in the slot that `device` has now.
+void Populated::make_grants() {
+    const std::uint64_t start =
+        load<InlineExtent>(std::as_bytes(std::span(b.inode(file).inline_bytes))).start.get();
+    kept = b.take(ChunkKind::data, 3);
+    grant = b.make_grant(file, kGrantStores);
+    b.set_inline(grant, {extent(start, start, 2), extent(kept, kept, 2)});
+    grant_again = b.make_grant(file, kGrantStores | kGrantRevoked);
+    b.set_inline(grant_again, {extent(start + 1, start + 1, 1), extent(kept + 1, kept + 1, 2)});
+
+    grant_tree = b.make_grant(device, 0);
+    b.inode(device).generation.set(2);
+    std::vector<InlineExtent> extents;
+    for (std::uint64_t i = 0; i < 20; ++i) {
+        const std::uint64_t block = b.take(ChunkKind::data);
+        extents.push_back(extent(block, block, 1));
+    }
+    b.set_map_tree(grant_tree, extents, 10);
+    grant_root = b.last_nodes()[0];
+    grant_leaf = b.last_nodes()[1];
+    b.set_grants({grant, grant_again, grant_tree});
 }
 
 }  // namespace pmfs::test

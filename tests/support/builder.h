@@ -16,14 +16,17 @@
 
 namespace pmfs::test {
 
-// Everything that mkfs would draw by lot is fixed.
-std::unique_ptr<pm::Region> fixed_volume(std::uint64_t size, std::uint64_t mapping_unit = 4096);
+// Everything that mkfs would draw by lot is fixed.  minor: the version that is said to have made
+// it.
+std::unique_ptr<pm::Region> fixed_volume(std::uint64_t size, std::uint64_t mapping_unit = 4096,
+                                         std::uint32_t minor = media::kVersionMinor);
 
 using TreeEntry = std::pair<std::uint64_t, std::vector<std::byte>>;
 
 class Builder {
 public:
-    explicit Builder(std::uint64_t size, std::uint64_t mapping_unit = 4096);
+    explicit Builder(std::uint64_t size, std::uint64_t mapping_unit = 4096,
+                     std::uint32_t minor = media::kVersionMinor);
 
     pm::Region &region() { return *region_; }
     const media::Superblock &sb() { return block<media::Superblock>(0); }
@@ -62,6 +65,11 @@ public:
                      const std::vector<std::pair<std::string, std::uint64_t>> &entries,
                      std::size_t per_leaf = 40);
     void set_orphans(const std::vector<std::uint64_t> &numbers);
+    // A grant record of a process that maps blocks of `file`, which must still have the generation
+    // that is meant.  Extents, each under the number of its first block, are for set_inline() or
+    // set_map_tree(): a record does not count their blocks.
+    std::uint64_t make_grant(std::uint64_t file, std::uint32_t flags);
+    void set_grants(const std::vector<std::uint64_t> &numbers);
 
     // Makes counts, copies and checksums agree with what was put in.
     void finish();
@@ -79,13 +87,17 @@ private:
     std::uint64_t put_blob(std::uint64_t owner, std::string_view value, std::uint64_t offset);
     media::BitmapBlock &bitmap_of(std::uint64_t block);
 
+    void chain(const std::vector<std::uint64_t> &numbers);
+
     std::unique_ptr<pm::Region> region_;
     std::vector<std::uint64_t> last_nodes_;
 };
 
 // A volume with one of everything.  Numbers of inodes and blocks that tests plant faults in.
 struct Populated {
-    explicit Populated(std::uint64_t mapping_unit = 4096);
+    // minor: of the format; 1.0 had no grant records.
+    explicit Populated(std::uint64_t mapping_unit = 4096,
+                       std::uint32_t minor = media::kVersionMinor);
     Builder b;
 
     std::uint64_t file, tree_file, sealed, as_is, many_links, attributes, short_link, long_link,
@@ -95,6 +107,9 @@ struct Populated {
     std::uint64_t big_root, big_leaf, big_leaf_2;    // of big_directory
     std::uint64_t xattr_leaf, xattr_blob;            // of attributes
     std::uint64_t link_blob;                         // of long_link
+    std::uint64_t grant, grant_again, grant_tree;    // the first two are of `file`
+    std::uint64_t kept;                              // 3 blocks that `file` gave up
+    std::uint64_t grant_root, grant_leaf;            // of grant_tree
     std::uint64_t free_meta, free_data, free_chunk;  // blocks that nobody uses
 
 private:
@@ -102,6 +117,7 @@ private:
     void make_values();
     void make_orphans();
     void make_names();
+    void make_grants();
 };
 
 }  // namespace pmfs::test

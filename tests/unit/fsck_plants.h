@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 #include <sys/stat.h>
 
+#include <array>
 #include <cstring>
 #include <functional>
 #include <span>
@@ -76,5 +77,9 @@ struct Plant {
 
 std::span<const Plant> volume_plants();  // state, lists, space, trees
 std::span<const Plant> file_plants();    // inodes, names, block maps, values
+std::span<const Plant> grant_plants();   // grant records
+inline std::array<std::span<const Plant>, 3> all_plants() {
+    return {volume_plants(), file_plants(), grant_plants()};
+}
 
 }  // namespace pmfs::test

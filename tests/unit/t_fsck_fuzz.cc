@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <random>
+#include <set>
 
 #include "base/clock.h"
 #include "fsck/check.h"
@@ -88,10 +90,35 @@ public:
         saved_.clear();
         const std::uint64_t faults = 1 + random_() % 4;
         for (std::uint64_t i = 0; i < faults; ++i) change(blocks_[random_() % blocks_.size()]);
+        check();
+    }
+    // In grant records only, and what they claim: random blocks are seldom those.
+    void round_of_grants() {
+        saved_.clear();
+        const std::uint64_t faults = 1 + random_() % 4;
+        for (std::uint64_t i = 0; i < faults; ++i) {
+            if (random_() % 4 == 0)
+                change(grant_nodes_[random_() % grant_nodes_.size()]);
+            else
+                change_grant(grants_[random_() % grants_.size()]);
+        }
+        check();
+    }
+    bool clean() { return fsck::check(region_).value_or({}).clean(); }
+    std::uint64_t rounds_with(fsck::Code code) const {
+        const auto found = seen_.find(code);
+        return found == seen_.end() ? 0 : found->second;
+    }
+
+private:
+    void check() {
         const std::uint64_t start = monotonic_ns();
         const auto report = fsck::check(region_);
         CHECK(monotonic_ns() - start < 5'000'000'000);
         if (report.ok()) {
+            std::set<fsck::Code> codes;
+            for (const fsck::Problem &problem : report.value().problems) codes.insert(problem.code);
+            for (const fsck::Code code : codes) ++seen_[code];
             const std::string text = fsck::text_of(report.value(), "fuzz");
             CHECK(text.size() > 10);
             CHECK(fsck::json_of(report.value(), "fuzz").size() > 10);
@@ -99,12 +126,50 @@ public:
         for (auto saved = saved_.rbegin(); saved != saved_.rend(); ++saved)
             std::memcpy(region_.block(saved->first), saved->second.data(), kBlockSize);
     }
-    bool clean() { return fsck::check(region_).value_or({}).clean(); }
-
-private:
-    void change(std::uint64_t block) {
-        std::byte *bytes = region_.block(block);
+    void save(std::uint64_t block) {
+        const std::byte *bytes = region_.block(block);
         saved_.emplace_back(block, std::vector<std::byte>(bytes, bytes + kBlockSize));
+    }
+    // One field that matters to a record, in place; its checksum is right.
+    void change_grant(std::uint64_t number) {
+        const auto at = static_cast<std::uint64_t>(
+            reinterpret_cast<const std::byte *>(&p_.b.inode(number)) - p_.b.region().data());
+        save(at / kBlockSize);
+        auto &record = *reinterpret_cast<Inode *>(region_.block(at / kBlockSize) + at % kBlockSize);
+        auto &extent = reinterpret_cast<InlineExtent *>(record.inline_bytes)[random_() % 3];
+        switch (random_() % 8) {
+            case 0:
+                return set(record, &record.parent, random_() % 24);
+            case 1:
+                return set(record, &record.entries, awkward(random_));
+            case 2:
+                return set(record, &record.next, random_() % 24);
+            case 3:
+                return set(record, &record.map_root, awkward(random_));
+            case 4:
+                record.inline_count.set(static_cast<std::uint32_t>(random_() % 4));
+                break;
+            case 5:
+                extent.blocks.set(static_cast<std::uint32_t>(awkward(random_)));
+                break;
+            case 6:
+                record.flags.set(record.flags.get() ^ 1U << (random_() % 6));
+                break;
+            default:
+                extent.start.set(awkward(random_));
+                extent.file_block = extent.start;
+                if (random_() % 2 == 0)
+                    extent.blocks.set(static_cast<std::uint32_t>(random_() % 2048));
+        }
+        seal_block(record);
+    }
+    static void set(Inode &record, le64 *field, std::uint64_t value) {
+        field->set(value);
+        seal_block(record);
+    }
+    void change(std::uint64_t block) {
+        save(block);
+        std::byte *bytes = region_.block(block);
         const Magic magic{load<le32>(ConstBytes(bytes, kBlockSize)).get()};
         switch (random_() % 5) {
             case 0:  // one byte
@@ -143,6 +208,9 @@ private:
     HeapRegion region_;
     Random random_;
     std::vector<std::uint64_t> blocks_;
+    const std::vector<std::uint64_t> grants_ = {p_.grant, p_.grant_again, p_.grant_tree};
+    const std::vector<std::uint64_t> grant_nodes_ = {p_.grant_root, p_.grant_leaf};
+    std::map<fsck::Code, std::uint64_t> seen_;  // in how many rounds
     std::vector<std::pair<std::uint64_t, std::vector<std::byte>>> saved_;
 };
 
@@ -158,6 +226,27 @@ TEST_CASE("fsck: ends on any damage, checksums right or wrong, and reads nothing
         fuzzer.round();
     }
     CHECK(fuzzer.clean());
+}
+
+TEST_CASE("fsck: ends on any damage to grant records, and finds each kind of it") {
+    const std::uint64_t seed = number_from("PMFS_FUZZ_SEED", 1);
+    const std::uint64_t rounds = number_from("PMFS_FUZZ_ROUNDS", 2000);
+    Fuzzer fuzzer(seed);
+    for (std::uint64_t i = 0; i < rounds; ++i) {
+        CAPTURE(seed);
+        CAPTURE(i);
+        fuzzer.round_of_grants();
+    }
+    CHECK(fuzzer.clean());
+    if (rounds < 2000) return;
+    using fsck::Code;
+    for (const Code code :
+         {Code::grant_list_wrong_inode, Code::grant_list_links, Code::grant_not_listed,
+          Code::grant_record_not_bare, Code::grant_file_impossible, Code::grant_of_anothers_block,
+          Code::block_leaked, Code::block_marked_free}) {
+        CAPTURE(fsck::id_of(code));
+        CHECK(fuzzer.rounds_with(code) != 0);
+    }
 }
 
 TEST_CASE("fsck: random bytes are not a volume") {

@@ -70,11 +70,12 @@ TEST_CASE("fsck: a volume with one of everything is clean") {
         CHECK(report.value().directories == 4);
         CHECK(report.value().orphans == 2);
         CHECK(report.value().sealed == 2);
+        CHECK(report.value().grants == 3);
     }
 }
 
 TEST_CASE("fsck: a planted fault is found, and nothing that only follows from it") {
-    for (const auto &plants : {test::volume_plants(), test::file_plants()})
+    for (const auto &plants : test::all_plants())
         for (const Plant &plant : plants) {
             INFO(std::string(fsck::info_of(plant.code).name), ", ", std::string(plant.how));
             Populated p(plant.mapping_unit);
@@ -146,7 +147,7 @@ TEST_CASE("fsck: a journal is replayed once, and then the volume is clean") {
 TEST_CASE("fsck: every code has its plant, and its own number, name and sentence") {
     std::set<Code> planted = {Code::superblock_damaged, Code::superblock_copy_damaged,
                               Code::superblock_copy_differs, Code::record_damaged};
-    for (const auto &plants : {test::volume_plants(), test::file_plants()})
+    for (const auto &plants : test::all_plants())
         for (const Plant &plant : plants) planted.insert(plant.code);
     std::set<std::string> names, ids, sentences;
     for (const fsck::CodeInfo &info : fsck::all_codes()) {

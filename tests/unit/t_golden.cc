@@ -6,6 +6,7 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 #include <sodium.h>
+#include <sys/stat.h>
 
 #include <map>
 #include <string>
@@ -13,16 +14,21 @@
 
 #include "base/bytes.h"
 #include "fsck/check.h"
+#include "fsck/print.h"
 #include "media/format.h"
 #include "support/builder.h"
+#include "volume/volume.h"
 
 using namespace pmfs;
 using namespace pmfs::media;
 
 namespace {
 
-constexpr char kGolden[] =
+constexpr char kGolden_1_0[] =
 #include "golden/format_1_0.txt"
+    ;
+constexpr char kGolden_1_1[] =
+#include "golden/format_1_1.txt"
     ;
 
 const char *class_of(ConstBytes block) {
@@ -78,18 +84,55 @@ std::string digests(const std::string &volume, const pm::Region &region) {
 
 }  // namespace
 
-TEST_CASE("format: golden volumes have the bytes that version 1.0 gave them") {
+namespace {
+
+std::string all_digests(std::uint32_t minor) {
     std::string text = "\n";
-    text += digests("empty-4m", *test::fixed_volume(4 * kMiB));
-    text += digests("empty-1g-4m", *test::fixed_volume(kGiB + 4 * kMiB));
-    test::Populated populated;
-    text += digests("populated-8m", populated.b.region());
+    text += digests("empty-4m", *test::fixed_volume(4 * kMiB, 4096, minor));
+    text += digests("empty-1g-4m", *test::fixed_volume(kGiB + 4 * kMiB, 4096, minor));
+    test::Populated populated(4096, minor);
+    return text + digests("populated-8m", populated.b.region());
+}
+
+}  // namespace
+
+TEST_CASE("format: golden volumes have the bytes that version 1.1 gave them") {
+    const std::string text = all_digests(1);
     INFO("if the format was meant to change, this is what tests/golden wants:", text);
-    CHECK(text == kGolden);
+    CHECK(text == kGolden_1_1);
+}
+
+TEST_CASE("format: what version 1.0 wrote has the bytes that it had") {
+    CHECK(all_digests(0) == kGolden_1_0);
 }
 
 TEST_CASE("format: golden volumes are clean") {
-    CHECK(fsck::check(*test::fixed_volume(4 * kMiB)).value_or({}).clean());
-    test::Populated populated;
-    CHECK(fsck::check(populated.b.region()).value_or({}).clean());
+    for (const std::uint32_t minor : {0, 1}) {
+        CHECK(fsck::check(*test::fixed_volume(4 * kMiB, 4096, minor)).value_or({}).clean());
+        test::Populated populated(4096, minor);
+        const auto report = fsck::check(populated.b.region());
+        REQUIRE(report.ok());
+        CHECK(report.value().clean());
+        CHECK(report.value().grants == (minor == 0 ? 0 : 3));
+    }
+}
+
+TEST_CASE("format: a volume of version 1.0 mounts, is written to, and is clean after it") {
+    test::Populated populated(4096, 0);
+    pm::OpenOptions again;
+    again.exclusive = false;
+    auto same = pm::open_region(
+        "/proc/self/fd/" + std::to_string(populated.b.region().mapping_fd()), again);
+    REQUIRE(same.ok());
+    {
+        auto volume = Volume::open(std::move(same).take(), {});
+        REQUIRE(volume.ok());
+        REQUIRE(volume.value()->make(InodeNo(kRootIno), "new", S_IFREG | 0644, 0, {}).ok());
+        REQUIRE(volume.value()->close().ok());
+    }
+    const auto report = fsck::check(populated.b.region());
+    REQUIRE(report.ok());
+    INFO(fsck::text_of(report.value(), "volume"));
+    CHECK(report.value().clean());
+    CHECK(populated.b.sb().version_minor.get() == 0);
 }
