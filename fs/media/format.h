@@ -172,12 +172,12 @@ inline constexpr std::size_t kInlineExtents = kInlineBytes / sizeof(InlineExtent
 // place in it; recovery frees them (trim_from).
 inline constexpr std::uint64_t kDonorBase = std::uint64_t{1} << 40;
 
-// In an inode with kGrantRecord, in place of the digest: the process that maps blocks of a file from
-// the device.  The record outlives the server, and while the process may live nobody else gets those
-// blocks.  They are the record's extents, each with file_block == start.  Each such block is either
-// still mapped by the file (`parent` is its number, `entries` its generation) or, after the file gave
-// it up, by nobody: then the record alone keeps it from being free.  mode S_IFREG, nlink 0, size 0;
-// `blocks` counts the tree's nodes only; uid is the process's.
+// In an inode with kGrantRecord, in place of the digest: the process that maps blocks of a file
+// from the device.  The record outlives the server, and while the process may live nobody else gets
+// those blocks.  They are the record's extents, each with file_block == start.  Each such block is
+// either still mapped by the file (`parent` is its number, `entries` its generation) or, after the
+// file gave it up, by nobody: then the record alone keeps it from being free.  mode S_IFREG, nlink
+// 0, size 0; `blocks` counts the tree's nodes only; uid is the process's.
 struct GrantHolder {
     std::uint8_t boot_id[16];  // of the boot that the process lives in
     le64 start_time;           // field 22 of /proc/PID/stat, in clock ticks since boot
