@@ -15,7 +15,7 @@ MODULES = ["nfit", "nd_pmem", "dax_pmem", "device_dax", "fuse", "dummy", "rdma_r
            "?crc32_generic", "?crc32c_generic", "ext4", "xfs"]
 TOOLS = ["usr/bin/ndctl", "usr/bin/daxctl", "usr/bin/mount", "usr/bin/umount", "usr/bin/jq",
          "usr/bin/setfattr", "usr/bin/ip", "usr/bin/rdma", "usr/sbin/mkfs.ext4", "usr/sbin/mkfs.xfs"]
-PROGRAMS = ["tests/rig/rdma_file", "tests/rig/pin_table"]
+PROGRAMS = ["tests/rig/rdma_file", "tests/rig/pin_table", "tools/examples/uring_fixed"]
 NAMES = {"pmfs": "pmfs, sealed file on device-DAX (pmfs_map)", "ext4-dax": "ext4, dax=always",
          "xfs-dax": "XFS, dax=always", "fuse": "FUSE page cache (pmfs through its mount)",
          "tmpfs": "tmpfs", "anonymous": "anonymous memory"}

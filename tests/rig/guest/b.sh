@@ -150,6 +150,9 @@ third_boot() {
     check "then it can be truncated" truncate -s 1M /mnt/sealed
     check "umount" unmount
     check "fsck.pmfs finds nothing" fsck.pmfs $device
+    # Takes what is on the device, and the unit that it poisons is lost until the guest ends.
+    check "poison: a lost unit is found, and only that" \
+        env PMFS_TEST_POISON=$device unit "--test-case=region: poison*"
 }
 
 case $rig_boot in
@@ -157,3 +160,4 @@ case $rig_boot in
     2) second_boot ;;
     3) third_boot ;;
 esac
+check "no complaint of the kernel" quiet_kernel

@@ -66,13 +66,19 @@ durable() {
     ended "$server"
     umount -l /mnt
     check "after the server's death: mount" mount -t pmfs $device /mnt
-    check "the bytes that RDMA wrote are there" same "$(sha256sum </mnt/sealed)" "$(cat /tmp/sum)"
+    check "the bytes that RDMA and io_uring wrote are there" same "$(sha256sum </mnt/sealed)" "$(cat /tmp/sum)"
     check "at the same place" same "$(digest)" "$before"
     check "unseal" pmfsctl unseal /mnt/sealed
     server=$(pmfsctl status --json /mnt | jq .server_pid)
     umount /mnt
     ended "$server"
     check "fsck.pmfs" fsck.pmfs $device
+}
+
+uring() { # a long-term pin, and transfers between a file of ext4 and the mapping, without a copy
+    check "io_uring: READ_FIXED and WRITE_FIXED on the mapping" uring_fixed /mnt/sealed /ext4
+    check "io_uring: the map is the same" same "$(digest)" "$before"
+    sha256sum </mnt/sealed >/tmp/sum
 }
 
 table() {
@@ -95,9 +101,9 @@ EOF
 check "soft RoCE" prepare_network
 prepare_media
 serve_rdma
+uring
 table
 durable
 umount /ext4
 umount /xfs
-# The kernel itself must have nothing to say.
-check "no complaint of the kernel" sh -c "! dmesg | grep -E 'BUG|WARNING|Oops|Call Trace'"
+check "no complaint of the kernel" quiet_kernel

@@ -5,6 +5,7 @@
 #     refuse "words" TEXT COMMAND...   it must fail, and say TEXT
 #     pass "words"; fail "words" "why"; info "a line to be shown"
 #     wait_for SECONDS COMMAND...  until it succeeds
+#     quiet_kernel                 for check: it has reported no bug (that it was slow is no bug)
 
 pass() { echo "PASS $1"; }
 fail() { echo "FAIL $1: $2"; }
@@ -48,4 +49,8 @@ wait_for() {
         [ "$rig_tries" -gt 0 ] || return 1
         usleep 50000
     done
+}
+
+quiet_kernel() {
+    ! dmesg | grep -E 'BUG: |WARNING: |Oops|general protection' | grep -vE 'soft lockup|rcu|workqueue'
 }
