@@ -1,9 +1,11 @@
 """libpmfs as the tests call it: the library itself, by ctypes, and its ioctls as bytes."""
 import ctypes
+import errno
 import fcntl
 import json
 import mmap
 import os
+import select
 import struct
 import subprocess
 import sys
@@ -15,6 +17,11 @@ from fixture import BUILD, program  # noqa: E402
 NONE, AS_IS, FULL = 0, 1, 2
 READ, WRITE = mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE
 SEAL_MODE, UNSEAL_MODE, KEEP_SIZE = 0x01000000, 0x02000000, 1
+POPULATE, BREAKABLE_MAP, PINNED_MAP, NOWAIT_MAP = 1, 2, 4, 8  # PMFS_MAP_*
+TEMPORARY, BREAKABLE, PIN = 1, 2, 3
+STORE, NOWAIT = 1, 16  # PMFS_GRANT_*
+TICKET_SIZE = 216 + 8
+BREAK, ENDED = 1, 2  # PMFS_EVENT_*
 
 
 def _load():
@@ -25,6 +32,8 @@ def _load():
 
 
 _lib = _load()
+_lib.pmfs_lease_end.argtypes = [ctypes.c_void_p]
+_lib.pmfs_lease_event_fd.argtypes = [ctypes.c_void_p]
 _lib.pmfs_map_address.restype = ctypes.c_void_p
 _lib.pmfs_map_length.restype = ctypes.c_size_t
 
@@ -57,20 +66,110 @@ def fallocate(fd, mode, offset, length):
     _checked("pmfs_fallocate", fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length))
 
 
-class Map:
+def grant(fd, kind=TEMPORARY, offset=0, length=0, flags=0):
+    number = ctypes.c_uint64()
+    _checked("pmfs_grant", fd, kind, ctypes.c_int64(offset), ctypes.c_size_t(length), flags,
+             ctypes.byref(number))
+    return number.value
+
+
+def release(fd, number):
+    _checked("pmfs_release", fd, ctypes.c_uint64(number))
+
+
+def pin(fd, offset=0, length=0):
+    number = ctypes.c_uint64()
+    _checked("pmfs_pin", fd, ctypes.c_int64(offset), ctypes.c_size_t(length), ctypes.byref(number))
+    return number.value
+
+
+def unpin(fd, number):
+    _checked("pmfs_unpin", fd, ctypes.c_uint64(number))
+
+
+class Event(ctypes.Structure):
+    _fields_ = [("kind", ctypes.c_uint32), ("milliseconds", ctypes.c_uint32),
+                ("grant", ctypes.c_uint64)]
+
+
+class _Told:
+    """What has events: a mapping or a lease."""
+
+    _events = ""  # the function's name
+    _held = None
+
+    def event(self):
+        """The next one, or None."""
+        event = Event()
+        try:
+            _checked(self._events, self._held, ctypes.byref(event))
+        except OSError as error:
+            if error.errno == errno.EAGAIN:
+                return None
+            raise
+        return event
+
+    def wait(self, seconds=10):
+        """Until there is an event, which poll(2) must show; gives it."""
+        poll = select.poll()
+        poll.register(self.event_fd, select.POLLIN)
+        assert poll.poll(seconds * 1000), "no event comes"
+        return self.event()
+
+
+class Lease(_Told):
+    """A breakable lease without a mapping; a context manager."""
+
+    _events = "pmfs_lease_event"
+
+    def __init__(self, fd, offset=0, length=0, flags=0):
+        self._held = ctypes.c_void_p()
+        _checked("pmfs_lease", fd, ctypes.c_int64(offset), ctypes.c_size_t(length), flags,
+                 ctypes.byref(self._held))
+
+    @property
+    def event_fd(self):
+        return _lib.pmfs_lease_event_fd(self._held)
+
+    def end(self):
+        if self._held:
+            _checked("pmfs_lease_end", self._held)
+            self._held = ctypes.c_void_p()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.end()
+
+
+def make_ticket(fd, offset=0, length=0, prot=WRITE, flags=0):
+    """The bytes of a struct pmfs_ticket."""
+    ticket = ctypes.create_string_buffer(TICKET_SIZE)
+    _checked("pmfs_make_ticket", fd, ctypes.c_int64(offset), ctypes.c_size_t(length), prot, flags,
+             ticket)
+    return ticket.raw
+
+
+class Map(_Told):
     """A direct mapping; a context manager."""
 
-    def __init__(self, fd, offset=0, length=0, prot=WRITE, flags=0):
-        self._map = ctypes.c_void_p()
-        _checked("pmfs_map", fd, ctypes.c_int64(offset), ctypes.c_size_t(length), prot, flags,
-                 ctypes.byref(self._map))
-        self.address = _lib.pmfs_map_address(self._map)
-        self.length = _lib.pmfs_map_length(self._map)
+    _events = "pmfs_map_event"
+
+    def __init__(self, fd, offset=0, length=0, prot=WRITE, flags=0, *, ticket=None):
+        self._held = ctypes.c_void_p()
+        if ticket is not None:
+            _checked("pmfs_map_ticket", fd, ticket, ctypes.byref(self._held))
+        else:
+            _checked("pmfs_map", fd, ctypes.c_int64(offset), ctypes.c_size_t(length), prot, flags,
+                     ctypes.byref(self._held))
+        self.address = _lib.pmfs_map_address(self._held)
+        self.length = _lib.pmfs_map_length(self._held)
         self.bytes = (ctypes.c_char * self.length).from_address(self.address)
 
     @property
     def event_fd(self):
-        return _lib.pmfs_map_event_fd(self._map)
+        return _lib.pmfs_map_event_fd(self._held)
 
     def load(self, offset, size):
         return self.bytes[offset:offset + size]
@@ -80,12 +179,12 @@ class Map:
 
     def persist(self, offset=0, length=None):
         length = self.length - offset if length is None else length
-        _checked("pmfs_persist", self._map, ctypes.c_size_t(offset), ctypes.c_size_t(length))
+        _checked("pmfs_persist", self._held, ctypes.c_size_t(offset), ctypes.c_size_t(length))
 
     def unmap(self):
-        if self._map:
-            _checked("pmfs_unmap", self._map)
-            self._map = ctypes.c_void_p()
+        if self._held:
+            _checked("pmfs_unmap", self._held)
+            self._held = ctypes.c_void_p()
 
     def __enter__(self):
         return self

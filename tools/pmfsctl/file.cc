@@ -12,11 +12,21 @@
 
 namespace pmfs::ctl {
 
-File::File(const std::string &path, Access access) : path_(path) {
+namespace {
+
+int open_past_cache(const char *path, int flags) {
     // O_NONBLOCK: a FIFO must not keep us.
-    const int flags = O_CLOEXEC | O_NONBLOCK | (access == Access::write ? O_RDWR : O_RDONLY);
-    fd_ = ::open(path.c_str(), flags | O_DIRECT);
-    if (fd_ < 0 && errno == EINVAL) fd_ = ::open(path.c_str(), flags);  // a directory
+    flags |= O_CLOEXEC | O_NONBLOCK;
+    const int fd = ::open(path, flags | O_DIRECT);
+    return fd < 0 && errno == EINVAL ? ::open(path, flags) : fd;  // a directory
+}
+
+}  // namespace
+
+File::File(const std::string &path, Access access) : path_(path) {
+    fd_ = open_past_cache(path.c_str(), access == Access::read ? O_RDONLY : O_RDWR);
+    if (fd_ < 0 && access == Access::either && errno != ENOENT)
+        fd_ = open_past_cache(path.c_str(), O_RDONLY);
     struct stat status;
     if (fd_ < 0 || ::fstat(fd_, &status) != 0) {
         error_ = errno;
@@ -78,6 +88,25 @@ int File::chunks(std::vector<pmfs_chunk> *out) const {
         out->insert(out->end(), page->chunk, page->chunk + page->count);
     } while (page->count != 0);
     return 0;
+}
+
+int File::quarantine(std::vector<pmfs_quarantined> *out) const {
+    const auto page = std::make_unique<pmfs_quarantine>();
+    do {
+        page->version = PMFS_ABI_VERSION;
+        page->flags = 0;
+        page->from = page->next;
+        if (const int error = call(PMFS_IOC_QUARANTINE, page.get())) return error;
+        out->insert(out->end(), page->entry, page->entry + page->count);
+    } while (page->next != 0);
+    return 0;
+}
+
+int File::release_quarantine(std::uint64_t id) const {
+    pmfs_io_quarantine_release io{};
+    io.version = PMFS_ABI_VERSION;
+    io.id = id;
+    return call(PMFS_IOC_QUARANTINE_RELEASE, &io);
 }
 
 int File::seal(unsigned level, std::uint64_t *bad_offset) const {

@@ -9,7 +9,7 @@ namespace pmfs::ctl {
 
 class File {
 public:
-    enum class Access { read, write };
+    enum class Access { read, write, either };  // either: for writing if this user may
 
     // Past the page cache where that is possible, so that looking at a file never keeps anybody
     // from a grant.  On failure error() is the errno value and every call gives it back.
@@ -29,6 +29,8 @@ public:
     int extents(std::vector<pmfs_extent> *out) const;
     int holders(std::vector<pmfs_holder> *out) const;  // without ourselves
     int chunks(std::vector<pmfs_chunk> *out) const;
+    int quarantine(std::vector<pmfs_quarantined> *out) const;
+    int release_quarantine(std::uint64_t id) const;
     int seal(unsigned level, std::uint64_t *bad_offset) const;
 
 private:

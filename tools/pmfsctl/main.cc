@@ -1,5 +1,6 @@
 // pmfsctl: words in, words out.  What the verbs do is in verbs.cc.
 #include <CLI/CLI.hpp>
+#include <cstdlib>
 
 #include "verbs.h"
 
@@ -19,25 +20,73 @@ CLI::App *add_verb(CLI::App &app, const std::string &name, const std::string &he
     return verb;
 }
 
-void add_ranges(CLI::App *verb, Options &options) {
+void add_range(CLI::App *verb, Options &options) {
     const CLI::AsSizeValue size(false);
     verb->add_option("--offset", options.offset, "First byte (default 0)")->transform(size);
     verb->add_option("--length", options.length, "Bytes (default: to the end)")->transform(size);
+}
+
+void add_unit(CLI::App *verb, Options &options) {
+    const CLI::AsSizeValue size(false);
     verb->add_option("--unit", options.unit,
                      "Align to this (default: 2MiB, or the mapping unit for a small file)")
         ->transform(size);
+}
+
+// Empty: this is a time that one can wait.
+std::string check_seconds(const std::string &text) {
+    char *end = nullptr;
+    const double seconds = std::strtod(text.c_str(), &end);
+    const bool whole = end != text.c_str() && *end == 0;
+    return whole && seconds >= 0 ? "" : text + " is not a number of seconds";
+}
+
+using Run = int (*)(const Options &);
+
+// The verbs that hold a file for as long as they run, and what looks at holders.
+void add_holding_verbs(CLI::App &app, Options &options, Run *run) {
+    const auto runs = [run](Run verb) { return [run, verb] { *run = verb; }; };
+    add_verb(app, "holders", "Who holds a file: grants and open handles", options)
+        ->callback(runs(pmfs::ctl::holders));
+    add_verb(app, "watch", "A line for each holder that comes, goes or is asked to go", options)
+        ->callback(runs(pmfs::ctl::watch));
+    const struct {
+        const char *name, *help;
+        Run verb;
+    } kHolding[] = {
+        {"lease", "Hold a breakable lease while a command runs, or until it is broken",
+         pmfs::ctl::lease},
+        {"pin", "Keep the blocks of a range where they are while a command runs", pmfs::ctl::pin},
+    };
+    for (const auto &holding : kHolding) {
+        CLI::App *verb = add_verb(app, holding.name, holding.help, options);
+        add_range(verb, options);
+        verb->add_option("COMMAND", options.command, "What to run, behind --");
+        verb->callback(runs(holding.verb));
+    }
+    CLI::App *quarantine = add_verb(
+        app, "quarantine", "Blocks held back for holders that lost their grants", options, "PATH");
+    auto *all = quarantine->add_flag("--release-all", options.release_all,
+                                     "Vouch that nobody stores to any of them");
+    quarantine
+        ->add_option("--release", options.release, "Vouch that nobody stores to those of this ID")
+        ->check(CLI::PositiveNumber)
+        ->excludes(all);
+    quarantine->callback(runs(pmfs::ctl::quarantine));
 }
 
 }  // namespace
 
 int main(int argc, char **argv) {
     Options options;
-    int (*run)(const Options &) = nullptr;
-    const auto runs = [&run](int (*verb)(const Options &)) { return [&run, verb] { run = verb; }; };
+    Run run = nullptr;
+    const auto runs = [&run](Run verb) { return [&run, verb] { run = verb; }; };
 
     CLI::App app{"Look at, seal and prepare files on a mounted pmfs volume.", "pmfsctl"};
     app.require_subcommand(1);
-    app.footer("Exit status: 0 done, 1 failed (a sentence says why), 2 wrong usage.");
+    app.footer(
+        "Exit status: 0 done, 1 failed (a sentence says why), 2 wrong usage.\n"
+        "lease and pin with a command: the command's.");
     add_verb(app, "info", "What a file is, and how it is sealed", options)
         ->callback(runs(pmfs::ctl::info));
     add_verb(app, "status", "The volume that a path is on", options, "PATH")
@@ -46,7 +95,8 @@ int main(int argc, char **argv) {
                                  "Allocate, write and align a file, so that it can be sealed full "
                                  "and mapped",
                                  options);
-    add_ranges(prepare, options);
+    add_range(prepare, options);
+    add_unit(prepare, options);
     prepare->callback(runs(pmfs::ctl::prepare));
 
     CLI::App *seal = add_verb(app, "seal", "Freeze the block map of a file", options);
@@ -58,8 +108,16 @@ int main(int argc, char **argv) {
         ->excludes(as_is);
     seal->add_flag("--prepare", options.prepare, "Prepare the file first");
     seal->callback(runs(pmfs::ctl::seal));
-    add_verb(app, "unseal", "Let the block map of a file change again", options)
-        ->callback(runs(pmfs::ctl::unseal));
+    CLI::App *unseal = add_verb(app, "unseal", "Let the block map of a file change again", options);
+    std::string wait = "0";  // CLI11 makes a whole number of a flag's value, unless it is text
+    unseal
+        ->add_flag("--wait{inf}", wait,
+                   "Wait until nobody holds it; --wait=SECONDS: not longer than that")
+        ->check(CLI::Validator(check_seconds, "SECONDS"));
+    unseal->callback([&run, &wait, &options] {
+        options.wait_seconds = std::stod(wait);
+        run = pmfs::ctl::unseal;
+    });
 
     CLI::App *map = add_verb(app, "map", "The extents of a file, or a picture of the whole volume",
                              options, "PATH");
@@ -69,8 +127,7 @@ int main(int argc, char **argv) {
     map->add_option("--width", options.width, "Columns (default: the terminal's)")
         ->check(CLI::Range(40, 1000));
     map->callback(runs(pmfs::ctl::map));
-    add_verb(app, "holders", "Who holds a file: grants and open handles", options)
-        ->callback(runs(pmfs::ctl::holders));
+    add_holding_verbs(app, options, &run);
 
     try {
         app.parse(argc, argv);

@@ -69,6 +69,9 @@ std::string busy(const File &file, Verb verb) {
             "{} cannot be sealed now: somebody has it open for writing through the "
             "page cache, or holds a lease on it; close it there, or wait",
             file.path());
+    if (verb == Verb::lease)
+        return fmt::format("{} cannot be leased now: somebody maps it or holds a grant on it",
+                           file.path());
     return fmt::format("{} is in use", file.path());
 }
 
@@ -80,6 +83,12 @@ std::string volume_full(const File &file) {
 }
 
 std::string not_allowed(const File &file, Verb verb) {
+    if (verb == Verb::lease || verb == Verb::pin)
+        return fmt::format("{}: that is for root, for its owner, and for those who may write to it",
+                           file.path());
+    if (verb == Verb::quarantine)
+        return fmt::format("{}: only root can vouch that nobody stores to those blocks any more",
+                           file.path());
     if (verb != Verb::seal && verb != Verb::unseal)
         return fmt::format("{}: you may not do that", file.path());
     return fmt::format(
@@ -90,7 +99,8 @@ std::string not_allowed(const File &file, Verb verb) {
 
 std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_offset) {
     const std::string &path = file.path();
-    const bool seals = verb == Verb::seal || verb == Verb::unseal;
+    const bool holds = verb == Verb::lease || verb == Verb::pin;
+    const bool seals = verb == Verb::seal || verb == Verb::unseal || holds;
     switch (error) {
         case ENOTTY:
             return fmt::format("{} is not on a mounted pmfs volume", path);
@@ -115,11 +125,24 @@ std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_o
             return fmt::format("{}: the volume is read-only; `pmfsctl status` may say why", path);
         case ENOSPC:
             return volume_full(file);
+        case ENOMEM:
+            if (verb != Verb::pin) break;
+            return fmt::format(
+                "{}: this user would have more pinned than he may: `ulimit -l`, or pin_quota= of "
+                "the mount",
+                path);
+        case EAGAIN:
+            if (!holds) break;
+            return fmt::format("{}: somebody is waiting for a lease of it to end; try again", path);
+        case ENOENT:
+            if (verb != Verb::quarantine || file.error() != 0) break;
+            return fmt::format("{}: nothing of that number is quarantined", path);
         case EISDIR:
             return fmt::format("{} is a directory: only regular files have a block map", path);
         case EOPNOTSUPP:
             if (seals)
-                return fmt::format("{}: a volume mounted with -o writeback has no seals", path);
+                return fmt::format(
+                    "{}: a volume mounted with -o writeback has no seals, leases and pins", path);
             break;
         case EUCLEAN:
             return fmt::format("{}: the volume is damaged here; unmount it and run fsck.pmfs",
@@ -128,6 +151,11 @@ std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_o
             if (verb == Verb::seal) return unfit(file, bad_offset);
             if (!file.is_regular())
                 return fmt::format("{} is not a regular file: it has no block map", path);
+            if (holds)
+                return fmt::format(
+                    "{}: --offset and --length must lie within the file, and all of it be "
+                    "allocated and written; `pmfsctl prepare {}` sees to that",
+                    path, path);
             if (verb == Verb::prepare)
                 return fmt::format(
                     "{}: --offset and --length must lie within the file, and --unit be "
@@ -153,7 +181,9 @@ std::string describe(const pmfs_holder &holder) {
     const bool handle = holder.kind >= PMFS_HOLDER_HANDLE_CACHED;
     if (!handle)
         text += fmt::format(", bytes {} to {}", holder.offset, holder.offset + holder.length);
+    if (holder.flags & PMFS_HOLDER_MAPS) text += ", mapped";
     if (holder.flags & PMFS_HOLDER_STORES) text += handle ? ", for writing" : ", stores";
+    if (holder.flags & PMFS_HOLDER_BREAKING) text += ", asked to go";
     return text;
 }
 

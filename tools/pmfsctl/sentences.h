@@ -5,7 +5,19 @@
 
 namespace pmfs::ctl {
 
-enum class Verb { info, status, prepare, seal, unseal, map, holders };
+enum class Verb {
+    info,
+    status,
+    prepare,
+    seal,
+    unseal,
+    map,
+    holders,
+    watch,
+    lease,
+    pin,
+    quarantine
+};
 
 // Says on standard error why `verb` failed on `file`, and gives the exit code.  bad_offset: where,
 // for EINVAL of seal.

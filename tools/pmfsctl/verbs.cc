@@ -6,25 +6,20 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <chrono>
 #include <cstdlib>
-#include <nlohmann/json.hpp>
+#include <thread>
 
 #include "base/units.h"
 #include "file.h"
+#include "json.h"
 #include "picture.h"
 #include "sentences.h"
 #include "words.h"
 
 namespace pmfs::ctl {
 namespace {
-
-using Json = nlohmann::ordered_json;
-
-int print(const Json &json) {
-    // Paths may hold any bytes; JSON may not.
-    fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
-    return kDone;
-}
 
 Json to_json(const File &file, const pmfs_info &info) {
     return {{"path", file.path()},
@@ -65,40 +60,9 @@ Json to_json(const pmfs_volume &volume) {
             {"server_pid", volume.server_pid},
             {"read_only", (volume.flags & PMFS_VOLUME_READ_ONLY) != 0},
             {"damaged", (volume.flags & PMFS_VOLUME_DAMAGED) != 0},
-            {"direct_mappings", (volume.flags & PMFS_VOLUME_BROKER) != 0}};
-}
-
-const char *kind_key(std::uint32_t kind) {
-    switch (kind) {
-        case PMFS_HOLDER_TEMPORARY:
-            return "temporary";
-        case PMFS_HOLDER_BREAKABLE:
-            return "breakable";
-        case PMFS_HOLDER_PIN:
-            return "pin";
-        case PMFS_HOLDER_HANDLE_CACHED:
-            return "handle_cached";
-        case PMFS_HOLDER_HANDLE_DIRECT:
-            return "handle_direct";
-        default:
-            return "unknown";
-    }
-}
-
-Json to_json(const pmfs_holder &holder) {
-    const Process process = process_of_thread(holder.pid);
-    Json json = {{"kind", kind_key(holder.kind)},
-                 {"pid", process.pid != 0 ? process.pid : holder.pid},
-                 {"process", process.name},
-                 {"uid", holder.uid},
-                 {"stores", (holder.flags & PMFS_HOLDER_STORES) != 0},
-                 {"handle", holder.handle}};
-    if (holder.id != 0) {
-        json["grant"] = holder.id;
-        json["offset"] = holder.offset;
-        json["length"] = holder.length;
-    }
-    return json;
+            {"direct_mappings", (volume.flags & PMFS_VOLUME_BROKER) != 0},
+            {"quarantines", volume.quarantines},
+            {"quarantined", volume.quarantined}};
 }
 
 Json to_json(const pmfs_extent &extent) {
@@ -134,6 +98,18 @@ int print_after(const File &file, Verb verb, bool json) {
 int prepare_range(const File &file, const Options &options) {
     return -pmfs_prepare(file.fd(), static_cast<off_t>(options.offset), options.length,
                          options.unit);
+}
+
+// EBUSY has an owner, who may go; nobody is told when, so this asks again.
+int unseal_or_wait(const File &file, const Options &options) {
+    using Clock = std::chrono::steady_clock;
+    const auto start = Clock::now();
+    for (;;) {
+        const int error = -pmfs_unseal(file.fd());
+        const std::chrono::duration<double> waited = Clock::now() - start;
+        if (error != EBUSY || waited.count() >= options.wait_seconds) return error;
+        std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    }
 }
 
 bool want_color(Color color) {
@@ -224,6 +200,9 @@ int status(const Options &options) {
                volume.tx_durable);
     fmt::print("  server        process {}, direct mappings {}\n", volume.server_pid,
                volume.flags & PMFS_VOLUME_BROKER ? "on" : "off");
+    if (volume.quarantines != 0)
+        fmt::print("  quarantine    {} held back for {} holders: see pmfsctl quarantine\n",
+                   size_words(volume.quarantined), volume.quarantines);
     if (volume.flags & PMFS_VOLUME_READ_ONLY)
         fmt::print("  read-only     {}\n", volume.flags & PMFS_VOLUME_DAMAGED
                                                ? "after a fault: unmount it and run fsck.pmfs"
@@ -257,7 +236,7 @@ int seal(const Options &options) {
 
 int unseal(const Options &options) {
     const File file(options.path, File::Access::write);
-    const int error = file.error() != 0 ? file.error() : -pmfs_unseal(file.fd());
+    const int error = file.error() != 0 ? file.error() : unseal_or_wait(file, options);
     if (error != 0) return complain(file, Verb::unseal, error);
     return print_after(file, Verb::unseal, options.json);
 }

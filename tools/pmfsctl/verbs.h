@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace pmfs::ctl {
 
@@ -15,8 +16,15 @@ struct Options {
     // seal
     bool as_is = false;
     bool prepare = false;
-    // prepare
+    // unseal: how long to wait for holders
+    double wait_seconds = 0;
+    // prepare; lease and pin without unit
     std::uint64_t offset = 0, length = 0, unit = 0;
+    // lease, pin: hold while this runs
+    std::vector<std::string> command;
+    // quarantine
+    std::uint64_t release = 0;
+    bool release_all = false;
     // map
     Color color = Color::automatic;
     bool ascii = false;
@@ -30,5 +38,10 @@ int seal(const Options &options);
 int unseal(const Options &options);
 int map(const Options &options);
 int holders(const Options &options);
+int watch(const Options &options);
+int quarantine(const Options &options);
+// These two end with the exit code of the command, if there is one.
+int lease(const Options &options);
+int pin(const Options &options);
 
 }  // namespace pmfs::ctl
