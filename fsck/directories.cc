@@ -131,8 +131,7 @@ void Names::check_links() {
     if (context_.lost_names) return;
     for (std::uint64_t number = kRootIno; number < inodes_.total(); ++number) {
         const InodeInfo &info = inodes_.info(number);
-        if (info.state == SlotState::used && info.type != DT_DIR && info.type != DT_UNKNOWN &&
-            !info.is_record())
+        if (info.state == SlotState::used && info.type != DT_DIR && info.type != DT_UNKNOWN)
             check_file(number, info);
     }
 }

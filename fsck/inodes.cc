@@ -176,7 +176,8 @@ void Inodes::walk_used(std::uint64_t number, const Inode &inode) {
                              fmt::format("it says {}, owns {}", inode.blocks.get(), owned.blocks));
 }
 
-// Of no type that a name could have, whatever its mode says.
+// A file without names, as far as the other parts go: a link count that it has is reported here, a
+// name when it is met.
 void Inodes::walk_record(std::uint64_t number, const Inode &inode) {
     InodeInfo &info = info_[number];
     info.type = DT_REG;

@@ -69,6 +69,11 @@ const Plant kPlants[] = {
      [](Populated &p) { p.b.inode(p.grant).rdev.set(1); }},
     {Code::grant_record_not_bare, "a seal",
      [](Populated &p) { p.b.inode(p.grant).flags.set(kGrantRecord | kSealed); }},
+    {Code::grant_record_not_bare, "a seal and a name, so that a digest could be wrong",
+     [](Populated &p) {
+         p.b.inode(p.grant).flags.set(kGrantRecord | kSealed);
+         p.b.inode(p.grant).nlink.set(1);
+     }},
     {Code::grant_record_not_bare, "a trim",
      [](Populated &p) { p.b.inode(p.grant).flags.set(kGrantRecord | kTrimPending); }},
     {Code::flags_wrong, "a grant record's",
