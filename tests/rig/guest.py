@@ -25,6 +25,8 @@ import packages
 from packages import Unavailable
 
 PR_SET_PDEATHSIG = 1
+# no_timer_check: on a busy host the emulated timer may look broken to the kernel, which panics then.
+KERNEL_WORDS = "console=ttyS0 panic=-1 rdinit=/init quiet net.ifnames=0 no_timer_check"
 _libc = ctypes.CDLL(None)
 
 
@@ -177,7 +179,7 @@ class Guest:
                  "-m", ",".join(memory), "-smp", str(self.cpus), "-nodefaults", "-no-user-config",
                  "-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", str(self.kernel.image),
                  "-initrd", str(self.initramfs), "-append",
-                 f"console=ttyS0 panic=-1 rdinit=/init quiet net.ifnames=0 {self.append}"]
+                 f"{KERNEL_WORDS} {self.append}"]
         for number, nvdimm in enumerate(self.nvdimms):
             if not Path(nvdimm.path).exists():
                 with open(nvdimm.path, "wb") as file:

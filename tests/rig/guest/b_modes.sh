@@ -72,4 +72,22 @@ umount /mnt
 command=$(said_command)
 check "what it says to run works" sh -c "$command"
 check "and the volume is there again" mount.pmfs $device /mnt
+
+# The device goes under the mount: what is lost is an error, the server lives, and nothing that had
+# returned is gone when the device comes back.
+head -c 8000000 /dev/urandom >/tmp/original
+check "a file" cp /tmp/original /mnt/file
+server=$(pmfsctl status --json /mnt | jq .server_pid)
+is_gone() { ! kill -0 "$server" 2>/dev/null; }
+check "(the device is disabled under the mount)" daxctl disable-device dax0.0
+refuse "without its device: reading fails" "" cmp /tmp/original /mnt/file
+refuse "without its device: making a file fails" "" touch /mnt/other
+check "without its device: the server lives" kill -0 "$server"
+check "without its device: umount" umount /mnt
+check "without its device: the server ends" wait_for 20 is_gone
+check "(the device is enabled)" daxctl enable-device dax0.0
+check "fsck.pmfs" fsck.pmfs $device
+check "and mount" mount.pmfs $device /mnt
+check "the file is there" cmp /tmp/original /mnt/file
 umount /mnt
+check "no complaint of the kernel" quiet_kernel
