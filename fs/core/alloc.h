@@ -23,15 +23,11 @@
 #include "base/ids.h"
 #include "base/result.h"
 #include "core/change.h"
+#include "core/quarantine.h"
 #include "journal/tx.h"
 #include "media/format.h"
 
 namespace pmfs::core {
-
-struct Run {
-    std::uint64_t start = 0;  // device block
-    std::uint64_t blocks = 0;
-};
 
 struct Goal {
     std::uint64_t near = 0;        // the best first block; 0 = anywhere
@@ -56,6 +52,8 @@ public:
     Result<Run> take_meta(Change &change, std::uint64_t near, std::uint64_t blocks);
     // Frees the run, which lies within one bitmap block (see piece()).
     Result<> give_back(Change &change, Run run);
+    // Blocks that stay in use although they are given back.
+    Quarantine &quarantine() { return quarantine_; }
     // How many blocks that would add to the transaction: 3, or 0 where it changes them already.
     std::size_t blocks_to_give_back(Change &change, Run run) const;
     // The longest head of `run` that give_back takes at once; tail_piece: the longest tail.
@@ -154,8 +152,9 @@ private:
     std::vector<Undo> undo_;                                 // of the open transaction
     std::unordered_map<std::uint64_t, TxSeq> emptied_meta_;  // chunk -> transaction
     std::unordered_map<std::uint64_t, std::vector<std::uint64_t>> reserved_;  // owner -> chunks
-    std::atomic<std::uint64_t> reservations_{0};                              // owners in reserved_
-    std::uint64_t cursor_ = 0;  // group where the last search ended
+    Quarantine quarantine_;
+    std::atomic<std::uint64_t> reservations_{0};  // owners in reserved_
+    std::uint64_t cursor_ = 0;                    // group where the last search ended
     std::atomic<std::uint64_t> data_free_{0}, meta_free_{0}, free_chunks_{0};
     std::atomic<std::uint64_t> empty_meta_chunks_{0};  // of the groups that were loaded
 };

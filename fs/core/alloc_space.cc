@@ -225,6 +225,10 @@ Result<> Allocator::give_back(Change &change, Run run) {
         const std::uint64_t to = std::min(end, (chunk + 1) * kChunkBlocks);
         Bits bits{};
         for (; at < to; ++at) bits[at % kChunkBlocks / 64] |= std::uint64_t{1} << (at % 64);
+        if (!quarantine_.empty()) {
+            quarantine_.strike(chunk * kChunkBlocks, bits);
+            if (bits == Bits{}) continue;
+        }
         const Chunk &c = chunk_of(chunk);
         const bool empties = c.free + count_bits(bits) == kChunkBlocks;
         const ChunkKind kind = empties && c.kind == ChunkKind::data ? ChunkKind::free : c.kind;

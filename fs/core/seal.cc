@@ -1,44 +1,34 @@
-// Legal moves, digests and what may be mapped: see seal.h.
+// Permits, digests and what may be mapped: see seal.h.
 #include "core/seal.h"
 
 #include <sodium.h>
 
 #include <algorithm>
 
+#include "base/errors.h"
 #include "core/extent_map.h"
 
 namespace pmfs::core {
 
-namespace {
-
-bool overlaps(const Grant &grant, std::uint64_t first, std::uint64_t end) {
-    return grant.first < end && first < grant.end;
-}
-
-Error busy() {
-    return Error(ETXTBSY, "the file's block map is sealed or granted: see pmfsctl holders");
-}
-
-}  // namespace
-
-Result<MapPermit> permit(const media::Inode &inode, std::span<const Grant> grants, MapMove move,
-                         std::uint64_t first, std::uint64_t end) {
-    const bool sealed = (inode.flags.get() & media::kSealed) != 0;
-    const Error relocate(EINVAL, "the blocks of a sealed or granted file cannot move");
-    for (const Grant &grant : grants) {
-        switch (grant.kind) {
-            case GrantKind::temporary:
-                return move == MapMove::relocate ? relocate : busy();
-            case GrantKind::breakable:  // not given out yet (docs/seal.md): as strict as T
-                return move == MapMove::relocate ? relocate : busy();
-            case GrantKind::pin:
-                if (move == MapMove::reap) return busy();
-                if (!overlaps(grant, first, end)) break;
-                return move == MapMove::relocate ? relocate : busy();
-        }
+Result<> ask(const media::Inode &inode, Standing standing, Move move) {
+    standing.sealed = (inode.flags.get() & media::kSealed) != 0;
+    switch (answer(standing, move)) {
+        case Answer::go:
+            return {};
+        case Answer::text_busy:
+            return Error(ETXTBSY, "the file's block map is sealed or granted: see pmfsctl holders");
+        case Answer::invalid:
+            return Error(EINVAL, "the blocks of a sealed or granted file cannot move");
+        case Answer::busy:
+            return Error(EBUSY, "somebody holds a grant on the file: see pmfsctl holders");
+        case Answer::ask:
+            return Error(kBreakErrno, "the file's leases have to be given back first");
     }
-    // P protects the map of a file that has a name; a file that nobody can reach any more goes.
-    if (sealed && move != MapMove::reap) return move == MapMove::relocate ? relocate : busy();
+    return Error(EINVAL, "no such move");
+}
+
+Result<MapPermit> permit(const media::Inode &inode, Standing standing, Move move) {
+    TRY(ask(inode, standing, move));
     return MapPermit();
 }
 

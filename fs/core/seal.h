@@ -1,4 +1,5 @@
-// The legal moves on a file's block map: one table (docs/seal.md), and the only maker of permits.
+// Seals: the only maker of permits to change a block map, digests, and what may be mapped.  The
+// legal moves are a table of their own (seal_table.h).
 //
 // Whoever changes an extent map shows a MapPermit, and only permit() gives one: so no path to
 // the map can forget to ask.  Lint holds the list of those who may call the few functions that the
@@ -13,43 +14,25 @@
 #include "base/result.h"
 #include "core/change.h"
 #include "core/extent.h"
+#include "core/seal_table.h"
 
 namespace pmfs::core {
 
-// What somebody wants to do to a file's block map.
-enum class MapMove {
-    grow,      // the size, without allocating
-    allocate,  // holes and unwritten blocks become written, or blocks are added
-    truncate,  // in either direction
-    punch,     // holes or zeroes where data was
-    relocate,  // other blocks for the same bytes (prepare, defragment)
-    reap,      // the last name is gone, nobody has it open
-};
-
 enum class GrantKind : std::uint8_t { temporary = 1, breakable = 2, pin = 3 };
-struct Grant {
-    std::uint64_t id = 0;
-    std::uint64_t handle = 0;
-    GrantKind kind = GrantKind::temporary;
-    bool may_store = false;
-    std::uint32_t pid = 0, uid = 0;
-    std::uint64_t first = 0, end = 0;  // file blocks
-};
-
 class MapPermit {
 public:
     MapPermit(const MapPermit &) = default;
 
 private:
-    friend Result<MapPermit> permit(const media::Inode &, std::span<const Grant>, MapMove,
-                                    std::uint64_t, std::uint64_t);
+    friend Result<MapPermit> permit(const media::Inode &, Standing, Move);
     MapPermit() = default;
 };
 
-// May `move` change the map of this inode in file blocks [first, end)?  ETXTBSY when a seal or a
-// grant forbids it; EINVAL for relocate (seal.md: "defragment, relocate").
-Result<MapPermit> permit(const media::Inode &inode, std::span<const Grant> grants, MapMove move,
-                         std::uint64_t first, std::uint64_t end);
+// What the table says to `move`, as an error: ETXTBSY, EINVAL, EBUSY; kBreakErrno where leases are
+// to be broken first.  `standing` is the grants' part; whether it is sealed stands in the inode.
+Result<> ask(const media::Inode &inode, Standing standing, Move move);
+// The same for a change of the map.
+Result<MapPermit> permit(const media::Inode &inode, Standing standing, Move move);
 
 // BLAKE2b-256 of the size and the extents (docs/format.md "Digest").  O(extents).
 using Digest = std::array<std::uint8_t, 32>;

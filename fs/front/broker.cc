@@ -39,11 +39,7 @@ constexpr unsigned kRefusalsLoggedMax = 20;   // in kRefusalWindow, so that nobo
 constexpr std::uint64_t kSecond = 1'000'000'000;
 constexpr std::uint64_t kRefusalWindow = 10 * kSecond;
 
-struct Claim {  // what a token or a connection stands for
-    HandleId handle = 0;
-    GrantId grant = 0;
-    bool may_store = false;
-};
+using Claim = BrokerClaim;
 
 struct Token {
     BrokerToken secret;
@@ -72,15 +68,15 @@ bool equal(const std::uint8_t (&a)[16], const std::uint8_t (&b)[16]) {
 void drop(Volume &volume, const Claim &claim) {
     const auto dropped = volume.drop_grant(claim.handle, claim.grant);
     if (!dropped.ok() && must_park(dropped.error()))
-        volume.when_ready([&volume, claim] { drop(volume, claim); });
+        volume.when_ready(dropped.error(), [&volume, claim] { drop(volume, claim); });
 }
 
 }  // namespace
 
-class Broker::Impl {
+class Broker::Impl final : public GrantWatcher {
 public:
     Impl(Volume &volume, BrokerOptions options) : volume_(volume), options_(std::move(options)) {}
-    ~Impl() { stop(); }
+    ~Impl() override { stop(); }
 
     Result<> start();
     void stop();
@@ -88,6 +84,8 @@ public:
     Result<> may_map(const Caller &caller) const;
     Result<BrokerToken> issue(const Claim &claim, const Caller &taker);
     void released(HandleId handle, const GrantId *grant);
+    void lease_breaking(HandleId handle, GrantId grant, std::uint32_t milliseconds) override;
+    void grant_revoked(HandleId handle, GrantId grant) override { released(handle, &grant); }
 
     const std::string &path() const { return listener_.path; }
     std::uint64_t epoch() const { return epoch_; }
@@ -104,7 +102,9 @@ private:
     void run();
     void tick();
     void accept_one();
+    bool is_trusted(const Peer &peer) const;
     Verdict admit(const Peer &peer) REQUIRES(lock_);
+    Result<> adopt(const Claim &claim, const Peer &peer);
     void hear(std::uint64_t id);
     Verdict judge(const Peer &peer, const pmfs_broker_ask &ask, std::size_t size) REQUIRES(lock_);
     void close_connection(std::uint64_t id);
@@ -152,11 +152,13 @@ Result<> Broker::Impl::start() {
     thread_ = std::thread([this] { run(); });
     ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
     ::pthread_setname_np(thread_.native_handle(), "pmfs-broker");
+    volume_.set_watcher(this);
     return {};
 }
 
 void Broker::Impl::stop() {
     if (!thread_.joinable()) return;
+    volume_.set_watcher(nullptr);
     stopping_ = true;
     wake();
     thread_.join();
@@ -165,7 +167,8 @@ void Broker::Impl::stop() {
     {
         const Lock held(lock_);
         for (const auto &[id, connection] : connections_)
-            if (connection.bound) ended.push_back(connection.claim);
+            // Whoever maps goes on mapping: his record on the medium tells the next mount.
+            if (connection.bound && !connection.claim.maps) ended.push_back(connection.claim);
         for (const Token &token : tokens_) ended.push_back(token.claim);
         connections_.clear();
         tokens_.clear();
@@ -253,16 +256,20 @@ Result<> Broker::Impl::may_map(const Caller &caller) const {
     return {};
 }
 
+bool Broker::Impl::is_trusted(const Peer &peer) const {
+    return peer.uid == 0 || (options_.group && peer.is_member_of(*options_.group));
+}
+
+// Everybody may come: what his token is good for is seen when he shows it.
 Broker::Impl::Verdict Broker::Impl::admit(const Peer &peer) {
-    if (peer.uid != 0 && !(options_.group && peer.is_member_of(*options_.group)))
-        return {.error = EACCES, .why = "is neither root nor in the group that may map"};
     // Users leave some for root.
     const unsigned kept = peer.uid == 0 ? 0 : options_.connections_max / 8;
     if (connections_.size() + kept >= options_.connections_max)
         return {.error = EUSERS, .why = "came when all connections were taken"};
     const auto same = std::count_if(connections_.begin(), connections_.end(),
                                     [&](const auto &c) { return c.second.peer.uid == peer.uid; });
-    if (peer.uid != 0 && static_cast<unsigned>(same) >= options_.connections_per_uid_max)
+    const unsigned most = options_.connections_per_uid_max / (is_trusted(peer) ? 1 : 8);
+    if (peer.uid != 0 && static_cast<unsigned>(same) >= most)
         return {.error = EUSERS, .why = "has as many connections as one user may have"};
     return {};
 }
@@ -277,6 +284,8 @@ Broker::Impl::Verdict Broker::Impl::judge(const Peer &peer, const pmfs_broker_as
     const auto found = std::find_if(tokens_.begin(), tokens_.end(), [&](const Token &token) {
         return equal(token.secret.bytes, ask.token);
     });
+    if (found == tokens_.end() && !is_trusted(peer))
+        return {.error = EACCES, .why = "is neither root nor in the group that may map"};
     if (found == tokens_.end())
         return {.error = EPERM, .why = "showed a token that is unknown, used or too old"};
     const Token token = *found;
@@ -285,10 +294,17 @@ Broker::Impl::Verdict Broker::Impl::judge(const Peer &peer, const pmfs_broker_as
     Verdict verdict{.error = EPERM, .why = "", .consumed = true, .claim = token.claim};
     if (token.claim.grant != ask.grant) {
         verdict.why = "showed a token of another grant";
+    } else if (token.claim.hand_over) {
+        verdict.error = 0;
+    } else if (token.claim.maps && !is_trusted(peer)) {
+        verdict.error = EACCES;
+        verdict.why = "is neither root nor in the group that may map";
     } else if (token.taker.uid != peer.uid) {
         verdict.why = "showed a token of another user";
     } else if (!peer.is_process_of(static_cast<pid_t>(token.taker.pid))) {
         verdict.why = "showed a token of another process";
+    } else if (!token.claim.maps) {
+        verdict.error = 0;
     } else if (token.claim.may_store && !device_.writable.ok()) {
         verdict.error = EROFS;
         verdict.why = "wants to store, and the volume is read-only";
@@ -381,12 +397,24 @@ void Broker::Impl::hear(std::uint64_t id) {
     }
     // Only this thread closes connections, so `fd` is still ours.
     if (!talkative) return close_connection(id);
-    const bool writable = verdict.claim.may_store;
-    const int device = writable ? device_.writable.get() : device_.readable.get();
+    const Claim &claim = verdict.claim;
+    if (verdict.error == 0 && claim.hand_over) {
+        const auto adopted = adopt(claim, peer);
+        if (!adopted.ok()) verdict = {.error = EIO, .why = "could not be made the holder"};
+    }
+    const bool writable = claim.maps && claim.may_store;
+    const int device = !claim.maps ? -1
+                       : writable  ? device_.writable.get()
+                                   : device_.readable.get();
     if (verdict.error != 0) log_refusal(peer, verdict.error, verdict.why);
     const bool sent = answer(fd, {.error = verdict.error, .writable = writable, .epoch = epoch_},
                              verdict.error == 0 ? device : -1);
-    if (verdict.error == 0 && sent) return;
+    if (verdict.error == 0 && sent) {
+        // Whoever was asked before there was a connection hears it now.
+        const std::uint32_t left = volume_.lease_time_left(claim.handle, claim.grant);
+        if (left != 0) lease_breaking(claim.handle, claim.grant, left);
+        return;
+    }
     if (verdict.error != 0 && verdict.consumed) drop(volume_, verdict.claim);
     close_connection(id);
 }
@@ -401,7 +429,21 @@ void Broker::Impl::close_connection(std::uint64_t id) {
         connections_.erase(found);
         if (gone.bound) claims_--;
     }
-    if (gone.bound) drop(volume_, gone.claim);
+    if (gone.bound) volume_.lose_grant(gone.claim.handle, gone.claim.grant);
+}
+
+// The peer is the holder from now on, also in the record on the medium.
+Result<> Broker::Impl::adopt(const Claim &claim, const Peer &peer) {
+    Caller holder;
+    holder.uid = peer.uid;
+    holder.gid = peer.gid;
+    holder.pid = static_cast<std::uint32_t>(peer.pid);
+    Result<> done = volume_.adopt_grant(claim.handle, claim.grant, holder);
+    if (!done.ok() && must_park(done.error())) {
+        TRY(volume_.commit_group());
+        done = volume_.adopt_grant(claim.handle, claim.grant, holder);
+    }
+    return done;
 }
 
 // --- the front's side -------------------------------------------------------------------------
@@ -434,12 +476,36 @@ void Broker::Impl::released(HandleId handle, const GrantId *grant) {
     const auto matches = [&](const Claim &claim) {
         return claim.handle == handle && (grant == nullptr || claim.grant == *grant);
     };
+    std::vector<Claim> unused;
+    {
+        const Lock held(lock_);
+        claims_ -= std::erase_if(tokens_, [&](const Token &token) {
+            if (!matches(token.claim)) return false;
+            unused.push_back(token.claim);
+            return true;
+        });
+        // The thread sees the hang-up and closes it.
+        for (const auto &[id, connection] : connections_)
+            if (connection.bound && matches(connection.claim))
+                ::shutdown(connection.socket.get(), SHUT_RDWR);
+    }
+    // Nobody got the device for these.
+    if (grant == nullptr)
+        for (const Claim &claim : unused) drop(volume_, claim);
+}
+
+void Broker::Impl::lease_breaking(HandleId handle, GrantId grant, std::uint32_t milliseconds) {
+    const pmfs_broker_event event{.magic = PMFS_BROKER_MAGIC,
+                                  .version = PMFS_BROKER_VERSION,
+                                  .kind = PMFS_BROKER_EVENT_BREAK,
+                                  .milliseconds = milliseconds,
+                                  .grant = grant};
     const Lock held(lock_);
-    claims_ -= std::erase_if(tokens_, [&](const Token &token) { return matches(token.claim); });
-    // The thread sees the hang-up and closes it.
     for (const auto &[id, connection] : connections_)
-        if (connection.bound && matches(connection.claim))
-            ::shutdown(connection.socket.get(), SHUT_RDWR);
+        if (connection.bound && connection.claim.handle == handle &&
+            connection.claim.grant == grant)
+            (void)!::send(connection.socket.get(), &event, sizeof event,
+                          MSG_NOSIGNAL | MSG_DONTWAIT);  // who does not read his news loses it
 }
 
 // --- Broker -----------------------------------------------------------------------------------
@@ -462,9 +528,8 @@ std::uint64_t Broker::epoch() const {
 Result<> Broker::may_map(const Caller &caller) const {
     return impl_->may_map(caller);
 }
-Result<BrokerToken> Broker::issue(HandleId handle, GrantId grant, bool may_store,
-                                  const Caller &taker) {
-    return impl_->issue({.handle = handle, .grant = grant, .may_store = may_store}, taker);
+Result<BrokerToken> Broker::issue(const BrokerClaim &claim, const Caller &taker) {
+    return impl_->issue(claim, taker);
 }
 void Broker::grant_released(HandleId handle, GrantId grant) {
     impl_->released(handle, &grant);

@@ -7,10 +7,12 @@
 // the grant's ioctl gave him.  docs/security.md says what a descriptor lets its holder do.
 //
 // A connection is the grant's life line: when it closes, or its process exits, the grant is
-// dropped. When the grant's handle is closed first, the connection is cut.
+// lost. When the grant's handle is closed first, the connection is cut.  It also carries the news
+// that a lease is to be given back; a grant that maps nothing may have one for that alone, whoever
+// holds it.
 //
-// One thread (epoll).  No call waits for it, except stop().  Lock order: Broker's lock and the
-// Volume's are never held together.
+// One thread (epoll).  No call waits for it, except stop().  Lock order: the Volume's, then the
+// Broker's.
 #pragma once
 #include <sys/types.h>
 
@@ -32,6 +34,14 @@ struct BrokerOptions {
     std::function<void(const std::string &)> log;  // one sentence; may be called by any thread
 };
 
+struct BrokerClaim {  // what a token or a connection stands for
+    HandleId handle = 0;
+    GrantId grant = 0;
+    bool may_store = false;
+    bool maps = false;       // else the connection brings events only
+    bool hand_over = false;  // whoever shows the token becomes the holder
+};
+
 struct BrokerToken {
     std::uint8_t bytes[16] = {};
 };
@@ -50,7 +60,7 @@ public:
     // him. (His groups are known only to the socket.)
     Result<> may_map(const Caller &caller) const;
     // A token for a grant that was just taken.  EAGAIN: too many are waiting.
-    Result<BrokerToken> issue(HandleId handle, GrantId grant, bool may_store, const Caller &taker);
+    Result<BrokerToken> issue(const BrokerClaim &claim, const Caller &taker);
     // The grant was given back, or its handle closed: forget tokens, cut connections.
     void grant_released(HandleId handle, GrantId grant);
     void handle_released(HandleId handle);

@@ -30,9 +30,14 @@ fuse_entry_param to_entry(const Attr &attr, const DispatchOptions &options) {
     return entry;
 }
 
-Caller caller_of(fuse_req_t req) {
+Caller caller_of(fuse_req_t req, const fuse_file_info *info) {
     const fuse_ctx *context = fuse_req_ctx(req);
-    return {context->uid, context->gid, static_cast<std::uint32_t>(context->pid)};
+    Caller caller;
+    caller.uid = context->uid;
+    caller.gid = context->gid;
+    caller.pid = static_cast<std::uint32_t>(context->pid);
+    caller.handle = info != nullptr ? info->fh : 0;
+    return caller;
 }
 
 }  // namespace pmfs::front

@@ -10,7 +10,8 @@ namespace pmfs::front {
 
 struct stat to_stat(const Attr &attr);
 fuse_entry_param to_entry(const Attr &attr, const DispatchOptions &options);
-Caller caller_of(fuse_req_t req);
+// `info`: of the open file that he uses; null: none.
+Caller caller_of(fuse_req_t req, const fuse_file_info *info = nullptr);
 
 inline struct timespec to_timespec(const Timespec &time) {
     return {static_cast<time_t>(time.seconds), static_cast<long>(time.nanoseconds)};

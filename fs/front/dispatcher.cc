@@ -85,6 +85,7 @@ Dispatcher &Dispatcher::of(fuse_req_t req) {
 
 void Dispatcher::dispatch(ReplyPort &port, Bytes message, bool flushed) {
     const Request request(port, message, flushed);
+    if (request.opcode() == FUSE_INTERRUPT && interrupt(port, request)) return;
     fuse_buf buffer{};
     buffer.mem = message.data();
     buffer.size = message.size();
@@ -98,7 +99,33 @@ void Dispatcher::fail(fuse_req_t req, const Error &error) {
         return;
     }
     const bool flushed = Request::current()->flushed();
-    volume_.when_ready([run = put_aside(req), flushed] { run(flushed); });
+    if (error.errno_value() == kParkErrno)
+        return volume_.when_ready(error, [run = put_aside(req), flushed] { run(flushed); });
+    // This may take as long as a lease's holder likes to, so the one who waits can be interrupted.
+    const std::uint64_t unique = load<fuse_in_header>(Request::current()->message()).unique;
+    const auto run = put_aside(req);
+    {
+        Lock held(waiting_mutex_);
+        waiting_.insert(unique);
+    }
+    volume_.when_ready(error, [this, unique, run, flushed] {
+        if (stop_waiting(unique)) run(flushed);
+    });
+}
+
+bool Dispatcher::stop_waiting(std::uint64_t unique) {
+    Lock held(waiting_mutex_);
+    return waiting_.erase(unique) != 0;
+}
+
+// True when the request was about one that waits for a lease, which was answered with EINTR.
+bool Dispatcher::interrupt(ReplyPort &port, const Request &request) {
+    const std::uint64_t unique = request.argument<fuse_interrupt_in>().unique;
+    if (!stop_waiting(unique)) return false;
+    fuse_out_header header{sizeof header, -EINTR, unique};
+    const iovec piece{&header, sizeof header};
+    (void)port.send(std::span(&piece, 1));  // fails only when the connection has ended
+    return true;
 }
 
 bool Dispatcher::flushed(fuse_req_t req, InodeNo ino) {
@@ -131,8 +158,9 @@ Completion Dispatcher::answer_later(fuse_req_t req) {
 }
 
 void Dispatcher::released(HandleId handle) {
-    volume_.release(handle);
+    // First the grants of which nobody took the device; the volume takes the others for mapped.
     if (ioctls_.broker != nullptr) ioctls_.broker->handle_released(handle);
+    volume_.release(handle);
 }
 
 // --- what goes out

@@ -12,8 +12,10 @@
 
 #include <atomic>
 #include <memory>
+#include <unordered_set>
 
 #include "base/bytes.h"
+#include "base/mutex.h"
 #include "front/fuse_api.h"
 #include "front/ioctl.h"
 #include "front/notifier.h"
@@ -27,6 +29,8 @@ struct DispatchOptions {
     double entry_timeout_s = 3600;  // and names, also absent ones
     bool writeback = false;         // the kernel keeps written data (docs/posix.md)
 };
+
+class Request;
 
 class Dispatcher {
 public:
@@ -81,6 +85,8 @@ private:
     Dispatcher(Volume &volume, const DispatchOptions &options);
     void dispatch(ReplyPort &port, Bytes message, bool flushed);
     static std::function<void(bool flushed)> put_aside(fuse_req_t req);
+    bool interrupt(ReplyPort &port, const Request &request);
+    bool stop_waiting(std::uint64_t unique) EXCLUDES(waiting_mutex_);
     static ssize_t write_reply(int fd, iovec *iov, int count, void *userdata);
     static void on_init(void *userdata, fuse_conn_info *connection);
     void patch_reply(std::span<iovec> reply);
@@ -94,6 +100,9 @@ private:
     fuse_session *session_ = nullptr;
     std::unique_ptr<Notifier> notifier_;
     IoctlContext ioctls_;
+
+    Mutex waiting_mutex_;
+    std::unordered_set<std::uint64_t> waiting_ GUARDED_BY(waiting_mutex_);  // for leases; `unique`s
 };
 
 }  // namespace pmfs::front

@@ -152,7 +152,9 @@ Result<std::vector<pmfs_holder>> all_holders(Job &job) {
                        .pid = holder.pid,
                        .uid = holder.uid,
                        .kind = static_cast<std::uint32_t>(holder.kind),
-                       .flags = holder.may_store ? PMFS_HOLDER_STORES : 0});
+                       .flags = (holder.may_store ? PMFS_HOLDER_STORES : 0) |
+                                (holder.breaking ? PMFS_HOLDER_BREAKING : 0) |
+                                (holder.maps ? PMFS_HOLDER_MAPS : 0)});
     }
     for (const HandleInfo &handle : TRY(job.context.volume.handles(job.ino))) {
         all.push_back(
@@ -207,6 +209,40 @@ Result<std::size_t> volume(Job &job, pmfs_volume &io) {
     std::memcpy(io.uuid, info.uuid, sizeof io.uuid);
     copy_text(io.label, info.label);
     copy_text(io.source, info.source);
+    const auto quarantine = TRY(job.context.volume.quarantine());
+    io.quarantines = quarantine.size();
+    for (const Quarantined &one : quarantine) io.quarantined += one.held;
+    return kAll;
+}
+
+Result<std::size_t> quarantine(Job &job, pmfs_quarantine &io) {
+    TRY(check_zero(io.flags));
+    TRY(check_zero(io.reserved));
+    const std::vector<Quarantined> all = TRY(job.context.volume.quarantine());
+    const std::uint64_t first = std::min<std::uint64_t>(io.from, all.size());
+    const std::size_t count = std::min<std::size_t>(PMFS_QUARANTINE_MAX, all.size() - first);
+    for (std::size_t i = 0; i < count; ++i) {
+        const Quarantined &one = all[first + i];
+        io.entry[i] = {.id = one.id,
+                       .inode = one.file.value(),
+                       .held = one.held,
+                       .total = one.total,
+                       .start_time = one.process.start_time,
+                       .pid = one.process.pid,
+                       .uid = one.uid,
+                       .flags = (one.alive ? PMFS_QUARANTINE_ALIVE : 0) |
+                                (one.may_store ? PMFS_QUARANTINE_STORES : 0) |
+                                (one.revoked ? PMFS_QUARANTINE_REVOKED : 0),
+                       .reserved = 0};
+    }
+    io.count = static_cast<std::uint32_t>(count);
+    io.next = first + count < all.size() ? first + count : 0;
+    return offsetof(pmfs_quarantine, entry) + count * sizeof(pmfs_quarantined);
+}
+
+Result<std::size_t> quarantine_release(Job &job, pmfs_io_quarantine_release &io) {
+    TRY(check_zero(io.flags));
+    TRY(job.context.volume.release_quarantine(io.id, job.caller));
     return kAll;
 }
 
@@ -271,20 +307,20 @@ Result<GrantKind> grant_kind(std::uint32_t number) {
 }
 
 // What a holder needs to know of a grant that was just taken.
-Result<> tell_grant(Job &job, pmfs_io_grant &io, GrantId grant, bool may_store, bool map) {
+Result<> tell_grant(Job &job, pmfs_io_grant &io, const BrokerClaim &claim) {
     Volume &volume = job.context.volume;
     Broker *broker = job.context.broker;
     const VolumeInfo info = volume.info();
     // The size cannot change any more.
     if (io.length == 0) io.length = TRY(volume.getattr(job.ino)).size - io.offset;
     io.medium = medium_of(volume);
-    io.grant = grant;
+    io.grant = claim.grant;
     io.epoch = broker != nullptr ? broker->epoch() : 0;
     io.mapping_unit = info.mapping_unit;
     io.device_size = info.size;
     std::memcpy(io.uuid, info.uuid, sizeof io.uuid);
-    if (!map) return {};
-    const BrokerToken token = TRY(broker->issue(job.handle, grant, may_store, job.caller));
+    if (!claim.maps && (io.flags & PMFS_GRANT_EVENTS) == 0) return {};
+    const BrokerToken token = TRY(broker->issue(claim, job.caller));
     static_assert(sizeof io.token == sizeof token.bytes);
     std::memcpy(io.token, token.bytes, sizeof io.token);
     copy_text(io.broker, broker->socket_path());
@@ -293,22 +329,32 @@ Result<> tell_grant(Job &job, pmfs_io_grant &io, GrantId grant, bool may_store, 
 
 Result<std::size_t> grant(Job &job, pmfs_io_grant &io) {
     io.bad_offset = 0;
-    TRY(check_zero(io.flags & ~(PMFS_GRANT_STORE | PMFS_GRANT_MAP)));
+    constexpr std::uint32_t kKnown = PMFS_GRANT_STORE | PMFS_GRANT_MAP | PMFS_GRANT_EVENTS |
+                                     PMFS_GRANT_HAND_OVER | PMFS_GRANT_NOWAIT;
+    TRY(check_zero(io.flags & ~kKnown));
     const GrantKind kind = TRY(grant_kind(io.kind));
     TRY(need_regular(job));
-    const bool may_store = (io.flags & PMFS_GRANT_STORE) != 0;
-    const bool map = (io.flags & PMFS_GRANT_MAP) != 0;
+    BrokerClaim claim;
+    claim.handle = job.handle;
+    claim.may_store = (io.flags & PMFS_GRANT_STORE) != 0;
+    claim.maps = (io.flags & PMFS_GRANT_MAP) != 0;
+    claim.hand_over = (io.flags & PMFS_GRANT_HAND_OVER) != 0;
     TRY(need_handle(job));
-    if (may_store) TRY(need_write_handle(job));
-    if (map && job.context.broker == nullptr)
+    if (claim.may_store) TRY(need_write_handle(job));
+    if ((claim.maps || (io.flags & PMFS_GRANT_EVENTS) != 0) && job.context.broker == nullptr)
         return Error(EOPNOTSUPP, "this mount hands out no direct mappings");
-    if (map) TRY(job.context.broker->may_map(job.caller));
+    if (claim.maps) TRY(job.context.broker->may_map(job.caller));
+    if (claim.hand_over && (!claim.maps || job.caller.uid != 0))
+        return Error(EPERM, "only root hands the device over, with a mapping");
     Volume &volume = job.context.volume;
-    const GrantRequest request{
-        .kind = kind, .offset = io.offset, .length = io.length, .may_store = may_store};
-    const GrantId id = TRY(volume.take_grant(job.handle, request, job.caller, &io.bad_offset));
-    if (const auto told = tell_grant(job, io, id, may_store, map); !told.ok()) {
-        (void)volume.drop_grant(job.handle, id);  // it was ours a moment ago: cannot fail
+    const GrantRequest request{.kind = kind,
+                               .offset = io.offset,
+                               .length = io.length,
+                               .may_store = claim.may_store,
+                               .maps = claim.maps};
+    claim.grant = TRY(volume.take_grant(job.handle, request, job.caller, &io.bad_offset));
+    if (const auto told = tell_grant(job, io, claim); !told.ok()) {
+        (void)volume.drop_grant(job.handle, claim.grant).ok();  // it was ours a moment ago
         return told.error();
     }
     return kAll;
@@ -352,6 +398,8 @@ constexpr Command kCommands[] = {
     {PMFS_IOC_PREPARE, true, run_typed<pmfs_io_prepare, prepare>},
     {PMFS_IOC_GRANT, true, run_typed<pmfs_io_grant, grant>},
     {PMFS_IOC_RELEASE_GRANT, false, run_typed<pmfs_io_release_grant, release_grant>},
+    {PMFS_IOC_QUARANTINE, false, run_typed<pmfs_quarantine, quarantine>},
+    {PMFS_IOC_QUARANTINE_RELEASE, true, run_typed<pmfs_io_quarantine_release, quarantine_release>},
     {PMFS_IOC_VOLUME, false, run_typed<pmfs_volume, volume>},
     {PMFS_IOC_CHUNKS, false, run_typed<pmfs_chunks, chunks>},
 };
@@ -361,7 +409,7 @@ void run(const Command &command, const std::shared_ptr<Job> &job) {
     auto used = command.run(*job, bytes);
     if (used.ok() && pm::take_fault()) used = Error(EIO, "the medium has a bad page here");
     if (!used.ok() && must_park(used.error())) {
-        job->context.volume.when_ready([&command, job] { run(command, job); });
+        job->context.volume.when_ready(used.error(), [&command, job] { run(command, job); });
         return;
     }
     IoctlReply reply;
@@ -388,6 +436,8 @@ void handle_ioctl(IoctlContext &context, const IoctlRequest &request, IoctlDone 
                                          .in = {request.in.begin(), request.in.end()},
                                          .out_size = request.out_size,
                                          .done = std::move(done)});
+    // Nobody could interrupt it: libpmfs asks again until the leases are gone.
+    job->caller.nonblocking = true;
     if (command->flush) {
         context.flush(request.ino, [command, job] { run(*command, job); });
         return;

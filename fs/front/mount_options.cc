@@ -57,9 +57,32 @@ Refusal set_group(std::string_view, std::string_view value, ServeOptions *option
     return {};
 }
 
-Refusal set_lease_break_time(std::string_view name, std::string_view value, ServeOptions *) {
-    double seconds = 0;
-    return set_timeout(name, value, &seconds);  // leases that break come with their feature
+Refusal set_lease_break_time(std::string_view, std::string_view value, ServeOptions *options) {
+    const auto seconds = to_seconds(value, 3600);
+    if (!seconds)
+        return fmt::format("lease_break_time= wants seconds, at most 3600, not '{}'", value);
+    options->volume.lease_break_ms = static_cast<unsigned>(*seconds * 1000);
+    return {};
+}
+
+// Bytes, or with K, M, G, T so many times 1024.
+std::optional<std::uint64_t> to_bytes(std::string_view text) {
+    constexpr std::string_view kUnits = "KMGT";
+    std::uint64_t number = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    const std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
+    if (error != std::errc() || unit.size() > 1) return {};
+    const std::size_t power = unit.empty() ? 0 : kUnits.find(unit.front()) + 1;
+    if (!unit.empty() && power == 0) return {};  // npos + 1
+    if (number > (std::uint64_t{1} << 60) >> (10 * power)) return {};
+    return number << (10 * power);
+}
+
+Refusal set_pin_quota(std::string_view, std::string_view value, ServeOptions *options) {
+    const auto bytes = to_bytes(value);
+    if (!bytes) return fmt::format("pin_quota= wants a size like 64M, not '{}'", value);
+    options->volume.pin_quota = bytes;
+    return {};
 }
 
 struct OwnOption {
@@ -87,6 +110,7 @@ const auto &own_options() {
         OwnOption{"seal", true, set_seal},
         OwnOption{"group", true, set_group},
         OwnOption{"lease_break_time", true, set_lease_break_time},
+        OwnOption{"pin_quota", true, set_pin_quota},
         // What every pmfs mount is anyway: people bring these from other FUSE filesystems.
         OwnOption{"allow_other", false, [](auto, auto, auto *) { return Refusal(); }},
         OwnOption{"default_permissions", false, [](auto, auto, auto *) { return Refusal(); }},

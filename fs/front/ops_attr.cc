@@ -44,12 +44,12 @@ SetAttr to_set_attr(const struct stat &attr, unsigned valid) {
     return set;
 }
 
-void setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int, fuse_file_info *) {
+void setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int, fuse_file_info *info) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     const unsigned valid = Request::current()->argument<fuse_setattr_in>().valid;
     reply_attr(
         dispatcher, req,
-        dispatcher.volume().setattr(InodeNo(ino), to_set_attr(*attr, valid), caller_of(req)));
+        dispatcher.volume().setattr(InodeNo(ino), to_set_attr(*attr, valid), caller_of(req, info)));
 }
 
 void statfs(fuse_req_t req, fuse_ino_t) {

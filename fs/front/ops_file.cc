@@ -19,6 +19,7 @@ OpenRequest to_open_request(fuse_req_t req, int flags, std::uint32_t fuse_flags)
     request.direct = (flags & O_DIRECT) != 0;
     request.kill_suid_sgid = (fuse_flags & FUSE_OPEN_KILL_SUIDGID) != 0;
     request.caller = caller_of(req);
+    request.caller.nonblocking = (flags & O_NONBLOCK) != 0;
     return request;
 }
 
@@ -97,11 +98,13 @@ void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_f
 }
 
 void write(fuse_req_t req, fuse_ino_t ino, const char *data, std::size_t size, off_t offset,
-           fuse_file_info *) {
+           fuse_file_info *info) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     const unsigned flags = Request::current()->argument<fuse_write_in>().write_flags;
-    Caller caller = caller_of(req);
-    if (flags & FUSE_WRITE_CACHE) caller.pid = 0;  // written back: whose store it was is not known
+    Caller caller = caller_of(req, info);
+    caller.nonblocking = (info->flags & O_NONBLOCK) != 0;
+    // Written back: whose store it was is not known.
+    if (flags & FUSE_WRITE_CACHE) caller.pid = 0, caller.handle = 0;
     const Result<std::size_t> written = dispatcher.volume().write(
         InodeNo(ino), static_cast<std::uint64_t>(offset), std::as_bytes(std::span(data, size)),
         (flags & FUSE_WRITE_KILL_SUIDGID) != 0, caller);
@@ -121,7 +124,7 @@ void fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t len
     if ((bits & kSealModes) && !dispatcher.flushed(req, InodeNo(ino))) return;
     const Result<> done = dispatcher.volume().fallocate(
         info->fh, InodeNo(ino), bits, static_cast<std::uint64_t>(offset),
-        static_cast<std::uint64_t>(length), caller_of(req));
+        static_cast<std::uint64_t>(length), caller_of(req, info));
     if (dispatcher.proceed(req, done)) fuse_reply_err(req, 0);
 }
 
@@ -145,7 +148,7 @@ void ioctl(fuse_req_t req, fuse_ino_t ino, unsigned command, void *, fuse_file_i
                                .command = command,
                                .in = std::span(static_cast<const std::byte *>(in), in_size),
                                .out_size = out_size,
-                               .caller = caller_of(req)};
+                               .caller = caller_of(req, info)};
     ReplyPort &port = Request::current()->port();
     handle_ioctl(Dispatcher::of(req).ioctls(), request, [req, &port](const IoctlReply &reply) {
         const Request answering(port);

@@ -74,12 +74,12 @@ Result<Attr> Volume::getattr(InodeNo ino) {
     return v.attr_of(ino, *inode);
 }
 
-Result<Attr> Volume::setattr(InodeNo ino, const SetAttr &set, const Caller &) {
+Result<Attr> Volume::setattr(InodeNo ino, const SetAttr &set, const Caller &caller) {
     Impl &v = *impl_;
     TRY(v.writable());
     ExclusiveLock held(v.lock);
+    if (set.size) TRY(v.set_size(ino, *set.size, caller));
     if (set.size || set.uid || set.gid) TRY(v.drop_capability(ino));
-    if (set.size) TRY(v.set_size(ino, *set.size));
 
     Change change(*v.core);
     TRY(change.begin());
@@ -121,9 +121,17 @@ void Volume::Impl::reap_or_park(InodeNo ino) {
         if (commit_now(true).ok()) reap_or_park(ino);
         return;
     }
-    Lock held(queue_mutex);
-    parked.push_back([this, ino] { reap_or_park(ino); });
-    queue_changed.notify_one();
+    parked_later([this, ino] { reap_or_park(ino); });
+}
+
+Result<> Volume::Impl::clear_tree(InodeNo ino, media::TreeKind kind) {
+    for (std::uint64_t before = ~0ull;;) {
+        const auto *inode = TRY(core::read_inode(Reader(*core), ino));
+        if (core::root_of(*inode, kind).get() == 0) return {};
+        if (inode->blocks.get() >= before) return corrupt("a tree cannot be emptied");
+        before = inode->blocks.get();
+        TRY(core::tree_tidy(*core, {ino, kind}, 0));
+    }
 }
 
 Result<> Volume::Impl::reap(InodeNo ino) {
@@ -132,20 +140,11 @@ Result<> Volume::Impl::reap(InodeNo ino) {
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino));
         if (S_ISDIR(inode->mode.get())) break;
-        const auto permit = TRY(core::permit(*inode, {}, core::MapMove::reap, 0, ~0ull));
+        const auto permit = TRY(core::permit(*inode, {}, core::Move::reap));
         blocks_left = !TRY(core::map_trim(change, inode, ino, 0, permit));
         TRY(change.commit());
         TRY(core::map_tidy(*core, ino, ~0ull >> 1));
     }
-    const auto clear_tree = [&](core::TreeId id) -> Result<> {  // its tree nodes
-        for (std::uint64_t before = ~0ull;;) {
-            const auto *inode = TRY(core::read_inode(Reader(*core), ino));
-            if (core::root_of(*inode, id.kind).get() == 0) return {};
-            if (inode->blocks.get() >= before) return corrupt("a tree cannot be emptied");
-            before = inode->blocks.get();
-            TRY(core::tree_tidy(*core, id, 0));
-        }
-    };
     for (;;) {  // its attributes
         const auto *was = TRY(core::read_inode(Reader(*core), ino));
         if (was->xattr_root.get() == 0) break;
@@ -158,10 +157,10 @@ Result<> Volume::Impl::reap(InodeNo ino) {
         TRY(change.commit());
         TRY(core::tree_tidy(*core, {ino, media::TreeKind::xattr}, 0));
     }
-    TRY(clear_tree({ino, media::TreeKind::xattr}));
+    TRY(clear_tree(ino, media::TreeKind::xattr));
     const auto *last = TRY(core::read_inode(Reader(*core), ino));
-    TRY(clear_tree(
-        {ino, S_ISDIR(last->mode.get()) ? media::TreeKind::directory : media::TreeKind::map}));
+    TRY(clear_tree(ino,
+                   S_ISDIR(last->mode.get()) ? media::TreeKind::directory : media::TreeKind::map));
     Change change(*core);
     TRY(change.begin());
     auto *inode = TRY(core::edit_inode(change, ino));

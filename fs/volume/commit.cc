@@ -19,15 +19,11 @@ void Volume::fsync(InodeNo, Completion done) {
     done(v.commit_now(false));  // the commit thread is on its way out
 }
 
-void Volume::when_ready(std::function<void()> again) {
-    Impl &v = *impl_;
-    if (v.options.no_background || !v.commit_thread.joinable()) {
-        (void)v.commit_now(true).ok();  // a failure shows in the operation that runs again
-        return again();
-    }
-    Lock lock(v.queue_mutex);
-    v.parked.push_back(std::move(again));
-    v.queue_changed.notify_one();
+void Volume::Impl::parked_later(std::function<void()> again) {
+    if (options.no_background || !commit_thread.joinable()) return caretaker.run(std::move(again));
+    Lock held(queue_mutex);
+    parked.push_back(std::move(again));
+    queue_changed.notify_one();
 }
 
 Result<> Volume::commit_group() {
@@ -36,6 +32,10 @@ Result<> Volume::commit_group() {
 
 Result<> Volume::Impl::commit_now(bool checkpoint) {
     Lock one(commit_run);
+    return commit_held(checkpoint);
+}
+
+Result<> Volume::Impl::commit_held(bool checkpoint) {
     data_dirty.store(false, std::memory_order_release);
     const auto done = journal->group_commit(checkpoint);
     for (bool more = true; more;) {
@@ -48,7 +48,11 @@ Result<> Volume::Impl::commit_now(bool checkpoint) {
 
 Result<> Volume::Impl::make_durable() {
     if (!region->is_image()) return {};
-    return commit_now(false);
+    // Behind the one that runs: what it covers is durable then, and often there is nothing else.
+    Lock one(commit_run);
+    if (!data_dirty.load(std::memory_order_acquire) && journal->last() <= journal->durable())
+        return {};
+    return commit_held(false);
 }
 
 void Volume::Impl::commit_loop() {

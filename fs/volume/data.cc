@@ -168,11 +168,13 @@ namespace {
 // One write that changes metadata, under the exclusive lock.
 class Writer {
 public:
-    Writer(Volume::Impl &v, InodeNo ino, Span span, std::span<const std::byte> bytes, bool kill)
-        : v_(v), ino_(ino), span_(span), bytes_(bytes), kill_(kill) {}
+    Writer(Volume::Impl &v, InodeNo ino, Span span, std::span<const std::byte> bytes, bool kill,
+           const Caller &caller)
+        : v_(v), ino_(ino), span_(span), bytes_(bytes), kill_(kill), caller_(caller) {}
 
     Result<std::size_t> run() {
         TRY(ask_seal());
+        TRY(v_.drop_capability(ino_));
         for (std::uint64_t at = span_.from; at < span_.to;) {
             auto next = piece(at);
             if (!next.ok()) {
@@ -191,15 +193,14 @@ private:
     Result<> ask_seal() {
         const Reader reader(*v_.core);
         const auto *inode = TRY(core::read_inode(reader, ino_));
-        const auto grants = v_.live.grants(ino_);
         const std::uint64_t first = span_.first_block(), end = span_.end_block();
         if (span_.to > inode->size.get())
-            TRY(core::permit(*inode, grants, core::MapMove::grow, first, end));
+            TRY(v_.permit(ino_, *inode, core::Move::grow, first, end, caller_));
         for (std::uint64_t at = first; at < end;) {
             const Extent e = TRY(core::find_extent(reader, *inode, ino_, at));
             if (e.hole() || e.unwritten || e.shared)
-                TRY(core::permit(*inode, grants, core::MapMove::allocate, at,
-                                 std::min(e.end(), end)));
+                TRY(v_.permit(ino_, *inode, core::Move::allocate, at, std::min(e.end(), end),
+                              caller_));
             at = e.end();
         }
         return {};
@@ -224,8 +225,8 @@ private:
             change.after(TRY(v_.zero_written(reader, *was, ino_, old_size, span_.from)));
         std::uint64_t end;
         if (allocate || convert) {
-            const auto permit = TRY(
-                core::permit(*inode, v_.live.grants(ino_), core::MapMove::allocate, block, upto));
+            const auto permit =
+                TRY(v_.permit(ino_, *inode, core::Move::allocate, block, upto, caller_));
             Run run{e.start + (block - e.file_block), upto - block};
             if (allocate) {
                 run = TRY(v_.allocator->take_data(
@@ -268,13 +269,14 @@ private:
     Span span_;
     std::span<const std::byte> bytes_;
     bool kill_;
+    const Caller &caller_;
 };
 
 }  // namespace
 
 Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset,
                                   std::span<const std::byte> bytes, bool kill_suid_sgid,
-                                  const Caller &) {
+                                  const Caller &caller) {
     Impl &v = *impl_;
     TRY(v.writable());
     if (offset > media::kFileSizeMax || bytes.size() > media::kFileSizeMax - offset)
@@ -296,8 +298,7 @@ Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset,
     ExclusiveLock held(v.lock);
     TRY(read_file(Reader(*v.core), ino));
     TRY(v.settle_trim(ino));
-    TRY(v.drop_capability(ino));
-    return Writer(v, ino, span, bytes, kill_suid_sgid).run();
+    return Writer(v, ino, span, bytes, kill_suid_sgid, caller).run();
 }
 
 Result<std::uint64_t> Volume::seek_data(InodeNo ino, std::uint64_t offset) {

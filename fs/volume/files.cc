@@ -41,10 +41,10 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
     if ((flags & media::kSealedFull) != 0) direct = true;
     if ((flags & media::kSealed) != 0 && request.write) direct = true;
     if (!direct) {
-        if (const auto opened = v.live.open(ino, request.write, false, request.caller))
+        if (const auto opened = v.live.open(ino, request, false))
             return OpenReply{opened->handle, false, opened->keep_cache};
     }
-    const auto opened = v.live.open(ino, request.write, true, request.caller);
+    const auto opened = v.live.open(ino, request, true);
     return OpenReply{opened->handle, true, true};
 }
 
@@ -64,8 +64,12 @@ Result<Attr> Volume::create(InodeNo dir, std::string_view name, std::uint32_t mo
 
 void Volume::release(HandleId handle) {
     Impl &v = *impl_;
+    // A mapping may outlive its handle.
+    for (const Grant &grant : v.live.grants_of(handle))
+        if (grant.maps) v.lose(handle, grant.id, false);
     const auto released = v.live.release(handle);
     if (!released) return;
+    if (released->leases_gone) v.caretaker.leases_gone(released->ino);
     if (released->last_handle && !v.allocator->nothing_reserved()) {
         ExclusiveLock held(v.lock);
         v.allocator->release_reservation(released->ino.value());

@@ -1,7 +1,7 @@
 // What a volume consists of, and the steps that its operations share.  Included by fs/volume only.
 #pragma once
 #include <atomic>
-#include <deque>
+#include <map>
 #include <thread>
 
 #include "base/errors.h"
@@ -11,10 +11,15 @@
 #include "core/extent_map.h"
 #include "core/inode.h"
 #include "journal/journal.h"
+#include "volume/caretaker.h"
 #include "volume/live.h"
 #include "volume/volume.h"
 
 namespace pmfs {
+
+inline std::uint64_t blocks_up(std::uint64_t bytes) {
+    return (bytes + media::kBlockSize - 1) / media::kBlockSize;
+}
 
 class Volume::Impl {
 public:
@@ -49,10 +54,47 @@ public:
 
     Result<> check_seal(InodeNo ino, const media::Inode &inode) REQUIRES_SHARED(lock);
 
+    // --- grants: holders.cc
+    // What the seal and the grants say to a change of the map.  kBreakErrno: leases were asked to
+    // go, and the operation waits for them.
+    Result<core::MapPermit> permit(InodeNo ino, const media::Inode &inode, core::Move move,
+                                   std::uint64_t first, std::uint64_t end, const Caller &caller)
+        REQUIRES_SHARED(lock);
+    static bool owns(const Grant &grant, const Caller &caller, const Process &process);
+    Error begin_break(InodeNo ino, const Caller &caller);
+    void revoke_leases(InodeNo ino) EXCLUDES(lock);
+    static Result<> may_hold(const media::Inode &inode, const HandleInfo &opened,
+                             const GrantRequest &request, const Caller &caller);
+    Result<std::uint64_t> pin_limit(const Caller &caller);
+    Result<GrantId> take(const HandleInfo &opened, const GrantRequest &request,
+                         const Caller &caller, std::uint64_t *bad_offset) REQUIRES(lock);
+    void lose(HandleId handle, GrantId id, bool revoked) EXCLUDES(lock);
+    Result<> drop_lost(HandleId handle, GrantId id) EXCLUDES(lock);
+    void after_drop(const LiveTable::Dropped &dropped) EXCLUDES(lock);
+    std::atomic<GrantWatcher *> watcher{nullptr};
+
+    // --- grant records and quarantine: records.cc
+    Result<InodeNo> add_record(const Grant &grant, InodeNo file) REQUIRES(lock);
+    media::GrantHolder identity_of(const Grant &grant) const;
+    Result<> set_record_holder(const Grant &grant) REQUIRES(lock);
+    Result<std::vector<core::Run>> given_up(InodeNo record) REQUIRES_SHARED(lock);
+    Result<> drop_record(InodeNo record, bool settle) REQUIRES(lock);
+    Result<> quarantine(InodeNo record, const Process &holder, bool revoked) REQUIRES(lock);
+    void end_quarantine(InodeNo record) EXCLUDES(lock);
+    Result<> load_records() REQUIRES(lock);
+    struct LostHolder {
+        Process process;
+        bool revoked = false;
+        HandleId handle = 0;  // with which it may still say that it has unmapped; 0 = none
+        GrantId grant = 0;
+    };
+    std::map<std::uint64_t, LostHolder> quarantined GUARDED_BY(lock);  // by record
+    std::array<std::uint8_t, 16> boot_id{};
+
     // --- size and space
     // Finishes an interrupted truncation or move: before anything changes the map.
     Result<> settle_trim(InodeNo ino) REQUIRES(lock);
-    Result<> set_size(InodeNo ino, std::uint64_t size) REQUIRES(lock);
+    Result<> set_size(InodeNo ino, std::uint64_t size, const Caller &caller) REQUIRES(lock);
     // Zeroes what written blocks hold in bytes [from, to), which the file is about to reach.
     Result<pm::Unfenced> zero_written(const core::Reader &reader, const media::Inode &inode,
                                       InodeNo ino, std::uint64_t from, std::uint64_t to);
@@ -61,6 +103,8 @@ public:
     // An inode whose last name is gone and to which nobody refers.
     Result<> reap(InodeNo ino) REQUIRES(lock);
     void reap_or_park(InodeNo ino) EXCLUDES(lock);
+    // Frees the nodes of a tree that is empty of entries, or is not needed any more.
+    Result<> clear_tree(InodeNo ino, media::TreeKind kind) REQUIRES(lock);
 
     // --- names
     Result<core::NewInode> new_inode(core::Change &change, const media::Inode &dir, InodeNo dir_ino,
@@ -68,10 +112,13 @@ public:
 
     // --- group commits (image files): commit.cc
     void commit_loop();
-    Result<> commit_now(bool checkpoint) EXCLUDES(lock);
+    Result<> commit_now(bool checkpoint) EXCLUDES(lock, commit_run);
+    Result<> commit_held(bool checkpoint) EXCLUDES(lock) REQUIRES(commit_run);
     void stop_commits();
     // seal, unseal, prepare and grants are durable when they return.
     Result<> make_durable() EXCLUDES(lock);
+    // Runs `again` on another thread: on an image file behind a checkpoint.
+    void parked_later(std::function<void()> again);
 
     std::atomic<bool> data_dirty{false};  // written since the last group commit began
     Mutex commit_run;                     // one group commit at a time
@@ -81,6 +128,8 @@ public:
     std::vector<Completion> syncing GUARDED_BY(queue_mutex);
     std::vector<std::function<void()>> parked GUARDED_BY(queue_mutex);
     std::thread commit_thread;
+
+    Caretaker caretaker;  // last: its thread ends first
 };
 
 }  // namespace pmfs

@@ -63,30 +63,27 @@ LiveTable::Counts LiveTable::counts(InodeNo ino) {
     const auto found = shard.inodes.find(ino.value());
     if (found == shard.inodes.end()) return {};
     const Inode &i = found->second;
-    Counts c{i.cached, i.cached_write, i.direct, i.grants.size(), false};
-    for (const core::Grant &grant : i.grants) c.storing = c.storing || grant.may_store;
-    return c;
+    return {i.cached, i.cached_write, i.direct, i.grants.count()};
 }
 
-std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, bool write, bool direct_io,
-                                                 const Caller &opener) {
+std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, const OpenRequest &request,
+                                                 bool direct_io) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
     Inode &i = shard.inodes[ino.value()];
     bool keep = true;
     if (!direct_io) {
-        for (const core::Grant &grant : i.grants)
-            if (grant.may_store) return std::nullopt;
+        if (i.grants.storing()) return std::nullopt;
         keep = !std::exchange(i.stored_directly, false);
     }
     // The shard is the inode's, so that a handle alone leads to both.
     const HandleId id = handle_ids_.fetch_add(1) * kShards + ino.value() % kShards;
-    shard.handles[id] = {id, ino, write, direct_io, opener};
+    shard.handles[id] = {id, ino, request.write, direct_io, request.caller};
     if (direct_io) {
         ++i.direct;
     } else {
         ++i.cached;
-        i.cached_write += write ? 1 : 0;
+        i.cached_write += request.write ? 1 : 0;
     }
     return Opened{id, keep};
 }
@@ -99,14 +96,16 @@ std::optional<LiveTable::Released> LiveTable::release(HandleId handle) {
     const HandleInfo info = found->second;
     shard.handles.erase(found);
     Inode &i = shard.inodes[info.ino.value()];
-    std::erase_if(i.grants, [&](const core::Grant &g) { return g.handle == handle; });
+    const bool leased = i.grants.leased();
+    for (const Grant &grant : i.grants.of_handle(handle)) i.grants.remove(handle, grant.id);
+    while (drop_pin(i, handle, 0)) continue;
     if (info.direct_io) {
         --i.direct;
     } else {
         --i.cached;
         i.cached_write -= info.write ? 1 : 0;
     }
-    Released r{info.ino, false, i.cached + i.direct == 0};
+    Released r{info.ino, false, i.cached + i.direct == 0, leased && !i.grants.leased()};
     r.reap = drop_if_idle(shard, info.ino);
     return r;
 }
@@ -128,36 +127,161 @@ std::vector<HandleInfo> LiveTable::handles(InodeNo ino) {
     return all;
 }
 
-std::vector<core::Grant> LiveTable::grants(InodeNo ino) {
+// --- grants
+
+core::Standing LiveTable::standing(InodeNo ino, std::uint64_t first, std::uint64_t end) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    return found == shard.inodes.end() ? core::Standing{}
+                                       : found->second.grants.standing(first, end);
+}
+
+std::vector<Grant> LiveTable::grants(InodeNo ino) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
     const auto found = shard.inodes.find(ino.value());
     if (found == shard.inodes.end()) return {};
-    return found->second.grants;
+    return found->second.grants.list();
 }
 
-bool LiveTable::add_grant(InodeNo ino, const core::Grant &grant, bool cached_ok) {
+std::vector<Grant> LiveTable::grants_of(HandleId handle) {
+    Shard &shard = shard_of(handle);
+    Lock lock(shard.mutex);
+    const auto found = shard.handles.find(handle);
+    if (found == shard.handles.end()) return {};
+    return shard.inodes[found->second.ino.value()].grants.of_handle(handle);
+}
+
+std::optional<Grant> LiveTable::grant(HandleId handle, GrantId id) {
+    Shard &shard = shard_of(handle);
+    Lock lock(shard.mutex);
+    const auto found = shard.handles.find(handle);
+    if (found == shard.handles.end()) return std::nullopt;
+    const Grant *grant = shard.inodes[found->second.ino.value()].grants.find(handle, id);
+    if (grant == nullptr) return std::nullopt;
+    return *grant;
+}
+
+Result<> LiveTable::add_grant(InodeNo ino, const Grant &grant) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
-    if (!shard.handles.contains(grant.handle)) return false;
+    if (!shard.handles.contains(grant.handle)) return Error(EBADF, "the file was closed");
     Inode &i = shard.inodes[ino.value()];
-    if (grant.may_store && i.cached != 0 && !cached_ok) return false;
+    if (grant.may_store && i.cached != 0)
+        return Error(EBUSY, "the file is open through the page cache: see pmfsctl holders");
     if (grant.may_store) i.stored_directly = true;
-    i.grants.push_back(grant);
-    return true;
+    i.grants.add(grant);
+    return {};
 }
 
-std::optional<LiveTable::Dropped> LiveTable::drop_grant(HandleId handle, GrantId grant) {
+void LiveTable::set_record(HandleId handle, GrantId id, InodeNo record, const Process &holder) {
+    Shard &shard = shard_of(handle);
+    Lock lock(shard.mutex);
+    const auto found = shard.handles.find(handle);
+    if (found == shard.handles.end()) return;
+    Grant *grant = shard.inodes[found->second.ino.value()].grants.find(handle, id);
+    if (grant == nullptr) return;
+    grant->record = record;
+    grant->holder = holder;
+}
+
+std::optional<LiveTable::Dropped> LiveTable::drop_grant(HandleId handle, GrantId id) {
     Shard &shard = shard_of(handle);
     Lock lock(shard.mutex);
     const auto found = shard.handles.find(handle);
     if (found == shard.handles.end()) return std::nullopt;
     const InodeNo ino = found->second.ino;
     Inode &i = shard.inodes[ino.value()];
-    const auto erased = std::erase_if(
-        i.grants, [&](const core::Grant &g) { return g.id == grant && g.handle == handle; });
-    if (erased == 0) return std::nullopt;
-    return Dropped{ino, drop_if_idle(shard, ino)};
+    const auto removed = i.grants.remove(handle, id);
+    if (!removed) return std::nullopt;
+    if (removed->pin != 0) drop_pin(i, handle, removed->pin);
+    const bool leases_gone = removed->kind == GrantKind::breakable && !i.grants.leased();
+    return Dropped{ino, *removed, drop_if_idle(shard, ino), leases_gone};
+}
+
+std::vector<Grant> LiveTable::ask_leases(InodeNo ino) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    if (found == shard.inodes.end()) return {};
+    return found->second.grants.ask_leases();
+}
+
+// --- pins
+
+void LiveTable::charge(std::uint32_t uid, std::uint64_t blocks, bool add) {
+    Lock lock(pins_mutex_);
+    std::uint64_t &charged = pinned_[uid];
+    charged = add ? charged + blocks : charged - blocks;
+    if (charged == 0) pinned_.erase(uid);
+}
+
+std::uint64_t LiveTable::pinned_bytes(std::uint32_t uid) {
+    Lock lock(pins_mutex_);
+    const auto found = pinned_.find(uid);
+    return found == pinned_.end() ? 0 : found->second * media::kBlockSize;
+}
+
+Result<GrantId> LiveTable::pin(InodeNo ino, const core::PinTable::Pin &pin, std::uint64_t limit) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    if (!shard.handles.contains(pin.handle)) return Error(EBADF, "the file was closed");
+    core::PinTable &pins = shard.inodes[ino.value()].grants.pins();
+    const std::uint64_t blocks = pins.new_blocks(pin.uid, pin.first, pin.end);
+    {
+        Lock quota(pins_mutex_);
+        const auto found = pinned_.find(pin.uid);
+        const std::uint64_t charged = found == pinned_.end() ? 0 : found->second;
+        if (blocks != 0 && charged + blocks > limit / media::kBlockSize)
+            return Error(ENOMEM, "that would pin more than the user may");
+        if (blocks != 0) pinned_[pin.uid] = charged + blocks;
+    }
+    const auto number = pins.add(pin);
+    if (number) return *number;
+    if (blocks != 0) charge(pin.uid, blocks, false);
+    return Error(ENOMEM, "a block of the file is pinned as often as can be counted");
+}
+
+// Takes back one pin of a handle, the one of that number or (0) any.  False when there is none.
+bool LiveTable::drop_pin(Inode &inode, HandleId handle, std::uint64_t number) {
+    const core::PinTable *pins = inode.grants.pins_if_any();
+    if (pins == nullptr) return false;
+    if (number == 0) number = pins->pin_of(handle);
+    const auto removed = inode.grants.pins().remove(handle, number);
+    if (!removed) return false;
+    if (removed->blocks != 0) charge(removed->uid, removed->blocks, false);
+    return true;
+}
+
+bool LiveTable::unpin(HandleId handle, GrantId pin) {
+    Shard &shard = shard_of(handle);
+    Lock lock(shard.mutex);
+    const auto found = shard.handles.find(handle);
+    if (found == shard.handles.end()) return false;
+    return drop_pin(shard.inodes[found->second.ino.value()], handle, pin);
+}
+
+std::vector<Holder> LiveTable::pins(InodeNo ino) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    std::vector<Holder> all;
+    const auto found = shard.inodes.find(ino.value());
+    if (found == shard.inodes.end()) return all;
+    const core::PinTable *pins = found->second.grants.pins_if_any();
+    if (pins == nullptr) return all;
+    pins->each([&all](std::uint64_t number, const core::PinTable::Pin &pin) {
+        Holder holder;
+        holder.grant = number;
+        holder.kind = GrantKind::pin;
+        holder.handle = pin.handle;
+        holder.pid = pin.pid;
+        holder.uid = pin.uid;
+        holder.offset = pin.first * media::kBlockSize;
+        holder.length = (pin.end - pin.first) * media::kBlockSize;
+        all.push_back(holder);
+    });
+    return all;
 }
 
 }  // namespace pmfs

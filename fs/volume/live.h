@@ -12,6 +12,7 @@
 #include "base/ids.h"
 #include "base/mutex.h"
 #include "core/seal.h"
+#include "volume/grants.h"
 #include "volume/types.h"
 
 namespace pmfs {
@@ -30,7 +31,6 @@ public:
 
     struct Counts {
         std::uint64_t cached = 0, cached_write = 0, direct = 0, grants = 0;
-        bool storing = false;  // a grant that may store is alive
     };
     Counts counts(InodeNo ino);
 
@@ -39,25 +39,41 @@ public:
         bool keep_cache;
     };
     // A cached handle is refused (nullopt) while a grant that may store is alive.
-    std::optional<Opened> open(InodeNo ino, bool write, bool direct_io, const Caller &opener);
+    std::optional<Opened> open(InodeNo ino, const OpenRequest &request, bool direct_io);
     struct Released {
         InodeNo ino;
         bool reap = false;  // as forget()
         bool last_handle = false;
+        bool leases_gone = false;  // the last breakable lease was its
     };
+    // The handle has no grant any more but leases and grants that map nothing, and pins, which end.
     std::optional<Released> release(HandleId handle);
     std::optional<HandleInfo> handle(HandleId handle);
     std::vector<HandleInfo> handles(InodeNo ino);
 
-    std::vector<core::Grant> grants(InodeNo ino);
-    // False when cached handles are open and the grant may store, unless `cached_ok`.
-    bool add_grant(InodeNo ino, const core::Grant &grant, bool cached_ok);
+    // --- grants
+    core::Standing standing(InodeNo ino, std::uint64_t first = 0, std::uint64_t end = ~0ull);
+    std::vector<Grant> grants(InodeNo ino);
+    std::vector<Grant> grants_of(HandleId handle);
+    std::optional<Grant> grant(HandleId handle, GrantId id);
+    // EBUSY: it may store, and cached handles are open.  EBADF: the handle is gone.
+    Result<> add_grant(InodeNo ino, const Grant &grant);
+    void set_record(HandleId handle, GrantId id, InodeNo record, const Process &holder);
     struct Dropped {
         InodeNo ino;
+        Grant grant;
         bool reap = false;
+        bool leases_gone = false;
     };
-    std::optional<Dropped> drop_grant(HandleId handle, GrantId grant);
+    std::optional<Dropped> drop_grant(HandleId handle, GrantId id);
+    std::vector<Grant> ask_leases(InodeNo ino);
     GrantId next_grant_id() { return grant_ids_.fetch_add(1) + 1; }
+
+    // --- pins.  ENOMEM: the user would be charged more than `limit` bytes, on all files together.
+    Result<GrantId> pin(InodeNo ino, const core::PinTable::Pin &pin, std::uint64_t limit);
+    bool unpin(HandleId handle, GrantId pin);
+    std::uint64_t pinned_bytes(std::uint32_t uid);
+    std::vector<Holder> pins(InodeNo ino);
 
 private:
     struct Inode {
@@ -66,7 +82,7 @@ private:
         bool unlinked = false;
         bool seal_checked = false;
         bool stored_directly = false;  // since the last cached open
-        std::vector<core::Grant> grants;
+        InodeGrants grants;
 
         bool idle() const { return lookups == 0 && cached == 0 && direct == 0 && grants.empty(); }
     };
@@ -79,10 +95,15 @@ private:
     Shard &shard_of(std::uint64_t ino_or_handle) { return shards_[ino_or_handle % kShards]; }
     // Forgets an idle inode; true when it is to be reaped.
     static bool drop_if_idle(Shard &shard, InodeNo ino) REQUIRES(shard.mutex);
+    bool drop_pin(Inode &inode, HandleId handle, std::uint64_t number);
+    void charge(std::uint32_t uid, std::uint64_t blocks, bool add);
 
     std::array<Shard, kShards> shards_;
     std::atomic<std::uint64_t> handle_ids_{1};
     std::atomic<std::uint64_t> grant_ids_{0};
+    Mutex pins_mutex_;  // innermost
+    std::unordered_map<std::uint32_t, std::uint64_t> pinned_
+        GUARDED_BY(pins_mutex_);  // uid -> blocks
 };
 
 }  // namespace pmfs

@@ -158,7 +158,7 @@ Result<Attr> Volume::symlink(InodeNo dir_ino, std::string_view name, std::string
     } else {
         const auto runs =
             TRY(core::write_blob(change, made.inode, made.ino, std::as_bytes(std::span(target))));
-        const auto permit = TRY(core::permit(*made.inode, {}, core::MapMove::allocate, 0, 1));
+        const auto permit = TRY(core::permit(*made.inode, {}, core::Move::allocate));
         TRY(core::map_insert(change, made.inode, made.ino, {0, runs.front().start, 1, false, false},
                              permit));
     }

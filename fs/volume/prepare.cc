@@ -15,8 +15,8 @@
 namespace pmfs {
 
 using core::Change;
-using core::MapMove;
 using core::MapPermit;
+using core::Move;
 using core::Reader;
 using core::Run;
 using media::kBlockSize;
@@ -27,7 +27,8 @@ namespace {
 
 class Preparer {
 public:
-    Preparer(Volume::Impl &v, InodeNo ino, std::uint64_t unit) : v_(v), ino_(ino), unit_(unit) {}
+    Preparer(Volume::Impl &v, InodeNo ino, std::uint64_t unit, const Caller &caller)
+        : v_(v), ino_(ino), unit_(unit), caller_(caller) {}
 
     // Prepares from `at` as far as one hold of the lock should go; returns where to go on.  Nothing
     // waits to be trimmed before it, and what it leaves behind the file is to be trimmed.
@@ -48,9 +49,9 @@ public:
 private:
     static constexpr std::uint64_t kStepBlocks = 8 * kChunkBlocks;  // about 16 MiB a hold
 
-    Result<MapPermit> permit(const media::Inode &inode, MapMove move, std::uint64_t first,
+    Result<MapPermit> permit(const media::Inode &inode, Move move, std::uint64_t first,
                              std::uint64_t end) {
-        return core::permit(inode, v_.live.grants(ino_), move, first, end);
+        return v_.permit(ino_, inode, move, first, end, caller_);
     }
     pm::Unfenced zero(const Run &run) {
         return v_.journal->zero_data(run.start * kBlockSize, run.blocks * kBlockSize);
@@ -66,7 +67,7 @@ private:
         Change change(*v_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
-        const MapPermit allowed = TRY(permit(*inode, MapMove::allocate, at, upto));
+        const MapPermit allowed = TRY(permit(*inode, Move::allocate, at, upto));
         Run run{e.start + (at - e.file_block), upto - at};
         if (e.hole()) {
             const Reader reader(*v_.core);
@@ -89,7 +90,7 @@ private:
         Change change(*v_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
-        const MapPermit allowed = TRY(permit(*inode, MapMove::allocate, at, upto));
+        const MapPermit allowed = TRY(permit(*inode, Move::allocate, at, upto));
         std::uint64_t blocks = std::max(std::min(upto - at, kStepBlocks) / unit_ * unit_, unit_);
         auto taken = v_.allocator->take_chunks(change, blocks / kChunkBlocks, unit_);
         if (!taken.ok() && taken.error().errno_value() == ENOSPC && blocks > unit_)
@@ -117,7 +118,7 @@ private:
         Change change(*v_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
-        const MapPermit allowed = TRY(permit(*inode, MapMove::relocate, at, at + unit_));
+        const MapPermit allowed = TRY(permit(*inode, Move::relocate, at, at + unit_));
         const Run run = TRY(v_.allocator->take_chunks(change, unit_ / kChunkBlocks, unit_));
         TRY(core::map_insert(change, inode, ino_, {kDonorBase, run.start, run.blocks, true, false},
                              allowed));
@@ -174,7 +175,7 @@ private:
         Change change(*v_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
-        const MapPermit allowed = TRY(permit(*inode, MapMove::relocate, at, at + n));
+        const MapPermit allowed = TRY(permit(*inode, Move::relocate, at, at + n));
         if (!e.hole()) {
             const Run old = TRY(core::map_remove(change, inode, ino_, at, at + n, allowed));
             TRY(v_.allocator->give_back(change, old));
@@ -190,12 +191,13 @@ private:
     Volume::Impl &v_;
     InodeNo ino_;
     std::uint64_t unit_;  // blocks
+    const Caller &caller_;
 };
 
 }  // namespace
 
 Result<> Volume::prepare(InodeNo ino, std::uint64_t offset, std::uint64_t length,
-                         std::uint64_t unit, const Caller &) {
+                         std::uint64_t unit, const Caller &caller) {
     Impl &v = *impl_;
     TRY(v.writable());
     const std::uint64_t volume_unit = v.superblock.mapping_unit.get();
@@ -221,7 +223,7 @@ Result<> Volume::prepare(InodeNo ino, std::uint64_t offset, std::uint64_t length
     first -= first % unit_blocks;
     end += (unit_blocks - end % unit_blocks) % unit_blocks;
     v.data_dirty.store(true, std::memory_order_release);
-    Preparer preparer(v, ino, unit_blocks);
+    Preparer preparer(v, ino, unit_blocks, caller);
     while (first < end) {
         ExclusiveLock held(v.lock);
         TRY(v.settle_trim(ino));

@@ -21,10 +21,6 @@ SealLevel level_of(const media::Inode &inode) {
     return (flags & media::kSealedFull) != 0 ? SealLevel::full : SealLevel::as_is;
 }
 
-std::uint64_t blocks_up(std::uint64_t bytes) {
-    return (bytes + kBlockSize - 1) / kBlockSize;
-}
-
 Result<> may_seal(const MountOptions &options, const media::Inode &inode, const Caller &caller,
                   bool privileged) {
     if (options.writeback) return Error(EOPNOTSUPP, "no seals on a mount with -o writeback");
@@ -61,9 +57,7 @@ Result<> Volume::seal(InodeNo ino, SealLevel level, const Caller &caller, bool p
         if (was->size.get() == 0) return Error(EINVAL, "an empty file has no block map to seal");
         if (level_of(*was) >= level) return {};
         TRY(v.settle_trim(ino));
-        for (const core::Grant &grant : v.live.grants(ino))
-            if (grant.kind == GrantKind::breakable)
-                return Error(EBUSY, "the file is leased: see pmfsctl holders");
+        TRY(core::ask(*was, v.live.standing(ino), core::Move::seal));
         if (level == SealLevel::full) {
             const std::uint64_t unit = v.superblock.mapping_unit.get() / kBlockSize;
             std::uint64_t bad = 0;
@@ -98,8 +92,7 @@ Result<> Volume::unseal(InodeNo ino, const Caller &caller, bool privileged) {
         const auto *was = TRY(core::read_inode(Reader(*v.core), ino));
         TRY(may_seal(v.options, *was, caller, privileged));
         if (level_of(*was) == SealLevel::none) return {};
-        if (!v.live.grants(ino).empty())
-            return Error(EBUSY, "somebody maps the file or holds a grant: see pmfsctl holders");
+        TRY(core::ask(*was, v.live.standing(ino), core::Move::unseal));
         Change change(*v.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino));
@@ -171,104 +164,6 @@ Result<std::size_t> Volume::extents(InodeNo ino, std::uint64_t from, std::span<E
         from = e.end();
     }
     return n;
-}
-
-namespace {
-
-// Marks the file as one whose blocks behind its end may hold something, and zeroes those.
-Result<> mark_mapped(Volume::Impl &v, InodeNo ino) {
-    const Reader reader(*v.core);
-    const auto *was = TRY(core::read_inode(reader, ino));
-    const std::uint64_t size = was->size.get(), unit = v.superblock.mapping_unit.get();
-    const std::uint64_t end = (size + unit - 1) / unit * unit;
-    v.journal->persist(TRY(v.zero_written(reader, *was, ino, size, end)));
-    if ((was->flags.get() & media::kEverMapped) != 0) return {};
-    Change change(*v.core);
-    TRY(change.begin());
-    auto *inode = TRY(core::edit_inode(change, ino));
-    inode->flags.set(inode->flags.get() | media::kEverMapped);
-    TRY(change.commit());
-    return {};
-}
-
-}  // namespace
-
-Result<GrantId> Volume::take_grant(HandleId handle, const GrantRequest &request,
-                                   const Caller &caller, std::uint64_t *bad_offset) {
-    Impl &v = *impl_;
-    if (request.kind != GrantKind::temporary)
-        return Error(EOPNOTSUPP, "only temporary grants exist so far");
-    if (v.options.writeback) return Error(EOPNOTSUPP, "no grants on a mount with -o writeback");
-    const auto opened = v.live.handle(handle);
-    if (!opened) return Error(EBADF, "no such open file");
-    if (request.may_store) {
-        TRY(v.writable());
-        if (!opened->write) return Error(EACCES, "to store, the file must be open for writing");
-    }
-    const InodeNo ino = opened->ino;
-    core::Grant grant;
-    {
-        ExclusiveLock held(v.lock);
-        const Reader reader(*v.core);
-        const auto *inode = TRY(core::read_inode(reader, ino));
-        if (!S_ISREG(inode->mode.get()))
-            return Error(EINVAL, "only regular files have a block map");
-        if (caller.uid != 0 && caller.uid != inode->uid.get() && !opened->write)
-            return Error(EPERM, "a grant takes the owner, root, or a descriptor for writing");
-        const std::uint64_t size = inode->size.get();
-        if (size == 0 || request.offset >= size)
-            return Error(EINVAL, "there is nothing to map at that offset");
-        if (request.length > size - request.offset)
-            return Error(EINVAL, "the range reaches past the end of the file");
-        const std::uint64_t to = request.length == 0 ? size : request.offset + request.length;
-        if (!v.options.read_only) TRY(v.settle_trim(ino));
-        const std::uint64_t unit = v.superblock.mapping_unit.get() / kBlockSize;
-        const std::uint64_t first = request.offset / kBlockSize, end = blocks_up(to);
-        std::uint64_t bad = 0;
-        const auto fits = core::check_mappable(reader, *inode, ino, first, end, unit, &bad);
-        if (!fits.ok() && bad_offset) *bad_offset = bad * kBlockSize;
-        TRY(Result<>(fits));
-        grant = {v.live.next_grant_id(),
-                 handle,
-                 GrantKind::temporary,
-                 request.may_store,
-                 caller.pid,
-                 caller.uid,
-                 first,
-                 end};
-        // After a full seal handles opened before it may still be cached; their pages can only
-        // overwrite what they hold, so they are refused like any other.
-        if (!v.live.add_grant(ino, grant, false))
-            return Error(EBUSY, "the file is open through the page cache: see pmfsctl holders");
-        if (request.may_store) {
-            if (auto marked = mark_mapped(v, ino); !marked.ok()) {
-                v.live.drop_grant(handle, grant.id);
-                return marked.error();
-            }
-        }
-    }
-    if (!v.options.read_only) {
-        if (auto durable = v.make_durable(); !durable.ok()) {
-            (void)drop_grant(handle, grant.id).ok();
-            return durable.error();
-        }
-    }
-    return grant.id;
-}
-
-Result<> Volume::drop_grant(HandleId handle, GrantId grant) {
-    const auto dropped = impl_->live.drop_grant(handle, grant);
-    if (!dropped) return Error(ENOENT, "the handle holds no such grant");
-    if (dropped->reap) impl_->reap_or_park(dropped->ino);
-    return {};
-}
-
-Result<std::vector<Holder>> Volume::holders(InodeNo ino) {
-    std::vector<Holder> all;
-    for (const core::Grant &g : impl_->live.grants(ino))
-        all.push_back({g.id, g.kind, g.handle, g.pid, g.uid, g.first * kBlockSize,
-                       (g.end - g.first) * kBlockSize, g.may_store});
-    return all;
 }
 
 }  // namespace pmfs

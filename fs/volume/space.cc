@@ -10,16 +10,13 @@
 namespace pmfs {
 
 using core::Change;
-using core::MapMove;
+using core::Move;
 using core::Reader;
 using core::Run;
 using media::kBlockSize;
 
 namespace {
 
-std::uint64_t blocks_up(std::uint64_t bytes) {
-    return (bytes + kBlockSize - 1) / kBlockSize;
-}
 constexpr std::uint64_t kEndBlock = ~std::uint64_t{0} >> 1;
 
 }  // namespace
@@ -33,7 +30,7 @@ Result<> Volume::Impl::settle_trim(InodeNo ino) {
         Change change(*core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino));
-        const auto permit = TRY(core::permit(*inode, {}, MapMove::reap, 0, kEndBlock));
+        const auto permit = TRY(core::permit(*inode, {}, Move::reap));
         if (TRY(core::map_trim(change, inode, ino, inode->trim_from.get(), permit))) {
             inode->flags.set(inode->flags.get() & ~media::kTrimPending);
             inode->trim_from.set(0);
@@ -45,7 +42,7 @@ Result<> Volume::Impl::settle_trim(InodeNo ino) {
     }
 }
 
-Result<> Volume::Impl::set_size(InodeNo ino, std::uint64_t size) {
+Result<> Volume::Impl::set_size(InodeNo ino, std::uint64_t size, const Caller &caller) {
     if (size > media::kFileSizeMax) return Error(EFBIG, "a file has at most 2^50 bytes");
     TRY(settle_trim(ino));
     const Reader reader(*core);
@@ -55,8 +52,9 @@ Result<> Volume::Impl::set_size(InodeNo ino, std::uint64_t size) {
     const std::uint64_t old = was->size.get();
     if (size == old) return {};
     const std::uint64_t from = blocks_up(size);
-    const auto permit = TRY(core::permit(*was, live.grants(ino), MapMove::truncate,
-                                         std::min(size, old) / kBlockSize, kEndBlock));
+    // A file that grows keeps the block that its end is in.
+    const std::uint64_t reaches = size < old ? size / kBlockSize : blocks_up(old);
+    const auto allowed = TRY(permit(ino, *was, Move::truncate, reaches, kEndBlock, caller));
     Change change(*core);
     TRY(change.begin());
     auto *inode = TRY(core::edit_inode(change, ino));
@@ -64,7 +62,7 @@ Result<> Volume::Impl::set_size(InodeNo ino, std::uint64_t size) {
     inode->size.set(size);
     touch(inode, true);
     bool all = true;
-    if (size < old && !TRY(core::map_trim(change, inode, ino, from, permit))) {
+    if (size < old && !TRY(core::map_trim(change, inode, ino, from, allowed))) {
         all = false;
         inode->flags.set(inode->flags.get() | media::kTrimPending);
         inode->trim_from.set(from);
@@ -80,7 +78,8 @@ namespace {
 // fallocate(2) on blocks [first, end) of one file, step by step under the exclusive lock.
 class Ranges {
 public:
-    Ranges(Volume::Impl &v, InodeNo ino) : v_(v), ino_(ino) {}
+    Ranges(Volume::Impl &v, InodeNo ino, const Caller &caller)
+        : v_(v), ino_(ino), caller_(caller) {}
 
     Result<std::uint64_t> holes(std::uint64_t first, std::uint64_t end) {
         const Reader reader(*v_.core);
@@ -109,8 +108,7 @@ public:
             Change change(*v_.core);
             TRY(change.begin());
             auto *inode = TRY(core::edit_inode(change, ino_));
-            const auto permit =
-                TRY(core::permit(*inode, v_.live.grants(ino_), MapMove::allocate, at, upto));
+            const auto permit = TRY(v_.permit(ino_, *inode, Move::allocate, at, upto, caller_));
             const Run run = TRY(v_.allocator->take_data(
                 change, v_.goal_for(reader, *inode, ino_, at, upto - at), upto - at));
             TRY(core::map_insert(change, inode, ino_, {at, run.start, run.blocks, true, false},
@@ -142,8 +140,7 @@ public:
             Change change(*v_.core);
             TRY(change.begin());
             auto *inode = TRY(core::edit_inode(change, ino_));
-            const auto permit =
-                TRY(core::permit(*inode, v_.live.grants(ino_), MapMove::punch, at, upto));
+            const auto permit = TRY(v_.permit(ino_, *inode, Move::punch, at, upto, caller_));
             const Run run = TRY(core::map_remove(change, inode, ino_, at, upto, permit));
             if (punch) {
                 TRY(v_.allocator->give_back(change, run));
@@ -188,6 +185,7 @@ public:
 private:
     Volume::Impl &v_;
     InodeNo ino_;
+    const Caller &caller_;
 };
 
 }  // namespace
@@ -207,8 +205,7 @@ Result<> Volume::fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uin
         // Collapse, insert and unshare: where the map may not change, that is the answer.
         SharedLock held(v.lock);
         const auto *inode = TRY(core::read_inode(Reader(*v.core), ino));
-        TRY(core::permit(*inode, v.live.grants(ino), MapMove::punch, offset / kBlockSize,
-                         media::kFileBlocksMax));
+        TRY(v.permit(ino, *inode, Move::punch, offset / kBlockSize, media::kFileBlocksMax, caller));
         return Error(EOPNOTSUPP, "pmfs does not know this mode of fallocate");
     }
     if (length == 0) return Error(EINVAL, "fallocate of no bytes");
@@ -223,12 +220,11 @@ Result<> Volume::fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uin
     v.data_dirty.store(true, std::memory_order_release);
     const auto *was = TRY(core::read_inode(Reader(*v.core), ino));
     if (!S_ISREG(was->mode.get())) return Error(ENODEV, "not a regular file");
-    const auto grants = v.live.grants(ino);
-    TRY(core::permit(*was, grants, mode == kPunch || zero ? MapMove::punch : MapMove::allocate,
-                     first, end));
+    TRY(v.permit(ino, *was, mode == kPunch || zero ? Move::punch : Move::allocate, first, end,
+                 caller));
     TRY(v.settle_trim(ino));
     TRY(v.drop_capability(ino));
-    Ranges ranges(v, ino);
+    Ranges ranges(v, ino, caller);
     if (mode != kPunch) {
         const std::uint64_t needed = TRY(ranges.holes(first, end));
         if (needed > v.allocator->available_blocks()) v.allocator->find_empty_meta();

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/errors.h"
 #include "base/ids.h"
+#include "base/process.h"
 #include "base/result.h"
 #include "core/extent.h"
 #include "core/seal.h"
@@ -18,10 +19,13 @@ namespace pmfs {
 
 // Who asks.  The kernel has checked permissions (default_permissions); the volume uses this for
 // the owner of what it makes, for sticky groups and for the rights to seal.
+using HandleId = std::uint64_t;
 struct Caller {
     std::uint32_t uid = 0;
     std::uint32_t gid = 0;
-    std::uint32_t pid = 0;  // thread id as FUSE gives it; 0 = unknown (write-back)
+    std::uint32_t pid = 0;     // thread id as FUSE gives it; 0 = unknown (write-back)
+    HandleId handle = 0;       // that he uses; 0 = none, or not to be told
+    bool nonblocking = false;  // rather EAGAIN than wait for a lease to be given back
 };
 
 struct Attr {
@@ -53,7 +57,6 @@ struct DirEntry {
 // Returns false to stop; the entry was then not taken.
 using DirSink = std::function<bool(const DirEntry &)>;
 
-using HandleId = std::uint64_t;
 struct OpenRequest {
     bool write = false;           // O_WRONLY, O_RDWR
     bool truncate = false;        // O_TRUNC
@@ -96,6 +99,7 @@ struct GrantRequest {
     GrantKind kind = GrantKind::temporary;
     std::uint64_t offset = 0, length = 0;  // bytes; length 0 = to the end of the file
     bool may_store = false;
+    bool maps = false;  // the holder is to have the device
 };
 struct Holder {  // one row of `pmfsctl holders`
     GrantId grant = 0;
@@ -104,6 +108,8 @@ struct Holder {  // one row of `pmfsctl holders`
     std::uint32_t pid = 0, uid = 0;
     std::uint64_t offset = 0, length = 0;
     bool may_store = false;
+    bool breaking = false;  // a lease that was asked to go
+    bool maps = false;
 };
 
 struct VolumeInfo {
@@ -125,6 +131,32 @@ struct VolumeInfo {
 struct ChunkInfo {
     std::uint8_t kind = 0;          // media::ChunkKind
     std::uint16_t used_blocks = 0;  // 0..512
+};
+
+struct Quarantined {  // a holder that lost his grant and may still map its blocks
+    std::uint64_t id = 0;
+    InodeNo file;
+    Process process;
+    std::uint32_t uid = 0;
+    bool may_store = false;
+    bool alive = false;                 // else it cannot be told
+    bool revoked = false;               // a lease that was not given back; else the server died
+    std::uint64_t total = 0, held = 0;  // bytes that it maps, and those that the file gave up
+};
+
+// Who tells holders what becomes of their grants.  Called with the volume's lock held.
+class GrantWatcher {
+public:
+    virtual ~GrantWatcher() = default;
+    virtual void lease_breaking(HandleId handle, GrantId grant, std::uint32_t milliseconds) = 0;
+    virtual void grant_revoked(HandleId handle, GrantId grant) = 0;
+};
+
+// What the volume asks the system about processes; tests put their own in its place.
+struct ProcessView {
+    std::function<Process(std::uint32_t thread)> of_thread = process_of_thread;
+    std::function<Life(const Process &)> life = life_of;
+    std::function<std::uint64_t(std::uint32_t pid)> lockable_bytes = pmfs::lockable_bytes;
 };
 
 using Completion = std::function<void(Result<>)>;

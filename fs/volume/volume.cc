@@ -28,9 +28,15 @@ Volume::~Volume() = default;
 
 Volume::Impl::Impl(std::unique_ptr<pm::Region> r, const media::Superblock &sb,
                    const MountOptions &o)
-    : region(std::move(r)), superblock(sb), options(o) {}
+    : region(std::move(r)),
+      superblock(sb),
+      options(o),
+      caretaker({[this](InodeNo ino) { revoke_leases(ino); },
+                 [this](InodeNo record) { end_quarantine(record); }},
+                o.no_background) {}
 
 Volume::Impl::~Impl() {
+    caretaker.stop();
     stop_commits();
 }
 
@@ -51,8 +57,8 @@ Result<std::unique_ptr<Volume>> Volume::open(std::unique_ptr<pm::Region> region,
 }
 
 Result<> Volume::Impl::start() {
-    const auto boot = options.boot_id ? *options.boot_id : journal::current_boot_id();
-    journal = TRY(journal::Journal::open(*region, superblock, boot, options.read_only));
+    boot_id = options.boot_id ? *options.boot_id : journal::current_boot_id();
+    journal = TRY(journal::Journal::open(*region, superblock, boot_id, options.read_only));
     journal->blocks().set_sane_check(&sane);
     allocator = TRY(core::Allocator::open(*journal, superblock));
     core = std::make_unique<core::Core>(core::Core{*journal, superblock, *allocator});
@@ -62,6 +68,7 @@ Result<> Volume::Impl::start() {
     if (options.read_only) return {};
     {
         ExclusiveLock held(lock);
+        TRY(load_records());
         TRY(finish_orphans());
     }
     if (region->is_image() && !options.no_background)
@@ -96,6 +103,7 @@ Result<> Volume::Impl::finish_orphans() {
 
 Result<> Volume::close() {
     Impl &v = *impl_;
+    v.caretaker.stop();
     v.stop_commits();
     if (v.options.read_only) return {};
     ExclusiveLock held(v.lock);

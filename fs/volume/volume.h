@@ -27,10 +27,13 @@ namespace pmfs {
 
 struct MountOptions {
     bool read_only = false;
-    bool owner_may_seal = false;         // -o seal=owner
-    bool writeback = false;              // -o writeback: seals and grants are EOPNOTSUPP
-    bool no_background = false;          // tests: no group-commit thread; call commit_group()
-    unsigned commit_interval_ms = 5000;  // image files: longest time without a group commit
+    bool owner_may_seal = false;             // -o seal=owner
+    bool writeback = false;                  // -o writeback: seals and grants are EOPNOTSUPP
+    bool no_background = false;              // tests: no group-commit thread; call commit_group()
+    unsigned commit_interval_ms = 5000;      // image files: longest time without a group commit
+    unsigned lease_break_ms = 45000;         // how long a lease's holder may take to give it back
+    std::optional<std::uint64_t> pin_quota;  // bytes a user may pin; default: his RLIMIT_MEMLOCK
+    ProcessView processes;
     // Tests: the kernel boot that this mount pretends to live in.
     std::optional<std::array<std::uint8_t, 16>> boot_id;
 };
@@ -115,11 +118,24 @@ public:
     // Extents from `from` (file block) on; fewer than out.size() = the end.
     Result<std::size_t> extents(InodeNo ino, std::uint64_t from, std::span<Extent> out);
 
-    // --- grants
+    // --- grants.  One that maps is remembered on the medium until it is dropped.
     Result<GrantId> take_grant(HandleId handle, const GrantRequest &request, const Caller &caller,
                                std::uint64_t *bad_offset);
+    // The holder gives it back, and maps it no more.
     Result<> drop_grant(HandleId handle, GrantId grant);
+    // The grant ends without its holder's word: if it maps, and its process may be alive, its
+    // blocks are quarantined.
+    void lose_grant(HandleId handle, GrantId grant);
+    // Another process than the taker holds it from now on.
+    Result<> adopt_grant(HandleId handle, GrantId grant, const Caller &holder);
     Result<std::vector<Holder>> holders(InodeNo ino);
+    // Milliseconds until a lease that was asked to go is lost; 0: it was not asked.
+    std::uint32_t lease_time_left(HandleId handle, GrantId grant);
+    // Null: nobody.  Must outlive the operations that run.
+    void set_watcher(GrantWatcher *watcher);
+    Result<std::vector<Quarantined>> quarantine();
+    // EPERM: root only; ENOENT.
+    Result<> release_quarantine(std::uint64_t id, const Caller &caller);
     // What a handle was opened for: EBADF when there is no such handle.
     Result<HandleInfo> handle_info(HandleId handle);
     Result<std::vector<HandleInfo>> handles(InodeNo ino);
@@ -130,8 +146,11 @@ public:
     const pm::Region &region() const;
 
     // --- durability
-    // For a parked operation; `again` runs on the commit thread after a checkpoint.
-    void when_ready(std::function<void()> again);
+    // For an operation that must_park(), called by the thread that got `why` from it: `again` runs
+    // on another thread after a checkpoint, or when the leases that it waits for are gone.
+    void when_ready(const Error &why, std::function<void()> again);
+    // Tests without background threads: does what waited for a time, a lease or a process.
+    void tend(std::uint64_t now_ns);
     // One group commit and checkpoint, now and by this thread (image files; else nothing).
     Result<> commit_group();
 

@@ -32,6 +32,7 @@ MAPS = {
     # attr.cc frees what is left of the tree when the last name and the last handle are gone.
     "the map's tree is named in": (r"\bTreeKind::map\b",
                                    ("fs/media/", "fs/core/extent_map.cc", "fs/volume/attr.cc",
+                                    "fs/volume/records.cc",
                                     "fsck/", "mkfs/")),
     "inline extents are counted in": (r"\binline_count\s*(\.\s*set\b|=[^=])",
                                       ("fs/media/", "fs/core/extent_map.cc", "mkfs/")),

@@ -85,7 +85,7 @@ private:
     void attempt(F operation) {
         for (auto done = operation(); !done.ok() && must_park(done.error()); done = operation()) {
             const auto ready = std::make_shared<Signal>();
-            volume_.when_ready([ready] { ready->give(); });
+            volume_.when_ready(done.error(), [ready] { ready->give(); });
             ready->wait();
         }
     }

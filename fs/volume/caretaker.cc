@@ -1,0 +1,165 @@
+// Waiting for leases and processes: see caretaker.h.
+#include "volume/caretaker.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "base/clock.h"
+
+namespace pmfs {
+
+namespace {
+constexpr std::uint64_t kMillisecond = 1'000'000;
+}
+
+Caretaker::Caretaker(Duties duties, bool without_thread)
+    : duties_(std::move(duties)),
+      without_thread_(without_thread),
+      wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+
+Caretaker::~Caretaker() {
+    stop();
+}
+
+void Caretaker::stop() {
+    std::thread thread;
+    {
+        Lock held(mutex_);
+        stopping_ = true;
+        breaks_.clear();
+        ready_.clear();
+        processes_.clear();
+        if (thread_.joinable()) wake();
+        thread.swap(thread_);
+    }
+    if (thread.joinable()) thread.join();
+}
+
+// Starts the thread, the first time.
+void Caretaker::wake() {
+    if (without_thread_) return;
+    if (!thread_.joinable() && !stopping_) {
+        sigset_t all, before;  // signals are for the main thread
+        ::sigfillset(&all);
+        ::pthread_sigmask(SIG_SETMASK, &all, &before);
+        thread_ = std::thread([this] { loop(); });
+        ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+        ::pthread_setname_np(thread_.native_handle(), "pmfs-caretaker");
+    }
+    const std::uint64_t one = 1;
+    (void)!::write(wake_.get(), &one, sizeof one);  // only fails when it is already awake
+}
+
+void Caretaker::begin_break(InodeNo ino, std::uint64_t deadline_ns) {
+    Lock held(mutex_);
+    if (stopping_ || !breaks_.try_emplace(ino.value(), Break{deadline_ns, {}}).second) return;
+    wake();
+}
+
+bool Caretaker::breaking(InodeNo ino) {
+    Lock held(mutex_);
+    return breaks_.contains(ino.value());
+}
+
+void Caretaker::wait(InodeNo ino, std::function<void()> again) {
+    Lock held(mutex_);
+    if (stopping_) return;
+    const auto found = breaks_.find(ino.value());
+    if (found != breaks_.end()) {
+        found->second.waiting.push_back(std::move(again));
+        return;
+    }
+    ready_.push_back(std::move(again));  // it ended while the operation was on its way here
+    wake();
+}
+
+void Caretaker::run(std::function<void()> again) {
+    Lock held(mutex_);
+    if (stopping_) return;
+    ready_.push_back(std::move(again));
+    wake();
+}
+
+void Caretaker::leases_gone(InodeNo ino) {
+    Lock held(mutex_);
+    const auto found = breaks_.find(ino.value());
+    if (found == breaks_.end()) return;
+    auto &waiting = found->second.waiting;
+    std::move(waiting.begin(), waiting.end(), std::back_inserter(ready_));
+    breaks_.erase(found);
+    wake();
+}
+
+void Caretaker::watch(InodeNo record, FileDescriptor process) {
+    Lock held(mutex_);
+    if (stopping_) return;
+    processes_.insert_or_assign(record.value(), std::move(process));
+    wake();
+}
+
+void Caretaker::forget(InodeNo record) {
+    Lock held(mutex_);
+    processes_.erase(record.value());
+}
+
+void Caretaker::tend(std::uint64_t now_ns) {
+    std::vector<InodeNo> late, ended;
+    {
+        Lock held(mutex_);
+        for (const auto &[ino, one] : breaks_)
+            if (one.deadline_ns <= now_ns) late.push_back(InodeNo(ino));
+        for (const auto &[record, process] : processes_) {
+            pollfd state{process.get(), POLLIN, 0};
+            if (::poll(&state, 1, 0) > 0) ended.push_back(InodeNo(record));
+        }
+    }
+    for (const InodeNo ino : late) {
+        duties_.revoke(ino);
+        leases_gone(ino);
+    }
+    for (const InodeNo record : ended) {
+        forget(record);
+        duties_.process_ended(record);
+    }
+    std::vector<std::function<void()>> ready;
+    {
+        Lock held(mutex_);
+        ready.swap(ready_);
+    }
+    for (const auto &again : ready) again();
+}
+
+int Caretaker::milliseconds_left() {
+    Lock held(mutex_);
+    if (!ready_.empty()) return 0;
+    std::uint64_t first = std::numeric_limits<std::uint64_t>::max();
+    for (const auto &[ino, one] : breaks_) first = std::min(first, one.deadline_ns);
+    if (first == std::numeric_limits<std::uint64_t>::max()) return -1;
+    const std::uint64_t now = monotonic_ns();
+    if (first <= now) return 0;
+    const std::uint64_t left = (first - now + kMillisecond - 1) / kMillisecond;
+    return static_cast<int>(std::min<std::uint64_t>(left, std::numeric_limits<int>::max()));
+}
+
+void Caretaker::loop() {
+    for (;;) {
+        std::vector<pollfd> events{{wake_.get(), POLLIN, 0}};
+        {
+            Lock held(mutex_);
+            if (stopping_) return;
+            for (const auto &[record, process] : processes_)
+                events.push_back({process.get(), POLLIN, 0});
+        }
+        (void)!::poll(events.data(), events.size(), milliseconds_left());
+        std::uint64_t count;
+        if (events[0].revents != 0) (void)!::read(wake_.get(), &count, sizeof count);
+        tend(monotonic_ns());
+    }
+}
+
+}  // namespace pmfs

@@ -1,0 +1,66 @@
+// The thread that waits so that no server thread has to: for leases to be given back or their time
+// to be over, and for processes to end.
+//
+// Started when there is something to wait for.  Takes its own lock only, inside every other, and
+// calls out without it.
+#pragma once
+#include <functional>
+#include <map>
+#include <thread>
+#include <vector>
+
+#include "base/file_descriptor.h"
+#include "base/ids.h"
+#include "base/mutex.h"
+
+namespace pmfs {
+
+class Caretaker {
+public:
+    struct Duties {
+        std::function<void(InodeNo)> revoke;         // the time of a file's leases is over
+        std::function<void(InodeNo)> process_ended;  // of this record
+    };
+    // without_thread: tests call tend().
+    Caretaker(Duties duties, bool without_thread);
+    ~Caretaker();
+    // Ends the thread; what still waits is dropped, and nothing can wait any more.
+    void stop() EXCLUDES(mutex_);
+
+    // Somebody waits for the leases of a file; a break that goes on keeps its deadline.
+    void begin_break(InodeNo ino, std::uint64_t deadline_ns) EXCLUDES(mutex_);
+    bool breaking(InodeNo ino) EXCLUDES(mutex_);
+    // Runs `again` on the thread when no lease of the file is in the way any more.
+    void wait(InodeNo ino, std::function<void()> again) EXCLUDES(mutex_);
+    // Runs `again` on the thread.
+    void run(std::function<void()> again) EXCLUDES(mutex_);
+    // The last lease of the file is gone.
+    void leases_gone(InodeNo ino) EXCLUDES(mutex_);
+
+    void watch(InodeNo record, FileDescriptor process) EXCLUDES(mutex_);
+    void forget(InodeNo record) EXCLUDES(mutex_);
+
+    // Does what is due at `now_ns`.
+    void tend(std::uint64_t now_ns) EXCLUDES(mutex_);
+
+private:
+    struct Break {
+        std::uint64_t deadline_ns = 0;
+        std::vector<std::function<void()>> waiting;  // in the order that they came
+    };
+    void loop() EXCLUDES(mutex_);
+    void wake() REQUIRES(mutex_);
+    int milliseconds_left() EXCLUDES(mutex_);
+
+    const Duties duties_;
+    const bool without_thread_;
+    FileDescriptor wake_;
+    Mutex mutex_;
+    std::map<std::uint64_t, Break> breaks_ GUARDED_BY(mutex_);  // by inode
+    std::vector<std::function<void()>> ready_ GUARDED_BY(mutex_);
+    std::map<std::uint64_t, FileDescriptor> processes_ GUARDED_BY(mutex_);  // by record
+    bool stopping_ GUARDED_BY(mutex_) = false;
+    std::thread thread_;
+};
+
+}  // namespace pmfs

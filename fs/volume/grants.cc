@@ -1,0 +1,72 @@
+// The grants of one file: see grants.h.
+#include "volume/grants.h"
+
+namespace pmfs {
+
+core::Standing InodeGrants::standing(std::uint64_t first, std::uint64_t end) const {
+    core::Standing s;
+    s.temporary = temporary_ != 0;
+    s.breakable = breakable_ != 0;
+    s.pinned = pins_ && pins_->count() != 0;
+    s.pinned_here = s.pinned && pins_->overlaps(first, end);
+    return s;
+}
+
+void InodeGrants::add(const Grant &grant) {
+    grants_.emplace(grant.id, grant);
+    temporary_ += grant.kind == GrantKind::temporary;
+    breakable_ += grant.kind == GrantKind::breakable;
+    storing_ += grant.may_store;
+}
+
+Grant *InodeGrants::find(HandleId handle, GrantId id) {
+    const auto found = grants_.find(id);
+    return found == grants_.end() || found->second.handle != handle ? nullptr : &found->second;
+}
+
+const Grant *InodeGrants::find(HandleId handle, GrantId id) const {
+    const auto found = grants_.find(id);
+    return found == grants_.end() || found->second.handle != handle ? nullptr : &found->second;
+}
+
+std::optional<Grant> InodeGrants::remove(HandleId handle, GrantId id) {
+    const auto found = grants_.find(id);
+    if (found == grants_.end() || found->second.handle != handle) return std::nullopt;
+    const Grant grant = found->second;
+    grants_.erase(found);
+    temporary_ -= grant.kind == GrantKind::temporary;
+    breakable_ -= grant.kind == GrantKind::breakable;
+    storing_ -= grant.may_store;
+    return grant;
+}
+
+std::vector<Grant> InodeGrants::list() const {
+    std::vector<Grant> all;
+    all.reserve(grants_.size());
+    for (const auto &[id, grant] : grants_) all.push_back(grant);
+    return all;
+}
+
+std::vector<Grant> InodeGrants::of_handle(HandleId handle) const {
+    std::vector<Grant> all;
+    for (const auto &[id, grant] : grants_)
+        if (grant.handle == handle) all.push_back(grant);
+    return all;
+}
+
+std::vector<Grant> InodeGrants::ask_leases() {
+    std::vector<Grant> asked;
+    for (auto &[id, grant] : grants_) {
+        if (grant.kind != GrantKind::breakable || grant.breaking) continue;
+        grant.breaking = true;
+        asked.push_back(grant);
+    }
+    return asked;
+}
+
+core::PinTable &InodeGrants::pins() {
+    if (!pins_) pins_ = std::make_unique<core::PinTable>();
+    return *pins_;
+}
+
+}  // namespace pmfs

@@ -1,0 +1,63 @@
+// Who holds the block map of one file, beyond its persistent seal: temporary grants, breakable
+// leases and pins (docs/seal.md).  All of it dies with the server, but for the records of those who
+// map the device (core/grant_record.h).
+//
+// Guarded by the lock of the LiveTable's shard that it lies in.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/process.h"
+#include "core/pin_table.h"
+#include "core/seal.h"
+#include "volume/types.h"
+
+namespace pmfs {
+
+struct Grant {
+    GrantId id = 0;
+    HandleId handle = 0;
+    GrantKind kind = GrantKind::temporary;
+    bool may_store = false;
+    bool maps = false;      // its holder has the device, or is about to get it
+    bool breaking = false;  // was asked to go
+    std::uint32_t uid = 0;
+    Process holder;
+    std::uint64_t first = 0, end = 0;  // file blocks, rounded out to mapping units
+    InodeNo record;                    // on the medium, while it maps; 0 = none
+    std::uint64_t pin = 0;             // a pin that maps: its number in the pin table
+};
+
+class InodeGrants {
+public:
+    bool empty() const { return grants_.empty() && (!pins_ || pins_->count() == 0); }
+    core::Standing standing(std::uint64_t first, std::uint64_t end) const;
+    bool storing() const { return storing_ != 0; }
+    std::size_t count() const { return grants_.size() + (pins_ ? pins_->count() : 0); }
+
+    void add(const Grant &grant);
+    std::optional<Grant> remove(HandleId handle, GrantId id);
+    const Grant *find(HandleId handle, GrantId id) const;
+    Grant *find(HandleId handle, GrantId id);
+    // Every grant but the pins that map nothing.
+    std::vector<Grant> list() const;
+    // A grant of this handle, for its end; 0 when it has none.
+    std::vector<Grant> of_handle(HandleId handle) const;
+    // Marks all leases as asked to go; gives those that were not asked before.
+    std::vector<Grant> ask_leases();
+    bool leased() const { return breakable_ != 0; }
+
+    core::PinTable &pins();
+    const core::PinTable *pins_if_any() const { return pins_.get(); }
+
+private:
+    std::unordered_map<GrantId, Grant> grants_;
+    unsigned temporary_ = 0, breakable_ = 0, storing_ = 0;
+    std::unique_ptr<core::PinTable> pins_;
+};
+
+}  // namespace pmfs

@@ -1,0 +1,330 @@
+// Grants: taking, giving back, asking for and losing them (docs/seal.md "T", "B", "R").
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "base/clock.h"
+#include "volume/impl.h"
+
+namespace pmfs {
+
+using core::Change;
+using core::Move;
+using core::Reader;
+using media::kBlockSize;
+
+namespace {
+
+// The file whose leases the operation that this thread just ran has to wait for: when_ready() is
+// called on the same thread, right after.
+thread_local InodeNo waits_for;
+
+Move move_of(GrantKind kind) {
+    switch (kind) {
+        case GrantKind::temporary:
+            return Move::take_temporary;
+        case GrantKind::breakable:
+            return Move::take_breakable;
+        case GrantKind::pin:
+            return Move::pin;
+    }
+    return Move::pin;
+}
+
+}  // namespace
+
+// --- asking for leases
+
+Result<core::MapPermit> Volume::Impl::permit(InodeNo ino, const media::Inode &inode, Move move,
+                                             std::uint64_t first, std::uint64_t end,
+                                             const Caller &caller) {
+    const auto allowed = core::permit(inode, live.standing(ino, first, end), move);
+    if (!allowed.ok() && allowed.error().errno_value() == kBreakErrno)
+        return begin_break(ino, caller);
+    return allowed;
+}
+
+bool Volume::Impl::owns(const Grant &grant, const Caller &caller, const Process &process) {
+    return (caller.handle != 0 && grant.handle == caller.handle) ||
+           same_process(grant.holder, process);
+}
+
+Error Volume::Impl::begin_break(InodeNo ino, const Caller &caller) {
+    const Process process = options.processes.of_thread(caller.pid);
+    for (const Grant &grant : live.grants(ino))
+        if (grant.kind == GrantKind::breakable && owns(grant, caller, process))
+            return Error(EDEADLK, "the caller holds a lease on the file itself");
+    caretaker.begin_break(ino, monotonic_ns() + options.lease_break_ms * std::uint64_t{1'000'000});
+    const std::vector<Grant> asked = live.ask_leases(ino);
+    if (GrantWatcher *who = watcher.load(std::memory_order_acquire); who != nullptr)
+        for (const Grant &grant : asked)
+            who->lease_breaking(grant.handle, grant.id, options.lease_break_ms);
+    const auto handle = live.handle(caller.handle);
+    if (caller.nonblocking || (handle && handle->opener.nonblocking))
+        return Error(EAGAIN, "the file is leased; its holders were asked to go");
+    waits_for = ino;
+    return Error(kBreakErrno, "waits for the file's leases to be given back");
+}
+
+void Volume::when_ready(const Error &why, std::function<void()> again) {
+    Impl &v = *impl_;
+    if (why.errno_value() == kBreakErrno)
+        return v.caretaker.wait(std::exchange(waits_for, InodeNo()), std::move(again));
+    if (v.options.no_background || !v.commit_thread.joinable()) {
+        (void)v.commit_now(true).ok();  // a failure shows in the operation that runs again
+        return again();
+    }
+    v.parked_later(std::move(again));
+}
+
+// The time is over: the leases that were not given back are lost.
+void Volume::Impl::revoke_leases(InodeNo ino) {
+    for (const Grant &grant : live.grants(ino))
+        if (grant.kind == GrantKind::breakable && grant.breaking)
+            lose(grant.handle, grant.id, true);
+}
+
+// --- giving back, and losing
+
+Result<> Volume::drop_grant(HandleId handle, GrantId id) {
+    Impl &v = *impl_;
+    std::optional<LiveTable::Dropped> dropped;
+    if (id >= core::PinTable::kFirstNumber) {
+        if (!v.live.unpin(handle, id)) return Error(ENOENT, "the handle holds no such pin");
+        return {};
+    }
+    const auto grant = v.live.grant(handle, id);
+    if (!grant) return v.drop_lost(handle, id);
+    if (grant->record != InodeNo()) {
+        // The record goes first: as long as the map cannot change, its claims are true.
+        ExclusiveLock held(v.lock);
+        const auto still = v.live.grant(handle, id);
+        if (!still) return Error(ENOENT, "the handle holds no such grant");
+        TRY(v.drop_record(still->record, false));
+        dropped = v.live.drop_grant(handle, id);
+    } else {
+        dropped = v.live.drop_grant(handle, id);
+    }
+    if (!dropped) return Error(ENOENT, "the handle holds no such grant");
+    v.after_drop(*dropped);
+    return {};
+}
+
+// A holder whose lease was revoked says that it has unmapped.
+Result<> Volume::Impl::drop_lost(HandleId handle, GrantId id) {
+    InodeNo record;
+    {
+        SharedLock held(lock);
+        for (const auto &[number, lost] : quarantined)
+            if (lost.handle == handle && lost.grant == id && id != 0) record = InodeNo(number);
+    }
+    if (record == InodeNo()) return Error(ENOENT, "the handle holds no such grant");
+    end_quarantine(record);
+    return {};
+}
+
+void Volume::Impl::after_drop(const LiveTable::Dropped &dropped) {
+    if (dropped.leases_gone) caretaker.leases_gone(dropped.ino);
+    if (dropped.reap) reap_or_park(dropped.ino);
+}
+
+void Volume::lose_grant(HandleId handle, GrantId id) {
+    impl_->lose(handle, id, false);
+}
+
+// Ends a grant without its holder's word.  If it maps the device and may be alive, its blocks are
+// quarantined first.
+void Volume::Impl::lose(HandleId handle, GrantId id, bool revoked) {
+    std::optional<LiveTable::Dropped> dropped;
+    bool maps = false;
+    {
+        ExclusiveLock held(lock);
+        const auto grant = live.grant(handle, id);
+        if (!grant) return;
+        maps = grant->record != InodeNo();
+        if (maps) {
+            const bool ended = options.processes.life(grant->holder) == Life::ended;
+            // Either fails on damaged media or a full journal only; the record then goes, or
+            // counts, at the next mount.
+            const auto done = ended ? drop_record(grant->record, false)
+                                    : quarantine(grant->record, grant->holder, revoked);
+            if (!done.ok() && must_park(done.error())) {
+                parked_later([this, handle, id, revoked] { lose(handle, id, revoked); });
+                return;
+            }
+            if (!ended && done.ok()) {
+                quarantined[grant->record.value()].handle = handle;
+                quarantined[grant->record.value()].grant = id;
+            }
+        }
+        dropped = live.drop_grant(handle, id);
+    }
+    if (!dropped) return;
+    GrantWatcher *who = watcher.load(std::memory_order_acquire);
+    if (revoked && who != nullptr) who->grant_revoked(handle, id);
+    after_drop(*dropped);
+}
+
+// --- taking
+
+Result<> Volume::Impl::may_hold(const media::Inode &inode, const HandleInfo &opened,
+                                const GrantRequest &request, const Caller &caller) {
+    if (!S_ISREG(inode.mode.get())) return Error(EINVAL, "only regular files have a block map");
+    if (caller.uid != 0 && caller.uid != inode.uid.get() && !opened.write)
+        return Error(EPERM, "a grant takes the owner, root, or a descriptor for writing");
+    const std::uint64_t size = inode.size.get();
+    if (size == 0 || request.offset >= size)
+        return Error(EINVAL, "there is nothing to hold at that offset");
+    if (request.length > size - request.offset)
+        return Error(EINVAL, "the range reaches past the end of the file");
+    return {};
+}
+
+Result<std::uint64_t> Volume::Impl::pin_limit(const Caller &caller) {
+    if (caller.uid == 0) return ~std::uint64_t{0};
+    if (options.pin_quota) return *options.pin_quota;
+    const std::uint64_t limit = options.processes.lockable_bytes(caller.pid);
+    if (limit == 0) return Error(EPERM, "the user may not pin: RLIMIT_MEMLOCK is 0");
+    return limit;
+}
+
+namespace {
+
+// Marks the file as one whose blocks behind its end may hold something, and zeroes those.
+Result<> mark_mapped(Volume::Impl &v, InodeNo ino) {
+    const Reader reader(*v.core);
+    const auto *was = TRY(core::read_inode(reader, ino));
+    const std::uint64_t size = was->size.get(), unit = v.superblock.mapping_unit.get();
+    const std::uint64_t end = (size + unit - 1) / unit * unit;
+    v.journal->persist(TRY(v.zero_written(reader, *was, ino, size, end)));
+    if ((was->flags.get() & media::kEverMapped) != 0) return {};
+    Change change(*v.core);
+    TRY(change.begin());
+    auto *inode = TRY(core::edit_inode(change, ino));
+    inode->flags.set(inode->flags.get() | media::kEverMapped);
+    TRY(change.commit());
+    return {};
+}
+
+}  // namespace
+
+// Everything that can refuse, under the lock; then the grant stands.
+Result<GrantId> Volume::Impl::take(const HandleInfo &opened, const GrantRequest &request,
+                                   const Caller &caller, std::uint64_t *bad_offset) {
+    const InodeNo ino = opened.ino;
+    const Reader reader(*core);
+    if (!options.read_only) TRY(settle_trim(ino));
+    const auto *inode = TRY(core::read_inode(reader, ino));
+    TRY(may_hold(*inode, opened, request, caller));
+    const std::uint64_t size = inode->size.get();
+    const std::uint64_t unit = superblock.mapping_unit.get() / kBlockSize;
+    const std::uint64_t to = request.length == 0 ? size : request.offset + request.length;
+    const std::uint64_t first = request.offset / kBlockSize / unit * unit;
+    const std::uint64_t end = (blocks_up(to) + unit - 1) / unit * unit;
+    std::uint64_t bad = 0;
+    const auto fits = core::check_mappable(reader, *inode, ino, first, end, unit, &bad);
+    if (!fits.ok() && bad_offset) *bad_offset = bad * kBlockSize;
+    TRY(Result<>(fits));
+    TRY(core::ask(*inode, live.standing(ino, first, end), move_of(request.kind)));
+    // Leases that are being given back are not taken anew before those who wait had their turn.
+    if (request.kind == GrantKind::breakable && caretaker.breaking(ino))
+        return begin_break(ino, caller);
+    if (request.may_store) TRY(mark_mapped(*this, ino));
+
+    Grant grant;
+    grant.id = live.next_grant_id();
+    grant.handle = opened.handle;
+    grant.kind = request.kind;
+    grant.may_store = request.may_store;
+    grant.maps = request.maps;
+    grant.uid = caller.uid;
+    grant.first = first;
+    grant.end = end;
+    const bool pins = request.kind == GrantKind::pin;
+    if (pins) {
+        core::PinTable::Pin pin;
+        pin.first = first;
+        pin.end = end;
+        pin.handle = opened.handle;
+        pin.uid = caller.uid;
+        pin.pid = caller.pid;
+        grant.pin = TRY(live.pin(ino, pin, TRY(pin_limit(caller))));
+        if (!request.maps && !request.may_store) return grant.pin;
+    }
+    grant.holder = options.processes.of_thread(caller.pid);
+    const auto stands = [&]() -> Result<> {
+        TRY(live.add_grant(ino, grant));
+        if (!request.maps || options.read_only) return {};
+        auto record = add_record(grant, ino);
+        if (record.ok()) {
+            live.set_record(grant.handle, grant.id, record.value(), grant.holder);
+            return {};
+        }
+        (void)live.drop_grant(grant.handle, grant.id);
+        grant.pin = 0;  // went with it
+        return record.error();
+    }();
+    if (stands.ok()) return grant.id;
+    if (grant.pin != 0) live.unpin(grant.handle, grant.pin);
+    return stands.error();
+}
+
+Result<GrantId> Volume::take_grant(HandleId handle, const GrantRequest &request,
+                                   const Caller &caller, std::uint64_t *bad_offset) {
+    Impl &v = *impl_;
+    if (v.options.writeback) return Error(EOPNOTSUPP, "no grants on a mount with -o writeback");
+    const auto opened = v.live.handle(handle);
+    if (!opened) return Error(EBADF, "no such open file");
+    if (request.may_store) {
+        TRY(v.writable());
+        if (!opened->write) return Error(EACCES, "to store, the file must be open for writing");
+    }
+    GrantId id;
+    {
+        ExclusiveLock held(v.lock);
+        id = TRY(v.take(*opened, request, caller, bad_offset));
+    }
+    if (v.options.read_only) return id;
+    if (auto durable = v.make_durable(); !durable.ok()) {
+        (void)drop_grant(handle, id).ok();
+        return durable.error();
+    }
+    return id;
+}
+
+Result<> Volume::adopt_grant(HandleId handle, GrantId id, const Caller &holder) {
+    Impl &v = *impl_;
+    ExclusiveLock held(v.lock);
+    auto grant = v.live.grant(handle, id);
+    if (!grant) return Error(ENOENT, "the grant is gone");
+    grant->holder = v.options.processes.of_thread(holder.pid);
+    grant->uid = holder.uid;
+    if (grant->record != InodeNo()) TRY(v.set_record_holder(*grant));
+    v.live.set_record(handle, id, grant->record, grant->holder);
+    return {};
+}
+
+Result<std::vector<Holder>> Volume::holders(InodeNo ino) {
+    std::vector<Holder> all = impl_->live.pins(ino);
+    for (const Grant &g : impl_->live.grants(ino)) {
+        std::erase_if(all, [&g](const Holder &pin) { return pin.grant == g.pin; });
+        all.push_back({g.id, g.kind, g.handle, g.holder.pid, g.uid, g.first * kBlockSize,
+                       (g.end - g.first) * kBlockSize, g.may_store, g.breaking, g.maps});
+    }
+    return all;
+}
+
+std::uint32_t Volume::lease_time_left(HandleId handle, GrantId id) {
+    const auto grant = impl_->live.grant(handle, id);
+    return grant && grant->breaking ? std::max(impl_->options.lease_break_ms, 1u) : 0;
+}
+
+void Volume::set_watcher(GrantWatcher *watcher) {
+    impl_->watcher.store(watcher, std::memory_order_release);
+}
+
+void Volume::tend(std::uint64_t now_ns) {
+    impl_->caretaker.tend(now_ns);
+}
+
+}  // namespace pmfs

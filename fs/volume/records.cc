@@ -1,0 +1,305 @@
+// Grant records: who maps the device, remembered on the medium (media/format.h "GrantHolder"), and
+// the quarantine of those who lost their grants (docs/seal.md).
+//
+// A record is an inode on a list of its own.  It claims the device blocks that its holder maps.
+// While the grant lives the file's map stands still, so the claims cost nothing; when the grant is
+// lost and the holder may be alive they are quarantined: whatever the file gives up stays in use.
+// When the holder is gone, the blocks that the file gave up are freed, and the record goes.
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "volume/impl.h"
+
+namespace pmfs {
+
+using core::Change;
+using core::Move;
+using core::Reader;
+using core::Run;
+
+namespace {
+
+media::GrantHolder holder_of(const media::Inode &record) {
+    media::GrantHolder holder;
+    static_assert(sizeof holder == sizeof record.seal_digest);
+    std::memcpy(static_cast<void *>(&holder), record.seal_digest, sizeof holder);
+    return holder;
+}
+void set_holder(media::Inode *record, const media::GrantHolder &holder) {
+    std::memcpy(record->seal_digest, &holder, sizeof holder);
+}
+
+Result<> add_to_list(Change &change, InodeNo record, media::Inode *inode) {
+    media::State *state = TRY(change.edit_state());
+    const std::uint64_t head = state->grant_head.get();
+    inode->next.set(head);
+    inode->prev.set(0);
+    if (head != 0) TRY(core::edit_inode(change, InodeNo(head)))->prev.set(record.value());
+    state->grant_head.set(record.value());
+    return {};
+}
+
+Result<> take_off_list(Change &change, media::Inode *inode) {
+    media::State *state = TRY(change.edit_state());
+    const std::uint64_t next = inode->next.get(), prev = inode->prev.get();
+    if (next != 0) TRY(core::edit_inode(change, InodeNo(next)))->prev.set(prev);
+    if (prev != 0)
+        TRY(core::edit_inode(change, InodeNo(prev)))->next.set(next);
+    else
+        state->grant_head.set(next);
+    inode->next.set(0);
+    inode->prev.set(0);
+    return {};
+}
+
+// The device blocks of file blocks [first, end), in order of the device.
+Result<std::vector<Run>> runs_of(const Reader &reader, const media::Inode &inode, InodeNo ino,
+                                 std::uint64_t first, std::uint64_t end) {
+    std::vector<Run> runs;
+    for (std::uint64_t at = first; at < end;) {
+        const Extent e = TRY(core::next_extent(reader, inode, ino, at));
+        if (e.hole() || e.file_block >= end) break;
+        at = std::max(at, e.file_block);
+        const std::uint64_t upto = std::min(e.end(), end);
+        runs.push_back({e.start + (at - e.file_block), upto - at});
+        at = upto;
+    }
+    std::sort(runs.begin(), runs.end(),
+              [](const Run &a, const Run &b) { return a.start < b.start; });
+    return runs;
+}
+
+// `from` without what `taken` has; both in order of the device.
+std::vector<Run> difference(const std::vector<Run> &from, const std::vector<Run> &taken) {
+    std::vector<Run> left;
+    auto t = taken.begin();
+    for (const Run &run : from) {
+        std::uint64_t at = run.start;
+        const std::uint64_t end = run.start + run.blocks;
+        while (t != taken.end() && t->start + t->blocks <= at) ++t;
+        for (auto u = t; u != taken.end() && u->start < end; ++u) {
+            if (u->start > at) left.push_back({at, u->start - at});
+            at = std::max(at, u->start + u->blocks);
+        }
+        if (at < end) left.push_back({at, end - at});
+    }
+    return left;
+}
+
+}  // namespace
+
+Result<InodeNo> Volume::Impl::add_record(const Grant &grant, InodeNo file) {
+    TRY(core::ensure_free_inode(*core));
+    const auto *target = TRY(core::read_inode(Reader(*core), file));
+    const std::uint64_t generation = target->generation.get();
+    const auto claims = TRY(runs_of(Reader(*core), *target, file, grant.first, grant.end));
+    const bool few = claims.size() <= media::kInlineExtents;
+
+    Change change(*core);
+    TRY(change.begin());
+    const core::NewInode made = TRY(core::take_inode(change));
+    media::Inode *inode = made.inode;
+    inode->mode.set(S_IFREG);
+    inode->uid.set(grant.uid);
+    inode->flags.set(media::kGrantRecord);
+    inode->parent.set(file.value());
+    inode->entries.set(generation);
+    touch(inode, true);
+    inode->crtime = inode->atime = inode->mtime;
+    set_holder(inode, identity_of(grant));
+    TRY(add_to_list(change, made.ino, inode));
+    const auto claim = [&](Change &in, media::Inode *record, const Run &run) -> Result<> {
+        const auto permit = TRY(core::permit(*record, {}, Move::allocate));
+        return core::map_insert(in, record, made.ino,
+                                {run.start, run.start, run.blocks, false, false}, permit);
+    };
+    if (few)
+        for (const Run &run : claims) TRY(claim(change, inode, run));
+    TRY(change.commit());
+    if (few) return made.ino;
+    for (const Run &run : claims) {
+        const auto one = [&]() -> Result<> {
+            TRY(core::map_make_room(*core, made.ino, run.start, 1));
+            Change more(*core);
+            TRY(more.begin());
+            TRY(claim(more, TRY(core::edit_inode(more, made.ino)), run));
+            TRY(more.commit());
+            return {};
+        }();
+        if (one.ok()) continue;
+        (void)drop_record(made.ino, false).ok();  // else it goes with its process
+        return one.error();
+    }
+    return made.ino;
+}
+
+media::GrantHolder Volume::Impl::identity_of(const Grant &grant) const {
+    media::GrantHolder holder{};
+    std::copy(boot_id.begin(), boot_id.end(), holder.boot_id);
+    holder.start_time.set(grant.holder.start_time);
+    holder.pid.set(grant.holder.pid);
+    holder.flags.set(grant.may_store ? media::kGrantStores : 0u);
+    return holder;
+}
+
+Result<> Volume::Impl::set_record_holder(const Grant &grant) {
+    Change change(*core);
+    TRY(change.begin());
+    auto *inode = TRY(core::edit_inode(change, grant.record));
+    inode->uid.set(grant.uid);
+    set_holder(inode, identity_of(grant));
+    TRY(change.commit());
+    return {};
+}
+
+// What of the record's claims neither its file maps nor another record holds.
+Result<std::vector<Run>> Volume::Impl::given_up(InodeNo record) {
+    const Reader reader(*core);
+    const auto *inode = TRY(core::read_inode(reader, record));
+    const InodeNo file(inode->parent.get());
+    const std::uint64_t generation = inode->entries.get();
+    auto claims = TRY(runs_of(reader, *inode, record, 0, ~std::uint64_t{0} >> 1));
+    const auto target = core::read_inode(reader, file);
+    if (target.ok() && target.value()->generation.get() == generation)
+        claims = difference(claims,
+                            TRY(runs_of(reader, *target.value(), file, 0, ~std::uint64_t{0} >> 1)));
+    else if (!target.ok() && target.error().errno_value() != ESTALE)
+        return target.error();
+    return claims;
+}
+
+// Frees the record and, with `settle`, what only it keeps from being free.
+Result<> Volume::Impl::drop_record(InodeNo record, bool settle) {
+    std::vector<Run> free;
+    if (settle)
+        for (const Run &run : TRY(given_up(record)))
+            for (const Run &part : allocator->quarantine().without(run)) free.push_back(part);
+    for (bool first = true;; first = false) {
+        Change change(*core);
+        TRY(change.begin());
+        auto *inode = TRY(core::edit_inode(change, record));
+        const Reader reader(change);
+        const Extent e = TRY(core::last_extent(reader, *inode, record, ~std::uint64_t{0} >> 1));
+        if (e.hole() || (first && free.empty() && inode->map_root.get() == 0)) break;
+        const auto permit = TRY(core::permit(*inode, {}, Move::reap));
+        const Run piece = allocator->tail_piece({e.start, e.blocks});
+        for (const Run &run : free) {
+            const std::uint64_t from = std::max(run.start, piece.start);
+            const std::uint64_t end = std::min(run.start + run.blocks, piece.start + piece.blocks);
+            if (from < end) TRY(allocator->give_back(change, {from, end - from}));
+        }
+        TRY(core::map_remove(change, inode, record, piece.start, piece.start + piece.blocks,
+                             permit));
+        TRY(change.commit());
+        TRY(best_effort(core::map_tidy(*core, record, ~std::uint64_t{0} >> 1)));
+    }
+    TRY(clear_tree(record, media::TreeKind::map));
+    Change change(*core);
+    TRY(change.begin());
+    auto *inode = TRY(core::edit_inode(change, record));
+    TRY(take_off_list(change, inode));
+    TRY(core::free_inode(change, record, inode));
+    TRY(change.commit());
+    return {};
+}
+
+// --- quarantine
+
+Result<> Volume::Impl::quarantine(InodeNo record, const Process &holder, bool revoked) {
+    const Reader reader(*core);
+    const auto *inode = TRY(core::read_inode(reader, record));
+    if ((inode->flags.get() & media::kGrantRecord) == 0) return corrupt("no record of a grant");
+    allocator->quarantine().add(record,
+                                TRY(runs_of(reader, *inode, record, 0, ~std::uint64_t{0} >> 1)));
+    quarantined[record.value()] = {holder, revoked};
+    FileDescriptor process = watch_process(holder);
+    if (process.ok())
+        caretaker.watch(record, std::move(process));
+    else if (options.processes.life(holder) == Life::ended)
+        parked_later([this, record] { end_quarantine(record); });
+    return {};
+}
+
+// The holder is gone: what its file gave up is free.
+void Volume::Impl::end_quarantine(InodeNo record) {
+    Result<> done;
+    {
+        ExclusiveLock held(lock);
+        if (!quarantined.contains(record.value())) return;
+        allocator->quarantine().remove(record);
+        done = drop_record(record, true);
+        if (done.ok() || !must_park(done.error())) quarantined.erase(record.value());
+    }
+    caretaker.forget(record);
+    if (!done.ok() && must_park(done.error()))
+        parked_later([this, record] { end_quarantine(record); });
+}
+
+// At mount, before anything is freed: records of holders that are gone go; the others' blocks stay.
+Result<> Volume::Impl::load_records() {
+    std::uint64_t last = 0;
+    for (std::uint64_t at = TRY(core::read_state(Reader(*core)))->grant_head.get(); at != 0;) {
+        const InodeNo record(at);
+        const auto found = core::read_inode(Reader(*core), record);
+        if (!found.ok() || (found.value()->flags.get() & media::kGrantRecord) == 0) return {};
+        if (quarantined.contains(at)) return {};  // a ring: damaged
+        const std::uint64_t next = found.value()->next.get();
+        const media::GrantHolder holder = holder_of(*found.value());
+        const Process process{holder.pid.get(), holder.start_time.get()};
+        const bool this_boot = std::equal(boot_id.begin(), boot_id.end(), holder.boot_id);
+        Result<> done;
+        if (this_boot && options.processes.life(process) != Life::ended)
+            done = quarantine(record, process, (holder.flags.get() & media::kGrantRevoked) != 0);
+        else
+            done = drop_record(record, true);
+        if (!done.ok() && must_park(done.error()) && last != at) {
+            last = at;
+            TRY(journal->group_commit(true));
+            allocator->release_held();
+            continue;
+        }
+        // Damage: what the list names behind it takes space until fsck, and nobody's file needs it.
+        if (!done.ok()) return {};
+        at = next;
+    }
+    return {};
+}
+
+Result<std::vector<Quarantined>> Volume::quarantine() {
+    Impl &v = *impl_;
+    SharedLock held(v.lock);
+    std::vector<Quarantined> all;
+    for (const auto &[number, holder] : v.quarantined) {
+        const InodeNo record(number);
+        const Reader reader(*v.core);
+        const auto *inode = TRY(core::read_inode(reader, record));
+        Quarantined one;
+        one.id = number;
+        one.file = InodeNo(inode->parent.get());
+        one.process = holder.process;
+        one.uid = inode->uid.get();
+        one.may_store = (holder_of(*inode).flags.get() & media::kGrantStores) != 0;
+        one.alive = v.options.processes.life(holder.process) == Life::alive;
+        one.revoked = holder.revoked;
+        for (const Run &run : TRY(runs_of(reader, *inode, record, 0, ~std::uint64_t{0} >> 1)))
+            one.total += run.blocks * media::kBlockSize;
+        for (const Run &run : TRY(v.given_up(record))) one.held += run.blocks * media::kBlockSize;
+        all.push_back(one);
+    }
+    return all;
+}
+
+Result<> Volume::release_quarantine(std::uint64_t id, const Caller &caller) {
+    Impl &v = *impl_;
+    if (caller.uid != 0) return Error(EPERM, "only root can say that nobody stores there any more");
+    {
+        SharedLock held(v.lock);
+        if (!v.quarantined.contains(id)) return Error(ENOENT, "there is no such quarantine");
+    }
+    v.end_quarantine(InodeNo(id));
+    return {};
+}
+
+}  // namespace pmfs
