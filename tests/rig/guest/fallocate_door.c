@@ -319,7 +319,8 @@ static void dirty_pages(const char *path) {
     char got[sizeof kDirty] = "";
     const int direct = open_file(path, O_RDONLY);
     need(pread(direct, got, sizeof got, 0), "read");
-    claim("a page that was dirty is in the file", memcmp(got, kDirty, sizeof got) == 0, "it is not");
+    claim("a page that was dirty is in the file", memcmp(got, kDirty, sizeof got) == 0,
+          "it is not");
     expect("UNSEAL", fallocate(fd, kUnseal, 0, kEverything), 0);
     munmap(at, kBlock);
     close(direct);
