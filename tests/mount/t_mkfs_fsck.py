@@ -166,6 +166,18 @@ def _(maker):
     assert tool("fsck.pmfs", "--repair-it-all", path).returncode == FSCK_USAGE
 
 
+@claim("an older and a newer minor version are checked like this one", alone=True)
+def _(maker):
+    path = image(maker)
+    with open(path, "rb") as region:
+        region.seek(32)
+        assert struct.unpack("<III", region.read(12)) == (1, 1, 1), "mkfs writes 1.1"
+    for newest, oldest in ((0, 0), (1, 0), (2, 0), (2, 2)):
+        edit(path, 36, struct.pack("<II", newest, oldest))
+        done = tool("fsck.pmfs", path)
+        assert done.returncode == CLEAN, done.stdout + done.stderr
+
+
 @claim("a user without permission is told so", alone=True)
 def _(maker):
     path = image(maker)
