@@ -251,7 +251,8 @@ void Builder::add_xattrs(std::uint64_t number,
 void Builder::set_inline(std::uint64_t number, const std::vector<InlineExtent> &extents) {
     REQUIRE(extents.size() <= kInlineExtents);
     Inode &file = inode(number);
-    std::memcpy(file.inline_bytes, extents.data(), extents.size() * sizeof(InlineExtent));
+    if (!extents.empty())
+        std::memcpy(file.inline_bytes, extents.data(), extents.size() * sizeof(InlineExtent));
     file.inline_count.set(static_cast<std::uint32_t>(extents.size()));
     if ((file.flags.get() & kGrantRecord) != 0) return;
     for (const InlineExtent &extent : extents)
