@@ -172,12 +172,14 @@ inline constexpr std::size_t kInlineExtents = kInlineBytes / sizeof(InlineExtent
 // place in it; recovery frees them (trim_from).
 inline constexpr std::uint64_t kDonorBase = std::uint64_t{1} << 40;
 
-// In an inode with kGrantRecord, in place of the digest: the process that maps blocks of a file
-// from the device.  The record outlives the server, and while the process may live nobody else gets
-// those blocks.  They are the record's extents, each with file_block == start.  Each such block is
-// either still mapped by the file (`parent` is its number, `entries` its generation) or, after the
-// file gave it up, by nobody: then the record alone keeps it from being free.  mode S_IFREG, nlink
-// 0, size 0; `blocks` counts the tree's nodes only; uid is the process's.
+// In an inode with kGrantRecord, in place of the digest: the process that maps file blocks
+// [`trim_from`, `rdev`) of the file `parent`, generation `entries`, from the device.  The record
+// outlives the server.  While the grant lives the file's map stands still, so that says which
+// blocks they are.  When the grant is lost and the process may live, the record claims them, as
+// extents with file_block == start, and then has kGrantClaimed.  Each claimed block is either still
+// mapped by the file or, after the file gave it up, by nobody: then the record alone keeps it from
+// being free. mode S_IFREG, nlink 0, size 0; `blocks` counts the tree's nodes only; uid is the
+// process's.
 struct GrantHolder {
     std::uint8_t boot_id[16];  // of the boot that the process lives in
     le64 start_time;           // field 22 of /proc/PID/stat, in clock ticks since boot
@@ -188,7 +190,8 @@ static_assert(is_media_v<GrantHolder> && sizeof(GrantHolder) == 32);
 enum GrantFlag : std::uint32_t {
     kGrantStores = 1 << 0,   // it may store
     kGrantRevoked = 1 << 1,  // a lease that was not given back in time
-    kKnownGrantFlags = 0x3,
+    kGrantClaimed = 1 << 2,  // its extents are all that the process maps
+    kKnownGrantFlags = 0x7,
 };
 
 // `next` and `prev` chain inodes on one of three lists, whose heads are in State:

@@ -75,6 +75,8 @@ public:
 
     // --- grant records and quarantine: records.cc
     Result<InodeNo> add_record(const Grant &grant, InodeNo file) REQUIRES(lock);
+    Result<> claim(InodeNo record, bool revoked) REQUIRES(lock);
+    Result<std::vector<core::Run>> unclaimed(InodeNo record) REQUIRES_SHARED(lock);
     media::GrantHolder identity_of(const Grant &grant) const;
     Result<> set_record_holder(const Grant &grant) REQUIRES(lock);
     Result<std::vector<core::Run>> given_up(InodeNo record) REQUIRES_SHARED(lock);

@@ -21,6 +21,8 @@ using core::Run;
 
 namespace {
 
+constexpr std::uint64_t kAllBlocks = ~std::uint64_t{0} >> 1;
+
 media::GrantHolder holder_of(const media::Inode &record) {
     media::GrantHolder holder;
     static_assert(sizeof holder == sizeof record.seal_digest);
@@ -92,11 +94,7 @@ std::vector<Run> difference(const std::vector<Run> &from, const std::vector<Run>
 
 Result<InodeNo> Volume::Impl::add_record(const Grant &grant, InodeNo file) {
     TRY(core::ensure_free_inode(*core));
-    const auto *target = TRY(core::read_inode(Reader(*core), file));
-    const std::uint64_t generation = target->generation.get();
-    const auto claims = TRY(runs_of(Reader(*core), *target, file, grant.first, grant.end));
-    const bool few = claims.size() <= media::kInlineExtents;
-
+    const std::uint64_t generation = TRY(core::read_inode(Reader(*core), file))->generation.get();
     Change change(*core);
     TRY(change.begin());
     const core::NewInode made = TRY(core::take_inode(change));
@@ -106,33 +104,53 @@ Result<InodeNo> Volume::Impl::add_record(const Grant &grant, InodeNo file) {
     inode->flags.set(media::kGrantRecord);
     inode->parent.set(file.value());
     inode->entries.set(generation);
+    inode->trim_from.set(grant.first);
+    inode->rdev.set(grant.end);
     touch(inode, true);
     inode->crtime = inode->atime = inode->mtime;
     set_holder(inode, identity_of(grant));
     TRY(add_to_list(change, made.ino, inode));
-    const auto claim = [&](Change &in, media::Inode *record, const Run &run) -> Result<> {
-        const auto permit = TRY(core::permit(*record, {}, Move::allocate));
-        return core::map_insert(in, record, made.ino,
-                                {run.start, run.start, run.blocks, false, false}, permit);
-    };
-    if (few)
-        for (const Run &run : claims) TRY(claim(change, inode, run));
     TRY(change.commit());
-    if (few) return made.ino;
-    for (const Run &run : claims) {
-        const auto one = [&]() -> Result<> {
-            TRY(core::map_make_room(*core, made.ino, run.start, 1));
-            Change more(*core);
-            TRY(more.begin());
-            TRY(claim(more, TRY(core::edit_inode(more, made.ino)), run));
-            TRY(more.commit());
-            return {};
-        }();
-        if (one.ok()) continue;
-        (void)drop_record(made.ino, false).ok();  // else it goes with its process
-        return one.error();
-    }
     return made.ino;
+}
+
+// Makes the record claim what its holder maps; may be called again after it had to park.
+Result<> Volume::Impl::claim(InodeNo record, bool revoked) {
+    const Reader reader(*core);
+    const auto *was = TRY(core::read_inode(reader, record));
+    if ((was->flags.get() & media::kGrantRecord) == 0) return corrupt("no record of a grant");
+    media::GrantHolder holder = holder_of(*was);
+    if ((holder.flags.get() & media::kGrantClaimed) != 0) return {};
+    for (const Run &run : TRY(unclaimed(record))) {
+        TRY(core::map_make_room(*core, record, run.start, 1));
+        Change change(*core);
+        TRY(change.begin());
+        auto *inode = TRY(core::edit_inode(change, record));
+        const auto permit = TRY(core::permit(*inode, {}, Move::allocate));
+        TRY(core::map_insert(change, inode, record,
+                             {run.start, run.start, run.blocks, false, false}, permit));
+        TRY(change.commit());
+    }
+    Change change(*core);
+    TRY(change.begin());
+    holder.flags.set(holder.flags.get() | media::kGrantClaimed |
+                     (revoked ? media::kGrantRevoked : 0u));
+    set_holder(TRY(core::edit_inode(change, record)), holder);
+    TRY(change.commit());
+    return {};
+}
+
+// What the holder maps and the record does not claim yet.
+Result<std::vector<Run>> Volume::Impl::unclaimed(InodeNo record) {
+    const Reader reader(*core);
+    const auto *inode = TRY(core::read_inode(reader, record));
+    const std::uint64_t generation = inode->entries.get();
+    const std::uint64_t first = inode->trim_from.get(), end = inode->rdev.get();
+    const InodeNo file(inode->parent.get());
+    const auto claims = TRY(runs_of(reader, *inode, record, 0, kAllBlocks));
+    const auto *target = TRY(core::read_inode(reader, file));
+    if (target->generation.get() != generation) return std::vector<Run>{};
+    return difference(TRY(runs_of(reader, *target, file, first, end)), claims);
 }
 
 media::GrantHolder Volume::Impl::identity_of(const Grant &grant) const {
@@ -160,11 +178,10 @@ Result<std::vector<Run>> Volume::Impl::given_up(InodeNo record) {
     const auto *inode = TRY(core::read_inode(reader, record));
     const InodeNo file(inode->parent.get());
     const std::uint64_t generation = inode->entries.get();
-    auto claims = TRY(runs_of(reader, *inode, record, 0, ~std::uint64_t{0} >> 1));
+    auto claims = TRY(runs_of(reader, *inode, record, 0, kAllBlocks));
     const auto target = core::read_inode(reader, file);
     if (target.ok() && target.value()->generation.get() == generation)
-        claims = difference(claims,
-                            TRY(runs_of(reader, *target.value(), file, 0, ~std::uint64_t{0} >> 1)));
+        claims = difference(claims, TRY(runs_of(reader, *target.value(), file, 0, kAllBlocks)));
     else if (!target.ok() && target.error().errno_value() != ESTALE)
         return target.error();
     return claims;
@@ -181,7 +198,7 @@ Result<> Volume::Impl::drop_record(InodeNo record, bool settle) {
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, record));
         const Reader reader(change);
-        const Extent e = TRY(core::last_extent(reader, *inode, record, ~std::uint64_t{0} >> 1));
+        const Extent e = TRY(core::last_extent(reader, *inode, record, kAllBlocks));
         if (e.hole() || (first && free.empty() && inode->map_root.get() == 0)) break;
         const auto permit = TRY(core::permit(*inode, {}, Move::reap));
         const Run piece = allocator->tail_piece({e.start, e.blocks});
@@ -193,7 +210,7 @@ Result<> Volume::Impl::drop_record(InodeNo record, bool settle) {
         TRY(core::map_remove(change, inode, record, piece.start, piece.start + piece.blocks,
                              permit));
         TRY(change.commit());
-        TRY(best_effort(core::map_tidy(*core, record, ~std::uint64_t{0} >> 1)));
+        TRY(best_effort(core::map_tidy(*core, record, kAllBlocks)));
     }
     TRY(clear_tree(record, media::TreeKind::map));
     Change change(*core);
@@ -208,11 +225,18 @@ Result<> Volume::Impl::drop_record(InodeNo record, bool settle) {
 // --- quarantine
 
 Result<> Volume::Impl::quarantine(InodeNo record, const Process &holder, bool revoked) {
+    auto claimed = claim(record, revoked);
+    // A volume too full for the claims: they hold in memory, and what is given up stays in use
+    // until fsck finds it.
+    if (!claimed.ok() && claimed.error().errno_value() != ENOSPC) return claimed;
     const Reader reader(*core);
     const auto *inode = TRY(core::read_inode(reader, record));
-    if ((inode->flags.get() & media::kGrantRecord) == 0) return corrupt("no record of a grant");
-    allocator->quarantine().add(record,
-                                TRY(runs_of(reader, *inode, record, 0, ~std::uint64_t{0} >> 1)));
+    auto runs = TRY(runs_of(reader, *inode, record, 0, kAllBlocks));
+    if (!claimed.ok()) {
+        const auto more = TRY(unclaimed(record));
+        runs.insert(runs.end(), more.begin(), more.end());
+    }
+    allocator->quarantine().add(record, std::move(runs));
     quarantined[record.value()] = {holder, revoked};
     FileDescriptor process = watch_process(holder);
     if (process.ok())
@@ -239,7 +263,6 @@ void Volume::Impl::end_quarantine(InodeNo record) {
 
 // At mount, before anything is freed: records of holders that are gone go; the others' blocks stay.
 Result<> Volume::Impl::load_records() {
-    std::uint64_t last = 0;
     for (std::uint64_t at = TRY(core::read_state(Reader(*core)))->grant_head.get(); at != 0;) {
         const InodeNo record(at);
         const auto found = core::read_inode(Reader(*core), record);
@@ -254,8 +277,7 @@ Result<> Volume::Impl::load_records() {
             done = quarantine(record, process, (holder.flags.get() & media::kGrantRevoked) != 0);
         else
             done = drop_record(record, true);
-        if (!done.ok() && must_park(done.error()) && last != at) {
-            last = at;
+        if (!done.ok() && must_park(done.error())) {  // each time it gets on by a step at least
             TRY(journal->group_commit(true));
             allocator->release_held();
             continue;
@@ -283,7 +305,7 @@ Result<std::vector<Quarantined>> Volume::quarantine() {
         one.may_store = (holder_of(*inode).flags.get() & media::kGrantStores) != 0;
         one.alive = v.options.processes.life(holder.process) == Life::alive;
         one.revoked = holder.revoked;
-        for (const Run &run : TRY(runs_of(reader, *inode, record, 0, ~std::uint64_t{0} >> 1)))
+        for (const Run &run : TRY(runs_of(reader, *inode, record, 0, kAllBlocks)))
             one.total += run.blocks * media::kBlockSize;
         for (const Run &run : TRY(v.given_up(record))) one.held += run.blocks * media::kBlockSize;
         all.push_back(one);

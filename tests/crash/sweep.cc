@@ -133,6 +133,35 @@ void User::unseal(const std::string &path) {
     const InodeNo ino = find(path);
     must(retry([&] { return volume_.unseal(ino, kUser, true); }));
 }
+void User::take(const std::string &path, GrantKind kind) {
+    OpenRequest request;
+    request.write = request.direct = true;
+    request.caller = kUser;
+    const auto opened = volume_.open_file(find(path), request);
+    must(opened);
+    GrantRequest asked;
+    asked.kind = kind;
+    asked.may_store = asked.maps = true;
+    std::uint64_t bad = 0;
+    const auto grant =
+        retry([&] { return volume_.take_grant(opened.value().handle, asked, kUser, &bad); });
+    must(grant);
+    held_[path] = {opened.value().handle, grant.value()};
+}
+void User::drop(const std::string &path) {
+    const auto [handle, grant] = held_[path];
+    must(retry([&, handle = handle, grant = grant] { return volume_.drop_grant(handle, grant); }));
+    volume_.release(handle);
+}
+void User::lose(const std::string &path) {
+    const auto [handle, grant] = held_[path];
+    volume_.lose_grant(handle, grant);
+    for (int i = 0; i < 100 && !must(volume_.holders(find(path))).empty(); ++i) {  // it parked
+        (void)volume_.commit_group().ok();
+        volume_.tend(0);
+    }
+    volume_.release(handle);
+}
 void User::prepare(const std::string &path, std::uint64_t unit) {
     const InodeNo ino = find(path);
     must(retry([&] { return volume_.prepare(ino, 0, 0, unit, kUser); }));

@@ -33,6 +33,11 @@ public:
     void seal(const std::string &path, SealLevel level);
     void unseal(const std::string &path);
     void prepare(const std::string &path, std::uint64_t unit = 0);
+    // A grant that maps the device, by process 1, which is always alive; held until it is dropped
+    // (its holder has unmapped) or lost (it has not).
+    void take(const std::string &path, GrantKind kind);
+    void drop(const std::string &path);
+    void lose(const std::string &path);
 
     // Runs an operation that may ask to park, as a front end does.
     template <class F>
@@ -48,6 +53,7 @@ public:
 private:
     std::pair<InodeNo, std::string> split(const std::string &path);
     Volume &volume_;
+    std::map<std::string, std::pair<HandleId, GrantId>> held_;
 };
 
 using Act = std::function<void(User &)>;

@@ -144,6 +144,25 @@ TEST_CASE("crash: the seal is there or not, with a digest that is right") {
             [](User &u) { u.unlink("holes"); }}});
 }
 
+TEST_CASE("crash: who maps the device is on record, and what he may still store to stays in use") {
+    check({"grants",
+           [](User &u) {
+               with_leftovers(u);
+               u.prepare("f");
+               u.make("g", kFile);  // in more pieces than an inode holds
+               for (unsigned i = 0; i < 14; ++i)
+                   for (const char *name : {"g", "d/h"}) {
+                       if (i == 0 && name[0] == 'd') u.make("d/h", kFile);
+                       u.write(name, i * 4096, 4096, 1);
+                   }
+           },
+           {[](User &u) { u.take("f", GrantKind::temporary); }, [](User &u) { u.drop("f"); },
+            [](User &u) { u.take("g", GrantKind::temporary); },
+            [](User &u) { u.take("f", GrantKind::breakable); }, [](User &u) { u.lose("f"); },
+            [](User &u) { u.truncate("f", 5000); }, [](User &u) { u.unlink("f"); },
+            [](User &u) { u.drop("g"); }, [](User &u) { u.unlink("g"); }}});
+}
+
 TEST_CASE("crash: preparing moves a file to whole units and changes no byte of it") {
     check(
         {"prepare",

@@ -335,11 +335,12 @@ std::uint64_t Builder::make_grant(std::uint64_t file, std::uint32_t flags) {
     record.uid.set(1000);
     record.parent.set(file);
     record.entries = inode(file).generation;
+    record.rdev.set(1 << 20);  // of blocks [0, here)
     GrantHolder holder{};
     for (std::uint8_t i = 0; i < 16; ++i) holder.boot_id[i] = static_cast<std::uint8_t>(0x30 + i);
     holder.start_time.set(123456);
     holder.pid.set(4321);
-    holder.flags.set(flags);
+    holder.flags.set(flags | kGrantClaimed);
     static_assert(sizeof holder == sizeof record.seal_digest);
     std::memcpy(record.seal_digest, &holder, sizeof holder);
     return number;

@@ -65,8 +65,8 @@ const Plant kPlants[] = {
      [](Populated &p) {
          p.b.add_xattrs(p.grant, {{"user.x", "y"}});
      }},
-    {Code::grant_record_not_bare, "a device number",
-     [](Populated &p) { p.b.inode(p.grant).rdev.set(1); }},
+    {Code::grant_record_not_bare, "an empty range",
+     [](Populated &p) { p.b.inode(p.grant).rdev.set(0); }},
     {Code::grant_record_not_bare, "a seal",
      [](Populated &p) { p.b.inode(p.grant).flags.set(kGrantRecord | kSealed); }},
     {Code::grant_record_not_bare, "a seal and a name, so that a digest could be wrong",
