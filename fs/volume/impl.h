@@ -84,6 +84,7 @@ public:
     Result<> quarantine(InodeNo record, const Process &holder, bool revoked) REQUIRES(lock);
     void end_quarantine(InodeNo record) EXCLUDES(lock);
     Result<> load_records() REQUIRES(lock);
+    Result<> with_room(const std::function<Result<>()> &step) REQUIRES(lock);
     struct LostHolder {
         Process process;
         bool revoked = false;

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 #include "volume/impl.h"
 
@@ -262,31 +263,47 @@ void Volume::Impl::end_quarantine(InodeNo record) {
 }
 
 // At mount, before anything is freed: records of holders that are gone go; the others' blocks stay.
+// All are quarantined before the first goes, for several may claim a block that their file gave up:
+// it is free with the last of them, and nobody may free it twice.
 Result<> Volume::Impl::load_records() {
-    for (std::uint64_t at = TRY(core::read_state(Reader(*core)))->grant_head.get(); at != 0;) {
+    std::vector<InodeNo> ended;
+    std::set<std::uint64_t> seen;
+    const Reader reader(*core);
+    for (std::uint64_t at = TRY(core::read_state(reader))->grant_head.get(); at != 0;) {
         const InodeNo record(at);
-        const auto found = core::read_inode(Reader(*core), record);
+        const auto found = core::read_inode(reader, record);
+        // Damage: who else claims what cannot be told, so nothing goes.  It takes space until fsck.
         if (!found.ok() || (found.value()->flags.get() & media::kGrantRecord) == 0) return {};
-        if (quarantined.contains(at)) return {};  // a ring: damaged
-        const std::uint64_t next = found.value()->next.get();
+        if (!seen.insert(at).second) return {};
+        at = found.value()->next.get();
         const media::GrantHolder holder = holder_of(*found.value());
         const Process process{holder.pid.get(), holder.start_time.get()};
         const bool this_boot = std::equal(boot_id.begin(), boot_id.end(), holder.boot_id);
-        Result<> done;
-        if (this_boot && options.processes.life(process) != Life::ended)
-            done = quarantine(record, process, (holder.flags.get() & media::kGrantRevoked) != 0);
-        else
-            done = drop_record(record, true);
-        if (!done.ok() && must_park(done.error())) {  // each time it gets on by a step at least
-            TRY(journal->group_commit(true));
-            allocator->release_held();
+        if (this_boot && options.processes.life(process) != Life::ended) {
+            const bool revoked = (holder.flags.get() & media::kGrantRevoked) != 0;
+            if (!with_room([&] { return quarantine(record, process, revoked); }).ok()) return {};
             continue;
         }
-        // Damage: what the list names behind it takes space until fsck, and nobody's file needs it.
-        if (!done.ok()) return {};
-        at = next;
+        auto claims = runs_of(reader, *found.value(), record, 0, kAllBlocks);
+        if (!claims.ok()) return {};
+        allocator->quarantine().add(record, std::move(claims).take());
+        ended.push_back(record);
+    }
+    for (const InodeNo record : ended) {
+        allocator->quarantine().remove(record);
+        (void)with_room([&] { return drop_record(record, true); }).ok();  // a damaged one stays
     }
     return {};
+}
+
+// At mount: runs a step until it need not park any more; each time it gets on by a transaction.
+Result<> Volume::Impl::with_room(const std::function<Result<>()> &step) {
+    for (;;) {
+        Result<> done = step();
+        if (done.ok() || !must_park(done.error())) return done;
+        TRY(journal->group_commit(true));
+        allocator->release_held();
+    }
 }
 
 Result<std::vector<Quarantined>> Volume::quarantine() {

@@ -78,7 +78,7 @@ const Plant kPlants[] = {
      [](Populated &p) { p.b.inode(p.grant).flags.set(kGrantRecord | kTrimPending); }},
     {Code::flags_wrong, "a grant record's",
      [](Populated &p) { p.b.inode(p.grant).flags.set(kGrantRecord | 0x100); }},
-    {Code::grant_flags_wrong, "bit 2", [](Populated &p) { holder(p, p.grant).flags.set(4); }},
+    {Code::grant_flags_wrong, "bit 3", [](Populated &p) { holder(p, p.grant).flags.set(8); }},
     {Code::blocks_wrong, "a grant record that counts what it claims",
      [](Populated &p) { p.b.inode(p.grant).blocks.set(4); }},
     {Code::blocks_wrong, "a grant record that does not count its nodes",

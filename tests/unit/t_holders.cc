@@ -407,6 +407,25 @@ TEST_CASE("quarantine: two holders of one file, and blocks that go with the last
 }
 
 TEST_CASE(
+    "quarantine: a holder that ends with the server frees nothing that another may store to") {
+    for (const std::uint32_t ends : {10, 20}) {
+        World world;
+        const auto file = world.make("f", 32, 10), other = world.open(file.ino, 20);
+        const auto mapped = world.blocks_of(file.ino);
+        REQUIRE(world.take(file, GrantKind::temporary, 10, true).ok());
+        REQUIRE(world.take(other, GrantKind::temporary, 20, true).ok());
+        world.crash();
+        REQUIRE(world->unlink(kRoot, "f").ok());
+        world.dead.insert(ends);
+        world.crash();
+        CHECK(world->quarantine().take().size() == 1);
+        world.check();
+        CHECK(disjoint(mapped, world.fill("a")));
+        world.check();
+    }
+}
+
+TEST_CASE(
     "quarantine: a grant that is given back leaves no trace, in however many pieces its file is") {
     World world(64 << 20);
     const auto file = world.make("f", 1), between = world.make("g", 1);
