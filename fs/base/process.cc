@@ -3,10 +3,10 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
@@ -94,10 +94,16 @@ FileDescriptor watch_process(const Process &process) {
     return watch;
 }
 
+// Not by prlimit(2): of another user's process that takes CAP_SYS_RESOURCE, which containers lack.
 std::uint64_t lockable_bytes(std::uint32_t pid) {
-    rlimit limit{};
-    if (::prlimit(static_cast<pid_t>(pid), RLIMIT_MEMLOCK, nullptr, &limit) != 0) return 0;
-    return limit.rlim_cur == RLIM_INFINITY ? ~std::uint64_t{0} : limit.rlim_cur;
+    static constexpr std::string_view kName = "\nMax locked memory";
+    int error = 0;
+    const std::string text = read_proc(pid, "limits", &error);
+    const std::size_t at = text.find(kName);
+    if (at == std::string::npos) return 0;
+    std::string_view soft = std::string_view(text).substr(at + kName.size());
+    soft.remove_prefix(std::min(soft.find_first_not_of(' '), soft.size()));
+    return soft.starts_with("unlimited") ? ~std::uint64_t{0} : number_at(soft);
 }
 
 }  // namespace pmfs

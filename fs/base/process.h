@@ -26,7 +26,8 @@ Life life_of(const Process &process);
 // Becomes readable when the process ends; invalid when it has ended or cannot be watched.
 FileDescriptor watch_process(const Process &process);
 
-// How much memory the process may lock, in bytes (RLIMIT_MEMLOCK, soft); no limit: ~0.
+// How much memory the process may lock, in bytes (RLIMIT_MEMLOCK, soft); no limit: ~0;
+// not to be told: 0.
 std::uint64_t lockable_bytes(std::uint32_t pid);
 
 }  // namespace pmfs

@@ -85,7 +85,7 @@ Dispatcher &Dispatcher::of(fuse_req_t req) {
 
 void Dispatcher::dispatch(ReplyPort &port, Bytes message, bool flushed) {
     const Request request(port, message, flushed);
-    if (request.opcode() == FUSE_INTERRUPT && interrupt(port, request)) return;
+    if (request.opcode() == FUSE_INTERRUPT && interrupt(request)) return;
     fuse_buf buffer{};
     buffer.mem = message.data();
     buffer.size = message.size();
@@ -106,25 +106,32 @@ void Dispatcher::fail(fuse_req_t req, const Error &error) {
     const auto run = put_aside(req);
     {
         Lock held(waiting_mutex_);
-        waiting_.insert(unique);
+        waiting_.emplace(unique, &Request::current()->port());
     }
     volume_.when_ready(error, [this, unique, run, flushed] {
-        if (stop_waiting(unique)) run(flushed);
+        if (stop_waiting(unique) != nullptr) run(flushed);
     });
 }
 
-bool Dispatcher::stop_waiting(std::uint64_t unique) {
+// Null: it does not wait any more.
+ReplyPort *Dispatcher::stop_waiting(std::uint64_t unique) {
     Lock held(waiting_mutex_);
-    return waiting_.erase(unique) != 0;
+    const auto found = waiting_.find(unique);
+    if (found == waiting_.end()) return nullptr;
+    ReplyPort *port = found->second;
+    waiting_.erase(found);
+    return port;
 }
 
-// True when the request was about one that waits for a lease, which was answered with EINTR.
-bool Dispatcher::interrupt(ReplyPort &port, const Request &request) {
+// True when the request was about one that waits for a lease, which was answered with EINTR: by the
+// port that it came by, for the kernel takes a reply nowhere else.
+bool Dispatcher::interrupt(const Request &request) {
     const std::uint64_t unique = request.argument<fuse_interrupt_in>().unique;
-    if (!stop_waiting(unique)) return false;
+    ReplyPort *port = stop_waiting(unique);
+    if (port == nullptr) return false;
     fuse_out_header header{sizeof header, -EINTR, unique};
     const iovec piece{&header, sizeof header};
-    (void)port.send(std::span(&piece, 1));  // fails only when the connection has ended
+    (void)port->send(std::span(&piece, 1));  // fails only when the connection has ended
     return true;
 }
 

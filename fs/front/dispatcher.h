@@ -12,7 +12,7 @@
 
 #include <atomic>
 #include <memory>
-#include <unordered_set>
+#include <unordered_map>
 
 #include "base/bytes.h"
 #include "base/mutex.h"
@@ -85,8 +85,8 @@ private:
     Dispatcher(Volume &volume, const DispatchOptions &options);
     void dispatch(ReplyPort &port, Bytes message, bool flushed);
     static std::function<void(bool flushed)> put_aside(fuse_req_t req);
-    bool interrupt(ReplyPort &port, const Request &request);
-    bool stop_waiting(std::uint64_t unique) EXCLUDES(waiting_mutex_);
+    bool interrupt(const Request &request);
+    ReplyPort *stop_waiting(std::uint64_t unique) EXCLUDES(waiting_mutex_);
     static ssize_t write_reply(int fd, iovec *iov, int count, void *userdata);
     static void on_init(void *userdata, fuse_conn_info *connection);
     void patch_reply(std::span<iovec> reply);
@@ -102,7 +102,8 @@ private:
     IoctlContext ioctls_;
 
     Mutex waiting_mutex_;
-    std::unordered_set<std::uint64_t> waiting_ GUARDED_BY(waiting_mutex_);  // for leases; `unique`s
+    // Those that wait for leases, by `unique`, and where each is to be answered.
+    std::unordered_map<std::uint64_t, ReplyPort *> waiting_ GUARDED_BY(waiting_mutex_);
 };
 
 }  // namespace pmfs::front
