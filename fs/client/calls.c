@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "internal.h"
 
@@ -13,12 +14,28 @@
  */
 #define PREPARE_STEP ((uint64_t)64 << 20)
 
+#define PAUSE_MAX_MS 16 /* between two questions whether a lease is gone */
+
 int pmfs_ioctl(int fd, unsigned long command, void *io) {
     int result;
     do {
         result = ioctl(fd, command, io);
     } while (result < 0 && errno == EINTR);
     return result < 0 ? -errno : 0;
+}
+
+int pmfs_ioctl_waiting(int fd, unsigned long command, void *io, bool wait) {
+    long milliseconds = 1;
+    while (ioctl(fd, command, io) != 0) {
+        if (errno != EAGAIN || !wait) return -errno;
+        /* The kernel would not let a signal end an ioctl that waits, so the wait is here. */
+        const int flags = fcntl(fd, F_GETFL);
+        if (flags < 0 || (flags & O_NONBLOCK) != 0) return -EAGAIN;
+        const struct timespec pause = {.tv_nsec = milliseconds * 1000000};
+        if (nanosleep(&pause, NULL) != 0) return -EINTR;
+        if (milliseconds < PAUSE_MAX_MS) milliseconds *= 2;
+    }
+    return 0;
 }
 
 PMFS_EXPORT int pmfs_open(const char *path, int flags, mode_t mode) {
@@ -51,7 +68,8 @@ PMFS_EXPORT int pmfs_prepare(int fd, off_t offset, size_t length, size_t unit) {
         const uint64_t next = (io.offset / PREPARE_STEP + 1) * PREPARE_STEP;
         io.length = (next < end ? next : end) - io.offset;
         if (unit > PREPARE_STEP) io.length = length; /* all of it in one */
-        if (ioctl(fd, PMFS_IOC_PREPARE, &io) != 0) return -errno;
+        const int result = pmfs_ioctl_waiting(fd, PMFS_IOC_PREPARE, &io, true);
+        if (result != 0) return result;
         io.offset = next;
     } while (unit <= PREPARE_STEP && io.offset < end);
     return 0;

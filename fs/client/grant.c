@@ -1,13 +1,12 @@
 /* Grants without a mapping: taken and given back by an ioctl each.  pmfs_pin is one of them. */
 #define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
 #include <errno.h>
-#include <sys/ioctl.h>
 
 #include "internal.h"
 
 int pmfs_take_grant(int fd, struct pmfs_io_grant *grant) {
     grant->version = PMFS_ABI_VERSION;
-    return ioctl(fd, PMFS_IOC_GRANT, grant) == 0 ? 0 : -errno;
+    return pmfs_ioctl_waiting(fd, PMFS_IOC_GRANT, grant, (grant->flags & PMFS_GRANT_NOWAIT) == 0);
 }
 
 static int give_back(int fd, uint64_t grant) {

@@ -23,6 +23,10 @@ struct pmfs_map {
 /* ioctl(2) that starts again when a signal comes; 0 or -errno. */
 int pmfs_ioctl(int fd, unsigned long command, void *io);
 
+/* The same for what may have to wait for a lease to be broken (EAGAIN): asks again until it is,
+ * unless the descriptor is O_NONBLOCK.  A signal ends it (-EINTR). */
+int pmfs_ioctl_waiting(int fd, unsigned long command, void *io, bool wait);
+
 /* Takes a grant; grant->flags, kind, offset and length are the caller's.  It may wait for a lease
  * to be broken, so a signal ends it (-EINTR). */
 int pmfs_take_grant(int fd, struct pmfs_io_grant *grant);

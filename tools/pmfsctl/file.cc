@@ -17,8 +17,11 @@ namespace {
 int open_past_cache(const char *path, int flags) {
     // O_NONBLOCK: a FIFO must not keep us.
     flags |= O_CLOEXEC | O_NONBLOCK;
-    const int fd = ::open(path, flags | O_DIRECT);
-    return fd < 0 && errno == EINVAL ? ::open(path, flags) : fd;  // a directory
+    int fd = ::open(path, flags | O_DIRECT);
+    if (fd < 0 && errno == EINVAL) fd = ::open(path, flags);  // a directory
+    // ... but leases that are being broken are worth a wait.
+    if (fd >= 0) ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+    return fd;
 }
 
 }  // namespace
