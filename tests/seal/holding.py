@@ -1,0 +1,81 @@
+"""Processes that hold something on a file, and waiting for what comes: for tests of holders."""
+import contextlib
+import os
+import signal
+import time
+
+import libpmfs
+
+
+def until(condition, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it does not come to be"
+        time.sleep(0.01)
+
+
+def kinds(path):
+    """What holds the file, without its open handles."""
+    return sorted(h["kind"] for h in libpmfs.holders(path) if not h["kind"].startswith("handle"))
+
+
+class Child:
+    """A process that takes what `take` gives, says so, does `meanwhile` again and again until it is
+    told to end, and lets go.  It ends with our process at the latest."""
+
+    def __init__(self, take, meanwhile=None, before=None):
+        said, self._say = os.pipe()
+        self._told, tell = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            with contextlib.suppress(BaseException):
+                os.close(said), os.close(tell)
+                os.set_blocking(self._told, meanwhile is None)
+                if before:
+                    before()
+                held = take()
+                os.write(self._say, b"+")
+                while not self._ended():
+                    meanwhile(held)
+                for one in held if isinstance(held, (list, tuple)) else [held]:
+                    for let_go in ("unmap", "end"):
+                        if hasattr(one, let_go):
+                            getattr(one, let_go)()
+                os._exit(0)
+            os._exit(1)
+        os.close(self._say), os.close(self._told)
+        self._tell = tell
+        word = os.read(said, 1)
+        os.close(said)
+        if word != b"+":
+            self.wait()
+            raise AssertionError("the child could not take what it should")
+
+    def _ended(self):
+        try:
+            os.read(self._told, 1)
+        except BlockingIOError:
+            return False
+        return True
+
+    def wait(self):
+        """Its wait status, once it has ended."""
+        os.close(self._tell)
+        _, status = os.waitpid(self.pid, 0)
+        self.pid = 0
+        return status
+
+    def end(self):
+        """Lets go in good order."""
+        assert self.wait() == 0
+
+    def kill(self, number=signal.SIGKILL):
+        os.kill(self.pid, number)
+        self.wait()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.pid:
+            self.kill()

@@ -1,0 +1,283 @@
+#!/usr/bin/env python3
+"""B on a real mount: breaks are heard by poll(2), answered or not, and nobody waits longer than said."""
+import contextlib
+import errno
+import os
+import select
+import signal
+import subprocess
+import time
+
+from holding import Child, kinds, until
+from libpmfs import (BREAK, BREAKABLE, BREAKABLE_MAP, ENDED, NOWAIT, NOWAIT_MAP, READ, Lease, Map, ctl,
+                     grant, holders, make_file, open_direct, pin, prepare, unpin)
+from fixture import as_user, claim, fails, program, run_claims
+
+MIB = 1 << 20
+TRUNCATE = ("import os, sys; os.truncate(sys.argv[1], int(sys.argv[2]))")
+
+
+def truncate(path, size):
+    """A breaker: another process, for one's own lease is EDEADLK."""
+    return subprocess.Popen(["python3", "-c", TRUNCATE, str(path), str(size)],
+                            stderr=subprocess.DEVNULL)
+
+
+def hung_up(holder):
+    poll = select.poll()
+    poll.register(holder.event_fd, 0)
+    return bool(poll.poll(0))
+
+
+@claim("a break is heard, the lease given back, and the breaker goes on; then there is a new one")
+def _(here):
+    data = make_file(here / "f", 4 * MIB)
+    fd = open_direct(here / "f", os.O_RDONLY)
+    for size in (3 * MIB, 2 * MIB, MIB):
+        with Map(fd, prot=READ, flags=BREAKABLE_MAP) as m:
+            assert m.event() is None and m.load(0, m.length) == data[:m.length]
+            breaker = truncate(here / "f", size)
+            event = m.wait()
+            assert event.kind == BREAK and 0 < event.milliseconds <= 45_000 and event.grant != 0
+            assert m.event() is None and breaker.poll() is None
+            assert os.stat(here / "f").st_size == m.length  # it waits
+        assert breaker.wait(10) == 0
+        assert os.stat(here / "f").st_size == size
+    os.close(fd)
+
+
+@claim("every change of the map breaks the lease, and writing in place does not")
+def _(here):
+    make_file(here / "f", MIB)
+    reader = open_direct(here / "f", os.O_RDONLY)
+    scripts = ("os.pwrite(fd, b'x' * 4096, MIB)", "os.posix_fallocate(fd, 0, 4 * MIB)",
+               "os.ftruncate(fd, 8 * MIB)", "os.ftruncate(fd, MIB - 4096)",
+               "libc.fallocate(fd, 3, ctypes.c_int64(0), ctypes.c_int64(4096))",
+               "os.open(path, os.O_WRONLY | os.O_TRUNC)")
+    for script in scripts:
+        fd = open_direct(here / "f")
+        os.ftruncate(fd, MIB)
+        prepare(fd)
+        os.close(fd)
+        with Lease(reader) as lease:
+            subprocess.run(["python3", "-c", "import os, sys; fd = os.open(sys.argv[1], os.O_RDWR);"
+                            "os.pwrite(fd, b'in place', 4096)", here / "f"], check=True, timeout=20)
+            assert lease.event() is None
+            breaker = subprocess.Popen(
+                ["python3", "-c", "import ctypes, os, sys; MIB = 1 << 20; path = sys.argv[1];"
+                 "libc = ctypes.CDLL(None); fd = os.open(path, os.O_RDWR);" + script, here / "f"])
+            assert lease.wait().kind == BREAK, script
+            assert breaker.poll() is None, script
+        assert breaker.wait(10) == 0, script
+    os.close(reader)
+
+
+@claim("a holder that never answers loses its lease after lease_break_time", alone=True)
+def _(maker):
+    volume = maker.volume(options="lease_break_time=1")
+    path = volume.mnt / "f"
+    make_file(path, MIB)
+    fd = open_direct(path, os.O_RDONLY)
+    lease = Lease(fd)
+    start = time.monotonic()
+    breaker = truncate(path, 5)
+    event = lease.wait()
+    assert event.kind == BREAK and 0 < event.milliseconds <= 1000
+    assert breaker.wait(20) == 0
+    assert 0.9 < time.monotonic() - start < 5
+    until(lambda: hung_up(lease))
+    assert lease.event().kind == ENDED and lease.event().kind == ENDED  # it stays
+    assert kinds(path) == []
+    lease.end()
+    os.close(fd)
+
+
+@claim("a caller that would block gets EAGAIN: O_NONBLOCK, and takers with NOWAIT")
+def _(here):
+    make_file(here / "f", MIB)
+    fd = open_direct(here / "f", os.O_RDONLY)
+
+    def try_without_blocking():
+        other = os.open(here / "f", os.O_RDWR | os.O_NONBLOCK)
+        with fails(errno.EAGAIN):
+            os.pwrite(other, b"x" * 4096, MIB)
+        with fails(errno.EAGAIN):
+            os.posix_fallocate(other, MIB, MIB)
+        os.close(other)
+
+    def try_to_take():
+        mine = open_direct(here / "f", os.O_RDONLY)
+        for take in (lambda: Lease(mine, flags=NOWAIT), lambda: grant(mine, BREAKABLE, flags=NOWAIT),
+                     lambda: Map(mine, prot=READ, flags=BREAKABLE_MAP | NOWAIT_MAP)):
+            with fails(errno.EAGAIN):
+                take()
+
+    with Lease(fd) as lease:
+        as_user(try_without_blocking, uid=0, gid=0)
+        breaker = truncate(here / "f", 5000)
+        lease.wait()
+        as_user(try_to_take, uid=0, gid=0)
+    assert breaker.wait(10) == 0
+    os.close(fd)
+
+
+@claim("who takes a lease while one is being broken waits behind the breaker")
+def _(here):
+    make_file(here / "f", MIB)
+    fd = open_direct(here / "f", os.O_RDONLY)
+    lease = Lease(fd)
+    breaker = truncate(here / "f", 5000)
+    lease.wait()
+    taker = subprocess.Popen([program("pmfsctl"), "lease", here / "f", "--", "true"])
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        taker.wait(0.3)
+    assert taker.poll() is None and breaker.poll() is None
+    with fails(errno.EDEADLK):  # but nobody waits for himself
+        Lease(fd)
+    lease.end()
+    assert breaker.wait(10) == 0 and taker.wait(10) == 0
+    assert os.stat(here / "f").st_size == 5000
+    os.close(fd)
+
+
+@claim("one's own lease is EDEADLK, and stays")
+def _(here):
+    make_file(here / "f", MIB)
+    fd = open_direct(here / "f")
+    with Lease(fd) as lease:
+        for change in (lambda: os.ftruncate(fd, 5), lambda: os.pwrite(fd, b"x" * 4096, MIB),
+                       lambda: os.truncate(here / "f", 5)):
+            with fails(errno.EDEADLK):
+                change()
+        assert lease.event() is None and kinds(here / "f") == ["breakable"]
+    os.ftruncate(fd, 5)
+    os.close(fd)
+
+
+@claim("a breaker that waits can be interrupted and killed, and leaves nothing changed")
+def _(here):
+    make_file(here / "f", MIB)
+    fd = open_direct(here / "f", os.O_RDONLY)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        with Lease(fd) as lease:
+            breaker = truncate(here / "f", 5)
+            lease.wait()
+            breaker.send_signal(number)
+            assert breaker.wait(10) != 0
+            assert kinds(here / "f") == ["breakable"]
+        assert os.stat(here / "f").st_size == MIB
+    with Lease(fd):
+        pass
+    os.close(fd)
+
+
+@claim("a hundred holders hear one break, and the breaker goes on after the last of them")
+def _(here):
+    make_file(here / "f", MIB)
+    fd = open_direct(here / "f", os.O_RDONLY)
+    leases = [Lease(fd) for _ in range(100)]
+    assert kinds(here / "f") == ["breakable"] * 100
+    breaker = truncate(here / "f", 5)
+    leases[0].wait()
+    start = time.monotonic()
+    for lease in leases[1:]:
+        assert lease.wait().kind == BREAK
+    spread = time.monotonic() - start
+    assert spread < 1, f"{spread} s between the first and the last"
+    for lease in leases[1:]:
+        lease.end()
+    assert breaker.poll() is None
+    leases[0].end()
+    assert breaker.wait(10) == 0
+    os.close(fd)
+
+
+@claim("leases are for every user who may read the file as its owner: no device is handed out",
+       alone=True)
+def _(maker):
+    volume = maker.volume()
+    path = volume.mnt / "f"
+    make_file(path, MIB)
+    volume.mnt.chmod(0o777), volume.directory.chmod(0o755)
+    os.chown(path, 1000, 1000)
+
+    def holder():
+        fd = open_direct(path, os.O_RDONLY)
+        with Lease(fd) as lease:
+            breaker = truncate(path, 5)
+            assert lease.wait().kind == BREAK
+        assert breaker.wait(10) == 0
+        with fails(errno.EACCES):
+            Map(fd, prot=READ, flags=BREAKABLE_MAP)
+
+    as_user(holder)
+
+
+@claim("under a seal a lease never breaks; sealing a leased file is EBUSY")
+def _(here):
+    make_file(here / "f", MIB)
+    fd = open_direct(here / "f")
+    with Lease(fd):
+        assert ctl("seal", here / "f", ok=False).returncode == 1
+    ctl("seal", here / "f")
+    with Lease(fd) as lease:
+        with fails(errno.ETXTBSY):
+            os.truncate(here / "f", 5)
+        assert truncate(here / "f", 5).wait(10) != 0
+        assert lease.event() is None
+    os.close(fd)
+
+
+@claim("a pin beside a lease keeps it from breaking: the breaker gets ETXTBSY")
+def _(here):
+    make_file(here / "f", MIB)
+    fd = open_direct(here / "f")
+    number = pin(fd, 0, 4096)
+    with Child(lambda: Lease(open_direct(here / "f", os.O_RDONLY))):
+        with fails(errno.ETXTBSY):
+            os.truncate(here / "f", 0)
+    unpin(fd, number)
+    os.close(fd)
+
+
+@claim("a lease ends with its handle, its process, and SIGKILL of it: a breaker goes on")
+def _(here):
+    make_file(here / "f", MIB)
+
+    def take():
+        return Lease(open_direct(here / "f", os.O_RDONLY))
+
+    for size, way in ((5000, Child.end), (4000, Child.kill)):
+        with Child(take) as child:
+            breaker = truncate(here / "f", size)
+            until(lambda: any(h.get("breaking") for h in holders(here / "f")))
+            way(child)
+        assert breaker.wait(10) == 0 and os.stat(here / "f").st_size == size
+
+
+@claim("when the server stops or is killed, every holder is told", alone=True)
+def _(maker):
+    volume = maker.volume()
+    for stop in ("kill", "term"):
+        make_file(volume.mnt / "f", MIB)
+        fd = open_direct(volume.mnt / "f")
+        held = [Lease(fd), Map(fd, prot=READ, flags=BREAKABLE_MAP)]
+        other = open_direct(volume.mnt / "f")
+        assert all(one.event() is None and not hung_up(one) for one in held)
+        if stop == "kill":
+            volume.kill()
+        else:
+            volume.server.terminate()
+            volume.server.wait(20)
+        for one in held:
+            assert one.wait().kind == ENDED and hung_up(one) and one.event().kind == ENDED
+        held[1].load(0, 4096)  # its pages stay
+        held[0].end(), held[1].unmap()
+        os.close(fd), os.close(other)
+        if stop == "kill":
+            volume.mount()
+            maker.watch()
+
+
+if __name__ == "__main__":
+    run_claims(media=("memory",))
