@@ -24,7 +24,7 @@ const char *more_than_a_record(const Inode &inode) {
     if (inode.nlink.get() != 0) return "a link count";
     if (inode.size.get() != 0) return "a size";
     if (inode.xattr_root.get() != 0) return "attributes";
-    // A half-open range of file blocks that it maps; its claims must lie in it while they are partial.
+    // The file blocks that it maps.
     if (inode.trim_from.get() >= inode.rdev.get()) return "an empty range";
     if ((inode.flags.get() & kKnownInodeFlags) != kGrantRecord) return "flags of a file";
     return nullptr;

@@ -19,7 +19,8 @@ inline bool must_park(const Error &error) {
 
 // For work that may as well be done another time (merging sparse nodes): no room is no failure.
 inline Result<> best_effort(Result<> result) {
-    if (!result.ok() && (result.error().errno_value() == kParkErrno || result.error().errno_value() == ENOSPC))
+    if (!result.ok() &&
+        (result.error().errno_value() == kParkErrno || result.error().errno_value() == ENOSPC))
         return {};
     return result;
 }

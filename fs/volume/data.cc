@@ -172,23 +172,6 @@ public:
            const Caller &caller)
         : v_(v), ino_(ino), span_(span), bytes_(bytes), kill_(kill), caller_(caller) {}
 
-    Result<std::size_t> run() {
-        TRY(ask_seal());
-        TRY(v_.drop_capability(ino_));
-        for (std::uint64_t at = span_.from; at < span_.to;) {
-            auto next = piece(at);
-            if (!next.ok()) {
-                // What is written is written; the rest is the next call's error.
-                if (next.error().errno_value() == ENOSPC && at > span_.from)
-                    return static_cast<std::size_t>(at - span_.from);
-                return next.error();
-            }
-            at = next.value();
-        }
-        return static_cast<std::size_t>(span_.to - span_.from);
-    }
-
-private:
     // All or nothing: nothing is written unless the seal allows every part of the write.
     Result<> ask_seal() {
         const Reader reader(*v_.core);
@@ -206,6 +189,21 @@ private:
         return {};
     }
 
+    Result<std::size_t> run() {
+        for (std::uint64_t at = span_.from; at < span_.to;) {
+            auto next = piece(at);
+            if (!next.ok()) {
+                // What is written is written; the rest is the next call's error.
+                if (next.error().errno_value() == ENOSPC && at > span_.from)
+                    return static_cast<std::size_t>(at - span_.from);
+                return next.error();
+            }
+            at = next.value();
+        }
+        return static_cast<std::size_t>(span_.to - span_.from);
+    }
+
+private:
     // Writes from `at` as far as one transaction goes; returns where the next one begins.
     Result<std::uint64_t> piece(std::uint64_t at) {
         const std::uint64_t block = at / kBlockSize, end_block = span_.end_block();
@@ -298,7 +296,10 @@ Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset,
     ExclusiveLock held(v.lock);
     TRY(read_file(Reader(*v.core), ino));
     TRY(v.settle_trim(ino));
-    return Writer(v, ino, span, bytes, kill_suid_sgid, caller).run();
+    Writer writer(v, ino, span, bytes, kill_suid_sgid, caller);
+    TRY(writer.ask_seal());
+    TRY(v.drop_capability(ino));
+    return writer.run();
 }
 
 Result<std::uint64_t> Volume::seek_data(InodeNo ino, std::uint64_t offset) {

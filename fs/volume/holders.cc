@@ -252,21 +252,18 @@ Result<GrantId> Volume::Impl::take(const HandleInfo &opened, const GrantRequest 
         if (!request.maps && !request.may_store) return grant.pin;
     }
     grant.holder = options.processes.of_thread(caller.pid);
-    const auto stands = [&]() -> Result<> {
-        TRY(live.add_grant(ino, grant));
-        if (!request.maps || options.read_only) return {};
-        auto record = add_record(grant, ino);
-        if (record.ok()) {
-            live.set_record(grant.handle, grant.id, record.value(), grant.holder);
-            return {};
-        }
+    if (auto added = live.add_grant(ino, grant); !added.ok()) {
+        if (grant.pin != 0) live.unpin(grant.handle, grant.pin);
+        return added.error();
+    }
+    if (!request.maps || options.read_only) return grant.id;
+    const auto record = add_record(grant, ino);
+    if (!record.ok()) {
         (void)live.drop_grant(grant.handle, grant.id);
-        grant.pin = 0;  // went with it
         return record.error();
-    }();
-    if (stands.ok()) return grant.id;
-    if (grant.pin != 0) live.unpin(grant.handle, grant.pin);
-    return stands.error();
+    }
+    live.set_record(grant.handle, grant.id, record.value(), grant.holder);
+    return grant.id;
 }
 
 Result<GrantId> Volume::take_grant(HandleId handle, const GrantRequest &request,

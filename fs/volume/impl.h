@@ -55,11 +55,10 @@ public:
     Result<> check_seal(InodeNo ino, const media::Inode &inode) REQUIRES_SHARED(lock);
 
     // --- grants: holders.cc
-    // What the seal and the grants say to a change of the map.  kBreakErrno: leases were asked to
-    // go, and the operation waits for them.
+    // With the lock held: what the seal and the grants say to a change of the map.  kBreakErrno:
+    // leases were asked to go, and the operation waits for them.
     Result<core::MapPermit> permit(InodeNo ino, const media::Inode &inode, core::Move move,
-                                   std::uint64_t first, std::uint64_t end, const Caller &caller)
-        REQUIRES_SHARED(lock);
+                                   std::uint64_t first, std::uint64_t end, const Caller &caller);
     static bool owns(const Grant &grant, const Caller &caller, const Process &process);
     Error begin_break(InodeNo ino, const Caller &caller);
     void revoke_leases(InodeNo ino) EXCLUDES(lock);
@@ -84,7 +83,8 @@ public:
     Result<> quarantine(InodeNo record, const Process &holder, bool revoked) REQUIRES(lock);
     void end_quarantine(InodeNo record) EXCLUDES(lock);
     Result<> load_records() REQUIRES(lock);
-    Result<> with_room(const std::function<Result<>()> &step) REQUIRES(lock);
+    Result<> make_room() REQUIRES(lock);
+    bool grants_damaged = false;  // their list is: nothing may be freed, so nothing may be written
     struct LostHolder {
         Process process;
         bool revoked = false;

@@ -272,38 +272,45 @@ Result<> Volume::Impl::load_records() {
     for (std::uint64_t at = TRY(core::read_state(reader))->grant_head.get(); at != 0;) {
         const InodeNo record(at);
         const auto found = core::read_inode(reader, record);
-        // Damage: who else claims what cannot be told, so nothing goes.  It takes space until fsck.
-        if (!found.ok() || (found.value()->flags.get() & media::kGrantRecord) == 0) return {};
-        if (!seen.insert(at).second) return {};
+        // Damage: who else holds what cannot be told, so nothing may be freed until fsck.
+        if (!found.ok() || (found.value()->flags.get() & media::kGrantRecord) == 0 ||
+            !seen.insert(at).second)
+            return corrupt("the list of those who map the device is damaged");
         at = found.value()->next.get();
         const media::GrantHolder holder = holder_of(*found.value());
         const Process process{holder.pid.get(), holder.start_time.get()};
         const bool this_boot = std::equal(boot_id.begin(), boot_id.end(), holder.boot_id);
         if (this_boot && options.processes.life(process) != Life::ended) {
             const bool revoked = (holder.flags.get() & media::kGrantRevoked) != 0;
-            if (!with_room([&] { return quarantine(record, process, revoked); }).ok()) return {};
+            Result<> done = quarantine(record, process, revoked);
+            while (!done.ok() && must_park(done.error())) {
+                TRY(make_room());
+                done = quarantine(record, process, revoked);
+            }
+            TRY(std::move(done));
             continue;
         }
-        auto claims = runs_of(reader, *found.value(), record, 0, kAllBlocks);
-        if (!claims.ok()) return {};
-        allocator->quarantine().add(record, std::move(claims).take());
+        allocator->quarantine().add(record,
+                                    TRY(runs_of(reader, *found.value(), record, 0, kAllBlocks)));
         ended.push_back(record);
     }
     for (const InodeNo record : ended) {
         allocator->quarantine().remove(record);
-        (void)with_room([&] { return drop_record(record, true); }).ok();  // a damaged one stays
+        Result<> done = drop_record(record, true);
+        while (!done.ok() && must_park(done.error())) {
+            TRY(make_room());
+            done = drop_record(record, true);
+        }
+        (void)done.ok();  // a damaged one stays
     }
     return {};
 }
 
-// At mount: runs a step until it need not park any more; each time it gets on by a transaction.
-Result<> Volume::Impl::with_room(const std::function<Result<>()> &step) {
-    for (;;) {
-        Result<> done = step();
-        if (done.ok() || !must_park(done.error())) return done;
-        TRY(journal->group_commit(true));
-        allocator->release_held();
-    }
+// At mount, for a step that must park: it got on by a transaction at least.
+Result<> Volume::Impl::make_room() {
+    TRY(journal->group_commit(true));
+    allocator->release_held();
+    return {};
 }
 
 Result<std::vector<Quarantined>> Volume::quarantine() {

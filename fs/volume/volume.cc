@@ -68,8 +68,13 @@ Result<> Volume::Impl::start() {
     if (options.read_only) return {};
     {
         ExclusiveLock held(lock);
-        TRY(load_records());
-        TRY(finish_orphans());
+        const auto loaded = load_records();
+        grants_damaged = !loaded.ok() && (loaded.error().errno_value() == EUCLEAN ||
+                                          loaded.error().errno_value() == EIO);
+        if (!grants_damaged) {
+            TRY(Result<>(loaded));
+            TRY(finish_orphans());
+        }
     }
     if (region->is_image() && !options.no_background)
         commit_thread = std::thread([this] { commit_loop(); });
@@ -112,6 +117,9 @@ Result<> Volume::close() {
 
 Result<> Volume::Impl::writable() const {
     if (options.read_only) return Error(EROFS, "the volume is mounted read-only");
+    if (grants_damaged)
+        return Error(EROFS,
+                     "the list of those who map the device is damaged; the volume is read-only");
     if (journal->failed()) return Error(EROFS, "the medium failed; the volume is read-only");
     return {};
 }
@@ -144,7 +152,7 @@ VolumeInfo Volume::info() {
     }
     info.tx_last = v.journal->last().value();
     info.tx_durable = v.journal->durable().value();
-    info.damaged = v.journal->failed();
+    info.damaged = v.journal->failed() || v.grants_damaged;
     info.read_only = v.options.read_only || info.damaged;
     return info;
 }
