@@ -103,17 +103,26 @@ void Dispatcher::fail(fuse_req_t req, const Error &error) {
         return volume_.when_ready(error, [run = put_aside(req), flushed] { run(flushed); });
     // This may take as long as a lease's holder likes to, so the one who waits can be interrupted.
     const std::uint64_t unique = load<fuse_in_header>(Request::current()->message()).unique;
-    const auto run = put_aside(req);
-    {
-        Lock held(waiting_mutex_);
-        waiting_.emplace(unique, &Request::current()->port());
+    if (!start_waiting(unique, Request::current()->port())) {
+        fuse_reply_err(req, EINTR);
+        return;
     }
+    const auto run = put_aside(req);
     volume_.when_ready(error, [this, unique, run, flushed] {
         if (stop_waiting(unique) != nullptr) run(flushed);
     });
 }
 
-// Null: it does not wait any more.
+// False: it was interrupted on its way here.
+bool Dispatcher::start_waiting(std::uint64_t unique, ReplyPort &port) {
+    Lock held(waiting_mutex_);
+    const auto found = std::find(interrupted_.begin(), interrupted_.end(), unique);
+    if (found != interrupted_.end()) return false;
+    waiting_.emplace(unique, &port);
+    return true;
+}
+
+// Null: it does not wait.
 ReplyPort *Dispatcher::stop_waiting(std::uint64_t unique) {
     Lock held(waiting_mutex_);
     const auto found = waiting_.find(unique);
@@ -127,8 +136,17 @@ ReplyPort *Dispatcher::stop_waiting(std::uint64_t unique) {
 // port that it came by, for the kernel takes a reply nowhere else.
 bool Dispatcher::interrupt(const Request &request) {
     const std::uint64_t unique = request.argument<fuse_interrupt_in>().unique;
-    ReplyPort *port = stop_waiting(unique);
-    if (port == nullptr) return false;
+    ReplyPort *port = nullptr;
+    {
+        Lock held(waiting_mutex_);
+        const auto found = waiting_.find(unique);
+        if (found == waiting_.end()) {
+            interrupted_[interrupted_next_++ % interrupted_.size()] = unique;
+            return false;
+        }
+        port = found->second;
+        waiting_.erase(found);
+    }
     fuse_out_header header{sizeof header, -EINTR, unique};
     const iovec piece{&header, sizeof header};
     (void)port->send(std::span(&piece, 1));  // fails only when the connection has ended

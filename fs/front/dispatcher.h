@@ -10,6 +10,7 @@
 #pragma once
 #include <linux/fuse.h>
 
+#include <array>
 #include <atomic>
 #include <memory>
 #include <unordered_map>
@@ -86,6 +87,7 @@ private:
     void dispatch(ReplyPort &port, Bytes message, bool flushed);
     static std::function<void(bool flushed)> put_aside(fuse_req_t req);
     bool interrupt(const Request &request);
+    bool start_waiting(std::uint64_t unique, ReplyPort &port) EXCLUDES(waiting_mutex_);
     ReplyPort *stop_waiting(std::uint64_t unique) EXCLUDES(waiting_mutex_);
     static ssize_t write_reply(int fd, iovec *iov, int count, void *userdata);
     static void on_init(void *userdata, fuse_conn_info *connection);
@@ -104,6 +106,9 @@ private:
     Mutex waiting_mutex_;
     // Those that wait for leases, by `unique`, and where each is to be answered.
     std::unordered_map<std::uint64_t, ReplyPort *> waiting_ GUARDED_BY(waiting_mutex_);
+    // The last ones that were interrupted and did not wait: they may be about to.
+    std::array<std::uint64_t, 256> interrupted_ GUARDED_BY(waiting_mutex_) = {};
+    std::size_t interrupted_next_ GUARDED_BY(waiting_mutex_) = 0;
 };
 
 }  // namespace pmfs::front
