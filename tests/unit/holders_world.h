@@ -1,0 +1,173 @@
+// A volume in memory that can be killed, and a world of invented processes that can die on command:
+// what tests of leases, pins and lost grants play in.
+#pragma once
+#include <doctest/doctest.h>
+#include <linux/falloc.h>
+#include <sys/stat.h>
+
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "fsck/check.h"
+#include "mkfs/make.h"
+#include "volume/volume.h"
+
+namespace pmfs::test {
+
+inline const InodeNo kRoot(media::kRootIno);
+inline constexpr std::uint64_t kBlock = media::kBlockSize;
+inline constexpr std::uint64_t kSecond = 1'000'000'000;
+
+template <class T>
+int errno_of(const Result<T> &result) {
+    return result.ok() ? 0 : result.error().errno_value();
+}
+
+class World : public GrantWatcher {
+public:
+    explicit World(std::uint64_t size = 16 << 20) {
+        auto region = std::move(pm::memory_region(size)).take();
+        REQUIRE(mkfs::make(*region, {}).ok());
+        open(std::move(region));
+    }
+    Volume *operator->() { return volume_.get(); }
+
+    // The server dies; what was stored stays.
+    void crash() {
+        const std::vector<std::byte> bytes(volume_->region().meta(),
+                                           volume_->region().meta() + volume_->region().size());
+        volume_.reset();
+        auto region = std::move(pm::memory_region(bytes.size())).take();
+        region->fence(region->write(0, bytes));
+        open(std::move(region));
+    }
+    void check() {
+        const auto report = fsck::check(*region_);
+        REQUIRE(report.ok());
+        for (const auto &p : report.value().problems)
+            MESSAGE(fsck::id_of(p.code), " ", fsck::info_of(p.code).sentence, " ", p.detail);
+        CHECK(report.value().clean());
+    }
+    void later(std::uint64_t seconds) { volume_->tend(monotonic_ns() + seconds * kSecond); }
+
+    static Caller user(std::uint32_t pid, std::uint32_t uid = 1000) {
+        Caller caller;
+        caller.uid = caller.gid = uid;
+        caller.pid = pid;
+        return caller;
+    }
+    struct File {
+        InodeNo ino;
+        HandleId handle;
+    };
+    File make(const std::string &name, std::uint64_t blocks, std::uint32_t pid = 10) {
+        const auto made = volume_->make(kRoot, name, S_IFREG | 0666, 0, user(pid));
+        REQUIRE(made.ok());
+        const std::string text(blocks * kBlock, 'x');
+        REQUIRE(
+            volume_->write(made.value().ino, 0, std::as_bytes(std::span(text)), false, user(pid))
+                .ok());
+        REQUIRE(volume_->prepare(made.value().ino, 0, 0, 0, user(pid)).ok());
+        return open(made.value().ino, pid);
+    }
+    File open(InodeNo ino, std::uint32_t pid = 10, bool write = true) {
+        OpenRequest request;
+        request.write = write;
+        request.direct = true;
+        request.caller = user(pid);
+        const auto opened = volume_->open_file(ino, request);
+        REQUIRE(opened.ok());
+        return {ino, opened.value().handle};
+    }
+    Result<GrantId> take(const File &file, GrantKind kind, std::uint32_t pid, bool maps = false,
+                         std::uint64_t offset = 0, std::uint64_t length = 0,
+                         std::uint32_t uid = 1000) {
+        std::uint64_t bad = 0;
+        GrantRequest request;
+        request.kind = kind;
+        request.offset = offset;
+        request.length = length;
+        request.maps = request.may_store = maps;
+        return volume_->take_grant(file.handle, request, user(pid, uid), &bad);
+    }
+    Result<> truncate(const File &file, std::uint64_t size, std::uint32_t pid,
+                      bool nonblocking = false) {
+        SetAttr set;
+        set.size = size;
+        Caller caller = user(pid);
+        caller.nonblocking = nonblocking;
+        auto done = volume_->setattr(file.ino, set, caller);
+        if (!done.ok()) return done.error();
+        return {};
+    }
+    std::set<std::uint64_t> blocks_of(InodeNo ino) {
+        std::set<std::uint64_t> blocks;
+        Extent page[64];
+        for (std::uint64_t from = 0;;) {
+            const std::size_t n = volume_->extents(ino, from, page).take();
+            for (std::size_t i = 0; i < n; ++i)
+                for (std::uint64_t b = 0; b < page[i].blocks; ++b) blocks.insert(page[i].start + b);
+            if (n < 64) return blocks;
+            from = page[n - 1].end();
+        }
+    }
+    // Writes files until the volume is full, and gives all their blocks.
+    std::set<std::uint64_t> fill(const std::string &prefix) {
+        std::set<std::uint64_t> all;
+        const std::string text(kBlock, 'f');
+        for (int i = 0;; ++i) {
+            const auto made =
+                volume_->make(kRoot, prefix + std::to_string(i), S_IFREG | 0666, 0, user(10));
+            if (!made.ok()) return all;
+            std::uint64_t at = 0;
+            while (
+                volume_
+                    ->write(made.value().ino, at, std::as_bytes(std::span(text)), false, user(10))
+                    .ok() &&
+                at < 64 * kBlock)
+                at += kBlock;
+            all.merge(blocks_of(made.value().ino));
+            if (at == 0) return all;
+        }
+    }
+
+    std::set<std::uint32_t> dead;  // process ids
+    std::uint64_t lockable = ~std::uint64_t{0};
+    std::vector<GrantId> asked, revoked;
+
+private:
+    void lease_breaking(HandleId, GrantId grant, std::uint32_t) override { asked.push_back(grant); }
+    void grant_revoked(HandleId, GrantId grant) override { revoked.push_back(grant); }
+
+    void open(std::unique_ptr<pm::Region> region) {
+        MountOptions options;
+        options.no_background = true;
+        options.lease_break_ms = 10'000;
+        options.processes.of_thread = [](std::uint32_t thread) {
+            return thread == 0 ? Process{} : Process{thread / 10 * 10, 7};
+        };
+        options.processes.life = [this](const Process &process) {
+            if (process.pid == 0) return Life::unknown;
+            return dead.contains(process.pid) ? Life::ended : Life::alive;
+        };
+        options.processes.lockable_bytes = [this](std::uint32_t) { return lockable; };
+        region_ = region.get();
+        auto opened = Volume::open(std::move(region), options);
+        REQUIRE(opened.ok());
+        volume_ = std::move(opened).take();
+        volume_->set_watcher(this);
+    }
+    pm::Region *region_ = nullptr;
+    std::unique_ptr<Volume> volume_;
+};
+
+inline bool disjoint(const std::set<std::uint64_t> &a, const std::set<std::uint64_t> &b) {
+    for (const std::uint64_t block : a)
+        if (b.contains(block)) return false;
+    return true;
+}
+
+}  // namespace pmfs::test
