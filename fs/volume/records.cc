@@ -203,13 +203,14 @@ Result<> Volume::Impl::drop_record(InodeNo record, bool settle) {
         if (e.hole() || (first && free.empty() && inode->map_root.get() == 0)) break;
         const auto permit = TRY(core::permit(*inode, {}, Move::reap));
         const Run piece = allocator->tail_piece({e.start, e.blocks});
+        // In this order: chunks that become free are no place for an extent any more.
+        TRY(core::map_remove(change, inode, record, piece.start, piece.start + piece.blocks,
+                             permit));
         for (const Run &run : free) {
             const std::uint64_t from = std::max(run.start, piece.start);
             const std::uint64_t end = std::min(run.start + run.blocks, piece.start + piece.blocks);
             if (from < end) TRY(allocator->give_back(change, {from, end - from}));
         }
-        TRY(core::map_remove(change, inode, record, piece.start, piece.start + piece.blocks,
-                             permit));
         TRY(change.commit());
         TRY(best_effort(core::map_tidy(*core, record, kAllBlocks)));
     }

@@ -63,11 +63,12 @@ def check(made):
 
 
 @claim("the server is killed, the volume mounted again, the file deleted and the volume filled: the "
-       "holder that goes on storing hits nobody",
+       "holder that goes on storing hits nobody, and its blocks come back when it is gone",
        alone=True, seconds=240)
 def _(maker):
     volume = maker.volume(size="96M")
     for kind, flags in KINDS.items():
+        before = status(volume.mnt)["bytes_available"]
         make_file(volume.mnt / "held", 16 * MIB)
         with storing(volume.mnt / "held", flags) as holder:
             volume.kill()
@@ -89,8 +90,10 @@ def _(maker):
             until(lambda: status(volume.mnt)["quarantines"] == 0)
         assert status(volume.mnt)["quarantined"] == 0
         check(made)
+        make_file(volume.mnt / "again", 15 * MIB, prepared=False)  # there is room for it now
         for name in os.listdir(volume.mnt):
             os.unlink(volume.mnt / name)
+        until(lambda: status(volume.mnt)["bytes_available"] >= before - MIB)
     assert volume.unmount() == 0
     volume.fsck()
 
