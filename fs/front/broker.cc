@@ -54,6 +54,7 @@ struct Connection {
     Peer peer;
     std::uint64_t lapses_ns = 0;  // without a claim: when it is cut
     bool bound = false;
+    bool answered = false;  // events come behind the answer
     Claim claim;
 };
 
@@ -356,6 +357,7 @@ void Broker::Impl::accept_one() {
                                .peer = peer.value(),
                                .lapses_ns = monotonic_ns() + options_.token_seconds * kSecond,
                                .bound = false,
+                               .answered = false,
                                .claim = {}});
         }
     }
@@ -410,7 +412,12 @@ void Broker::Impl::hear(std::uint64_t id) {
     const bool sent = answer(fd, {.error = verdict.error, .writable = writable, .epoch = epoch_},
                              verdict.error == 0 ? device : -1);
     if (verdict.error == 0 && sent) {
-        // Whoever was asked before there was a connection hears it now.
+        {
+            const Lock held(lock_);
+            const auto found = connections_.find(id);
+            if (found != connections_.end()) found->second.answered = true;
+        }
+        // Whoever was asked before he had his answer hears it now.
         const std::uint32_t left = volume_.lease_time_left(claim.handle, claim.grant);
         if (left != 0) lease_breaking(claim.handle, claim.grant, left);
         return;
@@ -502,7 +509,7 @@ void Broker::Impl::lease_breaking(HandleId handle, GrantId grant, std::uint32_t 
                                   .grant = grant};
     const Lock held(lock_);
     for (const auto &[id, connection] : connections_)
-        if (connection.bound && connection.claim.handle == handle &&
+        if (connection.answered && connection.claim.handle == handle &&
             connection.claim.grant == grant)
             (void)!::send(connection.socket.get(), &event, sizeof event,
                           MSG_NOSIGNAL | MSG_DONTWAIT);  // who does not read his news loses it
