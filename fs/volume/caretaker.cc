@@ -66,6 +66,16 @@ bool Caretaker::breaking(InodeNo ino) {
     return breaks_.contains(ino.value());
 }
 
+bool Caretaker::has_turns(InodeNo ino) {
+    Lock held(mutex_);
+    return turns_.contains(ino.value());
+}
+
+void Caretaker::make_ready(std::uint64_t ino, std::function<void()> again) {
+    ready_.push_back({ino, std::move(again)});
+    if (ino != 0) ++turns_[ino];
+}
+
 void Caretaker::wait(InodeNo ino, std::function<void()> again) {
     Lock held(mutex_);
     if (stopping_) return;
@@ -74,14 +84,14 @@ void Caretaker::wait(InodeNo ino, std::function<void()> again) {
         found->second.waiting.push_back(std::move(again));
         return;
     }
-    ready_.push_back(std::move(again));  // it ended while the operation was on its way here
+    make_ready(ino.value(), std::move(again));  // it ended while the operation was on its way here
     wake();
 }
 
 void Caretaker::run(std::function<void()> again) {
     Lock held(mutex_);
     if (stopping_) return;
-    ready_.push_back(std::move(again));
+    make_ready(0, std::move(again));
     wake();
 }
 
@@ -89,8 +99,7 @@ void Caretaker::leases_gone(InodeNo ino) {
     Lock held(mutex_);
     const auto found = breaks_.find(ino.value());
     if (found == breaks_.end()) return;
-    auto &waiting = found->second.waiting;
-    std::move(waiting.begin(), waiting.end(), std::back_inserter(ready_));
+    for (auto &again : found->second.waiting) make_ready(ino.value(), std::move(again));
     breaks_.erase(found);
     wake();
 }
@@ -126,12 +135,17 @@ void Caretaker::tend(std::uint64_t now_ns) {
         forget(record);
         duties_.process_ended(record);
     }
-    std::vector<std::function<void()>> ready;
+    std::vector<Ready> ready;
     {
         Lock held(mutex_);
         ready.swap(ready_);
     }
-    for (const auto &again : ready) again();
+    for (const Ready &one : ready) {
+        one.again();
+        Lock held(mutex_);
+        const auto turn = turns_.find(one.ino);
+        if (turn != turns_.end() && --turn->second == 0) turns_.erase(turn);
+    }
 }
 
 int Caretaker::milliseconds_left() {

@@ -30,6 +30,8 @@ public:
     // Somebody waits for the leases of a file; a break that goes on keeps its deadline.
     void begin_break(InodeNo ino, std::uint64_t deadline_ns) EXCLUDES(mutex_);
     bool breaking(InodeNo ino) EXCLUDES(mutex_);
+    // Leases of the file are gone, and those who waited for that have not all had their turn.
+    bool has_turns(InodeNo ino) EXCLUDES(mutex_);
     // Runs `again` on the thread when no lease of the file is in the way any more.
     void wait(InodeNo ino, std::function<void()> again) EXCLUDES(mutex_);
     // Runs `again` on the thread.
@@ -48,7 +50,12 @@ private:
         std::uint64_t deadline_ns = 0;
         std::vector<std::function<void()>> waiting;  // in the order that they came
     };
+    struct Ready {
+        std::uint64_t ino = 0;  // for whose leases it waited; 0: for none
+        std::function<void()> again;
+    };
     void loop() EXCLUDES(mutex_);
+    void make_ready(std::uint64_t ino, std::function<void()> again) REQUIRES(mutex_);
     void wake() REQUIRES(mutex_);
     int milliseconds_left() EXCLUDES(mutex_);
 
@@ -57,7 +64,8 @@ private:
     FileDescriptor wake_;
     Mutex mutex_;
     std::map<std::uint64_t, Break> breaks_ GUARDED_BY(mutex_);  // by inode
-    std::vector<std::function<void()>> ready_ GUARDED_BY(mutex_);
+    std::vector<Ready> ready_ GUARDED_BY(mutex_);
+    std::map<std::uint64_t, unsigned> turns_ GUARDED_BY(mutex_);  // of those in ready_ and running
     std::map<std::uint64_t, FileDescriptor> processes_ GUARDED_BY(mutex_);  // by record
     bool stopping_ GUARDED_BY(mutex_) = false;
     std::thread thread_;

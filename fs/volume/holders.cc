@@ -59,6 +59,11 @@ Error Volume::Impl::begin_break(InodeNo ino, const Caller &caller) {
     if (GrantWatcher *who = watcher.load(std::memory_order_acquire); who != nullptr)
         for (const Grant &grant : asked)
             who->lease_breaking(grant.handle, grant.id, options.lease_break_ms);
+    // The last of them may have gone before the break began: then nobody would end it.
+    const std::vector<Grant> left = live.grants(ino);
+    if (std::none_of(left.begin(), left.end(),
+                     [](const Grant &grant) { return grant.kind == GrantKind::breakable; }))
+        caretaker.leases_gone(ino);
     const auto handle = live.handle(caller.handle);
     if (caller.nonblocking || (handle && handle->opener.nonblocking))
         return Error(EAGAIN, "the file is leased; its holders were asked to go");
@@ -229,6 +234,8 @@ Result<GrantId> Volume::Impl::take(const HandleInfo &opened, const GrantRequest 
     // Leases that are being given back are not taken anew before those who wait had their turn.
     if (request.kind == GrantKind::breakable && caretaker.breaking(ino))
         return begin_break(ino, caller);
+    if (request.kind == GrantKind::breakable && caretaker.has_turns(ino))
+        return Error(EAGAIN, "those who waited for the file's leases come first");
     if (request.may_store) TRY(mark_mapped(*this, ino));
 
     Grant grant;

@@ -72,6 +72,37 @@ def _(here):
     os.close(reader)
 
 
+@claim("a holder that hears, gives back and takes again goes on beside a writer that never stops",
+       seconds=120)
+def _(here):
+    (here / "f").write_bytes(bytes(8192))
+    fd = open_direct(here / "f", os.O_RDONLY)
+    writer = subprocess.Popen(["python3", "-c", (
+        "import os, sys, time\n"
+        "fd = os.open(sys.argv[1], os.O_RDWR)\n"
+        "end, i = time.monotonic() + 3, 0\n"
+        "while time.monotonic() < end:\n"
+        "    i += 1\n"
+        "    os.ftruncate(fd, 4096)\n"
+        "    assert os.pwrite(fd, bytes([i & 0xff]) * 4096, 4096) == 4096\n"
+        "print(i)\n"), here / "f"], stdout=subprocess.PIPE)
+    breaks = 0
+    while writer.poll() is None:
+        with Map(fd, prot=READ, flags=BREAKABLE_MAP) as m:
+            assert m.length in (4096, 8192)
+            behind = m.load(4096, m.length - 4096)
+            assert behind == behind[:1] * len(behind)
+            poll = select.poll()
+            poll.register(m.event_fd, select.POLLIN)
+            if poll.poll(100):
+                assert m.event().kind == BREAK
+                breaks += 1
+            assert m.load(4096, m.length - 4096) == behind
+    rounds = int(writer.communicate()[0])
+    assert writer.returncode == 0 and breaks >= 5 and rounds >= 5, (breaks, rounds)
+    os.close(fd)
+
+
 @claim("a holder that never answers loses its lease after lease_break_time", alone=True)
 def _(maker):
     volume = maker.volume(options="lease_break_time=1")
