@@ -108,7 +108,7 @@ int pmfs_persist(const struct pmfs_map *map, size_t offset, size_t length);
 /* Ends a mapping and its grant; NULL is allowed. */
 int pmfs_unmap(struct pmfs_map *map);
 
-/* Handing over: a process that may have the device takes the grant, and another one, which may not,
+/* Handing over: root takes the grant, and another process, which may not have the device by itself,
  * maps.  It is given the descriptor of the file (SCM_RIGHTS, or inherited) and the ticket's bytes,
  * and has a few seconds for it.  A ticket is good once; whoever shows it is the holder. */
 struct pmfs_ticket {
