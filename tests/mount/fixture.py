@@ -346,6 +346,8 @@ def run_claims(media=("image", "memory")):
     parser.add_argument("--only", help="claims that match this pattern")
     parser.add_argument("--media", help="image, memory or both, separated by commas")
     arguments = parser.parse_args()
+    # A shell starts what it puts in the background with SIGINT ignored, and children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     runner = Runner(arguments)
     try:
         if arguments.on:
