@@ -391,6 +391,39 @@ TEST_CASE("broker: connections are bounded for each user, and the silent and the
     ::close(silent);
 }
 
+TEST_CASE("broker: a stranger has few connections, and only root hands the device over") {
+    front::BrokerOptions options;
+    options.group = kGroup;
+    options.connections_per_uid_max = 16;  // so many for members; an eighth for others
+    Brokered b(Medium::memory, options);
+    const std::string path = b.broker->socket_path();
+    Child stranger(
+        [&path](const pmfs_io_grant &) {
+            int last = -1;
+            for (int i = 0; i < 3; ++i) {
+                last = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+                sockaddr_un address{};
+                address.sun_family = AF_UNIX;
+                std::strcpy(address.sun_path, path.c_str());
+                if (::connect(last, reinterpret_cast<sockaddr *>(&address), sizeof address) != 0)
+                    return -1;
+            }
+            pmfs_broker_answer got{};
+            pollfd ready{last, POLLIN, 0};
+            if (::poll(&ready, 1, 5000) != 1) return -1;
+            return ::recv(last, &got, sizeof got, 0) == sizeof got ? got.error : 0;
+        },
+        kUser, false);
+    CHECK(stranger.act({}) == EUSERS);
+    pmfs_io_grant io{};
+    io.version = PMFS_ABI_VERSION;
+    io.flags = PMFS_GRANT_MAP | PMFS_GRANT_HAND_OVER;
+    io.kind = PMFS_GRANT_TEMPORARY;
+    CHECK(b.mounted.wire().ioctl(b.file, PMFS_IOC_GRANT, &io, {.uid = kUser, .gid = kGroup}) ==
+          EPERM);
+    CHECK(b.grants() == 0);
+}
+
 TEST_CASE("broker: the descriptor does not carry the volume's lock") {
     Brokered b(Medium::memory);
     int socket = -1;
