@@ -143,27 +143,35 @@ Result<> free_inode(Change &change, InodeNo ino, media::Inode *inode) {
     return {};
 }
 
-Result<> add_orphan(Change &change, InodeNo ino, media::Inode *inode) {
+Result<> push_inode(Change &change, InodeNo ino, media::Inode *inode, ListHead head) {
     media::State *state = TRY(change.edit_state());
-    const std::uint64_t head = state->orphan_head.get();
-    inode->next.set(head);
+    const std::uint64_t first = (state->*head).get();
+    inode->next.set(first);
     inode->prev.set(0);
-    if (head != 0) TRY(edit_inode(change, InodeNo(head)))->prev.set(ino.value());
-    state->orphan_head.set(ino.value());
+    if (first != 0) TRY(edit_inode(change, InodeNo(first)))->prev.set(ino.value());
+    (state->*head).set(ino.value());
     return {};
 }
 
-Result<> remove_orphan(Change &change, InodeNo, media::Inode *inode) {
+Result<> unlink_inode(Change &change, media::Inode *inode, ListHead head) {
     media::State *state = TRY(change.edit_state());
     const std::uint64_t next = inode->next.get(), prev = inode->prev.get();
     if (next != 0) TRY(edit_inode(change, InodeNo(next)))->prev.set(prev);
     if (prev != 0)
         TRY(edit_inode(change, InodeNo(prev)))->next.set(next);
     else
-        state->orphan_head.set(next);
+        (state->*head).set(next);
     inode->next.set(0);
     inode->prev.set(0);
     return {};
+}
+
+Result<> add_orphan(Change &change, InodeNo ino, media::Inode *inode) {
+    return push_inode(change, ino, inode, &media::State::orphan_head);
+}
+
+Result<> remove_orphan(Change &change, InodeNo, media::Inode *inode) {
+    return unlink_inode(change, inode, &media::State::orphan_head);
 }
 
 }  // namespace pmfs::core

@@ -40,6 +40,11 @@ Result<> free_inode(Change &change, InodeNo ino, media::Inode *inode);
 // The volume's variable root, from the copy that is sound.
 Result<const media::State *> read_state(const Reader &reader);
 
+// --- lists that are chained both ways from a head in State: orphans, grant records
+using ListHead = media::le64 media::State::*;
+Result<> push_inode(Change &change, InodeNo ino, media::Inode *inode, ListHead head);
+Result<> unlink_inode(Change &change, media::Inode *inode, ListHead head);
+
 // --- the orphan list: inodes without a name, and interrupted truncations
 Result<> add_orphan(Change &change, InodeNo ino, media::Inode *inode);
 Result<> remove_orphan(Change &change, InodeNo ino, media::Inode *inode);

@@ -34,29 +34,6 @@ void set_holder(media::Inode *record, const media::GrantHolder &holder) {
     std::memcpy(record->seal_digest, &holder, sizeof holder);
 }
 
-Result<> add_to_list(Change &change, InodeNo record, media::Inode *inode) {
-    media::State *state = TRY(change.edit_state());
-    const std::uint64_t head = state->grant_head.get();
-    inode->next.set(head);
-    inode->prev.set(0);
-    if (head != 0) TRY(core::edit_inode(change, InodeNo(head)))->prev.set(record.value());
-    state->grant_head.set(record.value());
-    return {};
-}
-
-Result<> take_off_list(Change &change, media::Inode *inode) {
-    media::State *state = TRY(change.edit_state());
-    const std::uint64_t next = inode->next.get(), prev = inode->prev.get();
-    if (next != 0) TRY(core::edit_inode(change, InodeNo(next)))->prev.set(prev);
-    if (prev != 0)
-        TRY(core::edit_inode(change, InodeNo(prev)))->next.set(next);
-    else
-        state->grant_head.set(next);
-    inode->next.set(0);
-    inode->prev.set(0);
-    return {};
-}
-
 // The device blocks of file blocks [first, end), in order of the device.
 Result<std::vector<Run>> runs_of(const Reader &reader, const media::Inode &inode, InodeNo ino,
                                  std::uint64_t first, std::uint64_t end) {
@@ -110,7 +87,7 @@ Result<InodeNo> Volume::Impl::add_record(const Grant &grant, InodeNo file) {
     touch(inode, true);
     inode->crtime = inode->atime = inode->mtime;
     set_holder(inode, identity_of(grant));
-    TRY(add_to_list(change, made.ino, inode));
+    TRY(core::push_inode(change, made.ino, inode, &media::State::grant_head));
     TRY(change.commit());
     return made.ino;
 }
@@ -218,7 +195,7 @@ Result<> Volume::Impl::drop_record(InodeNo record, bool settle) {
     Change change(*core);
     TRY(change.begin());
     auto *inode = TRY(core::edit_inode(change, record));
-    TRY(take_off_list(change, inode));
+    TRY(core::unlink_inode(change, inode, &media::State::grant_head));
     TRY(core::free_inode(change, record, inode));
     TRY(change.commit());
     return {};
