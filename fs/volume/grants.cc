@@ -24,11 +24,6 @@ Grant *InodeGrants::find(HandleId handle, GrantId id) {
     return found == grants_.end() || found->second.handle != handle ? nullptr : &found->second;
 }
 
-const Grant *InodeGrants::find(HandleId handle, GrantId id) const {
-    const auto found = grants_.find(id);
-    return found == grants_.end() || found->second.handle != handle ? nullptr : &found->second;
-}
-
 std::optional<Grant> InodeGrants::remove(HandleId handle, GrantId id) {
     const auto found = grants_.find(id);
     if (found == grants_.end() || found->second.handle != handle) return std::nullopt;

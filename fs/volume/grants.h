@@ -41,11 +41,10 @@ public:
 
     void add(const Grant &grant);
     std::optional<Grant> remove(HandleId handle, GrantId id);
-    const Grant *find(HandleId handle, GrantId id) const;
     Grant *find(HandleId handle, GrantId id);
     // Every grant but the pins that map nothing.
     std::vector<Grant> list() const;
-    // A grant of this handle, for its end; 0 when it has none.
+    // Those of one handle, for its end.
     std::vector<Grant> of_handle(HandleId handle) const;
     // Marks all leases as asked to go; gives those that were not asked before.
     std::vector<Grant> ask_leases();

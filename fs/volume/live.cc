@@ -37,12 +37,6 @@ bool LiveTable::mark_unlinked(InodeNo ino) {
     return drop_if_idle(shard, ino);
 }
 
-bool LiveTable::referenced(InodeNo ino) {
-    Shard &shard = shard_of(ino.value());
-    Lock lock(shard.mutex);
-    return shard.inodes.contains(ino.value());
-}
-
 bool LiveTable::seal_checked(InodeNo ino) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
@@ -215,12 +209,6 @@ void LiveTable::charge(std::uint32_t uid, std::uint64_t blocks, bool add) {
     std::uint64_t &charged = pinned_[uid];
     charged = add ? charged + blocks : charged - blocks;
     if (charged == 0) pinned_.erase(uid);
-}
-
-std::uint64_t LiveTable::pinned_bytes(std::uint32_t uid) {
-    Lock lock(pins_mutex_);
-    const auto found = pinned_.find(uid);
-    return found == pinned_.end() ? 0 : found->second * media::kBlockSize;
 }
 
 Result<GrantId> LiveTable::pin(InodeNo ino, const core::PinTable::Pin &pin, std::uint64_t limit) {

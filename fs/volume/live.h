@@ -24,7 +24,6 @@ public:
     bool forget(InodeNo ino, std::uint64_t count);
     // The last name is gone.  True when nobody refers to it either.
     bool mark_unlinked(InodeNo ino);
-    bool referenced(InodeNo ino);
     // The digest of a sealed map is compared once while the inode is referred to.
     bool seal_checked(InodeNo ino);
     void set_seal_checked(InodeNo ino, bool checked);
@@ -72,7 +71,6 @@ public:
     // --- pins.  ENOMEM: the user would be charged more than `limit` bytes, on all files together.
     Result<GrantId> pin(InodeNo ino, const core::PinTable::Pin &pin, std::uint64_t limit);
     bool unpin(HandleId handle, GrantId pin);
-    std::uint64_t pinned_bytes(std::uint32_t uid);
     std::vector<Holder> pins(InodeNo ino);
 
 private:
