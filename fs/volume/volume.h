@@ -60,9 +60,10 @@ public:
     Result<Attr> link(InodeNo ino, InodeNo dir, std::string_view name);
     Result<> unlink(InodeNo dir, std::string_view name);
     Result<> rmdir(InodeNo dir, std::string_view name);
-    // flags: 0, RENAME_NOREPLACE or RENAME_EXCHANGE; others EINVAL.
+    // flags: 0, RENAME_NOREPLACE or RENAME_EXCHANGE; others EINVAL.  *moved: directories whose `..`
+    // is another one now, which a kernel that keeps their listings has to hear.
     Result<> rename(InodeNo from, std::string_view from_name, InodeNo to, std::string_view to_name,
-                    unsigned flags);
+                    unsigned flags, std::vector<InodeNo> *moved = nullptr);
     Result<std::string> readlink(InodeNo ino);
     // Entries after `cookie` (0 = from the start), `.` and `..` included.
     Result<> readdir(InodeNo dir, std::uint64_t cookie, const DirSink &sink);
