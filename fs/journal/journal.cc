@@ -115,7 +115,8 @@ Result<> Journal::make_room() {
     if (failed()) return Error(EROFS, "the medium failed; the volume is read-only until remounted");
     {
         Lock lock(mutex_);
-        if (free_locked() >= media::kRecordSizeMax + kMarkReserve) return {};
+        const bool waits = park_hook_ && region_.is_image() && park_hook_();
+        if (free_locked() >= media::kRecordSizeMax + kMarkReserve && !waits) return {};
     }
     if (region_.is_image())
         return Error(kParkErrno, "the journal is full until the next checkpoint");

@@ -60,6 +60,7 @@ Result<> Volume::Impl::start() {
     boot_id = options.boot_id ? *options.boot_id : journal::current_boot_id();
     journal = TRY(journal::Journal::open(*region, superblock, boot_id, options.read_only));
     journal->blocks().set_sane_check(&sane);
+    if (options.park_hook) journal->set_park_hook(options.park_hook);
     allocator = TRY(core::Allocator::open(*journal, superblock));
     core = std::make_unique<core::Core>(core::Core{*journal, superblock, *allocator});
     const core::Reader reader(*core);

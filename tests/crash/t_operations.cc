@@ -18,6 +18,10 @@ void check(const Sweep &sweep) {
         CHECK(swept.violations.empty());
         CHECK(swept.cuts > 10);
     }
+    const Swept parked = run_parked(sweep);
+    for (const std::string &violation : parked.violations) MESSAGE(violation);
+    CHECK(parked.violations.empty());
+    CHECK(parked.cuts != 0);
 }
 
 constexpr std::uint32_t kFile = S_IFREG | 0644, kDir = S_IFDIR | 0755;

@@ -7,6 +7,7 @@ import mmap
 import os
 import random
 import stat
+import struct
 import subprocess
 import threading
 
@@ -213,13 +214,12 @@ class Ring:
         self.context = ctypes.c_uint64()
         c_call("syscall", self.SETUP, 8, ctypes.byref(self.context))
 
-    def write(self, fd, memory, offset, meanwhile=lambda: None):
+    def write(self, fd, memory, offset):
         buffer = (ctypes.c_char * len(memory)).from_buffer(memory)
         control = self.Control(opcode=self.PWRITE, fd=fd, buffer=ctypes.addressof(buffer),
                                size=len(memory), offset=offset)
         one = ctypes.pointer(control)
         c_call("syscall", self.SUBMIT, self.context, 1, ctypes.byref(one))
-        meanwhile()
         event = (ctypes.c_int64 * 4)()
         c_call("syscall", self.GETEVENTS, self.context, ctypes.c_long(1), ctypes.c_long(1), event,
                None)
@@ -276,21 +276,6 @@ def _(here):
 @claim("a buffered read after a direct write sees it, whoever reads beside", seconds=120)
 def _(here):
     assert direct_writes_beside_readers(here, lambda fd, m: os.pwritev(fd, [m], 0), 250) == 0
-
-
-@claim("a stat during an asynchronous direct write does not fix the modification time")
-def _(here):
-    size = 64 * PAGE
-    fd = os.open(here / "f", os.O_CREAT | os.O_RDWR | os.O_DIRECT)
-    memory = mmap.mmap(-1, size)
-    os.pwritev(fd, [memory], 0)
-    ring = Ring()
-    for _ in range(50):
-        os.utime(here / "f", ns=(0, 0))
-        assert ring.write(fd, memory, 0, meanwhile=lambda: os.stat(here / "f")) == size
-        assert os.stat(here / "f").st_mtime_ns != 0
-    ring.end()
-    os.close(fd)
 
 
 # --- mode bits that a write takes away
@@ -378,6 +363,32 @@ def _(here):
         as_user(lambda: runs_as("0"))
         as_user(lambda: (write or last_page)(program))
         as_user(lambda: runs_as("1000"))
+
+
+# --- listings
+
+@claim("a listing of a directory that was moved names its new parent")
+def _(here):
+    for name in ("one", "two", "one/moved", "one/moved/x"):
+        os.mkdir(here / name)
+
+    def parent_in_listing(path):
+        # (Whoever lists by a library looks `..` up.)  struct linux_dirent64 of getdents64(2).
+        fd, listing = os.open(path, os.O_RDONLY | os.O_DIRECTORY), ctypes.create_string_buffer(4096)
+        size, at = c_call("syscall", 217, fd, listing, 4096), 0
+        kept = listing.raw
+        assert c_call("syscall", 217, fd, listing, 4096) == 0  # whole: so the kernel keeps it
+        os.close(fd)
+        while at < size:
+            ino, _, length = struct.unpack_from("=QqH", kept, at)
+            if kept[at + 19:at + 22] == b"..\0":
+                return ino
+            at += length
+        raise AssertionError("a listing without ..")
+
+    assert parent_in_listing(here / "one/moved") == os.stat(here / "one").st_ino
+    os.rename(here / "one/moved", here / "two/moved")
+    assert parent_in_listing(here / "two/moved") == os.stat(here / "two").st_ino
 
 
 if __name__ == "__main__":
