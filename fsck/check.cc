@@ -120,11 +120,17 @@ Result<std::uint64_t> replay_journal(pm::Region &region, const journal::BootId &
         return Error(ENOTSUP,
                      "the volume uses a feature that this program may not write; -n checks "
                      "it without writing");
-    const auto done = journal::recover(region, sb, boot_id);
-    if (done.ok()) return done.value().records;
-    if (done.error().errno_value() != EUCLEAN) return done.error();
-    if (journal::read_ring_header(region, sb).ok())
-        report->add({.code = Code::record_damaged, .detail = done.error().what()}, 1);
+    const auto chain = journal::verify_chain(region, sb, boot_id);
+    if (!chain.ok() && chain.error().errno_value() == EUCLEAN) return 0;  // check() says it
+    if (!chain.ok()) return chain.error();
+    const journal::Flaw flaw = chain.value().flaw;
+    if (flaw.kind == journal::Flaw::Kind::none)
+        return TRY(journal::recover(region, sb, boot_id)).records;
+    report->add({.code = flaw.kind == journal::Flaw::Kind::broken ? Code::record_broken
+                                                                  : Code::record_damaged,
+                 .block = flaw.block,
+                 .detail = fmt::format("record {}; nothing was replayed", flaw.seq)},
+                1);
     return 0;
 }
 

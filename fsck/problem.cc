@@ -19,6 +19,7 @@ constexpr CodeInfo kCodes[] = {
     PMFS_CODE(ring_headers_damaged, "both headers of the journal are damaged"),
     PMFS_CODE(ring_tail_outside, "the journal's tail points outside the journal"),
     PMFS_CODE(record_damaged, "a journal record has a right checksum and impossible content"),
+    PMFS_CODE(record_broken, "a journal record that counts is damaged"),
 
     PMFS_CODE(state_copy_damaged, "a copy of the volume's state is damaged"),
     PMFS_CODE(state_copies_differ, "the two copies of the volume's state differ"),

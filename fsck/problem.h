@@ -19,6 +19,7 @@ enum class Code : std::uint16_t {
     ring_headers_damaged = 201,
     ring_tail_outside = 202,
     record_damaged = 203,
+    record_broken = 204,
 
     state_copy_damaged = 301,
     state_copies_differ = 302,

@@ -1,12 +1,11 @@
 // Commits, epochs and the tail: see journal.h.  Group commits are in checkpoint.cc.
 #include "journal/journal.h"
 
-#include <sys/random.h>
-
 #include <bit>
 #include <cstring>
 
 #include "base/bytes.h"
+#include "journal/replay.h"
 #include "journal/tx.h"
 #include "media/verify.h"
 
@@ -19,21 +18,18 @@ using media::RecordHeader;
 
 namespace {
 
-// Kept free beside the largest record, for marks between two checkpoints.
+// Kept free beside the largest record: for the marks of the two group commits that can come before
+// a checkpoint, one while a transaction is open and one behind it, each with its copy.
 constexpr std::uint64_t kMarkReserve = 4 * kLineSize;
 static_assert(media::kRecordSizeMax + kMarkReserve <=
               media::kJournalSizeMin - media::kRingHeaders * kBlockSize);
-
-void random_bytes(std::span<std::uint8_t> out) {
-    PMFS_ASSERT(::getrandom(out.data(), out.size(), 0) == static_cast<ssize_t>(out.size()));
-}
 
 }  // namespace
 
 Journal::Journal(pm::Region &region, const media::Superblock &sb)
     : region_(region),
       place_(ring_place(sb)),
-      header_block_(sb.journal_start.get()),
+      homes_(sb),
       blocks_(region, sb.header.fsid.get(), sb.block_count.get()),
       shadows_(std::make_unique<std::byte[]>(media::kTxBlocksMax * kBlockSize)),
       record_buffer_(std::make_unique<std::byte[]>(media::kRecordSizeMax)),
@@ -52,24 +48,22 @@ Result<std::unique_ptr<Journal>> Journal::open(pm::Region &region, const media::
         else
             owed.add(region.store_meta(at, bytes));
     });
-    region.fence(std::move(owed));
-    const auto report = TRY(std::move(replayed));
-    if (home && report.records != 0) TRY(region.sync());
-    journal->replayed_ = report.records;
-    journal->generation_ = report.ring.generation;
-    journal->header_slot_ = report.ring.slot;
-    journal->last_seq_ = journal->durable_seq_ = journal->checkpointed_seq_ = report.last_seq;
-    if (!read_only) TRY(journal->start_epoch(report, boot_id));
+    if (owed.owed()) region.fence(std::move(owed));
+    const auto chain = TRY(std::move(replayed));
+    if (home && chain.records != 0) TRY(region.sync());
+    journal->replayed_ = chain.records;
+    journal->generation_ = chain.ring.generation;
+    journal->last_seq_ = journal->durable_seq_ = journal->checkpointed_seq_ = chain.last_seq;
+    if (!read_only) TRY(journal->start_epoch(chain, boot_id));
     return journal;
 }
 
 // From here on the old records do not parse: they carry another secret.
-Result<> Journal::start_epoch(const ReplayReport &report, const BootId &boot_id) {
-    random_bytes(secret_);
+Result<> Journal::start_epoch(const Chain &chain, const BootId &boot_id) {
+    secret_ = TRY(random_secret());
     boot_id_ = boot_id;
-    const std::uint64_t seq = report.last_seq + 1;
-    region_.fence(write_header(seq, 0, boot_id_));
-    TRY(sync());
+    const std::uint64_t seq = chain.last_seq + 1;
+    TRY(write_headers(seq, 0, boot_id_));
     Lock lock(mutex_);
     next_seq_ = tail_seq_ = seq;
     head_offset_ = tail_offset_ = tx_offset_end_ = 0;
@@ -85,23 +79,17 @@ Result<> Journal::close() {
         Lock lock(mutex_);
         seq = next_seq_;
     }
-    region_.fence(write_header(seq, 0, BootId{}));
+    TRY(write_headers(seq, 0, BootId{}));
     return sync();
 }
 
-pm::Unfenced Journal::write_header(std::uint64_t tail_seq, std::uint64_t tail_offset,
-                                   const BootId &boot_id) {
-    media::RingHeader header{};
-    header_slot_ ^= 1;
-    const std::uint64_t self = header_block_ + header_slot_;
-    header.header = media::header_of(media::Magic::ring_header, blocks_.fsid(), self, 0);
-    header.generation.set(++generation_);
-    header.tail_seq.set(tail_seq);
-    header.tail_offset.set(tail_offset);
-    std::memcpy(header.secret, secret_.data(), secret_.size());
-    std::memcpy(header.boot_id, boot_id.data(), boot_id.size());
-    media::seal_block(header);
-    return region_.write(self * kBlockSize, bytes_of(header));
+Result<> Journal::write_headers(std::uint64_t tail_seq, std::uint64_t tail_offset,
+                                const BootId &boot_id) {
+    const auto written =
+        write_ring_headers(region_, place_, blocks_.fsid(),
+                           {++generation_, tail_seq, tail_offset, secret_, boot_id});
+    if (!written.ok()) failed_.store(true, std::memory_order_release);
+    return written;
 }
 
 std::uint64_t Journal::free_locked() const {
@@ -121,6 +109,7 @@ Result<> Journal::make_room() {
     if (region_.is_image())
         return Error(kParkErrno, "the journal is full until the next checkpoint");
     settle_tail();
+    if (failed()) return Error(EIO, "the medium failed; the volume is read-only until remounted");
     return {};
 }
 
@@ -128,7 +117,7 @@ void Journal::settle_tail() {
     if (region_.is_image()) return;
     region_.fence_everywhere();  // what any thread applied is durable at home now
     Lock lock(mutex_);
-    region_.fence(write_header(next_seq_, head_offset_, boot_id_));
+    if (!write_headers(next_seq_, head_offset_, boot_id_).ok()) return;
     tail_seq_ = next_seq_;
     tail_offset_ = head_offset_;
     checkpointed_seq_.store(last_seq_.load(std::memory_order_relaxed), std::memory_order_release);

@@ -21,7 +21,8 @@
 #include "base/mutex.h"
 #include "base/result.h"
 #include "journal/blocks.h"
-#include "journal/replay.h"
+#include "journal/chain.h"
+#include "journal/ring.h"
 #include "media/format.h"
 #include "pm/region.h"
 
@@ -83,22 +84,23 @@ private:
     friend class Tx;
     Journal(pm::Region &region, const media::Superblock &superblock);
 
-    Result<> start_epoch(const ReplayReport &report, const BootId &boot_id);
+    Result<> start_epoch(const Chain &chain, const BootId &boot_id);
     Result<> make_room();
     Result<TxSeq> commit(Tx &tx);
     std::size_t build_record(const Tx &tx, std::uint64_t seq);
     pm::Unfenced append_locked(std::span<std::byte> record) REQUIRES(mutex_);
     void apply_home(const Tx &tx);
-    pm::Unfenced write_header(std::uint64_t tail_seq, std::uint64_t tail_offset,
-                              const BootId &boot_id);
+    Result<> write_headers(std::uint64_t tail_seq, std::uint64_t tail_offset,
+                           const BootId &boot_id);
     Result<> sync();
     Result<> mark_covered(std::uint64_t covered);
     Result<> checkpoint(std::uint64_t up_to);
+    Result<> store_homes(ChainReader &reader, std::uint64_t end_seq);
     std::uint64_t free_locked() const REQUIRES(mutex_);
 
     pm::Region &region_;
     const RingPlace place_;
-    const std::uint64_t header_block_;
+    const Homes homes_;
     Blocks blocks_;
     std::uint64_t replayed_ = 0;
 
@@ -106,10 +108,10 @@ private:
     std::unique_ptr<std::byte[]> record_buffer_;  // the record being built
     std::unique_ptr<std::byte[]> read_buffer_;    // the checkpoint's
 
-    std::array<std::uint8_t, 16> secret_{};
+    Secret secret_{};
     BootId boot_id_{};
-    std::uint64_t generation_ = 0;  // of the ring header; touched at open, and where the tail moves
-    unsigned header_slot_ = 0;
+    // Of the ring headers; touched at open, and where the tail moves.
+    std::uint64_t generation_ = 0;
 
     mutable Mutex mutex_;
     std::atomic<std::uint64_t> last_seq_{0};         // of the last transaction

@@ -320,7 +320,8 @@ inline constexpr std::uint64_t kRingHeaders = 2;
 // The most that one transaction may change.  A full record of this size fits the smallest ring.
 inline constexpr std::size_t kTxBlocksMax = 12;
 
-// Two blocks, written in turns: the valid one with the greater generation counts.
+// Two blocks that say the same, written one after the other: the whole one with the greater
+// generation counts.
 struct RingHeader {
     BlockHeader header;  // tx = 0
     le64 generation;

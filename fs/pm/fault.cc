@@ -113,6 +113,10 @@ void raise_fault() {
     fault_flag = 1;
 }
 
+FaultWatch::~FaultWatch() {
+    if (earlier_) raise_fault();
+}
+
 bool take_fault() {
     if (fault_flag == 0) [[likely]]
         return false;

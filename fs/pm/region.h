@@ -152,4 +152,17 @@ Result<std::unique_ptr<Region>> memory_region(std::uint64_t size);
 // Tested before a commit and before a reply.
 bool take_fault();
 
+// Faults of this thread from its construction on; one that was met before comes back when it ends.
+class FaultWatch {
+public:
+    FaultWatch() : earlier_(take_fault()) {}
+    ~FaultWatch();
+    FaultWatch(const FaultWatch &) = delete;
+    bool met() { return met_ = met_ || take_fault(); }
+
+private:
+    const bool earlier_;
+    bool met_ = false;
+};
+
 }  // namespace pmfs::pm

@@ -146,7 +146,8 @@ TEST_CASE("fsck: a journal is replayed once, and then the volume is clean") {
 
 TEST_CASE("fsck: every code has its plant, and its own number, name and sentence") {
     std::set<Code> planted = {Code::superblock_damaged, Code::superblock_copy_damaged,
-                              Code::superblock_copy_differs, Code::record_damaged};
+                              Code::superblock_copy_differs, Code::record_damaged,
+                              Code::record_broken};  // t_journal_damage.cc
     for (const auto &plants : test::all_plants())
         for (const Plant &plant : plants) planted.insert(plant.code);
     std::set<std::string> names, ids, sentences;
