@@ -36,8 +36,9 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
     TRY(v.check_seal(ino, *inode));
     const std::uint32_t flags = inode->flags.get();
     bool direct = request.direct;
-    // Sealed full: nobody caches.  Sealed as-is: a store into a hole must fail in write(2), not in
-    // write-back where nobody hears of it.
+    // Sealed full: nobody caches.  Sealed as-is, or held by a grant: a store into a hole must fail in
+    // write(2), not in write-back where nobody hears of it.  Those who freeze a map hold the
+    // volume's lock exclusively, so an open comes before them, and counts, or after them.
     if ((flags & media::kSealedFull) != 0) direct = true;
     if ((flags & media::kSealed) != 0 && request.write) direct = true;
     if (!direct) {

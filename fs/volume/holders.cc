@@ -244,6 +244,9 @@ Result<GrantId> Volume::Impl::take(const HandleInfo &opened, const GrantRequest 
     grant.kind = request.kind;
     grant.may_store = request.may_store;
     grant.maps = request.maps;
+    // T and B freeze more than their range, which has no gaps.
+    const bool freezes = request.kind != GrantKind::pin && (first != 0 || end < blocks_up(size));
+    grant.freezes_gaps = freezes && TRY(core::has_gaps(reader, *inode, ino));
     grant.uid = caller.uid;
     grant.first = first;
     grant.end = end;

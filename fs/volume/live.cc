@@ -67,7 +67,7 @@ std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, const OpenRequest 
     Inode &i = shard.inodes[ino.value()];
     bool keep = true;
     if (!direct_io) {
-        if (i.grants.storing()) return std::nullopt;
+        if (i.grants.storing() || (request.write && i.grants.freezes_gaps())) return std::nullopt;
         keep = !std::exchange(i.stored_directly, false);
     }
     // The shard is the inode's, so that a handle alone leads to both.
@@ -164,6 +164,7 @@ Result<> LiveTable::add_grant(InodeNo ino, const Grant &grant) {
     Inode &i = shard.inodes[ino.value()];
     if (grant.may_store && i.cached != 0)
         return Error(EBUSY, "the file is open through the page cache: see pmfsctl holders");
+    if (grant.freezes_gaps && i.cached_write != 0) return Error(EBUSY, kGapsCached);
     if (grant.may_store) i.stored_directly = true;
     i.grants.add(grant);
     return {};
