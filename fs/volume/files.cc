@@ -65,9 +65,9 @@ Result<Attr> Volume::create(InodeNo dir, std::string_view name, std::uint32_t mo
 
 void Volume::release(HandleId handle) {
     Impl &v = *impl_;
-    // A mapping may outlive its handle.
+    // A mapping may outlive its handle, and what may have stored moves the file's times.
     for (const Grant &grant : v.live.grants_of(handle))
-        if (grant.maps) v.lose(handle, grant.id, false);
+        if (grant.maps || grant.may_store) v.lose(handle, grant.id, false);
     const auto released = v.live.release(handle);
     if (!released) return;
     if (released->leases_gone) v.caretaker.leases_gone(released->ino);

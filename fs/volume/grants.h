@@ -21,6 +21,7 @@ namespace pmfs {
 struct Grant {
     GrantId id = 0;
     HandleId handle = 0;
+    InodeNo file;
     GrantKind kind = GrantKind::temporary;
     bool may_store = false;
     bool maps = false;      // its holder has the device, or is about to get it

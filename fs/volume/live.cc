@@ -157,6 +157,17 @@ std::optional<Grant> LiveTable::grant(HandleId handle, GrantId id) {
     return *grant;
 }
 
+std::vector<Grant> LiveTable::storing_unrecorded() {
+    std::vector<Grant> all;
+    for (Shard &shard : shards_) {
+        Lock lock(shard.mutex);
+        for (const auto &[ino, inode] : shard.inodes)
+            for (const Grant &grant : inode.grants.list())
+                if (grant.may_store && grant.record == InodeNo()) all.push_back(grant);
+    }
+    return all;
+}
+
 Result<> LiveTable::add_grant(InodeNo ino, const Grant &grant) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);

@@ -56,6 +56,8 @@ public:
     std::vector<Grant> grants(InodeNo ino);
     std::vector<Grant> grants_of(HandleId handle);
     std::optional<Grant> grant(HandleId handle, GrantId id);
+    // Those that may store and that no record on the medium remembers.
+    std::vector<Grant> storing_unrecorded();
     // EBUSY: it may store, and cached handles are open; or it freezes a map with gaps, and cached
     // handles for writing are.  EBADF: the handle is gone.
     Result<> add_grant(InodeNo ino, const Grant &grant);
