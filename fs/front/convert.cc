@@ -25,7 +25,7 @@ fuse_entry_param to_entry(const Attr &attr, const DispatchOptions &options) {
     entry.ino = attr.ino.value();
     entry.generation = attr.generation;
     entry.attr = to_stat(attr);
-    entry.attr_timeout = options.attr_timeout_s;
+    entry.attr_timeout = attr_timeout(attr, options);
     entry.entry_timeout = options.entry_timeout_s;
     return entry;
 }

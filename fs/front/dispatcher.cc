@@ -39,8 +39,12 @@ Dispatcher::Dispatcher(Volume &volume, const DispatchOptions &options)
       ioctls_{.volume = volume,
               .broker = nullptr,
               .flush =
+                  [this](InodeNo ino, std::uint32_t user, std::function<void()> then) {
+                      notifier_->drop_pages({.ino = ino}, user, std::move(then));
+                  },
+              .forget_attributes =
                   [this](InodeNo ino, std::function<void()> then) {
-                      notifier_->flush_then(ino, std::move(then));
+                      notifier_->forget_attributes(ino, std::move(then));
                   },
               .writeback = options.writeback} {}
 
@@ -69,8 +73,19 @@ Result<std::unique_ptr<Dispatcher>> Dispatcher::create(Volume &volume,
     }
 
     fuse_session *session = dispatcher->session_;
-    dispatcher->notifier_ = std::make_unique<Notifier>(
-        [session](InodeNo ino) { fuse_lowlevel_notify_inval_inode(session, ino.value(), 0, 0); });
+    // What fails is not cached, or has ended.
+    dispatcher->notifier_ = std::make_unique<Notifier>(Notifier::Kernel{
+        .drop_pages =
+            [session](const Notifier::Pages &pages) {
+                fuse_lowlevel_notify_inval_inode(session, pages.ino.value(),
+                                                 static_cast<off_t>(pages.offset),
+                                                 static_cast<off_t>(pages.length));
+            },
+        .forget_attributes =
+            [session](InodeNo ino) {
+                fuse_lowlevel_notify_inval_inode(session, ino.value(), -1, 0);
+            }});
+    volume.set_attribute_watcher(*dispatcher);
     return dispatcher;
 }
 
@@ -153,10 +168,24 @@ bool Dispatcher::interrupt(const Request &request) {
     return true;
 }
 
-bool Dispatcher::flushed(fuse_req_t req, InodeNo ino) {
+bool Dispatcher::flushed(fuse_req_t req, const Notifier::Pages &pages) {
     if (Request::current()->flushed()) return true;
-    notifier_->flush_then(ino, [run = put_aside(req)] { run(true); });
+    const std::uint32_t user = fuse_req_ctx(req)->uid;
+    notifier_->drop_pages(pages, user, [run = put_aside(req)] { run(true); });
     return false;
+}
+
+void Dispatcher::tell(fuse_req_t req, Stale stale, const Notifier::Pages &written,
+                      std::function<void()> reply) {
+    if (!stale.any()) return reply();
+    auto answer = [header = load<fuse_in_header>(Request::current()->message()),
+                   &port = Request::current()->port(), reply = std::move(reply)] {
+        const Request answering(port, bytes_of(header), true);
+        reply();
+    };
+    // A notification about pages is one about attributes, too.
+    if (!stale.pages) return notifier_->forget_attributes(written.ino, std::move(answer));
+    notifier_->drop_pages(written, fuse_req_ctx(req)->uid, std::move(answer));
 }
 
 // Takes a copy of the current request and gives `req` back to libfuse unanswered.  What it returns

@@ -371,9 +371,10 @@ Result<std::size_t> release_grant(Job &job, pmfs_io_release_grant &io) {
 
 struct Command {
     unsigned number;
-    // Runs on the notifier's thread, after the kernel's dirty pages of the file are written back:
-    // for what needs that, and for what may take long (an fdatasync on an image file).
+    // Runs on a thread of the notifier's, after the kernel's dirty pages of the file are written
+    // back: for what needs that, and for what may take long (an fdatasync on an image file).
     bool flush;
+    bool changes;  // times, blocks or mode of the file: the kernel hears of it before the answer
     Result<std::size_t> (*run)(Job &job, std::vector<std::byte> &bytes);
 };
 
@@ -390,18 +391,18 @@ Result<std::size_t> run_typed(Job &job, std::vector<std::byte> &bytes) {
 }
 
 constexpr Command kCommands[] = {
-    {PMFS_IOC_INFO, false, run_typed<pmfs_info, info>},
-    {PMFS_IOC_EXTENTS, false, run_typed<pmfs_extents, extents>},
-    {PMFS_IOC_HOLDERS, false, run_typed<pmfs_holders, holders>},
-    {PMFS_IOC_SEAL, true, run_typed<pmfs_io_seal, seal>},
-    {PMFS_IOC_UNSEAL, true, run_typed<pmfs_io_unseal, unseal>},
-    {PMFS_IOC_PREPARE, true, run_typed<pmfs_io_prepare, prepare>},
-    {PMFS_IOC_GRANT, true, run_typed<pmfs_io_grant, grant>},
-    {PMFS_IOC_RELEASE_GRANT, false, run_typed<pmfs_io_release_grant, release_grant>},
-    {PMFS_IOC_QUARANTINE, false, run_typed<pmfs_quarantine, quarantine>},
-    {PMFS_IOC_QUARANTINE_RELEASE, true, run_typed<pmfs_io_quarantine_release, quarantine_release>},
-    {PMFS_IOC_VOLUME, false, run_typed<pmfs_volume, volume>},
-    {PMFS_IOC_CHUNKS, false, run_typed<pmfs_chunks, chunks>},
+    {PMFS_IOC_INFO, false, false, run_typed<pmfs_info, info>},
+    {PMFS_IOC_EXTENTS, false, false, run_typed<pmfs_extents, extents>},
+    {PMFS_IOC_HOLDERS, false, false, run_typed<pmfs_holders, holders>},
+    {PMFS_IOC_SEAL, true, true, run_typed<pmfs_io_seal, seal>},
+    {PMFS_IOC_UNSEAL, true, true, run_typed<pmfs_io_unseal, unseal>},
+    {PMFS_IOC_PREPARE, true, true, run_typed<pmfs_io_prepare, prepare>},
+    {PMFS_IOC_GRANT, true, true, run_typed<pmfs_io_grant, grant>},
+    {PMFS_IOC_RELEASE_GRANT, false, true, run_typed<pmfs_io_release_grant, release_grant>},
+    {PMFS_IOC_QUARANTINE, false, false, run_typed<pmfs_quarantine, quarantine>},
+    {PMFS_IOC_QUARANTINE_RELEASE, true, false, run_typed<pmfs_io_quarantine_release, quarantine_release>},
+    {PMFS_IOC_VOLUME, false, false, run_typed<pmfs_volume, volume>},
+    {PMFS_IOC_CHUNKS, false, false, run_typed<pmfs_chunks, chunks>},
 };
 
 void run(const Command &command, const std::shared_ptr<Job> &job) {
@@ -417,7 +418,10 @@ void run(const Command &command, const std::shared_ptr<Job> &job) {
     if (used.ok()) bytes.resize(std::min(used.value(), bytes.size()));
     bytes.resize(std::min(bytes.size(), job->out_size));
     reply.out = std::move(bytes);
-    job->done(std::move(reply));
+    if (!command.changes) return job->done(std::move(reply));
+    // Also after an error: a part may have been done.
+    job->context.forget_attributes(
+        job->ino, [job, reply = std::move(reply)]() mutable { job->done(std::move(reply)); });
 }
 
 }  // namespace
@@ -439,7 +443,7 @@ void handle_ioctl(IoctlContext &context, const IoctlRequest &request, IoctlDone 
     // Nobody could interrupt it: libpmfs asks again until the leases are gone.
     job->caller.nonblocking = true;
     if (command->flush) {
-        context.flush(request.ino, [command, job] { run(*command, job); });
+        context.flush(request.ino, request.caller.uid, [command, job] { run(*command, job); });
         return;
     }
     run(*command, job);

@@ -169,8 +169,14 @@ namespace {
 class Writer {
 public:
     Writer(Volume::Impl &v, InodeNo ino, Span span, std::span<const std::byte> bytes, bool kill,
-           const Caller &caller)
-        : v_(v), ino_(ino), span_(span), bytes_(bytes), kill_(kill), caller_(caller) {}
+           const Caller &caller, Stale *stale)
+        : v_(v),
+          ino_(ino),
+          span_(span),
+          bytes_(bytes),
+          kill_(kill),
+          caller_(caller),
+          stale_(stale) {}
 
     // All or nothing: nothing is written unless the seal allows every part of the write.
     Result<> ask_seal() {
@@ -194,7 +200,8 @@ public:
             auto next = piece(at);
             if (!next.ok()) {
                 // What is written is written; the rest is the next call's error.
-                if (next.error().errno_value() == ENOSPC && at > span_.from)
+                if (next.error().errno_value() == ENOSPC && at > span_.from &&
+                    !caller_.written_back)
                     return static_cast<std::size_t>(at - span_.from);
                 return next.error();
             }
@@ -243,9 +250,12 @@ private:
             change.after(v_.journal->write_data(device_byte(e, at), part(at, end)));
         }
         if (end > old_size) inode->size.set(end);
+        const std::uint32_t mode = inode->mode.get();
         if (kill_) Volume::Impl::kill_setid(inode);
+        const bool killed = inode->mode.get() != mode;
         Volume::Impl::touch(inode, true);
         TRY(change.commit());
+        stale_->attributes |= killed;
         return end;
     }
 
@@ -268,14 +278,17 @@ private:
     std::span<const std::byte> bytes_;
     bool kill_;
     const Caller &caller_;
+    Stale *stale_;
 };
 
 }  // namespace
 
 Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset,
                                   std::span<const std::byte> bytes, bool kill_suid_sgid,
-                                  const Caller &caller) {
+                                  const Caller &caller, Stale *stale) {
     Impl &v = *impl_;
+    Stale nobody_asks;
+    if (stale == nullptr) stale = &nobody_asks;
     TRY(v.writable());
     if (offset > media::kFileSizeMax || bytes.size() > media::kFileSizeMax - offset)
         return Error(EFBIG, "a file has at most 2^50 bytes");
@@ -290,16 +303,21 @@ Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset,
             in_place.write(bytes);
             // Behind the data: a group commit that clears this before it syncs has missed nothing.
             v.data_dirty.store(true, std::memory_order_release);
+            stale->pages = v.live.wrote_past_cache(caller.handle);
             return bytes.size();
         }
     }
     ExclusiveLock held(v.lock);
     TRY(read_file(Reader(*v.core), ino));
     TRY(v.settle_trim(ino));
-    Writer writer(v, ino, span, bytes, kill_suid_sgid, caller);
+    Writer writer(v, ino, span, bytes, kill_suid_sgid, caller, stale);
     TRY(writer.ask_seal());
     TRY(v.drop_capability(ino));
-    return writer.run();
+    auto written = writer.run();
+    stale->pages = v.live.wrote_past_cache(caller.handle);  // also of a part
+    // It is run again if it had to park, and would not find the bits any more.
+    if (!written.ok() && stale->attributes) v.attributes_changed(ino);
+    return written;
 }
 
 Result<std::uint64_t> Volume::seek_data(InodeNo ino, std::uint64_t offset) {

@@ -46,7 +46,11 @@ public:
     Result<> writable() const;
 
     // --- attributes
-    Attr attr_of(InodeNo ino, const media::Inode &inode) const;
+    Attr attr_of(InodeNo ino, const media::Inode &inode);
+    Result<std::optional<std::uint64_t>> unseen_from(InodeNo ino, const media::Inode &inode);
+    void attributes_changed(InodeNo ino) {
+        if (attribute_watcher != nullptr) attribute_watcher->attributes_changed(ino);
+    }
     static void touch(media::Inode *inode, bool mtime);
     static bool has_setid(std::uint32_t mode);
     static void kill_setid(media::Inode *inode);
@@ -76,6 +80,7 @@ public:
     void tell_times(InodeNo ino);
     Result<> mark_mapped(InodeNo ino) REQUIRES(lock);
     std::atomic<GrantWatcher *> watcher{nullptr};
+    AttributeWatcher *attribute_watcher = nullptr;
 
     // --- grant records and quarantine: records.cc
     Result<InodeNo> add_record(const Grant &grant, InodeNo file) REQUIRES(lock);

@@ -57,7 +57,32 @@ LiveTable::Counts LiveTable::counts(InodeNo ino) {
     const auto found = shard.inodes.find(ino.value());
     if (found == shard.inodes.end()) return {};
     const Inode &i = found->second;
-    return {i.cached, i.cached_write, i.direct, i.grants.count()};
+    return {i.cached, i.cached_write, i.direct, i.direct_write, i.grants.count(), i.dense_end};
+}
+
+void LiveTable::dense_to(InodeNo ino, std::uint64_t end) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    if (found != shard.inodes.end()) found->second.dense_end = end;
+}
+
+void LiveTable::not_dense_from(InodeNo ino, std::uint64_t first) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    if (found != shard.inodes.end())
+        found->second.dense_end = std::min(found->second.dense_end, first);
+}
+
+bool LiveTable::wrote_past_cache(HandleId handle) {
+    Shard &shard = shard_of(handle);
+    Lock lock(shard.mutex);
+    const auto found = shard.handles.find(handle);
+    if (found == shard.handles.end() || !found->second.direct_io) return false;
+    Inode &i = shard.inodes[found->second.ino.value()];
+    if (i.cached == 0) i.stored_directly = true;
+    return i.cached != 0;
 }
 
 std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, const OpenRequest &request,
@@ -75,6 +100,7 @@ std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, const OpenRequest 
     shard.handles[id] = {id, ino, request.write, direct_io, request.caller};
     if (direct_io) {
         ++i.direct;
+        i.direct_write += request.write ? 1 : 0;
     } else {
         ++i.cached;
         i.cached_write += request.write ? 1 : 0;
@@ -95,6 +121,7 @@ std::optional<LiveTable::Released> LiveTable::release(HandleId handle) {
     while (drop_pin(i, handle, 0)) continue;
     if (info.direct_io) {
         --i.direct;
+        i.direct_write -= info.write ? 1 : 0;
     } else {
         --i.cached;
         i.cached_write -= info.write ? 1 : 0;

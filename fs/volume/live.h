@@ -29,9 +29,14 @@ public:
     void set_seal_checked(InodeNo ino, bool checked);
 
     struct Counts {
-        std::uint64_t cached = 0, cached_write = 0, direct = 0, grants = 0;
+        std::uint64_t cached = 0, cached_write = 0, direct = 0, direct_write = 0, grants = 0;
+        std::uint64_t dense_end = 0;  // as dense_to() was told
     };
     Counts counts(InodeNo ino);
+    // File blocks before `end` are allocated and written: so somebody found while the inode was
+    // referred to.  Until they are not: with the volume's lock held exclusively.
+    void dense_to(InodeNo ino, std::uint64_t end);
+    void not_dense_from(InodeNo ino, std::uint64_t first);
 
     struct Opened {
         HandleId handle;
@@ -50,6 +55,9 @@ public:
     std::optional<Released> release(HandleId handle);
     std::optional<HandleInfo> handle(HandleId handle);
     std::vector<HandleInfo> handles(InodeNo ino);
+    // Bytes were written by this handle.  True: it goes past the kernel's cache, and pages of the
+    // old bytes may be there, in use.  Pages that nobody uses go with the next cached open.
+    bool wrote_past_cache(HandleId handle);
 
     // --- grants
     core::Standing standing(InodeNo ino, std::uint64_t first = 0, std::uint64_t end = ~0ull);
@@ -80,10 +88,11 @@ public:
 private:
     struct Inode {
         std::uint64_t lookups = 0;
-        std::uint64_t cached = 0, cached_write = 0, direct = 0;
+        std::uint64_t cached = 0, cached_write = 0, direct = 0, direct_write = 0;
+        std::uint64_t dense_end = 0;
         bool unlinked = false;
         bool seal_checked = false;
-        bool stored_directly = false;  // since the last cached open
+        bool stored_directly = false;  // past the cache, since the last cached open
         InodeGrants grants;
 
         bool idle() const { return lookups == 0 && cached == 0 && direct == 0 && grants.empty(); }

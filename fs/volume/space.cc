@@ -62,6 +62,7 @@ Result<> Volume::Impl::set_size(InodeNo ino, std::uint64_t size, const Caller &c
     inode->size.set(size);
     touch(inode, true);
     bool all = true;
+    live.not_dense_from(ino, from);
     if (size < old && !TRY(core::map_trim(change, inode, ino, from, allowed))) {
         all = false;
         inode->flags.set(inode->flags.get() | media::kTrimPending);
@@ -165,8 +166,9 @@ public:
         return {};
     }
 
-    // The last change: size and times.
-    Result<> finish(std::uint64_t size_at_least) {
+    // The last change: size, times and, for who is not root, set-id bits: FUSE_FALLOCATE does not
+    // say whether they are to go.  True: they went.
+    Result<bool> finish(std::uint64_t size_at_least) {
         const Reader reader(*v_.core);
         const auto *was = TRY(core::read_inode(reader, ino_));
         const std::uint64_t old = was->size.get();
@@ -177,9 +179,11 @@ public:
             change.after(TRY(v_.zero_written(reader, *was, ino_, old, size_at_least)));
             inode->size.set(size_at_least);
         }
+        if (caller_.uid != 0) Volume::Impl::kill_setid(inode);
+        const bool killed = inode->mode.get() != was->mode.get();
         Volume::Impl::touch(inode, true);
         TRY(change.commit());
-        return {};
+        return killed;
     }
 
 private:
@@ -191,7 +195,7 @@ private:
 }  // namespace
 
 Result<> Volume::fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uint64_t offset,
-                           std::uint64_t length, const Caller &caller) {
+                           std::uint64_t length, const Caller &caller, Stale *stale) {
     Impl &v = *impl_;
     if (mode == kSealMode || mode == kUnsealMode)
         return seal_by_fallocate(handle, ino, mode, offset, length, caller);
@@ -236,11 +240,14 @@ Result<> Volume::fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uin
         } else {
             TRY(ranges.zero_bytes(offset, inner_first * kBlockSize));
             TRY(ranges.zero_bytes(inner_end * kBlockSize, to));
+            v.live.not_dense_from(ino, inner_first);
             TRY(ranges.clear(inner_first, inner_end, mode == kPunch));
         }
     }
     if (mode != kPunch) TRY(ranges.allocate(first, end));
-    return ranges.finish(keep ? 0 : to);
+    const bool killed = TRY(ranges.finish(keep ? 0 : to));
+    if (stale != nullptr) stale->attributes = killed;
+    return {};
 }
 
 }  // namespace pmfs

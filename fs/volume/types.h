@@ -26,6 +26,18 @@ struct Caller {
     std::uint32_t pid = 0;     // thread id as FUSE gives it; 0 = unknown (write-back)
     HandleId handle = 0;       // that he uses; 0 = none, or not to be told
     bool nonblocking = false;  // rather EAGAIN than wait for a lease to be given back
+    // The kernel writes pages back.  It takes any answer but an error for "all of it is stored", so
+    // a part is an error.
+    bool written_back = false;
+};
+
+// What a kernel may still believe of a file after an operation whose answer does not tell it
+// better.  The transport tells the kernel first, and answers then (docs/coherence.md).
+struct Stale {
+    bool attributes = false;
+    bool pages = false;  // those of the range that was written
+
+    bool any() const { return attributes || pages; }
 };
 
 struct Attr {
@@ -38,6 +50,9 @@ struct Attr {
     std::uint64_t size = 0;
     std::uint64_t blocks = 0;  // of 4096 bytes
     Timespec atime, mtime, ctime, crtime;
+    // They may change at any moment without an operation that tells the kernel, which therefore
+    // must ask again: stores of its page cache that no block holds yet, asynchronous direct writes.
+    bool unsettled = false;
 };
 
 struct SetAttr {
@@ -70,6 +85,7 @@ struct OpenReply {
     // Pages that the kernel kept from earlier handles are still true.  False after direct stores: a
     // grant that may store has lived since the last cached open.
     bool keep_cache = true;
+    Stale stale;
 };
 
 struct HandleInfo {  // an open handle, for ioctls and `pmfsctl holders`
@@ -153,6 +169,14 @@ public:
     // A grant that may store began or ended, which moved the file's mtime and ctime: kernels that
     // cache them are to be told.
     virtual void times_moved(InodeNo) {}
+};
+
+// A transport whose kernel keeps attributes.  It is told of those that change outside of its
+// requests or beside their answers.  Called by any thread, with the volume's lock held.
+class AttributeWatcher {
+public:
+    virtual ~AttributeWatcher() = default;
+    virtual void attributes_changed(InodeNo ino) = 0;
 };
 
 // What the volume asks the system about processes; tests put their own in its place.

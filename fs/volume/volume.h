@@ -60,9 +60,10 @@ public:
     Result<Attr> link(InodeNo ino, InodeNo dir, std::string_view name);
     Result<> unlink(InodeNo dir, std::string_view name);
     Result<> rmdir(InodeNo dir, std::string_view name);
-    // flags: 0, RENAME_NOREPLACE or RENAME_EXCHANGE; others EINVAL.
+    // flags: 0, RENAME_NOREPLACE or RENAME_EXCHANGE; others EINVAL.  *moved: directories whose `..`
+    // is another one now, which a kernel that keeps their listings has to hear.
     Result<> rename(InodeNo from, std::string_view from_name, InodeNo to, std::string_view to_name,
-                    unsigned flags);
+                    unsigned flags, std::vector<InodeNo> *moved = nullptr);
     Result<std::string> readlink(InodeNo ino);
     // Entries after `cookie` (0 = from the start), `.` and `..` included.
     Result<> readdir(InodeNo dir, std::uint64_t cookie, const DirSink &sink);
@@ -83,14 +84,21 @@ public:
     using ReadSink = std::function<void(std::span<const iovec>)>;
     Result<std::size_t> read(InodeNo ino, std::uint64_t offset, std::size_t size,
                              const ReadSink &sink);
-    // All or nothing.  kill_suid_sgid as in SetAttr.
+    // Refused as a whole by a seal or a grant; on a volume that gets full, the part that fits, but
+    // for what is written back.  kill_suid_sgid as in SetAttr.  *stale is set in any case.
     Result<std::size_t> write(InodeNo ino, std::uint64_t offset, std::span<const std::byte> bytes,
-                              bool kill_suid_sgid, const Caller &caller);
+                              bool kill_suid_sgid, const Caller &caller, Stale *stale = nullptr);
     // `done` may be called before it returns (DAX media: always) or later by the commit thread.
     void fsync(InodeNo ino, Completion done);
     // Modes of fallocate(2) that FUSE forwards, and the two of docs/seal.md.
     Result<> fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uint64_t offset,
-                       std::uint64_t length, const Caller &caller);
+                       std::uint64_t length, const Caller &caller, Stale *stale = nullptr);
+    // From which byte on the kernel may hold stores that the volume has not seen, because no block
+    // was needed for them yet: the file has holes or unwritten blocks there, and is open for cached
+    // writing.  Nothing: the map tells all.  O(1), but for extents that are new to it.
+    Result<std::optional<std::uint64_t>> unseen_from(InodeNo ino);
+    // Whether it may hold some anywhere that this handle, which goes past the cache, cannot see.
+    bool unseen_by(HandleId handle);
     Result<std::uint64_t> seek_data(InodeNo ino, std::uint64_t offset);
     Result<std::uint64_t> seek_hole(InodeNo ino, std::uint64_t offset);
 
@@ -133,6 +141,8 @@ public:
     std::uint32_t lease_time_left(HandleId handle, GrantId grant);
     // Null: nobody.  Must outlive the operations that run.
     void set_watcher(GrantWatcher *watcher);
+    // Before the first operation, and for good.
+    void set_attribute_watcher(AttributeWatcher &watcher);
     Result<std::vector<Quarantined>> quarantine();
     // EPERM: root only; ENOENT.
     Result<> release_quarantine(std::uint64_t id, const Caller &caller);
@@ -159,6 +169,7 @@ public:
 private:
     Result<> seal_by_fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uint64_t offset,
                                std::uint64_t length, const Caller &caller);
+    Result<bool> truncate_by_open(InodeNo ino, const OpenRequest &request);
     explicit Volume(std::unique_ptr<Impl> impl);
     std::unique_ptr<Impl> impl_;
 };
