@@ -162,7 +162,8 @@ struct pmfs_io_prepare {
  * with it.  docs/seal.md says what each kind stands in the way of.
  *
  * EPERM: neither the owner nor open for writing.  ENOMEM: pins past the user's quota.  EBUSY: the
- * kinds exclude each other, or the file is open through the page cache. */
+ * kinds exclude each other, or the file is open through the page cache: at all, if the grant may
+ * store; for writing, if it is T or B and the file has holes, unwritten or shared blocks. */
 struct pmfs_io_grant {
     uint32_t version;
     uint32_t flags;        /* PMFS_GRANT_STORE, PMFS_GRANT_MAP */

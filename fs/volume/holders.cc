@@ -100,12 +100,15 @@ Result<> Volume::drop_grant(HandleId handle, GrantId id) {
     }
     const auto grant = v.live.grant(handle, id);
     if (!grant) return v.drop_lost(handle, id);
-    if (grant->record != InodeNo()) {
+    if (grant->record != InodeNo() || grant->may_store) {
         // The record goes first: as long as the map cannot change, its claims are true.
         ExclusiveLock held(v.lock);
         const auto still = v.live.grant(handle, id);
         if (!still) return Error(ENOENT, "the handle holds no such grant");
-        TRY(v.drop_record(still->record, false));
+        if (still->record != InodeNo())
+            TRY(v.drop_record(still->record, false));
+        else
+            TRY(v.stored(still->file));
         dropped = v.live.drop_grant(handle, id);
     } else {
         dropped = v.live.drop_grant(handle, id);
@@ -141,13 +144,14 @@ void Volume::lose_grant(HandleId handle, GrantId id) {
 // quarantined first.
 void Volume::Impl::lose(HandleId handle, GrantId id, bool revoked) {
     std::optional<LiveTable::Dropped> dropped;
-    bool maps = false;
     {
         ExclusiveLock held(lock);
         const auto grant = live.grant(handle, id);
         if (!grant) return;
-        maps = grant->record != InodeNo();
-        if (maps) {
+        if (grant->record == InodeNo()) {
+            if (grant->may_store && !stored(grant->file).ok())
+                return parked_later([this, handle, id, revoked] { lose(handle, id, revoked); });
+        } else {
             const bool ended = options.processes.life(grant->holder) == Life::ended;
             // Either fails on damaged media or a full journal only; the record then goes, or
             // counts, at the next mount.
@@ -193,25 +197,44 @@ Result<std::uint64_t> Volume::Impl::pin_limit(const Caller &caller) {
     return limit;
 }
 
-namespace {
-
-// Marks the file as one whose blocks behind its end may hold something, and zeroes those.
-Result<> mark_mapped(Volume::Impl &v, InodeNo ino) {
-    const Reader reader(*v.core);
+// Marks the file as one whose blocks behind its end may hold something, and zeroes those; and its
+// times move, for somebody is about to store.
+Result<> Volume::Impl::mark_mapped(InodeNo ino) {
+    const Reader reader(*core);
     const auto *was = TRY(core::read_inode(reader, ino));
-    const std::uint64_t size = was->size.get(), unit = v.superblock.mapping_unit.get();
+    const std::uint64_t size = was->size.get(), unit = superblock.mapping_unit.get();
     const std::uint64_t end = (size + unit - 1) / unit * unit;
-    v.journal->persist(TRY(v.zero_written(reader, *was, ino, size, end)));
-    if ((was->flags.get() & media::kEverMapped) != 0) return {};
-    Change change(*v.core);
+    journal->persist(TRY(zero_written(reader, *was, ino, size, end)));
+    Change change(*core);
     TRY(change.begin());
     auto *inode = TRY(core::edit_inode(change, ino));
     inode->flags.set(inode->flags.get() | media::kEverMapped);
+    touch(inode, true);
     TRY(change.commit());
+    tell_times(ino);
     return {};
 }
 
-}  // namespace
+// kParkErrno: nothing has changed, run it again.  Other failures (damaged media) keep no grant from
+// ending, and on a volume that may not be written to nothing is.
+Result<> Volume::Impl::stored(InodeNo ino) {
+    if (!writable().ok()) return {};
+    const auto moved = [&]() -> Result<> {
+        Change change(*core);
+        TRY(change.begin());
+        touch(TRY(core::edit_inode(change, ino)), true);
+        TRY(change.commit());
+        return {};
+    }();
+    if (moved.ok()) tell_times(ino);
+    if (!moved.ok() && must_park(moved.error())) return moved;
+    return {};
+}
+
+void Volume::Impl::tell_times(InodeNo ino) {
+    if (GrantWatcher *who = watcher.load(std::memory_order_acquire); who != nullptr)
+        who->times_moved(ino);
+}
 
 // Everything that can refuse, under the lock; then the grant stands.
 Result<GrantId> Volume::Impl::take(const HandleInfo &opened, const GrantRequest &request,
@@ -236,14 +259,17 @@ Result<GrantId> Volume::Impl::take(const HandleInfo &opened, const GrantRequest 
         return begin_break(ino, caller);
     if (request.kind == GrantKind::breakable && caretaker.has_turns(ino))
         return Error(EAGAIN, "those who waited for the file's leases come first");
-    if (request.may_store) TRY(mark_mapped(*this, ino));
 
     Grant grant;
     grant.id = live.next_grant_id();
+    grant.file = ino;
     grant.handle = opened.handle;
     grant.kind = request.kind;
     grant.may_store = request.may_store;
     grant.maps = request.maps;
+    // T and B freeze more than their range, which has no gaps.
+    const bool freezes = request.kind != GrantKind::pin && (first != 0 || end < blocks_up(size));
+    grant.freezes_gaps = freezes && TRY(core::has_gaps(reader, *inode, ino));
     grant.uid = caller.uid;
     grant.first = first;
     grant.end = end;
@@ -263,14 +289,21 @@ Result<GrantId> Volume::Impl::take(const HandleInfo &opened, const GrantRequest 
         if (grant.pin != 0) live.unpin(grant.handle, grant.pin);
         return added.error();
     }
-    if (!request.maps || options.read_only) return grant.id;
-    const auto record = add_record(grant, ino);
-    if (!record.ok()) {
+    const auto written = write_grant(grant);
+    if (!written.ok()) {
         (void)live.drop_grant(grant.handle, grant.id);
-        return record.error();
+        return written.error();
     }
-    live.set_record(grant.handle, grant.id, record.value(), grant.holder);
     return grant.id;
+}
+
+// What the medium has to know of a grant that stands, before its holder hears of it.
+Result<> Volume::Impl::write_grant(const Grant &grant) {
+    if (grant.may_store) TRY(mark_mapped(grant.file));
+    if (!grant.maps || options.read_only) return {};
+    const InodeNo record = TRY(add_record(grant, grant.file));
+    live.set_record(grant.handle, grant.id, record, grant.holder);
+    return {};
 }
 
 Result<GrantId> Volume::take_grant(HandleId handle, const GrantRequest &request,

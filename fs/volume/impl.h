@@ -71,9 +71,14 @@ public:
     Result<std::uint64_t> pin_limit(const Caller &caller);
     Result<GrantId> take(const HandleInfo &opened, const GrantRequest &request,
                          const Caller &caller, std::uint64_t *bad_offset) REQUIRES(lock);
+    Result<> write_grant(const Grant &grant) REQUIRES(lock);
     void lose(HandleId handle, GrantId id, bool revoked) EXCLUDES(lock);
     Result<> drop_lost(HandleId handle, GrantId id) EXCLUDES(lock);
     void after_drop(const LiveTable::Dropped &dropped) EXCLUDES(lock);
+    // Somebody may have stored to the file past us: its mtime and ctime move.
+    Result<> stored(InodeNo ino) REQUIRES(lock);
+    void tell_times(InodeNo ino);
+    Result<> mark_mapped(InodeNo ino) REQUIRES(lock);
     std::atomic<GrantWatcher *> watcher{nullptr};
     AttributeWatcher *attribute_watcher = nullptr;
 
@@ -84,6 +89,7 @@ public:
     media::GrantHolder identity_of(const Grant &grant) const;
     Result<> set_record_holder(const Grant &grant) REQUIRES(lock);
     Result<std::vector<core::Run>> given_up(InodeNo record) REQUIRES_SHARED(lock);
+    Result<> stored_by(InodeNo record) REQUIRES(lock);
     Result<> drop_record(InodeNo record, bool settle) REQUIRES(lock);
     Result<> quarantine(InodeNo record, const Process &holder, bool revoked) REQUIRES(lock);
     void end_quarantine(InodeNo record) EXCLUDES(lock);

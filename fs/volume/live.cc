@@ -92,7 +92,7 @@ std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, const OpenRequest 
     Inode &i = shard.inodes[ino.value()];
     bool keep = true;
     if (!direct_io) {
-        if (i.grants.storing()) return std::nullopt;
+        if (i.grants.storing() || (request.write && i.grants.freezes_gaps())) return std::nullopt;
         keep = !std::exchange(i.stored_directly, false);
     }
     // The shard is the inode's, so that a handle alone leads to both.
@@ -184,6 +184,17 @@ std::optional<Grant> LiveTable::grant(HandleId handle, GrantId id) {
     return *grant;
 }
 
+std::vector<Grant> LiveTable::storing_unrecorded() {
+    std::vector<Grant> all;
+    for (Shard &shard : shards_) {
+        Lock lock(shard.mutex);
+        for (const auto &[ino, inode] : shard.inodes)
+            for (const Grant &grant : inode.grants.list())
+                if (grant.may_store && grant.record == InodeNo()) all.push_back(grant);
+    }
+    return all;
+}
+
 Result<> LiveTable::add_grant(InodeNo ino, const Grant &grant) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
@@ -191,6 +202,7 @@ Result<> LiveTable::add_grant(InodeNo ino, const Grant &grant) {
     Inode &i = shard.inodes[ino.value()];
     if (grant.may_store && i.cached != 0)
         return Error(EBUSY, "the file is open through the page cache: see pmfsctl holders");
+    if (grant.freezes_gaps && i.cached_write != 0) return Error(EBUSY, kGapsCached);
     if (grant.may_store) i.stored_directly = true;
     i.grants.add(grant);
     return {};

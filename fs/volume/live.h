@@ -42,7 +42,8 @@ public:
         HandleId handle;
         bool keep_cache;
     };
-    // A cached handle is refused (nullopt) while a grant that may store is alive.
+    // A cached handle is refused (nullopt) while a grant that may store is alive, and one that may
+    // write while a grant freezes a map with gaps.
     std::optional<Opened> open(InodeNo ino, const OpenRequest &request, bool direct_io);
     struct Released {
         InodeNo ino;
@@ -63,7 +64,10 @@ public:
     std::vector<Grant> grants(InodeNo ino);
     std::vector<Grant> grants_of(HandleId handle);
     std::optional<Grant> grant(HandleId handle, GrantId id);
-    // EBUSY: it may store, and cached handles are open.  EBADF: the handle is gone.
+    // Those that may store and that no record on the medium remembers.
+    std::vector<Grant> storing_unrecorded();
+    // EBUSY: it may store, and cached handles are open; or it freezes a map with gaps, and cached
+    // handles for writing are.  EBADF: the handle is gone.
     Result<> add_grant(InodeNo ino, const Grant &grant);
     void set_record(HandleId handle, GrantId id, InodeNo record, const Process &holder);
     struct Dropped {

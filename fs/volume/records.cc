@@ -165,8 +165,21 @@ Result<std::vector<Run>> Volume::Impl::given_up(InodeNo record) {
     return claims;
 }
 
+// The grant of this record ends, or is known to have ended: what its holder may have stored to the
+// file moves the file's times.
+Result<> Volume::Impl::stored_by(InodeNo record) {
+    const Reader reader(*core);
+    const auto *inode = TRY(core::read_inode(reader, record));
+    if ((holder_of(*inode).flags.get() & media::kGrantStores) == 0) return {};
+    const InodeNo file(inode->parent.get());
+    const auto found = core::read_inode(reader, file);
+    if (!found.ok() || found.value()->generation.get() != inode->entries.get()) return {};
+    return stored(file);
+}
+
 // Frees the record and, with `settle`, what only it keeps from being free.
 Result<> Volume::Impl::drop_record(InodeNo record, bool settle) {
+    TRY(stored_by(record));
     std::vector<Run> free;
     if (settle)
         for (const Run &run : TRY(given_up(record)))
@@ -204,6 +217,7 @@ Result<> Volume::Impl::drop_record(InodeNo record, bool settle) {
 // --- quarantine
 
 Result<> Volume::Impl::quarantine(InodeNo record, const Process &holder, bool revoked) {
+    TRY(stored_by(record));
     auto claimed = claim(record, revoked);
     // A volume too full for the claims: they hold in memory, and what is given up stays in use
     // until fsck finds it.

@@ -113,6 +113,9 @@ Result<> Volume::close() {
     v.stop_commits();
     if (v.options.read_only) return {};
     ExclusiveLock held(v.lock);
+    // The others have records, which the next mount finds.
+    for (const Grant &grant : v.live.storing_unrecorded())
+        while (!v.stored(grant.file).ok()) TRY(v.make_room());
     return v.journal->close();
 }
 

@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 
+#include <thread>
+
 #include "fixture.h"
 
 using namespace pmfs;
@@ -137,6 +139,32 @@ TEST_CASE("grants: one that may store and a cached handle exclude each other") {
     cell("the next one keeps them", (second.open_flags & FOPEN_KEEP_CACHE) != 0);
     wire.release(first);
     wire.release(second);
+    wire.release(file);
+}
+
+TEST_CASE("grants: an open for writing and a grant that freezes holes never both win their race") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile made = wire.create("f");
+    REQUIRE(wire.write(made, 0, pattern(kBlock, 1)) == 0);
+    REQUIRE(wire.write(made, 5 * kBlock, pattern(kBlock, 1)) == 0);
+    const OpenFile file = wire.open(made.node, O_RDONLY | O_DIRECT);
+    wire.release(made);
+    unsigned both = 0, granted = 0, cached = 0;
+    for (int round = 0; round < 2000; ++round) {
+        OpenFile writer;
+        std::thread opener([&] { writer = wire.open(file.node, O_RDWR); });
+        pmfs_io_grant io = ask(false, 0, kBlock);
+        const bool taken = take(wire, file, &io) == 0;
+        opener.join();
+        both += taken && !writer.direct();
+        granted += taken;
+        cached += !writer.direct();
+        if (taken) REQUIRE(give_back(wire, file, io) == 0);
+        wire.release(writer);
+    }
+    CHECK(both == 0);
+    CHECK(granted + cached == 2000);
     wire.release(file);
 }
 
