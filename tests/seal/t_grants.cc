@@ -65,6 +65,24 @@ TEST_CASE("grants: a sealed file takes any number of them, and stays sealed unti
     wire.release(file);
 }
 
+TEST_CASE("grants: one is given back on its own file, and by no handle of another") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile file = fit_file(wire, "f"), other = wire.create("other");
+    pmfs_io_grant grant = ask(true);
+    REQUIRE(take(wire, file, &grant) == 0);
+    pmfs_io_release_grant io{};
+    io.version = PMFS_ABI_VERSION;
+    io.grant = grant.grant;
+    CHECK(wire.ioctl_raw(other.node, file.handle, PMFS_IOC_RELEASE_GRANT, &io) == EBADF);
+    CHECK(wire.ioctl_raw(FUSE_ROOT_ID, file.handle, PMFS_IOC_RELEASE_GRANT, &io) == EBADF);
+    CHECK(info_of(wire, file).grants == 1);
+    CHECK(give_back(wire, file, grant) == 0);
+    CHECK(info_of(wire, file).grants == 0);
+    wire.release(other);
+    wire.release(file);
+}
+
 TEST_CASE("grants: a temporary grant freezes the map while it lives, for its holder too") {
     Mounted mounted(Medium::memory);
     Wire &wire = mounted.wire();
