@@ -95,7 +95,7 @@ public:
     Result<std::uint64_t> seek_hole(InodeNo ino, std::uint64_t offset);
 
     // --- xattrs: names with their prefix.  flags: 0, XATTR_CREATE, XATTR_REPLACE.
-    // pmfs.seal in `trusted.` and `user.` is the door of docs/seal.md.
+    // pmfs.seal in `trusted.` and `user.` is the door of docs/seal.md; it is not listed.
     Result<> setxattr(InodeNo ino, std::string_view name, std::span<const std::byte> value,
                       int flags, const Caller &caller);
     Result<std::vector<std::byte>> getxattr(InodeNo ino, std::string_view name);
