@@ -41,6 +41,7 @@ TEST_CASE("crash: making files, directories, nodes and symlinks") {
             [](User &u) { u.make("d/fifo", S_IFIFO | 0600); },
             [](User &u) { u.symlink("short", "target"); },
             [](User &u) { u.symlink("d/long", std::string(3000, 'x')); },
+            [](User &u) { u.symlink("longest", std::string(4095, 'z')); },
             [](User &u) { u.link("f", "d/f2"); }}});
 }
 
@@ -50,7 +51,7 @@ TEST_CASE("crash: removing names, and what they held") {
                with_leftovers(u);
                u.link("f", "d/f2");
                u.make("d/e", kDir);
-               u.symlink("s", std::string(2000, 'y'));
+               u.symlink("s", std::string(4095, 'y'));
                u.set_xattr("s", "user.big", 9000, 'b');
            },
            {[](User &u) { u.unlink("f"); }, [](User &u) { u.unlink("d/f2"); },
