@@ -41,15 +41,28 @@ void tidy_dir(core::Core &core, InodeNo dir, std::uint64_t key) {
 
 }  // namespace
 
+// An inode by its number alone, as a handle of open_by_handle_at(2) names it: a file that has a
+// name, or one without that somebody knows already.
+Result<Attr> Volume::Impl::lookup_number(InodeNo ino) {
+    if (ino.value() == media::kInodeTableIno) return Error(ESTALE, "no file has that number");
+    const auto *inode = TRY(core::read_inode(Reader(*core), ino));
+    if ((inode->flags.get() & media::kGrantRecord) != 0)
+        return Error(ESTALE, "the inode is no file");
+    const bool known = live.reference_known(ino);
+    if (!known && inode->nlink.get() == 0) return Error(ESTALE, "the file was removed");
+    if (!known) live.reference(ino);
+    return attr_of(ino, *inode);
+}
+
 Result<Attr> Volume::lookup(InodeNo dir_ino, std::string_view name) {
     Impl &v = *impl_;
     SharedLock held(v.lock);
     const Reader reader(*v.core);
+    if (name == ".") return v.lookup_number(dir_ino);
     const auto *dir = TRY(read_dir(reader, dir_ino));
     InodeNo ino;
-    if (name == ".") {
-        ino = dir_ino;
-    } else if (name == "..") {
+    if (name == "..") {
+        if (dir->nlink.get() == 0) return Error(ENOENT, "the directory was removed");
         ino = InodeNo(dir->parent.get());
     } else {
         if (name.size() > media::kNameMax)

@@ -51,6 +51,7 @@ public:
     ~Volume();
 
     // --- names.  lookup, make and link count one reference on the inode; forget gives back.
+    // `.` finds any file by its number (ESTALE: there is none), for handles that were exported.
     Result<Attr> lookup(InodeNo dir, std::string_view name);
     void forget(InodeNo ino, std::uint64_t count);
     Result<Attr> make(InodeNo dir, std::string_view name, std::uint32_t mode, std::uint64_t rdev,
