@@ -239,7 +239,8 @@ void Inodes::check_shape(std::uint64_t number, const Inode &inode, std::uint8_t 
     const std::uint32_t count = inode.inline_count.get();
     std::uint32_t count_max = 0;
     if (type == DT_REG && inode.map_root.get() == 0) count_max = kInlineExtents;
-    if (type == DT_LNK && size > kInlineBytes) count_max = 1;
+    if (type == DT_LNK && size > kInlineBytes && size <= kSymlinkMax)
+        count_max = static_cast<std::uint32_t>(blob_blocks(size));
     if (count > count_max)
         context_.found_inode(Code::inline_count_wrong, number,
                              fmt::format("{} where at most {} can be", count, count_max));

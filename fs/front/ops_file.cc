@@ -181,6 +181,12 @@ void ioctl(fuse_req_t req, fuse_ino_t ino, unsigned command, void *, fuse_file_i
     ReplyPort &port = Request::current()->port();
     handle_ioctl(Dispatcher::of(req).ioctls(), request, [req, &port](const IoctlReply &reply) {
         const Request answering(port);
+        // The kernel's own ioctls (FS_IOC_GETFLAGS and its kin) take an answer that is shorter than
+        // they asked for as EIO, so an error that brings nothing is a plain one.
+        if (reply.error != 0 && reply.out.empty()) {
+            fuse_reply_err(req, reply.error);
+            return;
+        }
         // A negative result is the error, and what comes back with it is copied out all the same.
         fuse_reply_ioctl(req, -reply.error, reply.out.data(), reply.out.size());
     });

@@ -29,7 +29,7 @@ inline constexpr std::uint64_t kFileSizeMax = std::uint64_t{1} << 50;
 inline constexpr std::uint64_t kFileBlocksMax = kFileSizeMax / kBlockSize;  // 2^38
 inline constexpr std::size_t kNameMax = 255;
 inline constexpr std::uint32_t kLinksMax = 0xffffffff;
-inline constexpr std::size_t kSymlinkMax = 4000;  // one blob block, header excluded
+inline constexpr std::size_t kSymlinkMax = 4095;  // PATH_MAX with its final zero
 inline constexpr std::size_t kXattrValueMax = 65536;
 
 inline constexpr std::uint32_t kVersionMajor = 1;
@@ -299,8 +299,8 @@ struct BlobRun {
 static_assert(is_media_v<BlobRun> && sizeof(BlobRun) == 16);
 
 // A piece of a value that is too large for a tree entry or an inode: a large xattr's, a long
-// symlink's target (its inode then has one inline extent).  Written once, before the transaction
-// that refers to it, and never changed.
+// symlink's target (its inode then maps one or two blocks, inline).  Written once, before the
+// transaction that refers to it, and never changed.
 struct BlobBlock {
     BlockHeader header;
     le64 owner;   // inode number
@@ -311,7 +311,9 @@ struct BlobBlock {
 };
 static_assert(is_media_v<BlobBlock> && sizeof(BlobBlock) == 4096);
 inline constexpr std::size_t kBlobBytes = sizeof(BlobBlock::bytes);
-static_assert(kSymlinkMax <= kBlobBytes);
+inline constexpr std::uint64_t blob_blocks(std::uint64_t size) {
+    return (size + kBlobBytes - 1) / kBlobBytes;
+}
 
 // --- the journal ------------------------------------------------------------------------------
 

@@ -121,6 +121,7 @@ public:
     Result<> clear_tree(InodeNo ino, media::TreeKind kind) REQUIRES(lock);
 
     // --- names
+    Result<Attr> lookup_number(InodeNo ino) REQUIRES_SHARED(lock);
     Result<core::NewInode> new_inode(core::Change &change, const media::Inode &dir, InodeNo dir_ino,
                                      std::uint32_t mode, const Caller &caller);
 

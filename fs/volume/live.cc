@@ -13,6 +13,15 @@ void LiveTable::reference(InodeNo ino, std::uint64_t count) {
     shard.inodes[ino.value()].lookups += count;
 }
 
+bool LiveTable::reference_known(InodeNo ino) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    if (found == shard.inodes.end() || found->second.lookups == 0) return false;
+    ++found->second.lookups;
+    return true;
+}
+
 bool LiveTable::drop_if_idle(Shard &shard, InodeNo ino) {
     const auto found = shard.inodes.find(ino.value());
     if (found == shard.inodes.end() || !found->second.idle()) return false;

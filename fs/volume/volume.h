@@ -52,6 +52,7 @@ public:
     ~Volume();
 
     // --- names.  lookup, make and link count one reference on the inode; forget gives back.
+    // `.` finds any file by its number (ESTALE: there is none), for handles that were exported.
     Result<Attr> lookup(InodeNo dir, std::string_view name);
     void forget(InodeNo ino, std::uint64_t count);
     Result<Attr> make(InodeNo dir, std::string_view name, std::uint32_t mode, std::uint64_t rdev,
@@ -104,7 +105,7 @@ public:
     Result<std::uint64_t> seek_hole(InodeNo ino, std::uint64_t offset);
 
     // --- xattrs: names with their prefix.  flags: 0, XATTR_CREATE, XATTR_REPLACE.
-    // pmfs.seal in `trusted.` and `user.` is the door of docs/seal.md.
+    // pmfs.seal in `trusted.` and `user.` is the door of docs/seal.md; it is not listed.
     Result<> setxattr(InodeNo ino, std::string_view name, std::span<const std::byte> value,
                       int flags, const Caller &caller);
     Result<std::vector<std::byte>> getxattr(InodeNo ino, std::string_view name);

@@ -61,7 +61,7 @@ def _(maker):
             if len(made) % 3 == 0:
                 os.mkdir(name)
             elif len(made) % 3 == 1:
-                os.symlink("t" * source.randrange(1, 4000), name)
+                os.symlink("t" * source.randrange(1, 4096), name)
             else:
                 os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
                 os.setxattr(name, "user.x", b"v" * source.randrange(2000))
