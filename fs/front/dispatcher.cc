@@ -85,6 +85,7 @@ Dispatcher &Dispatcher::of(fuse_req_t req) {
 
 void Dispatcher::dispatch(ReplyPort &port, Bytes message, bool flushed) {
     const Request request(port, message, flushed);
+    const pm::FaultScope faults;
     if (request.opcode() == FUSE_INTERRUPT && interrupt(request)) return;
     fuse_buf buffer{};
     buffer.mem = message.data();

@@ -64,13 +64,23 @@ public:
     bool opendir_needed() const { return opendir_needed_; }
 
     // True when `result` holds a value and no access hit a bad page, so that the caller replies.
-    // Otherwise the request was answered with the error, or put aside, and `req` is gone.
+    // Otherwise the request was answered with the error, or put aside, and `req` is gone: what the
+    // volume counted for a value that nobody gets has to be given back.
     template <class T>
     bool proceed(fuse_req_t req, const Result<T> &result) {
-        if (result.ok() && !pm::take_fault()) [[likely]]
+        if (bad_page(req)) return false;
+        if (result.ok()) [[likely]]
             return true;
-        fail(req, result.ok() ? Error(EIO, "the medium has a bad page here") : result.error());
+        fail(req, result.error());
         return false;
+    }
+    // True when an access of this request hit a bad page, whatever came of it: what was read there
+    // is zeroes.  It was answered with EIO and `req` is gone.
+    bool bad_page(fuse_req_t req) {
+        if (!pm::take_fault()) [[likely]]
+            return false;
+        fail(req, Error(EIO, "the medium has a bad page here"));
+        return true;
     }
     // Answers with an error, or puts the request aside when it says so.  `req` is gone.
     void fail(fuse_req_t req, const Error &error);
