@@ -42,7 +42,8 @@ public:
     ~Dispatcher();
 
     // Handles one whole request; the reply may come later.  `message` must be writable (libfuse
-    // takes it so) and may be used again when the call returns.
+    // takes it so) and may be used again when the call returns.  It may hold anything: what is not
+    // a whole request of its kind, or names what the client does not hold, is refused.
     void dispatch(ReplyPort &port, Bytes message) { dispatch(port, message, false); }
 
     // INIT was answered, and not with an error.
@@ -96,7 +97,9 @@ private:
     Dispatcher(Volume &volume, const DispatchOptions &options);
     void dispatch(ReplyPort &port, Bytes message, bool flushed);
     static std::function<void(bool flushed)> put_aside(fuse_req_t req);
-    bool interrupt(const Request &request);
+    int objection(ConstBytes message);
+    static void refuse(const Request &request, int error);
+    void interrupt(const Request &request);
     bool start_waiting(std::uint64_t unique, ReplyPort &port) EXCLUDES(waiting_mutex_);
     ReplyPort *stop_waiting(std::uint64_t unique) EXCLUDES(waiting_mutex_);
     static ssize_t write_reply(int fd, iovec *iov, int count, void *userdata);

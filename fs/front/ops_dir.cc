@@ -117,7 +117,8 @@ fuse_entry_param look_up(Dispatcher &dispatcher, InodeNo dir, const ListedName &
 void readdirplus(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t cookie, fuse_file_info *) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     EntryBuffer buffer(req, size);
-    const auto names = list(dispatcher.volume(), InodeNo(ino), static_cast<std::uint64_t>(cookie), &buffer);
+    const auto names =
+        list(dispatcher.volume(), InodeNo(ino), static_cast<std::uint64_t>(cookie), &buffer);
     if (!dispatcher.proceed(req, names)) return;
     for (const ListedName &listed : names.value()) {
         PMFS_ASSERT(buffer.add(listed.entry(), look_up(dispatcher, InodeNo(ino), listed)));

@@ -49,7 +49,7 @@ void mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev
 }
 
 void mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode) {
-    mknod(req, parent, name, mode | S_IFDIR, 0);
+    mknod(req, parent, name, (mode & 07777) | S_IFDIR, 0);
 }
 
 void symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name) {

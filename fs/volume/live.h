@@ -20,6 +20,7 @@ namespace pmfs {
 class LiveTable {
 public:
     void reference(InodeNo ino, std::uint64_t count = 1);
+    bool referenced(InodeNo ino);
     // True when nobody refers to the inode any more, and its last name is gone: reap it.
     bool forget(InodeNo ino, std::uint64_t count);
     // The last name is gone.  True when nobody refers to it either.

@@ -60,8 +60,10 @@ const Innocent kInnocents[] = {
      [](Wire &wire, auto &) {
          return wire.call(FUSE_READDIRPLUS, kRoot, bytes_text(fuse_read_in{.size = 4096})).error;
      }},
-    {"fsync", [](Wire &wire, auto &file) {
-         return wire.call(FUSE_FSYNC, file.node, bytes_text(fuse_fsync_in{})).error;
+    {"fsync",
+     [](Wire &wire, auto &file) {
+         return wire.call(FUSE_FSYNC, file.node, bytes_text(fuse_fsync_in{.fh = file.handle}))
+             .error;
      }},
     {"ioctl",
      [](Wire &wire, auto &file) {

@@ -14,11 +14,12 @@
 
 namespace pmfs::test {
 
-World::World(const front::DispatchOptions &dispatch) {
+World::World(const front::DispatchOptions &dispatch, const MountOptions &options) {
     auto region = pm::memory_region(32 << 20);
     REQUIRE(region.ok());
     REQUIRE(mkfs::make(*region.value(), {}).ok());
-    auto volume = Volume::open(std::move(region).take(), {});
+    region_ = region.value().get();
+    auto volume = Volume::open(std::move(region).take(), options);
     REQUIRE(volume.ok());
     volume_ = std::move(volume).take();
     wire_ = std::make_unique<Wire>(*volume_, dispatch);
@@ -41,7 +42,8 @@ void World::make_bad(std::uint64_t offset) {
 std::uint64_t World::place_of_inode(std::uint64_t ino) const {
     const pm::Region &region = volume_->region();
     for (std::uint64_t at = 0; at < region.size(); at += media::kInodeSize) {
-        const auto header = load<media::BlockHeader>({region.meta() + at, sizeof(media::BlockHeader)});
+        const auto header =
+            load<media::BlockHeader>({region.meta() + at, sizeof(media::BlockHeader)});
         if (header.magic.get() == static_cast<std::uint32_t>(media::Magic::inode) &&
             header.self.get() == ino)
             return at;

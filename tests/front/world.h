@@ -9,11 +9,12 @@ namespace pmfs::test {
 
 class World {
 public:
-    explicit World(const front::DispatchOptions &dispatch = {});
+    explicit World(const front::DispatchOptions &dispatch = {}, const MountOptions &options = {});
     ~World();
 
     Wire &wire() { return *wire_; }
     Volume &volume() { return *volume_; }
+    pm::Region &region() { return *region_; }
 
     // The page that holds this byte of the medium raises SIGBUS from now on.
     void make_bad(std::uint64_t offset);
@@ -23,6 +24,7 @@ public:
     std::uint64_t place_of_data(std::uint64_t ino);
 
 private:
+    pm::Region *region_;  // the volume's
     std::unique_ptr<Volume> volume_;
     std::unique_ptr<Wire> wire_;
 };
