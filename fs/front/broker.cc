@@ -212,6 +212,7 @@ void Broker::Impl::run() {
         const int ready =
             ::epoll_wait(epoll_.get(), events, 16, deadlines ? static_cast<int>(kTickMs) : -1);
         for (int i = 0; i < ready && !stopping_; i++) {
+            const pm::FaultScope faults;
             const std::uint64_t key = events[i].data.u64;
             if (key == kListenKey) {
                 accept_one();
@@ -230,6 +231,7 @@ void Broker::Impl::run() {
 
 // What is too old goes.
 void Broker::Impl::tick() {
+    const pm::FaultScope faults;
     pause_accepting(false);
     const std::uint64_t now_ns = monotonic_ns();
     std::vector<Claim> lapsed;

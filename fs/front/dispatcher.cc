@@ -9,13 +9,13 @@
 #include <vector>
 
 #include "front/broker.h"
+#include "front/message_check.h"
 #include "front/ops.h"
 #include "front/request.h"
 
 namespace pmfs::front {
 namespace {
 
-constexpr unsigned kMaxWrite = 1u << 20;
 constexpr unsigned kMaxBackground = 64;  // read-ahead and the like in flight, by the kernel
 
 // libfuse asks for a read function and calls it only from loops that pmfs does not run.
@@ -100,11 +100,40 @@ Dispatcher &Dispatcher::of(fuse_req_t req) {
 
 void Dispatcher::dispatch(ReplyPort &port, Bytes message, bool flushed) {
     const Request request(port, message, flushed);
-    if (request.opcode() == FUSE_INTERRUPT && interrupt(request)) return;
+    const pm::FaultScope faults;
+    if (const int error = objection(message)) return refuse(request, error);
+    if (request.opcode() == FUSE_INTERRUPT) return interrupt(request);
     fuse_buf buffer{};
     buffer.mem = message.data();
     buffer.size = message.size();
     fuse_session_process_buf(session_, &buffer);
+}
+
+// 0, or what to answer to a message that libfuse must not see.
+int Dispatcher::objection(ConstBytes message) {
+    if (const int error = check_message(message)) return error;
+    const Subject subject = subject_of(message);
+    const auto known = [this, &subject](std::uint64_t node) {
+        const Result<> held = volume_.check_held(InodeNo(node), subject.by_number);
+        return held.ok() ? 0 : held.error().errno_value();
+    };
+    if (subject.handle) {  // whoever has the file open holds it
+        const auto opened = volume_.handle_info(*subject.handle);
+        const bool fits = opened.ok() && opened.value().ino.value() == subject.node &&
+                          (!subject.writes || opened.value().write);
+        return fits ? 0 : EBADF;
+    }
+    if (subject.node)
+        if (const int error = known(*subject.node)) return error;
+    return subject.other_node ? known(*subject.other_node) : 0;
+}
+
+void Dispatcher::refuse(const Request &request, int error) {
+    if (!has_reply(request.message())) return;
+    const std::uint64_t unique = load<fuse_in_header>(request.message()).unique;
+    fuse_out_header header{sizeof header, -error, unique};
+    const iovec piece{&header, sizeof header};
+    (void)request.port().send(std::span(&piece, 1));  // fails only when the connection has ended
 }
 
 void Dispatcher::fail(fuse_req_t req, const Error &error) {
@@ -147,9 +176,10 @@ ReplyPort *Dispatcher::stop_waiting(std::uint64_t unique) {
     return port;
 }
 
-// True when the request was about one that waits for a lease, which was answered with EINTR: by the
-// port that it came by, for the kernel takes a reply nowhere else.
-bool Dispatcher::interrupt(const Request &request) {
+// A request that waits for a lease is answered with EINTR: by the port that it came by, for the
+// kernel takes a reply nowhere else.  One that does not wait is remembered for a while.  (libfuse
+// need not hear of it: nothing here asks it, and it would keep each one in a list without end.)
+void Dispatcher::interrupt(const Request &request) {
     const std::uint64_t unique = request.argument<fuse_interrupt_in>().unique;
     ReplyPort *port = nullptr;
     {
@@ -157,7 +187,7 @@ bool Dispatcher::interrupt(const Request &request) {
         const auto found = waiting_.find(unique);
         if (found == waiting_.end()) {
             interrupted_[interrupted_next_++ % interrupted_.size()] = unique;
-            return false;
+            return;
         }
         port = found->second;
         waiting_.erase(found);
@@ -165,7 +195,6 @@ bool Dispatcher::interrupt(const Request &request) {
     fuse_out_header header{sizeof header, -EINTR, unique};
     const iovec piece{&header, sizeof header};
     (void)port->send(std::span(&piece, 1));  // fails only when the connection has ended
-    return true;
 }
 
 bool Dispatcher::flushed(fuse_req_t req, const Notifier::Pages &pages) {
@@ -270,7 +299,7 @@ void Dispatcher::on_init(void *userdata, fuse_conn_info *connection) {
         connection->want &= ~capability;
         if (wanted) connection->want |= connection->capable & capability;
     };
-    connection->max_write = kMaxWrite;
+    connection->max_write = kPayloadMax;
     connection->max_background = kMaxBackground;
     connection->congestion_threshold = kMaxBackground * 3 / 4;
     connection->time_gran = 1;

@@ -407,9 +407,10 @@ constexpr Command kCommands[] = {
 };
 
 void run(const Command &command, const std::shared_ptr<Job> &job) {
+    const pm::FaultScope faults;
     std::vector<std::byte> bytes = job->in;
     auto used = command.run(*job, bytes);
-    if (used.ok() && pm::take_fault()) used = Error(EIO, "the medium has a bad page here");
+    if (pm::take_fault()) used = Error(EIO, "the medium has a bad page here");
     if (!used.ok() && must_park(used.error())) {
         job->context.volume.when_ready(used.error(), [&command, job] { run(command, job); });
         return;

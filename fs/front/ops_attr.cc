@@ -65,7 +65,9 @@ void setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int, fuse_file_i
 }
 
 void statfs(fuse_req_t req, fuse_ino_t) {
-    const VolumeInfo info = Dispatcher::of(req).volume().info();
+    Dispatcher &dispatcher = Dispatcher::of(req);
+    const VolumeInfo info = dispatcher.volume().info();
+    if (dispatcher.bad_page(req)) return;
     struct statvfs stat {};
     stat.f_bsize = stat.f_frsize = 4096;
     stat.f_blocks = info.blocks_total;

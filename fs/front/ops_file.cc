@@ -34,7 +34,10 @@ void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info *info) {
     const auto sent = Request::current()->argument<fuse_open_in>();
     const Result<OpenReply> opened = dispatcher.volume().open_file(
         InodeNo(ino), to_open_request(req, info->flags, sent.open_flags));
-    if (!dispatcher.proceed(req, opened)) return;
+    if (!dispatcher.proceed(req, opened)) {
+        if (opened.ok()) dispatcher.released(opened.value().handle);
+        return;
+    }
     fuse_file_info reply = *info;
     fill(reply, opened.value());
     const OpenReply &open = opened.value();
@@ -68,7 +71,12 @@ void create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
     const Result<Attr> made =
         create_or_open(dispatcher.volume(), InodeNo(parent), name, mode, info->flags,
                        to_open_request(req, info->flags, sent.open_flags), &opened);
-    if (!dispatcher.proceed(req, made)) return;
+    if (!dispatcher.proceed(req, made)) {
+        if (!made.ok()) return;
+        dispatcher.released(opened.handle);
+        dispatcher.volume().forget(made.value().ino, 1);
+        return;
+    }
     fuse_file_info reply = *info;
     fill(reply, opened);
     const fuse_entry_param entry = to_entry(made.value(), dispatcher.options());
@@ -99,11 +107,8 @@ void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_f
     // still.
     bool replied = false;
     const auto reply = [&](std::span<const iovec> pieces) {
-        if (pm::take_fault()) {
-            dispatcher.fail(req, Error(EIO, "the medium has a bad page here"));
-        } else {
+        if (!dispatcher.bad_page(req))
             fuse_reply_iov(req, pieces.data(), static_cast<int>(pieces.size()));
-        }
         replied = true;
     };
     const Result<std::size_t> done =

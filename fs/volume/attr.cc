@@ -145,6 +145,17 @@ void Volume::forget(InodeNo ino, std::uint64_t count) {
     if (impl_->live.forget(ino, count)) impl_->reap_or_park(ino);
 }
 
+Result<> Volume::check_held(InodeNo ino, bool by_number) {
+    Impl &v = *impl_;
+    if (ino.value() == media::kRootIno || v.live.referenced(ino)) return {};
+    const Error stale(ESTALE, "nobody was given an inode of that number");
+    if (!by_number || ino.value() == media::kInodeTableIno) return stale;
+    SharedLock held(v.lock);
+    const auto *inode = TRY(core::read_inode(Reader(*v.core), ino));
+    if (inode->nlink.get() == 0) return stale;
+    return {};
+}
+
 // Frees what an unlinked inode holds.  If there is no room in the journal it stays on the orphan
 // list, and is tried again behind a checkpoint, or at the next mount.
 void Volume::Impl::reap_or_park(InodeNo ino) {

@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "base/clock.h"
+#include "pm/region.h"
 
 namespace pmfs {
 
@@ -128,11 +129,13 @@ void Caretaker::tend(std::uint64_t now_ns) {
         }
     }
     for (const InodeNo ino : late) {
+        const pm::FaultScope faults;
         duties_.revoke(ino);
         leases_gone(ino);
     }
     for (const InodeNo record : ended) {
         forget(record);
+        const pm::FaultScope faults;
         duties_.process_ended(record);
     }
     std::vector<Ready> ready;
@@ -141,6 +144,7 @@ void Caretaker::tend(std::uint64_t now_ns) {
         ready.swap(ready_);
     }
     for (const Ready &one : ready) {
+        const pm::FaultScope faults;
         one.again();
         Lock held(mutex_);
         const auto turn = turns_.find(one.ino);

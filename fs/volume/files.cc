@@ -60,6 +60,7 @@ Result<bool> Volume::truncate_by_open(InodeNo ino, const OpenRequest &request) {
 
 Result<Attr> Volume::create(InodeNo dir, std::string_view name, std::uint32_t mode,
                             const OpenRequest &request, OpenReply *reply) {
+    if (!S_ISREG(mode)) return Error(EINVAL, "only a regular file is made and opened at once");
     Attr attr = TRY(make(dir, name, mode, 0, request.caller));
     OpenRequest untouched = request;
     untouched.truncate = false;  // empty as it is; a change that parks would meet the name again

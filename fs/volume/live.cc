@@ -22,6 +22,13 @@ bool LiveTable::reference_known(InodeNo ino) {
     return true;
 }
 
+bool LiveTable::referenced(InodeNo ino) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    return found != shard.inodes.end() && found->second.lookups != 0;
+}
+
 bool LiveTable::drop_if_idle(Shard &shard, InodeNo ino) {
     const auto found = shard.inodes.find(ino.value());
     if (found == shard.inodes.end() || !found->second.idle()) return false;

@@ -22,6 +22,7 @@ public:
     void reference(InodeNo ino, std::uint64_t count = 1);
     // Counts one only if it was looked up before; false: it was not.
     bool reference_known(InodeNo ino);
+    bool referenced(InodeNo ino);
     // True when nobody refers to the inode any more, and its last name is gone: reap it.
     bool forget(InodeNo ino, std::uint64_t count);
     // The last name is gone.  True when nobody refers to it either.

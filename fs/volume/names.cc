@@ -130,6 +130,7 @@ Result<Attr> Volume::make(InodeNo dir_ino, std::string_view name, std::uint32_t 
     if (!S_ISREG(mode) && !S_ISDIR(mode) && !S_ISCHR(mode) && !S_ISBLK(mode) && !S_ISFIFO(mode) &&
         !S_ISSOCK(mode))
         return Error(EINVAL, "no type of file that can be made");
+    if ((mode & ~(S_IFMT | 07777u)) != 0) return Error(EINVAL, "a mode that no file can have");
     ExclusiveLock held(v.lock);
     TRY(prepare_name(*v.core, dir_ino, name));
     TRY(core::ensure_free_inode(*v.core));

@@ -42,6 +42,7 @@ Volume::Impl::~Impl() {
 
 Result<std::unique_ptr<Volume>> Volume::open(std::unique_ptr<pm::Region> region,
                                              const MountOptions &options) {
+    const pm::FaultScope faults;
     if (sodium_init() < 0) return Error(EIO, "libsodium does not start");
     if (region->size() < media::kVolumeSizeMin)
         return Error(EINVAL, "too small to be a pmfs volume");
@@ -109,6 +110,7 @@ Result<> Volume::Impl::finish_orphans() {
 
 Result<> Volume::close() {
     Impl &v = *impl_;
+    const pm::FaultScope faults;
     v.caretaker.stop();
     v.stop_commits();
     if (v.options.read_only) return {};
