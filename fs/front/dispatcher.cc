@@ -16,7 +16,10 @@
 namespace pmfs::front {
 namespace {
 
-constexpr unsigned kMaxBackground = 64;  // read-ahead and the like in flight, by the kernel
+// Read-ahead, write-back and asynchronous direct requests in flight, by the kernel: as many as it
+// can count, for some wait here for others (Notifier::crowded).
+constexpr unsigned kMaxBackground = 65535;
+constexpr unsigned kCongested = 48;  // from so many on, read-ahead is put off
 
 // libfuse asks for a read function and calls it only from loops that pmfs does not run.
 ssize_t never_read(int, void *, std::size_t, void *) {
@@ -214,7 +217,10 @@ void Dispatcher::tell(fuse_req_t req, Stale stale, const Notifier::Pages &writte
     };
     // A notification about pages is one about attributes, too.
     if (!stale.pages) return notifier_->forget_attributes(written.ino, std::move(answer));
-    notifier_->drop_pages(written, fuse_req_ctx(req)->uid, std::move(answer));
+    const std::uint32_t user = fuse_req_ctx(req)->uid;
+    if (!notifier_->crowded()) return notifier_->drop_pages(written, user, std::move(answer));
+    notifier_->drop_pages_later(written.ino, user);
+    notifier_->forget_attributes(written.ino, std::move(answer));
 }
 
 // Takes a copy of the current request and gives `req` back to libfuse unanswered.  What it returns
@@ -301,7 +307,7 @@ void Dispatcher::on_init(void *userdata, fuse_conn_info *connection) {
     };
     connection->max_write = kPayloadMax;
     connection->max_background = kMaxBackground;
-    connection->congestion_threshold = kMaxBackground * 3 / 4;
+    connection->congestion_threshold = kCongested;
     connection->time_gran = 1;
     // A splice of memory is three times slower than a copy (measured).
     want(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE, false);

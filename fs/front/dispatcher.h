@@ -93,6 +93,8 @@ public:
     // True when the kernel's dirty pages of that range were written back for this request.  If not,
     // the request was put aside for that and `req` is gone: return, it will be run again.
     bool flushed(fuse_req_t req, const Notifier::Pages &pages);
+    // Too many wait already: a request of the background kind (a read, a write) must not.
+    bool crowded() { return notifier_->crowded(); }
     // Runs `reply` once the kernel does not believe any more what is `stale`; `written`: of which
     // bytes its pages are.
     void tell(fuse_req_t req, Stale stale, const Notifier::Pages &written,

@@ -99,7 +99,7 @@ void flush(fuse_req_t req, fuse_ino_t, fuse_file_info *) {
 void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_file_info *info) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     // Past the cache, as another one stores into it.
-    if (dispatcher.volume().unseen_by(info->fh) &&
+    if (dispatcher.volume().unseen_by(info->fh) && !dispatcher.crowded() &&
         !dispatcher.flushed(
             req, {.ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size}))
         return;

@@ -199,7 +199,7 @@ def _(here):
 # --- pages under a direct write
 
 class Ring:
-    """One asynchronous write at a time, by io_submit(2)."""
+    """Asynchronous writes, by io_submit(2)."""
 
     class Control(ctypes.Structure):
         _fields_ = [("data", ctypes.c_uint64), ("key", ctypes.c_uint32), ("flags", ctypes.c_uint32),
@@ -210,21 +210,27 @@ class Ring:
 
     SETUP, DESTROY, GETEVENTS, SUBMIT, PWRITE = 206, 207, 208, 209, 1
 
-    def __init__(self):
-        self.context = ctypes.c_uint64()
-        c_call("syscall", self.SETUP, 8, ctypes.byref(self.context))
+    def __init__(self, size=1):
+        self.context, self.events = ctypes.c_uint64(), (ctypes.c_int64 * (4 * size))()
+        c_call("syscall", self.SETUP, size, ctypes.byref(self.context))
+
+    def write_many(self, fd, memory, offsets):
+        """The results of writes of the whole memory to each of the offsets, all under way at once."""
+        buffer = (ctypes.c_char * len(memory)).from_buffer(memory)
+        writes = [self.Control(opcode=self.PWRITE, fd=fd, buffer=ctypes.addressof(buffer),
+                               size=len(memory), offset=offset) for offset in offsets]
+        pointers = (ctypes.POINTER(self.Control) * len(writes))(*map(ctypes.pointer, writes))
+        done = 0
+        while done < len(writes):  # it may take a part only
+            rest = ctypes.byref(pointers, done * ctypes.sizeof(pointers[0]))
+            done += c_call("syscall", self.SUBMIT, self.context, len(writes) - done, rest)
+        count = ctypes.c_long(len(writes))
+        c_call("syscall", self.GETEVENTS, self.context, count, count, self.events, None)
+        del buffer
+        return [self.events[4 * i + 2] for i in range(len(writes))]
 
     def write(self, fd, memory, offset):
-        buffer = (ctypes.c_char * len(memory)).from_buffer(memory)
-        control = self.Control(opcode=self.PWRITE, fd=fd, buffer=ctypes.addressof(buffer),
-                               size=len(memory), offset=offset)
-        one = ctypes.pointer(control)
-        c_call("syscall", self.SUBMIT, self.context, 1, ctypes.byref(one))
-        event = (ctypes.c_int64 * 4)()
-        c_call("syscall", self.GETEVENTS, self.context, ctypes.c_long(1), ctypes.c_long(1), event,
-               None)
-        del buffer
-        return event[2]
+        return self.write_many(fd, memory, [offset])[0]
 
     def end(self):
         c_call("syscall", self.DESTROY, self.context)
@@ -276,6 +282,31 @@ def _(here):
 @claim("a buffered read after a direct write sees it, whoever reads beside", seconds=120)
 def _(here):
     assert direct_writes_beside_readers(here, lambda fd, m: os.pwritev(fd, [m], 0), 250) == 0
+
+
+@claim("hundreds of asynchronous direct writes beside a mapping that stores into the same pages all end")
+def _(here):
+    # Each waits for pages that are written back, and write-back needs a request that the kernel can
+    # send: one more than those.
+    count, size = 300, PAGE
+    (here / "f").write_bytes(bytes(count * size))
+    child = os.fork()
+    if child == 0:
+        with open(here / "f", "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+            while True:
+                for page in range(count):
+                    memory[page * size] ^= 1
+    try:
+        fd = os.open(here / "f", os.O_RDWR | os.O_DIRECT)
+        memory = mmap.mmap(-1, size)
+        ring = Ring(count)
+        for _ in range(5):
+            assert ring.write_many(fd, memory, [page * size for page in range(count)]) == [size] * count
+        ring.end()
+        os.close(fd)
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
 
 
 # --- mode bits that a write takes away
