@@ -42,6 +42,7 @@ public:
     Result<> start();
     Result<> finish_orphans() REQUIRES(lock);
 
+    std::uint64_t leaving_blocks() REQUIRES_SHARED(lock);
     // EROFS where nothing may be written.
     Result<> writable() const;
 

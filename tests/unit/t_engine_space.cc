@@ -298,6 +298,28 @@ TEST_CASE("space: what metadata gave back is data's again, after a mount too") {
                      chunk.used_blocks == 0));
 }
 
+TEST_CASE("space: what an unlinked file will give back counts as free, once nobody has it open") {
+    Mounted volume(64 << 20);
+    const std::uint64_t free = volume->info().blocks_free;
+    const InodeNo filler = fill(*volume);
+    const auto opened = volume->open_file(filler, {});
+    REQUIRE(opened.ok());
+    REQUIRE(volume->unlink(kRoot, "filler").ok());
+    CHECK(volume->info().blocks_available == 0);
+    volume->release(opened.value().handle);
+    const auto leaving = volume->info();  // the kernel still knows the inode
+    CHECK(leaving.blocks_available > 10000);
+    volume->forget(filler, 1);
+    const auto gone = volume->info();
+    CHECK(gone.blocks_free == free);
+    CHECK(leaving.blocks_free == gone.blocks_free);
+    CHECK(leaving.blocks_available <= leaving.blocks_free);
+    const std::uint64_t most = std::max(leaving.blocks_available, gone.blocks_available);
+    const std::uint64_t least = std::min(leaving.blocks_available, gone.blocks_available);
+    CHECK(most - least < 100);  // a few blocks of its tree may stay metadata's
+    volume.check();
+}
+
 TEST_CASE("space: fallocate may have what metadata gave back") {
     Mounted volume(32 << 20);
     const InodeNo file = make_file(*volume, "f");
