@@ -211,7 +211,6 @@ Result<> Volume::Impl::mark_mapped(InodeNo ino) {
     inode->flags.set(inode->flags.get() | media::kEverMapped);
     touch(inode, true);
     TRY(change.commit());
-    tell_times(ino);
     return {};
 }
 
@@ -226,14 +225,9 @@ Result<> Volume::Impl::stored(InodeNo ino) {
         TRY(change.commit());
         return {};
     }();
-    if (moved.ok()) tell_times(ino);
+    if (moved.ok()) attributes_changed(ino);  // it may have ended without a request
     if (!moved.ok() && must_park(moved.error())) return moved;
     return {};
-}
-
-void Volume::Impl::tell_times(InodeNo ino) {
-    if (GrantWatcher *who = watcher.load(std::memory_order_acquire); who != nullptr)
-        who->times_moved(ino);
 }
 
 // Everything that can refuse, under the lock; then the grant stands.

@@ -78,7 +78,6 @@ public:
     void after_drop(const LiveTable::Dropped &dropped) EXCLUDES(lock);
     // Somebody may have stored to the file past us: its mtime and ctime move.
     Result<> stored(InodeNo ino) REQUIRES(lock);
-    void tell_times(InodeNo ino);
     Result<> mark_mapped(InodeNo ino) REQUIRES(lock);
     std::atomic<GrantWatcher *> watcher{nullptr};
     AttributeWatcher *attribute_watcher = nullptr;

@@ -166,9 +166,6 @@ public:
     virtual ~GrantWatcher() = default;
     virtual void lease_breaking(HandleId handle, GrantId grant, std::uint32_t milliseconds) = 0;
     virtual void grant_revoked(HandleId handle, GrantId grant) = 0;
-    // A grant that may store began or ended, which moved the file's mtime and ctime: kernels that
-    // cache them are to be told.
-    virtual void times_moved(InodeNo) {}
 };
 
 // A transport whose kernel keeps attributes.  It is told of those that change outside of its
