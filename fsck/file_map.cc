@@ -255,7 +255,8 @@ Owned walk_blobs(Context &context, Space &space, std::uint64_t number, std::uint
         const ConstBytes bytes = context.data_block(block);
         const auto &blob = *reinterpret_cast<const BlobBlock *>(bytes.data());
         const std::uint64_t piece = std::min<std::uint64_t>(size - *offset, kBlobBytes);
-        if (!block_ok(bytes, Magic::blob, context.fsid(), block))
+        if (!block_ok(bytes, Magic::blob, context.fsid(), block) ||
+            !context.reserved_zero(bytes, Magic::blob))
             context.found({.code = Code::blob_damaged, .block = block, .inode = number});
         else if (blob.owner.get() != number || blob.offset.get() != *offset ||
                  blob.size.get() != piece)

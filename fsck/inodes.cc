@@ -109,7 +109,8 @@ Result<> Inodes::walk(const State &state) {
 
 void Inodes::walk_slot(std::uint64_t number, const Inode &slot) {
     InodeInfo &info = info_[number];
-    if (!block_ok(bytes_of(slot), Magic::inode, context_.fsid(), number)) {
+    if (!block_ok(bytes_of(slot), Magic::inode, context_.fsid(), number) ||
+        !context_.reserved_zero(bytes_of(slot), Magic::inode)) {
         context_.found_inode(Code::inode_damaged, number);
         info.state = SlotState::damaged;
         ++damaged_;

@@ -141,6 +141,7 @@ std::string text_of(const Problem &problem) {
         text += fmt::format(" blocks {}-{}:", problem.block, problem.block + problem.blocks - 1);
     text += fmt::format(" {}", info_of(problem.code).sentence);
     if (!problem.detail.empty()) text += fmt::format(" ({})", problem.detail);
+    if (problem.repaired) text += ": repaired";
     return text;
 }
 

@@ -127,6 +127,7 @@ struct Problem {
     std::uint64_t blocks = 1;     // how many, where `block` is given
     std::uint64_t inode = kNone;  // whose
     std::string detail = {};      // figures or a name; may be empty
+    bool repaired = false;
 };
 
 // One line: "PM0408: block 1234: in use, but nobody owns it".

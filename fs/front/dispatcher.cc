@@ -266,7 +266,10 @@ ssize_t Dispatcher::write_reply(int, iovec *iov, int count, void *userdata) {
         errno = ENOTCONN;
         return -1;
     }
-    if (!notification && header->error == 0) self.patch_reply(reply);
+    if (!notification && header->error == 0) {
+        self.patch_reply(reply);
+        if (self.must_be_durable(*request)) return self.reply_when_durable(*request, reply);
+    }
     const ssize_t sent = port->send(reply);
     if (sent >= 0) return sent;
     // ENOENT: the kernel no longer wants this reply.  ENODEV: the connection has ended.  EFAULT:
@@ -274,6 +277,61 @@ ssize_t Dispatcher::write_reply(int, iovec *iov, int count, void *userdata) {
     if (errno == EFAULT) spdlog::error("the medium has a bad page under a file that was read");
     if (!notification && (errno == ENODEV || errno == EFAULT)) errno = ENOENT;
     return -1;
+}
+
+// A change that was made and, with `-o sync` or `-o dirsync`, is to wait for the disk.
+bool Dispatcher::must_be_durable(const Request &request) const {
+    switch (request.opcode()) {
+        case FUSE_CREATE:
+        case FUSE_MKNOD:
+        case FUSE_MKDIR:
+        case FUSE_SYMLINK:
+        case FUSE_LINK:
+        case FUSE_UNLINK:
+        case FUSE_RMDIR:
+        case FUSE_RENAME:
+        case FUSE_RENAME2:
+            return options_.sync || options_.dirsync;
+        case FUSE_OPEN:  // O_TRUNC
+            return options_.sync && (request.argument<fuse_open_in>().flags & O_TRUNC) != 0;
+        case FUSE_WRITE:  // what the kernel writes back it follows with an fsync where need be
+            return options_.sync &&
+                   (request.argument<fuse_write_in>().write_flags & FUSE_WRITE_CACHE) == 0;
+        case FUSE_SETATTR:
+        case FUSE_FALLOCATE:
+        case FUSE_COPY_FILE_RANGE:
+        case FUSE_SETXATTR:
+        case FUSE_REMOVEXATTR:
+            return options_.sync;
+        default:
+            return false;
+    }
+}
+
+// Keeps the reply until a group commit has covered the change.  All that wait share one.
+ssize_t Dispatcher::reply_when_durable(const Request &request, std::span<const iovec> reply) {
+    auto copy = std::make_shared<std::vector<std::byte>>();
+    for (const iovec &piece : reply) {
+        const auto *bytes = static_cast<const std::byte *>(piece.iov_base);
+        copy->insert(copy->end(), bytes, bytes + piece.iov_len);
+    }
+    const auto size = static_cast<ssize_t>(copy->size());
+    const bool opens = request.opcode() == FUSE_OPEN || request.opcode() == FUSE_CREATE;
+    ReplyPort &port = request.port();
+    volume_.fsync(InodeNo(FUSE_ROOT_ID), [this, copy, opens, &port](Result<> done) {
+        auto header = load<fuse_out_header>(*copy);
+        if (!done.ok()) {
+            log_damage(done.error());
+            header = {sizeof header, -done.error().errno_value(), header.unique};
+        }
+        std::memcpy(copy->data(), &header, sizeof header);
+        const iovec whole{copy->data(), header.len};
+        const bool sent = port.send(std::span(&whole, 1)) >= 0;
+        // Nobody will release a handle that nobody got.
+        if (opens && !(sent && done.ok()))
+            released(load<fuse_open_out>(*copy, copy->size() - sizeof(fuse_open_out)).fh);
+    });
+    return size;
 }
 
 void Dispatcher::patch_reply(std::span<iovec> reply) {

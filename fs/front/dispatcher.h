@@ -29,6 +29,9 @@ struct DispatchOptions {
     double attr_timeout_s = 3600;   // how long the kernel may believe attributes,
     double entry_timeout_s = 3600;  // and names, also absent ones
     bool writeback = false;         // the kernel keeps written data (docs/posix.md)
+    // mount(8)'s `sync` and `dirsync`: changes, or those of directories, are on the disk when they
+    // are answered.
+    bool sync = false, dirsync = false;
 };
 
 class Request;
@@ -113,6 +116,8 @@ private:
     void interrupt(const Request &request);
     bool start_waiting(std::uint64_t unique, ReplyPort &port) EXCLUDES(waiting_mutex_);
     ReplyPort *stop_waiting(std::uint64_t unique) EXCLUDES(waiting_mutex_);
+    bool must_be_durable(const Request &request) const;
+    ssize_t reply_when_durable(const Request &request, std::span<const iovec> reply);
     static ssize_t write_reply(int fd, iovec *iov, int count, void *userdata);
     static void on_init(void *userdata, fuse_conn_info *connection);
     void patch_reply(std::span<iovec> reply);

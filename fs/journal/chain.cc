@@ -22,11 +22,12 @@ using media::RecordKind;
 Homes::Homes(const media::Superblock &sb)
     : blocks(sb.block_count.get()),
       journal(sb.journal_start.get()),
-      journal_end(journal + sb.journal_blocks.get()) {}
+      journal_end(journal + sb.journal_blocks.get()),
+      superblock_copy(sb.copy_block.get()) {}
 
 bool Homes::allow(std::uint64_t block) const {
     return block < blocks && (block < journal || block >= journal_end) &&
-           block % media::kGroupBlocks != 0;
+           block % media::kGroupBlocks != 0 && block != superblock_copy;
 }
 
 Result<> apply_record(std::span<const std::byte> record, const Homes &homes, const Apply &apply) {

@@ -22,7 +22,7 @@ struct Homes {
     explicit Homes(const media::Superblock &superblock);
     bool allow(std::uint64_t block) const;
 
-    std::uint64_t blocks, journal, journal_end;
+    std::uint64_t blocks, journal, journal_end, superblock_copy;
 };
 
 // Reads the chain record by record.

@@ -48,7 +48,7 @@ Result<> Journal::mark_covered(std::uint64_t covered) {
         header.kind.set(static_cast<std::uint32_t>(media::RecordKind::mark));
         header.covers.set(covered);
         PMFS_ASSERT(free_locked() >= sizeof header);
-        region_.fence(append_locked(writable_bytes_of(header)));
+        TRY(append_locked(writable_bytes_of(header)));
     }
     return sync();
 }

@@ -30,7 +30,7 @@ Journal::Journal(pm::Region &region, const media::Superblock &sb)
     : region_(region),
       place_(ring_place(sb)),
       homes_(sb),
-      blocks_(region, sb.header.fsid.get(), sb.block_count.get()),
+      blocks_(region, sb),
       shadows_(std::make_unique<std::byte[]>(media::kTxBlocksMax * kBlockSize)),
       record_buffer_(std::make_unique<std::byte[]>(media::kRecordSizeMax)),
       read_buffer_(std::make_unique<std::byte[]>(media::kRecordSizeMax)) {}
@@ -40,6 +40,7 @@ Journal::~Journal() = default;
 Result<std::unique_ptr<Journal>> Journal::open(pm::Region &region, const media::Superblock &sb,
                                                const BootId &boot_id, bool read_only) {
     std::unique_ptr<Journal> journal(new Journal(region, sb));
+    if (!journal->blocks_.ok()) return Error(ENOMEM, "no memory for the map of known blocks");
     pm::Unfenced owed;
     const bool home = region.is_image() && !read_only;
     auto replayed = replay(region, sb, boot_id, [&](std::uint64_t at, auto bytes) {
@@ -159,15 +160,23 @@ std::size_t Journal::build_record(const Tx &tx, std::uint64_t seq) {
     return at;
 }
 
-pm::Unfenced Journal::append_locked(std::span<std::byte> record) {
+Result<> Journal::append_locked(std::span<std::byte> record) {
+    // A record behind one that failed would make that one damage, not a torn end.
+    if (failed()) return Error(EIO, "the medium failed; the volume is read-only until remounted");
     const media::le32 crc(record_checksum(secret_, record));
     std::memcpy(record.data() + offsetof(RecordHeader, crc32c), &crc, sizeof crc);
     const std::uint64_t first = std::min<std::uint64_t>(record.size(), place_.size - head_offset_);
+    pm::FaultWatch faults;
     pm::Unfenced duty = region_.write(place_.start + head_offset_, record.first(first));
     if (first < record.size()) duty.add(region_.write(place_.start, record.subspan(first)));
+    region_.fence(std::move(duty));
+    if (faults.met()) {
+        failed_.store(true, std::memory_order_release);
+        return Error(EIO, "the medium did not take a record of the journal");
+    }
     head_offset_ = (head_offset_ + record.size()) % place_.size;
     ++next_seq_;
-    return duty;
+    return {};
 }
 
 Result<TxSeq> Journal::commit(Tx &tx) {
@@ -187,7 +196,7 @@ Result<TxSeq> Journal::commit(Tx &tx) {
             tx.finish_blocks(seq);
             build_record(tx, seq);
         }
-        region_.fence(append_locked({record_buffer_.get(), size}));
+        TRY(append_locked({record_buffer_.get(), size}));
         tx_offset_end_ = head_offset_;
         last_seq_.store(seq, std::memory_order_release);
     }
@@ -209,7 +218,7 @@ void Journal::apply_home(const Tx &tx) {
                                    {shadow.bytes + at, static_cast<std::size_t>(run) * kLineSize}));
             lines &= run == 64 ? 0 : ~(((std::uint64_t{1} << run) - 1) << first);
         }
-        blocks_.mark_verified(shadow.block, shadow.inodes ? shadow.slots : 0xff);
+        blocks_.mark_verified(shadow.block, shadow.inodes() ? shadow.slots : Blocks::kWhole);
     }
 }
 

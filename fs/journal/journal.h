@@ -46,7 +46,7 @@ public:
     pm::Region &region() { return region_; }
     std::uint64_t records_replayed() const { return replayed_; }
     // A sync failed, or the medium failed after a commit point: the volume must turn read-only.
-    bool failed() const { return failed_.load(std::memory_order_acquire); }
+    bool failed() const { return failed_.load(std::memory_order_acquire) || region_.failed(); }
 
     // File data, blobs: written where nothing else reads.  The duty goes to Tx::after or persist.
     pm::Unfenced write_data(std::uint64_t offset, std::span<const std::byte> bytes) {
@@ -88,7 +88,8 @@ private:
     Result<> make_room();
     Result<TxSeq> commit(Tx &tx);
     std::size_t build_record(const Tx &tx, std::uint64_t seq);
-    pm::Unfenced append_locked(std::span<std::byte> record) REQUIRES(mutex_);
+    // EIO: the medium did not take it.  Then nothing is ever appended again.
+    Result<> append_locked(std::span<std::byte> record) REQUIRES(mutex_);
     void apply_home(const Tx &tx);
     Result<> write_headers(std::uint64_t tail_seq, std::uint64_t tail_offset,
                            const BootId &boot_id);

@@ -33,12 +33,13 @@ inline constexpr std::size_t kSymlinkMax = 4095;  // PATH_MAX with its final zer
 inline constexpr std::size_t kXattrValueMax = 65536;
 
 inline constexpr std::uint32_t kVersionMajor = 1;
-inline constexpr std::uint32_t kVersionMinor = 1;
+inline constexpr std::uint32_t kVersionMinor = 2;
 inline constexpr std::uint64_t kFeaturesIncompatKnown = 0;
 inline constexpr std::uint64_t kFeaturesRoCompatKnown = 0;
 
 enum class Magic : std::uint32_t {  // as bytes on the media, in order: "pmSB", "pmST", ...
     superblock = 0x42536d70,
+    making = 0x4b4d6d70,  // in block 0 while mkfs is at work: no volume, whatever copies lie about
     state = 0x54536d70,
     summary = 0x53476d70,
     bitmap = 0x4d426d70,
@@ -60,8 +61,9 @@ struct BlockHeader {
 };
 static_assert(is_media_v<BlockHeader> && sizeof(BlockHeader) == 32);
 
-// Written by mkfs and by relabelling; never by a mount.  Block 0, copied to the first block of
-// every group (a copy's header.self is its own block number; all else is equal).
+// Written by mkfs, by relabelling and by a repair; never by a mount.  Block 0, copied to the first
+// block of every group and to `copy_block` (a copy's header.self is its own block number; all else
+// is equal).
 struct Superblock {
     BlockHeader header;
     le32 version_major;         // a greater one: do not mount
@@ -78,14 +80,18 @@ struct Superblock {
     le64 created_sec;           // seconds since 1970, UTC
     std::uint8_t uuid[16];
     std::uint8_t label[64];             // UTF-8, zero-filled; need not end with a zero
-    std::uint8_t hash_key[16];          // SipHash-2-4 key of directory and xattr names
-    std::uint8_t reserved[4096 - 216];  // zero at mkfs; fsck does not look, so minors may use it
+    std::uint8_t hash_key[16];  // SipHash-2-4 key of directory and xattr names
+    // Where a volume has one group only: its last block, with a copy; else 0.  Minor version 2 and
+    // up.
+    le64 copy_block;
+    std::uint8_t reserved[4096 - 224];  // zero at mkfs; fsck does not look, so minors may use it
 };
 static_assert(is_media_v<Superblock> && sizeof(Superblock) == 4096);
 static_assert(offsetof(Superblock, features_incompat) == 48);
 static_assert(offsetof(Superblock, state_block) == 96);
 static_assert(offsetof(Superblock, uuid) == 120);
 static_assert(offsetof(Superblock, hash_key) == 200);
+static_assert(offsetof(Superblock, copy_block) == 216);
 
 // --- allocation -------------------------------------------------------------------------------
 

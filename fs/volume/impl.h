@@ -29,6 +29,7 @@ public:
 
     std::unique_ptr<pm::Region> region;
     const media::Superblock superblock;
+    std::uint64_t superblock_from = 0;  // block; not 0: a copy stands in for a damaged one
     const MountOptions options;
     std::unique_ptr<journal::Journal> journal;
     std::unique_ptr<core::Allocator> allocator;

@@ -140,6 +140,7 @@ struct VolumeInfo {
     std::uint64_t inodes_used = 0, inodes_free_now = 0;
     std::uint64_t journal_size = 0;
     std::uint64_t chunks = 0;
+    std::uint64_t superblock_from = 0;  // not 0: the block whose copy stands in for a damaged one
     std::uint64_t tx_last = 0, tx_durable = 0;
     bool read_only = false;
     bool damaged = false;  // a fault or a failed sync turned it read-only

@@ -45,15 +45,15 @@ Result<std::unique_ptr<Volume>> Volume::open(std::unique_ptr<pm::Region> region,
                                              const MountOptions &options) {
     const pm::FaultScope faults;
     if (sodium_init() < 0) return Error(EIO, "libsodium does not start");
-    if (region->size() < media::kVolumeSizeMin)
-        return Error(EINVAL, "too small to be a pmfs volume");
-    const auto sb =
-        TRY(media::read_superblock({region->data(), media::kBlockSize}, 0, region->size()));
+    const auto found = TRY(media::find_superblock({region->data(), region->size()}));
+    (void)pm::take_fault();  // block 0 was on a bad page
+    const media::Superblock &sb = found.sb;
     if (media::must_mount_read_only(sb) && !options.read_only)
         return Error(EROFS, "made by a newer pmfs: mount it read-only (-o ro)");
     if (region->mapping_unit() > sb.mapping_unit.get() && !options.read_only)
         return pm::advice_for_unit(*region, sb.mapping_unit.get());
     auto impl = std::make_unique<Impl>(std::move(region), sb, options);
+    impl->superblock_from = found.block;
     TRY(impl->start());
     return std::unique_ptr<Volume>(new Volume(std::move(impl)));
 }
@@ -168,7 +168,8 @@ VolumeInfo Volume::info() {
     const std::uint64_t groups = media::group_count(sb.block_count.get());
     const auto last = media::layout_of(sb.block_count.get(), groups - 1);
     const std::uint64_t own = (groups - 1) * (media::group_layout(0, media::kGroupChunks).end) +
-                              (last.end - last.superblock) + sb.journal_blocks.get() + 2;
+                              (last.end - last.superblock) + sb.journal_blocks.get() + 2 +
+                              (sb.copy_block.get() != 0 ? 1 : 0);
     info.blocks_total = sb.block_count.get() - own;
     const std::uint64_t leaving = v.leaving_blocks();
     info.blocks_free = std::min(v.allocator->free_blocks() + leaving, info.blocks_total);
@@ -179,6 +180,7 @@ VolumeInfo Volume::info() {
         info.inodes_used = state.value()->inodes_used.get();
         info.inodes_free_now = state.value()->inodes_total.get() - 1 - info.inodes_used;
     }
+    info.superblock_from = v.superblock_from;
     info.tx_last = v.journal->last().value();
     info.tx_durable = v.journal->durable().value();
     info.damaged = v.journal->failed() || v.grants_damaged;

@@ -109,6 +109,7 @@ TEST_CASE(
 
     // An interrupted mkfs: whole copies, and no superblock.
     std::memset(static_cast<void *>(at(0)), 0, sizeof saved);
+    at(0)->header = header_of(Magic::making, at(kGroupBlocks)->header.fsid.get(), 0, 0);
     const auto torn = fsck::check(*region);
     REQUIRE(!torn.ok());
     CHECK(torn.error().errno_value() == EINVAL);
