@@ -197,8 +197,34 @@ enum GrantFlag : std::uint32_t {
     kGrantStores = 1 << 0,   // it may store
     kGrantRevoked = 1 << 1,  // a lease that was not given back in time
     kGrantClaimed = 1 << 2,  // its extents are all that the process maps
-    kKnownGrantFlags = 0x7,
+    kGrantPlaced = 1 << 3,   // there is a GrantPlace; minor version 2 and up
+    kGrantLent = 1 << 4,     // ... and it says where the lock of the process's descriptor is
+    kGrantReasons = 0xf00,   // GrantReason << kGrantReasonShift; minor version 2 and up
+    kKnownGrantFlags = 0xf1f,
 };
+inline constexpr unsigned kGrantReasonShift = 8;
+enum class GrantReason : std::uint8_t {  // why the grant was lost
+    none = 0,                            // it was not yet: found so at a mount, its server died
+    server_died = 1,
+    late = 2,           // a lease that was not given back in time
+    revoked = 3,        // by the administrator
+    handle_closed = 4,  // under the mapping
+    cut_off = 5,        // the connection to the broker ended
+    still_mapped = 6,   // it was given back, but somebody maps it still
+};
+
+// In an inode with kGrantPlaced, in place of `atime` and `mtime`: what the holder's numbers mean
+// where, and where the kernel says whether anybody still has the descriptor that it got
+// (kGrantLent): a lock on byte 2^62 + (generation mod 2^20) * 2^42 + inode number of the medium,
+// both numbers the record's own.
+struct GrantPlace {
+    le64 serial;         // inode number of the process's pidfd, alone in its boot; 0 = not known
+    le32 pid_namespace;  // inode numbers of the server's /proc/self/ns; 0 = not known
+    le32 time_namespace;
+    le64 medium_device;  // st_dev and st_ino of the medium, as the server had it open
+    le64 medium_inode;
+};
+static_assert(is_media_v<GrantPlace> && sizeof(GrantPlace) == 32);
 
 // `next` and `prev` chain inodes on one of three lists, whose heads are in State:
 //   free list    (mode == 0): `next` only
@@ -228,6 +254,8 @@ struct Inode {
 static_assert(is_media_v<Inode> && sizeof(Inode) == kInodeSize);
 static_assert(offsetof(Inode, size) == 56);
 static_assert(offsetof(Inode, atime) == 80);
+static_assert(offsetof(Inode, mtime) == offsetof(Inode, atime) + sizeof(Time));
+static_assert(sizeof(GrantPlace) == 2 * sizeof(Time));
 static_assert(offsetof(Inode, flags) == 144);
 static_assert(offsetof(Inode, map_root) == 152);
 static_assert(offsetof(Inode, seal_digest) == 208);

@@ -25,6 +25,7 @@ struct Grant {
     GrantKind kind = GrantKind::temporary;
     bool may_store = false;
     bool maps = false;      // its holder has the device, or is about to get it
+    bool lent = false;      // ... by a descriptor that the kernel tells the end of (pm/lending.h)
     bool breaking = false;  // was asked to go
     // It freezes a map in which a store could need a block: no page cache may take such stores.
     bool freezes_gaps = false;

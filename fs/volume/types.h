@@ -14,6 +14,7 @@
 #include "base/result.h"
 #include "core/extent.h"
 #include "core/seal.h"
+#include "media/format.h"
 
 namespace pmfs {
 
@@ -116,9 +117,10 @@ struct GrantRequest {
     std::uint64_t offset = 0, length = 0;  // bytes; length 0 = to the end of the file
     bool may_store = false;
     bool maps = false;  // the holder is to have the device
+    bool lent = false;  // ... and gets it by lend_device() only
 };
-struct Holder {  // one row of `pmfsctl holders`
-    GrantId grant = 0;
+struct Holder {         // one row of `pmfsctl holders`
+    GrantId grant = 0;  // a quarantined one: the quarantine's id
     GrantKind kind = GrantKind::temporary;
     HandleId handle = 0;
     std::uint32_t pid = 0, uid = 0;
@@ -126,6 +128,7 @@ struct Holder {  // one row of `pmfsctl holders`
     bool may_store = false;
     bool breaking = false;  // a lease that was asked to go
     bool maps = false;
+    bool lost = false;  // it has no grant any more, and is quarantined
 };
 
 struct VolumeInfo {
@@ -150,14 +153,16 @@ struct ChunkInfo {
     std::uint16_t used_blocks = 0;  // 0..512
 };
 
-struct Quarantined {  // a holder that lost his grant and may still map its blocks
+using media::GrantReason;
+struct Quarantined {  // a holder that lost its grant and may still map its blocks
     std::uint64_t id = 0;
     InodeNo file;
     Process process;
     std::uint32_t uid = 0;
     bool may_store = false;
-    bool alive = false;                 // else it cannot be told
-    bool revoked = false;               // a lease that was not given back; else the server died
+    bool alive = false;   // else its process is gone, or it cannot be told
+    bool mapped = false;  // the kernel says that somebody still maps; else it cannot be told
+    GrantReason reason = GrantReason::server_died;
     std::uint64_t total = 0, held = 0;  // bytes that it maps, and those that the file gave up
 };
 

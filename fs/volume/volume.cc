@@ -33,7 +33,8 @@ Volume::Impl::Impl(std::unique_ptr<pm::Region> r, const media::Superblock &sb,
       superblock(sb),
       options(o),
       caretaker({[this](InodeNo ino) { revoke_leases(ino); },
-                 [this](InodeNo record) { end_quarantine(record); }},
+                 [this](InodeNo record) { holder_ended(record); },
+                 [this](InodeNo record) { look_again(record); }},
                 o.no_background) {}
 
 Volume::Impl::~Impl() {
@@ -69,6 +70,8 @@ Result<> Volume::Impl::start() {
     const auto *root = TRY(core::read_inode(reader, InodeNo(media::kRootIno)));
     if ((root->mode.get() & S_IFMT) != S_IFDIR) return corrupt("the root is not a directory");
     if (options.read_only) return {};
+    if (auto made = pm::Lender::make(region->mapping_fd(), region->mapping_unit()); made.ok())
+        lender.emplace(std::move(made).take());
     {
         ExclusiveLock held(lock);
         const auto loaded = load_records();

@@ -20,6 +20,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/file_descriptor.h"
 #include "pm/region.h"
 #include "volume/types.h"
 
@@ -140,8 +141,15 @@ public:
     // The grant ends without its holder's word: if it maps, and its process may be alive, its
     // blocks are quarantined.
     void lose_grant(HandleId handle, GrantId grant);
+    // Root ends grants of whoever holds them: the one of that id or (0) all, those of one process
+    // or (0) of all.  Gives how many.  EPERM; ENOENT: none is meant.  May wait for the journal.
+    Result<std::uint64_t> revoke(InodeNo ino, GrantId id, std::uint32_t pid, const Caller &caller);
     // Another process than the taker holds it from now on.
     Result<> adopt_grant(HandleId handle, GrantId grant, const Caller &holder);
+    // A descriptor of the device for the holder of a grant that maps, and for nobody else: the
+    // kernel tells when it and all its mappings are gone.  Once a grant.  EOPNOTSUPP: the medium
+    // cannot do that; any descriptor will do.
+    Result<FileDescriptor> lend_device(HandleId handle, GrantId grant);
     Result<std::vector<Holder>> holders(InodeNo ino);
     // Milliseconds until a lease that was asked to go is lost; 0: it was not asked.
     std::uint32_t lease_time_left(HandleId handle, GrantId grant);
