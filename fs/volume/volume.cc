@@ -11,6 +11,7 @@
 #include "media/geometry.h"
 #include "media/verify.h"
 #include "pm/advice.h"
+#include "pm/advise.h"
 #include "volume/impl.h"
 
 namespace pmfs {
@@ -19,6 +20,13 @@ namespace {
 
 bool sane(const std::byte *block, media::Magic magic) {
     return magic != media::Magic::node || core::NodeView(block).check();
+}
+
+Result<media::FoundSuperblock> find_superblock(const pm::Region &region) {
+    const pm::ScatteredAccess scattered(region);
+    const auto found = media::find_superblock({region.data(), region.size()});
+    (void)pm::take_fault();  // block 0 was on a bad page
+    return found;
 }
 
 }  // namespace
@@ -43,8 +51,7 @@ Volume::Impl::~Impl() {
 Result<std::unique_ptr<Volume>> Volume::open(std::unique_ptr<pm::Region> region,
                                              const MountOptions &options) {
     if (sodium_init() < 0) return Error(EIO, "libsodium does not start");
-    const auto found = TRY(media::find_superblock({region->data(), region->size()}));
-    (void)pm::take_fault();  // block 0 was on a bad page
+    const auto found = TRY(find_superblock(*region));
     const media::Superblock &sb = found.sb;
     if (media::must_mount_read_only(sb) && !options.read_only)
         return Error(EROFS, "made by a newer pmfs: mount it read-only (-o ro)");
