@@ -68,6 +68,24 @@ std::vector<Run> difference(const std::vector<Run> &from, const std::vector<Run>
     return left;
 }
 
+// The file that a record names, as far as its slot tells: null when the file is gone.  EUCLEAN when
+// nobody can say, for the slot is damaged or an older copy of itself.
+Result<const media::Inode *> file_of(const Reader &reader, const media::Inode &record) {
+    const InodeNo file(record.parent.get());
+    const std::uint64_t generation = record.entries.get();
+    const auto place = core::locate_inode(reader, file);
+    if (!place.ok()) return corrupt("a grant record names a file that never was");
+    const auto *slot = TRY(reader.inode(place.value().block, place.value().slot, file));
+    if (slot->generation.get() < generation)
+        return corrupt("the file that a grant record names is an older copy of itself");
+    if (slot->generation.get() > generation || slot->mode.get() == 0) return nullptr;
+    return core::read_inode(reader, file);
+}
+
+bool is_damage(const Error &error) {
+    return error.errno_value() == EUCLEAN || error.errno_value() == EIO;
+}
+
 }  // namespace
 
 Result<InodeNo> Volume::Impl::add_record(const Grant &grant, InodeNo file) {
@@ -122,13 +140,12 @@ Result<> Volume::Impl::claim(InodeNo record, bool revoked) {
 Result<std::vector<Run>> Volume::Impl::unclaimed(InodeNo record) {
     const Reader reader(*core);
     const auto *inode = TRY(core::read_inode(reader, record));
-    const std::uint64_t generation = inode->entries.get();
     const std::uint64_t first = inode->trim_from.get(), end = inode->rdev.get();
-    const InodeNo file(inode->parent.get());
     const auto claims = TRY(runs_of(reader, *inode, record, 0, kAllBlocks));
-    const auto *target = TRY(core::read_inode(reader, file));
-    if (target->generation.get() != generation) return std::vector<Run>{};
-    return difference(TRY(runs_of(reader, *target, file, first, end)), claims);
+    const auto *target = TRY(file_of(reader, *inode));
+    if (target == nullptr) return std::vector<Run>{};
+    return difference(TRY(runs_of(reader, *target, InodeNo(inode->parent.get()), first, end)),
+                      claims);
 }
 
 media::GrantHolder Volume::Impl::identity_of(const Grant &grant) const {
@@ -150,19 +167,16 @@ Result<> Volume::Impl::set_record_holder(const Grant &grant) {
     return {};
 }
 
-// What of the record's claims neither its file maps nor another record holds.
+// What of the record's claims neither its file maps nor another record holds.  EUCLEAN: it cannot
+// be known, so nothing is.
 Result<std::vector<Run>> Volume::Impl::given_up(InodeNo record) {
     const Reader reader(*core);
     const auto *inode = TRY(core::read_inode(reader, record));
-    const InodeNo file(inode->parent.get());
-    const std::uint64_t generation = inode->entries.get();
     auto claims = TRY(runs_of(reader, *inode, record, 0, kAllBlocks));
-    const auto target = core::read_inode(reader, file);
-    if (target.ok() && target.value()->generation.get() == generation)
-        claims = difference(claims, TRY(runs_of(reader, *target.value(), file, 0, kAllBlocks)));
-    else if (!target.ok() && target.error().errno_value() != ESTALE)
-        return target.error();
-    return claims;
+    const auto *target = TRY(file_of(reader, *inode));
+    if (target == nullptr) return claims;
+    return difference(
+        claims, TRY(runs_of(reader, *target, InodeNo(inode->parent.get()), 0, kAllBlocks)));
 }
 
 // Frees the record and, with `settle`, what only it keeps from being free.
@@ -205,15 +219,17 @@ Result<> Volume::Impl::drop_record(InodeNo record, bool settle) {
 
 Result<> Volume::Impl::quarantine(InodeNo record, const Process &holder, bool revoked) {
     auto claimed = claim(record, revoked);
-    // A volume too full for the claims: they hold in memory, and what is given up stays in use
-    // until fsck finds it.
-    if (!claimed.ok() && claimed.error().errno_value() != ENOSPC) return claimed;
+    // A volume too full for the claims, or a file that cannot be read: they hold in memory, and what
+    // is given up stays in use until fsck finds it.
+    if (!claimed.ok() && claimed.error().errno_value() != ENOSPC && !is_damage(claimed.error()))
+        return claimed;
     const Reader reader(*core);
     const auto *inode = TRY(core::read_inode(reader, record));
     auto runs = TRY(runs_of(reader, *inode, record, 0, kAllBlocks));
     if (!claimed.ok()) {
-        const auto more = TRY(unclaimed(record));
-        runs.insert(runs.end(), more.begin(), more.end());
+        const auto more = unclaimed(record);
+        if (!more.ok() && !is_damage(more.error())) return more.error();
+        if (more.ok()) runs.insert(runs.end(), more.value().begin(), more.value().end());
     }
     allocator->quarantine().add(record, std::move(runs));
     quarantined[record.value()] = {holder, revoked};
@@ -309,7 +325,10 @@ Result<std::vector<Quarantined>> Volume::quarantine() {
         one.revoked = holder.revoked;
         for (const Run &run : TRY(runs_of(reader, *inode, record, 0, kAllBlocks)))
             one.total += run.blocks * media::kBlockSize;
-        for (const Run &run : TRY(v.given_up(record))) one.held += run.blocks * media::kBlockSize;
+        const auto kept = v.given_up(record);
+        if (!kept.ok()) one.held = one.total;  // as far as anybody knows
+        if (kept.ok())
+            for (const Run &run : kept.value()) one.held += run.blocks * media::kBlockSize;
         all.push_back(one);
     }
     return all;

@@ -70,18 +70,15 @@ Result<> Volume::Impl::start() {
     allocator = TRY(core::Allocator::open(*journal, superblock));
     core = std::make_unique<core::Core>(core::Core{*journal, superblock, *allocator});
     const core::Reader reader(*core);
-    const auto *root = TRY(core::read_inode(reader, InodeNo(media::kRootIno)));
-    if ((root->mode.get() & S_IFMT) != S_IFDIR) return corrupt("the root is not a directory");
+    const auto root = core::read_inode(reader, InodeNo(media::kRootIno));
+    if (!root.ok() && root.error().errno_value() != ESTALE) return root.error();
+    if (!root.ok() || (root.value()->mode.get() & S_IFMT) != S_IFDIR)
+        return corrupt("the root is not a directory");
     if (options.read_only) return {};
     {
         ExclusiveLock held(lock);
-        const auto loaded = load_records();
-        grants_damaged = !loaded.ok() && (loaded.error().errno_value() == EUCLEAN ||
-                                          loaded.error().errno_value() == EIO);
-        if (!grants_damaged) {
-            TRY(Result<>(loaded));
-            TRY(finish_orphans());
-        }
+        grants_damaged = !load_records().ok();
+        if (!grants_damaged) TRY(finish_orphans());
     }
     if (region->is_image() && !options.no_background)
         commit_thread = std::thread([this] { commit_loop(); });
@@ -99,15 +96,12 @@ Result<> Volume::Impl::finish_orphans() {
         const auto inode = core::read_inode(reader, ino);
         if (!inode.ok()) return {};
         auto done = inode.value()->nlink.get() == 0 ? reap(ino) : settle_trim(ino);
-        if (!done.ok() &&
-            (done.error().errno_value() == EUCLEAN || done.error().errno_value() == EIO))
-            return {};
         if (!done.ok() && must_park(done.error())) {
             TRY(journal->group_commit(true));
             allocator->release_held();
             continue;
         }
-        TRY(std::move(done));
+        if (!done.ok()) return {};
         if (last == ino.value()) return {};  // it does not get shorter
         last = ino.value();
     }
