@@ -18,6 +18,9 @@ void reply_done(Dispatcher &dispatcher, fuse_req_t req, const Result<> &result) 
 void lookup(fuse_req_t req, fuse_ino_t parent, const char *name) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     const Result<Attr> found = dispatcher.volume().lookup(InodeNo(parent), name);
+    // A name is not absent because the page that holds it is bad.
+    if (pm::take_fault())
+        return dispatcher.fail(req, Error(EIO, "the medium has a bad page here"));
     if (!found.ok() && found.error().errno_value() == ENOENT) {
         // An entry without an inode: the kernel remembers that the name is absent.
         fuse_entry_param absent{};
