@@ -259,7 +259,10 @@ Result<> Maker::run() {
     put_inode_table();
     TRY(settle());
     put_superblock(0);
-    return settle();
+    TRY(settle());
+    if (region_.keeps(0, bytes_of(sb_))) return {};
+    return Error(EROFS,
+                 "the medium does not keep what is stored to it: is it read-only for this machine?");
 }
 
 }  // namespace

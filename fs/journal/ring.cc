@@ -90,6 +90,10 @@ Result<> write_ring_headers(pm::Region &region, const RingPlace &place, std::uin
         media::seal_block(header);
         region.fence(region.write(at, bytes_of(header)));
         if (faults.met()) return Error(EIO, "the medium cannot keep the journal's header");
+        if (!region.keeps(at, bytes_of(header)))
+            return Error(EROFS,
+                         "the medium does not keep what is stored to it: is it read-only for this "
+                         "machine?  (-o ro mounts it, fsck.pmfs -n checks it)");
         if (slot == 0 && region.is_image()) TRY(region.sync());
     }
     return {};

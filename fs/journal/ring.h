@@ -39,6 +39,7 @@ RingPlace ring_place(const media::Superblock &superblock);
 Result<RingState> read_ring_header(const pm::Region &region, const media::Superblock &superblock);
 // Makes `ring` what the headers say.  On an image file the first one is synced when this returns,
 // and the second one with the next sync.  EIO: the medium failed; what the headers say is unknown.
+// EROFS: it takes stores and drops them.
 Result<> write_ring_headers(pm::Region &region, const RingPlace &place, std::uint64_t fsid,
                             const RingState &ring);
 

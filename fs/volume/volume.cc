@@ -12,6 +12,7 @@
 #include "media/geometry.h"
 #include "media/verify.h"
 #include "pm/advice.h"
+#include "pm/advise.h"
 #include "volume/impl.h"
 
 namespace pmfs {
@@ -20,6 +21,13 @@ namespace {
 
 bool sane(const std::byte *block, media::Magic magic) {
     return magic != media::Magic::node || core::NodeView(block).check();
+}
+
+Result<media::FoundSuperblock> find_superblock(const pm::Region &region) {
+    const pm::ScatteredAccess scattered(region);
+    const auto found = media::find_superblock({region.data(), region.size()});
+    (void)pm::take_fault();  // block 0 was on a bad page
+    return found;
 }
 
 }  // namespace
@@ -46,8 +54,7 @@ Result<std::unique_ptr<Volume>> Volume::open(std::unique_ptr<pm::Region> region,
                                              const MountOptions &options) {
     const pm::FaultScope faults;
     if (sodium_init() < 0) return Error(EIO, "libsodium does not start");
-    const auto found = TRY(media::find_superblock({region->data(), region->size()}));
-    (void)pm::take_fault();  // block 0 was on a bad page
+    const auto found = TRY(find_superblock(*region));
     const media::Superblock &sb = found.sb;
     if (media::must_mount_read_only(sb) && !options.read_only)
         return Error(EROFS, "made by a newer pmfs: mount it read-only (-o ro)");
@@ -67,20 +74,17 @@ Result<> Volume::Impl::start() {
     allocator = TRY(core::Allocator::open(*journal, superblock));
     core = std::make_unique<core::Core>(core::Core{*journal, superblock, *allocator});
     const core::Reader reader(*core);
-    const auto *root = TRY(core::read_inode(reader, InodeNo(media::kRootIno)));
-    if ((root->mode.get() & S_IFMT) != S_IFDIR) return corrupt("the root is not a directory");
+    const auto root = core::read_inode(reader, InodeNo(media::kRootIno));
+    if (!root.ok() && root.error().errno_value() != ESTALE) return root.error();
+    if (!root.ok() || (root.value()->mode.get() & S_IFMT) != S_IFDIR)
+        return corrupt("the root is not a directory");
     if (options.read_only) return {};
     if (auto made = pm::Lender::make(region->mapping_fd(), region->mapping_unit()); made.ok())
         lender.emplace(std::move(made).take());
     {
         ExclusiveLock held(lock);
-        const auto loaded = load_records();
-        grants_damaged = !loaded.ok() && (loaded.error().errno_value() == EUCLEAN ||
-                                          loaded.error().errno_value() == EIO);
-        if (!grants_damaged) {
-            TRY(Result<>(loaded));
-            TRY(finish_orphans());
-        }
+        grants_damaged = !load_records().ok();
+        if (!grants_damaged) TRY(finish_orphans());
     }
     if (region->is_image() && !options.no_background)
         commit_thread = std::thread([this] { commit_loop(); });
@@ -98,15 +102,12 @@ Result<> Volume::Impl::finish_orphans() {
         const auto inode = core::read_inode(reader, ino);
         if (!inode.ok()) return {};
         auto done = inode.value()->nlink.get() == 0 ? reap(ino) : settle_trim(ino);
-        if (!done.ok() &&
-            (done.error().errno_value() == EUCLEAN || done.error().errno_value() == EIO))
-            return {};
         if (!done.ok() && must_park(done.error())) {
             TRY(journal->group_commit(true));
             allocator->release_held();
             continue;
         }
-        TRY(std::move(done));
+        if (!done.ok()) return {};
         if (last == ino.value()) return {};  // it does not get shorter
         last = ino.value();
     }

@@ -296,3 +296,26 @@ TEST_CASE("journal: a checkpoint that meets a damaged record stores nothing home
     const auto made = volume->make(kRoot, "late", S_IFREG | 0644, 0, kUser);
     CHECK((!made.ok() && made.error().errno_value() == EROFS));
 }
+
+TEST_CASE("journal: a medium that takes stores and drops them is noticed before anybody is served") {
+    for (const Flavour flavour : {Flavour::dax, Flavour::image})
+        for (const bool crashed : {false, true}) {
+            Killed killed(flavour);
+            if (!crashed) {
+                SimMedia media(flavour, MediaImage(killed.bytes));
+                REQUIRE(Volume::open(media.lend(), mount_options(kBootA)).take()->close().ok());
+                killed.bytes = media.after_kill().bytes();
+            }
+            SimMedia media(flavour, MediaImage(killed.bytes));
+            media.plant(test::Plant::drop_stores);
+            const auto mounted = Volume::open(media.lend(), mount_options(kBootA));
+            REQUIRE(!mounted.ok());
+            CHECK(mounted.error().errno_value() == EROFS);
+            fsck::Report report;
+            const auto replayed = fsck::replay_journal(*media.lend(), kBootA, true, &report);
+            CHECK(replayed.ok() != crashed);
+            const auto made = mkfs::make(*media.lend(), {});
+            REQUIRE(!made.ok());
+            CHECK(made.error().errno_value() == EROFS);
+        }
+}
