@@ -10,11 +10,10 @@ import signal
 import threading
 import time
 
-from holding import Child, kinds, until
+from holding import Child, check, fill, kinds, quarantine, status, until
 from libpmfs import (BREAKABLE, BREAKABLE_MAP, ENDED, PINNED_MAP, READ, Lease, Map, ctl, grant, holders, make_file,
                      open_direct, pin, seal, seal_of, unseal)
 from fixture import as_user, claim, fails, run_claims
-from t_quarantine import check, fill, quarantine, status
 
 MIB = 1 << 20
 IN_ANOTHER_PID_NAMESPACE = ("unshare", "--pid", "--fork", "--kill-child=KILL")
@@ -96,9 +95,9 @@ def mapping(path):
 
 
 def stays_held(volume, path, process):
-    """The blocks of the deleted file go to nobody while the process stores, and come back when it is gone."""
+    """The blocks that the file gives up go to nobody while the process stores, and come back when it is gone."""
     assert len(quarantine(volume.mnt)["holders"]) == 1
-    os.unlink(path)
+    os.truncate(path, 0)
     until(lambda: status(volume.mnt)["quarantined"] == 8 * MIB)
     made = fill(volume.mnt)
     time.sleep(0.2)
@@ -116,7 +115,7 @@ def _(maker):
     path = volume.mnt / "held"
     make_file(path, 8 * MIB)
     with Process(without_first_thread(path)) as process:
-        assert f"\nState:\tZ" in open(f"/proc/{process.pid}/status").read()
+        assert "\nState:\tZ" in open(f"/proc/{process.pid}/status").read()
         volume.kill()
         volume.mount()
         maker.watch()
