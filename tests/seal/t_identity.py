@@ -370,5 +370,35 @@ def _(maker):
     os.close(fd)
 
 
+@claim("a child that is forked in the middle of pmfs_map does not have the device", alone=True)
+def _(maker):
+    volume = maker.volume()
+    path = volume.mnt / "f"
+    make_file(path, MIB)
+    fd = open_direct(path)
+    stop = threading.Event()
+
+    def map_and_unmap():
+        while not stop.is_set():
+            Map(fd).unmap()
+
+    mapper = threading.Thread(target=map_and_unmap)
+    mapper.start()
+    device = os.fsencode(volume.region)
+    try:
+        have_it = 0
+        for _ in range(400):
+            pid = os.fork()
+            if pid == 0:
+                with open("/proc/self/maps", "rb") as maps:
+                    os._exit(any(device in line for line in maps))
+            have_it += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert have_it == 0, f"{have_it} of 400 children have the device mapped"
+    finally:
+        stop.set()
+        mapper.join()
+    os.close(fd)
+
+
 if __name__ == "__main__":
     run_claims()
