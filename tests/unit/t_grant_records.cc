@@ -30,7 +30,8 @@ std::uint64_t number_from(const char *name, std::uint64_t otherwise) {
     return text != nullptr ? std::strtoull(text, nullptr, 0) : otherwise;
 }
 
-enum class Boot { same, another };  // as the one that the records' holders lived in
+// As the one that the records' holders lived in.  unknown: the server has no /proc.
+enum class Boot { same, another, unknown };
 
 Result<std::unique_ptr<Volume>> mount(const pm::Region &region, Boot boot) {
     pm::OpenOptions again;
@@ -42,6 +43,7 @@ Result<std::unique_ptr<Volume>> mount(const pm::Region &region, Boot boot) {
     options.boot_id.emplace();
     for (std::uint8_t i = 0; i < 16; ++i)
         (*options.boot_id)[i] = static_cast<std::uint8_t>((boot == Boot::same ? 0x30 : 0x60) + i);
+    if (boot == Boot::unknown) options.boot_id->fill(0xff);
     options.processes.life = [](const Process &) { return Life::unknown; };
     return Volume::open(std::move(same).take(), options);
 }
@@ -90,7 +92,8 @@ TEST_CASE("grant records: those of another boot go at the mount, and what they k
     CHECK(p.b.marked(extent_of(p, p.file).start.get()));  // the file's own
 }
 
-TEST_CASE("grant records: no number finds one, nor the inode table, nor an orphan nobody looked up") {
+TEST_CASE(
+    "grant records: no number finds one, nor the inode table, nor an orphan nobody looked up") {
     Populated p;
     auto volume = mount(p.b.region(), Boot::same);
     REQUIRE(volume.ok());
@@ -185,6 +188,13 @@ TEST_CASE("grant records: a file that is an older copy of itself costs nobody th
             for (std::uint32_t i = 0; i < extent_of(p, p.file).blocks.get(); ++i)
                 CHECK(p.b.marked(extent_of(p, p.file).start.get() + i));
         }
+}
+
+TEST_CASE("grant records: a server that does not know which boot it lives in keeps all of them") {
+    Populated p;
+    auto volume = mount(p.b.region(), Boot::unknown);
+    REQUIRE(volume.ok());
+    CHECK(volume.value()->quarantine().take().size() == 3);
 }
 
 namespace {

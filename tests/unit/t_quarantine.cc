@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <functional>
 #include <set>
 
 #include "base/clock.h"
@@ -304,73 +305,101 @@ namespace {
 
 const char *const kMedia[] = {"/tmp", "/dev/shm"};
 
+struct Way {
+    const char *words;
+    std::function<void(Volumes &, const Volumes::File &, GrantId, Mapping &)> go;
+};
+
+// How a grant ends while somebody maps by it.
+const Way kLost[] = {
+    {"the connection ends", [](Volumes &v, const auto &file, GrantId grant,
+                               Mapping &) { v->lose_grant(file.handle, grant); }},
+    {"the handle is closed",
+     [](Volumes &v, const auto &file, GrantId, Mapping &) { v->release(file.handle); }},
+    {"the grant is given back",
+     [](Volumes &v, const auto &file, GrantId grant, Mapping &) {
+         REQUIRE(v->drop_grant(file.handle, grant).ok());
+         const auto rows = v->quarantine().take();
+         REQUIRE(rows.size() == 1);
+         CHECK(rows[0].reason == GrantReason::still_mapped);
+     }},
+    {"root revokes it",
+     [](Volumes &v, const auto &file, GrantId, Mapping &) {
+         CHECK(v->revoke(file.ino, 0, 0, caller()).take() == 1);
+         CHECK(errno_of(v->revoke(file.ino, 0, 0, caller())) == ENOENT);
+     }},
+    {"the server dies", [](Volumes &v, const auto &, GrantId, Mapping &) { v.crash(); }},
+};
+
+// How nobody comes to map by it any more, while its process lives on.
+const Way kUnmapped[] = {
+    {"the connection ends: an exec, for instance",
+     [](Volumes &v, const auto &file, GrantId grant, Mapping &mapping) {
+         mapping.unmap();
+         v->lose_grant(file.handle, grant);
+     }},
+    {"the server dies first",
+     [](Volumes &v, const auto &, GrantId, Mapping &mapping) {
+         v.crash();
+         REQUIRE(v->quarantine().take().size() == 1);
+         mapping.unmap();
+         v.later();
+     }},
+    {"it unmaps while there is no server",
+     [](Volumes &v, const auto &, GrantId, Mapping &mapping) {
+         mapping.unmap();
+         v.crash();
+     }},
+};
+
 }  // namespace
 
 TEST_CASE(
     "lent: while anybody maps by it the grant's blocks go to nobody, whoever says otherwise") {
     for (const char *where : kMedia) {
-        CAPTURE(where);
-        Volumes v(where);
-        const auto file = v.held("f", 16);
-        const GrantId grant = v.take(file, true);
-        auto device = v->lend_device(file.handle, grant).take();
-        Mapping mapping(device);
-        device.reset();
-        const auto held = v.blocks_of(file.ino);
-        v.dead.insert(kHolder);  // its process is gone, and somebody shares its memory
-        SUBCASE("the connection ends") {
-            v->lose_grant(file.handle, grant);
-        }
-        SUBCASE("the handle is closed") {
-            v->release(file.handle);
-        }
-        SUBCASE("the grant is given back") {
-            REQUIRE(v->drop_grant(file.handle, grant).ok());
-            CHECK(v->quarantine().take()[0].reason == GrantReason::still_mapped);
-        }
-        SUBCASE("the server dies") {
+        for (const Way &way : kLost) {
+            CAPTURE(where);
+            CAPTURE(way.words);
+            Volumes v(where);
+            const auto file = v.held("f", 16);
+            const GrantId grant = v.take(file, true);
+            auto device = v->lend_device(file.handle, grant).take();
+            Mapping mapping(device);
+            device.reset();
+            const auto held = v.blocks_of(file.ino);
+            v.dead.insert(kHolder);  // its process is gone, and somebody shares its memory
+            way.go(v, file, grant, mapping);
+            REQUIRE(v->quarantine().take().size() == 1);
+            CHECK(v->quarantine().take()[0].mapped);
+            v.truncate(file.ino);
+            v.later();
+            CHECK(common(held, v.blocks_of_new_files()) == 0);
             v.crash();
+            REQUIRE(v->quarantine().take().size() == 1);
+            mapping.unmap();
+            v.later();
+            CHECK(v->quarantine().take().empty());
+            CHECK(common(held, v.blocks_of_new_files()) != 0);
+            v.check();
         }
-        REQUIRE(v->quarantine().take().size() == 1);
-        CHECK(v->quarantine().take()[0].mapped);
-        v.truncate(file.ino);
-        v.later();
-        CHECK(common(held, v.blocks_of_new_files()) == 0);
-        v.crash();
-        REQUIRE(v->quarantine().take().size() == 1);
-        mapping.unmap();
-        v.later();
-        CHECK(v->quarantine().take().empty());
-        CHECK(common(held, v.blocks_of_new_files()) != 0);
-        v.check();
     }
 }
 
 TEST_CASE("lent: once nobody maps by it the grant is over, though its process lives on") {
     for (const char *where : kMedia) {
-        CAPTURE(where);
-        Volumes v(where);
-        const auto file = v.held("f", 16);
-        const GrantId grant = v.take(file, true);
-        auto device = v->lend_device(file.handle, grant).take();
-        Mapping mapping(device);
-        device.reset();
-        SUBCASE("the connection ends: an exec, for instance") {
-            mapping.unmap();
-            v->lose_grant(file.handle, grant);
+        for (const Way &way : kUnmapped) {
+            CAPTURE(where);
+            CAPTURE(way.words);
+            Volumes v(where);
+            const auto file = v.held("f", 16);
+            const GrantId grant = v.take(file, true);
+            auto device = v->lend_device(file.handle, grant).take();
+            Mapping mapping(device);
+            device.reset();
+            way.go(v, file, grant, mapping);
+            CHECK(v->quarantine().take().empty());
+            v.check();
         }
-        SUBCASE("the server dies first") {
-            v.crash();
-            REQUIRE(v->quarantine().take().size() == 1);
-            mapping.unmap();
-            v.later();
-        }
-        SUBCASE("it unmaps while there is no server") {
-            mapping.unmap();
-            v.crash();
-        }
-        CHECK(v->quarantine().take().empty());
-        v.check();
     }
 }
 
