@@ -16,7 +16,10 @@
 namespace pmfs::front {
 namespace {
 
-constexpr unsigned kMaxBackground = 64;  // read-ahead and the like in flight, by the kernel
+// Read-ahead, write-back and asynchronous direct requests in flight, by the kernel: as many as it
+// can count, for some wait here for others (Notifier::crowded).
+constexpr unsigned kMaxBackground = 65535;
+constexpr unsigned kCongested = 48;  // from so many on, read-ahead is put off
 
 // libfuse asks for a read function and calls it only from loops that pmfs does not run.
 ssize_t never_read(int, void *, std::size_t, void *) {
@@ -39,8 +42,12 @@ Dispatcher::Dispatcher(Volume &volume, const DispatchOptions &options)
       ioctls_{.volume = volume,
               .broker = nullptr,
               .flush =
+                  [this](InodeNo ino, std::uint32_t user, std::function<void()> then) {
+                      notifier_->drop_pages({.ino = ino}, user, std::move(then));
+                  },
+              .forget_attributes =
                   [this](InodeNo ino, std::function<void()> then) {
-                      notifier_->flush_then(ino, std::move(then));
+                      notifier_->forget_attributes(ino, std::move(then));
                   },
               .writeback = options.writeback} {}
 
@@ -69,8 +76,19 @@ Result<std::unique_ptr<Dispatcher>> Dispatcher::create(Volume &volume,
     }
 
     fuse_session *session = dispatcher->session_;
-    dispatcher->notifier_ = std::make_unique<Notifier>(
-        [session](InodeNo ino) { fuse_lowlevel_notify_inval_inode(session, ino.value(), 0, 0); });
+    // What fails is not cached, or has ended.
+    dispatcher->notifier_ = std::make_unique<Notifier>(Notifier::Kernel{
+        .drop_pages =
+            [session](const Notifier::Pages &pages) {
+                fuse_lowlevel_notify_inval_inode(session, pages.ino.value(),
+                                                 static_cast<off_t>(pages.offset),
+                                                 static_cast<off_t>(pages.length));
+            },
+        .forget_attributes =
+            [session](InodeNo ino) {
+                fuse_lowlevel_notify_inval_inode(session, ino.value(), -1, 0);
+            }});
+    volume.set_attribute_watcher(*dispatcher);
     return dispatcher;
 }
 
@@ -182,10 +200,27 @@ void Dispatcher::interrupt(const Request &request) {
     (void)port->send(std::span(&piece, 1));  // fails only when the connection has ended
 }
 
-bool Dispatcher::flushed(fuse_req_t req, InodeNo ino) {
+bool Dispatcher::flushed(fuse_req_t req, const Notifier::Pages &pages) {
     if (Request::current()->flushed()) return true;
-    notifier_->flush_then(ino, [run = put_aside(req)] { run(true); });
+    const std::uint32_t user = fuse_req_ctx(req)->uid;
+    notifier_->drop_pages(pages, user, [run = put_aside(req)] { run(true); });
     return false;
+}
+
+void Dispatcher::tell(fuse_req_t req, Stale stale, const Notifier::Pages &written,
+                      std::function<void()> reply) {
+    if (!stale.any()) return reply();
+    auto answer = [header = load<fuse_in_header>(Request::current()->message()),
+                   &port = Request::current()->port(), reply = std::move(reply)] {
+        const Request answering(port, bytes_of(header), true);
+        reply();
+    };
+    // A notification about pages is one about attributes, too.
+    if (!stale.pages) return notifier_->forget_attributes(written.ino, std::move(answer));
+    const std::uint32_t user = fuse_req_ctx(req)->uid;
+    if (!notifier_->crowded()) return notifier_->drop_pages(written, user, std::move(answer));
+    notifier_->drop_pages_later(written.ino, user);
+    notifier_->forget_attributes(written.ino, std::move(answer));
 }
 
 // Takes a copy of the current request and gives `req` back to libfuse unanswered.  What it returns
@@ -231,7 +266,10 @@ ssize_t Dispatcher::write_reply(int, iovec *iov, int count, void *userdata) {
         errno = ENOTCONN;
         return -1;
     }
-    if (!notification && header->error == 0) self.patch_reply(reply);
+    if (!notification && header->error == 0) {
+        self.patch_reply(reply);
+        if (self.must_be_durable(*request)) return self.reply_when_durable(*request, reply);
+    }
     const ssize_t sent = port->send(reply);
     if (sent >= 0) return sent;
     // ENOENT: the kernel no longer wants this reply.  ENODEV: the connection has ended.  EFAULT:
@@ -239,6 +277,61 @@ ssize_t Dispatcher::write_reply(int, iovec *iov, int count, void *userdata) {
     if (errno == EFAULT) spdlog::error("the medium has a bad page under a file that was read");
     if (!notification && (errno == ENODEV || errno == EFAULT)) errno = ENOENT;
     return -1;
+}
+
+// A change that was made and, with `-o sync` or `-o dirsync`, is to wait for the disk.
+bool Dispatcher::must_be_durable(const Request &request) const {
+    switch (request.opcode()) {
+        case FUSE_CREATE:
+        case FUSE_MKNOD:
+        case FUSE_MKDIR:
+        case FUSE_SYMLINK:
+        case FUSE_LINK:
+        case FUSE_UNLINK:
+        case FUSE_RMDIR:
+        case FUSE_RENAME:
+        case FUSE_RENAME2:
+            return options_.sync || options_.dirsync;
+        case FUSE_OPEN:  // O_TRUNC
+            return options_.sync && (request.argument<fuse_open_in>().flags & O_TRUNC) != 0;
+        case FUSE_WRITE:  // what the kernel writes back it follows with an fsync where need be
+            return options_.sync &&
+                   (request.argument<fuse_write_in>().write_flags & FUSE_WRITE_CACHE) == 0;
+        case FUSE_SETATTR:
+        case FUSE_FALLOCATE:
+        case FUSE_COPY_FILE_RANGE:
+        case FUSE_SETXATTR:
+        case FUSE_REMOVEXATTR:
+            return options_.sync;
+        default:
+            return false;
+    }
+}
+
+// Keeps the reply until a group commit has covered the change.  All that wait share one.
+ssize_t Dispatcher::reply_when_durable(const Request &request, std::span<const iovec> reply) {
+    auto copy = std::make_shared<std::vector<std::byte>>();
+    for (const iovec &piece : reply) {
+        const auto *bytes = static_cast<const std::byte *>(piece.iov_base);
+        copy->insert(copy->end(), bytes, bytes + piece.iov_len);
+    }
+    const auto size = static_cast<ssize_t>(copy->size());
+    const bool opens = request.opcode() == FUSE_OPEN || request.opcode() == FUSE_CREATE;
+    ReplyPort &port = request.port();
+    volume_.fsync(InodeNo(FUSE_ROOT_ID), [this, copy, opens, &port](Result<> done) {
+        auto header = load<fuse_out_header>(*copy);
+        if (!done.ok()) {
+            log_damage(done.error());
+            header = {sizeof header, -done.error().errno_value(), header.unique};
+        }
+        std::memcpy(copy->data(), &header, sizeof header);
+        const iovec whole{copy->data(), header.len};
+        const bool sent = port.send(std::span(&whole, 1)) >= 0;
+        // Nobody will release a handle that nobody got.
+        if (opens && !(sent && done.ok()))
+            released(load<fuse_open_out>(*copy, copy->size() - sizeof(fuse_open_out)).fh);
+    });
+    return size;
 }
 
 void Dispatcher::patch_reply(std::span<iovec> reply) {
@@ -272,7 +365,7 @@ void Dispatcher::on_init(void *userdata, fuse_conn_info *connection) {
     };
     connection->max_write = kPayloadMax;
     connection->max_background = kMaxBackground;
-    connection->congestion_threshold = kMaxBackground * 3 / 4;
+    connection->congestion_threshold = kCongested;
     connection->time_gran = 1;
     // A splice of memory is three times slower than a copy (measured).
     want(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE, false);

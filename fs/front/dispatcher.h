@@ -29,17 +29,20 @@ struct DispatchOptions {
     double attr_timeout_s = 3600;   // how long the kernel may believe attributes,
     double entry_timeout_s = 3600;  // and names, also absent ones
     bool writeback = false;         // the kernel keeps written data (docs/posix.md)
+    // mount(8)'s `sync` and `dirsync`: changes, or those of directories, are on the disk when they
+    // are answered.
+    bool sync = false, dirsync = false;
 };
 
 class Request;
 
-class Dispatcher {
+class Dispatcher final : public AttributeWatcher {
 public:
     // Errors: ENOMEM, and what libfuse has to say.
     static Result<std::unique_ptr<Dispatcher>> create(Volume &volume,
                                                       const DispatchOptions &options);
     // Only when no transport runs and the volume is closed, so that nothing is put aside any more.
-    ~Dispatcher();
+    ~Dispatcher() override;
 
     // Handles one whole request; the reply may come later.  `message` must be writable (libfuse
     // takes it so) and may be used again when the call returns.  It may hold anything: what is not
@@ -54,7 +57,12 @@ public:
     void set_broker(Broker *broker) { ioctls_.broker = broker; }
 
     // Before the volume closes: runs every notification that is due, and sends none from then on.
-    void finish_notifications() { notifier_.reset(); }
+    void finish_notifications() { notifier_->finish(); }
+
+    // AttributeWatcher
+    void attributes_changed(InodeNo ino) override {
+        notifier_->forget_attributes(ino, [] {});
+    }
 
     // --- for operations
     static Dispatcher &of(fuse_req_t req);
@@ -85,9 +93,15 @@ public:
     }
     // Answers with an error, or puts the request aside when it says so.  `req` is gone.
     void fail(fuse_req_t req, const Error &error);
-    // True when the kernel's dirty pages of `ino` were written back for this request.  If not, the
-    // request was put aside for that and `req` is gone: return, it will be run again.
-    bool flushed(fuse_req_t req, InodeNo ino);
+    // True when the kernel's dirty pages of that range were written back for this request.  If not,
+    // the request was put aside for that and `req` is gone: return, it will be run again.
+    bool flushed(fuse_req_t req, const Notifier::Pages &pages);
+    // Too many wait already: a request of the background kind (a read, a write) must not.
+    bool crowded() { return notifier_->crowded(); }
+    // Runs `reply` once the kernel does not believe any more what is `stale`; `written`: of which
+    // bytes its pages are.
+    void tell(fuse_req_t req, Stale stale, const Notifier::Pages &written,
+              std::function<void()> reply);
     // A completion that answers `req` with success or an error, from whatever thread.
     Completion answer_later(fuse_req_t req);
     // A handle was released: its grants have ended.
@@ -102,6 +116,8 @@ private:
     void interrupt(const Request &request);
     bool start_waiting(std::uint64_t unique, ReplyPort &port) EXCLUDES(waiting_mutex_);
     ReplyPort *stop_waiting(std::uint64_t unique) EXCLUDES(waiting_mutex_);
+    bool must_be_durable(const Request &request) const;
+    ssize_t reply_when_durable(const Request &request, std::span<const iovec> reply);
     static ssize_t write_reply(int fd, iovec *iov, int count, void *userdata);
     static void on_init(void *userdata, fuse_conn_info *connection);
     void patch_reply(std::span<iovec> reply);

@@ -156,6 +156,9 @@ Refusal parse_mount_options(std::string_view text, bool sloppy, ServeOptions *op
     if (vfs != nullptr) mnt_optstr_get_flags(vfs, &flags, mnt_get_builtin_optmap(MNT_LINUX_MAP));
     options->mount_flags |= flags;
     if (flags & MS_RDONLY) options->volume.read_only = true;
+    // The kernel knows these flags, and does nothing for a FUSE server's metadata.
+    if (flags & MS_SYNCHRONOUS) options->dispatch.sync = true;
+    if (flags & MS_DIRSYNC) options->dispatch.dirsync = true;
     // To remount, mount(8) hands on what is in the mount table, which has the kernel's options too.
     return set_all_own(own, sloppy || (flags & MS_REMOUNT), options);
 }

@@ -82,8 +82,17 @@ void rmdir(fuse_req_t req, fuse_ino_t parent, const char *name) {
 void rename(fuse_req_t req, fuse_ino_t from, const char *from_name, fuse_ino_t to,
             const char *to_name, unsigned flags) {
     Dispatcher &dispatcher = Dispatcher::of(req);
-    reply_done(dispatcher, req,
-               dispatcher.volume().rename(InodeNo(from), from_name, InodeNo(to), to_name, flags));
+    std::vector<InodeNo> moved;
+    const Result<> done = dispatcher.volume().rename(InodeNo(from), from_name, InodeNo(to), to_name,
+                                                     flags, &moved);
+    if (!dispatcher.proceed(req, done)) return;
+    // Listings that the kernel keeps have `..` in them.
+    std::function<void()> reply = [req] { fuse_reply_err(req, 0); };
+    for (const InodeNo directory : moved)
+        reply = [&dispatcher, req, directory, reply] {
+            dispatcher.tell(req, {.pages = true}, {.ino = directory}, reply);
+        };
+    reply();
 }
 
 }  // namespace

@@ -99,6 +99,8 @@ public:
     // zeroes now, for every thread, so whoever hands out data asks this after reading it.
     // Cheap while nothing is lost.
     virtual bool lost(std::uint64_t offset, std::uint64_t size) const = 0;
+    // A write or a sync failed for good: nothing can be promised any more.
+    virtual bool failed() const { return false; }
 
     // --- image files only
     // Makes everything durable that was written to the shared view before the call (fdatasync).
@@ -160,9 +162,12 @@ public:
     ~FaultScope();
     FaultScope(const FaultScope &) = delete;
     FaultScope &operator=(const FaultScope &) = delete;
+    // Whether it met one so far.
+    bool met() { return met_ = met_ || take_fault(); }
 
 private:
     const bool outer_;
+    bool met_ = false;
 };
 
 }  // namespace pmfs::pm
