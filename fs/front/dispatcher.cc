@@ -88,6 +88,7 @@ Result<std::unique_ptr<Dispatcher>> Dispatcher::create(Volume &volume,
             [session](InodeNo ino) {
                 fuse_lowlevel_notify_inval_inode(session, ino.value(), -1, 0);
             }});
+    TRY(dispatcher->notifier_->start());
     volume.set_attribute_watcher(*dispatcher);
     return dispatcher;
 }
