@@ -107,7 +107,8 @@ constexpr CodeInfo kCodes[] = {
     PMFS_CODE(symlink_broken, "a symbolic link has an impossible target"),
 
     PMFS_CODE(grant_record_not_bare, "a grant record has something that only a file has"),
-    PMFS_CODE(grant_flags_wrong, "a grant record has unknown flags of its own"),
+    PMFS_CODE(grant_flags_wrong,
+              "a grant record has flags of its own that are unknown or contradict each other"),
     PMFS_CODE(grant_file_impossible, "a grant record names a file that never was"),
     PMFS_CODE(grant_extent_wrong,
               "a grant record's extent is unwritten, or not under the number of its first block"),

@@ -9,7 +9,7 @@ namespace pmfs::fsck {
 using namespace media;
 
 Result<> repair(pm::Region &region, Report &report) {
-    pm::FaultWatch faults;
+    pm::FaultScope faults;
     Superblock sb = TRY(find_superblock({region.meta(), region.size()})).sb;
     for (Problem &problem : report.problems) {
         if (problem.code != Code::superblock_damaged &&

@@ -45,4 +45,8 @@ Result<> check_mappable(const Reader &reader, const media::Inode &inode, InodeNo
                         std::uint64_t first, std::uint64_t end, std::uint64_t unit,
                         std::uint64_t *bad_block);
 
+// Whether a store inside the file could need a block: there are holes, unwritten or shared blocks
+// before its end.  O(extents).
+Result<bool> has_gaps(const Reader &reader, const media::Inode &inode, InodeNo ino);
+
 }  // namespace pmfs::core

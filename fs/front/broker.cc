@@ -106,6 +106,7 @@ private:
     bool is_trusted(const Peer &peer) const;
     Verdict admit(const Peer &peer) REQUIRES(lock_);
     Result<> adopt(const Claim &claim, const Peer &peer);
+    int lend(const Claim &claim, FileDescriptor *device);
     void hear(std::uint64_t id);
     Verdict judge(const Peer &peer, const pmfs_broker_ask &ask, std::size_t size) REQUIRES(lock_);
     void close_connection(std::uint64_t id);
@@ -212,6 +213,7 @@ void Broker::Impl::run() {
         const int ready =
             ::epoll_wait(epoll_.get(), events, 16, deadlines ? static_cast<int>(kTickMs) : -1);
         for (int i = 0; i < ready && !stopping_; i++) {
+            const pm::FaultScope faults;
             const std::uint64_t key = events[i].data.u64;
             if (key == kListenKey) {
                 accept_one();
@@ -230,6 +232,7 @@ void Broker::Impl::run() {
 
 // What is too old goes.
 void Broker::Impl::tick() {
+    const pm::FaultScope faults;
     pause_accepting(false);
     const std::uint64_t now_ns = monotonic_ns();
     std::vector<Claim> lapsed;
@@ -404,13 +407,18 @@ void Broker::Impl::hear(std::uint64_t id) {
         const auto adopted = adopt(claim, peer);
         if (!adopted.ok()) verdict = {.error = EIO, .why = "could not be made the holder"};
     }
+    FileDescriptor lent;
+    if (verdict.error == 0 && claim.maps) verdict.error = lend(claim, &lent);
+    if (verdict.error != 0 && verdict.why[0] == 0) verdict.why = "lost its grant meanwhile";
     const bool writable = claim.maps && claim.may_store;
     const int device = !claim.maps ? -1
+                       : lent.ok() ? lent.get()
                        : writable  ? device_.writable.get()
                                    : device_.readable.get();
     if (verdict.error != 0) log_refusal(peer, verdict.error, verdict.why);
     const bool sent = answer(fd, {.error = verdict.error, .writable = writable, .epoch = epoch_},
                              verdict.error == 0 ? device : -1);
+    lent.reset();  // the peer's now, and nobody else's
     if (verdict.error == 0 && sent) {
         {
             const Lock held(lock_);
@@ -451,6 +459,14 @@ Result<> Broker::Impl::adopt(const Claim &claim, const Peer &peer) {
         done = volume_.adopt_grant(claim.handle, claim.grant, holder);
     }
     return done;
+}
+
+// The device's descriptor for this claim alone; none where the medium has no use for that.
+int Broker::Impl::lend(const Claim &claim, FileDescriptor *device) {
+    auto lent = volume_.lend_device(claim.handle, claim.grant);
+    if (!lent.ok() && lent.error().errno_value() != EOPNOTSUPP) return lent.error().errno_value();
+    if (lent.ok()) *device = std::move(lent).take();
+    return 0;
 }
 
 // --- the front's side -------------------------------------------------------------------------

@@ -9,6 +9,10 @@
 namespace pmfs::front {
 
 struct stat to_stat(const Attr &attr);
+// How long the kernel may believe them.
+inline double attr_timeout(const Attr &attr, const DispatchOptions &options) {
+    return attr.unsettled ? 0 : options.attr_timeout_s;
+}
 fuse_entry_param to_entry(const Attr &attr, const DispatchOptions &options);
 // `info`: of the open file that he uses; null: none.
 Caller caller_of(fuse_req_t req, const fuse_file_info *info = nullptr);

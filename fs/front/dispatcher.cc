@@ -9,14 +9,17 @@
 #include <vector>
 
 #include "front/broker.h"
+#include "front/message_check.h"
 #include "front/ops.h"
 #include "front/request.h"
 
 namespace pmfs::front {
 namespace {
 
-constexpr unsigned kMaxWrite = 1u << 20;
-constexpr unsigned kMaxBackground = 64;  // read-ahead and the like in flight, by the kernel
+// Read-ahead, write-back and asynchronous direct requests in flight, by the kernel: as many as it
+// can count, for some wait here for others (Notifier::crowded).
+constexpr unsigned kMaxBackground = 65535;
+constexpr unsigned kCongested = 48;  // from so many on, read-ahead is put off
 
 // libfuse asks for a read function and calls it only from loops that pmfs does not run.
 ssize_t never_read(int, void *, std::size_t, void *) {
@@ -39,8 +42,12 @@ Dispatcher::Dispatcher(Volume &volume, const DispatchOptions &options)
       ioctls_{.volume = volume,
               .broker = nullptr,
               .flush =
+                  [this](InodeNo ino, std::uint32_t user, std::function<void()> then) {
+                      notifier_->drop_pages({.ino = ino}, user, std::move(then));
+                  },
+              .forget_attributes =
                   [this](InodeNo ino, std::function<void()> then) {
-                      notifier_->flush_then(ino, std::move(then));
+                      notifier_->forget_attributes(ino, std::move(then));
                   },
               .writeback = options.writeback} {}
 
@@ -69,8 +76,19 @@ Result<std::unique_ptr<Dispatcher>> Dispatcher::create(Volume &volume,
     }
 
     fuse_session *session = dispatcher->session_;
-    dispatcher->notifier_ = std::make_unique<Notifier>(
-        [session](InodeNo ino) { fuse_lowlevel_notify_inval_inode(session, ino.value(), 0, 0); });
+    // What fails is not cached, or has ended.
+    dispatcher->notifier_ = std::make_unique<Notifier>(Notifier::Kernel{
+        .drop_pages =
+            [session](const Notifier::Pages &pages) {
+                fuse_lowlevel_notify_inval_inode(session, pages.ino.value(),
+                                                 static_cast<off_t>(pages.offset),
+                                                 static_cast<off_t>(pages.length));
+            },
+        .forget_attributes =
+            [session](InodeNo ino) {
+                fuse_lowlevel_notify_inval_inode(session, ino.value(), -1, 0);
+            }});
+    volume.set_attribute_watcher(*dispatcher);
     return dispatcher;
 }
 
@@ -85,11 +103,40 @@ Dispatcher &Dispatcher::of(fuse_req_t req) {
 
 void Dispatcher::dispatch(ReplyPort &port, Bytes message, bool flushed) {
     const Request request(port, message, flushed);
-    if (request.opcode() == FUSE_INTERRUPT && interrupt(request)) return;
+    const pm::FaultScope faults;
+    if (const int error = objection(message)) return refuse(request, error);
+    if (request.opcode() == FUSE_INTERRUPT) return interrupt(request);
     fuse_buf buffer{};
     buffer.mem = message.data();
     buffer.size = message.size();
     fuse_session_process_buf(session_, &buffer);
+}
+
+// 0, or what to answer to a message that libfuse must not see.
+int Dispatcher::objection(ConstBytes message) {
+    if (const int error = check_message(message)) return error;
+    const Subject subject = subject_of(message);
+    const auto known = [this, &subject](std::uint64_t node) {
+        const Result<> held = volume_.check_held(InodeNo(node), subject.by_number);
+        return held.ok() ? 0 : held.error().errno_value();
+    };
+    if (subject.handle) {  // whoever has the file open holds it
+        const auto opened = volume_.handle_info(*subject.handle);
+        const bool fits = opened.ok() && opened.value().ino.value() == subject.node &&
+                          (!subject.writes || opened.value().write);
+        return fits ? 0 : EBADF;
+    }
+    if (subject.node)
+        if (const int error = known(*subject.node)) return error;
+    return subject.other_node ? known(*subject.other_node) : 0;
+}
+
+void Dispatcher::refuse(const Request &request, int error) {
+    if (!has_reply(request.message())) return;
+    const std::uint64_t unique = load<fuse_in_header>(request.message()).unique;
+    fuse_out_header header{sizeof header, -error, unique};
+    const iovec piece{&header, sizeof header};
+    (void)request.port().send(std::span(&piece, 1));  // fails only when the connection has ended
 }
 
 void Dispatcher::fail(fuse_req_t req, const Error &error) {
@@ -132,9 +179,10 @@ ReplyPort *Dispatcher::stop_waiting(std::uint64_t unique) {
     return port;
 }
 
-// True when the request was about one that waits for a lease, which was answered with EINTR: by the
-// port that it came by, for the kernel takes a reply nowhere else.
-bool Dispatcher::interrupt(const Request &request) {
+// A request that waits for a lease is answered with EINTR: by the port that it came by, for the
+// kernel takes a reply nowhere else.  One that does not wait is remembered for a while.  (libfuse
+// need not hear of it: nothing here asks it, and it would keep each one in a list without end.)
+void Dispatcher::interrupt(const Request &request) {
     const std::uint64_t unique = request.argument<fuse_interrupt_in>().unique;
     ReplyPort *port = nullptr;
     {
@@ -142,7 +190,7 @@ bool Dispatcher::interrupt(const Request &request) {
         const auto found = waiting_.find(unique);
         if (found == waiting_.end()) {
             interrupted_[interrupted_next_++ % interrupted_.size()] = unique;
-            return false;
+            return;
         }
         port = found->second;
         waiting_.erase(found);
@@ -150,13 +198,29 @@ bool Dispatcher::interrupt(const Request &request) {
     fuse_out_header header{sizeof header, -EINTR, unique};
     const iovec piece{&header, sizeof header};
     (void)port->send(std::span(&piece, 1));  // fails only when the connection has ended
-    return true;
 }
 
-bool Dispatcher::flushed(fuse_req_t req, InodeNo ino) {
+bool Dispatcher::flushed(fuse_req_t req, const Notifier::Pages &pages) {
     if (Request::current()->flushed()) return true;
-    notifier_->flush_then(ino, [run = put_aside(req)] { run(true); });
+    const std::uint32_t user = fuse_req_ctx(req)->uid;
+    notifier_->drop_pages(pages, user, [run = put_aside(req)] { run(true); });
     return false;
+}
+
+void Dispatcher::tell(fuse_req_t req, Stale stale, const Notifier::Pages &written,
+                      std::function<void()> reply) {
+    if (!stale.any()) return reply();
+    auto answer = [header = load<fuse_in_header>(Request::current()->message()),
+                   &port = Request::current()->port(), reply = std::move(reply)] {
+        const Request answering(port, bytes_of(header), true);
+        reply();
+    };
+    // A notification about pages is one about attributes, too.
+    if (!stale.pages) return notifier_->forget_attributes(written.ino, std::move(answer));
+    const std::uint32_t user = fuse_req_ctx(req)->uid;
+    if (!notifier_->crowded()) return notifier_->drop_pages(written, user, std::move(answer));
+    notifier_->drop_pages_later(written.ino, user);
+    notifier_->forget_attributes(written.ino, std::move(answer));
 }
 
 // Takes a copy of the current request and gives `req` back to libfuse unanswered.  What it returns
@@ -299,9 +363,9 @@ void Dispatcher::on_init(void *userdata, fuse_conn_info *connection) {
         connection->want &= ~capability;
         if (wanted) connection->want |= connection->capable & capability;
     };
-    connection->max_write = kMaxWrite;
+    connection->max_write = kPayloadMax;
     connection->max_background = kMaxBackground;
-    connection->congestion_threshold = kMaxBackground * 3 / 4;
+    connection->congestion_threshold = kCongested;
     connection->time_gran = 1;
     // A splice of memory is three times slower than a copy (measured).
     want(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE, false);

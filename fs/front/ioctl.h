@@ -33,8 +33,10 @@ struct IoctlContext {
     Volume &volume;
     Broker *broker = nullptr;  // null: no direct mappings (EOPNOTSUPP)
     // Writes the kernel's dirty pages of an inode back, drops its cached ones, and then calls back,
-    // from any thread (Notifier::flush_then).  Must not block.
-    std::function<void(InodeNo, std::function<void()>)> flush;
+    // from any thread that may block (Notifier::drop_pages), for this user.
+    std::function<void(InodeNo, std::uint32_t user, std::function<void()>)> flush;
+    // Calls back when the kernel keeps no attributes of the inode any more.
+    std::function<void(InodeNo, std::function<void()>)> forget_attributes;
     bool writeback = false;  // -o writeback: seals and grants are EOPNOTSUPP
 };
 

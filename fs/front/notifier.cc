@@ -1,47 +1,52 @@
-// The one thread that sends notifications, and its queue.
+// The two pools that send notifications: see notifier.h.
 #include "front/notifier.h"
-
-#include <pthread.h>
 
 #include <utility>
 
 namespace pmfs::front {
+namespace {
 
-Notifier::Notifier(Invalidate invalidate) : invalidate_(std::move(invalidate)) {
-    thread_ = std::thread([this] {
-        pthread_setname_np(pthread_self(), "pmfs-notify");
-        run();
-    });
+constexpr unsigned kPageThreads = 8;
+
+}  // namespace
+
+Notifier::Notifier(Kernel kernel)
+    : kernel_(std::move(kernel)), pages_("pmfs-notify", kPageThreads), attributes_("pmfs-attr", 1) {}
+
+void Notifier::drop_pages(const Pages &pages, std::uint32_t user, std::function<void()> then) {
+    auto run = [this, pages, then] {
+        kernel_.drop_pages(pages);
+        then();
+    };
+    if (!pages_.submit({user, pages.ino.value(), std::move(run)})) then();
 }
 
-Notifier::~Notifier() {
+void Notifier::drop_pages_later(InodeNo ino, std::uint32_t user) {
     {
-        Lock lock(mutex_);
-        ending_ = true;
-        changed_.notify_one();
+        Lock held(mutex_);
+        if (!later_.insert(ino.value()).second) return;
     }
-    thread_.join();
-}
-
-void Notifier::flush_then(InodeNo ino, std::function<void()> then) {
-    Lock lock(mutex_);
-    jobs_.push_back({ino, std::move(then)});
-    changed_.notify_one();
-}
-
-void Notifier::run() {
-    for (;;) {
-        Job job;
+    const auto run = [this, ino] {
         {
-            Lock lock(mutex_);
-            while (jobs_.empty() && !ending_) changed_.wait(mutex_);
-            if (jobs_.empty()) return;
-            job = std::move(jobs_.front());
-            jobs_.pop_front();
+            Lock held(mutex_);
+            later_.erase(ino.value());  // what is written from now on asks again
         }
-        invalidate_(job.ino);
-        job.then();
-    }
+        kernel_.drop_pages({.ino = ino});
+    };
+    pages_.submit({user, ino.value(), run});
+}
+
+void Notifier::forget_attributes(InodeNo ino, std::function<void()> then) {
+    auto run = [this, ino, then] {
+        kernel_.forget_attributes(ino);
+        then();
+    };
+    if (!attributes_.submit({0, ino.value(), std::move(run)})) then();
+}
+
+void Notifier::finish() {
+    pages_.finish();
+    attributes_.finish();
 }
 
 }  // namespace pmfs::front

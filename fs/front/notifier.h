@@ -1,13 +1,15 @@
-// Tells the kernel to write back and forget what it caches of a file.
+// Tells the kernel what it caches and must not any more (docs/coherence.md), and then goes on with
+// the work that waited for that.
 //
-// The kernel answers such a notification only when the file's dirty pages were written back,
-// through our own queues: sent from a server thread it is a deadlock (measured).  So one thread
-// that owns no queue and holds no lock sends them all, in order.
+// The kernel answers a notification about pages only when the dirty ones were written back, through
+// our own queues: sent from a server thread it is a deadlock (measured).  So threads that own no
+// queue and hold no lock send them.  Those about attributes have a thread of their own: a buffered
+// write that waits for one keeps its pages locked, and a notification about pages waits for those.
 #pragma once
-#include <deque>
 #include <functional>
-#include <thread>
+#include <set>
 
+#include "base/fair_pool.h"
 #include "base/ids.h"
 #include "base/mutex.h"
 
@@ -15,32 +17,40 @@ namespace pmfs::front {
 
 class Notifier {
 public:
-    // Blocks until the kernel has written back and dropped every page of the inode.
-    using Invalidate = std::function<void(InodeNo)>;
+    struct Pages {
+        InodeNo ino;
+        std::uint64_t offset = 0, length = 0;  // bytes; length 0: to the end of the file
+    };
+    struct Kernel {
+        // Blocks until the kernel has written back and dropped every page of the range, and forgot
+        // the attributes.
+        std::function<void(const Pages &)> drop_pages;
+        std::function<void(InodeNo)> forget_attributes;
+    };
+    explicit Notifier(Kernel kernel);
 
-    explicit Notifier(Invalidate invalidate);
-    // Runs what is queued to its end.
-    ~Notifier();
-    Notifier(const Notifier &) = delete;
-    Notifier &operator=(const Notifier &) = delete;
+    // Runs `then` once the kernel holds no page of the range, dirty or clean.  Stores through a
+    // mapping that come later are later.  `user`: for whom, so that no user can keep all threads
+    // busy.  `then` may block, but not for a request.
+    void drop_pages(const Pages &pages, std::uint32_t user, std::function<void()> then);
+    // More than kWaitingMax requests wait for drop_pages().  Those that come now must not: the
+    // kernel has a number of background requests (asynchronous direct reads and writes, write-back)
+    // that may be under way at once, and write-back, which drop_pages() waits for, needs one.
+    bool crowded() { return pages_.waiting() >= kWaitingMax; }
+    // Drops all pages of the file some time.
+    void drop_pages_later(InodeNo ino, std::uint32_t user) EXCLUDES(mutex_);
+    static constexpr std::size_t kWaitingMax = 4096;
+    // Runs `then` once the kernel asks for the attributes of the inode before it uses them again.
+    void forget_attributes(InodeNo ino, std::function<void()> then);
 
-    // Runs `then` on the notifier's thread once the kernel holds no page of `ino`, dirty or clean.
-    // Stores through a mapping that come later are later.  `then` must not wait for a request.
-    void flush_then(InodeNo ino, std::function<void()> then) EXCLUDES(mutex_);
+    // Sends what is queued.  From then on nobody is told, and `then` runs at once.
+    void finish();
 
 private:
-    struct Job {
-        InodeNo ino;
-        std::function<void()> then;
-    };
-    void run() EXCLUDES(mutex_);
-
-    const Invalidate invalidate_;
+    const Kernel kernel_;
     Mutex mutex_;
-    CondVar changed_;
-    std::deque<Job> jobs_ GUARDED_BY(mutex_);  // at most the requests in flight
-    bool ending_ GUARDED_BY(mutex_) = false;
-    std::thread thread_;
+    std::set<std::uint64_t> later_ GUARDED_BY(mutex_);  // files of drop_pages_later()
+    FairPool pages_, attributes_;  // last: their threads end first
 };
 
 }  // namespace pmfs::front

@@ -19,12 +19,21 @@ bool is_seal(std::string_view name) {
 void reply_attr(Dispatcher &dispatcher, fuse_req_t req, const Result<Attr> &attr) {
     if (!dispatcher.proceed(req, attr)) return;
     const struct stat stat = to_stat(attr.value());
-    fuse_reply_attr(req, &stat, dispatcher.options().attr_timeout_s);
+    fuse_reply_attr(req, &stat, attr_timeout(attr.value(), dispatcher.options()));
 }
 
 void getattr(fuse_req_t req, fuse_ino_t ino, fuse_file_info *) {
     Dispatcher &dispatcher = Dispatcher::of(req);
-    reply_attr(dispatcher, req, dispatcher.volume().getattr(InodeNo(ino)));
+    const Result<Attr> attr = dispatcher.volume().getattr(InodeNo(ino));
+    if (attr.ok() && attr.value().unsettled) {
+        // st_blocks counts what the kernel has not written back yet.
+        const auto unseen = dispatcher.volume().unseen_from(InodeNo(ino));
+        if (!dispatcher.proceed(req, unseen)) return;
+        if (unseen.value() &&
+            !dispatcher.flushed(req, {.ino = InodeNo(ino), .offset = *unseen.value()}))
+            return;
+    }
+    reply_attr(dispatcher, req, attr);
 }
 
 SetAttr to_set_attr(const struct stat &attr, unsigned valid) {
@@ -39,8 +48,11 @@ SetAttr to_set_attr(const struct stat &attr, unsigned valid) {
         set.mtime = valid & FATTR_MTIME_NOW ? now_coarse() : from_timespec(attr.st_mtim);
     if (valid & FATTR_CTIME) set.ctime = from_timespec(attr.st_ctim);
     // The protocol (FUSE_HANDLE_KILLPRIV_V2): always with a new owner, and on truncation when the
-    // kernel says so.
-    set.kill_suid_sgid = set.uid || set.gid || (valid & FATTR_KILL_SUIDGID) != 0;
+    // kernel says so.  A request that sets nothing is all that is left of chown(-1, -1), and of the
+    // VFS's own wish to clear them before a write or an fallocate (measured on 6.18).
+    constexpr unsigned kSetsNothing = FATTR_FH | FATTR_LOCKOWNER;
+    set.kill_suid_sgid = set.uid || set.gid || (valid & FATTR_KILL_SUIDGID) != 0 ||
+                         (valid & ~kSetsNothing) == 0;
     return set;
 }
 
@@ -53,7 +65,9 @@ void setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int, fuse_file_i
 }
 
 void statfs(fuse_req_t req, fuse_ino_t) {
-    const VolumeInfo info = Dispatcher::of(req).volume().info();
+    Dispatcher &dispatcher = Dispatcher::of(req);
+    const VolumeInfo info = dispatcher.volume().info();
+    if (dispatcher.bad_page(req)) return;
     struct statvfs stat {};
     stat.f_bsize = stat.f_frsize = 4096;
     stat.f_blocks = info.blocks_total;
@@ -69,7 +83,7 @@ void statfs(fuse_req_t req, fuse_ino_t) {
 void setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, std::size_t size,
               int flags) {
     Dispatcher &dispatcher = Dispatcher::of(req);
-    if (is_seal(name) && !dispatcher.flushed(req, InodeNo(ino))) return;
+    if (is_seal(name) && !dispatcher.flushed(req, {.ino = InodeNo(ino)})) return;
     const Result<> done = dispatcher.volume().setxattr(
         InodeNo(ino), name, std::as_bytes(std::span(value, size)), flags, caller_of(req));
     if (dispatcher.proceed(req, done)) fuse_reply_err(req, 0);
@@ -101,7 +115,7 @@ void listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size_max) {
 
 void removexattr(fuse_req_t req, fuse_ino_t ino, const char *name) {
     Dispatcher &dispatcher = Dispatcher::of(req);
-    if (is_seal(name) && !dispatcher.flushed(req, InodeNo(ino))) return;
+    if (is_seal(name) && !dispatcher.flushed(req, {.ino = InodeNo(ino)})) return;
     const Result<> done = dispatcher.volume().removexattr(InodeNo(ino), name, caller_of(req));
     if (dispatcher.proceed(req, done)) fuse_reply_err(req, 0);
 }

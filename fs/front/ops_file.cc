@@ -34,10 +34,18 @@ void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info *info) {
     const auto sent = Request::current()->argument<fuse_open_in>();
     const Result<OpenReply> opened = dispatcher.volume().open_file(
         InodeNo(ino), to_open_request(req, info->flags, sent.open_flags));
-    if (!dispatcher.proceed(req, opened)) return;
-    fill(*info, opened.value());
-    // ENOENT: the opener was interrupted and the kernel will not release the handle.
-    if (fuse_reply_open(req, info) == -ENOENT) dispatcher.released(opened.value().handle);
+    if (!dispatcher.proceed(req, opened)) {
+        if (opened.ok()) dispatcher.released(opened.value().handle);
+        return;
+    }
+    fuse_file_info reply = *info;
+    fill(reply, opened.value());
+    const OpenReply &open = opened.value();
+    dispatcher.tell(req, open.stale, {.ino = InodeNo(ino)},
+                    [&dispatcher, req, reply, handle = open.handle]() {
+                        // ENOENT: the opener was interrupted and the kernel will not release it.
+                        if (fuse_reply_open(req, &reply) == -ENOENT) dispatcher.released(handle);
+                    });
 }
 
 // When the name came into being behind the kernel's back (a guest made it), it is opened.
@@ -63,10 +71,20 @@ void create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
     const Result<Attr> made =
         create_or_open(dispatcher.volume(), InodeNo(parent), name, mode, info->flags,
                        to_open_request(req, info->flags, sent.open_flags), &opened);
-    if (!dispatcher.proceed(req, made)) return;
-    fill(*info, opened);
+    if (!dispatcher.proceed(req, made)) {
+        if (!made.ok()) return;
+        dispatcher.released(opened.handle);
+        dispatcher.volume().forget(made.value().ino, 1);
+        return;
+    }
+    fuse_file_info reply = *info;
+    fill(reply, opened);
     const fuse_entry_param entry = to_entry(made.value(), dispatcher.options());
-    if (fuse_reply_create(req, &entry, info) == -ENOENT) dispatcher.released(opened.handle);
+    dispatcher.tell(
+        req, opened.stale, {.ino = made.value().ino},
+        [&dispatcher, req, entry, reply, handle = opened.handle] {
+            if (fuse_reply_create(req, &entry, &reply) == -ENOENT) dispatcher.released(handle);
+        });
 }
 
 void release(fuse_req_t req, fuse_ino_t, fuse_file_info *info) {
@@ -78,17 +96,19 @@ void flush(fuse_req_t req, fuse_ino_t, fuse_file_info *) {
     fuse_reply_err(req, ENOSYS);  // nothing to do at close(2), and the kernel need not ask again
 }
 
-void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_file_info *) {
+void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_file_info *info) {
     Dispatcher &dispatcher = Dispatcher::of(req);
+    // Past the cache, as another one stores into it.
+    if (dispatcher.volume().unseen_by(info->fh) && !dispatcher.crowded() &&
+        !dispatcher.flushed(
+            req, {.ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size}))
+        return;
     // The reply is copied once, from the medium to the reader's pages, while the volume holds both
     // still.
     bool replied = false;
     const auto reply = [&](std::span<const iovec> pieces) {
-        if (pm::take_fault()) {
-            dispatcher.fail(req, Error(EIO, "the medium has a bad page here"));
-        } else {
+        if (!dispatcher.bad_page(req))
             fuse_reply_iov(req, pieces.data(), static_cast<int>(pieces.size()));
-        }
         replied = true;
     };
     const Result<std::size_t> done =
@@ -104,11 +124,16 @@ void write(fuse_req_t req, fuse_ino_t ino, const char *data, std::size_t size, o
     Caller caller = caller_of(req, info);
     caller.nonblocking = (info->flags & O_NONBLOCK) != 0;
     // Written back: whose store it was is not known.
-    if (flags & FUSE_WRITE_CACHE) caller.pid = 0, caller.handle = 0;
+    if (flags & FUSE_WRITE_CACHE) caller.pid = 0, caller.handle = 0, caller.written_back = true;
+    const Notifier::Pages pages{
+        .ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size};
+    Stale stale;
     const Result<std::size_t> written = dispatcher.volume().write(
-        InodeNo(ino), static_cast<std::uint64_t>(offset), std::as_bytes(std::span(data, size)),
-        (flags & FUSE_WRITE_KILL_SUIDGID) != 0, caller);
-    if (dispatcher.proceed(req, written)) fuse_reply_write(req, written.value());
+        pages.ino, pages.offset, std::as_bytes(std::span(data, size)),
+        (flags & FUSE_WRITE_KILL_SUIDGID) != 0, caller, &stale);
+    if (!dispatcher.proceed(req, written)) return;
+    dispatcher.tell(req, stale, pages,
+                    [req, count = written.value()] { fuse_reply_write(req, count); });
 }
 
 void fsync(fuse_req_t req, fuse_ino_t ino, int, fuse_file_info *) {
@@ -121,11 +146,14 @@ void fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t len
     Dispatcher &dispatcher = Dispatcher::of(req);
     const auto bits = static_cast<unsigned>(mode);
     constexpr unsigned kSealModes = PMFS_FALLOC_FL_SEAL_BLOCK_MAP | PMFS_FALLOC_FL_UNSEAL_BLOCK_MAP;
-    if ((bits & kSealModes) && !dispatcher.flushed(req, InodeNo(ino))) return;
+    const Notifier::Pages pages{.ino = InodeNo(ino)};
+    if ((bits & kSealModes) && !dispatcher.flushed(req, pages)) return;
+    Stale stale;
     const Result<> done = dispatcher.volume().fallocate(
         info->fh, InodeNo(ino), bits, static_cast<std::uint64_t>(offset),
-        static_cast<std::uint64_t>(length), caller_of(req, info));
-    if (dispatcher.proceed(req, done)) fuse_reply_err(req, 0);
+        static_cast<std::uint64_t>(length), caller_of(req, info), &stale);
+    if (dispatcher.proceed(req, done))
+        dispatcher.tell(req, stale, pages, [req] { fuse_reply_err(req, 0); });
 }
 
 void lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence, fuse_file_info *) {
@@ -136,6 +164,12 @@ void lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence, fuse_file_i
         fuse_reply_err(req, EINVAL);
         return;
     }
+    // What the kernel has not written back yet is data.
+    const auto unseen = volume.unseen_from(InodeNo(ino));
+    if (!dispatcher.proceed(req, unseen)) return;
+    if (unseen.value() &&
+        !dispatcher.flushed(req, {.ino = InodeNo(ino), .offset = std::max(from, *unseen.value())}))
+        return;
     const Result<std::uint64_t> found = whence == SEEK_DATA ? volume.seek_data(InodeNo(ino), from)
                                                             : volume.seek_hole(InodeNo(ino), from);
     if (dispatcher.proceed(req, found)) fuse_reply_lseek(req, static_cast<off_t>(found.value()));
@@ -152,6 +186,12 @@ void ioctl(fuse_req_t req, fuse_ino_t ino, unsigned command, void *, fuse_file_i
     ReplyPort &port = Request::current()->port();
     handle_ioctl(Dispatcher::of(req).ioctls(), request, [req, &port](const IoctlReply &reply) {
         const Request answering(port);
+        // The kernel's own ioctls (FS_IOC_GETFLAGS and its kin) take an answer that is shorter than
+        // they asked for as EIO, so an error that brings nothing is a plain one.
+        if (reply.error != 0 && reply.out.empty()) {
+            fuse_reply_err(req, reply.error);
+            return;
+        }
         // A negative result is the error, and what comes back with it is copied out all the same.
         fuse_reply_ioctl(req, -reply.error, reply.out.data(), reply.out.size());
     });

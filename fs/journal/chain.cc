@@ -175,7 +175,7 @@ constexpr char kBroken[] =
 
 Result<Chain> verify_chain(const pm::Region &region, const media::Superblock &sb,
                            const BootId &boot_id) {
-    pm::FaultWatch faults;
+    pm::FaultScope faults;
     Chain chain;
     chain.ring = TRY(read_ring_header(region, sb));
     chain.last_seq = chain.ring.tail_seq - 1;

@@ -104,7 +104,8 @@ Result<> Journal::make_room() {
     if (failed()) return Error(EROFS, "the medium failed; the volume is read-only until remounted");
     {
         Lock lock(mutex_);
-        if (free_locked() >= media::kRecordSizeMax + kMarkReserve) return {};
+        const bool waits = park_hook_ && region_.is_image() && park_hook_();
+        if (free_locked() >= media::kRecordSizeMax + kMarkReserve && !waits) return {};
     }
     if (region_.is_image())
         return Error(kParkErrno, "the journal is full until the next checkpoint");
@@ -165,7 +166,7 @@ Result<> Journal::append_locked(std::span<std::byte> record) {
     const media::le32 crc(record_checksum(secret_, record));
     std::memcpy(record.data() + offsetof(RecordHeader, crc32c), &crc, sizeof crc);
     const std::uint64_t first = std::min<std::uint64_t>(record.size(), place_.size - head_offset_);
-    pm::FaultWatch faults;
+    pm::FaultScope faults;
     pm::Unfenced duty = region_.write(place_.start + head_offset_, record.first(first));
     if (first < record.size()) duty.add(region_.write(place_.start, record.subspan(first)));
     region_.fence(std::move(duty));

@@ -75,6 +75,8 @@ public:
     bool drop_clean_pages();
     // The block is no metadata any more: nothing cached of it counts (volume's lock held).
     void forget_block(BlockNo block);
+    // Tests: image files, whether a transaction that begins has to wait as if the ring were full.
+    void set_park_hook(std::function<bool()> hook) { park_hook_ = std::move(hook); }
     // DAX: moves the tail up to the last record now (frees held-back chunks).
     void settle_tail();
 
@@ -124,6 +126,7 @@ private:
     std::uint64_t tx_offset_end_ GUARDED_BY(mutex_) = 0;  // behind the last transaction's record
     std::atomic<bool> failed_{false};                     // a sync failed: nothing can be promised
 
+    std::function<bool()> park_hook_;
     std::vector<std::uint64_t> dropping_;  // blocks stored home, whose private pages may go
 };
 

@@ -19,7 +19,7 @@ Result<> apply_chain(ChainReader &reader, std::uint64_t end_seq, const Homes &ho
 
 Result<Chain> replay(const pm::Region &region, const media::Superblock &sb, const BootId &boot_id,
                      const Apply &apply) {
-    pm::FaultWatch faults;
+    pm::FaultScope faults;
     Chain chain = TRY(verify_chain(region, sb, boot_id));
     if (chain.flaw.kind != Flaw::Kind::none) return corrupt(chain.flaw.sentence);
     const auto buffer = std::make_unique<std::byte[]>(media::kRecordSizeMax);

@@ -76,7 +76,7 @@ Result<RingState> read_ring_header(const pm::Region &region, const media::Superb
 
 Result<> write_ring_headers(pm::Region &region, const RingPlace &place, std::uint64_t fsid,
                             const RingState &ring) {
-    pm::FaultWatch faults;
+    pm::FaultScope faults;
     for (unsigned slot = 0; slot < media::kRingHeaders; ++slot) {
         const std::uint64_t at = place.headers + slot * media::kBlockSize;
         media::RingHeader header{};

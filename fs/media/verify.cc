@@ -56,7 +56,9 @@ bool reserved_zero(ConstBytes block, Magic magic) {
                    zero(offsetof(RingHeader, reserved), sizeof(RingHeader));
         case Magic::inode: {
             const auto inode = load<Inode>(block);
-            return inode.atime.zero.get() == 0 && inode.mtime.zero.get() == 0 &&
+            // (A grant record has something else in the place of two times.)
+            return ((inode.flags.get() & kGrantRecord) != 0 ||
+                    (inode.atime.zero.get() == 0 && inode.mtime.zero.get() == 0)) &&
                    inode.ctime.zero.get() == 0 && inode.crtime.zero.get() == 0;
         }
         case Magic::superblock:

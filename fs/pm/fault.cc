@@ -113,15 +113,16 @@ void raise_fault() {
     fault_flag = 1;
 }
 
-FaultWatch::~FaultWatch() {
-    if (earlier_) raise_fault();
-}
-
 bool take_fault() {
     if (fault_flag == 0) [[likely]]
         return false;
     fault_flag = 0;
     return true;
+}
+
+FaultScope::FaultScope() : outer_(take_fault()) {}
+FaultScope::~FaultScope() {
+    fault_flag = outer_ ? 1 : 0;
 }
 
 }  // namespace pmfs::pm

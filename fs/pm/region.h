@@ -157,19 +157,22 @@ Result<std::unique_ptr<Region>> memory_region(std::uint64_t size);
 
 // --- faults (poison, a truncated image): docs/persistence.md "SIGBUS"
 // True when an access of this thread hit a bad page since the last call; the page reads as zeroes.
-// Tested before a commit and before a reply.
+// Tested before a commit and before a reply, also when the operation has failed by then.
 bool take_fault();
 
-// Faults of this thread from its construction on; one that was met before comes back when it ends.
-class FaultWatch {
+// One piece of work of a thread (a request, a job that was put aside), which answers for the bad
+// pages that it met itself: not for those of the work before it, nor of that around it.
+class FaultScope {
 public:
-    FaultWatch() : earlier_(take_fault()) {}
-    ~FaultWatch();
-    FaultWatch(const FaultWatch &) = delete;
+    FaultScope();
+    ~FaultScope();
+    FaultScope(const FaultScope &) = delete;
+    FaultScope &operator=(const FaultScope &) = delete;
+    // Whether it met one so far.
     bool met() { return met_ = met_ || take_fault(); }
 
 private:
-    const bool earlier_;
+    const bool outer_;
     bool met_ = false;
 };
 

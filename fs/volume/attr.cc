@@ -13,7 +13,44 @@ namespace pmfs {
 using core::Change;
 using core::Reader;
 
-Attr Volume::Impl::attr_of(InodeNo ino, const media::Inode &inode) const {
+namespace {
+// Of the extents behind what is known to be dense, so many are looked at in one call.
+constexpr unsigned kExtentsLookedAt = 1024;
+}  // namespace
+
+Result<std::optional<std::uint64_t>> Volume::Impl::unseen_from(InodeNo ino,
+                                                               const media::Inode &inode) {
+    const auto counts = live.counts(ino);
+    if (!S_ISREG(inode.mode.get()) || counts.cached_write == 0) return std::nullopt;
+    if (options.writeback) return 0;  // also of what is written, and behind the end
+    const std::uint64_t end = blocks_up(inode.size.get());
+    std::uint64_t at = std::min(counts.dense_end, end);
+    for (unsigned n = 0; at < end && n < kExtentsLookedAt; ++n) {
+        const Extent e = TRY(core::find_extent(Reader(*core), inode, ino, at));
+        if (e.hole() || e.unwritten || e.shared) break;
+        at = std::min(e.end(), end);
+    }
+    if (at > counts.dense_end) live.dense_to(ino, at);
+    if (at == end) return std::nullopt;
+    return at * media::kBlockSize;
+}
+
+Result<std::optional<std::uint64_t>> Volume::unseen_from(InodeNo ino) {
+    Impl &v = *impl_;
+    SharedLock held(v.lock);
+    return v.unseen_from(ino, *TRY(core::read_inode(Reader(*v.core), ino)));
+}
+
+bool Volume::unseen_by(HandleId handle) {
+    const auto opened = impl_->live.handle(handle);
+    return opened && opened->direct_io && impl_->live.counts(opened->ino).cached_write != 0;
+}
+
+void Volume::set_attribute_watcher(AttributeWatcher &watcher) {
+    impl_->attribute_watcher = &watcher;
+}
+
+Attr Volume::Impl::attr_of(InodeNo ino, const media::Inode &inode) {
     Attr a;
     a.ino = ino;
     a.generation = inode.generation.get();
@@ -30,6 +67,10 @@ Attr Volume::Impl::attr_of(InodeNo ino, const media::Inode &inode) const {
     a.mtime = core::from_media(inode.mtime);
     a.ctime = core::from_media(inode.ctime);
     a.crtime = core::from_media(inode.crtime);
+    if (S_ISREG(a.mode)) {
+        const auto unseen = unseen_from(ino, inode);  // damage: whoever needs the map says so
+        a.unsettled = live.counts(ino).direct_write != 0 || !unseen.ok() || unseen.value();
+    }
     return a;
 }
 
@@ -45,7 +86,7 @@ bool Volume::Impl::has_setid(std::uint32_t mode) {
 }
 void Volume::Impl::kill_setid(media::Inode *inode) {
     const std::uint32_t mode = inode->mode.get();
-    if (!S_ISREG(mode) || !has_setid(mode)) return;
+    if (S_ISDIR(mode) || !has_setid(mode)) return;  // (a directory's mean something else)
     const bool group = (mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
     inode->mode.set(mode & ~(S_ISUID | (group ? S_ISGID : 0u)));
 }
@@ -79,7 +120,7 @@ Result<Attr> Volume::setattr(InodeNo ino, const SetAttr &set, const Caller &call
     TRY(v.writable());
     ExclusiveLock held(v.lock);
     if (set.size) TRY(v.set_size(ino, *set.size, caller));
-    if (set.size || set.uid || set.gid) TRY(v.drop_capability(ino));
+    if (set.size || set.uid || set.gid || set.kill_suid_sgid) TRY(v.drop_capability(ino));
 
     Change change(*v.core);
     TRY(change.begin());
@@ -102,6 +143,17 @@ Result<Attr> Volume::setattr(InodeNo ino, const SetAttr &set, const Caller &call
 void Volume::forget(InodeNo ino, std::uint64_t count) {
     if (ino.value() == media::kRootIno) return;
     if (impl_->live.forget(ino, count)) impl_->reap_or_park(ino);
+}
+
+Result<> Volume::check_held(InodeNo ino, bool by_number) {
+    Impl &v = *impl_;
+    if (ino.value() == media::kRootIno || v.live.referenced(ino)) return {};
+    const Error stale(ESTALE, "nobody was given an inode of that number");
+    if (!by_number || ino.value() == media::kInodeTableIno) return stale;
+    SharedLock held(v.lock);
+    const auto *inode = TRY(core::read_inode(Reader(*v.core), ino));
+    if (inode->nlink.get() == 0) return stale;
+    return {};
 }
 
 // Frees what an unlinked inode holds.  If there is no room in the journal it stays on the orphan

@@ -169,8 +169,14 @@ namespace {
 class Writer {
 public:
     Writer(Volume::Impl &v, InodeNo ino, Span span, std::span<const std::byte> bytes, bool kill,
-           const Caller &caller)
-        : v_(v), ino_(ino), span_(span), bytes_(bytes), kill_(kill), caller_(caller) {}
+           const Caller &caller, Stale *stale)
+        : v_(v),
+          ino_(ino),
+          span_(span),
+          bytes_(bytes),
+          kill_(kill),
+          caller_(caller),
+          stale_(stale) {}
 
     // All or nothing: nothing is written unless the seal allows every part of the write.
     Result<> ask_seal() {
@@ -194,7 +200,8 @@ public:
             auto next = piece(at);
             if (!next.ok()) {
                 // What is written is written; the rest is the next call's error.
-                if (next.error().errno_value() == ENOSPC && at > span_.from)
+                if (next.error().errno_value() == ENOSPC && at > span_.from &&
+                    !caller_.written_back)
                     return static_cast<std::size_t>(at - span_.from);
                 return next.error();
             }
@@ -212,6 +219,14 @@ private:
         const Extent e = TRY(core::find_extent(reader, *was, ino_, block));
         const std::uint64_t upto = std::min(e.end(), end_block);
         const bool allocate = e.hole(), convert = !e.hole() && e.unwritten;
+        const std::uint64_t in_place_end = std::min(span_.to, upto * kBlockSize);
+        if (touched_ && !allocate && !convert && in_place_end <= was->size.get()) {
+            // No record: a write that waits for room goes over what it wrote before, and must not
+            // fill the journal with that.
+            v_.journal->persist(
+                v_.journal->write_data(device_byte(e, at), part(at, in_place_end)));
+            return in_place_end;
+        }
         if (allocate || convert) TRY(core::map_make_room(*v_.core, ino_, block, 2));
         if (convert) TRY(core::map_make_room(*v_.core, ino_, upto, 2));
 
@@ -239,13 +254,17 @@ private:
             end = std::min(span_.to, (block + run.blocks) * kBlockSize);
             fill_new(change, run, at, end);
         } else {
-            end = std::min(span_.to, upto * kBlockSize);
+            end = in_place_end;
             change.after(v_.journal->write_data(device_byte(e, at), part(at, end)));
         }
+        touched_ = true;
         if (end > old_size) inode->size.set(end);
+        const std::uint32_t mode = inode->mode.get();
         if (kill_) Volume::Impl::kill_setid(inode);
+        const bool killed = inode->mode.get() != mode;
         Volume::Impl::touch(inode, true);
         TRY(change.commit());
+        stale_->attributes |= killed;
         return end;
     }
 
@@ -268,14 +287,18 @@ private:
     std::span<const std::byte> bytes_;
     bool kill_;
     const Caller &caller_;
+    Stale *stale_;
+    bool touched_ = false;  // times and mode are those of this write
 };
 
 }  // namespace
 
 Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset,
                                   std::span<const std::byte> bytes, bool kill_suid_sgid,
-                                  const Caller &caller) {
+                                  const Caller &caller, Stale *stale) {
     Impl &v = *impl_;
+    Stale nobody_asks;
+    if (stale == nullptr) stale = &nobody_asks;
     TRY(v.writable());
     if (offset > media::kFileSizeMax || bytes.size() > media::kFileSizeMax - offset)
         return Error(EFBIG, "a file has at most 2^50 bytes");
@@ -290,16 +313,21 @@ Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset,
             in_place.write(bytes);
             // Behind the data: a group commit that clears this before it syncs has missed nothing.
             v.data_dirty.store(true, std::memory_order_release);
+            stale->pages = v.live.wrote_past_cache(caller.handle);
             return bytes.size();
         }
     }
     ExclusiveLock held(v.lock);
     TRY(read_file(Reader(*v.core), ino));
     TRY(v.settle_trim(ino));
-    Writer writer(v, ino, span, bytes, kill_suid_sgid, caller);
+    Writer writer(v, ino, span, bytes, kill_suid_sgid, caller, stale);
     TRY(writer.ask_seal());
     TRY(v.drop_capability(ino));
-    return writer.run();
+    auto written = writer.run();
+    stale->pages = v.live.wrote_past_cache(caller.handle);  // also of a part
+    // It is run again if it had to park, and would not find the bits any more.
+    if (!written.ok() && stale->attributes) v.attributes_changed(ino);
+    return written;
 }
 
 Result<std::uint64_t> Volume::seek_data(InodeNo ino, std::uint64_t offset) {

@@ -22,13 +22,8 @@ Result<> Volume::Impl::check_seal(InodeNo ino, const media::Inode &inode) {
 Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
     Impl &v = *impl_;
     if (request.write || request.truncate) TRY(v.writable());
-    if (request.truncate) {
-        SetAttr set;
-        set.size = 0;
-        set.mtime = now_coarse();
-        set.kill_suid_sgid = request.kill_suid_sgid;
-        TRY(setattr(ino, set, request.caller));
-    }
+    OpenReply reply;
+    if (request.truncate) reply.stale.attributes = TRY(truncate_by_open(ino, request));
     SharedLock held(v.lock);
     const Reader reader(*v.core);
     const auto *inode = TRY(core::read_inode(reader, ino));
@@ -36,21 +31,37 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
     TRY(v.check_seal(ino, *inode));
     const std::uint32_t flags = inode->flags.get();
     bool direct = request.direct;
-    // Sealed full: nobody caches.  Sealed as-is: a store into a hole must fail in write(2), not in
-    // write-back where nobody hears of it.
+    // Sealed full: nobody caches.  Sealed as-is, or held by a grant: a store into a hole must fail in
+    // write(2), not in write-back where nobody hears of it.  Those who freeze a map hold the
+    // volume's lock exclusively, so an open comes before them, and counts, or after them.
     if ((flags & media::kSealedFull) != 0) direct = true;
     if ((flags & media::kSealed) != 0 && request.write) direct = true;
-    if (!direct) {
-        if (const auto opened = v.live.open(ino, request, false))
-            return OpenReply{opened->handle, false, opened->keep_cache};
-    }
-    const auto opened = v.live.open(ino, request, true);
-    return OpenReply{opened->handle, true, true};
+    auto opened = direct ? std::nullopt : v.live.open(ino, request, false);
+    reply.direct_io = !opened;
+    if (!opened) opened = v.live.open(ino, request, true);
+    reply.handle = opened->handle;
+    reply.keep_cache = opened->keep_cache;
+    // Attributes that the kernel was given to keep are no longer to be kept.
+    if (request.write && !reply.direct_io)
+        reply.stale.attributes |= TRY(v.unseen_from(ino, *inode)).has_value();
+    return reply;
+}
+
+// O_TRUNC, of which the kernel hears nothing but success.  True: set-id bits went.
+Result<bool> Volume::truncate_by_open(InodeNo ino, const OpenRequest &request) {
+    const std::uint32_t before = TRY(getattr(ino)).mode;
+    SetAttr set;
+    set.size = 0;
+    set.mtime = now_coarse();
+    set.kill_suid_sgid = request.kill_suid_sgid;
+    const Attr after = TRY(setattr(ino, set, request.caller));
+    return after.mode != before;
 }
 
 Result<Attr> Volume::create(InodeNo dir, std::string_view name, std::uint32_t mode,
                             const OpenRequest &request, OpenReply *reply) {
-    const Attr attr = TRY(make(dir, name, mode, 0, request.caller));
+    if (!S_ISREG(mode)) return Error(EINVAL, "only a regular file is made and opened at once");
+    Attr attr = TRY(make(dir, name, mode, 0, request.caller));
     OpenRequest untouched = request;
     untouched.truncate = false;  // empty as it is; a change that parks would meet the name again
     auto opened = open_file(attr.ino, untouched);
@@ -59,14 +70,20 @@ Result<Attr> Volume::create(InodeNo dir, std::string_view name, std::uint32_t mo
         return opened.error();
     }
     *reply = opened.value();
+    reply->stale = {};  // nobody knew the file before
+    attr.unsettled = request.write && (reply->direct_io || impl_->options.writeback);
     return attr;
 }
 
 void Volume::release(HandleId handle) {
     Impl &v = *impl_;
-    // A mapping may outlive its handle.
-    for (const Grant &grant : v.live.grants_of(handle))
-        if (grant.maps) v.lose(handle, grant.id, false);
+    // A mapping may outlive its handle, and what may have stored moves the file's times.  While that
+    // waits for the journal, the handle and all its grants stay.
+    for (const Grant &grant : v.live.grants_of(handle)) {
+        if (!grant.maps && !grant.may_store) continue;
+        if (v.lose(handle, grant.id, GrantReason::handle_closed).ok()) continue;
+        return v.parked_later([this, handle] { release(handle); });
+    }
     const auto released = v.live.release(handle);
     if (!released) return;
     if (released->leases_gone) v.caretaker.leases_gone(released->ino);

@@ -17,6 +17,7 @@ void InodeGrants::add(const Grant &grant) {
     temporary_ += grant.kind == GrantKind::temporary;
     breakable_ += grant.kind == GrantKind::breakable;
     storing_ += grant.may_store;
+    freezing_gaps_ += grant.freezes_gaps;
 }
 
 Grant *InodeGrants::find(HandleId handle, GrantId id) {
@@ -32,6 +33,7 @@ std::optional<Grant> InodeGrants::remove(HandleId handle, GrantId id) {
     temporary_ -= grant.kind == GrantKind::temporary;
     breakable_ -= grant.kind == GrantKind::breakable;
     storing_ -= grant.may_store;
+    freezing_gaps_ -= grant.freezes_gaps;
     return grant;
 }
 

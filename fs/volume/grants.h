@@ -21,10 +21,14 @@ namespace pmfs {
 struct Grant {
     GrantId id = 0;
     HandleId handle = 0;
+    InodeNo file;
     GrantKind kind = GrantKind::temporary;
     bool may_store = false;
     bool maps = false;      // its holder has the device, or is about to get it
+    bool lent = false;      // ... by a descriptor that the kernel tells the end of (pm/lending.h)
     bool breaking = false;  // was asked to go
+    // It freezes a map in which a store could need a block: no page cache may take such stores.
+    bool freezes_gaps = false;
     std::uint32_t uid = 0;
     Process holder;
     std::uint64_t first = 0, end = 0;  // file blocks, rounded out to mapping units
@@ -32,11 +36,18 @@ struct Grant {
     std::uint64_t pin = 0;             // a pin that maps: its number in the pin table
 };
 
+// Why SEAL as-is and grants are EBUSY then: a store by mmap into a hole could fail only later, in
+// write-back, where nobody hears of it.
+inline constexpr const char *kGapsCached =
+    "the file has holes, unwritten or shared blocks and is open for cached writing: see pmfsctl "
+    "holders";
+
 class InodeGrants {
 public:
     bool empty() const { return grants_.empty() && (!pins_ || pins_->count() == 0); }
     core::Standing standing(std::uint64_t first, std::uint64_t end) const;
     bool storing() const { return storing_ != 0; }
+    bool freezes_gaps() const { return freezing_gaps_ != 0; }
     std::size_t count() const { return grants_.size() + (pins_ ? pins_->count() : 0); }
 
     void add(const Grant &grant);
@@ -55,7 +66,7 @@ public:
 
 private:
     std::unordered_map<GrantId, Grant> grants_;
-    unsigned temporary_ = 0, breakable_ = 0, storing_ = 0;
+    unsigned temporary_ = 0, breakable_ = 0, storing_ = 0, freezing_gaps_ = 0;
     std::unique_ptr<core::PinTable> pins_;
 };
 

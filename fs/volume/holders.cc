@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "volume/impl.h"
+#include "volume/record.h"
 
 namespace pmfs {
 
@@ -86,7 +87,7 @@ void Volume::when_ready(const Error &why, std::function<void()> again) {
 void Volume::Impl::revoke_leases(InodeNo ino) {
     for (const Grant &grant : live.grants(ino))
         if (grant.kind == GrantKind::breakable && grant.breaking)
-            lose(grant.handle, grant.id, true);
+            lose_or_park(grant.handle, grant.id, GrantReason::late);
 }
 
 // --- giving back, and losing
@@ -100,12 +101,22 @@ Result<> Volume::drop_grant(HandleId handle, GrantId id) {
     }
     const auto grant = v.live.grant(handle, id);
     if (!grant) return v.drop_lost(handle, id);
-    if (grant->record != InodeNo()) {
+    if (grant->record != InodeNo() || grant->may_store) {
         // The record goes first: as long as the map cannot change, its claims are true.
         ExclusiveLock held(v.lock);
         const auto still = v.live.grant(handle, id);
         if (!still) return Error(ENOENT, "the handle holds no such grant");
-        TRY(v.drop_record(still->record, false));
+        if (still->record == InodeNo()) {
+            TRY(v.stored(still->file));
+        } else {
+            const auto *inode = TRY(core::read_inode(Reader(*v.core), still->record));
+            const auto use = v.use_of(still->record, *inode);
+            // A child of the holder, or a sharer of its memory, may map on.
+            if (use && *use != pm::Lender::Use::none)
+                TRY(v.quarantine(still->record, GrantReason::still_mapped));
+            else
+                TRY(v.drop_record(still->record, false));
+        }
         dropped = v.live.drop_grant(handle, id);
     } else {
         dropped = v.live.drop_grant(handle, id);
@@ -115,17 +126,19 @@ Result<> Volume::drop_grant(HandleId handle, GrantId id) {
     return {};
 }
 
-// A holder whose lease was revoked says that it has unmapped.
+// A holder whose grant was taken from it says that it has unmapped.
 Result<> Volume::Impl::drop_lost(HandleId handle, GrantId id) {
     InodeNo record;
     {
         SharedLock held(lock);
         for (const auto &[number, lost] : quarantined)
             if (lost.handle == handle && lost.grant == id && id != 0) record = InodeNo(number);
+        if (record == InodeNo()) return Error(ENOENT, "the handle holds no such grant");
+        const auto *inode = TRY(core::read_inode(Reader(*core), record));
+        const auto use = use_of(record, *inode);
+        if (use && *use != pm::Lender::Use::none) return {};  // it ends with the last mapping
     }
-    if (record == InodeNo()) return Error(ENOENT, "the handle holds no such grant");
-    end_quarantine(record);
-    return {};
+    return end_quarantine(record);
 }
 
 void Volume::Impl::after_drop(const LiveTable::Dropped &dropped) {
@@ -134,40 +147,48 @@ void Volume::Impl::after_drop(const LiveTable::Dropped &dropped) {
 }
 
 void Volume::lose_grant(HandleId handle, GrantId id) {
-    impl_->lose(handle, id, false);
+    impl_->lose_or_park(handle, id, GrantReason::cut_off);
 }
 
-// Ends a grant without its holder's word.  If it maps the device and may be alive, its blocks are
-// quarantined first.
-void Volume::Impl::lose(HandleId handle, GrantId id, bool revoked) {
+void Volume::Impl::lose_or_park(HandleId handle, GrantId id, GrantReason reason) {
+    const auto done = lose(handle, id, reason);
+    if (!done.ok()) parked_later([this, handle, id, reason] { lose_or_park(handle, id, reason); });
+}
+
+// The record of a grant that ends without its holder's word: it goes, or is quarantined first where
+// somebody may map by it.
+Result<> Volume::Impl::end_record(const Grant &grant, GrantReason reason) {
+    const auto *inode = TRY(core::read_inode(Reader(*core), grant.record));
+    if (life_of_record(grant.record, *inode) == Life::ended)
+        return drop_record(grant.record, false);
+    TRY(quarantine(grant.record, reason));
+    quarantined[grant.record.value()].handle = grant.handle;
+    quarantined[grant.record.value()].grant = grant.id;
+    return {};
+}
+
+Result<> Volume::Impl::lose(HandleId handle, GrantId id, GrantReason reason) {
     std::optional<LiveTable::Dropped> dropped;
-    bool maps = false;
     {
         ExclusiveLock held(lock);
         const auto grant = live.grant(handle, id);
-        if (!grant) return;
-        maps = grant->record != InodeNo();
-        if (maps) {
-            const bool ended = options.processes.life(grant->holder) == Life::ended;
-            // Either fails on damaged media or a full journal only; the record then goes, or
-            // counts, at the next mount.
-            const auto done = ended ? drop_record(grant->record, false)
-                                    : quarantine(grant->record, grant->holder, revoked);
-            if (!done.ok() && must_park(done.error())) {
-                parked_later([this, handle, id, revoked] { lose(handle, id, revoked); });
-                return;
-            }
-            if (!ended && done.ok()) {
-                quarantined[grant->record.value()].handle = handle;
-                quarantined[grant->record.value()].grant = id;
-            }
+        if (!grant) return {};
+        if (grant->record == InodeNo()) {
+            if (grant->may_store) TRY(stored(grant->file));
+        } else {
+            auto done = end_record(*grant, reason);
+            if (!done.ok() && must_park(done.error())) return done;
+            // A damaged record: what may be freed cannot be told, so nothing is.
+            if (!done.ok()) grants_damaged = true;
         }
         dropped = live.drop_grant(handle, id);
     }
-    if (!dropped) return;
+    if (!dropped) return {};
     GrantWatcher *who = watcher.load(std::memory_order_acquire);
-    if (revoked && who != nullptr) who->grant_revoked(handle, id);
+    const bool told = reason == GrantReason::late || reason == GrantReason::revoked;
+    if (told && who != nullptr) who->grant_revoked(handle, id);
     after_drop(*dropped);
+    return {};
 }
 
 // --- taking
@@ -193,25 +214,38 @@ Result<std::uint64_t> Volume::Impl::pin_limit(const Caller &caller) {
     return limit;
 }
 
-namespace {
-
-// Marks the file as one whose blocks behind its end may hold something, and zeroes those.
-Result<> mark_mapped(Volume::Impl &v, InodeNo ino) {
-    const Reader reader(*v.core);
+// Marks the file as one whose blocks behind its end may hold something, and zeroes those; and its
+// times move, for somebody is about to store.
+Result<> Volume::Impl::mark_mapped(InodeNo ino) {
+    const Reader reader(*core);
     const auto *was = TRY(core::read_inode(reader, ino));
-    const std::uint64_t size = was->size.get(), unit = v.superblock.mapping_unit.get();
+    const std::uint64_t size = was->size.get(), unit = superblock.mapping_unit.get();
     const std::uint64_t end = (size + unit - 1) / unit * unit;
-    v.journal->persist(TRY(v.zero_written(reader, *was, ino, size, end)));
-    if ((was->flags.get() & media::kEverMapped) != 0) return {};
-    Change change(*v.core);
+    journal->persist(TRY(zero_written(reader, *was, ino, size, end)));
+    Change change(*core);
     TRY(change.begin());
     auto *inode = TRY(core::edit_inode(change, ino));
     inode->flags.set(inode->flags.get() | media::kEverMapped);
+    touch(inode, true);
     TRY(change.commit());
     return {};
 }
 
-}  // namespace
+// kParkErrno: nothing has changed, run it again.  Other failures (damaged media) keep no grant from
+// ending, and on a volume that may not be written to nothing is.
+Result<> Volume::Impl::stored(InodeNo ino) {
+    if (!writable().ok()) return {};
+    const auto moved = [&]() -> Result<> {
+        Change change(*core);
+        TRY(change.begin());
+        touch(TRY(core::edit_inode(change, ino)), true);
+        TRY(change.commit());
+        return {};
+    }();
+    if (moved.ok()) attributes_changed(ino);  // it may have ended without a request
+    if (!moved.ok() && must_park(moved.error())) return moved;
+    return {};
+}
 
 // Everything that can refuse, under the lock; then the grant stands.
 Result<GrantId> Volume::Impl::take(const HandleInfo &opened, const GrantRequest &request,
@@ -236,14 +270,18 @@ Result<GrantId> Volume::Impl::take(const HandleInfo &opened, const GrantRequest 
         return begin_break(ino, caller);
     if (request.kind == GrantKind::breakable && caretaker.has_turns(ino))
         return Error(EAGAIN, "those who waited for the file's leases come first");
-    if (request.may_store) TRY(mark_mapped(*this, ino));
 
     Grant grant;
     grant.id = live.next_grant_id();
+    grant.file = ino;
     grant.handle = opened.handle;
     grant.kind = request.kind;
     grant.may_store = request.may_store;
     grant.maps = request.maps;
+    // T and B freeze more than their range, which has no gaps.
+    const bool freezes = request.kind != GrantKind::pin && (first != 0 || end < blocks_up(size));
+    grant.freezes_gaps = freezes && TRY(core::has_gaps(reader, *inode, ino));
+    grant.lent = request.lent && lender.has_value() && !options.read_only;
     grant.uid = caller.uid;
     grant.first = first;
     grant.end = end;
@@ -263,14 +301,21 @@ Result<GrantId> Volume::Impl::take(const HandleInfo &opened, const GrantRequest 
         if (grant.pin != 0) live.unpin(grant.handle, grant.pin);
         return added.error();
     }
-    if (!request.maps || options.read_only) return grant.id;
-    const auto record = add_record(grant, ino);
-    if (!record.ok()) {
+    const auto written = write_grant(grant);
+    if (!written.ok()) {
         (void)live.drop_grant(grant.handle, grant.id);
-        return record.error();
+        return written.error();
     }
-    live.set_record(grant.handle, grant.id, record.value(), grant.holder);
     return grant.id;
+}
+
+// What the medium has to know of a grant that stands, before its holder hears of it.
+Result<> Volume::Impl::write_grant(const Grant &grant) {
+    if (grant.may_store) TRY(mark_mapped(grant.file));
+    if (!grant.maps || options.read_only) return {};
+    const InodeNo record = TRY(add_record(grant, grant.file));
+    live.set_record(grant.handle, grant.id, record, grant.holder);
+    return {};
 }
 
 Result<GrantId> Volume::take_grant(HandleId handle, const GrantRequest &request,
@@ -308,6 +353,21 @@ Result<> Volume::adopt_grant(HandleId handle, GrantId id, const Caller &holder) 
     return {};
 }
 
+Result<FileDescriptor> Volume::lend_device(HandleId handle, GrantId id) {
+    Impl &v = *impl_;
+    const auto taken = v.live.grant(handle, id);
+    if (!taken) return Error(ENOENT, "the grant is gone");
+    if (!taken->lent) return Error(EOPNOTSUPP, "this medium cannot tell who still maps it");
+    FileDescriptor lent = TRY(v.lender->open(taken->may_store));
+    SharedLock held(v.lock);
+    // From here on it cannot end without the lock being seen.
+    const auto grant = v.live.grant(handle, id);
+    if (!grant || grant->record == InodeNo()) return Error(ENOENT, "the grant is gone");
+    const auto *inode = TRY(core::read_inode(Reader(*v.core), grant->record));
+    TRY(pm::Lender::mark(lent, lock_number(grant->record, *inode)));
+    return lent;
+}
+
 Result<std::vector<Holder>> Volume::holders(InodeNo ino) {
     std::vector<Holder> all = impl_->live.pins(ino);
     for (const Grant &g : impl_->live.grants(ino)) {
@@ -315,6 +375,8 @@ Result<std::vector<Holder>> Volume::holders(InodeNo ino) {
         all.push_back({g.id, g.kind, g.handle, g.holder.pid, g.uid, g.first * kBlockSize,
                        (g.end - g.first) * kBlockSize, g.may_store, g.breaking, g.maps});
     }
+    const std::vector<Holder> lost = TRY(impl_->lost_holders(ino));
+    all.insert(all.end(), lost.begin(), lost.end());
     return all;
 }
 

@@ -13,6 +13,22 @@ void LiveTable::reference(InodeNo ino, std::uint64_t count) {
     shard.inodes[ino.value()].lookups += count;
 }
 
+bool LiveTable::reference_known(InodeNo ino) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    if (found == shard.inodes.end() || found->second.lookups == 0) return false;
+    ++found->second.lookups;
+    return true;
+}
+
+bool LiveTable::referenced(InodeNo ino) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    return found != shard.inodes.end() && found->second.lookups != 0;
+}
+
 bool LiveTable::drop_if_idle(Shard &shard, InodeNo ino) {
     const auto found = shard.inodes.find(ino.value());
     if (found == shard.inodes.end() || !found->second.idle()) return false;
@@ -57,7 +73,32 @@ LiveTable::Counts LiveTable::counts(InodeNo ino) {
     const auto found = shard.inodes.find(ino.value());
     if (found == shard.inodes.end()) return {};
     const Inode &i = found->second;
-    return {i.cached, i.cached_write, i.direct, i.grants.count()};
+    return {i.cached, i.cached_write, i.direct, i.direct_write, i.grants.count(), i.dense_end};
+}
+
+void LiveTable::dense_to(InodeNo ino, std::uint64_t end) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    if (found != shard.inodes.end()) found->second.dense_end = end;
+}
+
+void LiveTable::not_dense_from(InodeNo ino, std::uint64_t first) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    if (found != shard.inodes.end())
+        found->second.dense_end = std::min(found->second.dense_end, first);
+}
+
+bool LiveTable::wrote_past_cache(HandleId handle) {
+    Shard &shard = shard_of(handle);
+    Lock lock(shard.mutex);
+    const auto found = shard.handles.find(handle);
+    if (found == shard.handles.end() || !found->second.direct_io) return false;
+    Inode &i = shard.inodes[found->second.ino.value()];
+    if (i.cached == 0) i.stored_directly = true;
+    return i.cached != 0;
 }
 
 std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, const OpenRequest &request,
@@ -67,7 +108,7 @@ std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, const OpenRequest 
     Inode &i = shard.inodes[ino.value()];
     bool keep = true;
     if (!direct_io) {
-        if (i.grants.storing()) return std::nullopt;
+        if (i.grants.storing() || (request.write && i.grants.freezes_gaps())) return std::nullopt;
         keep = !std::exchange(i.stored_directly, false);
     }
     // The shard is the inode's, so that a handle alone leads to both.
@@ -75,6 +116,7 @@ std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, const OpenRequest 
     shard.handles[id] = {id, ino, request.write, direct_io, request.caller};
     if (direct_io) {
         ++i.direct;
+        i.direct_write += request.write ? 1 : 0;
     } else {
         ++i.cached;
         i.cached_write += request.write ? 1 : 0;
@@ -95,6 +137,7 @@ std::optional<LiveTable::Released> LiveTable::release(HandleId handle) {
     while (drop_pin(i, handle, 0)) continue;
     if (info.direct_io) {
         --i.direct;
+        i.direct_write -= info.write ? 1 : 0;
     } else {
         --i.cached;
         i.cached_write -= info.write ? 1 : 0;
@@ -157,6 +200,17 @@ std::optional<Grant> LiveTable::grant(HandleId handle, GrantId id) {
     return *grant;
 }
 
+std::vector<Grant> LiveTable::storing_unrecorded() {
+    std::vector<Grant> all;
+    for (Shard &shard : shards_) {
+        Lock lock(shard.mutex);
+        for (const auto &[ino, inode] : shard.inodes)
+            for (const Grant &grant : inode.grants.list())
+                if (grant.may_store && grant.record == InodeNo()) all.push_back(grant);
+    }
+    return all;
+}
+
 Result<> LiveTable::add_grant(InodeNo ino, const Grant &grant) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
@@ -164,6 +218,7 @@ Result<> LiveTable::add_grant(InodeNo ino, const Grant &grant) {
     Inode &i = shard.inodes[ino.value()];
     if (grant.may_store && i.cached != 0)
         return Error(EBUSY, "the file is open through the page cache: see pmfsctl holders");
+    if (grant.freezes_gaps && i.cached_write != 0) return Error(EBUSY, kGapsCached);
     if (grant.may_store) i.stored_directly = true;
     i.grants.add(grant);
     return {};

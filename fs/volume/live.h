@@ -20,6 +20,9 @@ namespace pmfs {
 class LiveTable {
 public:
     void reference(InodeNo ino, std::uint64_t count = 1);
+    // Counts one only if it was looked up before; false: it was not.
+    bool reference_known(InodeNo ino);
+    bool referenced(InodeNo ino);
     // True when nobody refers to the inode any more, and its last name is gone: reap it.
     bool forget(InodeNo ino, std::uint64_t count);
     // The last name is gone.  True when nobody refers to it either.
@@ -29,15 +32,21 @@ public:
     void set_seal_checked(InodeNo ino, bool checked);
 
     struct Counts {
-        std::uint64_t cached = 0, cached_write = 0, direct = 0, grants = 0;
+        std::uint64_t cached = 0, cached_write = 0, direct = 0, direct_write = 0, grants = 0;
+        std::uint64_t dense_end = 0;  // as dense_to() was told
     };
     Counts counts(InodeNo ino);
+    // File blocks before `end` are allocated and written: so somebody found while the inode was
+    // referred to.  Until they are not: with the volume's lock held exclusively.
+    void dense_to(InodeNo ino, std::uint64_t end);
+    void not_dense_from(InodeNo ino, std::uint64_t first);
 
     struct Opened {
         HandleId handle;
         bool keep_cache;
     };
-    // A cached handle is refused (nullopt) while a grant that may store is alive.
+    // A cached handle is refused (nullopt) while a grant that may store is alive, and one that may
+    // write while a grant freezes a map with gaps.
     std::optional<Opened> open(InodeNo ino, const OpenRequest &request, bool direct_io);
     struct Released {
         InodeNo ino;
@@ -49,13 +58,19 @@ public:
     std::optional<Released> release(HandleId handle);
     std::optional<HandleInfo> handle(HandleId handle);
     std::vector<HandleInfo> handles(InodeNo ino);
+    // Bytes were written by this handle.  True: it goes past the kernel's cache, and pages of the
+    // old bytes may be there, in use.  Pages that nobody uses go with the next cached open.
+    bool wrote_past_cache(HandleId handle);
 
     // --- grants
     core::Standing standing(InodeNo ino, std::uint64_t first = 0, std::uint64_t end = ~0ull);
     std::vector<Grant> grants(InodeNo ino);
     std::vector<Grant> grants_of(HandleId handle);
     std::optional<Grant> grant(HandleId handle, GrantId id);
-    // EBUSY: it may store, and cached handles are open.  EBADF: the handle is gone.
+    // Those that may store and that no record on the medium remembers.
+    std::vector<Grant> storing_unrecorded();
+    // EBUSY: it may store, and cached handles are open; or it freezes a map with gaps, and cached
+    // handles for writing are.  EBADF: the handle is gone.
     Result<> add_grant(InodeNo ino, const Grant &grant);
     void set_record(HandleId handle, GrantId id, InodeNo record, const Process &holder);
     struct Dropped {
@@ -76,10 +91,11 @@ public:
 private:
     struct Inode {
         std::uint64_t lookups = 0;
-        std::uint64_t cached = 0, cached_write = 0, direct = 0;
+        std::uint64_t cached = 0, cached_write = 0, direct = 0, direct_write = 0;
+        std::uint64_t dense_end = 0;
         bool unlinked = false;
         bool seal_checked = false;
-        bool stored_directly = false;  // since the last cached open
+        bool stored_directly = false;  // past the cache, since the last cached open
         InodeGrants grants;
 
         bool idle() const { return lookups == 0 && cached == 0 && direct == 0 && grants.empty(); }

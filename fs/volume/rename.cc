@@ -122,7 +122,7 @@ Result<bool> move(core::Core &core, const Side &from, const Side &to) {
 }  // namespace
 
 Result<> Volume::rename(InodeNo from_dir, std::string_view from_name, InodeNo to_dir,
-                        std::string_view to_name, unsigned flags) {
+                        std::string_view to_name, unsigned flags, std::vector<InodeNo> *moved) {
     Impl &v = *impl_;
     TRY(v.writable());
     if (flags != 0 && flags != RENAME_NOREPLACE && flags != RENAME_EXCHANGE)
@@ -139,6 +139,10 @@ Result<> Volume::rename(InodeNo from_dir, std::string_view from_name, InodeNo to
         if (taken && to.found.ino == from.found.ino) return {};
         if (from.is_dir && TRY(is_above(reader, from.found.ino, to_dir)))
             return Error(EINVAL, "a directory cannot move into itself");
+        if (moved != nullptr && from_dir != to_dir) {
+            if (from.is_dir) moved->push_back(from.found.ino);
+            if (to.is_dir && flags == RENAME_EXCHANGE) moved->push_back(to.found.ino);
+        }
         if (flags == RENAME_EXCHANGE) {
             if (to.is_dir && TRY(is_above(reader, to.found.ino, from_dir)))
                 return Error(EINVAL, "a directory cannot move into itself");

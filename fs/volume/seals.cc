@@ -30,17 +30,6 @@ Result<> may_seal(const MountOptions &options, const media::Inode &inode, const 
     return Error(EPERM, "sealing takes root, or the owner on a mount with -o seal=owner");
 }
 
-// Holes, unwritten or shared blocks inside the file: what a store by mmap would have to allocate.
-Result<bool> has_gaps(const Reader &reader, const media::Inode &inode, InodeNo ino) {
-    const std::uint64_t end = blocks_up(inode.size.get());
-    for (std::uint64_t at = 0; at < end;) {
-        const Extent e = TRY(core::find_extent(reader, inode, ino, at));
-        if (e.hole() || e.unwritten || e.shared) return true;
-        at = e.end();
-    }
-    return false;
-}
-
 }  // namespace
 
 Result<> Volume::seal(InodeNo ino, SealLevel level, const Caller &caller, bool privileged,
@@ -65,8 +54,9 @@ Result<> Volume::seal(InodeNo ino, SealLevel level, const Caller &caller, bool p
                 core::check_mappable(reader, *was, ino, 0, blocks_up(was->size.get()), unit, &bad);
             if (!fits.ok() && bad_offset) *bad_offset = bad * kBlockSize;
             TRY(Result<>(fits));
-        } else if (TRY(has_gaps(reader, *was, ino)) && v.live.counts(ino).cached_write != 0) {
-            return Error(EBUSY, "the file has holes and is open for cached writing");
+        } else if (TRY(core::has_gaps(reader, *was, ino)) &&
+                   v.live.counts(ino).cached_write != 0) {
+            return Error(EBUSY, kGapsCached);
         }
         Change change(*v.core);
         TRY(change.begin());
@@ -92,7 +82,9 @@ Result<> Volume::unseal(InodeNo ino, const Caller &caller, bool privileged) {
         const auto *was = TRY(core::read_inode(Reader(*v.core), ino));
         TRY(may_seal(v.options, *was, caller, privileged));
         if (level_of(*was) == SealLevel::none) return {};
-        TRY(core::ask(*was, v.live.standing(ino), core::Move::unseal));
+        core::Standing standing = v.live.standing(ino);
+        standing.lost = !v.lost_records(ino).empty();
+        TRY(core::ask(*was, standing, core::Move::unseal));
         Change change(*v.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino));

@@ -14,6 +14,7 @@
 #include "base/result.h"
 #include "core/extent.h"
 #include "core/seal.h"
+#include "media/format.h"
 
 namespace pmfs {
 
@@ -26,6 +27,18 @@ struct Caller {
     std::uint32_t pid = 0;     // thread id as FUSE gives it; 0 = unknown (write-back)
     HandleId handle = 0;       // that he uses; 0 = none, or not to be told
     bool nonblocking = false;  // rather EAGAIN than wait for a lease to be given back
+    // The kernel writes pages back.  It takes any answer but an error for "all of it is stored", so
+    // a part is an error.
+    bool written_back = false;
+};
+
+// What a kernel may still believe of a file after an operation whose answer does not tell it
+// better.  The transport tells the kernel first, and answers then (docs/coherence.md).
+struct Stale {
+    bool attributes = false;
+    bool pages = false;  // those of the range that was written
+
+    bool any() const { return attributes || pages; }
 };
 
 struct Attr {
@@ -38,6 +51,9 @@ struct Attr {
     std::uint64_t size = 0;
     std::uint64_t blocks = 0;  // of 4096 bytes
     Timespec atime, mtime, ctime, crtime;
+    // They may change at any moment without an operation that tells the kernel, which therefore
+    // must ask again: stores of its page cache that no block holds yet, asynchronous direct writes.
+    bool unsettled = false;
 };
 
 struct SetAttr {
@@ -70,6 +86,7 @@ struct OpenReply {
     // Pages that the kernel kept from earlier handles are still true.  False after direct stores: a
     // grant that may store has lived since the last cached open.
     bool keep_cache = true;
+    Stale stale;
 };
 
 struct HandleInfo {  // an open handle, for ioctls and `pmfsctl holders`
@@ -100,9 +117,10 @@ struct GrantRequest {
     std::uint64_t offset = 0, length = 0;  // bytes; length 0 = to the end of the file
     bool may_store = false;
     bool maps = false;  // the holder is to have the device
+    bool lent = false;  // ... and gets it by lend_device() only
 };
-struct Holder {  // one row of `pmfsctl holders`
-    GrantId grant = 0;
+struct Holder {         // one row of `pmfsctl holders`
+    GrantId grant = 0;  // a quarantined one: the quarantine's id
     GrantKind kind = GrantKind::temporary;
     HandleId handle = 0;
     std::uint32_t pid = 0, uid = 0;
@@ -110,6 +128,7 @@ struct Holder {  // one row of `pmfsctl holders`
     bool may_store = false;
     bool breaking = false;  // a lease that was asked to go
     bool maps = false;
+    bool lost = false;  // it has no grant any more, and is quarantined
 };
 
 struct VolumeInfo {
@@ -134,14 +153,16 @@ struct ChunkInfo {
     std::uint16_t used_blocks = 0;  // 0..512
 };
 
-struct Quarantined {  // a holder that lost his grant and may still map its blocks
+using media::GrantReason;
+struct Quarantined {  // a holder that lost its grant and may still map its blocks
     std::uint64_t id = 0;
     InodeNo file;
     Process process;
     std::uint32_t uid = 0;
     bool may_store = false;
-    bool alive = false;                 // else it cannot be told
-    bool revoked = false;               // a lease that was not given back; else the server died
+    bool alive = false;   // else its process is gone, or it cannot be told
+    bool mapped = false;  // the kernel says that somebody still maps; else it cannot be told
+    GrantReason reason = GrantReason::server_died;
     std::uint64_t total = 0, held = 0;  // bytes that it maps, and those that the file gave up
 };
 
@@ -151,6 +172,14 @@ public:
     virtual ~GrantWatcher() = default;
     virtual void lease_breaking(HandleId handle, GrantId grant, std::uint32_t milliseconds) = 0;
     virtual void grant_revoked(HandleId handle, GrantId grant) = 0;
+};
+
+// A transport whose kernel keeps attributes.  It is told of those that change outside of its
+// requests or beside their answers.  Called by any thread, with the volume's lock held.
+class AttributeWatcher {
+public:
+    virtual ~AttributeWatcher() = default;
+    virtual void attributes_changed(InodeNo ino) = 0;
 };
 
 // What the volume asks the system about processes; tests put their own in its place.

@@ -4,6 +4,7 @@
 #include <sodium.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/btree.h"
@@ -40,7 +41,8 @@ Volume::Impl::Impl(std::unique_ptr<pm::Region> r, const media::Superblock &sb,
       superblock(sb),
       options(o),
       caretaker({[this](InodeNo ino) { revoke_leases(ino); },
-                 [this](InodeNo record) { end_quarantine(record); }},
+                 [this](InodeNo record) { holder_ended(record); },
+                 [this](InodeNo record) { look_again(record); }},
                 o.no_background) {}
 
 Volume::Impl::~Impl() {
@@ -50,6 +52,7 @@ Volume::Impl::~Impl() {
 
 Result<std::unique_ptr<Volume>> Volume::open(std::unique_ptr<pm::Region> region,
                                              const MountOptions &options) {
+    const pm::FaultScope faults;
     if (sodium_init() < 0) return Error(EIO, "libsodium does not start");
     const auto found = TRY(find_superblock(*region));
     const media::Superblock &sb = found.sb;
@@ -67,6 +70,7 @@ Result<> Volume::Impl::start() {
     boot_id = options.boot_id ? *options.boot_id : journal::current_boot_id();
     journal = TRY(journal::Journal::open(*region, superblock, boot_id, options.read_only));
     journal->blocks().set_sane_check(&sane);
+    if (options.park_hook) journal->set_park_hook(options.park_hook);
     allocator = TRY(core::Allocator::open(*journal, superblock));
     core = std::make_unique<core::Core>(core::Core{*journal, superblock, *allocator});
     const core::Reader reader(*core);
@@ -75,6 +79,8 @@ Result<> Volume::Impl::start() {
     if (!root.ok() || (root.value()->mode.get() & S_IFMT) != S_IFDIR)
         return corrupt("the root is not a directory");
     if (options.read_only) return {};
+    if (auto made = pm::Lender::make(region->mapping_fd(), region->mapping_unit()); made.ok())
+        lender.emplace(std::move(made).take());
     {
         ExclusiveLock held(lock);
         grants_damaged = !load_records().ok();
@@ -109,10 +115,17 @@ Result<> Volume::Impl::finish_orphans() {
 
 Result<> Volume::close() {
     Impl &v = *impl_;
+    const pm::FaultScope faults;
     v.caretaker.stop();
     v.stop_commits();
     if (v.options.read_only) return {};
     ExclusiveLock held(v.lock);
+    // The others have records, which the next mount finds.
+    for (const Grant &grant : v.live.storing_unrecorded()) {
+        auto noted = v.stored(grant.file);
+        for (; !noted.ok() && must_park(noted.error()); noted = v.stored(grant.file))
+            TRY(v.make_room());
+    }
     return v.journal->close();
 }
 
@@ -123,6 +136,26 @@ Result<> Volume::Impl::writable() const {
                      "the list of those who map the device is damaged; the volume is read-only");
     if (journal->failed()) return Error(EROFS, "the medium failed; the volume is read-only");
     return {};
+}
+
+// Blocks of files without a name that nobody has open: they are free as soon as the client forgets
+// them, which is a moment after the last unlink.  A hint: the list is followed so far and no further.
+std::uint64_t Volume::Impl::leaving_blocks() {
+    constexpr int kOrphansMax = 10000;
+    const core::Reader reader(*core);
+    const auto state = core::read_state(reader);
+    if (!state.ok()) return 0;
+    std::uint64_t blocks = 0, next = state.value()->orphan_head.get();
+    for (int i = 0; next != 0 && i < kOrphansMax; ++i) {
+        const InodeNo ino(next);
+        const auto inode = core::read_inode(reader, ino);
+        if (!inode.ok()) break;
+        next = inode.value()->next.get();
+        const auto counts = live.counts(ino);
+        const bool used = counts.cached + counts.direct + counts.grants != 0;
+        if (inode.value()->nlink.get() == 0 && !used) blocks += inode.value()->blocks.get();
+    }
+    return blocks;
 }
 
 VolumeInfo Volume::info() {
@@ -145,8 +178,10 @@ VolumeInfo Volume::info() {
                               (last.end - last.superblock) + sb.journal_blocks.get() + 2 +
                               (sb.copy_block.get() != 0 ? 1 : 0);
     info.blocks_total = sb.block_count.get() - own;
-    info.blocks_free = v.allocator->free_blocks();
-    info.blocks_available = v.allocator->available_blocks();
+    const std::uint64_t leaving = v.leaving_blocks();
+    info.blocks_free = std::min(v.allocator->free_blocks() + leaving, info.blocks_total);
+    info.blocks_available =
+        std::min(v.allocator->available_blocks() + leaving, info.blocks_free);
     const core::Reader reader(*v.core);
     if (const auto state = core::read_state(reader); state.ok()) {
         info.inodes_used = state.value()->inodes_used.get();

@@ -20,6 +20,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/file_descriptor.h"
 #include "pm/region.h"
 #include "volume/types.h"
 
@@ -34,6 +35,7 @@ struct MountOptions {
     unsigned lease_break_ms = 45000;         // how long a lease's holder may take to give it back
     std::optional<std::uint64_t> pin_quota;  // bytes a user may pin; default: his RLIMIT_MEMLOCK
     ProcessView processes;
+    std::function<bool()> park_hook;  // tests: Journal::set_park_hook
     // Tests: the kernel boot that this mount pretends to live in.
     std::optional<std::array<std::uint8_t, 16>> boot_id;
 };
@@ -51,8 +53,13 @@ public:
     ~Volume();
 
     // --- names.  lookup, make and link count one reference on the inode; forget gives back.
+    // `.` finds any file by its number (ESTALE: there is none), for handles that were exported.
     Result<Attr> lookup(InodeNo dir, std::string_view name);
     void forget(InodeNo ino, std::uint64_t count);
+    // ESTALE unless `ino` is the root, or was given to somebody who has not given it back: so that
+    // no number leads to what is not a file (the inode table, a grant's record), or has no name any
+    // more.  `by_number`: any file that has a name will do (a handle of open_by_handle_at(2)).
+    Result<> check_held(InodeNo ino, bool by_number = false);
     Result<Attr> make(InodeNo dir, std::string_view name, std::uint32_t mode, std::uint64_t rdev,
                       const Caller &caller);  // any type but a symlink, by mode's S_IFMT
     Result<Attr> symlink(InodeNo dir, std::string_view name, std::string_view target,
@@ -60,9 +67,10 @@ public:
     Result<Attr> link(InodeNo ino, InodeNo dir, std::string_view name);
     Result<> unlink(InodeNo dir, std::string_view name);
     Result<> rmdir(InodeNo dir, std::string_view name);
-    // flags: 0, RENAME_NOREPLACE or RENAME_EXCHANGE; others EINVAL.
+    // flags: 0, RENAME_NOREPLACE or RENAME_EXCHANGE; others EINVAL.  *moved: directories whose `..`
+    // is another one now, which a kernel that keeps their listings has to hear.
     Result<> rename(InodeNo from, std::string_view from_name, InodeNo to, std::string_view to_name,
-                    unsigned flags);
+                    unsigned flags, std::vector<InodeNo> *moved = nullptr);
     Result<std::string> readlink(InodeNo ino);
     // Entries after `cookie` (0 = from the start), `.` and `..` included.
     Result<> readdir(InodeNo dir, std::uint64_t cookie, const DirSink &sink);
@@ -83,19 +91,26 @@ public:
     using ReadSink = std::function<void(std::span<const iovec>)>;
     Result<std::size_t> read(InodeNo ino, std::uint64_t offset, std::size_t size,
                              const ReadSink &sink);
-    // All or nothing.  kill_suid_sgid as in SetAttr.
+    // Refused as a whole by a seal or a grant; on a volume that gets full, the part that fits, but
+    // for what is written back.  kill_suid_sgid as in SetAttr.  *stale is set in any case.
     Result<std::size_t> write(InodeNo ino, std::uint64_t offset, std::span<const std::byte> bytes,
-                              bool kill_suid_sgid, const Caller &caller);
+                              bool kill_suid_sgid, const Caller &caller, Stale *stale = nullptr);
     // `done` may be called before it returns (DAX media: always) or later by the commit thread.
     void fsync(InodeNo ino, Completion done);
     // Modes of fallocate(2) that FUSE forwards, and the two of docs/seal.md.
     Result<> fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uint64_t offset,
-                       std::uint64_t length, const Caller &caller);
+                       std::uint64_t length, const Caller &caller, Stale *stale = nullptr);
+    // From which byte on the kernel may hold stores that the volume has not seen, because no block
+    // was needed for them yet: the file has holes or unwritten blocks there, and is open for cached
+    // writing.  Nothing: the map tells all.  O(1), but for extents that are new to it.
+    Result<std::optional<std::uint64_t>> unseen_from(InodeNo ino);
+    // Whether it may hold some anywhere that this handle, which goes past the cache, cannot see.
+    bool unseen_by(HandleId handle);
     Result<std::uint64_t> seek_data(InodeNo ino, std::uint64_t offset);
     Result<std::uint64_t> seek_hole(InodeNo ino, std::uint64_t offset);
 
     // --- xattrs: names with their prefix.  flags: 0, XATTR_CREATE, XATTR_REPLACE.
-    // pmfs.seal in `trusted.` and `user.` is the door of docs/seal.md.
+    // pmfs.seal in `trusted.` and `user.` is the door of docs/seal.md; it is not listed.
     Result<> setxattr(InodeNo ino, std::string_view name, std::span<const std::byte> value,
                       int flags, const Caller &caller);
     Result<std::vector<std::byte>> getxattr(InodeNo ino, std::string_view name);
@@ -126,13 +141,22 @@ public:
     // The grant ends without its holder's word: if it maps, and its process may be alive, its
     // blocks are quarantined.
     void lose_grant(HandleId handle, GrantId grant);
+    // Root ends grants of whoever holds them: the one of that id or (0) all, those of one process
+    // or (0) of all.  Gives how many.  EPERM; ENOENT: none is meant.  May wait for the journal.
+    Result<std::uint64_t> revoke(InodeNo ino, GrantId id, std::uint32_t pid, const Caller &caller);
     // Another process than the taker holds it from now on.
     Result<> adopt_grant(HandleId handle, GrantId grant, const Caller &holder);
+    // A descriptor of the device for the holder of a grant that maps, and for nobody else: the
+    // kernel tells when it and all its mappings are gone.  Once a grant.  EOPNOTSUPP: the medium
+    // cannot do that; any descriptor will do.
+    Result<FileDescriptor> lend_device(HandleId handle, GrantId grant);
     Result<std::vector<Holder>> holders(InodeNo ino);
     // Milliseconds until a lease that was asked to go is lost; 0: it was not asked.
     std::uint32_t lease_time_left(HandleId handle, GrantId grant);
     // Null: nobody.  Must outlive the operations that run.
     void set_watcher(GrantWatcher *watcher);
+    // Before the first operation, and for good.
+    void set_attribute_watcher(AttributeWatcher &watcher);
     Result<std::vector<Quarantined>> quarantine();
     // EPERM: root only; ENOENT.
     Result<> release_quarantine(std::uint64_t id, const Caller &caller);
@@ -159,6 +183,7 @@ public:
 private:
     Result<> seal_by_fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uint64_t offset,
                                std::uint64_t length, const Caller &caller);
+    Result<bool> truncate_by_open(InodeNo ino, const OpenRequest &request);
     explicit Volume(std::unique_ptr<Impl> impl);
     std::unique_ptr<Impl> impl_;
 };

@@ -345,6 +345,46 @@ def _(here):
         os.close(fd)
 
 
+@claim("a mapping that may store moves mtime and ctime when it begins and when it ends, however that is",
+       alone=True)
+def _(maker):
+    volume = maker.volume()  # which lets the kernel keep attributes
+    path = volume.mnt / "f"
+    make_file(path, MIB)
+    fd = open_direct(path)
+
+    def age():
+        os.utime(path, (1000, 1000))
+        time.sleep(0.01)
+        return os.stat(path).st_ctime_ns
+
+    def moved(since):
+        now = os.stat(path)
+        assert (now.st_mtime != 1000) == (now.st_ctime_ns != since)
+        return now.st_mtime != 1000
+
+    since = age()
+    with Map(fd, prot=READ):
+        pass
+    assert not moved(since)
+    with Map(fd):
+        assert moved(since)
+        since = age()
+    assert moved(since)
+    child = in_child(lambda: Map(open_direct(path)).store(0, b"last words"))
+    since = age()
+    end(child)
+    eventually(lambda: moved(since))
+    mapping = Map(fd)
+    since = age()
+    volume.kill()
+    mapping.unmap()
+    os.close(fd)
+    volume.mount()
+    maker.watch()
+    assert moved(since)
+
+
 class Huge(Mounted):
     """A volume on hugetlbfs: the mapping unit is a huge page."""
 

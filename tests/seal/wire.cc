@@ -56,6 +56,7 @@ ssize_t Wire::send(std::span<const iovec> message) {
         return static_cast<ssize_t>(bytes.size());
     }
     const std::lock_guard held(mutex_);
+    sent_.push_back("reply " + std::to_string(-header.error));
     replies_[header.unique] = {-header.error, {bytes.begin() + sizeof header, bytes.end()}};
     arrived_.notify_all();
     return static_cast<ssize_t>(bytes.size());
@@ -64,7 +65,17 @@ ssize_t Wire::send(std::span<const iovec> message) {
 void Wire::notify(std::span<const std::byte> message) {
     if (load<fuse_out_header>(message).error != FUSE_NOTIFY_INVAL_INODE) return;
     const auto what = load<fuse_notify_inval_inode_out>(message, sizeof(fuse_out_header));
-    if (on_invalidate) on_invalidate(what.ino);
+    const bool pages = what.off >= 0;
+    std::string text = (pages ? "pages " : "attr ") + std::to_string(what.ino);
+    if (pages) text += " " + std::to_string(what.off) + " " + std::to_string(what.len);
+    if (pages && on_invalidate) on_invalidate(what.ino);
+    const std::lock_guard held(mutex_);
+    sent_.push_back(text);
+}
+
+std::vector<std::string> Wire::sent() {
+    const std::lock_guard held(mutex_);
+    return std::exchange(sent_, {});
 }
 
 Reply Wire::call(std::uint32_t opcode, std::uint64_t node, std::string_view body, As as) {
@@ -210,6 +221,7 @@ int Wire::ioctl_raw(std::uint64_t node, std::uint64_t handle, unsigned command, 
     fuse_ioctl_in in{};
     in.fh = handle;
     in.cmd = command;
+    if (handle == 0) in.flags = FUSE_IOCTL_DIR;  // directories have no handles here
     const bool in_data = (_IOC_DIR(command) & _IOC_WRITE) != 0;
     const bool out_data = (_IOC_DIR(command) & _IOC_READ) != 0;
     in.in_size = in_data ? _IOC_SIZE(command) : 0;

@@ -52,8 +52,11 @@ public:
     ~Wire() override;
 
     front::Dispatcher &dispatcher() { return *dispatcher_; }
-    // Called for each "forget this inode's pages", by the notifier's thread.
+    // Called for each "forget this inode's pages", by a thread of the notifier's.
     std::function<void(std::uint64_t node)> on_invalidate;
+    // What was sent since the last call, in order: "attr NODE", "pages NODE OFFSET LENGTH",
+    // "reply ERROR".
+    std::vector<std::string> sent();
 
     // --- requests.  Names are in the root directory unless a node says otherwise.
     std::uint64_t lookup(std::string_view name);  // 0: none
@@ -95,6 +98,7 @@ private:
     std::mutex mutex_;
     std::condition_variable arrived_;
     std::map<std::uint64_t, Reply> replies_;
+    std::vector<std::string> sent_;
     std::uint64_t next_unique_ = 2;
     std::unique_ptr<front::Dispatcher> dispatcher_;
 };

@@ -302,9 +302,13 @@ void Builder::set_target(std::uint64_t number, std::string_view target) {
         std::memcpy(inode(number).inline_bytes, target.data(), target.size());
         return;
     }
-    const InlineExtent extent{le64(0), le64(put_blob(number, target, 0)), le32(1), le32(0)};
-    std::memcpy(inode(number).inline_bytes, &extent, sizeof extent);
-    inode(number).inline_count.set(1);
+    std::uint32_t count = 0;
+    for (std::size_t at = 0; at < target.size(); at += kBlobBytes, ++count) {
+        const std::uint64_t block = put_blob(number, target, at);
+        const InlineExtent extent{le64(count), le64(block), le32(1), le32(0)};
+        std::memcpy(inode(number).inline_bytes + count * sizeof extent, &extent, sizeof extent);
+    }
+    inode(number).inline_count.set(count);
 }
 
 // Inline maps only; their extents do not touch each other.

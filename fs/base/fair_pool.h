@@ -1,0 +1,60 @@
+// A bounded pool of threads for work that may block or take long, fair by user and by file: a user
+// who has much to do keeps half of the threads at most, and a file one.
+//
+// Jobs of one file run in the order that they came.  The user with the fewest running jobs is
+// served next.
+#pragma once
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <set>
+#include <thread>
+#include <vector>
+
+#include "base/mutex.h"
+
+namespace pmfs {
+
+class FairPool {
+public:
+    struct Job {
+        std::uint32_t user = 0;
+        std::uint64_t file = 0;  // no two jobs of one file run at once
+        std::function<void()> run;
+    };
+
+    // `name`: of its threads, 15 bytes at most.
+    FairPool(const char *name, unsigned threads);
+    // finish()
+    ~FairPool();
+    FairPool(const FairPool &) = delete;
+    FairPool &operator=(const FairPool &) = delete;
+
+    // False after finish(): the job was not taken.
+    bool submit(Job job) EXCLUDES(mutex_);
+    // Jobs that were submitted and have not begun.
+    std::size_t waiting() EXCLUDES(mutex_);
+    // Runs what is queued to its end and ends the threads.
+    void finish() EXCLUDES(mutex_);
+
+private:
+    struct User {
+        std::deque<Job> waiting;
+        unsigned running = 0;
+    };
+    void work() EXCLUDES(mutex_);
+    bool next(Job *job) REQUIRES(mutex_);
+    void done(const Job &job) REQUIRES(mutex_);
+
+    const unsigned running_max_;  // of one user
+    Mutex mutex_;
+    CondVar changed_;
+    std::map<std::uint32_t, User> users_ GUARDED_BY(mutex_);  // those with jobs
+    std::set<std::uint64_t> busy_files_ GUARDED_BY(mutex_);
+    std::size_t waiting_ GUARDED_BY(mutex_) = 0;
+    bool finishing_ GUARDED_BY(mutex_) = false;
+    std::vector<std::thread> threads_;
+};
+
+}  // namespace pmfs

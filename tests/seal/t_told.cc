@@ -1,0 +1,275 @@
+// What the kernel is told, and when: before the answer that makes its caches untrue
+// (docs/coherence.md; tests/mount/t_coherence.py asks a real kernel).
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#include "base/fair_pool.h"
+#include "fixture.h"
+
+using namespace pmfs;
+using namespace pmfs::test;
+
+namespace {
+
+using Sent = std::vector<std::string>;
+constexpr As kUser{.uid = 1000, .gid = 1000};
+
+std::string node_text(const OpenFile &file) {
+    return std::to_string(file.node);
+}
+
+// A file of some blocks with set-id bits; nothing is open, nothing was sent.
+std::uint64_t set_id_file(Wire &wire, const char *name) {
+    const OpenFile file = wire.create(name);
+    REQUIRE(wire.write(file, 0, pattern(4 * kBlock, 1)) == 0);
+    wire.release(file);
+    fuse_setattr_in mode{};
+    mode.valid = FATTR_MODE;
+    mode.mode = S_IFREG | 06777;
+    REQUIRE(wire.setattr(file.node, mode) == 0);
+    return file.node;
+}
+
+Reply write_and_kill(Wire &wire, const OpenFile &file, std::string_view bytes) {
+    fuse_write_in in{};
+    in.fh = file.handle;
+    in.size = static_cast<std::uint32_t>(bytes.size());
+    in.write_flags = FUSE_WRITE_KILL_SUIDGID;
+    return wire.call(FUSE_WRITE, file.node, bytes_text(in) + std::string(bytes), kUser);
+}
+
+double attr_seconds(Wire &wire, std::uint64_t node) {
+    const Reply reply = wire.call(FUSE_GETATTR, node, bytes_text(fuse_getattr_in{}));
+    REQUIRE(reply.error == 0);
+    const auto attr = reply.as<fuse_attr_out>();
+    return static_cast<double>(attr.attr_valid) + attr.attr_valid_nsec * 1e-9;
+}
+
+std::uint64_t seek(Wire &wire, const OpenFile &file, std::uint64_t offset, unsigned whence) {
+    fuse_lseek_in in{};
+    in.fh = file.handle;
+    in.offset = offset;
+    in.whence = whence;
+    const Reply reply = wire.call(FUSE_LSEEK, file.node, bytes_text(in));
+    REQUIRE(reply.error == 0);
+    return reply.as<fuse_lseek_out>().offset;
+}
+
+}  // namespace
+
+TEST_CASE("told: attributes go before the answer to what took set-id bits away, and only then") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const std::uint64_t node = set_id_file(wire, "f");
+    const std::string attr = "attr " + std::to_string(node);
+    OpenFile file = wire.open(node, O_RDWR, kUser);
+    wire.sent();
+    REQUIRE(write_and_kill(wire, file, "x").error == 0);
+    CHECK(wire.sent() == Sent{attr, "reply 0"});
+    REQUIRE(write_and_kill(wire, file, "x").error == 0);
+    CHECK(wire.sent() == Sent{"reply 0"});
+
+    const OpenFile other{.node = set_id_file(wire, "g")};
+    OpenFile opened = wire.open(other.node, O_RDWR, kUser);
+    wire.sent();
+    REQUIRE(wire.fallocate(opened, 0, 0, 8 * kBlock, kUser) == 0);
+    CHECK(wire.sent() == Sent{"attr " + node_text(other), "reply 0"});
+    CHECK((wire.getattr(other.node).mode & 07777) == 0777);
+
+    const OpenFile third{.node = set_id_file(wire, "h")};
+    wire.sent();
+    fuse_open_in in{};
+    in.flags = O_WRONLY | O_TRUNC;
+    in.open_flags = FUSE_OPEN_KILL_SUIDGID;
+    const Reply reply = wire.call(FUSE_OPEN, third.node, bytes_text(in), kUser);
+    REQUIRE(reply.error == 0);
+    CHECK(wire.sent() == Sent{"attr " + node_text(third), "reply 0"});
+    CHECK((wire.getattr(third.node).mode & 07777) == 0777);
+}
+
+TEST_CASE("told: pages under a direct write beside a cached reader go before its answer") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile writer = wire.create("f");
+    REQUIRE(wire.write(writer, 0, pattern(8 * kBlock, 1)) == 0);
+    wire.release(writer);
+    const OpenFile direct = wire.open(writer.node, O_RDWR | O_DIRECT);
+    REQUIRE(direct.direct());
+    OpenFile cached = wire.open(writer.node, O_RDWR);
+    REQUIRE(!cached.direct());
+    CHECK((cached.open_flags & FOPEN_KEEP_CACHE) != 0);
+    wire.sent();
+    REQUIRE(wire.write(direct, 2 * kBlock, pattern(3 * kBlock, 2)) == 0);
+    CHECK(wire.sent() == Sent{"pages " + node_text(direct) + " 8192 12288", "reply 0"});
+    REQUIRE(wire.write(direct, 8 * kBlock, pattern(kBlock, 3)) == 0);  // one that grows the file
+    CHECK(wire.sent() == Sent{"pages " + node_text(direct) + " 32768 4096", "reply 0"});
+    REQUIRE(wire.write(cached, 0, "x") == 0);  // by its own kernel, through those pages
+    CHECK(wire.sent() == Sent{"reply 0"});
+    wire.release(cached);
+
+    SUBCASE("and without one, the next cached open keeps none") {
+        wire.sent();
+        REQUIRE(wire.write(direct, 0, pattern(kBlock, 4)) == 0);
+        CHECK(wire.sent() == Sent{"reply 0"});
+        cached = wire.open(writer.node, O_RDONLY);
+        CHECK((cached.open_flags & FOPEN_KEEP_CACHE) == 0);
+        wire.release(cached);
+        cached = wire.open(writer.node, O_RDONLY);
+        CHECK((cached.open_flags & FOPEN_KEEP_CACHE) != 0);
+    }
+}
+
+TEST_CASE("told: what the kernel stores into a hole is written back before st_blocks, seeks and "
+          "direct reads are answered") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile file = wire.create("f");
+    REQUIRE(wire.truncate(file.node, 64 * kBlock) == 0);
+    const std::string page(kBlock, 'p');
+    unsigned asked = 0;
+    wire.on_invalidate = [&](std::uint64_t node) {
+        ++asked;
+        CHECK(wire.write_back(node, file.handle, (20 + asked) * kBlock, page) == 0);
+    };
+    CHECK(wire.getattr(file.node).blocks == 8);
+    CHECK(asked == 1);
+    CHECK(seek(wire, file, 0, SEEK_DATA) == 21 * kBlock);
+    CHECK(asked == 2);
+    CHECK(seek(wire, file, 21 * kBlock, SEEK_HOLE) == 24 * kBlock);
+    CHECK(asked == 3);
+    const OpenFile direct = wire.open(file.node, O_RDONLY | O_DIRECT);
+    CHECK(wire.read(direct, 24 * kBlock, kBlock).text() == page);
+    CHECK(asked == 4);
+
+    // Nothing is asked where nothing can be unseen: no hole is left, or nobody may store.
+    REQUIRE(wire.fallocate(file, 0, 0, 64 * kBlock) == 0);
+    for (unsigned block = 0; block < 64; block += 16)
+        REQUIRE(wire.write(file, block * kBlock, std::string(16 * kBlock, 'w')) == 0);
+    wire.getattr(file.node);
+    CHECK(seek(wire, file, 0, SEEK_HOLE) == 64 * kBlock);
+    CHECK(asked == 4);
+    REQUIRE(wire.truncate(file.node, 128 * kBlock) == 0);
+    wire.release(file);
+    wire.getattr(file.node);
+    CHECK(wire.read(direct, 0, kBlock).error == 0);
+    CHECK(asked == 4);
+    wire.release(direct);
+}
+
+TEST_CASE("told: attributes that may change unheard are not to be kept") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    OpenFile file = wire.create("f");
+    REQUIRE(wire.write(file, 0, pattern(kBlock, 1)) == 0);
+    CHECK(attr_seconds(wire, file.node) > 0);  // dense: a store changes no attribute but times
+    REQUIRE(wire.truncate(file.node, 2 * kBlock) == 0);
+    CHECK(attr_seconds(wire, file.node) == 0);
+    wire.release(file);
+    CHECK(attr_seconds(wire, file.node) > 0);
+    wire.sent();
+    file = wire.open(file.node, O_RDWR);  // what the kernel kept is not to be kept any more
+    CHECK(wire.sent() == Sent{"attr " + node_text(file), "reply 0"});
+    wire.release(file);
+    file = wire.open(file.node, O_RDWR | O_DIRECT);  // it may write asynchronously
+    CHECK(attr_seconds(wire, file.node) == 0);
+    wire.release(file);
+    CHECK(attr_seconds(wire, file.node) > 0);
+}
+
+TEST_CASE("told: a write-back that is stored in part is an error, and a write a short count") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile filler = wire.create("filler"), file = wire.create("f");
+    const auto room = [&] { return mounted.volume().info().blocks_available; };
+    std::uint64_t end = 0;
+    for (; room() > 16; end += 8) REQUIRE(wire.fallocate(filler, 0, end * kBlock, 8 * kBlock) == 0);
+    const std::uint64_t blocks = room() + 16;
+    REQUIRE(wire.truncate(file.node, blocks * kBlock) == 0);
+    const std::string bytes(blocks * kBlock, 'b');
+    CHECK(wire.write_back(file.node, file.handle, 0, bytes) == ENOSPC);
+    REQUIRE(wire.truncate(file.node, 0) == 0);
+    fuse_write_in in{};
+    in.fh = file.handle;
+    in.size = static_cast<std::uint32_t>(bytes.size());
+    const Reply reply = wire.call(FUSE_WRITE, file.node, bytes_text(in) + bytes);
+    REQUIRE(reply.error == 0);
+    CHECK(reply.as<fuse_write_out>().size > 0);
+    CHECK(reply.as<fuse_write_out>().size < bytes.size());
+}
+
+TEST_CASE("told: attributes go before the answer to each ioctl that changes them") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile file = wire.create("f");
+    REQUIRE(wire.truncate(file.node, 4 * kBlock) == 0);
+    const auto told = [&] {
+        const Sent sent = wire.sent();
+        return sent.size() >= 2 && sent[sent.size() - 2] == "attr " + node_text(file);
+    };
+    REQUIRE(prepare_ioctl(wire, file) == 0);
+    CHECK(told());
+    REQUIRE(seal_ioctl(wire, file, PMFS_SEAL_FULL) == 0);
+    CHECK(told());
+    REQUIRE(unseal_ioctl(wire, file) == 0);
+    CHECK(told());
+    info_of(wire, file);
+    CHECK(!told());
+}
+
+TEST_CASE("told: the listing of a directory that came to another parent") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const std::uint64_t from = wire.make_node("from", S_IFDIR | 0755);
+    const std::uint64_t moved = wire.make_node("moved", S_IFDIR | 0755);
+    const fuse_rename_in in{.newdir = from};
+    const auto names = [](std::string a, const std::string &b) {
+        return (a += '\0') + b + std::string(1, '\0');
+    };
+    wire.sent();
+    REQUIRE(wire.call(FUSE_RENAME, FUSE_ROOT_ID, bytes_text(in) + names("moved", "m")).error == 0);
+    CHECK(wire.sent() == Sent{"pages " + std::to_string(moved) + " 0 0", "reply 0"});
+    REQUIRE(wire.rename("from", "to") == 0);
+    CHECK(wire.sent() == Sent{"reply 0"});
+}
+
+TEST_CASE("fair pool: one user's blocked jobs keep nobody else waiting, and a file's keep their order") {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool blocked = true;
+    std::vector<int> order;
+    unsigned done = 0;
+    FairPool pool("pool", 4);
+    const auto wait_for = [&](unsigned count) {
+        std::unique_lock held(mutex);
+        return changed.wait_for(held, std::chrono::seconds(20), [&] { return done >= count; });
+    };
+    for (std::uint64_t file = 0; file < 50; ++file)
+        pool.submit({1, file, [&] {
+                         std::unique_lock held(mutex);
+                         changed.wait(held, [&] { return !blocked; });
+                     }});
+    for (int i = 0; i < 20; ++i)
+        pool.submit({2, 1000, [&, i] {
+                         const std::lock_guard held(mutex);
+                         order.push_back(i);
+                         ++done;
+                         changed.notify_all();
+                     }});
+    CHECK(wait_for(20));
+    CHECK(std::is_sorted(order.begin(), order.end()));
+    {
+        const std::lock_guard held(mutex);
+        blocked = false;
+        changed.notify_all();
+    }
+    pool.finish();
+    CHECK(!pool.submit({1, 1, [] {}}));
+}
