@@ -40,6 +40,22 @@ std::string canonical(const std::string &path) {
     return result;
 }
 
+// Descriptors that our starter forgot to close would be held as long as the filesystem is mounted:
+// a lock, the end of a pipe.  Only a source that is one of them is needed.
+void close_inherited(const std::string &source) {
+    unsigned kept = 0;
+    for (const char *folder : {"/proc/self/fd/", "/dev/fd/"})
+        if (source.starts_with(folder))
+            kept = static_cast<unsigned>(std::atoi(source.c_str() + std::strlen(folder)));
+    constexpr unsigned kFirst = STDERR_FILENO + 1;
+    if (kept < kFirst) {
+        ::close_range(kFirst, ~0u, 0);
+        return;
+    }
+    if (kept > kFirst) ::close_range(kFirst, kept - 1, 0);
+    ::close_range(kept + 1, ~0u, 0);
+}
+
 // Takes standard input, output and error away: what is said from here on goes to the system log.
 void detach() {
     const int null = ::open("/dev/null", O_RDWR);
@@ -109,6 +125,7 @@ int run(Words &words) {
         return tell({Exit::failed, *objection});
     words.serve.source = canonical(words.serve.source);
     words.serve.directory = canonical(words.serve.directory);
+    close_inherited(words.serve.source);
     if (words.fake) return check_only(words);
     if (words.serve.mount_flags & MS_REMOUNT) return remount(words);
     if (!words.serve.foreground) return serve_in_background(words);

@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "front/broker.h"
+#include "front/broker_socket.h"
 #include "front/dev_fuse.h"
 #include "front/dispatcher.h"
 #include "front/mount_point.h"
@@ -49,6 +50,14 @@ void ask_for_patience() {
     }
 }
 
+// Where syslog(3) sends to, without links.
+std::string system_log_path() {
+    char *real = ::realpath("/dev/log", nullptr);
+    std::string path = real != nullptr ? real : "/dev/log";
+    std::free(real);
+    return path;
+}
+
 // SIGTERM and SIGINT as something to poll.  Made before any thread, so that none gets the signals.
 FileDescriptor block_signals() {
     ::signal(SIGPIPE, SIG_IGN);
@@ -71,6 +80,7 @@ public:
     Outcome close();
 
 private:
+    Result<> leave_surroundings();
     void start_broker();
     void unmount_by_signal();
     bool threads_end_within(std::chrono::milliseconds time);
@@ -82,6 +92,7 @@ private:
     std::unique_ptr<DevFuse> device_;
     std::unique_ptr<Broker> broker_;
     std::optional<MountPoint> mount_point_;
+    Surroundings surroundings_;  // where to mount, until that is done; empty: here
 };
 
 Outcome Server::open() {
@@ -91,6 +102,8 @@ Outcome Server::open() {
     open.private_copy = options_.volume.read_only;
     auto region = pm::open_region(options_.source, open);
     if (!region.ok()) return failure(Exit::failed, options_.source, region.error());
+    if (const auto left = leave_surroundings(); !left.ok())
+        return failure(Exit::system, options_.directory, left.error());
     auto volume = Volume::open(std::move(region).take(), options_.volume);
     if (!volume.ok()) return failure(Exit::failed, options_.source, volume.error());
     volume_ = std::move(volume).take();
@@ -104,8 +117,21 @@ Outcome Server::open() {
     return {};
 }
 
+// While there is no thread: they all live where this one does.
+Result<> Server::leave_surroundings() {
+    auto before = TRY(Surroundings::of(options_.mount_namespace));
+    const std::vector<std::string> kept{"/", "/proc", system_log_path(), run_directory("")};
+    const auto left = leave_mount_namespace(kept);
+    if (!left.ok() && left.error().errno_value() != EPERM) return left.error();
+    // (Whoever may not leave may not mount either, and is told so then.)
+    if (left.value_or(false) || !options_.mount_namespace.empty())
+        surroundings_ = std::move(before);
+    return {};
+}
+
 Outcome Server::mount() {
-    auto mounted = MountPoint::make(options_);
+    const Surroundings where = std::move(surroundings_);  // and let them go when it is mounted
+    auto mounted = MountPoint::make(options_, where);
     if (!mounted.ok()) return failure(Exit::failed, options_.directory, mounted.error());
     mount_point_ = std::move(mounted).take();
     device_ = std::make_unique<DevFuse>(*dispatcher_, mount_point_->take_device(), ended_.get());

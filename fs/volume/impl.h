@@ -83,7 +83,7 @@ public:
     void after_drop(const LiveTable::Dropped &dropped) EXCLUDES(lock);
     // Somebody may have stored to the file past us: its mtime and ctime move.
     Result<> stored(InodeNo ino) REQUIRES(lock);
-    Result<> mark_mapped(InodeNo ino) REQUIRES(lock);
+    Result<> mark_mapped(const Grant &grant) REQUIRES(lock);
     std::atomic<GrantWatcher *> watcher{nullptr};
     AttributeWatcher *attribute_watcher = nullptr;
 
