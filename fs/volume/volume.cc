@@ -139,7 +139,8 @@ Result<> Volume::Impl::writable() const {
 }
 
 // Blocks of files without a name that nobody has open: they are free as soon as the client forgets
-// them, which is a moment after the last unlink.  A hint: the list is followed so far and no further.
+// them, which is a moment after the last unlink.  A hint: the list is followed so far and no
+// further.
 std::uint64_t Volume::Impl::leaving_blocks() {
     constexpr int kOrphansMax = 10000;
     const core::Reader reader(*core);
@@ -180,8 +181,7 @@ VolumeInfo Volume::info() {
     info.blocks_total = sb.block_count.get() - own;
     const std::uint64_t leaving = v.leaving_blocks();
     info.blocks_free = std::min(v.allocator->free_blocks() + leaving, info.blocks_total);
-    info.blocks_available =
-        std::min(v.allocator->available_blocks() + leaving, info.blocks_free);
+    info.blocks_available = std::min(v.allocator->available_blocks() + leaving, info.blocks_free);
     const core::Reader reader(*v.core);
     if (const auto state = core::read_state(reader); state.ok()) {
         info.inodes_used = state.value()->inodes_used.get();
