@@ -26,10 +26,6 @@ bool known(std::span<const std::uint8_t> boot) {
     return !all(0) && !all(0xff);
 }
 
-bool is_damage(const Error &error) {
-    return error.errno_value() == EUCLEAN || error.errno_value() == EIO;
-}
-
 GrantReason reason_of(const media::GrantHolder &holder) {
     const std::uint32_t flags = holder.flags.get();
     const std::uint32_t number = (flags & media::kGrantReasons) >> media::kGrantReasonShift;
