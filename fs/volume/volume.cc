@@ -123,8 +123,11 @@ Result<> Volume::close() {
     if (v.options.read_only) return {};
     ExclusiveLock held(v.lock);
     // The others have records, which the next mount finds.
-    for (const Grant &grant : v.live.storing_unrecorded())
-        while (!v.stored(grant.file).ok()) TRY(v.make_room());
+    for (const Grant &grant : v.live.storing_unrecorded()) {
+        auto noted = v.stored(grant.file);
+        for (; !noted.ok() && must_park(noted.error()); noted = v.stored(grant.file))
+            TRY(v.make_room());
+    }
     return v.journal->close();
 }
 
@@ -138,7 +141,8 @@ Result<> Volume::Impl::writable() const {
 }
 
 // Blocks of files without a name that nobody has open: they are free as soon as the client forgets
-// them, which is a moment after the last unlink.  A hint: the list is followed so far and no further.
+// them, which is a moment after the last unlink.  A hint: the list is followed so far and no
+// further.
 std::uint64_t Volume::Impl::leaving_blocks() {
     constexpr int kOrphansMax = 10000;
     const core::Reader reader(*core);
@@ -179,8 +183,7 @@ VolumeInfo Volume::info() {
     info.blocks_total = sb.block_count.get() - own;
     const std::uint64_t leaving = v.leaving_blocks();
     info.blocks_free = std::min(v.allocator->free_blocks() + leaving, info.blocks_total);
-    info.blocks_available =
-        std::min(v.allocator->available_blocks() + leaving, info.blocks_free);
+    info.blocks_available = std::min(v.allocator->available_blocks() + leaving, info.blocks_free);
     const core::Reader reader(*v.core);
     if (const auto state = core::read_state(reader); state.ok()) {
         info.inodes_used = state.value()->inodes_used.get();

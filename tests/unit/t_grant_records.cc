@@ -90,7 +90,8 @@ TEST_CASE("grant records: those of another boot go at the mount, and what they k
     CHECK(p.b.marked(extent_of(p, p.file).start.get()));  // the file's own
 }
 
-TEST_CASE("grant records: no number finds one, nor the inode table, nor an orphan nobody looked up") {
+TEST_CASE(
+    "grant records: no number finds one, nor the inode table, nor an orphan nobody looked up") {
     Populated p;
     auto volume = mount(p.b.region(), Boot::same);
     REQUIRE(volume.ok());
