@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "base/printable.h"
 #include "fsck/check.h"
 #include "fsck/print.h"
 #include "pm/region.h"
@@ -29,7 +30,7 @@ Result<fsck::Report> run(const Words &words) {
     const std::uint64_t replayed =
         TRY(fsck::replay_journal(*region, journal::current_boot_id(), !words.only_look, &damage));
     if (replayed != 0 && !words.json && !words.quiet)
-        fmt::print("{}: the journal was replayed{}: {} transactions\n", words.device,
+        fmt::print("{}: the journal was replayed{}: {} transactions\n", printable(words.device),
                    words.only_look ? " in memory" : "", replayed);
     fsck::Report report = TRY(fsck::check(*region));
     report.found += damage.found;
@@ -56,6 +57,9 @@ int main(int argc, char **argv) {
     app.add_flag("-T", ignored, "Accepted from fsck(8), which has a title of its own");
     app.add_flag("-V,--verbose", ignored, "Accepted from fsck(8)");
     app.add_option("-C", ignored_fd, "Accepted from fsck(8): there is no progress to show");
+    app.failure_message([](const CLI::App *, const CLI::Error &error) {
+        return printable(error.what()) + "\nRun with --help for more information.\n";
+    });
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError &e) {
@@ -74,7 +78,7 @@ int main(int argc, char **argv) {
 
     const auto report = run(words);
     if (!report.ok()) {
-        fmt::print(stderr, "fsck.pmfs: {}: {}\n", words.device, report.error().what());
+        fmt::print(stderr, "fsck.pmfs: {}: {}\n", printable(words.device), report.error().what());
         return kFailed;
     }
     const fsck::Report &found = report.value();
@@ -86,6 +90,6 @@ int main(int argc, char **argv) {
     if (found.clean()) return failed;
     if (words.repair)
         fmt::print(stderr, "fsck.pmfs: {}: this version finds problems and cannot repair them\n",
-                   words.device);
+                   printable(words.device));
     return kLeftBroken | failed;
 }

@@ -8,6 +8,7 @@
 #include <bit>
 #include <string_view>
 
+#include "base/printable.h"
 #include "base/units.h"
 #include "words.h"
 
@@ -123,8 +124,8 @@ std::string draw(const pmfs_volume &volume, const std::vector<pmfs_chunk> &chunk
     const Painter painter(style, chunk_size / block_size);
 
     std::string text = fmt::format(
-        "{} on {}, {}{}\n\n", size_words(volume.size), volume.source, medium_text(volume.medium),
-        volume.label[0] != 0 ? fmt::format(", \"{}\"", volume.label) : "");
+        "{} on {}, {}{}\n\n", size_words(volume.size), printable(volume.source), medium_text(volume.medium),
+        volume.label[0] != 0 ? fmt::format(", \"{}\"", printable(volume.label)) : "");
     Cell total;
     std::vector<Cell> row;
     std::uint64_t row_start = 0;

@@ -3,6 +3,7 @@
 
 #include <cerrno>
 
+#include "base/printable.h"
 #include "base/units.h"
 #include "json.h"
 #include "sentences.h"
@@ -33,7 +34,7 @@ Json to_json(const pmfs_quarantined &entry) {
 std::string words_of(const pmfs_quarantined &entry) {
     const bool alive = is_set(entry, PMFS_QUARANTINE_ALIVE);
     const std::string who =
-        alive ? fmt::format("process {} ({})", entry.pid, process_of_thread(entry.pid).name)
+        alive ? fmt::format("process {} ({})", entry.pid, printable(process_of_thread(entry.pid).name))
               : fmt::format("process {} (perhaps gone)", entry.pid);
     return fmt::format(
         "{}: {}, user {}, maps {} of inode {}{}; {} held back; {}", entry.id, who, entry.uid,
