@@ -36,8 +36,8 @@ void print_volume(const Words &words, const media::Superblock &sb, const char *m
     uuid_unparse_lower(sb.uuid, uuid);
     const auto *label = reinterpret_cast<const char *>(sb.label);
     const std::uint64_t blocks = sb.block_count.get(), groups = media::group_count(blocks);
-    fmt::print("{}: {} pmfs volume of {} on {}\n", printable(words.device), words.dry_run ? "would be a" : "a",
-               size_words(blocks * media::kBlockSize), medium);
+    fmt::print("{}: {} pmfs volume of {} on {}\n", printable(words.device),
+               words.dry_run ? "would be a" : "a", size_words(blocks * media::kBlockSize), medium);
     fmt::print("  uuid     {}\n", uuid);
     if (label[0] != 0) fmt::print("  label    {}\n", printable({label, ::strnlen(label, 64)}));
     fmt::print("  blocks   {} of 4 KiB in {} group{}\n", blocks, groups, groups == 1 ? "" : "s");

@@ -31,7 +31,8 @@ struct Words {
 };
 
 int tell(const Outcome &outcome) {
-    if (!outcome.sentence.empty()) fmt::print(stderr, "mount.pmfs: {}\n", pmfs::printable(outcome.sentence));
+    if (!outcome.sentence.empty())
+        fmt::print(stderr, "mount.pmfs: {}\n", pmfs::printable(outcome.sentence));
     return static_cast<int>(outcome.exit);
 }
 

@@ -120,7 +120,8 @@ bool Holding::start_command() {
     if (child_ == 0) {
         ::sigprocmask(SIG_SETMASK, &signals_.before(), nullptr);
         ::execvp(words[0], words.data());
-        fmt::print(stderr, "pmfsctl: cannot run {}: {}\n", printable(words[0]), std::strerror(errno));
+        fmt::print(stderr, "pmfsctl: cannot run {}: {}\n", printable(words[0]),
+                   std::strerror(errno));
         std::fflush(nullptr);
         ::_exit(kNotRun);
     }

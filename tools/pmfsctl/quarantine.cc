@@ -33,9 +33,9 @@ Json to_json(const pmfs_quarantined &entry) {
 
 std::string words_of(const pmfs_quarantined &entry) {
     const bool alive = is_set(entry, PMFS_QUARANTINE_ALIVE);
-    const std::string who =
-        alive ? fmt::format("process {} ({})", entry.pid, printable(process_of_thread(entry.pid).name))
-              : fmt::format("process {} (perhaps gone)", entry.pid);
+    const std::string who = alive ? fmt::format("process {} ({})", entry.pid,
+                                                printable(process_of_thread(entry.pid).name))
+                                  : fmt::format("process {} (perhaps gone)", entry.pid);
     return fmt::format(
         "{}: {}, user {}, maps {} of inode {}{}; {} held back; {}", entry.id, who, entry.uid,
         size_words(entry.total), entry.inode,

@@ -190,8 +190,8 @@ int status(const Options &options) {
     if (const int error = file.volume(&volume)) return complain(file, Verb::status, error);
     if (options.json) return print(to_json(volume));
     const std::uint64_t block = volume.block_size;
-    fmt::print("{} ({}), {}\n  uuid          {}\n", printable(volume.source), medium_text(volume.medium),
-               size_words(volume.size), uuid_text(volume.uuid));
+    fmt::print("{} ({}), {}\n  uuid          {}\n", printable(volume.source),
+               medium_text(volume.medium), size_words(volume.size), uuid_text(volume.uuid));
     if (volume.label[0] != 0) fmt::print("  label         {}\n", printable(volume.label));
     fmt::print("  data          {} of {} available\n  inodes        {} used\n",
                size_words(volume.blocks_available * block), size_words(volume.blocks_total * block),
