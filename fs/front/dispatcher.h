@@ -87,6 +87,7 @@ private:
     void dispatch(ReplyPort &port, Bytes message, bool flushed);
     static std::function<void(bool flushed)> put_aside(fuse_req_t req);
     bool interrupt(const Request &request);
+    void statx(const Request &request);
     bool start_waiting(std::uint64_t unique, ReplyPort &port) EXCLUDES(waiting_mutex_);
     ReplyPort *stop_waiting(std::uint64_t unique) EXCLUDES(waiting_mutex_);
     static ssize_t write_reply(int fd, iovec *iov, int count, void *userdata);
