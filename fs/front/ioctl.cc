@@ -414,7 +414,8 @@ constexpr Command kCommands[] = {
     {PMFS_IOC_RELEASE_GRANT, false, true, run_typed<pmfs_io_release_grant, release_grant>},
     {PMFS_IOC_REVOKE, true, true, run_typed<pmfs_io_revoke, revoke>},
     {PMFS_IOC_QUARANTINE, false, false, run_typed<pmfs_quarantine, quarantine>},
-    {PMFS_IOC_QUARANTINE_RELEASE, true, false, run_typed<pmfs_io_quarantine_release, quarantine_release>},
+    {PMFS_IOC_QUARANTINE_RELEASE, true, false,
+     run_typed<pmfs_io_quarantine_release, quarantine_release>},
     {PMFS_IOC_VOLUME, false, false, run_typed<pmfs_volume, volume>},
     {PMFS_IOC_CHUNKS, false, false, run_typed<pmfs_chunks, chunks>},
 };
