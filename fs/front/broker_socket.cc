@@ -135,25 +135,26 @@ FileDescriptor process_of(int socket, pid_t pid) {
     return FileDescriptor(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
 }
 
-bool answer(int socket, const Answer &answer, int device) {
+bool answer(int socket, const Answer &answer, int descriptor) {
     pmfs_broker_answer packet{.magic = PMFS_BROKER_MAGIC,
                               .version = PMFS_BROKER_VERSION,
                               .error = answer.error,
                               .writable = answer.writable,
-                              .epoch = answer.epoch};
+                              .epoch = answer.epoch,
+                              .claim = answer.claim};
     iovec piece{.iov_base = &packet, .iov_len = sizeof packet};
     alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
     msghdr message{};
     message.msg_iov = &piece;
     message.msg_iovlen = 1;
-    if (device >= 0) {
+    if (descriptor >= 0) {
         message.msg_control = control;
         message.msg_controllen = sizeof control;
         cmsghdr *header = CMSG_FIRSTHDR(&message);
         header->cmsg_level = SOL_SOCKET;
         header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN(sizeof device);
-        std::memcpy(CMSG_DATA(header), &device, sizeof device);
+        header->cmsg_len = CMSG_LEN(sizeof descriptor);
+        std::memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
     }
     return ::sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) ==
            static_cast<ssize_t>(sizeof packet);

@@ -29,12 +29,13 @@ Result<Peer> peer_of(int socket);
 FileDescriptor process_of(int socket, pid_t pid);
 
 struct Answer {
-    int error;
-    bool writable;
-    std::uint64_t epoch;
+    int error = 0;
+    bool writable = false;
+    std::uint64_t epoch = 0;
+    std::uint64_t claim = 0;
 };
-// False when the peer did not take it.
-bool answer(int socket, const Answer &answer, int device);
+// With a descriptor, if that is not negative.  False when the peer did not take it.
+bool answer(int socket, const Answer &answer, int descriptor);
 
 // `option`, or $PMFS_RUN_DIR, or /run/pmfs.
 std::string run_directory(const std::string &option);

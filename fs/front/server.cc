@@ -32,8 +32,11 @@ using namespace std::chrono_literals;
 // the kernel what it has to write back.
 constexpr std::chrono::milliseconds kQuiet = 100ms, kQuietMax = 10s;
 
+constexpr int kNeverKilled = -1000;  // proc(5), oom_score_adj
+
 Outcome failure(Exit exit, const std::string &about, const Error &error) {
     std::string sentence = fmt::format("{}: {}", about, error.what());
+    if (error.errno_value() == EAGAIN || error.errno_value() == ENOMEM) exit = Exit::system;
     // The library's sentences name what happened; an errno that no sentence explains is added.
     if (exit == Exit::failed && error.errno_value() != EINVAL)
         sentence += fmt::format(" ({})", std::strerror(error.errno_value()));
@@ -41,13 +44,22 @@ Outcome failure(Exit exit, const std::string &about, const Error &error) {
 }
 
 // A server that the kernel waits for: it must not wait for its own write-back when memory is short,
-// and is not the first to be killed then.
-void ask_for_patience() {
+// and must not be killed then.  (The volume that it maps counts as its memory, so that it would be
+// the first, and nothing is gained: mapped pages of a file can be had back without that.)
+// Gives the score that it has then, of which -1000 is what was asked for.
+int ask_for_patience() {
     ::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
-    if (FILE *score = std::fopen("/proc/self/oom_score_adj", "we")) {
-        std::fputs("-500", score);
+    constexpr const char *kScore = "/proc/self/oom_score_adj";
+    if (FILE *score = std::fopen(kScore, "we")) {
+        fmt::print(score, "{}", kNeverKilled);
         std::fclose(score);
     }
+    int now = 0;
+    if (FILE *score = std::fopen(kScore, "re")) {
+        if (std::fscanf(score, "%d", &now) != 1) now = 0;
+        std::fclose(score);
+    }
+    return now;
 }
 
 // Where syslog(3) sends to, without links.
@@ -189,11 +201,13 @@ void Server::unmount_by_signal() {
 }
 
 Outcome Server::close() {
+    // While there are threads to serve what the kernel writes back for a notification: it would
+    // wait for ever otherwise, on a filesystem that was detached and is still in use.
+    dispatcher_->finish_notifications();
     if (device_ != nullptr) {  // else it was never mounted
         device_->stop();
         device_->join();
     }
-    dispatcher_->finish_notifications();
     dispatcher_->set_broker(nullptr);
     broker_.reset();
     const Result<> closed = volume_->close();
@@ -208,13 +222,19 @@ Outcome Server::close() {
 }  // namespace
 
 Outcome serve(const ServeOptions &options, const std::function<void()> &mounted) {
-    ask_for_patience();
+    const int oom_score = ask_for_patience();
     Server server(options);
     if (Outcome opened = server.open(); opened.exit != Exit::done) return opened;
     if (Outcome made = server.mount(); made.exit != Exit::done) {
         static_cast<void>(server.close());
         return made;
     }
+    if (oom_score != kNeverKilled)
+        spdlog::warn(
+            "when memory is short the server may be the first to be killed (its oom_score_adj is "
+            "{}): "
+            "start it with CAP_SYS_RESOURCE, or by a systemd unit with OOMScoreAdjust=-1000",
+            oom_score);
     mounted();
     spdlog::info("{} is mounted on {}", options.source, options.directory);
     server.wait();

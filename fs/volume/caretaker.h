@@ -13,6 +13,7 @@
 #include "base/file_descriptor.h"
 #include "base/ids.h"
 #include "base/mutex.h"
+#include "base/result.h"
 
 namespace pmfs {
 
@@ -25,6 +26,8 @@ public:
     };
     // without_thread: tests call tend().
     Caretaker(Duties duties, bool without_thread);
+    // Starts the thread.  EAGAIN: there are no more.
+    Result<> start() EXCLUDES(mutex_);
     ~Caretaker();
     // Ends the thread; what still waits is dropped, and nothing can wait any more.
     void stop() EXCLUDES(mutex_);

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/thread.h"
 #include "core/btree.h"
 #include "core/node.h"
 #include "media/geometry.h"
@@ -78,6 +79,7 @@ Result<> Volume::Impl::start() {
     if (!root.ok() && root.error().errno_value() != ESTALE) return root.error();
     if (!root.ok() || (root.value()->mode.get() & S_IFMT) != S_IFDIR)
         return corrupt("the root is not a directory");
+    TRY(caretaker.start());
     if (options.read_only) return {};
     if (auto made = pm::Lender::make(region->mapping_fd(), region->mapping_unit()); made.ok())
         lender.emplace(std::move(made).take());
@@ -87,7 +89,7 @@ Result<> Volume::Impl::start() {
         if (!grants_damaged) TRY(finish_orphans());
     }
     if (region->is_image() && !options.no_background)
-        commit_thread = std::thread([this] { commit_loop(); });
+        commit_thread = TRY(start_thread("pmfs-commit", [this] { commit_loop(); }));
     return {};
 }
 

@@ -258,6 +258,7 @@ TEST_CASE("fair pool: one user's blocked jobs keep nobody else waiting, and a fi
     std::vector<int> order;
     unsigned done = 0;
     FairPool pool("pool", 4);
+    REQUIRE(pool.start().ok());
     const auto wait_for = [&](unsigned count) {
         std::unique_lock held(mutex);
         return changed.wait_for(held, std::chrono::seconds(20), [&] { return done >= count; });
