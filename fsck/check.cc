@@ -3,9 +3,7 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cstring>
-#include <optional>
 
 #include "fsck/context.h"
 #include "fsck/directories.h"
@@ -31,50 +29,19 @@ bool same_content(const T &a, const T &b) {
                        reinterpret_cast<const char *>(&b) + skip, sizeof(T) - skip) == 0;
 }
 
-ConstBytes block_at(const pm::Region &region, std::uint64_t block) {
-    return {region.meta() + block * kBlockSize, kBlockSize};
+Result<FoundSuperblock> superblock_of(const pm::Region &region) {
+    return find_superblock({region.meta(), region.size()});
 }
-
-bool all_zero(ConstBytes bytes) {
-    return std::ranges::all_of(bytes, [](std::byte b) { return b == std::byte{0}; });
-}
-
-}  // namespace
-
-Result<Superblock> find_superblock(const pm::Region &region, bool *from_copy) {
-    *from_copy = false;
-    if (region.size() < kVolumeSizeMin)
-        return Error(EINVAL, "not a pmfs volume: smaller than any (make one with mkfs.pmfs)");
-    const auto first = read_superblock(block_at(region, 0), 0, region.size());
-    if (first.ok()) return first;
-    // An interrupted mkfs leaves zeroes there, and the copies do not count.
-    const int error = first.error().errno_value();
-    const bool foreign = error == EINVAL && !looks_like_superblock(block_at(region, 0)) &&
-                         !all_zero(block_at(region, 0));
-    if (error != EUCLEAN && !foreign) return first;
-    for (std::uint64_t group = 1; group < group_count(region.size() / kBlockSize); ++group) {
-        const std::uint64_t block = group_start(group);
-        if (block >= region.size() / kBlockSize) break;
-        const auto copy = read_superblock(block_at(region, block), block, region.size());
-        if (!copy.ok()) continue;
-        *from_copy = true;
-        return copy;
-    }
-    return first;
-}
-
-namespace {
 
 void check_superblock_copies(Context &context) {
     const pm::ScatteredAccess scattered(context.region);
-    for (std::uint64_t group = 1; group < group_count(context.block_count()); ++group) {
-        const std::uint64_t block = group_start(group);
+    for_each_copy(context.sb, [&](std::uint64_t block) {
         const auto *copy = context.whole<Superblock>(block, Magic::superblock);
         if (copy == nullptr)
             context.found_block(Code::superblock_copy_damaged, block);
         else if (!same_content(*copy, context.sb))
             context.found_block(Code::superblock_copy_differs, block);
-    }
+    });
 }
 
 void check_journal(Context &context) {
@@ -114,28 +81,35 @@ const State *check_state(Context &context) {
 
 Result<std::uint64_t> replay_journal(pm::Region &region, const journal::BootId &boot_id,
                                      bool may_write, Report *report) {
-    bool from_copy = false;
-    const Superblock sb = TRY(find_superblock(region, &from_copy));
+    const Superblock sb = TRY(superblock_of(region)).sb;
     if (must_mount_read_only(sb) && may_write)
         return Error(ENOTSUP,
                      "the volume uses a feature that this program may not write; -n checks "
                      "it without writing");
-    const auto done = journal::recover(region, sb, boot_id);
-    if (done.ok()) return done.value().records;
-    if (done.error().errno_value() != EUCLEAN) return done.error();
-    if (journal::read_ring_header(region, sb).ok())
-        report->add({.code = Code::record_damaged, .detail = done.error().what()}, 1);
+    const auto chain = journal::verify_chain(region, sb, boot_id);
+    if (!chain.ok() && chain.error().errno_value() == EUCLEAN) return 0;  // check() says it
+    if (!chain.ok()) return chain.error();
+    const journal::Flaw flaw = chain.value().flaw;
+    if (flaw.kind == journal::Flaw::Kind::none)
+        return TRY(journal::recover(region, sb, boot_id)).records;
+    report->add({.code = flaw.kind == journal::Flaw::Kind::broken ? Code::record_broken
+                                                                  : Code::record_damaged,
+                 .block = flaw.block,
+                 .detail = fmt::format("record {}; nothing was replayed", flaw.seq)},
+                1);
     return 0;
 }
 
 Result<Report> check(pm::Region &region, const Options &options) {
     (void)pm::take_fault();
-    bool from_copy = false;
-    const Superblock sb = TRY(find_superblock(region, &from_copy));
+    const FoundSuperblock found = TRY(superblock_of(region));
+    const Superblock &sb = found.sb;
     Report report;
     report.blocks = sb.block_count.get();
     Context context(region, sb, options, report);
-    if (from_copy) context.found_block(Code::superblock_damaged, 0);
+    if (found.block != 0)
+        context.found_block(Code::superblock_damaged, 0,
+                            fmt::format("the copy in block {}", found.block));
     check_superblock_copies(context);
     check_journal(context);
 

@@ -24,6 +24,7 @@ struct Options {
 struct Report {
     std::vector<Problem> problems;
     std::uint64_t found = 0;     // kept or not
+    std::uint64_t repaired = 0;  // of these
     bool unjudged = false;       // damage hides what some blocks or names belong to
     bool gave_up = false;        // too many problems: the rest was not looked at
     bool medium_failed = false;  // a bad page, say; what lies there was read as zeroes
@@ -40,22 +41,18 @@ struct Report {
     }
 };
 
-// The superblock, or the first whole copy of it if block 0 is damaged (*from_copy).
-// Errors: media::read_superblock's.
-Result<media::Superblock> find_superblock(const pm::Region &region, bool *from_copy);
-
 // Replays the journal of a volume that was not unmounted, so that check() finds it at rest; on a
 // private copy of a region in memory only.  Returns how many transactions.  A journal that cannot
 // be read is a problem of the volume like any other: it goes to `report`, unless check() will say
 // it. `boot_id`: the running kernel's, journal::current_boot_id() but in tests; an image that
-// another boot wrote has lost its page cache. Errors: find_superblock's; ENOTSUP: a feature that
+// another boot wrote has lost its page cache. Errors: media::find_superblock's; ENOTSUP: a feature that
 // this program may not write; EIO.
 Result<std::uint64_t> replay_journal(pm::Region &region, const journal::BootId &boot_id,
                                      bool may_write, Report *report);
 
 // Looks at what region.meta() and region.data() show now; replays nothing (see above) and writes
 // nothing.  The volume must be at rest.  No state outlives the call.
-// Errors, where nothing can be checked: find_superblock's; ENOMEM.
+// Errors, where nothing can be checked: media::find_superblock's; ENOMEM.
 Result<Report> check(pm::Region &region, const Options &options = {});
 
 }  // namespace pmfs::fsck

@@ -43,8 +43,14 @@ struct Context {
     const T *whole(std::uint64_t block, media::Magic magic) const {
         static_assert(sizeof(T) == media::kBlockSize || sizeof(T) == sizeof(media::NodeHeader));
         const ConstBytes bytes = meta_block(block);
-        if (!media::block_ok(bytes, magic, fsid(), block)) return nullptr;
+        if (!media::block_ok(bytes, magic, fsid(), block) || !reserved_zero(bytes, magic))
+            return nullptr;
         return reinterpret_cast<const T *>(bytes.data());
+    }
+
+    // As media::reserved_zero(), on a volume whose fields this program knows.
+    bool reserved_zero(ConstBytes block, media::Magic magic) const {
+        return !media::knows_all_fields(sb) || media::reserved_zero(block, magic);
     }
 
     void found(Problem problem) { report.add(std::move(problem), options.problems_kept_max); }

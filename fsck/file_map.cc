@@ -255,7 +255,8 @@ Owned walk_blobs(Context &context, Space &space, std::uint64_t number, std::uint
         const ConstBytes bytes = context.data_block(block);
         const auto &blob = *reinterpret_cast<const BlobBlock *>(bytes.data());
         const std::uint64_t piece = std::min<std::uint64_t>(size - *offset, kBlobBytes);
-        if (!block_ok(bytes, Magic::blob, context.fsid(), block))
+        if (!block_ok(bytes, Magic::blob, context.fsid(), block) ||
+            !context.reserved_zero(bytes, Magic::blob))
             context.found({.code = Code::blob_damaged, .block = block, .inode = number});
         else if (blob.owner.get() != number || blob.offset.get() != *offset ||
                  blob.size.get() != piece)
@@ -264,6 +265,47 @@ Owned walk_blobs(Context &context, Space &space, std::uint64_t number, std::uint
     }
     return {blocks, true};
 }
+
+namespace {
+
+// A target that is too long for its inode, in one or two blocks.
+Owned walk_long_target(Context &context, Space &space, std::uint64_t number, const Inode &inode) {
+    const ConstBytes bytes = std::as_bytes(std::span(inode.inline_bytes));
+    const std::uint64_t size = inode.size.get(), blocks = blob_blocks(size);
+    std::vector<FileExtent> extents;
+    std::uint64_t mapped = 0;
+    for (std::uint32_t i = 0; i < inode.inline_count.get() && mapped < blocks; ++i) {
+        extents.push_back(extent_of(load<InlineExtent>(bytes, i * sizeof(InlineExtent))));
+        const FileExtent &e = extents.back();
+        if (e.file_block != mapped || e.flags != 0 || e.blocks == 0) break;
+        mapped += e.blocks;
+    }
+    if (mapped != blocks || extents.size() != inode.inline_count.get()) {
+        context.found_inode(Code::symlink_broken, number,
+                            fmt::format("a target of {} bytes is in {}", size,
+                                        blocks == 1 ? "one block" : "two blocks"));
+        context.lost_owners = true;
+        return {0, false};
+    }
+    Owned owned;
+    std::uint64_t offset = 0;
+    for (const FileExtent &e : extents) {
+        const Owned piece = walk_blobs(context, space, number, e.start, e.blocks, size, &offset);
+        owned.add(piece);
+        for (std::uint64_t block = e.start; block < e.start + piece.blocks; ++block) {
+            const ConstBytes raw = context.data_block(block);
+            const auto &blob = *reinterpret_cast<const BlobBlock *>(raw.data());
+            if (!block_ok(raw, Magic::blob, context.fsid(), block) || blob.size.get() > kBlobBytes)
+                continue;
+            const auto text = text_in(std::as_bytes(std::span(blob.bytes)).first(blob.size.get()));
+            if (text.find('\0') != std::string_view::npos)
+                context.found_inode(Code::symlink_broken, number, "a zero byte in it");
+        }
+    }
+    return owned;
+}
+
+}  // namespace
 
 Owned walk_symlink(Context &context, Space &space, std::uint64_t number, const Inode &inode) {
     const std::uint64_t size = inode.size.get();
@@ -274,24 +316,7 @@ Owned walk_symlink(Context &context, Space &space, std::uint64_t number, const I
             context.found_inode(Code::symlink_broken, number, "a zero byte in it");
         return {};
     }
-    const FileExtent extent =
-        extent_of(load<InlineExtent>(std::as_bytes(std::span(inode.inline_bytes))));
-    if (inode.inline_count.get() != 1 || extent.blocks != 1) {
-        context.found_inode(Code::symlink_broken, number, "a long target is in one block");
-        context.lost_owners = true;
-        return {0, false};
-    }
-    std::uint64_t offset = 0;
-    const Owned owned = walk_blobs(context, space, number, extent.start, 1, size, &offset);
-    if (owned.complete) {
-        const auto &blob =
-            *reinterpret_cast<const BlobBlock *>(context.data_block(extent.start).data());
-        const auto target = text_in(std::as_bytes(std::span(blob.bytes)).first(size));
-        if (block_ok(context.data_block(extent.start), Magic::blob, context.fsid(), extent.start) &&
-            target.find('\0') != std::string_view::npos)
-            context.found_inode(Code::symlink_broken, number, "a zero byte in it");
-    }
-    return owned;
+    return walk_long_target(context, space, number, inode);
 }
 
 }  // namespace pmfs::fsck

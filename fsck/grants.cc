@@ -30,16 +30,28 @@ const char *more_than_a_record(const Inode &inode) {
     return nullptr;
 }
 
+GrantHolder holder_of(const Inode &inode) {
+    return load<GrantHolder>(std::as_bytes(std::span(inode.seal_digest)));
+}
+
+// Those that are unknown, or need others.
+std::uint32_t wrong_flags(std::uint32_t flags) {
+    std::uint32_t wrong = flags & ~std::uint32_t{kKnownGrantFlags};
+    if ((flags & kGrantPlaced) == 0) wrong |= flags & kGrantLent;
+    const std::uint32_t reason = (flags & kGrantReasons) >> kGrantReasonShift;
+    if (reason > static_cast<std::uint32_t>(GrantReason::still_mapped))
+        wrong |= flags & kGrantReasons;
+    return wrong;
+}
+
 void check_record(Context &context, std::uint64_t number, const Inode &inode) {
     const std::uint32_t flags = inode.flags.get();
     if ((flags & ~std::uint32_t{kKnownInodeFlags}) != 0)
         context.found_inode(Code::flags_wrong, number, fmt::format("unknown: {:#x}", flags));
     if (const char *more = more_than_a_record(inode); more != nullptr)
         context.found_inode(Code::grant_record_not_bare, number, more);
-    const auto holder = load<GrantHolder>(std::as_bytes(std::span(inode.seal_digest)));
-    if ((holder.flags.get() & ~std::uint32_t{kKnownGrantFlags}) != 0)
-        context.found_inode(Code::grant_flags_wrong, number,
-                            fmt::format("{:#x}", holder.flags.get()));
+    if (const std::uint32_t wrong = wrong_flags(holder_of(inode).flags.get()); wrong != 0)
+        context.found_inode(Code::grant_flags_wrong, number, fmt::format("{:#x}", wrong));
     const std::size_t count_max = inode.map_root.get() == 0 ? kInlineExtents : 0;
     if (inode.inline_count.get() > count_max)
         context.found_inode(
@@ -48,6 +60,11 @@ void check_record(Context &context, std::uint64_t number, const Inode &inode) {
 }
 
 }  // namespace
+
+bool is_placed_record(const Inode &inode) {
+    return (inode.flags.get() & kGrantRecord) != 0 &&
+           (holder_of(inode).flags.get() & kGrantPlaced) != 0;
+}
 
 GrantRecord walk_grant_record(Context &context, Space &space, std::uint64_t number,
                               const Inode &inode) {

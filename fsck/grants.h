@@ -15,6 +15,9 @@ namespace pmfs::fsck {
 
 class Inodes;
 
+// A record whose `atime` and `mtime` are a GrantPlace.
+bool is_placed_record(const media::Inode &inode);
+
 struct GrantRecord {
     std::uint64_t inode = 0;          // the record's own
     std::uint64_t file = 0;           // that its holder maps

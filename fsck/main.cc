@@ -1,19 +1,21 @@
-// fsck.pmfs: words in, words out.  What is checked, and in which order, is in check.cc.
+// fsck.pmfs: words in, words out.  What is checked, and in which order, is in check.cc; what is
+// repaired, in repair.cc.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 
 #include "fsck/check.h"
 #include "fsck/print.h"
+#include "fsck/repair.h"
 #include "pm/region.h"
 
 namespace {
 
 using namespace pmfs;
 
-// The bits that fsck(8) gives its exit status, so that boot scripts understand us.  1 (corrected)
-// is not among them: replaying a journal corrects nothing, and nothing else is repaired yet.
-enum Exit { kClean = 0, kLeftBroken = 4, kFailed = 8, kUsage = 16 };
+// The bits that fsck(8) gives its exit status, so that boot scripts understand us.  Replaying a
+// journal corrects nothing.
+enum Exit { kClean = 0, kCorrected = 1, kLeftBroken = 4, kFailed = 8, kUsage = 16 };
 
 struct Words {
     std::string device;
@@ -32,6 +34,8 @@ Result<fsck::Report> run(const Words &words) {
         fmt::print("{}: the journal was replayed{}: {} transactions\n", words.device,
                    words.only_look ? " in memory" : "", replayed);
     fsck::Report report = TRY(fsck::check(*region));
+    // While the journal cannot be replayed nothing is written.
+    if (words.repair && damage.clean()) TRY(fsck::repair(*region, report));
     report.found += damage.found;
     report.problems.insert(report.problems.begin(), damage.problems.begin(), damage.problems.end());
     return report;
@@ -46,8 +50,10 @@ int main(int argc, char **argv) {
         app.add_option("device", words.device, "DAX device or image file; must not be mounted");
     bool codes = false;
     app.add_flag("--codes", codes, "Only list the problems that it knows");
-    app.add_flag("-n", words.only_look, "Write nothing: the journal is replayed in memory");
-    app.add_flag("-a,-p,-y", words.repair, "Repair (there is no repair yet: says so)");
+    auto *look =
+        app.add_flag("-n", words.only_look, "Write nothing: the journal is replayed in memory");
+    app.add_flag("-a,-p,-y", words.repair, "Repair what has a repair: the superblock and its copies")
+        ->excludes(look);
     bool ignored = false;
     int ignored_fd = 0;
     app.add_flag("-f,--force", ignored, "Check a clean volume too (always done)");
@@ -83,9 +89,10 @@ int main(int argc, char **argv) {
     else if (!words.quiet || !found.clean() || found.medium_failed)
         fmt::print("{}", fsck::text_of(found, words.device));
     const int failed = found.medium_failed ? kFailed : 0;  // the codes are bits
-    if (found.clean()) return failed;
+    const int corrected = found.repaired != 0 ? kCorrected : 0;
+    if (found.repaired == found.found) return corrected | failed;
     if (words.repair)
-        fmt::print(stderr, "fsck.pmfs: {}: this version finds problems and cannot repair them\n",
+        fmt::print(stderr, "fsck.pmfs: {}: not all problems can be repaired by this version\n",
                    words.device);
-    return kLeftBroken | failed;
+    return corrected | kLeftBroken | failed;
 }

@@ -25,7 +25,11 @@ std::string text_of(const Report &report, const std::string &device) {
         "blocks in use\n",
         device,
         report.clean() ? std::string("clean")
-                       : fmt::format("{} problem{}", report.found, report.found == 1 ? "" : "s"),
+                       : fmt::format("{} problem{}{}", report.found, report.found == 1 ? "" : "s",
+                                     report.repaired == 0 ? ""
+                                     : report.repaired == report.found
+                                         ? ", repaired"
+                                         : fmt::format(", {} repaired", report.repaired)),
         report.inodes, report.directories, report.orphans, report.sealed,
         report.grants == 0 ? "" : fmt::format(", {} grant records", report.grants),
         report.blocks_used, report.blocks);
@@ -50,12 +54,14 @@ std::string json_of(const Report &report, const std::string &device) {
         }
         if (problem.inode != Problem::kNone) line["inode"] = problem.inode;
         if (!problem.detail.empty()) line["detail"] = problem.detail;
+        if (problem.repaired) line["repaired"] = true;
         text += dump(line);
     }
     return text + dump({{"type", "summary"},
                         {"device", device},
                         {"clean", report.clean()},
                         {"problems", report.found},
+                        {"repaired", report.repaired},
                         {"unjudged", report.unjudged},
                         {"gave_up", report.gave_up},
                         {"medium_failed", report.medium_failed},

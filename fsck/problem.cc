@@ -19,6 +19,7 @@ constexpr CodeInfo kCodes[] = {
     PMFS_CODE(ring_headers_damaged, "both headers of the journal are damaged"),
     PMFS_CODE(ring_tail_outside, "the journal's tail points outside the journal"),
     PMFS_CODE(record_damaged, "a journal record has a right checksum and impossible content"),
+    PMFS_CODE(record_broken, "a journal record that counts is damaged"),
 
     PMFS_CODE(state_copy_damaged, "a copy of the volume's state is damaged"),
     PMFS_CODE(state_copies_differ, "the two copies of the volume's state differ"),
@@ -106,7 +107,8 @@ constexpr CodeInfo kCodes[] = {
     PMFS_CODE(symlink_broken, "a symbolic link has an impossible target"),
 
     PMFS_CODE(grant_record_not_bare, "a grant record has something that only a file has"),
-    PMFS_CODE(grant_flags_wrong, "a grant record has unknown flags of its own"),
+    PMFS_CODE(grant_flags_wrong,
+              "a grant record has flags of its own that are unknown or contradict each other"),
     PMFS_CODE(grant_file_impossible, "a grant record names a file that never was"),
     PMFS_CODE(grant_extent_wrong,
               "a grant record's extent is unwritten, or not under the number of its first block"),
@@ -140,6 +142,7 @@ std::string text_of(const Problem &problem) {
         text += fmt::format(" blocks {}-{}:", problem.block, problem.block + problem.blocks - 1);
     text += fmt::format(" {}", info_of(problem.code).sentence);
     if (!problem.detail.empty()) text += fmt::format(" ({})", problem.detail);
+    if (problem.repaired) text += ": repaired";
     return text;
 }
 

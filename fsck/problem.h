@@ -19,6 +19,7 @@ enum class Code : std::uint16_t {
     ring_headers_damaged = 201,
     ring_tail_outside = 202,
     record_damaged = 203,
+    record_broken = 204,
 
     state_copy_damaged = 301,
     state_copies_differ = 302,
@@ -126,6 +127,7 @@ struct Problem {
     std::uint64_t blocks = 1;     // how many, where `block` is given
     std::uint64_t inode = kNone;  // whose
     std::string detail = {};      // figures or a name; may be empty
+    bool repaired = false;
 };
 
 // One line: "PM0408: block 1234: in use, but nobody owns it".

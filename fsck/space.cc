@@ -85,6 +85,8 @@ void Space::claim_fixed() {
     const std::uint64_t start = sb.state_block[0].get();
     claim(start, fixed_end(sb.journal_start.get(), sb.journal_blocks.get()) - start,
           ChunkKind::meta, Problem::kNone);
+    if (const std::uint64_t copy = sb.copy_block.get(); copy != 0)
+        claim(copy, 1, ChunkKind::data, Problem::kNone);
 }
 
 bool Space::kind_known(std::uint64_t chunk, ChunkKind *kind) const {

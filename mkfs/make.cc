@@ -92,6 +92,7 @@ private:
     void put_superblock(std::uint64_t block);
     void put_group(std::uint64_t group);
     void put_bitmap(std::uint64_t block, std::uint64_t first_block, std::uint64_t used_end);
+    void put_mark_of_making();
     void put_state();
     void put_journal();
     void put_inode_table();
@@ -118,7 +119,17 @@ void Maker::put_superblock(std::uint64_t block) {
     put(block, sb_);
 }
 
-// The bits of the kBitmapChunks chunks from `first_block` on: all below `used_end` are in use.
+void Maker::put_mark_of_making() {
+    struct {
+        BlockHeader header;
+        std::byte zero[kBlockSize - sizeof(BlockHeader)];
+    } mark{};
+    mark.header = header(Magic::making, 0);
+    put(0, mark);
+}
+
+// The bits of the kBitmapChunks chunks from `first_block` on: all below `used_end` are in use, and
+// the volume's last block where it has a copy of the superblock.
 void Maker::put_bitmap(std::uint64_t block, std::uint64_t first_block, std::uint64_t used_end) {
     BitmapBlock bitmap{};
     bitmap.header = header(Magic::bitmap, block);
@@ -129,6 +140,9 @@ void Maker::put_bitmap(std::uint64_t block, std::uint64_t first_block, std::uint
             const std::uint64_t used = std::min<std::uint64_t>(used_end - from, 64);
             bitmap.bits[row][word] = le64(~std::uint64_t{0} >> (64 - used));
         }
+    const std::uint64_t copy = sb_.copy_block.get();
+    if (copy != 0 && copy >= first_block && copy - first_block < kBitmapChunks * kChunkBlocks)
+        bitmap.bits[(copy - first_block) / kChunkBlocks][7] = le64(std::uint64_t{1} << 63);
     put(block, bitmap);
 }
 
@@ -141,9 +155,15 @@ void Maker::put_group(std::uint64_t group) {
 
     if (group != 0) put_superblock(layout.superblock);
 
+    // A copy of the superblock at the end lies in a chunk for data, which is not free then.
+    const std::uint64_t data_chunks = sb_.copy_block.get() != 0 ? 1 : 0;
+    if (data_chunks != 0) put_superblock(sb_.copy_block.get());
+
     Summary summary{};
     summary.group = le64(group);
-    summary.free_chunks = le32(static_cast<std::uint32_t>(chunks - meta_chunks));
+    summary.free_chunks = le32(static_cast<std::uint32_t>(chunks - meta_chunks - data_chunks));
+    summary.data_free = le32(static_cast<std::uint32_t>(data_chunks * (kChunkBlocks - 1)));
+    if (data_chunks != 0) summary.kind[chunks - 1] = static_cast<std::uint8_t>(ChunkKind::data);
     summary.meta_free =
         le32(static_cast<std::uint32_t>(meta_chunks * kChunkBlocks - (used_end - start)));
     std::fill_n(summary.kind, meta_chunks, static_cast<std::uint8_t>(ChunkKind::meta));
@@ -202,7 +222,7 @@ void Maker::put_state() {
 }
 
 // Two clean headers.  The ring is left as it is: whatever lies there was not made with this secret.
-// Of two headers written in turns the even generation stands first.
+// (Older programs write them in turns, and want the even generation first.)
 void Maker::put_journal() {
     for (std::uint64_t i = 0; i < kRingHeaders; ++i) {
         const std::uint64_t block = sb_.journal_start.get() + i;
@@ -231,7 +251,7 @@ void Maker::put_inode_table() {
 }
 
 Result<> Maker::run() {
-    duty_.add(region_.zero(0, kBlockSize));
+    put_mark_of_making();
     TRY(settle());
     for (std::uint64_t group = 0; group < group_count(block_count()); ++group) put_group(group);
     put_state();
@@ -286,6 +306,7 @@ Result<Superblock> plan(std::uint64_t region_size, std::uint64_t region_mapping_
     sb.journal_blocks = le64(journal_size / kBlockSize);
     sb.state_block[0] = le64(state_a);
     sb.state_block[1] = le64(state_a + 1 + journal_size / kBlockSize);
+    sb.copy_block = le64(copy_block_of(size / kBlockSize));
     sb.created_sec = le64(static_cast<std::uint64_t>(options.time.value_or(now()).seconds));
     const auto uuid = TRY(given_or_random_uuid(options));
     std::ranges::copy(uuid, sb.uuid);

@@ -36,8 +36,8 @@ std::uint64_t default_journal_size(std::uint64_t volume_size);
 Result<media::Superblock> plan(std::uint64_t region_size, std::uint64_t region_mapping_unit,
                                const MakeOptions &options);
 
-// Wipes an old superblock, writes everything else, then the superblock: cut short anywhere, it
-// leaves what is not a pmfs volume.  All is durable when it returns.  Asks no questions about what
+// Replaces an old superblock by a mark, writes everything else, then the superblock: cut short
+// anywhere, it leaves what is not a pmfs volume.  All is durable when it returns.  Asks no questions about what
 // was there.  Errors: plan()'s; EROFS; what the medium's sync() says.
 Result<media::Superblock> make(pm::Region &region, const MakeOptions &options);
 

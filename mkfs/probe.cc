@@ -59,15 +59,16 @@ Result<FileDescriptor> readable_fd(const pm::Region &region, const std::string &
 }  // namespace
 
 Result<std::string> what_is_on(const pm::Region &region, const std::string &path) {
-    const ConstBytes head(region.data(), media::kBlockSize);
-    if (media::looks_like_superblock(head)) {
-        const auto sb = media::read_superblock(head, 0, region.size());
-        if (!sb.ok()) return std::string("a pmfs volume (a damaged or foreign one)");
-        const auto *label = reinterpret_cast<const char *>(sb.value().label);
-        const std::string text(label, ::strnlen(label, sizeof sb.value().label));
-        return text.empty() ? std::string("a pmfs volume")
-                            : fmt::format("a pmfs volume with the label \"{}\"", text);
+    const ConstBytes bytes(region.data(), region.size());
+    if (const auto volume = media::find_superblock(bytes); volume.ok()) {
+        const auto *label = reinterpret_cast<const char *>(volume.value().sb.label);
+        const std::string text(label, ::strnlen(label, sizeof volume.value().sb.label));
+        return fmt::format("a pmfs volume{}{}",
+                           text.empty() ? "" : fmt::format(" with the label \"{}\"", text),
+                           volume.value().block == 0 ? "" : " (its superblock is damaged)");
     }
+    if (media::looks_like_superblock(bytes.first(media::kBlockSize)))
+        return std::string("a pmfs volume (a damaged or foreign one)");
 
     const FileDescriptor fd = TRY(readable_fd(region, path));
     const Probe probe = probe_of(fd.get());

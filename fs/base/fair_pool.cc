@@ -34,6 +34,11 @@ bool FairPool::submit(Job job) {
     return true;
 }
 
+std::size_t FairPool::waiting() {
+    Lock held(mutex_);
+    return waiting_;
+}
+
 void FairPool::finish() {
     {
         Lock held(mutex_);

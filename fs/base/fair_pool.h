@@ -33,6 +33,8 @@ public:
 
     // False after finish(): the job was not taken.
     bool submit(Job job) EXCLUDES(mutex_);
+    // Jobs that were submitted and have not begun.
+    std::size_t waiting() EXCLUDES(mutex_);
     // Runs what is queued to its end and ends the threads.
     void finish() EXCLUDES(mutex_);
 

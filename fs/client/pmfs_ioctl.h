@@ -81,9 +81,11 @@ struct pmfs_extents {
 };
 
 /* Holders of a file: grants and open handles.  Paged like extents, by `from` and `next`. */
-#define PMFS_HOLDER_TEMPORARY 1u      /* T */
-#define PMFS_HOLDER_BREAKABLE 2u      /* B */
-#define PMFS_HOLDER_PIN 3u            /* R */
+#define PMFS_HOLDER_TEMPORARY 1u   /* T */
+#define PMFS_HOLDER_BREAKABLE 2u   /* B */
+#define PMFS_HOLDER_PIN 3u         /* R */
+#define PMFS_HOLDER_QUARANTINED 8u /* lost its grant and may still map; `id` is the quarantine's   \
+                                    */
 #define PMFS_HOLDER_HANDLE_CACHED 16u /* an open description that goes through the page cache */
 #define PMFS_HOLDER_HANDLE_DIRECT 17u /* one that does not */
 
@@ -150,6 +152,8 @@ struct pmfs_io_prepare {
     8u                        /* with MAP: whoever shows the token gets the device.  Only for      \
                                  those who may have it themselves */
 #define PMFS_GRANT_NOWAIT 16u /* EAGAIN while a lease is being broken, instead of waiting */
+#define PMFS_GRANT_FORK                                                                            \
+    32u /* with MAP, without STORE, of a file that is sealed full: children may map as well */
 
 #define PMFS_MEDIUM_DEVDAX 1u
 #define PMFS_MEDIUM_FSDAX 2u
@@ -161,7 +165,9 @@ struct pmfs_io_prepare {
  * connection, by the process that asked, within a few seconds; a token that lapses takes its grant
  * with it.  docs/seal.md says what each kind stands in the way of.
  *
- * EPERM: neither the owner nor open for writing.  ENOMEM: pins past the user's quota.  EBUSY: the
+ * EPERM: neither the owner nor open for writing, nor one who may have the device and only maps to
+ * read.  EBADF: it maps, and the file is not open for reading.  EUSERS: there are as many grants as
+ * this user, or all, may have.  ENOMEM: pins past the user's quota.  EBUSY: the
  * kinds exclude each other, or the file is open through the page cache: at all, if the grant may
  * store; for writing, if it is T or B and the file has holes, unwritten or shared blocks. */
 struct pmfs_io_grant {
@@ -187,12 +193,35 @@ struct pmfs_io_release_grant {
     uint64_t grant;
 };
 
+/* Root only (EPERM).  Ends grants of whoever holds them, at once: their events say
+ * PMFS_EVENT_ENDED, and what they map is quarantined until it is unmapped.  The file is the one
+ * that is open, or that of the number `inode`, which may have lost its last name.  ENOENT: no grant
+ * is meant by that. */
+struct pmfs_io_revoke {
+    uint32_t version;
+    uint32_t flags; /* 0 */
+    uint64_t inode; /* 0: the open file's */
+    uint64_t grant; /* the id of one; 0: all that `pid` says */
+    uint32_t pid;   /* those of this process; 0: of every process */
+    uint32_t reserved;
+    uint64_t ended; /* out: how many */
+};
+
 /* --- quarantine: blocks whose holder lost his grant and may still map them -------------------- */
 
-#define PMFS_QUARANTINE_ALIVE 1u  /* the holder's process is there; else nobody can tell */
-#define PMFS_QUARANTINE_STORES 2u /* it may store */
-#define PMFS_QUARANTINE_REVOKED                                                                    \
-    4u /* a lease that was not given back in time; else: the server died */
+#define PMFS_QUARANTINE_ALIVE 1u   /* the holder's process is there; else it is gone, or not seen */
+#define PMFS_QUARANTINE_STORES 2u  /* it may store */
+#define PMFS_QUARANTINE_REVOKED 4u /* a lease that was not given back in time */
+#define PMFS_QUARANTINE_MAPPED                                                                     \
+    8u /* somebody maps: the holder, or who has its memory; else unknown */
+
+/* Why the grant was lost. */
+#define PMFS_REASON_SERVER_DIED 1u
+#define PMFS_REASON_LATE 2u          /* a lease that was not given back in time */
+#define PMFS_REASON_REVOKED 3u       /* the administrator ended it (PMFS_IOC_REVOKE) */
+#define PMFS_REASON_HANDLE_CLOSED 4u /* under the mapping */
+#define PMFS_REASON_CUT_OFF 5u       /* the holder's connection to the broker ended */
+#define PMFS_REASON_STILL_MAPPED 6u  /* given back, but somebody maps on: a child, for instance */
 
 struct pmfs_quarantined {
     uint64_t id;         /* for PMFS_IOC_QUARANTINE_RELEASE */
@@ -202,8 +231,8 @@ struct pmfs_quarantined {
     uint64_t start_time; /* of the process, in clock ticks since boot: field 22 of /proc/PID/stat */
     uint32_t pid;
     uint32_t uid;
-    uint32_t flags; /* PMFS_QUARANTINE_* */
-    uint32_t reserved;
+    uint32_t flags;  /* PMFS_QUARANTINE_* */
+    uint32_t reason; /* PMFS_REASON_*; 0 from servers before pmfs 1.2 */
 };
 
 #define PMFS_QUARANTINE_MAX 200u
@@ -286,6 +315,7 @@ struct pmfs_chunks {
 #define PMFS_IOC_PREPARE _IOW(PMFS_IOC_MAGIC, 0x12, struct pmfs_io_prepare)
 #define PMFS_IOC_GRANT _IOWR(PMFS_IOC_MAGIC, 0x20, struct pmfs_io_grant)
 #define PMFS_IOC_RELEASE_GRANT _IOW(PMFS_IOC_MAGIC, 0x21, struct pmfs_io_release_grant)
+#define PMFS_IOC_REVOKE _IOWR(PMFS_IOC_MAGIC, 0x22, struct pmfs_io_revoke)
 #define PMFS_IOC_QUARANTINE _IOWR(PMFS_IOC_MAGIC, 0x28, struct pmfs_quarantine)
 #define PMFS_IOC_QUARANTINE_RELEASE _IOW(PMFS_IOC_MAGIC, 0x29, struct pmfs_io_quarantine_release)
 #define PMFS_IOC_VOLUME _IOWR(PMFS_IOC_MAGIC, 0x30, struct pmfs_volume)
@@ -308,6 +338,7 @@ PMFS_ABI_SIZE(pmfs_io_unseal, 8);
 PMFS_ABI_SIZE(pmfs_io_prepare, 32);
 PMFS_ABI_SIZE(pmfs_io_grant, 216);
 PMFS_ABI_SIZE(pmfs_io_release_grant, 16);
+PMFS_ABI_SIZE(pmfs_io_revoke, 40);
 PMFS_ABI_SIZE(pmfs_quarantined, 56);
 PMFS_ABI_SIZE(pmfs_quarantine, 32 + 56 * PMFS_QUARANTINE_MAX);
 PMFS_ABI_SIZE(pmfs_io_quarantine_release, 16);

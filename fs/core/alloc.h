@@ -111,6 +111,7 @@ private:
     Allocator(journal::Journal &journal, const media::Superblock &superblock);
 
     Result<Group *> load(std::uint64_t group);
+    Result<> check_fixed(std::uint64_t group, const media::Summary &summary);
     Chunk &chunk_of(std::uint64_t chunk);
     Result<Bits> available_bits(Change &change, std::uint64_t chunk);
     Result<Run> take_at(Change &change, std::uint64_t block, std::uint64_t blocks,

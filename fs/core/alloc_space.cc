@@ -89,10 +89,37 @@ Result<Allocator::Group *> Allocator::load(std::uint64_t number) {
     }
     if (free[0] != group.free_chunks || free[1] != group.meta_free || free[2] != group.data_free)
         return corrupt("a group's bitmaps and its summary disagree");
+    TRY(check_fixed(number, *summary));
     for (std::uint64_t i = 0; i < group.chunk_count; ++i)
         if (empty_meta(chunks[i])) empty_meta_chunks_.fetch_add(1, std::memory_order_relaxed);
     group.chunks = std::move(chunks);
     return &group;
+}
+
+// What has a fixed place is never free: else it would be given out, and overwritten.
+Result<> Allocator::check_fixed(std::uint64_t number, const media::Summary &summary) {
+    const std::uint64_t blocks = superblock_.block_count.get();
+    const auto layout = media::layout_of(blocks, number);
+    const auto check = [&](std::uint64_t from, std::uint64_t end, ChunkKind kind) -> Result<> {
+        for (std::uint64_t at = from; at < end; ++at) {
+            const std::uint64_t chunk = at / kChunkBlocks % kGroupChunks;
+            const auto *bitmap = reinterpret_cast<const media::BitmapBlock *>(
+                TRY(journal_.blocks().get(bitmap_block(layout, chunk), Magic::bitmap)));
+            const std::uint64_t word =
+                bitmap->bits[media::bitmap_row(chunk)][at % kChunkBlocks / 64].get();
+            if ((word >> (at % 64) & 1) == 0 ||
+                summary.kind[chunk] != static_cast<std::uint8_t>(kind))
+                return corrupt("a bitmap calls a block free that never is");
+        }
+        return {};
+    };
+    TRY(check(layout.superblock, layout.end, ChunkKind::meta));
+    if (number != 0) return {};
+    TRY(check(superblock_.state_block[0].get(),
+              media::fixed_end(superblock_.journal_start.get(), superblock_.journal_blocks.get()),
+              ChunkKind::meta));
+    const std::uint64_t copy = superblock_.copy_block.get();
+    return copy == 0 ? Result<>() : check(copy, copy + 1, ChunkKind::data);
 }
 
 Result<Allocator::Bits> Allocator::available_bits(Change &change, std::uint64_t chunk) {

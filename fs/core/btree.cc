@@ -182,7 +182,7 @@ Result<LeafPlace> edit_entry(Change &change, media::Inode *inode, TreeId id, std
 
 Result<> tree_begin(Change &change, media::Inode *inode, TreeId id) {
     const auto run = TRY(change.core().allocator.take_meta(change, 0, 1));
-    NodeEdit leaf(change.tx().fresh<NodeHeader>(BlockNo(run.start), Magic::node));
+    NodeEdit leaf(TRY(change.tx().fresh<NodeHeader>(BlockNo(run.start), Magic::node)));
     leaf.init(id.owner.value(), id.kind, 0);
     root_of(*inode, id.kind).set(run.start);
     inode->blocks.set(inode->blocks.get() + 1);

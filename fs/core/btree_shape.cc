@@ -23,8 +23,8 @@ Result<NodeEdit> edit_node(Change &change, BlockNo block) {
     return NodeEdit(TRY(change.tx().edit<NodeHeader>(block, Magic::node)));
 }
 
-NodeEdit fresh_node(Change &change, BlockNo block, TreeId id, unsigned level) {
-    NodeEdit node(change.tx().fresh<NodeHeader>(block, Magic::node));
+Result<NodeEdit> fresh_node(Change &change, BlockNo block, TreeId id, unsigned level) {
+    NodeEdit node(TRY(change.tx().fresh<NodeHeader>(block, Magic::node)));
     node.init(id.owner.value(), id.kind, level);
     return node;
 }
@@ -57,22 +57,19 @@ Result<> split(Core &core, TreeId id, const Cursor &at, unsigned level, std::uin
     const auto taken = TRY(core.allocator.take_meta(change, left_block.value(), is_root ? 2 : 1));
     const BlockNo right_block(taken.start);
     NodeEdit left = TRY(edit_node(change, left_block));
-    NodeEdit right = fresh_node(change, right_block, id, level);
+    NodeEdit right = TRY(fresh_node(change, right_block, id, level));
     left.move_tail(split_slot(left, at_right_edge(at, level, key)), right);
     const std::uint64_t separator = right.count() != 0 ? right.key(0) : key;
 
     const media::le64 right_child(right_block.value()), left_child(left_block.value());
     if (is_root) {
         const BlockNo root_block(taken.start + 1);
-        NodeEdit root = fresh_node(change, root_block, id, level + 1);
+        NodeEdit root = TRY(fresh_node(change, root_block, id, level + 1));
         root.insert(0, 0, bytes_of_child(left_child));
         root.insert(1, separator, bytes_of_child(right_child));
         root_of(*inode, id.kind).set(root_block.value());
     } else {
         NodeEdit parent = TRY(edit_node(change, at.block(level + 1)));
-        // Only if a bitmap called a block free that is in use, and `right` is that block.
-        if (parent.free_bytes() < kChildCost || at.slot(level + 1) >= parent.count())
-            return corrupt("a node of a tree was taken for a free block");
         parent.insert(at.slot(level + 1) + 1, separator, bytes_of_child(right_child));
     }
     inode->blocks.set(inode->blocks.get() + taken.blocks);
@@ -111,6 +108,10 @@ Result<bool> merge(Core &core, TreeId id, const Cursor &at, unsigned level) {
     const NodeView r(TRY(reader.get<NodeHeader>(right_block, Magic::node)));
     if (l.level() != level || r.level() != level || left_block == right_block)
         return corrupt("neighbouring nodes of a tree are of different levels");
+    for (const NodeView &node : {l, r})
+        if (node.header().owner.get() != id.owner.value() ||
+            node.header().kind != static_cast<std::uint8_t>(id.kind))
+            return corrupt("a tree's pointer leads to a node of another tree");
     if (l.used_bytes() + r.used_bytes() > kNodeBytes * 3 / 4) return false;
 
     Change change(core);

@@ -45,7 +45,7 @@ public:
     Result<T *> edit_copy(BlockNo copy, BlockNo other, media::Magic magic) {
         if (auto found = tx_.edit<T>(copy, magic); found.ok()) return found.value();
         const T *sound = TRY(tx_.read<T>(other, magic));
-        T *made = tx_.fresh<T>(copy, magic);
+        T *made = TRY(tx_.fresh<T>(copy, magic));
         copy_body(made, sound, sizeof(T));
         return made;
     }

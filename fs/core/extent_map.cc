@@ -147,7 +147,7 @@ Result<> put(Change &change, media::Inode *inode, InodeNo ino, const Extent &e) 
     }
     InlineExtent *extents = inline_of(inode);
     const unsigned count = inline_count(*inode);
-    PMFS_ASSERT(count < kInlineExtents);
+    if (count >= kInlineExtents) return corrupt("an inline map has no room where some was made");
     unsigned at = count;
     for (; at > 0 && extents[at - 1].file_block.get() > e.file_block; --at)
         extents[at] = extents[at - 1];
@@ -224,7 +224,7 @@ Result<> map_tidy(Core &core, InodeNo ino, std::uint64_t file_block) {
 Result<> map_insert_unchecked(Change &change, media::Inode *inode, InodeNo ino,
                               const Extent &extent) {
     const Reader reader(change);
-    PMFS_ASSERT(!extent.hole() && extent.blocks != 0);
+    if (extent.hole() || extent.blocks == 0) return corrupt("block 0 was taken for a free one");
     Extent e = extent;
     const Extent left =
         e.file_block == 0 ? Extent{} : TRY(last_extent(reader, *inode, ino, e.file_block - 1));

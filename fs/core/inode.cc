@@ -81,8 +81,8 @@ Result<> grow_table(Core &core) {
     const std::uint64_t first = file_block * kInodesPerBlock;
     std::uint64_t next = state->free_inode_head.get();
     for (std::uint64_t i = run.blocks; i-- > 0;) {
-        media::Inode *slots =
-            change.tx().fresh_inodes(BlockNo(run.start + i), InodeNo(first + i * kInodesPerBlock));
+        media::Inode *slots = TRY(
+            change.tx().fresh_inodes(BlockNo(run.start + i), InodeNo(first + i * kInodesPerBlock)));
         for (std::uint64_t s = kInodesPerBlock; s-- > 0;) {
             slots[s].next.set(next);
             next = first + i * kInodesPerBlock + s;

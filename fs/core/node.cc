@@ -46,7 +46,7 @@ bool NodeView::check() const {
         const std::size_t at = offset(i);
         if (at < heap || at + kEntryHeader > kBlockSize) return false;
         const std::size_t size = kEntryHeader + load_u16(bytes_ + at + 8);
-        if (at + size > kBlockSize) return false;
+        if (at + size > kBlockSize || size > kEntryHeader + media::kTreeValueMax) return false;
         for (std::size_t byte = at; byte < at + size; ++byte) {
             if (taken[byte]) return false;
             taken[byte] = true;

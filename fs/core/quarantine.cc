@@ -10,8 +10,13 @@ void Quarantine::add(InodeNo record, std::vector<Run> runs) {
     rebuild();
 }
 
-void Quarantine::remove(InodeNo record) {
-    if (records_.erase(record.value()) != 0) rebuild();
+std::vector<Run> Quarantine::remove(InodeNo record) {
+    const auto found = records_.find(record.value());
+    if (found == records_.end()) return {};
+    std::vector<Run> runs = std::move(found->second);
+    records_.erase(found);
+    rebuild();
+    return runs;
 }
 
 void Quarantine::rebuild() {

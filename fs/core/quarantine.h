@@ -25,7 +25,8 @@ class Quarantine {
 public:
     bool empty() const { return merged_.empty(); }
     void add(InodeNo record, std::vector<Run> runs);
-    void remove(InodeNo record);
+    // What was added for the record, which holds nothing back any more.
+    std::vector<Run> remove(InodeNo record);
     // Clears the bits of 512 blocks from `first` on that nobody may have.
     void strike(std::uint64_t first, std::array<std::uint64_t, 8> &bits);
     // What is left of `run` when all quarantined blocks are taken out, in order.

@@ -47,6 +47,9 @@ Answer answer(const Standing &standing, Move move) {
     PMFS_ASSERT(index < kMoves);
     const Row &row = kTable[index];
     if (move == Move::unseal && !standing.sealed) return go;
+    // Its blocks are quarantined, so a change of the map harms nobody; but a seal may be what the
+    // mapping relies on.
+    if (move == Move::unseal && standing.lost) return bsy;
     // What never waits answers first.
     if (standing.sealed && row.p != go) return row.p;
     if (standing.temporary && row.t != go) return row.t;

@@ -31,6 +31,7 @@ struct Standing {
     bool breakable = false;    // B
     bool pinned = false;       // R, anywhere in the file
     bool pinned_here = false;  // R, in the blocks that the move reaches
+    bool lost = false;         // a direct mapping that outlived its grant may live
 
     bool granted() const { return temporary || breakable || pinned; }
 };

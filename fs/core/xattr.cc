@@ -148,7 +148,9 @@ Result<std::vector<std::byte>> read_blob(Core &core, InodeNo owner, std::span<co
             if (block >= core.blocks().count()) return corrupt("a blob is outside the volume");
             const std::byte *bytes = core.journal.region().data() + block * kBlockSize;
             if (!media::block_ok({bytes, kBlockSize}, media::Magic::blob, core.blocks().fsid(),
-                                 block))
+                                 block) ||
+                (media::knows_all_fields(core.superblock) &&
+                 !media::reserved_zero({bytes, kBlockSize}, media::Magic::blob)))
                 return corrupt("a block of a large value is damaged");
             const auto *blob = reinterpret_cast<const BlobBlock *>(bytes);
             const std::size_t n = blob->size.get();

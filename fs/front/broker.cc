@@ -21,6 +21,7 @@
 #include "base/clock.h"
 #include "base/mutex.h"
 #include "base/places.h"
+#include "base/process.h"
 #include "client/broker.h"
 #include "front/broker_socket.h"
 #include "front/claims.h"
@@ -64,6 +65,7 @@ public:
     void stop();
 
     Result<> may_map(const Caller &caller) const;
+    bool is_trusted(const Caller &caller) const;
     Result<BrokerToken> issue(const Claim &claim, const Caller &taker);
     void grant_released(HandleId handle, GrantId grant);
     void handle_released(HandleId handle);
@@ -92,6 +94,7 @@ private:
     void bind(std::uint64_t id, int fd, const Peer &peer, const pmfs_broker_ask &ask);
     Verdict judge(const Peer &peer, const pmfs_broker_ask &ask) REQUIRES(lock_);
     Result<> adopt(const Claim &claim, const Peer &peer);
+    int lend(const Claim &claim, FileDescriptor *device);
     void open_channel(std::uint64_t id, int fd, std::uint64_t number);
     void close_connection(std::uint64_t id);
     void log_refusal(const Peer &peer, int error, const char *why);
@@ -122,7 +125,7 @@ private:
 // --- life -------------------------------------------------------------------------------------
 
 Result<> Broker::Impl::start() {
-    device_ = TRY(open_device(volume_.region()));
+    device_ = TRY(open_device(volume_.region(), !volume_.info().read_only));
     const std::string directory = run_directory(options_.directory);
     listener_ = TRY(listen_at(directory, volume_.info().uuid));
     if (::getrandom(&epoch_, sizeof epoch_, 0) != sizeof epoch_)
@@ -194,6 +197,7 @@ void Broker::Impl::run() {
         const int ready =
             ::epoll_wait(epoll_.get(), events, 16, deadlines ? static_cast<int>(kTickMs) : -1);
         for (int i = 0; i < ready && !stopping_; i++) {
+            const pm::FaultScope faults;
             const std::uint64_t key = events[i].data.u64;
             if (key == kListenKey) {
                 accept_one();
@@ -212,6 +216,7 @@ void Broker::Impl::run() {
 
 // What is too old goes.
 void Broker::Impl::tick() {
+    const pm::FaultScope faults;
     pause_accepting(false);
     const std::uint64_t now_ns = monotonic_ns();
     std::vector<Claim> lapsed;
@@ -234,6 +239,12 @@ Result<> Broker::Impl::may_map(const Caller &caller) const {
     if (caller.uid != 0 && !options_.group)
         return Error(EACCES, "only root may map this volume: it was mounted without -o group=");
     return {};
+}
+
+bool Broker::Impl::is_trusted(const Caller &caller) const {
+    return caller.uid == 0 ||
+           (options_.group && (caller.gid == *options_.group ||
+                               thread_in_group(caller.pid, *options_.group)));
 }
 
 bool Broker::Impl::is_trusted(const Peer &peer) const {
@@ -386,13 +397,19 @@ void Broker::Impl::bind(std::uint64_t id, int fd, const Peer &peer, const pmfs_b
     const Claim &claim = verdict.claim;
     if (verdict.error == 0 && claim.hand_over && !adopt(claim, peer).ok())
         verdict.error = EIO, verdict.why = "could not be made the holder";
+    FileDescriptor lent;
+    if (verdict.error == 0 && claim.maps) verdict.error = lend(claim, &lent);
+    if (verdict.error != 0 && verdict.why[0] == 0) verdict.why = "lost its grant meanwhile";
     const bool writable = claim.maps && claim.may_store;
     const int device = !claim.maps ? -1
+                       : lent.ok() ? lent.get()
                        : writable  ? device_.writable.get()
                                    : device_.readable.get();
     if (verdict.error == 0) {
         const Answer yes{.writable = writable, .epoch = epoch_, .claim = verdict.number};
-        if (!answer(fd, yes, device)) close_connection(id);
+        const bool sent = answer(fd, yes, device);
+        lent.reset();  // the peer's now, and nobody else's
+        if (!sent) close_connection(id);
         return;
     }
     log_refusal(peer, verdict.error, verdict.why);
@@ -460,6 +477,14 @@ Result<> Broker::Impl::adopt(const Claim &claim, const Peer &peer) {
     return done;
 }
 
+// The device's descriptor for this claim alone; none where the medium has no use for that.
+int Broker::Impl::lend(const Claim &claim, FileDescriptor *device) {
+    auto lent = volume_.lend_device(claim.handle, claim.grant);
+    if (!lent.ok() && lent.error().errno_value() != EOPNOTSUPP) return lent.error().errno_value();
+    if (lent.ok()) *device = std::move(lent).take();
+    return 0;
+}
+
 // --- the front's side -------------------------------------------------------------------------
 
 Result<BrokerToken> Broker::Impl::issue(const Claim &claim, const Caller &taker) {
@@ -518,6 +543,9 @@ std::uint64_t Broker::epoch() const {
 }
 Result<> Broker::may_map(const Caller &caller) const {
     return impl_->may_map(caller);
+}
+bool Broker::is_trusted(const Caller &caller) const {
+    return impl_->is_trusted(caller);
 }
 Result<BrokerToken> Broker::issue(const BrokerClaim &claim, const Caller &taker) {
     return impl_->issue(claim, taker);

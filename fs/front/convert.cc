@@ -23,7 +23,8 @@ struct stat to_stat(const Attr &attr) {
 fuse_entry_param to_entry(const Attr &attr, const DispatchOptions &options) {
     fuse_entry_param entry{};
     entry.ino = attr.ino.value();
-    entry.generation = attr.generation;
+    // The kernel knows the root without having asked, as generation 0.
+    entry.generation = attr.ino.value() == FUSE_ROOT_ID ? 0 : attr.generation;
     entry.attr = to_stat(attr);
     entry.attr_timeout = attr_timeout(attr, options);
     entry.entry_timeout = options.entry_timeout_s;

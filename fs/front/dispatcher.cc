@@ -9,14 +9,17 @@
 #include <vector>
 
 #include "front/broker.h"
+#include "front/message_check.h"
 #include "front/ops.h"
 #include "front/request.h"
 
 namespace pmfs::front {
 namespace {
 
-constexpr unsigned kMaxWrite = 1u << 20;
-constexpr unsigned kMaxBackground = 64;  // read-ahead and the like in flight, by the kernel
+// Read-ahead, write-back and asynchronous direct requests in flight, by the kernel: as many as it
+// can count, for some wait here for others (Notifier::crowded).
+constexpr unsigned kMaxBackground = 65535;
+constexpr unsigned kCongested = 48;  // from so many on, read-ahead is put off
 
 // libfuse asks for a read function and calls it only from loops that pmfs does not run.
 ssize_t never_read(int, void *, std::size_t, void *) {
@@ -100,11 +103,40 @@ Dispatcher &Dispatcher::of(fuse_req_t req) {
 
 void Dispatcher::dispatch(ReplyPort &port, Bytes message, bool flushed) {
     const Request request(port, message, flushed);
-    if (request.opcode() == FUSE_INTERRUPT && interrupt(request)) return;
+    const pm::FaultScope faults;
+    if (const int error = objection(message)) return refuse(request, error);
+    if (request.opcode() == FUSE_INTERRUPT) return interrupt(request);
     fuse_buf buffer{};
     buffer.mem = message.data();
     buffer.size = message.size();
     fuse_session_process_buf(session_, &buffer);
+}
+
+// 0, or what to answer to a message that libfuse must not see.
+int Dispatcher::objection(ConstBytes message) {
+    if (const int error = check_message(message)) return error;
+    const Subject subject = subject_of(message);
+    const auto known = [this, &subject](std::uint64_t node) {
+        const Result<> held = volume_.check_held(InodeNo(node), subject.by_number);
+        return held.ok() ? 0 : held.error().errno_value();
+    };
+    if (subject.handle) {  // whoever has the file open holds it
+        const auto opened = volume_.handle_info(*subject.handle);
+        const bool fits = opened.ok() && opened.value().ino.value() == subject.node &&
+                          (!subject.writes || opened.value().write);
+        return fits ? 0 : EBADF;
+    }
+    if (subject.node)
+        if (const int error = known(*subject.node)) return error;
+    return subject.other_node ? known(*subject.other_node) : 0;
+}
+
+void Dispatcher::refuse(const Request &request, int error) {
+    if (!has_reply(request.message())) return;
+    const std::uint64_t unique = load<fuse_in_header>(request.message()).unique;
+    fuse_out_header header{sizeof header, -error, unique};
+    const iovec piece{&header, sizeof header};
+    (void)request.port().send(std::span(&piece, 1));  // fails only when the connection has ended
 }
 
 void Dispatcher::fail(fuse_req_t req, const Error &error) {
@@ -147,9 +179,10 @@ ReplyPort *Dispatcher::stop_waiting(std::uint64_t unique) {
     return port;
 }
 
-// True when the request was about one that waits for a lease, which was answered with EINTR: by the
-// port that it came by, for the kernel takes a reply nowhere else.
-bool Dispatcher::interrupt(const Request &request) {
+// A request that waits for a lease is answered with EINTR: by the port that it came by, for the
+// kernel takes a reply nowhere else.  One that does not wait is remembered for a while.  (libfuse
+// need not hear of it: nothing here asks it, and it would keep each one in a list without end.)
+void Dispatcher::interrupt(const Request &request) {
     const std::uint64_t unique = request.argument<fuse_interrupt_in>().unique;
     ReplyPort *port = nullptr;
     {
@@ -157,7 +190,7 @@ bool Dispatcher::interrupt(const Request &request) {
         const auto found = waiting_.find(unique);
         if (found == waiting_.end()) {
             interrupted_[interrupted_next_++ % interrupted_.size()] = unique;
-            return false;
+            return;
         }
         port = found->second;
         waiting_.erase(found);
@@ -165,7 +198,6 @@ bool Dispatcher::interrupt(const Request &request) {
     fuse_out_header header{sizeof header, -EINTR, unique};
     const iovec piece{&header, sizeof header};
     (void)port->send(std::span(&piece, 1));  // fails only when the connection has ended
-    return true;
 }
 
 bool Dispatcher::flushed(fuse_req_t req, const Notifier::Pages &pages) {
@@ -185,7 +217,10 @@ void Dispatcher::tell(fuse_req_t req, Stale stale, const Notifier::Pages &writte
     };
     // A notification about pages is one about attributes, too.
     if (!stale.pages) return notifier_->forget_attributes(written.ino, std::move(answer));
-    notifier_->drop_pages(written, fuse_req_ctx(req)->uid, std::move(answer));
+    const std::uint32_t user = fuse_req_ctx(req)->uid;
+    if (!notifier_->crowded()) return notifier_->drop_pages(written, user, std::move(answer));
+    notifier_->drop_pages_later(written.ino, user);
+    notifier_->forget_attributes(written.ino, std::move(answer));
 }
 
 // Takes a copy of the current request and gives `req` back to libfuse unanswered.  What it returns
@@ -231,7 +266,10 @@ ssize_t Dispatcher::write_reply(int, iovec *iov, int count, void *userdata) {
         errno = ENOTCONN;
         return -1;
     }
-    if (!notification && header->error == 0) self.patch_reply(reply);
+    if (!notification && header->error == 0) {
+        self.patch_reply(reply);
+        if (self.must_be_durable(*request)) return self.reply_when_durable(*request, reply);
+    }
     const ssize_t sent = port->send(reply);
     if (sent >= 0) return sent;
     // ENOENT: the kernel no longer wants this reply.  ENODEV: the connection has ended.  EFAULT:
@@ -239,6 +277,61 @@ ssize_t Dispatcher::write_reply(int, iovec *iov, int count, void *userdata) {
     if (errno == EFAULT) spdlog::error("the medium has a bad page under a file that was read");
     if (!notification && (errno == ENODEV || errno == EFAULT)) errno = ENOENT;
     return -1;
+}
+
+// A change that was made and, with `-o sync` or `-o dirsync`, is to wait for the disk.
+bool Dispatcher::must_be_durable(const Request &request) const {
+    switch (request.opcode()) {
+        case FUSE_CREATE:
+        case FUSE_MKNOD:
+        case FUSE_MKDIR:
+        case FUSE_SYMLINK:
+        case FUSE_LINK:
+        case FUSE_UNLINK:
+        case FUSE_RMDIR:
+        case FUSE_RENAME:
+        case FUSE_RENAME2:
+            return options_.sync || options_.dirsync;
+        case FUSE_OPEN:  // O_TRUNC
+            return options_.sync && (request.argument<fuse_open_in>().flags & O_TRUNC) != 0;
+        case FUSE_WRITE:  // what the kernel writes back it follows with an fsync where need be
+            return options_.sync &&
+                   (request.argument<fuse_write_in>().write_flags & FUSE_WRITE_CACHE) == 0;
+        case FUSE_SETATTR:
+        case FUSE_FALLOCATE:
+        case FUSE_COPY_FILE_RANGE:
+        case FUSE_SETXATTR:
+        case FUSE_REMOVEXATTR:
+            return options_.sync;
+        default:
+            return false;
+    }
+}
+
+// Keeps the reply until a group commit has covered the change.  All that wait share one.
+ssize_t Dispatcher::reply_when_durable(const Request &request, std::span<const iovec> reply) {
+    auto copy = std::make_shared<std::vector<std::byte>>();
+    for (const iovec &piece : reply) {
+        const auto *bytes = static_cast<const std::byte *>(piece.iov_base);
+        copy->insert(copy->end(), bytes, bytes + piece.iov_len);
+    }
+    const auto size = static_cast<ssize_t>(copy->size());
+    const bool opens = request.opcode() == FUSE_OPEN || request.opcode() == FUSE_CREATE;
+    ReplyPort &port = request.port();
+    volume_.fsync(InodeNo(FUSE_ROOT_ID), [this, copy, opens, &port](Result<> done) {
+        auto header = load<fuse_out_header>(*copy);
+        if (!done.ok()) {
+            log_damage(done.error());
+            header = {sizeof header, -done.error().errno_value(), header.unique};
+        }
+        std::memcpy(copy->data(), &header, sizeof header);
+        const iovec whole{copy->data(), header.len};
+        const bool sent = port.send(std::span(&whole, 1)) >= 0;
+        // Nobody will release a handle that nobody got.
+        if (opens && !(sent && done.ok()))
+            released(load<fuse_open_out>(*copy, copy->size() - sizeof(fuse_open_out)).fh);
+    });
+    return size;
 }
 
 void Dispatcher::patch_reply(std::span<iovec> reply) {
@@ -270,9 +363,9 @@ void Dispatcher::on_init(void *userdata, fuse_conn_info *connection) {
         connection->want &= ~capability;
         if (wanted) connection->want |= connection->capable & capability;
     };
-    connection->max_write = kMaxWrite;
+    connection->max_write = kPayloadMax;
     connection->max_background = kMaxBackground;
-    connection->congestion_threshold = kMaxBackground * 3 / 4;
+    connection->congestion_threshold = kCongested;
     connection->time_gran = 1;
     // A splice of memory is three times slower than a copy (measured).
     want(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE, false);

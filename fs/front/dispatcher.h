@@ -29,6 +29,9 @@ struct DispatchOptions {
     double attr_timeout_s = 3600;   // how long the kernel may believe attributes,
     double entry_timeout_s = 3600;  // and names, also absent ones
     bool writeback = false;         // the kernel keeps written data (docs/posix.md)
+    // mount(8)'s `sync` and `dirsync`: changes, or those of directories, are on the disk when they
+    // are answered.
+    bool sync = false, dirsync = false;
 };
 
 class Request;
@@ -42,7 +45,8 @@ public:
     ~Dispatcher() override;
 
     // Handles one whole request; the reply may come later.  `message` must be writable (libfuse
-    // takes it so) and may be used again when the call returns.
+    // takes it so) and may be used again when the call returns.  It may hold anything: what is not
+    // a whole request of its kind, or names what the client does not hold, is refused.
     void dispatch(ReplyPort &port, Bytes message) { dispatch(port, message, false); }
 
     // INIT was answered, and not with an error.
@@ -69,19 +73,31 @@ public:
     bool opendir_needed() const { return opendir_needed_; }
 
     // True when `result` holds a value and no access hit a bad page, so that the caller replies.
-    // Otherwise the request was answered with the error, or put aside, and `req` is gone.
+    // Otherwise the request was answered with the error, or put aside, and `req` is gone: what the
+    // volume counted for a value that nobody gets has to be given back.
     template <class T>
     bool proceed(fuse_req_t req, const Result<T> &result) {
-        if (result.ok() && !pm::take_fault()) [[likely]]
+        if (bad_page(req)) return false;
+        if (result.ok()) [[likely]]
             return true;
-        fail(req, result.ok() ? Error(EIO, "the medium has a bad page here") : result.error());
+        fail(req, result.error());
         return false;
+    }
+    // True when an access of this request hit a bad page, whatever came of it: what was read there
+    // is zeroes.  It was answered with EIO and `req` is gone.
+    bool bad_page(fuse_req_t req) {
+        if (!pm::take_fault()) [[likely]]
+            return false;
+        fail(req, Error(EIO, "the medium has a bad page here"));
+        return true;
     }
     // Answers with an error, or puts the request aside when it says so.  `req` is gone.
     void fail(fuse_req_t req, const Error &error);
     // True when the kernel's dirty pages of that range were written back for this request.  If not,
     // the request was put aside for that and `req` is gone: return, it will be run again.
     bool flushed(fuse_req_t req, const Notifier::Pages &pages);
+    // Too many wait already: a request of the background kind (a read, a write) must not.
+    bool crowded() { return notifier_->crowded(); }
     // Runs `reply` once the kernel does not believe any more what is `stale`; `written`: of which
     // bytes its pages are.
     void tell(fuse_req_t req, Stale stale, const Notifier::Pages &written,
@@ -95,9 +111,13 @@ private:
     Dispatcher(Volume &volume, const DispatchOptions &options);
     void dispatch(ReplyPort &port, Bytes message, bool flushed);
     static std::function<void(bool flushed)> put_aside(fuse_req_t req);
-    bool interrupt(const Request &request);
+    int objection(ConstBytes message);
+    static void refuse(const Request &request, int error);
+    void interrupt(const Request &request);
     bool start_waiting(std::uint64_t unique, ReplyPort &port) EXCLUDES(waiting_mutex_);
     ReplyPort *stop_waiting(std::uint64_t unique) EXCLUDES(waiting_mutex_);
+    bool must_be_durable(const Request &request) const;
+    ssize_t reply_when_durable(const Request &request, std::span<const iovec> reply);
     static ssize_t write_reply(int fd, iovec *iov, int count, void *userdata);
     static void on_init(void *userdata, fuse_conn_info *connection);
     void patch_reply(std::span<iovec> reply);

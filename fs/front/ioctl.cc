@@ -151,7 +151,8 @@ Result<std::vector<pmfs_holder>> all_holders(Job &job) {
                        .length = holder.length,
                        .pid = holder.pid,
                        .uid = holder.uid,
-                       .kind = static_cast<std::uint32_t>(holder.kind),
+                       .kind = holder.lost ? PMFS_HOLDER_QUARANTINED
+                                           : static_cast<std::uint32_t>(holder.kind),
                        .flags = (holder.may_store ? PMFS_HOLDER_STORES : 0) |
                                 (holder.breaking ? PMFS_HOLDER_BREAKING : 0) |
                                 (holder.maps ? PMFS_HOLDER_MAPS : 0)});
@@ -232,8 +233,10 @@ Result<std::size_t> quarantine(Job &job, pmfs_quarantine &io) {
                        .uid = one.uid,
                        .flags = (one.alive ? PMFS_QUARANTINE_ALIVE : 0) |
                                 (one.may_store ? PMFS_QUARANTINE_STORES : 0) |
-                                (one.revoked ? PMFS_QUARANTINE_REVOKED : 0),
-                       .reserved = 0};
+                                (one.mapped ? PMFS_QUARANTINE_MAPPED : 0) |
+                                (one.reason == GrantReason::late ? PMFS_QUARANTINE_REVOKED : 0),
+                       .reason = static_cast<std::uint32_t>(one.reason)};
+        static_assert(static_cast<unsigned>(GrantReason::still_mapped) == PMFS_REASON_STILL_MAPPED);
     }
     io.count = static_cast<std::uint32_t>(count);
     io.next = first + count < all.size() ? first + count : 0;
@@ -330,7 +333,7 @@ Result<> tell_grant(Job &job, pmfs_io_grant &io, const BrokerClaim &claim) {
 Result<std::size_t> grant(Job &job, pmfs_io_grant &io) {
     io.bad_offset = 0;
     constexpr std::uint32_t kKnown = PMFS_GRANT_STORE | PMFS_GRANT_MAP | PMFS_GRANT_EVENTS |
-                                     PMFS_GRANT_HAND_OVER | PMFS_GRANT_NOWAIT;
+                                     PMFS_GRANT_HAND_OVER | PMFS_GRANT_NOWAIT | PMFS_GRANT_FORK;
     TRY(check_zero(io.flags & ~kKnown));
     const GrantKind kind = TRY(grant_kind(io.kind));
     TRY(need_regular(job));
@@ -351,7 +354,11 @@ Result<std::size_t> grant(Job &job, pmfs_io_grant &io) {
                                .offset = io.offset,
                                .length = io.length,
                                .may_store = claim.may_store,
-                               .maps = claim.maps};
+                               .maps = claim.maps,
+                               .lent = claim.maps,
+                               .forks = (io.flags & PMFS_GRANT_FORK) != 0,
+                               .trusted = claim.maps &&
+                                          job.context.broker->is_trusted(job.caller)};
     claim.grant = TRY(volume.take_grant(job.handle, request, job.caller, &io.bad_offset));
     if (const auto told = tell_grant(job, io, claim); !told.ok()) {
         (void)volume.drop_grant(job.handle, claim.grant).ok();  // it was ours a moment ago
@@ -362,8 +369,17 @@ Result<std::size_t> grant(Job &job, pmfs_io_grant &io) {
 
 Result<std::size_t> release_grant(Job &job, pmfs_io_release_grant &io) {
     TRY(check_zero(io.flags));
+    TRY(need_handle(job));
     TRY(job.context.volume.drop_grant(job.handle, io.grant));
     if (job.context.broker != nullptr) job.context.broker->grant_released(job.handle, io.grant);
+    return kAll;
+}
+
+Result<std::size_t> revoke(Job &job, pmfs_io_revoke &io) {
+    TRY(check_zero(io.flags));
+    TRY(check_zero(io.reserved));
+    const InodeNo ino = io.inode != 0 ? InodeNo(io.inode) : job.ino;
+    io.ended = TRY(job.context.volume.revoke(ino, io.grant, io.pid, job.caller));
     return kAll;
 }
 
@@ -399,6 +415,7 @@ constexpr Command kCommands[] = {
     {PMFS_IOC_PREPARE, true, true, run_typed<pmfs_io_prepare, prepare>},
     {PMFS_IOC_GRANT, true, true, run_typed<pmfs_io_grant, grant>},
     {PMFS_IOC_RELEASE_GRANT, false, true, run_typed<pmfs_io_release_grant, release_grant>},
+    {PMFS_IOC_REVOKE, true, true, run_typed<pmfs_io_revoke, revoke>},
     {PMFS_IOC_QUARANTINE, false, false, run_typed<pmfs_quarantine, quarantine>},
     {PMFS_IOC_QUARANTINE_RELEASE, true, false, run_typed<pmfs_io_quarantine_release, quarantine_release>},
     {PMFS_IOC_VOLUME, false, false, run_typed<pmfs_volume, volume>},
@@ -406,9 +423,10 @@ constexpr Command kCommands[] = {
 };
 
 void run(const Command &command, const std::shared_ptr<Job> &job) {
+    const pm::FaultScope faults;
     std::vector<std::byte> bytes = job->in;
     auto used = command.run(*job, bytes);
-    if (used.ok() && pm::take_fault()) used = Error(EIO, "the medium has a bad page here");
+    if (pm::take_fault()) used = Error(EIO, "the medium has a bad page here");
     if (!used.ok() && must_park(used.error())) {
         job->context.volume.when_ready(used.error(), [&command, job] { run(command, job); });
         return;

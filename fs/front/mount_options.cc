@@ -85,6 +85,17 @@ Refusal set_pin_quota(std::string_view, std::string_view value, ServeOptions *op
     return {};
 }
 
+Refusal set_mappings(std::string_view, std::string_view value, ServeOptions *options) {
+    constexpr std::size_t kLeast = 16, kMost = 1'000'000;
+    std::size_t number = 0;
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+    if (error != std::errc() || end != value.data() + value.size() || number < kLeast ||
+        number > kMost)
+        return fmt::format("mappings= wants a number from {} to {}, not '{}'", kLeast, kMost, value);
+    options->volume.grants_max = number;
+    return {};
+}
+
 struct OwnOption {
     std::string_view name;
     bool has_value;
@@ -111,6 +122,7 @@ const auto &own_options() {
         OwnOption{"group", true, set_group},
         OwnOption{"lease_break_time", true, set_lease_break_time},
         OwnOption{"pin_quota", true, set_pin_quota},
+        OwnOption{"mappings", true, set_mappings},
         // What every pmfs mount is anyway: people bring these from other FUSE filesystems.
         OwnOption{"allow_other", false, [](auto, auto, auto *) { return Refusal(); }},
         OwnOption{"default_permissions", false, [](auto, auto, auto *) { return Refusal(); }},
@@ -156,6 +168,9 @@ Refusal parse_mount_options(std::string_view text, bool sloppy, ServeOptions *op
     if (vfs != nullptr) mnt_optstr_get_flags(vfs, &flags, mnt_get_builtin_optmap(MNT_LINUX_MAP));
     options->mount_flags |= flags;
     if (flags & MS_RDONLY) options->volume.read_only = true;
+    // The kernel knows these flags, and does nothing for a FUSE server's metadata.
+    if (flags & MS_SYNCHRONOUS) options->dispatch.sync = true;
+    if (flags & MS_DIRSYNC) options->dispatch.dirsync = true;
     // To remount, mount(8) hands on what is in the mount table, which has the kernel's options too.
     return set_all_own(own, sloppy || (flags & MS_REMOUNT), options);
 }

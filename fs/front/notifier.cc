@@ -21,6 +21,21 @@ void Notifier::drop_pages(const Pages &pages, std::uint32_t user, std::function<
     if (!pages_.submit({user, pages.ino.value(), std::move(run)})) then();
 }
 
+void Notifier::drop_pages_later(InodeNo ino, std::uint32_t user) {
+    {
+        Lock held(mutex_);
+        if (!later_.insert(ino.value()).second) return;
+    }
+    const auto run = [this, ino] {
+        {
+            Lock held(mutex_);
+            later_.erase(ino.value());  // what is written from now on asks again
+        }
+        kernel_.drop_pages({.ino = ino});
+    };
+    pages_.submit({user, ino.value(), run});
+}
+
 void Notifier::forget_attributes(InodeNo ino, std::function<void()> then) {
     auto run = [this, ino, then] {
         kernel_.forget_attributes(ino);

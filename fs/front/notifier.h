@@ -7,9 +7,11 @@
 // write that waits for one keeps its pages locked, and a notification about pages waits for those.
 #pragma once
 #include <functional>
+#include <set>
 
 #include "base/fair_pool.h"
 #include "base/ids.h"
+#include "base/mutex.h"
 
 namespace pmfs::front {
 
@@ -31,6 +33,13 @@ public:
     // mapping that come later are later.  `user`: for whom, so that no user can keep all threads
     // busy.  `then` may block, but not for a request.
     void drop_pages(const Pages &pages, std::uint32_t user, std::function<void()> then);
+    // More than kWaitingMax requests wait for drop_pages().  Those that come now must not: the
+    // kernel has a number of background requests (asynchronous direct reads and writes, write-back)
+    // that may be under way at once, and write-back, which drop_pages() waits for, needs one.
+    bool crowded() { return pages_.waiting() >= kWaitingMax; }
+    // Drops all pages of the file some time.
+    void drop_pages_later(InodeNo ino, std::uint32_t user) EXCLUDES(mutex_);
+    static constexpr std::size_t kWaitingMax = 4096;
     // Runs `then` once the kernel asks for the attributes of the inode before it uses them again.
     void forget_attributes(InodeNo ino, std::function<void()> then);
 
@@ -39,7 +48,9 @@ public:
 
 private:
     const Kernel kernel_;
-    FairPool pages_, attributes_;
+    Mutex mutex_;
+    std::set<std::uint64_t> later_ GUARDED_BY(mutex_);  // files of drop_pages_later()
+    FairPool pages_, attributes_;  // last: their threads end first
 };
 
 }  // namespace pmfs::front

@@ -97,23 +97,31 @@ Result<std::vector<ListedName>> list(Volume &volume, InodeNo dir, std::uint64_t 
     return names;
 }
 
+// What is known of a name.  Without an inode when it cannot be looked up (damage, a bad page): the
+// kernel takes the name then, and whoever uses it gets the error.
+fuse_entry_param look_up(Dispatcher &dispatcher, InodeNo dir, const ListedName &listed) {
+    fuse_entry_param only_name{};
+    only_name.attr.st_ino = listed.ino.value();
+    only_name.attr.st_mode = static_cast<mode_t>(listed.type) << 12;
+    if (listed.name == "." || listed.name == "..") return only_name;
+    const Result<Attr> attr = dispatcher.volume().lookup(dir, listed.name);
+    const bool bad_page = pm::take_fault();
+    if (!attr.ok()) return only_name;
+    if (!bad_page) return to_entry(attr.value(), dispatcher.options());
+    dispatcher.volume().forget(attr.value().ino, 1);
+    return only_name;
+}
+
 // As readdir, with a lookup of each name, which counts a reference: so what is looked up is
 // replied.
 void readdirplus(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t cookie, fuse_file_info *) {
     Dispatcher &dispatcher = Dispatcher::of(req);
-    Volume &volume = dispatcher.volume();
     EntryBuffer buffer(req, size);
-    const auto names = list(volume, InodeNo(ino), static_cast<std::uint64_t>(cookie), &buffer);
+    const auto names =
+        list(dispatcher.volume(), InodeNo(ino), static_cast<std::uint64_t>(cookie), &buffer);
     if (!dispatcher.proceed(req, names)) return;
     for (const ListedName &listed : names.value()) {
-        fuse_entry_param found{};  // inode 0: the kernel takes the name and looks it up itself
-        found.attr.st_ino = listed.ino.value();
-        found.attr.st_mode = static_cast<mode_t>(listed.type) << 12;
-        if (listed.name != "." && listed.name != "..") {
-            const Result<Attr> attr = volume.lookup(InodeNo(ino), listed.name);
-            if (attr.ok()) found = to_entry(attr.value(), dispatcher.options());
-        }
-        PMFS_ASSERT(buffer.add(listed.entry(), found));
+        PMFS_ASSERT(buffer.add(listed.entry(), look_up(dispatcher, InodeNo(ino), listed)));
     }
     buffer.reply();
 }

@@ -14,6 +14,7 @@ namespace {
 
 OpenRequest to_open_request(fuse_req_t req, int flags, std::uint32_t fuse_flags) {
     OpenRequest request;
+    request.read = (flags & O_ACCMODE) != O_WRONLY;
     request.write = (flags & O_ACCMODE) != O_RDONLY;
     request.truncate = (flags & O_TRUNC) != 0;
     request.direct = (flags & O_DIRECT) != 0;
@@ -34,7 +35,10 @@ void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info *info) {
     const auto sent = Request::current()->argument<fuse_open_in>();
     const Result<OpenReply> opened = dispatcher.volume().open_file(
         InodeNo(ino), to_open_request(req, info->flags, sent.open_flags));
-    if (!dispatcher.proceed(req, opened)) return;
+    if (!dispatcher.proceed(req, opened)) {
+        if (opened.ok()) dispatcher.released(opened.value().handle);
+        return;
+    }
     fuse_file_info reply = *info;
     fill(reply, opened.value());
     const OpenReply &open = opened.value();
@@ -68,7 +72,12 @@ void create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
     const Result<Attr> made =
         create_or_open(dispatcher.volume(), InodeNo(parent), name, mode, info->flags,
                        to_open_request(req, info->flags, sent.open_flags), &opened);
-    if (!dispatcher.proceed(req, made)) return;
+    if (!dispatcher.proceed(req, made)) {
+        if (!made.ok()) return;
+        dispatcher.released(opened.handle);
+        dispatcher.volume().forget(made.value().ino, 1);
+        return;
+    }
     fuse_file_info reply = *info;
     fill(reply, opened);
     const fuse_entry_param entry = to_entry(made.value(), dispatcher.options());
@@ -91,7 +100,7 @@ void flush(fuse_req_t req, fuse_ino_t, fuse_file_info *) {
 void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_file_info *info) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     // Past the cache, as another one stores into it.
-    if (dispatcher.volume().unseen_by(info->fh) &&
+    if (dispatcher.volume().unseen_by(info->fh) && !dispatcher.crowded() &&
         !dispatcher.flushed(
             req, {.ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size}))
         return;
@@ -99,11 +108,8 @@ void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_f
     // still.
     bool replied = false;
     const auto reply = [&](std::span<const iovec> pieces) {
-        if (pm::take_fault()) {
-            dispatcher.fail(req, Error(EIO, "the medium has a bad page here"));
-        } else {
+        if (!dispatcher.bad_page(req))
             fuse_reply_iov(req, pieces.data(), static_cast<int>(pieces.size()));
-        }
         replied = true;
     };
     const Result<std::size_t> done =
@@ -181,6 +187,12 @@ void ioctl(fuse_req_t req, fuse_ino_t ino, unsigned command, void *, fuse_file_i
     ReplyPort &port = Request::current()->port();
     handle_ioctl(Dispatcher::of(req).ioctls(), request, [req, &port](const IoctlReply &reply) {
         const Request answering(port);
+        // The kernel's own ioctls (FS_IOC_GETFLAGS and its kin) take an answer that is shorter than
+        // they asked for as EIO, so an error that brings nothing is a plain one.
+        if (reply.error != 0 && reply.out.empty()) {
+            fuse_reply_err(req, reply.error);
+            return;
+        }
         // A negative result is the error, and what comes back with it is copied out all the same.
         fuse_reply_ioctl(req, -reply.error, reply.out.data(), reply.out.size());
     });

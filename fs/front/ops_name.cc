@@ -6,7 +6,10 @@ namespace pmfs::front {
 namespace {
 
 void reply_entry(Dispatcher &dispatcher, fuse_req_t req, const Result<Attr> &made) {
-    if (!dispatcher.proceed(req, made)) return;
+    if (!dispatcher.proceed(req, made)) {
+        if (made.ok()) dispatcher.volume().forget(made.value().ino, 1);
+        return;
+    }
     const fuse_entry_param entry = to_entry(made.value(), dispatcher.options());
     fuse_reply_entry(req, &entry);
 }
@@ -18,14 +21,13 @@ void reply_done(Dispatcher &dispatcher, fuse_req_t req, const Result<> &result) 
 void lookup(fuse_req_t req, fuse_ino_t parent, const char *name) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     const Result<Attr> found = dispatcher.volume().lookup(InodeNo(parent), name);
-    if (!found.ok() && found.error().errno_value() == ENOENT) {
-        // An entry without an inode: the kernel remembers that the name is absent.
-        fuse_entry_param absent{};
-        absent.entry_timeout = dispatcher.options().entry_timeout_s;
-        fuse_reply_entry(req, &absent);
-        return;
-    }
-    reply_entry(dispatcher, req, found);
+    if (found.ok() || found.error().errno_value() != ENOENT)
+        return reply_entry(dispatcher, req, found);
+    if (dispatcher.bad_page(req)) return;
+    // An entry without an inode: the kernel remembers that the name is absent.
+    fuse_entry_param absent{};
+    absent.entry_timeout = dispatcher.options().entry_timeout_s;
+    fuse_reply_entry(req, &absent);
 }
 
 void forget(fuse_req_t req, fuse_ino_t ino, std::uint64_t count) {
@@ -47,7 +49,7 @@ void mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev
 }
 
 void mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode) {
-    mknod(req, parent, name, mode | S_IFDIR, 0);
+    mknod(req, parent, name, (mode & 07777) | S_IFDIR, 0);
 }
 
 void symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name) {

@@ -3,29 +3,30 @@
 
 #include <sys/mman.h>
 
-#include "base/assert.h"
 #include "media/geometry.h"
 #include "media/verify.h"
 
 namespace pmfs::journal {
 
-Blocks::Blocks(const pm::Region &region, std::uint64_t fsid, std::uint64_t count)
-    : region_(region), fsid_(fsid), count_(count) {
-    void *map = ::mmap(nullptr, count, PROT_READ | PROT_WRITE,
+Blocks::Blocks(const pm::Region &region, const media::Superblock &sb)
+    : region_(region),
+      fsid_(sb.header.fsid.get()),
+      count_(sb.block_count.get()),
+      knows_all_fields_(media::knows_all_fields(sb)) {
+    void *map = ::mmap(nullptr, count_, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    PMFS_ASSERT(map != MAP_FAILED);
-    touched_ = static_cast<std::atomic<std::uint8_t> *>(map);
+    touched_ = map == MAP_FAILED ? nullptr : static_cast<std::atomic<std::uint8_t> *>(map);
 }
 
 Blocks::~Blocks() {
-    ::munmap(static_cast<void *>(touched_), count_);
+    if (ok()) ::munmap(static_cast<void *>(touched_), count_);
 }
 
 Result<const std::byte *> Blocks::get(BlockNo block, media::Magic magic) {
     if (block.value() >= count_) return corrupt("a block number points past the end of the volume");
     const std::byte *bytes = raw(block);
     std::atomic<std::uint8_t> &touched = touched_[block.value()];
-    if (touched.load(std::memory_order_relaxed) & 1) [[likely]] {
+    if (touched.load(std::memory_order_relaxed) & kWhole) [[likely]] {
         // Still compare the kind: a damaged pointer may lead to a sound block of another kind.
         const auto *header = reinterpret_cast<const media::BlockHeader *>(bytes);
         if (header->magic.get() == static_cast<std::uint32_t>(magic)) return bytes;
@@ -35,7 +36,9 @@ Result<const std::byte *> Blocks::get(BlockNo block, media::Magic magic) {
         return corrupt("a metadata block is damaged");
     if (magic == media::Magic::node) TRY(check_chunk(block));
     if (sane_ && !sane_(bytes, magic)) return corrupt("a metadata block contradicts itself");
-    touched.fetch_or(1, std::memory_order_relaxed);
+    if (knows_all_fields_ && !media::reserved_zero({bytes, media::kBlockSize}, magic))
+        return corrupt("a metadata block has something where nothing may be");
+    touched.fetch_or(kWhole, std::memory_order_relaxed);
     return bytes;
 }
 
@@ -46,11 +49,14 @@ Result<const media::Inode *> Blocks::inode(BlockNo block, unsigned slot, InodeNo
     std::atomic<std::uint8_t> &touched = touched_[block.value()];
     const auto bit = static_cast<std::uint8_t>(1u << slot);
     if (touched.load(std::memory_order_relaxed) & bit) [[likely]] {
-        if (inode->header.self.get() == self.value()) return inode;
+        if (media::header_ok(inode->header, media::Magic::inode, fsid_, self.value()))
+            return inode;
         return corrupt("an inode is not in its place");
     }
     if (!media::block_ok({bytes, media::kInodeSize}, media::Magic::inode, fsid_, self.value()))
         return corrupt("an inode is damaged");
+    if (knows_all_fields_ && !media::reserved_zero({bytes, media::kInodeSize}, media::Magic::inode))
+        return corrupt("an inode has something where nothing may be");
     TRY(check_chunk(block));
     touched.fetch_or(bit, std::memory_order_relaxed);
     return inode;

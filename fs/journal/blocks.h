@@ -16,12 +16,13 @@ namespace pmfs::journal {
 
 class Blocks {
 public:
-    // `count`: blocks of the volume; `fsid`: what every header must carry.
-    Blocks(const pm::Region &region, std::uint64_t fsid, std::uint64_t count);
+    Blocks(const pm::Region &region, const media::Superblock &superblock);
     ~Blocks();
     Blocks(const Blocks &) = delete;
     Blocks &operator=(const Blocks &) = delete;
 
+    // False: no memory to note which blocks were verified.
+    bool ok() const { return touched_ != nullptr; }
     std::uint64_t count() const { return count_; }
     std::uint64_t fsid() const { return fsid_; }
     const std::byte *raw(BlockNo block) const {
@@ -34,7 +35,8 @@ public:
     Result<const media::Inode *> inode(BlockNo block, unsigned slot, InodeNo self);
 
     // A commit wrote it, or those of its inodes: nothing to verify.
-    void mark_verified(BlockNo block, std::uint8_t inodes = 0xff) {
+    static constexpr std::uint8_t kWhole = 1;
+    void mark_verified(BlockNo block, std::uint8_t inodes = kWhole) {
         touched_[block.value()].fetch_or(inodes, std::memory_order_relaxed);
     }
     // What is whole and ours may still be nonsense: asked at first touch, by those who know.
@@ -51,6 +53,7 @@ private:
     const pm::Region &region_;
     const std::uint64_t fsid_;
     const std::uint64_t count_;
+    const bool knows_all_fields_;
     // One byte a block, one bit an inode slot (a whole block uses bit 0); pages of it exist where
     // touched, so a volume of 1 TiB with few files costs little.
     std::atomic<std::uint8_t> *touched_;

@@ -9,6 +9,7 @@
 
 #include "base/bytes.h"
 #include "journal/journal.h"
+#include "journal/replay.h"
 
 namespace pmfs::journal {
 
@@ -36,8 +37,9 @@ Result<> Journal::group_commit(bool force_checkpoint) {
     return {};
 }
 
+// Twice, for damage to the only one would hide what it covers.
 Result<> Journal::mark_covered(std::uint64_t covered) {
-    {
+    for (int copy = 0; copy < 2; ++copy) {
         Lock lock(mutex_);
         RecordHeader header{};
         header.magic.set(static_cast<std::uint32_t>(media::Magic::record));
@@ -46,7 +48,7 @@ Result<> Journal::mark_covered(std::uint64_t covered) {
         header.kind.set(static_cast<std::uint32_t>(media::RecordKind::mark));
         header.covers.set(covered);
         PMFS_ASSERT(free_locked() >= sizeof header);
-        region_.fence(append_locked(writable_bytes_of(header)));
+        TRY(append_locked(writable_bytes_of(header)));
     }
     return sync();
 }
@@ -58,28 +60,32 @@ Result<> Journal::checkpoint(std::uint64_t up_to) {
         seq = tail_seq_;
         offset = tail_offset_;
     }
-    const std::span<std::byte> buffer(read_buffer_.get(), media::kRecordSizeMax);
-    for (; seq <= up_to; ++seq) {
-        const auto record = read_record(region_, place_, offset, seq, secret_, buffer);
-        if (record.empty()) {
-            failed_.store(true, std::memory_order_release);
-            return Error(EIO, "the medium lost a record of the journal");
-        }
-        TRY(apply_record(record, blocks_.count(), [&](std::uint64_t at, auto bytes) {
-            region_.store_home(at, bytes);
-            dropping_.push_back(at / kBlockSize);
-        }));
-        offset = (offset + record.size()) % place_.size;
+    ChainReader reader(region_, place_, secret_, seq, offset,
+                       {read_buffer_.get(), media::kRecordSizeMax});
+    ChainReader check = reader;
+    // Not one line goes home before all are known to be sound.
+    const auto sound = apply_chain(check, up_to + 1, homes_, [](auto, auto) {});
+    const auto stored = sound.ok() ? store_homes(reader, up_to + 1) : sound;
+    if (!stored.ok()) {
+        failed_.store(true, std::memory_order_release);
+        return stored;
     }
+    TRY(sync());
+    TRY(write_headers(reader.seq(), reader.offset(), boot_id_));
+    Lock lock(mutex_);
+    tail_seq_ = reader.seq();
+    tail_offset_ = reader.offset();
+    checkpointed_seq_.store(up_to, std::memory_order_release);
+    return {};
+}
+
+Result<> Journal::store_homes(ChainReader &reader, std::uint64_t end_seq) {
+    TRY(apply_chain(reader, end_seq, homes_, [&](std::uint64_t at, auto bytes) {
+        region_.store_home(at, bytes);
+        dropping_.push_back(at / kBlockSize);
+    }));
     std::ranges::sort(dropping_);
     dropping_.erase(std::unique(dropping_.begin(), dropping_.end()), dropping_.end());
-    TRY(sync());
-    region_.fence(write_header(seq, offset, boot_id_));
-    TRY(sync());
-    Lock lock(mutex_);
-    tail_seq_ = seq;
-    tail_offset_ = offset;
-    checkpointed_seq_.store(up_to, std::memory_order_release);
     return {};
 }
 

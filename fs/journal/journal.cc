@@ -1,12 +1,11 @@
 // Commits, epochs and the tail: see journal.h.  Group commits are in checkpoint.cc.
 #include "journal/journal.h"
 
-#include <sys/random.h>
-
 #include <bit>
 #include <cstring>
 
 #include "base/bytes.h"
+#include "journal/replay.h"
 #include "journal/tx.h"
 #include "media/verify.h"
 
@@ -19,22 +18,19 @@ using media::RecordHeader;
 
 namespace {
 
-// Kept free beside the largest record, for marks between two checkpoints.
+// Kept free beside the largest record: for the marks of the two group commits that can come before
+// a checkpoint, one while a transaction is open and one behind it, each with its copy.
 constexpr std::uint64_t kMarkReserve = 4 * kLineSize;
 static_assert(media::kRecordSizeMax + kMarkReserve <=
               media::kJournalSizeMin - media::kRingHeaders * kBlockSize);
-
-void random_bytes(std::span<std::uint8_t> out) {
-    PMFS_ASSERT(::getrandom(out.data(), out.size(), 0) == static_cast<ssize_t>(out.size()));
-}
 
 }  // namespace
 
 Journal::Journal(pm::Region &region, const media::Superblock &sb)
     : region_(region),
       place_(ring_place(sb)),
-      header_block_(sb.journal_start.get()),
-      blocks_(region, sb.header.fsid.get(), sb.block_count.get()),
+      homes_(sb),
+      blocks_(region, sb),
       shadows_(std::make_unique<std::byte[]>(media::kTxBlocksMax * kBlockSize)),
       record_buffer_(std::make_unique<std::byte[]>(media::kRecordSizeMax)),
       read_buffer_(std::make_unique<std::byte[]>(media::kRecordSizeMax)) {}
@@ -44,6 +40,7 @@ Journal::~Journal() = default;
 Result<std::unique_ptr<Journal>> Journal::open(pm::Region &region, const media::Superblock &sb,
                                                const BootId &boot_id, bool read_only) {
     std::unique_ptr<Journal> journal(new Journal(region, sb));
+    if (!journal->blocks_.ok()) return Error(ENOMEM, "no memory for the map of known blocks");
     pm::Unfenced owed;
     const bool home = region.is_image() && !read_only;
     auto replayed = replay(region, sb, boot_id, [&](std::uint64_t at, auto bytes) {
@@ -52,24 +49,22 @@ Result<std::unique_ptr<Journal>> Journal::open(pm::Region &region, const media::
         else
             owed.add(region.store_meta(at, bytes));
     });
-    region.fence(std::move(owed));
-    const auto report = TRY(std::move(replayed));
-    if (home && report.records != 0) TRY(region.sync());
-    journal->replayed_ = report.records;
-    journal->generation_ = report.ring.generation;
-    journal->header_slot_ = report.ring.slot;
-    journal->last_seq_ = journal->durable_seq_ = journal->checkpointed_seq_ = report.last_seq;
-    if (!read_only) TRY(journal->start_epoch(report, boot_id));
+    if (owed.owed()) region.fence(std::move(owed));
+    const auto chain = TRY(std::move(replayed));
+    if (home && chain.records != 0) TRY(region.sync());
+    journal->replayed_ = chain.records;
+    journal->generation_ = chain.ring.generation;
+    journal->last_seq_ = journal->durable_seq_ = journal->checkpointed_seq_ = chain.last_seq;
+    if (!read_only) TRY(journal->start_epoch(chain, boot_id));
     return journal;
 }
 
 // From here on the old records do not parse: they carry another secret.
-Result<> Journal::start_epoch(const ReplayReport &report, const BootId &boot_id) {
-    random_bytes(secret_);
+Result<> Journal::start_epoch(const Chain &chain, const BootId &boot_id) {
+    secret_ = TRY(random_secret());
     boot_id_ = boot_id;
-    const std::uint64_t seq = report.last_seq + 1;
-    region_.fence(write_header(seq, 0, boot_id_));
-    TRY(sync());
+    const std::uint64_t seq = chain.last_seq + 1;
+    TRY(write_headers(seq, 0, boot_id_));
     Lock lock(mutex_);
     next_seq_ = tail_seq_ = seq;
     head_offset_ = tail_offset_ = tx_offset_end_ = 0;
@@ -85,23 +80,17 @@ Result<> Journal::close() {
         Lock lock(mutex_);
         seq = next_seq_;
     }
-    region_.fence(write_header(seq, 0, BootId{}));
+    TRY(write_headers(seq, 0, BootId{}));
     return sync();
 }
 
-pm::Unfenced Journal::write_header(std::uint64_t tail_seq, std::uint64_t tail_offset,
-                                   const BootId &boot_id) {
-    media::RingHeader header{};
-    header_slot_ ^= 1;
-    const std::uint64_t self = header_block_ + header_slot_;
-    header.header = media::header_of(media::Magic::ring_header, blocks_.fsid(), self, 0);
-    header.generation.set(++generation_);
-    header.tail_seq.set(tail_seq);
-    header.tail_offset.set(tail_offset);
-    std::memcpy(header.secret, secret_.data(), secret_.size());
-    std::memcpy(header.boot_id, boot_id.data(), boot_id.size());
-    media::seal_block(header);
-    return region_.write(self * kBlockSize, bytes_of(header));
+Result<> Journal::write_headers(std::uint64_t tail_seq, std::uint64_t tail_offset,
+                                const BootId &boot_id) {
+    const auto written =
+        write_ring_headers(region_, place_, blocks_.fsid(),
+                           {++generation_, tail_seq, tail_offset, secret_, boot_id});
+    if (!written.ok()) failed_.store(true, std::memory_order_release);
+    return written;
 }
 
 std::uint64_t Journal::free_locked() const {
@@ -115,11 +104,13 @@ Result<> Journal::make_room() {
     if (failed()) return Error(EROFS, "the medium failed; the volume is read-only until remounted");
     {
         Lock lock(mutex_);
-        if (free_locked() >= media::kRecordSizeMax + kMarkReserve) return {};
+        const bool waits = park_hook_ && region_.is_image() && park_hook_();
+        if (free_locked() >= media::kRecordSizeMax + kMarkReserve && !waits) return {};
     }
     if (region_.is_image())
         return Error(kParkErrno, "the journal is full until the next checkpoint");
     settle_tail();
+    if (failed()) return Error(EIO, "the medium failed; the volume is read-only until remounted");
     return {};
 }
 
@@ -127,7 +118,7 @@ void Journal::settle_tail() {
     if (region_.is_image()) return;
     region_.fence_everywhere();  // what any thread applied is durable at home now
     Lock lock(mutex_);
-    region_.fence(write_header(next_seq_, head_offset_, boot_id_));
+    if (!write_headers(next_seq_, head_offset_, boot_id_).ok()) return;
     tail_seq_ = next_seq_;
     tail_offset_ = head_offset_;
     checkpointed_seq_.store(last_seq_.load(std::memory_order_relaxed), std::memory_order_release);
@@ -169,15 +160,23 @@ std::size_t Journal::build_record(const Tx &tx, std::uint64_t seq) {
     return at;
 }
 
-pm::Unfenced Journal::append_locked(std::span<std::byte> record) {
+Result<> Journal::append_locked(std::span<std::byte> record) {
+    // A record behind one that failed would make that one damage, not a torn end.
+    if (failed()) return Error(EIO, "the medium failed; the volume is read-only until remounted");
     const media::le32 crc(record_checksum(secret_, record));
     std::memcpy(record.data() + offsetof(RecordHeader, crc32c), &crc, sizeof crc);
     const std::uint64_t first = std::min<std::uint64_t>(record.size(), place_.size - head_offset_);
+    pm::FaultScope faults;
     pm::Unfenced duty = region_.write(place_.start + head_offset_, record.first(first));
     if (first < record.size()) duty.add(region_.write(place_.start, record.subspan(first)));
+    region_.fence(std::move(duty));
+    if (faults.met()) {
+        failed_.store(true, std::memory_order_release);
+        return Error(EIO, "the medium did not take a record of the journal");
+    }
     head_offset_ = (head_offset_ + record.size()) % place_.size;
     ++next_seq_;
-    return duty;
+    return {};
 }
 
 Result<TxSeq> Journal::commit(Tx &tx) {
@@ -197,7 +196,7 @@ Result<TxSeq> Journal::commit(Tx &tx) {
             tx.finish_blocks(seq);
             build_record(tx, seq);
         }
-        region_.fence(append_locked({record_buffer_.get(), size}));
+        TRY(append_locked({record_buffer_.get(), size}));
         tx_offset_end_ = head_offset_;
         last_seq_.store(seq, std::memory_order_release);
     }
@@ -219,7 +218,7 @@ void Journal::apply_home(const Tx &tx) {
                                    {shadow.bytes + at, static_cast<std::size_t>(run) * kLineSize}));
             lines &= run == 64 ? 0 : ~(((std::uint64_t{1} << run) - 1) << first);
         }
-        blocks_.mark_verified(shadow.block, shadow.inodes ? shadow.slots : 0xff);
+        blocks_.mark_verified(shadow.block, shadow.inodes() ? shadow.slots : Blocks::kWhole);
     }
 }
 

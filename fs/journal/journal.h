@@ -21,7 +21,8 @@
 #include "base/mutex.h"
 #include "base/result.h"
 #include "journal/blocks.h"
-#include "journal/replay.h"
+#include "journal/chain.h"
+#include "journal/ring.h"
 #include "media/format.h"
 #include "pm/region.h"
 
@@ -45,7 +46,7 @@ public:
     pm::Region &region() { return region_; }
     std::uint64_t records_replayed() const { return replayed_; }
     // A sync failed, or the medium failed after a commit point: the volume must turn read-only.
-    bool failed() const { return failed_.load(std::memory_order_acquire); }
+    bool failed() const { return failed_.load(std::memory_order_acquire) || region_.failed(); }
 
     // File data, blobs: written where nothing else reads.  The duty goes to Tx::after or persist.
     pm::Unfenced write_data(std::uint64_t offset, std::span<const std::byte> bytes) {
@@ -74,6 +75,8 @@ public:
     bool drop_clean_pages();
     // The block is no metadata any more: nothing cached of it counts (volume's lock held).
     void forget_block(BlockNo block);
+    // Tests: image files, whether a transaction that begins has to wait as if the ring were full.
+    void set_park_hook(std::function<bool()> hook) { park_hook_ = std::move(hook); }
     // DAX: moves the tail up to the last record now (frees held-back chunks).
     void settle_tail();
 
@@ -81,22 +84,24 @@ private:
     friend class Tx;
     Journal(pm::Region &region, const media::Superblock &superblock);
 
-    Result<> start_epoch(const ReplayReport &report, const BootId &boot_id);
+    Result<> start_epoch(const Chain &chain, const BootId &boot_id);
     Result<> make_room();
     Result<TxSeq> commit(Tx &tx);
     std::size_t build_record(const Tx &tx, std::uint64_t seq);
-    pm::Unfenced append_locked(std::span<std::byte> record) REQUIRES(mutex_);
+    // EIO: the medium did not take it.  Then nothing is ever appended again.
+    Result<> append_locked(std::span<std::byte> record) REQUIRES(mutex_);
     void apply_home(const Tx &tx);
-    pm::Unfenced write_header(std::uint64_t tail_seq, std::uint64_t tail_offset,
-                              const BootId &boot_id);
+    Result<> write_headers(std::uint64_t tail_seq, std::uint64_t tail_offset,
+                           const BootId &boot_id);
     Result<> sync();
     Result<> mark_covered(std::uint64_t covered);
     Result<> checkpoint(std::uint64_t up_to);
+    Result<> store_homes(ChainReader &reader, std::uint64_t end_seq);
     std::uint64_t free_locked() const REQUIRES(mutex_);
 
     pm::Region &region_;
     const RingPlace place_;
-    const std::uint64_t header_block_;
+    const Homes homes_;
     Blocks blocks_;
     std::uint64_t replayed_ = 0;
 
@@ -104,10 +109,10 @@ private:
     std::unique_ptr<std::byte[]> record_buffer_;  // the record being built
     std::unique_ptr<std::byte[]> read_buffer_;    // the checkpoint's
 
-    std::array<std::uint8_t, 16> secret_{};
+    Secret secret_{};
     BootId boot_id_{};
-    std::uint64_t generation_ = 0;  // of the ring header; touched at open, and where the tail moves
-    unsigned header_slot_ = 0;
+    // Of the ring headers; touched at open, and where the tail moves.
+    std::uint64_t generation_ = 0;
 
     mutable Mutex mutex_;
     std::atomic<std::uint64_t> last_seq_{0};         // of the last transaction
@@ -121,6 +126,7 @@ private:
     std::uint64_t tx_offset_end_ GUARDED_BY(mutex_) = 0;  // behind the last transaction's record
     std::atomic<bool> failed_{false};                     // a sync failed: nothing can be promised
 
+    std::function<bool()> park_hook_;
     std::vector<std::uint64_t> dropping_;  // blocks stored home, whose private pages may go
 };
 

@@ -30,50 +30,54 @@ Result<> Tx::begin() {
     return {};
 }
 
-Tx::Shadow *Tx::add(BlockNo block, bool fresh, bool inodes) {
-    PMFS_ASSERT(begun_ && used_ < shadows_.size());
+Result<Tx::Shadow *> Tx::add(BlockNo block, media::Magic magic, bool fresh) {
+    PMFS_ASSERT(begun_);
+    if (used_ == shadows_.size()) return corrupt("a change touches more blocks than any may");
     Shadow &shadow = shadows_[used_];
-    shadow = {block, fresh, inodes, 0, 0, journal_.shadows_.get() + used_ * kBlockSize};
+    shadow = {block, magic, fresh, 0, 0, journal_.shadows_.get() + used_ * kBlockSize};
     if (fresh)
         std::memset(shadow.bytes, 0, kBlockSize);
-    else if (!inodes)  // inodes are copied one by one
+    else if (!shadow.inodes())  // inodes are copied one by one
         std::memcpy(shadow.bytes, journal_.blocks().raw(block), kBlockSize);
     ++used_;
     return &shadow;
 }
 
-std::byte *Tx::make_fresh(BlockNo block, media::Magic magic) {
-    Shadow *shadow = find(block);
-    if (shadow) {  // freed and taken again in one transaction
-        std::memset(shadow->bytes, 0, kBlockSize);
-        shadow->fresh = true;
-    } else {
-        shadow = add(block, true, false);
-    }
+Result<std::byte *> Tx::make_fresh(BlockNo block, media::Magic magic) {
+    if (find(block) || !journal_.homes_.allow(block.value()))
+        return corrupt("a block that is in use was taken for a free one");
+    Shadow *shadow = TRY(add(block, magic, true));
     const auto header = media::header_of(magic, journal_.blocks().fsid(), block.value(), 0);
-    std::memcpy(shadow->bytes, &header, sizeof header);
+    if (!shadow->inodes()) std::memcpy(shadow->bytes, &header, sizeof header);
     return shadow->bytes;
 }
 
-media::Inode *Tx::fresh_inodes(BlockNo block, InodeNo first) {
-    Shadow *shadow = add(block, true, true);
-    shadow->slots = 0xff;
-    auto *slots = reinterpret_cast<media::Inode *>(shadow->bytes);
+Result<media::Inode *> Tx::fresh_inodes(BlockNo block, InodeNo first) {
+    auto *slots = reinterpret_cast<media::Inode *>(TRY(make_fresh(block, media::Magic::inode)));
+    find(block)->slots = 0xff;
     for (std::uint64_t i = 0; i < kInodesPerBlock; ++i)
         slots[i].header =
             media::header_of(media::Magic::inode, journal_.blocks().fsid(), first.value() + i, 0);
     return slots;
 }
 
+// One block may have been taken for two places of the table.
+Result<media::Inode *> Tx::inode_in(const std::byte *block, unsigned slot, InodeNo self) {
+    auto *inode = reinterpret_cast<media::Inode *>(const_cast<std::byte *>(block)) + slot;
+    if (inode->header.self.get() == self.value()) return inode;
+    return corrupt("an inode is not in its place");
+}
+
 Result<media::Inode *> Tx::edit_inode(BlockNo block, unsigned slot, InodeNo self) {
     Shadow *shadow = find(block);
+    if (shadow) TRY(shadow->as(media::Magic::inode));
     if (!shadow || !shadow->has(slot)) {
         const media::Inode *home = TRY(journal_.blocks().inode(block, slot, self));
-        if (!shadow) shadow = add(block, false, true);
+        if (!shadow) shadow = TRY(add(block, media::Magic::inode, false));
         std::memcpy(shadow->bytes + slot * kInodeSize, home, kInodeSize);
         shadow->slots |= static_cast<std::uint8_t>(1u << slot);
     }
-    return reinterpret_cast<media::Inode *>(shadow->bytes) + slot;
+    return inode_in(shadow->bytes, slot, self);
 }
 
 namespace {
@@ -120,7 +124,7 @@ void Tx::finish_blocks(std::uint64_t seq) {
     for (std::size_t i = 0; i < used_; ++i) {
         Shadow &shadow = shadows_[i];
         const std::byte *home = journal_.blocks().raw(shadow.block);
-        if (shadow.inodes) {
+        if (shadow.inodes()) {
             shadow.lines = 0;
             for (std::size_t slot = 0; slot < kInodesPerBlock; ++slot) {
                 if (!shadow.has(slot)) continue;

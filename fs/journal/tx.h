@@ -44,32 +44,37 @@ public:
     // Makes sure that the ring has room for the largest record.  kParkErrno: see volume/types.h.
     Result<> begin();
 
-    // Reads what this transaction has made of a block so far.
+    // Reads what this transaction has made of a block so far.  A block is of one kind: to ask for
+    // another one, here and below, is EUCLEAN, for only an image that contradicts itself leads to
+    // that.  So is a change of more blocks than any operation makes.
     template <class T>
     Result<const T *> read(BlockNo block, media::Magic magic) {
-        if (const Shadow *s = find(block)) return reinterpret_cast<const T *>(s->bytes);
+        if (const Shadow *s = find(block)) return reinterpret_cast<const T *>(TRY(s->as(magic)));
         return reinterpret_cast<const T *>(TRY(journal_.blocks().get(block, magic)));
     }
     Result<const media::Inode *> read_inode(BlockNo block, unsigned slot, InodeNo self) {
-        if (const Shadow *s = find(block); s && s->has(slot))
-            return reinterpret_cast<const media::Inode *>(s->bytes) + slot;
+        if (const Shadow *s = find(block); s) {
+            const std::byte *copy = TRY(s->as(media::Magic::inode));
+            if (s->has(slot)) return TRY(inode_in(copy, slot, self));
+        }
         return journal_.blocks().inode(block, slot, self);
     }
     // A copy of a block to change.  Stays where it is until the transaction ends.
     template <class T>
     Result<T *> edit(BlockNo block, media::Magic magic) {
-        if (Shadow *s = find(block)) return reinterpret_cast<T *>(s->bytes);
+        if (Shadow *s = find(block)) return reinterpret_cast<T *>(TRY(s->as(magic)));
         TRY(journal_.blocks().get(block, magic));
-        return reinterpret_cast<T *>(add(block, false, false)->bytes);
+        return reinterpret_cast<T *>(TRY(add(block, magic, false))->bytes);
     }
     Result<media::Inode *> edit_inode(BlockNo block, unsigned slot, InodeNo self);
-    // A block that held nothing: zeroed, its header filled in.  All of it is logged.
+    // A block that held nothing: zeroed, its header filled in.  All of it is logged.  EUCLEAN for
+    // one that this transaction has already, or that is never free: the bitmap lies.
     template <class T>
-    T *fresh(BlockNo block, media::Magic magic) {
-        return reinterpret_cast<T *>(make_fresh(block, magic));
+    Result<T *> fresh(BlockNo block, media::Magic magic) {
+        return reinterpret_cast<T *>(TRY(make_fresh(block, magic)));
     }
     // An inode-table block that held nothing: eight free slots from `first` on.
-    media::Inode *fresh_inodes(BlockNo block, InodeNo first);
+    Result<media::Inode *> fresh_inodes(BlockNo block, InodeNo first);
 
     // Data that was written for this transaction: fenced before its record.
     void after(pm::Unfenced data) { data_.add(std::move(data)); }
@@ -84,13 +89,18 @@ private:
     friend class Journal;
     struct Shadow {
         BlockNo block;
+        media::Magic magic;  // inode: a block of the inode table ...
         bool fresh;
-        bool inodes;          // a block of the inode table ...
         std::uint8_t slots;   // ... of which these inodes are copied
         std::uint64_t lines;  // that differ from home; set by commit
         std::byte *bytes;
 
+        bool inodes() const { return magic == media::Magic::inode; }
         bool has(unsigned slot) const { return (slots >> slot & 1) != 0; }
+        Result<std::byte *> as(media::Magic wanted) const {
+            if (magic == wanted) return bytes;
+            return corrupt("a pointer leads to a metadata block of another kind");
+        }
     };
 
     Shadow *find(BlockNo block) {
@@ -98,8 +108,9 @@ private:
             if (shadows_[i].block == block) return &shadows_[i];
         return nullptr;
     }
-    Shadow *add(BlockNo block, bool fresh, bool inodes);
-    std::byte *make_fresh(BlockNo block, media::Magic magic);
+    Result<Shadow *> add(BlockNo block, media::Magic magic, bool fresh);
+    Result<std::byte *> make_fresh(BlockNo block, media::Magic magic);
+    static Result<media::Inode *> inode_in(const std::byte *block, unsigned slot, InodeNo self);
     void finish_blocks(std::uint64_t seq);
 
     Journal &journal_;

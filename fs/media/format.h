@@ -29,16 +29,17 @@ inline constexpr std::uint64_t kFileSizeMax = std::uint64_t{1} << 50;
 inline constexpr std::uint64_t kFileBlocksMax = kFileSizeMax / kBlockSize;  // 2^38
 inline constexpr std::size_t kNameMax = 255;
 inline constexpr std::uint32_t kLinksMax = 0xffffffff;
-inline constexpr std::size_t kSymlinkMax = 4000;  // one blob block, header excluded
+inline constexpr std::size_t kSymlinkMax = 4095;  // PATH_MAX with its final zero
 inline constexpr std::size_t kXattrValueMax = 65536;
 
 inline constexpr std::uint32_t kVersionMajor = 1;
-inline constexpr std::uint32_t kVersionMinor = 1;
+inline constexpr std::uint32_t kVersionMinor = 2;
 inline constexpr std::uint64_t kFeaturesIncompatKnown = 0;
 inline constexpr std::uint64_t kFeaturesRoCompatKnown = 0;
 
 enum class Magic : std::uint32_t {  // as bytes on the media, in order: "pmSB", "pmST", ...
     superblock = 0x42536d70,
+    making = 0x4b4d6d70,  // in block 0 while mkfs is at work: no volume, whatever copies lie about
     state = 0x54536d70,
     summary = 0x53476d70,
     bitmap = 0x4d426d70,
@@ -60,8 +61,9 @@ struct BlockHeader {
 };
 static_assert(is_media_v<BlockHeader> && sizeof(BlockHeader) == 32);
 
-// Written by mkfs and by relabelling; never by a mount.  Block 0, copied to the first block of
-// every group (a copy's header.self is its own block number; all else is equal).
+// Written by mkfs, by relabelling and by a repair; never by a mount.  Block 0, copied to the first
+// block of every group and to `copy_block` (a copy's header.self is its own block number; all else
+// is equal).
 struct Superblock {
     BlockHeader header;
     le32 version_major;         // a greater one: do not mount
@@ -78,14 +80,18 @@ struct Superblock {
     le64 created_sec;           // seconds since 1970, UTC
     std::uint8_t uuid[16];
     std::uint8_t label[64];             // UTF-8, zero-filled; need not end with a zero
-    std::uint8_t hash_key[16];          // SipHash-2-4 key of directory and xattr names
-    std::uint8_t reserved[4096 - 216];  // zero at mkfs; fsck does not look, so minors may use it
+    std::uint8_t hash_key[16];  // SipHash-2-4 key of directory and xattr names
+    // Where a volume has one group only: its last block, with a copy; else 0.  Minor version 2 and
+    // up.
+    le64 copy_block;
+    std::uint8_t reserved[4096 - 224];  // zero at mkfs; fsck does not look, so minors may use it
 };
 static_assert(is_media_v<Superblock> && sizeof(Superblock) == 4096);
 static_assert(offsetof(Superblock, features_incompat) == 48);
 static_assert(offsetof(Superblock, state_block) == 96);
 static_assert(offsetof(Superblock, uuid) == 120);
 static_assert(offsetof(Superblock, hash_key) == 200);
+static_assert(offsetof(Superblock, copy_block) == 216);
 
 // --- allocation -------------------------------------------------------------------------------
 
@@ -191,8 +197,34 @@ enum GrantFlag : std::uint32_t {
     kGrantStores = 1 << 0,   // it may store
     kGrantRevoked = 1 << 1,  // a lease that was not given back in time
     kGrantClaimed = 1 << 2,  // its extents are all that the process maps
-    kKnownGrantFlags = 0x7,
+    kGrantPlaced = 1 << 3,   // there is a GrantPlace; minor version 2 and up
+    kGrantLent = 1 << 4,     // ... and it says where the lock of the process's descriptor is
+    kGrantReasons = 0xf00,   // GrantReason << kGrantReasonShift; minor version 2 and up
+    kKnownGrantFlags = 0xf1f,
 };
+inline constexpr unsigned kGrantReasonShift = 8;
+enum class GrantReason : std::uint8_t {  // why the grant was lost
+    none = 0,                            // it was not yet: found so at a mount, its server died
+    server_died = 1,
+    late = 2,           // a lease that was not given back in time
+    revoked = 3,        // by the administrator
+    handle_closed = 4,  // under the mapping
+    cut_off = 5,        // the connection to the broker ended
+    still_mapped = 6,   // it was given back, but somebody maps it still
+};
+
+// In an inode with kGrantPlaced, in place of `atime` and `mtime`: what the holder's numbers mean
+// where, and where the kernel says whether anybody still has the descriptor that it got
+// (kGrantLent): a lock on byte 2^62 + (generation mod 2^20) * 2^42 + inode number of the medium,
+// both numbers the record's own.
+struct GrantPlace {
+    le64 serial;         // inode number of the process's pidfd, alone in its boot; 0 = not known
+    le32 pid_namespace;  // inode numbers of the server's /proc/self/ns; 0 = not known
+    le32 time_namespace;
+    le64 medium_device;  // st_dev and st_ino of the medium, as the server had it open
+    le64 medium_inode;
+};
+static_assert(is_media_v<GrantPlace> && sizeof(GrantPlace) == 32);
 
 // `next` and `prev` chain inodes on one of three lists, whose heads are in State:
 //   free list    (mode == 0): `next` only
@@ -222,6 +254,8 @@ struct Inode {
 static_assert(is_media_v<Inode> && sizeof(Inode) == kInodeSize);
 static_assert(offsetof(Inode, size) == 56);
 static_assert(offsetof(Inode, atime) == 80);
+static_assert(offsetof(Inode, mtime) == offsetof(Inode, atime) + sizeof(Time));
+static_assert(sizeof(GrantPlace) == 2 * sizeof(Time));
 static_assert(offsetof(Inode, flags) == 144);
 static_assert(offsetof(Inode, map_root) == 152);
 static_assert(offsetof(Inode, seal_digest) == 208);
@@ -299,8 +333,8 @@ struct BlobRun {
 static_assert(is_media_v<BlobRun> && sizeof(BlobRun) == 16);
 
 // A piece of a value that is too large for a tree entry or an inode: a large xattr's, a long
-// symlink's target (its inode then has one inline extent).  Written once, before the transaction
-// that refers to it, and never changed.
+// symlink's target (its inode then maps one or two blocks, inline).  Written once, before the
+// transaction that refers to it, and never changed.
 struct BlobBlock {
     BlockHeader header;
     le64 owner;   // inode number
@@ -311,7 +345,9 @@ struct BlobBlock {
 };
 static_assert(is_media_v<BlobBlock> && sizeof(BlobBlock) == 4096);
 inline constexpr std::size_t kBlobBytes = sizeof(BlobBlock::bytes);
-static_assert(kSymlinkMax <= kBlobBytes);
+inline constexpr std::uint64_t blob_blocks(std::uint64_t size) {
+    return (size + kBlobBytes - 1) / kBlobBytes;
+}
 
 // --- the journal ------------------------------------------------------------------------------
 
@@ -320,7 +356,8 @@ inline constexpr std::uint64_t kRingHeaders = 2;
 // The most that one transaction may change.  A full record of this size fits the smallest ring.
 inline constexpr std::size_t kTxBlocksMax = 12;
 
-// Two blocks, written in turns: the valid one with the greater generation counts.
+// Two blocks that say the same, written one after the other: the whole one with the greater
+// generation counts.
 struct RingHeader {
     BlockHeader header;  // tx = 0
     le64 generation;

@@ -1,6 +1,7 @@
 // The superblock's decoder.
 #include "media/verify.h"
 
+#include <algorithm>
 #include <bit>
 
 #include "media/geometry.h"
@@ -24,11 +25,47 @@ bool geometry_ok(const Superblock &sb) {
         sb.state_block[1].get() != state_b || state_b >= group_end)
         return false;
 
+    const std::uint64_t copy = sb.copy_block.get();
+    if (copy != 0 && copy != copy_block_of(blocks)) return false;
+
     const std::uint32_t unit = sb.mapping_unit.get();
     return unit >= kBlockSize && unit <= kChunkSize && std::has_single_bit(unit);
 }
 
 }  // namespace
+
+bool reserved_zero(ConstBytes block, Magic magic) {
+    const auto zero = [&](std::size_t from, std::size_t to) {
+        return std::ranges::all_of(block.subspan(from, to - from),
+                                   [](std::byte b) { return b == std::byte{0}; });
+    };
+    switch (magic) {
+        case Magic::state:
+            return zero(offsetof(State, reserved), offsetof(State, inode_table)) &&
+                   zero(offsetof(State, zero), sizeof(State));
+        case Magic::summary:
+            return zero(offsetof(Summary, reserved), offsetof(Summary, kind));
+        case Magic::bitmap:
+            return zero(offsetof(BitmapBlock, reserved), offsetof(BitmapBlock, bits));
+        case Magic::node:
+            return zero(offsetof(NodeHeader, reserved), sizeof(NodeHeader));
+        case Magic::blob:
+            return zero(offsetof(BlobBlock, reserved), offsetof(BlobBlock, bytes));
+        case Magic::ring_header:
+            return zero(offsetof(RingHeader, zero), offsetof(RingHeader, secret)) &&
+                   zero(offsetof(RingHeader, reserved), sizeof(RingHeader));
+        case Magic::inode: {
+            const auto inode = load<Inode>(block);
+            return inode.atime.zero.get() == 0 && inode.mtime.zero.get() == 0 &&
+                   inode.ctime.zero.get() == 0 && inode.crtime.zero.get() == 0;
+        }
+        case Magic::superblock:
+        case Magic::making:
+        case Magic::record:
+            break;
+    }
+    return true;
+}
 
 bool looks_like_superblock(ConstBytes block) {
     return block.size() >= sizeof(BlockHeader) &&
@@ -42,14 +79,14 @@ Result<Superblock> read_superblock(ConstBytes block, std::uint64_t self,
     const auto sb = load<Superblock>(block);
     // A newer version keeps these fields and the checksum where they are: that is the contract.
     if (!checksum_ok(block.first(sizeof(Superblock))))
-        return corrupt("the superblock is damaged (run fsck.pmfs: it looks at the copies)");
+        return corrupt("the superblock is damaged, and no sound copy of it was found");
     if (sb.version_major.get() > kVersionMajor)
         return Error(ENOTSUP, "the volume's format is newer than this program (update pmfs)");
     if ((sb.features_incompat.get() & ~kFeaturesIncompatKnown) != 0)
         return Error(ENOTSUP,
                      "the volume uses a feature that this program does not know (update pmfs)");
     if (sb.version_major.get() == 0 || sb.header.self.get() != self || !geometry_ok(sb))
-        return corrupt("the superblock contradicts itself (run fsck.pmfs: it looks at the copies)");
+        return corrupt("the superblock contradicts itself, and no sound copy of it was found");
     if (sb.block_count.get() > region_size / kBlockSize)
         return Error(EINVAL,
                      "the volume is larger than the device or image that holds it (was it "

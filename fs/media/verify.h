@@ -52,6 +52,13 @@ inline bool block_ok(ConstBytes block, Magic magic, std::uint64_t fsid, std::uin
     return header_ok(load<BlockHeader>(block), magic, fsid, self) && checksum_ok(block);
 }
 
+// Bytes of a whole block (an inode: of its times) that the format leaves unused are zero.  Asked
+// only of volumes that no newer minor version has written: that may have put something there.
+bool reserved_zero(ConstBytes block, Magic magic);
+inline bool knows_all_fields(const Superblock &sb) {
+    return sb.version_minor.get() <= kVersionMinor;
+}
+
 constexpr BlockHeader header_of(Magic magic, std::uint64_t fsid, std::uint64_t self,
                                 std::uint64_t tx) {
     return {le32(static_cast<std::uint32_t>(magic)), le32(0), le64(fsid), le64(self), le64(tx)};
@@ -63,8 +70,27 @@ constexpr BlockHeader header_of(Magic magic, std::uint64_t fsid, std::uint64_t s
 // Errors, a sentence each:
 //   EINVAL   not a pmfs volume; or the region is shorter than the volume on it
 //   ENOTSUP  a newer major version, or an unknown incompatible feature
-//   EUCLEAN  damaged (try a copy)
+//   EUCLEAN  damaged (find_superblock() tries the copies)
 Result<Superblock> read_superblock(ConstBytes block, std::uint64_t self, std::uint64_t region_size);
+
+// The superblock of the volume that `region` (all of its bytes) holds: block 0, or where that is
+// damaged a copy.  A copy counts when something else of its volume is there, so none that an older
+// mkfs left does.  What another program made of block 0 is no damage, and neither is a mkfs that
+// was interrupted.  The one reader for mount, fsck, mkfs and tools.
+// Errors: read_superblock's for block 0.
+struct FoundSuperblock {
+    Superblock sb;
+    std::uint64_t block = 0;  // that it was read from
+};
+Result<FoundSuperblock> find_superblock(ConstBytes region);
+
+// Calls `f(block)` for each block that holds a copy.
+template <class F>
+void for_each_copy(const Superblock &sb, F f) {
+    const std::uint64_t blocks = sb.block_count.get();
+    for (std::uint64_t at = kGroupBlocks; at < blocks; at += kGroupBlocks) f(at);
+    if (sb.copy_block.get() != 0) f(sb.copy_block.get());
+}
 
 // True when `block` says that it is a pmfs superblock, whole or not: mkfs must not overwrite it
 // unasked.

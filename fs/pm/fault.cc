@@ -120,4 +120,9 @@ bool take_fault() {
     return true;
 }
 
+FaultScope::FaultScope() : outer_(take_fault()) {}
+FaultScope::~FaultScope() {
+    fault_flag = outer_ ? 1 : 0;
+}
+
 }  // namespace pmfs::pm

@@ -12,6 +12,8 @@
 // the same few blocks, so it is stored too.
 #include "pm/image_region.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -58,8 +60,24 @@ void ImageRegion::fail_write() {
     syncer_.fail();
 }
 
+// A file that was truncated is no medium any more: pwrite(2) would make it long again, with zeroes
+// where the volume was.
+bool ImageRegion::whole() const {
+    struct stat now {};
+    return ::fstat(fd_.get(), &now) == 0 && static_cast<std::uint64_t>(now.st_size) >= size_;
+}
+
+Result<> ImageRegion::sync() {
+    if (read_only_) return {};
+    const Result<> synced = syncer_.sync();
+    if (whole()) return synced;
+    syncer_.fail();
+    return Error(EIO, "the image file was truncated under its server");
+}
+
 // An error here is what SIGBUS is to a store.
 void ImageRegion::write_by_call(std::uint64_t offset, std::span<const std::byte> bytes) {
+    if (!whole()) return fail_write();
     while (!bytes.empty()) {
         const ssize_t n =
             ::pwrite(fd_.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset));

@@ -9,7 +9,9 @@ class ImageRegion final : public MappedRegion {
 public:
     static MappedResult make(FileDescriptor fd, const Medium &medium, bool read_only);
 
-    Result<> sync() override { return read_only_ ? Result<>() : syncer_.sync(); }
+    // EIO also when the file was cut short meanwhile.
+    Result<> sync() override;
+    bool failed() const override { return syncer_.failed(); }
     void store_home(std::uint64_t offset, std::span<const std::byte> bytes) override;
     void drop_private(std::uint64_t offset) override;
 
@@ -24,6 +26,7 @@ protected:
 private:
     ImageRegion(FileDescriptor fd, Mapping shared, Mapping own, const Medium &medium,
                 bool read_only, UnitSet lost);
+    bool whole() const;
     void fail_write();
     void write_by_call(std::uint64_t offset, std::span<const std::byte> bytes);
 

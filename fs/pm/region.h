@@ -99,6 +99,8 @@ public:
     // zeroes now, for every thread, so whoever hands out data asks this after reading it.
     // Cheap while nothing is lost.
     virtual bool lost(std::uint64_t offset, std::uint64_t size) const = 0;
+    // A write or a sync failed for good: nothing can be promised any more.
+    virtual bool failed() const { return false; }
 
     // --- image files only
     // Makes everything durable that was written to the shared view before the call (fdatasync).
@@ -149,7 +151,23 @@ Result<std::unique_ptr<Region>> memory_region(std::uint64_t size);
 
 // --- faults (poison, a truncated image): docs/persistence.md "SIGBUS"
 // True when an access of this thread hit a bad page since the last call; the page reads as zeroes.
-// Tested before a commit and before a reply.
+// Tested before a commit and before a reply, also when the operation has failed by then.
 bool take_fault();
+
+// One piece of work of a thread (a request, a job that was put aside), which answers for the bad
+// pages that it met itself: not for those of the work before it, nor of that around it.
+class FaultScope {
+public:
+    FaultScope();
+    ~FaultScope();
+    FaultScope(const FaultScope &) = delete;
+    FaultScope &operator=(const FaultScope &) = delete;
+    // Whether it met one so far.
+    bool met() { return met_ = met_ || take_fault(); }
+
+private:
+    const bool outer_;
+    bool met_ = false;
+};
 
 }  // namespace pmfs::pm

@@ -57,21 +57,16 @@ bool Syncer::sync_by_uring_locked(int *result) {
 
 Result<> Syncer::sync() {
     const Lock lock(mutex_);
-    if (!failed_) {
+    if (!failed()) {
         int result = 0;
         if (!has_uring_ || !sync_by_uring_locked(&result)) {
             close_uring_locked();
             result = plain_sync(fd_);
         }
-        failed_ = result != 0;
+        if (result != 0) fail();
     }
-    if (failed_) return Error(EIO, "the image file can no longer be written to its disk");
+    if (failed()) return Error(EIO, "the image file can no longer be written to its disk");
     return {};
-}
-
-void Syncer::fail() {
-    const Lock lock(mutex_);
-    failed_ = true;
 }
 
 bool Syncer::uses_uring() {

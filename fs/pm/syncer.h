@@ -2,6 +2,8 @@
 #pragma once
 #include <liburing.h>
 
+#include <atomic>
+
 #include "base/mutex.h"
 #include "base/result.h"
 
@@ -20,7 +22,8 @@ public:
     // Makes durable what was written to the file before the call.  EIO: see above.
     Result<> sync() EXCLUDES(mutex_);
     // Makes every later sync() fail: a write into the page cache failed.
-    void fail() EXCLUDES(mutex_);
+    void fail() { failed_.store(true, std::memory_order_release); }
+    bool failed() const { return failed_.load(std::memory_order_acquire); }
     bool uses_uring() EXCLUDES(mutex_);
 
 private:
@@ -28,8 +31,8 @@ private:
     void close_uring_locked() REQUIRES(mutex_);
 
     const int fd_;
+    std::atomic<bool> failed_{false};
     Mutex mutex_;
-    bool failed_ GUARDED_BY(mutex_) = false;
     bool has_uring_ GUARDED_BY(mutex_) = false;
     io_uring uring_ GUARDED_BY(mutex_) = {};
 };

@@ -86,7 +86,7 @@ bool Volume::Impl::has_setid(std::uint32_t mode) {
 }
 void Volume::Impl::kill_setid(media::Inode *inode) {
     const std::uint32_t mode = inode->mode.get();
-    if (!S_ISREG(mode) || !has_setid(mode)) return;
+    if (S_ISDIR(mode) || !has_setid(mode)) return;  // (a directory's mean something else)
     const bool group = (mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
     inode->mode.set(mode & ~(S_ISUID | (group ? S_ISGID : 0u)));
 }
@@ -120,7 +120,7 @@ Result<Attr> Volume::setattr(InodeNo ino, const SetAttr &set, const Caller &call
     TRY(v.writable());
     ExclusiveLock held(v.lock);
     if (set.size) TRY(v.set_size(ino, *set.size, caller));
-    if (set.size || set.uid || set.gid) TRY(v.drop_capability(ino));
+    if (set.size || set.uid || set.gid || set.kill_suid_sgid) TRY(v.drop_capability(ino));
 
     Change change(*v.core);
     TRY(change.begin());
@@ -143,6 +143,17 @@ Result<Attr> Volume::setattr(InodeNo ino, const SetAttr &set, const Caller &call
 void Volume::forget(InodeNo ino, std::uint64_t count) {
     if (ino.value() == media::kRootIno) return;
     if (impl_->live.forget(ino, count)) impl_->reap_or_park(ino);
+}
+
+Result<> Volume::check_held(InodeNo ino, bool by_number) {
+    Impl &v = *impl_;
+    if (ino.value() == media::kRootIno || v.live.referenced(ino)) return {};
+    const Error stale(ESTALE, "nobody was given an inode of that number");
+    if (!by_number || ino.value() == media::kInodeTableIno) return stale;
+    SharedLock held(v.lock);
+    const auto *inode = TRY(core::read_inode(Reader(*v.core), ino));
+    if (inode->nlink.get() == 0) return stale;
+    return {};
 }
 
 // Frees what an unlinked inode holds.  If there is no room in the journal it stays on the orphan

@@ -10,12 +10,14 @@
 #include <limits>
 
 #include "base/clock.h"
+#include "pm/region.h"
 
 namespace pmfs {
 
 namespace {
 constexpr std::uint64_t kMillisecond = 1'000'000;
-}
+constexpr std::uint64_t kLookEvery = 250 * kMillisecond;
+}  // namespace
 
 Caretaker::Caretaker(Duties duties, bool without_thread)
     : duties_(std::move(duties)),
@@ -34,6 +36,7 @@ void Caretaker::stop() {
         breaks_.clear();
         ready_.clear();
         processes_.clear();
+        looked_for_.clear();
         if (thread_.joinable()) wake();
         thread.swap(thread_);
     }
@@ -64,6 +67,16 @@ void Caretaker::begin_break(InodeNo ino, std::uint64_t deadline_ns) {
 bool Caretaker::breaking(InodeNo ino) {
     Lock held(mutex_);
     return breaks_.contains(ino.value());
+}
+
+std::optional<std::uint32_t> Caretaker::time_left_ms(InodeNo ino, std::uint64_t now_ns) {
+    Lock held(mutex_);
+    const auto found = breaks_.find(ino.value());
+    if (found == breaks_.end()) return std::nullopt;
+    const std::uint64_t deadline = found->second.deadline_ns;
+    const std::uint64_t left = deadline > now_ns ? (deadline - now_ns) / kMillisecond : 0;
+    return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(
+        left, 1, std::numeric_limits<std::uint32_t>::max()));
 }
 
 bool Caretaker::has_turns(InodeNo ino) {
@@ -104,20 +117,22 @@ void Caretaker::leases_gone(InodeNo ino) {
     wake();
 }
 
-void Caretaker::watch(InodeNo record, FileDescriptor process) {
+void Caretaker::watch(InodeNo record, FileDescriptor process, bool look) {
     Lock held(mutex_);
     if (stopping_) return;
-    processes_.insert_or_assign(record.value(), std::move(process));
+    if (process.ok()) processes_.insert_or_assign(record.value(), std::move(process));
+    if (look) looked_for_.insert(record.value());
     wake();
 }
 
 void Caretaker::forget(InodeNo record) {
     Lock held(mutex_);
     processes_.erase(record.value());
+    looked_for_.erase(record.value());
 }
 
 void Caretaker::tend(std::uint64_t now_ns) {
-    std::vector<InodeNo> late, ended;
+    std::vector<InodeNo> late, ended, looks;
     {
         Lock held(mutex_);
         for (const auto &[ino, one] : breaks_)
@@ -126,14 +141,24 @@ void Caretaker::tend(std::uint64_t now_ns) {
             pollfd state{process.get(), POLLIN, 0};
             if (::poll(&state, 1, 0) > 0) ended.push_back(InodeNo(record));
         }
+        for (const InodeNo record : ended) processes_.erase(record.value());
+        if (next_look_ns_ <= now_ns) {
+            for (const std::uint64_t record : looked_for_) looks.push_back(InodeNo(record));
+            next_look_ns_ = now_ns + kLookEvery;
+        }
     }
     for (const InodeNo ino : late) {
+        const pm::FaultScope faults;
         duties_.revoke(ino);
         leases_gone(ino);
     }
     for (const InodeNo record : ended) {
-        forget(record);
+        const pm::FaultScope faults;
         duties_.process_ended(record);
+    }
+    for (const InodeNo record : looks) {
+        const pm::FaultScope faults;
+        duties_.look_again(record);
     }
     std::vector<Ready> ready;
     {
@@ -141,6 +166,7 @@ void Caretaker::tend(std::uint64_t now_ns) {
         ready.swap(ready_);
     }
     for (const Ready &one : ready) {
+        const pm::FaultScope faults;
         one.again();
         Lock held(mutex_);
         const auto turn = turns_.find(one.ino);
@@ -153,6 +179,7 @@ int Caretaker::milliseconds_left() {
     if (!ready_.empty()) return 0;
     std::uint64_t first = std::numeric_limits<std::uint64_t>::max();
     for (const auto &[ino, one] : breaks_) first = std::min(first, one.deadline_ns);
+    if (!looked_for_.empty()) first = std::min(first, next_look_ns_);
     if (first == std::numeric_limits<std::uint64_t>::max()) return -1;
     const std::uint64_t now = monotonic_ns();
     if (first <= now) return 0;

@@ -6,6 +6,8 @@
 #pragma once
 #include <functional>
 #include <map>
+#include <optional>
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -20,6 +22,7 @@ public:
     struct Duties {
         std::function<void(InodeNo)> revoke;         // the time of a file's leases is over
         std::function<void(InodeNo)> process_ended;  // of this record
+        std::function<void(InodeNo)> look_again;     // whether anybody maps by this record
     };
     // without_thread: tests call tend().
     Caretaker(Duties duties, bool without_thread);
@@ -30,6 +33,8 @@ public:
     // Somebody waits for the leases of a file; a break that goes on keeps its deadline.
     void begin_break(InodeNo ino, std::uint64_t deadline_ns) EXCLUDES(mutex_);
     bool breaking(InodeNo ino) EXCLUDES(mutex_);
+    // Milliseconds until the break's deadline, at least 1; nothing: no break goes on.
+    std::optional<std::uint32_t> time_left_ms(InodeNo ino, std::uint64_t now_ns) EXCLUDES(mutex_);
     // Leases of the file are gone, and those who waited for that have not all had their turn.
     bool has_turns(InodeNo ino) EXCLUDES(mutex_);
     // Runs `again` on the thread when no lease of the file is in the way any more.
@@ -39,7 +44,8 @@ public:
     // The last lease of the file is gone.
     void leases_gone(InodeNo ino) EXCLUDES(mutex_);
 
-    void watch(InodeNo record, FileDescriptor process) EXCLUDES(mutex_);
+    // process: a pidfd, or none.  look: the end is to be looked for as well, again and again.
+    void watch(InodeNo record, FileDescriptor process, bool look) EXCLUDES(mutex_);
     void forget(InodeNo record) EXCLUDES(mutex_);
 
     // Does what is due at `now_ns`.
@@ -67,6 +73,8 @@ private:
     std::vector<Ready> ready_ GUARDED_BY(mutex_);
     std::map<std::uint64_t, unsigned> turns_ GUARDED_BY(mutex_);  // of those in ready_ and running
     std::map<std::uint64_t, FileDescriptor> processes_ GUARDED_BY(mutex_);  // by record
+    std::set<std::uint64_t> looked_for_ GUARDED_BY(mutex_);                 // records
+    std::uint64_t next_look_ns_ GUARDED_BY(mutex_) = 0;
     bool stopping_ GUARDED_BY(mutex_) = false;
     std::thread thread_;
 };

@@ -72,9 +72,13 @@ void Volume::Impl::commit_loop() {
         const bool dirty =
             data_dirty.load(std::memory_order_acquire) || journal->last() > journal->durable();
         if (dirty || !waiters.empty() || !again.empty()) {
+            const pm::FaultScope faults;
             const auto done = commit_now(!again.empty());
             for (auto &waiter : waiters) waiter(done);
-            for (auto &run : again) run();
+            for (auto &run : again) {
+                const pm::FaultScope own;
+                run();
+            }
         }
         if (stop) return;
     }

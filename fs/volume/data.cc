@@ -219,6 +219,14 @@ private:
         const Extent e = TRY(core::find_extent(reader, *was, ino_, block));
         const std::uint64_t upto = std::min(e.end(), end_block);
         const bool allocate = e.hole(), convert = !e.hole() && e.unwritten;
+        const std::uint64_t in_place_end = std::min(span_.to, upto * kBlockSize);
+        if (touched_ && !allocate && !convert && in_place_end <= was->size.get()) {
+            // No record: a write that waits for room goes over what it wrote before, and must not
+            // fill the journal with that.
+            v_.journal->persist(
+                v_.journal->write_data(device_byte(e, at), part(at, in_place_end)));
+            return in_place_end;
+        }
         if (allocate || convert) TRY(core::map_make_room(*v_.core, ino_, block, 2));
         if (convert) TRY(core::map_make_room(*v_.core, ino_, upto, 2));
 
@@ -246,9 +254,10 @@ private:
             end = std::min(span_.to, (block + run.blocks) * kBlockSize);
             fill_new(change, run, at, end);
         } else {
-            end = std::min(span_.to, upto * kBlockSize);
+            end = in_place_end;
             change.after(v_.journal->write_data(device_byte(e, at), part(at, end)));
         }
+        touched_ = true;
         if (end > old_size) inode->size.set(end);
         const std::uint32_t mode = inode->mode.get();
         if (kill_) Volume::Impl::kill_setid(inode);
@@ -279,6 +288,7 @@ private:
     bool kill_;
     const Caller &caller_;
     Stale *stale_;
+    bool touched_ = false;  // times and mode are those of this write
 };
 
 }  // namespace

@@ -60,6 +60,7 @@ Result<bool> Volume::truncate_by_open(InodeNo ino, const OpenRequest &request) {
 
 Result<Attr> Volume::create(InodeNo dir, std::string_view name, std::uint32_t mode,
                             const OpenRequest &request, OpenReply *reply) {
+    if (!S_ISREG(mode)) return Error(EINVAL, "only a regular file is made and opened at once");
     Attr attr = TRY(make(dir, name, mode, 0, request.caller));
     OpenRequest untouched = request;
     untouched.truncate = false;  // empty as it is; a change that parks would meet the name again
@@ -76,9 +77,13 @@ Result<Attr> Volume::create(InodeNo dir, std::string_view name, std::uint32_t mo
 
 void Volume::release(HandleId handle) {
     Impl &v = *impl_;
-    // A mapping may outlive its handle, and what may have stored moves the file's times.
-    for (const Grant &grant : v.live.grants_of(handle))
-        if (grant.maps || grant.may_store) v.lose(handle, grant.id, false);
+    // A mapping may outlive its handle, and what may have stored moves the file's times.  While that
+    // waits for the journal, the handle and all its grants stay.
+    for (const Grant &grant : v.live.grants_of(handle)) {
+        if (!grant.maps && !grant.may_store) continue;
+        if (v.lose(handle, grant.id, GrantReason::handle_closed).ok()) continue;
+        return v.parked_later([this, handle] { release(handle); });
+    }
     const auto released = v.live.release(handle);
     if (!released) return;
     if (released->leases_gone) v.caretaker.leases_gone(released->ino);

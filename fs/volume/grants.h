@@ -5,9 +5,9 @@
 // Guarded by the lock of the LiveTable's shard that it lies in.
 #pragma once
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
-#include <unordered_map>
 #include <vector>
 
 #include "base/ids.h"
@@ -25,6 +25,7 @@ struct Grant {
     GrantKind kind = GrantKind::temporary;
     bool may_store = false;
     bool maps = false;      // its holder has the device, or is about to get it
+    bool lent = false;      // ... by a descriptor that the kernel tells the end of (pm/lending.h)
     bool breaking = false;  // was asked to go
     // It freezes a map in which a store could need a block: no page cache may take such stores.
     bool freezes_gaps = false;
@@ -64,7 +65,7 @@ public:
     const core::PinTable *pins_if_any() const { return pins_.get(); }
 
 private:
-    std::unordered_map<GrantId, Grant> grants_;
+    std::map<std::pair<HandleId, GrantId>, Grant> grants_;
     unsigned temporary_ = 0, breakable_ = 0, storing_ = 0, freezing_gaps_ = 0;
     std::unique_ptr<core::PinTable> pins_;
 };

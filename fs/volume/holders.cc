@@ -2,9 +2,12 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cstring>
+#include <span>
 
 #include "base/clock.h"
 #include "volume/impl.h"
+#include "volume/record.h"
 
 namespace pmfs {
 
@@ -56,9 +59,10 @@ Error Volume::Impl::begin_break(InodeNo ino, const Caller &caller) {
             return Error(EDEADLK, "the caller holds a lease on the file itself");
     caretaker.begin_break(ino, monotonic_ns() + options.lease_break_ms * std::uint64_t{1'000'000});
     const std::vector<Grant> asked = live.ask_leases(ino);
-    if (GrantWatcher *who = watcher.load(std::memory_order_acquire); who != nullptr)
-        for (const Grant &grant : asked)
-            who->lease_breaking(grant.handle, grant.id, options.lease_break_ms);
+    const std::uint32_t time = caretaker.time_left_ms(ino, monotonic_ns()).value_or(1);
+    tell_holders([&](GrantWatcher &who) {
+        for (const Grant &grant : asked) who.lease_breaking(grant.handle, grant.id, time);
+    });
     // The last of them may have gone before the break began: then nobody would end it.
     const std::vector<Grant> left = live.grants(ino);
     if (std::none_of(left.begin(), left.end(),
@@ -86,7 +90,7 @@ void Volume::when_ready(const Error &why, std::function<void()> again) {
 void Volume::Impl::revoke_leases(InodeNo ino) {
     for (const Grant &grant : live.grants(ino))
         if (grant.kind == GrantKind::breakable && grant.breaking)
-            lose(grant.handle, grant.id, true);
+            lose_or_park(grant.handle, grant.id, GrantReason::late);
 }
 
 // --- giving back, and losing
@@ -105,10 +109,17 @@ Result<> Volume::drop_grant(HandleId handle, GrantId id) {
         ExclusiveLock held(v.lock);
         const auto still = v.live.grant(handle, id);
         if (!still) return Error(ENOENT, "the handle holds no such grant");
-        if (still->record != InodeNo())
-            TRY(v.drop_record(still->record, false));
-        else
+        if (still->record == InodeNo()) {
             TRY(v.stored(still->file));
+        } else {
+            const auto *inode = TRY(core::read_inode(Reader(*v.core), still->record));
+            const auto use = v.use_of(still->record, *inode);
+            // A child of the holder, or a sharer of its memory, may map on.
+            if (use && *use != pm::Lender::Use::none)
+                TRY(v.quarantine(still->record, GrantReason::still_mapped));
+            else
+                TRY(v.drop_record(still->record, false));
+        }
         dropped = v.live.drop_grant(handle, id);
     } else {
         dropped = v.live.drop_grant(handle, id);
@@ -118,17 +129,19 @@ Result<> Volume::drop_grant(HandleId handle, GrantId id) {
     return {};
 }
 
-// A holder whose lease was revoked says that it has unmapped.
+// A holder whose grant was taken from it says that it has unmapped.
 Result<> Volume::Impl::drop_lost(HandleId handle, GrantId id) {
     InodeNo record;
     {
         SharedLock held(lock);
         for (const auto &[number, lost] : quarantined)
             if (lost.handle == handle && lost.grant == id && id != 0) record = InodeNo(number);
+        if (record == InodeNo()) return Error(ENOENT, "the handle holds no such grant");
+        const auto *inode = TRY(core::read_inode(Reader(*core), record));
+        const auto use = use_of(record, *inode);
+        if (use && *use != pm::Lender::Use::none) return {};  // it ends with the last mapping
     }
-    if (record == InodeNo()) return Error(ENOENT, "the handle holds no such grant");
-    end_quarantine(record);
-    return {};
+    return end_quarantine(record);
 }
 
 void Volume::Impl::after_drop(const LiveTable::Dropped &dropped) {
@@ -137,41 +150,47 @@ void Volume::Impl::after_drop(const LiveTable::Dropped &dropped) {
 }
 
 void Volume::lose_grant(HandleId handle, GrantId id) {
-    impl_->lose(handle, id, false);
+    impl_->lose_or_park(handle, id, GrantReason::cut_off);
 }
 
-// Ends a grant without its holder's word.  If it maps the device and may be alive, its blocks are
-// quarantined first.
-void Volume::Impl::lose(HandleId handle, GrantId id, bool revoked) {
+void Volume::Impl::lose_or_park(HandleId handle, GrantId id, GrantReason reason) {
+    const auto done = lose(handle, id, reason);
+    if (!done.ok()) parked_later([this, handle, id, reason] { lose_or_park(handle, id, reason); });
+}
+
+// The record of a grant that ends without its holder's word: it goes, or is quarantined first where
+// somebody may map by it.
+Result<> Volume::Impl::end_record(const Grant &grant, GrantReason reason) {
+    const auto *inode = TRY(core::read_inode(Reader(*core), grant.record));
+    if (life_of_record(grant.record, *inode) == Life::ended)
+        return drop_record(grant.record, false);
+    TRY(quarantine(grant.record, reason));
+    quarantined[grant.record.value()].handle = grant.handle;
+    quarantined[grant.record.value()].grant = grant.id;
+    return {};
+}
+
+Result<> Volume::Impl::lose(HandleId handle, GrantId id, GrantReason reason) {
     std::optional<LiveTable::Dropped> dropped;
     {
         ExclusiveLock held(lock);
         const auto grant = live.grant(handle, id);
-        if (!grant) return;
+        if (!grant) return {};
         if (grant->record == InodeNo()) {
-            if (grant->may_store && !stored(grant->file).ok())
-                return parked_later([this, handle, id, revoked] { lose(handle, id, revoked); });
+            if (grant->may_store) TRY(stored(grant->file));
         } else {
-            const bool ended = options.processes.life(grant->holder) == Life::ended;
-            // Either fails on damaged media or a full journal only; the record then goes, or
-            // counts, at the next mount.
-            const auto done = ended ? drop_record(grant->record, false)
-                                    : quarantine(grant->record, grant->holder, revoked);
-            if (!done.ok() && must_park(done.error())) {
-                parked_later([this, handle, id, revoked] { lose(handle, id, revoked); });
-                return;
-            }
-            if (!ended && done.ok()) {
-                quarantined[grant->record.value()].handle = handle;
-                quarantined[grant->record.value()].grant = id;
-            }
+            auto done = end_record(*grant, reason);
+            if (!done.ok() && must_park(done.error())) return done;
+            // A damaged record: what may be freed cannot be told, so nothing is.
+            if (!done.ok()) grants_damaged = true;
         }
         dropped = live.drop_grant(handle, id);
     }
-    if (!dropped) return;
-    GrantWatcher *who = watcher.load(std::memory_order_acquire);
-    if (revoked && who != nullptr) who->grant_revoked(handle, id);
+    if (!dropped) return {};
+    if (reason == GrantReason::late || reason == GrantReason::revoked)
+        tell_holders([&](GrantWatcher &who) { who.grant_revoked(handle, id); });
     after_drop(*dropped);
+    return {};
 }
 
 // --- taking
@@ -179,8 +198,16 @@ void Volume::Impl::lose(HandleId handle, GrantId id, bool revoked) {
 Result<> Volume::Impl::may_hold(const media::Inode &inode, const HandleInfo &opened,
                                 const GrantRequest &request, const Caller &caller) {
     if (!S_ISREG(inode.mode.get())) return Error(EINVAL, "only regular files have a block map");
-    if (caller.uid != 0 && caller.uid != inode.uid.get() && !opened.write)
+    if (request.maps && !opened.read)
+        return Error(EBADF, "to be mapped, the file must be open for reading");
+    // Who may have the device can read the file there anyway, and so may map what it can read here.
+    const bool only_looks = request.maps && !request.may_store && request.trusted;
+    if (caller.uid != 0 && caller.uid != inode.uid.get() && !opened.write && !only_looks)
         return Error(EPERM, "a grant takes the owner, root, or a descriptor for writing");
+    if (request.forks && (!request.maps || request.may_store))
+        return Error(EINVAL, "only a mapping that reads is handed down to children");
+    if (request.forks && (inode.flags.get() & media::kSealedFull) == 0)
+        return Error(EINVAL, "only a mapping of a file that is sealed full is handed down");
     const std::uint64_t size = inode.size.get();
     if (size == 0 || request.offset >= size)
         return Error(EINVAL, "there is nothing to hold at that offset");
@@ -197,14 +224,40 @@ Result<std::uint64_t> Volume::Impl::pin_limit(const Caller &caller) {
     return limit;
 }
 
-// Marks the file as one whose blocks behind its end may hold something, and zeroes those; and its
-// times move, for somebody is about to store.
-Result<> Volume::Impl::mark_mapped(InodeNo ino) {
+namespace {
+
+bool all_zero(std::span<const std::byte> bytes) {
+    return bytes.empty() || (bytes[0] == std::byte{0} &&
+                             std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
+}
+
+}  // namespace
+
+// A mapping shows whole units, and behind the end of the file there have to be zeroes: what was cut
+// off by a truncation, or stored there through a mapping of before, goes.  EROFS: it cannot.
+Result<> Volume::Impl::clear_behind_end(InodeNo ino) {
     const Reader reader(*core);
-    const auto *was = TRY(core::read_inode(reader, ino));
-    const std::uint64_t size = was->size.get(), unit = superblock.mapping_unit.get();
+    const auto *inode = TRY(core::read_inode(reader, ino));
+    const std::uint64_t size = inode->size.get(), unit = superblock.mapping_unit.get();
     const std::uint64_t end = (size + unit - 1) / unit * unit;
-    journal->persist(TRY(zero_written(reader, *was, ino, size, end)));
+    for (std::uint64_t at = size; at < end;) {
+        const Extent e = TRY(core::find_extent(reader, *inode, ino, at / kBlockSize));
+        const std::uint64_t upto = std::min(end, e.end() * kBlockSize);
+        const std::uint64_t place = e.start * kBlockSize + (at - e.file_block * kBlockSize);
+        const bool clean = e.hole() || all_zero({region->data() + place, upto - at});
+        if (!clean && !writable().ok())
+            return Error(EROFS,
+                         "the file has old bytes behind its end, which a mapping would show, and "
+                         "the volume is read-only");
+        if (!clean) journal->persist(TRY(zero_written(reader, *inode, ino, at, upto)));
+        at = upto;
+    }
+    return {};
+}
+
+// Marks the file as one whose blocks behind its end may hold something; and its times move, for
+// somebody is about to store.
+Result<> Volume::Impl::mark_mapped(InodeNo ino) {
     Change change(*core);
     TRY(change.begin());
     auto *inode = TRY(core::edit_inode(change, ino));
@@ -264,6 +317,9 @@ Result<GrantId> Volume::Impl::take(const HandleInfo &opened, const GrantRequest 
     // T and B freeze more than their range, which has no gaps.
     const bool freezes = request.kind != GrantKind::pin && (first != 0 || end < blocks_up(size));
     grant.freezes_gaps = freezes && TRY(core::has_gaps(reader, *inode, ino));
+    grant.lent = request.lent && lender.has_value() && !options.read_only;
+    if (request.forks && !grant.lent && !options.read_only)
+        return Error(EOPNOTSUPP, "this medium cannot tell whether children still map");
     grant.uid = caller.uid;
     grant.first = first;
     grant.end = end;
@@ -279,7 +335,7 @@ Result<GrantId> Volume::Impl::take(const HandleInfo &opened, const GrantRequest 
         if (!request.maps && !request.may_store) return grant.pin;
     }
     grant.holder = options.processes.of_thread(caller.pid);
-    if (auto added = live.add_grant(ino, grant); !added.ok()) {
+    if (auto added = live.add_grant(ino, grant, quarantined.size()); !added.ok()) {
         if (grant.pin != 0) live.unpin(grant.handle, grant.pin);
         return added.error();
     }
@@ -293,6 +349,7 @@ Result<GrantId> Volume::Impl::take(const HandleInfo &opened, const GrantRequest 
 
 // What the medium has to know of a grant that stands, before its holder hears of it.
 Result<> Volume::Impl::write_grant(const Grant &grant) {
+    if (grant.maps || grant.may_store) TRY(clear_behind_end(grant.file));
     if (grant.may_store) TRY(mark_mapped(grant.file));
     if (!grant.maps || options.read_only) return {};
     const InodeNo record = TRY(add_record(grant, grant.file));
@@ -335,6 +392,21 @@ Result<> Volume::adopt_grant(HandleId handle, GrantId id, const Caller &holder) 
     return {};
 }
 
+Result<FileDescriptor> Volume::lend_device(HandleId handle, GrantId id) {
+    Impl &v = *impl_;
+    const auto taken = v.live.grant(handle, id);
+    if (!taken) return Error(ENOENT, "the grant is gone");
+    if (!taken->lent) return Error(EOPNOTSUPP, "this medium cannot tell who still maps it");
+    FileDescriptor lent = TRY(v.lender->open(taken->may_store));
+    SharedLock held(v.lock);
+    // From here on it cannot end without the lock being seen.
+    const auto grant = v.live.grant(handle, id);
+    if (!grant || grant->record == InodeNo()) return Error(ENOENT, "the grant is gone");
+    const auto *inode = TRY(core::read_inode(Reader(*v.core), grant->record));
+    TRY(pm::Lender::mark(lent, lock_number(grant->record, *inode)));
+    return lent;
+}
+
 Result<std::vector<Holder>> Volume::holders(InodeNo ino) {
     std::vector<Holder> all = impl_->live.pins(ino);
     for (const Grant &g : impl_->live.grants(ino)) {
@@ -342,16 +414,25 @@ Result<std::vector<Holder>> Volume::holders(InodeNo ino) {
         all.push_back({g.id, g.kind, g.handle, g.holder.pid, g.uid, g.first * kBlockSize,
                        (g.end - g.first) * kBlockSize, g.may_store, g.breaking, g.maps});
     }
+    const std::vector<Holder> lost = TRY(impl_->lost_holders(ino));
+    all.insert(all.end(), lost.begin(), lost.end());
     return all;
 }
 
 std::uint32_t Volume::lease_time_left(HandleId handle, GrantId id) {
     const auto grant = impl_->live.grant(handle, id);
-    return grant && grant->breaking ? std::max(impl_->options.lease_break_ms, 1u) : 0;
+    if (!grant || !grant->breaking) return 0;
+    return impl_->caretaker.time_left_ms(grant->file, monotonic_ns()).value_or(1);
 }
 
 void Volume::set_watcher(GrantWatcher *watcher) {
-    impl_->watcher.store(watcher, std::memory_order_release);
+    ExclusiveLock held(impl_->watcher_lock);
+    impl_->watcher = watcher;
+}
+
+void Volume::Impl::tell_holders(const std::function<void(GrantWatcher &)> &what) {
+    SharedLock held(watcher_lock);
+    if (watcher != nullptr) what(*watcher);
 }
 
 void Volume::tend(std::uint64_t now_ns) {

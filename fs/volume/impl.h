@@ -11,6 +11,7 @@
 #include "core/extent_map.h"
 #include "core/inode.h"
 #include "journal/journal.h"
+#include "pm/lending.h"
 #include "volume/caretaker.h"
 #include "volume/live.h"
 #include "volume/volume.h"
@@ -29,6 +30,7 @@ public:
 
     std::unique_ptr<pm::Region> region;
     const media::Superblock superblock;
+    std::uint64_t superblock_from = 0;  // block; not 0: a copy stands in for a damaged one
     const MountOptions options;
     std::unique_ptr<journal::Journal> journal;
     std::unique_ptr<core::Allocator> allocator;
@@ -42,6 +44,7 @@ public:
     Result<> start();
     Result<> finish_orphans() REQUIRES(lock);
 
+    std::uint64_t leaving_blocks() REQUIRES_SHARED(lock);
     // EROFS where nothing may be written.
     Result<> writable() const;
 
@@ -72,36 +75,62 @@ public:
     Result<GrantId> take(const HandleInfo &opened, const GrantRequest &request,
                          const Caller &caller, std::uint64_t *bad_offset) REQUIRES(lock);
     Result<> write_grant(const Grant &grant) REQUIRES(lock);
-    void lose(HandleId handle, GrantId id, bool revoked) EXCLUDES(lock);
+    // Ends a grant without its holder's word.  kParkErrno: nothing has changed, run it again.
+    Result<> lose(HandleId handle, GrantId id, GrantReason reason) EXCLUDES(lock);
+    void lose_or_park(HandleId handle, GrantId id, GrantReason reason) EXCLUDES(lock);
+    Result<> end_record(const Grant &grant, GrantReason reason) REQUIRES(lock);
     Result<> drop_lost(HandleId handle, GrantId id) EXCLUDES(lock);
     void after_drop(const LiveTable::Dropped &dropped) EXCLUDES(lock);
     // Somebody may have stored to the file past us: its mtime and ctime move.
     Result<> stored(InodeNo ino) REQUIRES(lock);
+    Result<> clear_behind_end(InodeNo ino) REQUIRES(lock);
     Result<> mark_mapped(InodeNo ino) REQUIRES(lock);
-    std::atomic<GrantWatcher *> watcher{nullptr};
+    void tell_holders(const std::function<void(GrantWatcher &)> &what) EXCLUDES(watcher_lock);
+    SharedMutex watcher_lock;  // shared while the watcher is called; inside `lock`
+    GrantWatcher *watcher GUARDED_BY(watcher_lock) = nullptr;
     AttributeWatcher *attribute_watcher = nullptr;
 
-    // --- grant records and quarantine: records.cc
+    // --- grant records: records.cc
     Result<InodeNo> add_record(const Grant &grant, InodeNo file) REQUIRES(lock);
-    Result<> claim(InodeNo record, bool revoked) REQUIRES(lock);
+    Result<> claim(InodeNo record, GrantReason reason) REQUIRES(lock);
+    Result<std::vector<core::Run>> claims_of(InodeNo record) REQUIRES_SHARED(lock);
     Result<std::vector<core::Run>> unclaimed(InodeNo record) REQUIRES_SHARED(lock);
-    media::GrantHolder identity_of(const Grant &grant) const;
+    void set_holder(media::Inode *record, const Grant &grant) const;
     Result<> set_record_holder(const Grant &grant) REQUIRES(lock);
     Result<std::vector<core::Run>> given_up(InodeNo record) REQUIRES_SHARED(lock);
     Result<> stored_by(InodeNo record) REQUIRES(lock);
     Result<> drop_record(InodeNo record, bool settle) REQUIRES(lock);
-    Result<> quarantine(InodeNo record, const Process &holder, bool revoked) REQUIRES(lock);
-    void end_quarantine(InodeNo record) EXCLUDES(lock);
+
+    // --- quarantine: lost.cc
+    // What the kernel says of the descriptor that was lent: none when it cannot be asked.
+    std::optional<pm::Lender::Use> use_of(InodeNo record, const media::Inode &inode) const;
+    // ended: nobody maps by this record's grant any more.
+    Life life_of_record(InodeNo record, const media::Inode &inode) const;
+    Result<> quarantine(InodeNo record, GrantReason reason) REQUIRES(lock);
+    // Frees the record, and what only it keeps from being free.  On failure it keeps the rest.
+    Result<> settle_record(InodeNo record) REQUIRES(lock);
+    Result<> end_quarantine(InodeNo record) EXCLUDES(lock);
+    void holder_ended(InodeNo record) EXCLUDES(lock);
+    void look_again(InodeNo record) EXCLUDES(lock);
+    bool maps_no_more(InodeNo record) REQUIRES_SHARED(lock);
     Result<> load_records() REQUIRES(lock);
     Result<> make_room() REQUIRES(lock);
-    bool grants_damaged = false;  // their list is: nothing may be freed, so nothing may be written
+    // Mappings of the file that may have outlived their grants.
+    std::vector<InodeNo> lost_records(InodeNo file) REQUIRES_SHARED(lock);
+    Result<std::vector<Holder>> lost_holders(InodeNo file) EXCLUDES(lock);
+    // Their records are: nothing may be freed, so nothing may be written.
+    std::atomic<bool> grants_damaged{false};
     struct LostHolder {
         Process process;
-        bool revoked = false;
+        InodeNo file;
+        std::uint64_t generation = 0;
+        GrantReason reason = GrantReason::server_died;
+        bool ended = false;   // its pidfd said so
         HandleId handle = 0;  // with which it may still say that it has unmapped; 0 = none
         GrantId grant = 0;
     };
     std::map<std::uint64_t, LostHolder> quarantined GUARDED_BY(lock);  // by record
+    std::optional<pm::Lender> lender;
     std::array<std::uint8_t, 16> boot_id{};
 
     // --- size and space
@@ -120,6 +149,7 @@ public:
     Result<> clear_tree(InodeNo ino, media::TreeKind kind) REQUIRES(lock);
 
     // --- names
+    Result<Attr> lookup_number(InodeNo ino) REQUIRES_SHARED(lock);
     Result<core::NewInode> new_inode(core::Change &change, const media::Inode &dir, InodeNo dir_ino,
                                      std::uint32_t mode, const Caller &caller);
 

@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <cstring>
+#include <vector>
 
 #include "core/dir.h"
 #include "core/xattr.h"
@@ -40,15 +41,28 @@ void tidy_dir(core::Core &core, InodeNo dir, std::uint64_t key) {
 
 }  // namespace
 
+// An inode by its number alone, as a handle of open_by_handle_at(2) names it: a file that has a
+// name, or one without that somebody knows already.
+Result<Attr> Volume::Impl::lookup_number(InodeNo ino) {
+    if (ino.value() == media::kInodeTableIno) return Error(ESTALE, "no file has that number");
+    const auto *inode = TRY(core::read_inode(Reader(*core), ino));
+    if ((inode->flags.get() & media::kGrantRecord) != 0)
+        return Error(ESTALE, "the inode is no file");
+    const bool known = live.reference_known(ino);
+    if (!known && inode->nlink.get() == 0) return Error(ESTALE, "the file was removed");
+    if (!known) live.reference(ino);
+    return attr_of(ino, *inode);
+}
+
 Result<Attr> Volume::lookup(InodeNo dir_ino, std::string_view name) {
     Impl &v = *impl_;
     SharedLock held(v.lock);
     const Reader reader(*v.core);
+    if (name == ".") return v.lookup_number(dir_ino);
     const auto *dir = TRY(read_dir(reader, dir_ino));
     InodeNo ino;
-    if (name == ".") {
-        ino = dir_ino;
-    } else if (name == "..") {
+    if (name == "..") {
+        if (dir->nlink.get() == 0) return Error(ENOENT, "the directory was removed");
         ino = InodeNo(dir->parent.get());
     } else {
         if (name.size() > media::kNameMax)
@@ -116,6 +130,7 @@ Result<Attr> Volume::make(InodeNo dir_ino, std::string_view name, std::uint32_t 
     if (!S_ISREG(mode) && !S_ISDIR(mode) && !S_ISCHR(mode) && !S_ISBLK(mode) && !S_ISFIFO(mode) &&
         !S_ISSOCK(mode))
         return Error(EINVAL, "no type of file that can be made");
+    if ((mode & ~(S_IFMT | 07777u)) != 0) return Error(EINVAL, "a mode that no file can have");
     ExclusiveLock held(v.lock);
     TRY(prepare_name(*v.core, dir_ino, name));
     TRY(core::ensure_free_inode(*v.core));
@@ -137,13 +152,35 @@ Result<Attr> Volume::make(InodeNo dir_ino, std::string_view name, std::uint32_t 
     return attr;
 }
 
+namespace {
+
+Result<> set_target(Change &change, const core::NewInode &link, std::string_view target) {
+    link.inode->size.set(target.size());
+    if (target.size() <= media::kInlineBytes) {
+        std::memcpy(link.inode->inline_bytes, target.data(), target.size());
+        return {};
+    }
+    const auto runs =
+        TRY(core::write_blob(change, link.inode, link.ino, std::as_bytes(std::span(target))));
+    const auto permit = TRY(core::permit(*link.inode, {}, core::Move::allocate));
+    std::uint64_t at = 0;
+    for (const core::Run &run : runs) {
+        TRY(core::map_insert(change, link.inode, link.ino,
+                             {at, run.start, run.blocks, false, false}, permit));
+        at += run.blocks;
+    }
+    return {};
+}
+
+}  // namespace
+
 Result<Attr> Volume::symlink(InodeNo dir_ino, std::string_view name, std::string_view target,
                              const Caller &caller) {
     Impl &v = *impl_;
     TRY(v.writable());
     if (target.empty()) return Error(ENOENT, "a symlink needs a target");
     if (target.size() > media::kSymlinkMax)
-        return Error(ENAMETOOLONG, "a symlink's target has at most 4000 bytes");
+        return Error(ENAMETOOLONG, "a symlink's target has at most 4095 bytes");
     ExclusiveLock held(v.lock);
     TRY(prepare_name(*v.core, dir_ino, name));
     TRY(core::ensure_free_inode(*v.core));
@@ -152,17 +189,9 @@ Result<Attr> Volume::symlink(InodeNo dir_ino, std::string_view name, std::string
     TRY(change.begin());
     auto *dir = TRY(core::edit_inode(change, dir_ino));
     const auto made = TRY(v.new_inode(change, *dir, dir_ino, S_IFLNK | 0777, caller));
-    made.inode->size.set(target.size());
-    if (target.size() <= media::kInlineBytes) {
-        std::memcpy(made.inode->inline_bytes, target.data(), target.size());
-    } else {
-        const auto runs =
-            TRY(core::write_blob(change, made.inode, made.ino, std::as_bytes(std::span(target))));
-        const auto permit = TRY(core::permit(*made.inode, {}, core::Move::allocate));
-        TRY(core::map_insert(change, made.inode, made.ino, {0, runs.front().start, 1, false, false},
-                             permit));
-    }
+    // The name first, for a blob takes the room that is left in the transaction.
     TRY(core::dir_insert(change, dir, dir_ino, name, made.ino, DT_LNK));
+    TRY(set_target(change, made, target));
     v.touch(dir, true);
     const Attr attr = v.attr_of(made.ino, *made.inode);
     TRY(change.commit());
@@ -180,10 +209,13 @@ Result<std::string> Volume::readlink(InodeNo ino) {
     if (size <= media::kInlineBytes)
         return std::string(reinterpret_cast<const char *>(inode->inline_bytes), size);
     if (size > media::kSymlinkMax) return corrupt("a symlink is longer than it can be");
-    const Extent e = TRY(core::find_extent(reader, *inode, ino, 0));
-    if (e.hole()) return corrupt("a symlink's target is missing");
-    const core::Run run{e.start, 1};
-    const auto bytes = TRY(core::read_blob(*v.core, ino, std::span(&run, 1), size));
+    std::vector<core::Run> runs;
+    for (std::uint64_t at = 0; at < media::blob_blocks(size); at += runs.back().blocks) {
+        const Extent e = TRY(core::find_extent(reader, *inode, ino, at));
+        if (e.hole()) return corrupt("a symlink's target is missing");
+        runs.push_back({e.start + (at - e.file_block), 1});
+    }
+    const auto bytes = TRY(core::read_blob(*v.core, ino, runs, size));
     return std::string(reinterpret_cast<const char *>(bytes.data()), bytes.size());
 }
 

@@ -1,17 +1,16 @@
-// Grant records: who maps the device, remembered on the medium (media/format.h "GrantHolder"), and
-// the quarantine of those who lost their grants (docs/seal.md).
+// Grant records: who maps the device, remembered on the medium (media/format.h "GrantHolder").
 //
 // A record is an inode on a list of its own.  It claims the device blocks that its holder maps.
 // While the grant lives the file's map stands still, so the claims cost nothing; when the grant is
-// lost and the holder may be alive they are quarantined: whatever the file gives up stays in use.
+// lost and somebody may still map they are quarantined (lost.cc): whatever the file gives up stays
+// in use.
 // When the holder is gone, the blocks that the file gave up are freed, and the record goes.
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <cstring>
-#include <set>
 
 #include "volume/impl.h"
+#include "volume/record.h"
 
 namespace pmfs {
 
@@ -21,18 +20,6 @@ using core::Reader;
 using core::Run;
 
 namespace {
-
-constexpr std::uint64_t kAllBlocks = ~std::uint64_t{0} >> 1;
-
-media::GrantHolder holder_of(const media::Inode &record) {
-    media::GrantHolder holder;
-    static_assert(sizeof holder == sizeof record.seal_digest);
-    std::memcpy(static_cast<void *>(&holder), record.seal_digest, sizeof holder);
-    return holder;
-}
-void set_holder(media::Inode *record, const media::GrantHolder &holder) {
-    std::memcpy(record->seal_digest, &holder, sizeof holder);
-}
 
 // The device blocks of file blocks [first, end), in order of the device.
 Result<std::vector<Run>> runs_of(const Reader &reader, const media::Inode &inode, InodeNo ino,
@@ -49,23 +36,6 @@ Result<std::vector<Run>> runs_of(const Reader &reader, const media::Inode &inode
     std::sort(runs.begin(), runs.end(),
               [](const Run &a, const Run &b) { return a.start < b.start; });
     return runs;
-}
-
-// `from` without what `taken` has; both in order of the device.
-std::vector<Run> difference(const std::vector<Run> &from, const std::vector<Run> &taken) {
-    std::vector<Run> left;
-    auto t = taken.begin();
-    for (const Run &run : from) {
-        std::uint64_t at = run.start;
-        const std::uint64_t end = run.start + run.blocks;
-        while (t != taken.end() && t->start + t->blocks <= at) ++t;
-        for (auto u = t; u != taken.end() && u->start < end; ++u) {
-            if (u->start > at) left.push_back({at, u->start - at});
-            at = std::max(at, u->start + u->blocks);
-        }
-        if (at < end) left.push_back({at, end - at});
-    }
-    return left;
 }
 
 }  // namespace
@@ -85,15 +55,15 @@ Result<InodeNo> Volume::Impl::add_record(const Grant &grant, InodeNo file) {
     inode->trim_from.set(grant.first);
     inode->rdev.set(grant.end);
     touch(inode, true);
-    inode->crtime = inode->atime = inode->mtime;
-    set_holder(inode, identity_of(grant));
+    inode->crtime = inode->ctime;
+    set_holder(inode, grant);
     TRY(core::push_inode(change, made.ino, inode, &media::State::grant_head));
     TRY(change.commit());
     return made.ino;
 }
 
 // Makes the record claim what its holder maps; may be called again after it had to park.
-Result<> Volume::Impl::claim(InodeNo record, bool revoked) {
+Result<> Volume::Impl::claim(InodeNo record, GrantReason reason) {
     const Reader reader(*core);
     const auto *was = TRY(core::read_inode(reader, record));
     if ((was->flags.get() & media::kGrantRecord) == 0) return corrupt("no record of a grant");
@@ -111,11 +81,17 @@ Result<> Volume::Impl::claim(InodeNo record, bool revoked) {
     }
     Change change(*core);
     TRY(change.begin());
-    holder.flags.set(holder.flags.get() | media::kGrantClaimed |
-                     (revoked ? media::kGrantRevoked : 0u));
-    set_holder(TRY(core::edit_inode(change, record)), holder);
+    const auto number = static_cast<std::uint32_t>(reason) << media::kGrantReasonShift;
+    holder.flags.set(holder.flags.get() | media::kGrantClaimed | number |
+                     (reason == GrantReason::late ? media::kGrantRevoked : 0u));
+    store_holder(TRY(core::edit_inode(change, record)), holder);
     TRY(change.commit());
     return {};
+}
+
+Result<std::vector<Run>> Volume::Impl::claims_of(InodeNo record) {
+    const Reader reader(*core);
+    return runs_of(reader, *TRY(core::read_inode(reader, record)), record, 0, kAllBlocks);
 }
 
 // What the holder maps and the record does not claim yet.
@@ -125,19 +101,29 @@ Result<std::vector<Run>> Volume::Impl::unclaimed(InodeNo record) {
     const std::uint64_t generation = inode->entries.get();
     const std::uint64_t first = inode->trim_from.get(), end = inode->rdev.get();
     const InodeNo file(inode->parent.get());
-    const auto claims = TRY(runs_of(reader, *inode, record, 0, kAllBlocks));
+    const auto claims = TRY(claims_of(record));
     const auto *target = TRY(core::read_inode(reader, file));
     if (target->generation.get() != generation) return std::vector<Run>{};
     return difference(TRY(runs_of(reader, *target, file, first, end)), claims);
 }
 
-media::GrantHolder Volume::Impl::identity_of(const Grant &grant) const {
+void Volume::Impl::set_holder(media::Inode *record, const Grant &grant) const {
     media::GrantHolder holder{};
     std::copy(boot_id.begin(), boot_id.end(), holder.boot_id);
     holder.start_time.set(grant.holder.start_time);
     holder.pid.set(grant.holder.pid);
-    holder.flags.set(grant.may_store ? media::kGrantStores : 0u);
-    return holder;
+    holder.flags.set(media::kGrantPlaced | (grant.may_store ? media::kGrantStores : 0u) |
+                     (grant.lent ? media::kGrantLent : 0u));
+    store_holder(record, holder);
+    media::GrantPlace place{};
+    place.serial.set(grant.holder.serial);
+    place.pid_namespace.set(grant.holder.pid_namespace);
+    place.time_namespace.set(grant.holder.time_namespace);
+    if (grant.lent) {
+        place.medium_device.set(lender->place().device);
+        place.medium_inode.set(lender->place().inode);
+    }
+    store_place(record, place);
 }
 
 Result<> Volume::Impl::set_record_holder(const Grant &grant) {
@@ -145,7 +131,7 @@ Result<> Volume::Impl::set_record_holder(const Grant &grant) {
     TRY(change.begin());
     auto *inode = TRY(core::edit_inode(change, grant.record));
     inode->uid.set(grant.uid);
-    set_holder(inode, identity_of(grant));
+    set_holder(inode, grant);
     TRY(change.commit());
     return {};
 }
@@ -211,132 +197,6 @@ Result<> Volume::Impl::drop_record(InodeNo record, bool settle) {
     TRY(core::unlink_inode(change, inode, &media::State::grant_head));
     TRY(core::free_inode(change, record, inode));
     TRY(change.commit());
-    return {};
-}
-
-// --- quarantine
-
-Result<> Volume::Impl::quarantine(InodeNo record, const Process &holder, bool revoked) {
-    TRY(stored_by(record));
-    auto claimed = claim(record, revoked);
-    // A volume too full for the claims: they hold in memory, and what is given up stays in use
-    // until fsck finds it.
-    if (!claimed.ok() && claimed.error().errno_value() != ENOSPC) return claimed;
-    const Reader reader(*core);
-    const auto *inode = TRY(core::read_inode(reader, record));
-    auto runs = TRY(runs_of(reader, *inode, record, 0, kAllBlocks));
-    if (!claimed.ok()) {
-        const auto more = TRY(unclaimed(record));
-        runs.insert(runs.end(), more.begin(), more.end());
-    }
-    allocator->quarantine().add(record, std::move(runs));
-    quarantined[record.value()] = {holder, revoked};
-    FileDescriptor process = watch_process(holder);
-    if (process.ok())
-        caretaker.watch(record, std::move(process));
-    else if (options.processes.life(holder) == Life::ended)
-        parked_later([this, record] { end_quarantine(record); });
-    return {};
-}
-
-// The holder is gone: what its file gave up is free.
-void Volume::Impl::end_quarantine(InodeNo record) {
-    Result<> done;
-    {
-        ExclusiveLock held(lock);
-        if (!quarantined.contains(record.value())) return;
-        allocator->quarantine().remove(record);
-        done = drop_record(record, true);
-        if (done.ok() || !must_park(done.error())) quarantined.erase(record.value());
-    }
-    caretaker.forget(record);
-    if (!done.ok() && must_park(done.error()))
-        parked_later([this, record] { end_quarantine(record); });
-}
-
-// At mount, before anything is freed: records of holders that are gone go; the others' blocks stay.
-// All are quarantined before the first goes, for several may claim a block that their file gave up:
-// it is free with the last of them, and nobody may free it twice.
-Result<> Volume::Impl::load_records() {
-    std::vector<InodeNo> ended;
-    std::set<std::uint64_t> seen;
-    const Reader reader(*core);
-    for (std::uint64_t at = TRY(core::read_state(reader))->grant_head.get(); at != 0;) {
-        const InodeNo record(at);
-        const auto found = core::read_inode(reader, record);
-        // Damage: who else holds what cannot be told, so nothing may be freed until fsck.
-        if (!found.ok() || (found.value()->flags.get() & media::kGrantRecord) == 0 ||
-            !seen.insert(at).second)
-            return corrupt("the list of those who map the device is damaged");
-        at = found.value()->next.get();
-        const media::GrantHolder holder = holder_of(*found.value());
-        const Process process{holder.pid.get(), holder.start_time.get()};
-        const bool this_boot = std::equal(boot_id.begin(), boot_id.end(), holder.boot_id);
-        if (this_boot && options.processes.life(process) != Life::ended) {
-            const bool revoked = (holder.flags.get() & media::kGrantRevoked) != 0;
-            Result<> done = quarantine(record, process, revoked);
-            while (!done.ok() && must_park(done.error())) {
-                TRY(make_room());
-                done = quarantine(record, process, revoked);
-            }
-            TRY(std::move(done));
-            continue;
-        }
-        allocator->quarantine().add(record,
-                                    TRY(runs_of(reader, *found.value(), record, 0, kAllBlocks)));
-        ended.push_back(record);
-    }
-    for (const InodeNo record : ended) {
-        allocator->quarantine().remove(record);
-        Result<> done = drop_record(record, true);
-        while (!done.ok() && must_park(done.error())) {
-            TRY(make_room());
-            done = drop_record(record, true);
-        }
-        (void)done.ok();  // a damaged one stays
-    }
-    return {};
-}
-
-// At mount, for a step that must park: it got on by a transaction at least.
-Result<> Volume::Impl::make_room() {
-    TRY(journal->group_commit(true));
-    allocator->release_held();
-    return {};
-}
-
-Result<std::vector<Quarantined>> Volume::quarantine() {
-    Impl &v = *impl_;
-    SharedLock held(v.lock);
-    std::vector<Quarantined> all;
-    for (const auto &[number, holder] : v.quarantined) {
-        const InodeNo record(number);
-        const Reader reader(*v.core);
-        const auto *inode = TRY(core::read_inode(reader, record));
-        Quarantined one;
-        one.id = number;
-        one.file = InodeNo(inode->parent.get());
-        one.process = holder.process;
-        one.uid = inode->uid.get();
-        one.may_store = (holder_of(*inode).flags.get() & media::kGrantStores) != 0;
-        one.alive = v.options.processes.life(holder.process) == Life::alive;
-        one.revoked = holder.revoked;
-        for (const Run &run : TRY(runs_of(reader, *inode, record, 0, kAllBlocks)))
-            one.total += run.blocks * media::kBlockSize;
-        for (const Run &run : TRY(v.given_up(record))) one.held += run.blocks * media::kBlockSize;
-        all.push_back(one);
-    }
-    return all;
-}
-
-Result<> Volume::release_quarantine(std::uint64_t id, const Caller &caller) {
-    Impl &v = *impl_;
-    if (caller.uid != 0) return Error(EPERM, "only root can say that nobody stores there any more");
-    {
-        SharedLock held(v.lock);
-        if (!v.quarantined.contains(id)) return Error(ENOENT, "there is no such quarantine");
-    }
-    v.end_quarantine(InodeNo(id));
     return {};
 }
 

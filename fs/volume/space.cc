@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "volume/impl.h"
 #include "volume/seal_modes.h"
@@ -50,11 +51,13 @@ Result<> Volume::Impl::set_size(InodeNo ino, std::uint64_t size, const Caller &c
     if (S_ISDIR(was->mode.get())) return Error(EISDIR, "a directory");
     if (!S_ISREG(was->mode.get())) return Error(EINVAL, "not a regular file");
     const std::uint64_t old = was->size.get();
-    if (size == old) return {};
     const std::uint64_t from = blocks_up(size);
+    // To the same size: blocks behind the end go, and only they are the seal's business.
+    const bool changes = size != old || !TRY(core::next_extent(reader, *was, ino, from)).hole();
+    std::optional<core::MapPermit> allowed;
     // A file that grows keeps the block that its end is in.
     const std::uint64_t reaches = size < old ? size / kBlockSize : blocks_up(old);
-    const auto allowed = TRY(permit(ino, *was, Move::truncate, reaches, kEndBlock, caller));
+    if (changes) allowed = TRY(permit(ino, *was, Move::truncate, reaches, kEndBlock, caller));
     Change change(*core);
     TRY(change.begin());
     auto *inode = TRY(core::edit_inode(change, ino));
@@ -63,7 +66,7 @@ Result<> Volume::Impl::set_size(InodeNo ino, std::uint64_t size, const Caller &c
     touch(inode, true);
     bool all = true;
     live.not_dense_from(ino, from);
-    if (size < old && !TRY(core::map_trim(change, inode, ino, from, allowed))) {
+    if (size <= old && changes && !TRY(core::map_trim(change, inode, ino, from, *allowed))) {
         all = false;
         inode->flags.set(inode->flags.get() | media::kTrimPending);
         inode->trim_from.set(from);
@@ -166,8 +169,8 @@ public:
         return {};
     }
 
-    // The last change: size, times and, for who is not root, set-id bits: FUSE_FALLOCATE does not
-    // say whether they are to go.  True: they went.
+    // The last change: size, times, and the set-id bits if the caller may not keep them: a FALLOCATE
+    // does not say so, and kernels before 5.18 sent nothing ahead of it that does.  True: they went.
     Result<bool> finish(std::uint64_t size_at_least) {
         const Reader reader(*v_.core);
         const auto *was = TRY(core::read_inode(reader, ino_));

@@ -14,6 +14,7 @@
 #include "base/result.h"
 #include "core/extent.h"
 #include "core/seal.h"
+#include "media/format.h"
 
 namespace pmfs {
 
@@ -73,6 +74,7 @@ struct DirEntry {
 using DirSink = std::function<bool(const DirEntry &)>;
 
 struct OpenRequest {
+    bool read = true;             // O_RDONLY, O_RDWR
     bool write = false;           // O_WRONLY, O_RDWR
     bool truncate = false;        // O_TRUNC
     bool direct = false;          // O_DIRECT
@@ -91,7 +93,7 @@ struct OpenReply {
 struct HandleInfo {  // an open handle, for ioctls and `pmfsctl holders`
     HandleId handle = 0;
     InodeNo ino;
-    bool write = false;
+    bool read = true, write = false;
     bool direct_io = false;  // as OpenReply said
     Caller opener;
 };
@@ -116,9 +118,12 @@ struct GrantRequest {
     std::uint64_t offset = 0, length = 0;  // bytes; length 0 = to the end of the file
     bool may_store = false;
     bool maps = false;  // the holder is to have the device
+    bool lent = false;  // ... and gets it by lend_device() only
+    bool forks = false;  // ... and hands the mapping down to its children
+    bool trusted = false;  // the caller may have the device
 };
-struct Holder {  // one row of `pmfsctl holders`
-    GrantId grant = 0;
+struct Holder {         // one row of `pmfsctl holders`
+    GrantId grant = 0;  // a quarantined one: the quarantine's id
     GrantKind kind = GrantKind::temporary;
     HandleId handle = 0;
     std::uint32_t pid = 0, uid = 0;
@@ -126,6 +131,7 @@ struct Holder {  // one row of `pmfsctl holders`
     bool may_store = false;
     bool breaking = false;  // a lease that was asked to go
     bool maps = false;
+    bool lost = false;  // it has no grant any more, and is quarantined
 };
 
 struct VolumeInfo {
@@ -140,6 +146,7 @@ struct VolumeInfo {
     std::uint64_t inodes_used = 0, inodes_free_now = 0;
     std::uint64_t journal_size = 0;
     std::uint64_t chunks = 0;
+    std::uint64_t superblock_from = 0;  // not 0: the block whose copy stands in for a damaged one
     std::uint64_t tx_last = 0, tx_durable = 0;
     bool read_only = false;
     bool damaged = false;  // a fault or a failed sync turned it read-only
@@ -149,14 +156,16 @@ struct ChunkInfo {
     std::uint16_t used_blocks = 0;  // 0..512
 };
 
-struct Quarantined {  // a holder that lost his grant and may still map its blocks
+using media::GrantReason;
+struct Quarantined {  // a holder that lost its grant and may still map its blocks
     std::uint64_t id = 0;
     InodeNo file;
     Process process;
     std::uint32_t uid = 0;
     bool may_store = false;
-    bool alive = false;                 // else it cannot be told
-    bool revoked = false;               // a lease that was not given back; else the server died
+    bool alive = false;   // else its process is gone, or it cannot be told
+    bool mapped = false;  // the kernel says that somebody still maps; else it cannot be told
+    GrantReason reason = GrantReason::server_died;
     std::uint64_t total = 0, held = 0;  // bytes that it maps, and those that the file gave up
 };
 

@@ -4,6 +4,7 @@
 #include <sodium.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/btree.h"
@@ -31,8 +32,10 @@ Volume::Impl::Impl(std::unique_ptr<pm::Region> r, const media::Superblock &sb,
     : region(std::move(r)),
       superblock(sb),
       options(o),
+      live(o.grants_max),
       caretaker({[this](InodeNo ino) { revoke_leases(ino); },
-                 [this](InodeNo record) { end_quarantine(record); }},
+                 [this](InodeNo record) { holder_ended(record); },
+                 [this](InodeNo record) { look_again(record); }},
                 o.no_background) {}
 
 Volume::Impl::~Impl() {
@@ -42,16 +45,17 @@ Volume::Impl::~Impl() {
 
 Result<std::unique_ptr<Volume>> Volume::open(std::unique_ptr<pm::Region> region,
                                              const MountOptions &options) {
+    const pm::FaultScope faults;
     if (sodium_init() < 0) return Error(EIO, "libsodium does not start");
-    if (region->size() < media::kVolumeSizeMin)
-        return Error(EINVAL, "too small to be a pmfs volume");
-    const auto sb =
-        TRY(media::read_superblock({region->data(), media::kBlockSize}, 0, region->size()));
+    const auto found = TRY(media::find_superblock({region->data(), region->size()}));
+    (void)pm::take_fault();  // block 0 was on a bad page
+    const media::Superblock &sb = found.sb;
     if (media::must_mount_read_only(sb) && !options.read_only)
         return Error(EROFS, "made by a newer pmfs: mount it read-only (-o ro)");
     if (region->mapping_unit() > sb.mapping_unit.get() && !options.read_only)
         return pm::advice_for_unit(*region, sb.mapping_unit.get());
     auto impl = std::make_unique<Impl>(std::move(region), sb, options);
+    impl->superblock_from = found.block;
     TRY(impl->start());
     return std::unique_ptr<Volume>(new Volume(std::move(impl)));
 }
@@ -60,12 +64,15 @@ Result<> Volume::Impl::start() {
     boot_id = options.boot_id ? *options.boot_id : journal::current_boot_id();
     journal = TRY(journal::Journal::open(*region, superblock, boot_id, options.read_only));
     journal->blocks().set_sane_check(&sane);
+    if (options.park_hook) journal->set_park_hook(options.park_hook);
     allocator = TRY(core::Allocator::open(*journal, superblock));
     core = std::make_unique<core::Core>(core::Core{*journal, superblock, *allocator});
     const core::Reader reader(*core);
     const auto *root = TRY(core::read_inode(reader, InodeNo(media::kRootIno)));
     if ((root->mode.get() & S_IFMT) != S_IFDIR) return corrupt("the root is not a directory");
     if (options.read_only) return {};
+    if (auto made = pm::Lender::make(region->mapping_fd(), region->mapping_unit()); made.ok())
+        lender.emplace(std::move(made).take());
     {
         ExclusiveLock held(lock);
         const auto loaded = load_records();
@@ -106,10 +113,15 @@ Result<> Volume::Impl::finish_orphans() {
     }
 }
 
+void Volume::quiesce() {
+    impl_->caretaker.stop();
+    impl_->stop_commits();
+}
+
 Result<> Volume::close() {
     Impl &v = *impl_;
-    v.caretaker.stop();
-    v.stop_commits();
+    const pm::FaultScope faults;
+    quiesce();
     if (v.options.read_only) return {};
     ExclusiveLock held(v.lock);
     // The others have records, which the next mount finds.
@@ -125,6 +137,26 @@ Result<> Volume::Impl::writable() const {
                      "the list of those who map the device is damaged; the volume is read-only");
     if (journal->failed()) return Error(EROFS, "the medium failed; the volume is read-only");
     return {};
+}
+
+// Blocks of files without a name that nobody has open: they are free as soon as the client forgets
+// them, which is a moment after the last unlink.  A hint: the list is followed so far and no further.
+std::uint64_t Volume::Impl::leaving_blocks() {
+    constexpr int kOrphansMax = 10000;
+    const core::Reader reader(*core);
+    const auto state = core::read_state(reader);
+    if (!state.ok()) return 0;
+    std::uint64_t blocks = 0, next = state.value()->orphan_head.get();
+    for (int i = 0; next != 0 && i < kOrphansMax; ++i) {
+        const InodeNo ino(next);
+        const auto inode = core::read_inode(reader, ino);
+        if (!inode.ok()) break;
+        next = inode.value()->next.get();
+        const auto counts = live.counts(ino);
+        const bool used = counts.cached + counts.direct + counts.grants != 0;
+        if (inode.value()->nlink.get() == 0 && !used) blocks += inode.value()->blocks.get();
+    }
+    return blocks;
 }
 
 VolumeInfo Volume::info() {
@@ -144,15 +176,19 @@ VolumeInfo Volume::info() {
     const std::uint64_t groups = media::group_count(sb.block_count.get());
     const auto last = media::layout_of(sb.block_count.get(), groups - 1);
     const std::uint64_t own = (groups - 1) * (media::group_layout(0, media::kGroupChunks).end) +
-                              (last.end - last.superblock) + sb.journal_blocks.get() + 2;
+                              (last.end - last.superblock) + sb.journal_blocks.get() + 2 +
+                              (sb.copy_block.get() != 0 ? 1 : 0);
     info.blocks_total = sb.block_count.get() - own;
-    info.blocks_free = v.allocator->free_blocks();
-    info.blocks_available = v.allocator->available_blocks();
+    const std::uint64_t leaving = v.leaving_blocks();
+    info.blocks_free = std::min(v.allocator->free_blocks() + leaving, info.blocks_total);
+    info.blocks_available =
+        std::min(v.allocator->available_blocks() + leaving, info.blocks_free);
     const core::Reader reader(*v.core);
     if (const auto state = core::read_state(reader); state.ok()) {
         info.inodes_used = state.value()->inodes_used.get();
         info.inodes_free_now = state.value()->inodes_total.get() - 1 - info.inodes_used;
     }
+    info.superblock_from = v.superblock_from;
     info.tx_last = v.journal->last().value();
     info.tx_durable = v.journal->durable().value();
     info.damaged = v.journal->failed() || v.grants_damaged;

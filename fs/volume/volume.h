@@ -20,6 +20,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/file_descriptor.h"
 #include "pm/region.h"
 #include "volume/types.h"
 
@@ -31,9 +32,13 @@ struct MountOptions {
     bool writeback = false;                  // -o writeback: seals and grants are EOPNOTSUPP
     bool no_background = false;              // tests: no group-commit thread; call commit_group()
     unsigned commit_interval_ms = 5000;      // image files: longest time without a group commit
+    // Grants that may stand at a time, those whose holders are in quarantine included: an eighth is
+    // kept for root, and no other user gets more than half.
+    std::size_t grants_max = 8192;
     unsigned lease_break_ms = 45000;         // how long a lease's holder may take to give it back
     std::optional<std::uint64_t> pin_quota;  // bytes a user may pin; default: his RLIMIT_MEMLOCK
     ProcessView processes;
+    std::function<bool()> park_hook;  // tests: Journal::set_park_hook
     // Tests: the kernel boot that this mount pretends to live in.
     std::optional<std::array<std::uint8_t, 16>> boot_id;
 };
@@ -48,11 +53,19 @@ public:
     // close() makes everything durable and marks the volume clean; the destructor alone does not
     // (that is a crash, which loses nothing that returned).
     Result<> close();
+    // Before that, and before what operations refer to goes (a broker): ends the threads.  What
+    // waits for a checkpoint runs; what waits for leases, or waits later, is dropped.
+    void quiesce();
     ~Volume();
 
     // --- names.  lookup, make and link count one reference on the inode; forget gives back.
+    // `.` finds any file by its number (ESTALE: there is none), for handles that were exported.
     Result<Attr> lookup(InodeNo dir, std::string_view name);
     void forget(InodeNo ino, std::uint64_t count);
+    // ESTALE unless `ino` is the root, or was given to somebody who has not given it back: so that
+    // no number leads to what is not a file (the inode table, a grant's record), or has no name any
+    // more.  `by_number`: any file that has a name will do (a handle of open_by_handle_at(2)).
+    Result<> check_held(InodeNo ino, bool by_number = false);
     Result<Attr> make(InodeNo dir, std::string_view name, std::uint32_t mode, std::uint64_t rdev,
                       const Caller &caller);  // any type but a symlink, by mode's S_IFMT
     Result<Attr> symlink(InodeNo dir, std::string_view name, std::string_view target,
@@ -103,7 +116,7 @@ public:
     Result<std::uint64_t> seek_hole(InodeNo ino, std::uint64_t offset);
 
     // --- xattrs: names with their prefix.  flags: 0, XATTR_CREATE, XATTR_REPLACE.
-    // pmfs.seal in `trusted.` and `user.` is the door of docs/seal.md.
+    // pmfs.seal in `trusted.` and `user.` is the door of docs/seal.md; it is not listed.
     Result<> setxattr(InodeNo ino, std::string_view name, std::span<const std::byte> value,
                       int flags, const Caller &caller);
     Result<std::vector<std::byte>> getxattr(InodeNo ino, std::string_view name);
@@ -134,12 +147,19 @@ public:
     // The grant ends without its holder's word: if it maps, and its process may be alive, its
     // blocks are quarantined.
     void lose_grant(HandleId handle, GrantId grant);
+    // Root ends grants of whoever holds them: the one of that id or (0) all, those of one process
+    // or (0) of all.  Gives how many.  EPERM; ENOENT: none is meant.  May wait for the journal.
+    Result<std::uint64_t> revoke(InodeNo ino, GrantId id, std::uint32_t pid, const Caller &caller);
     // Another process than the taker holds it from now on.
     Result<> adopt_grant(HandleId handle, GrantId grant, const Caller &holder);
+    // A descriptor of the device for the holder of a grant that maps, and for nobody else: the
+    // kernel tells when it and all its mappings are gone.  Once a grant.  EOPNOTSUPP: the medium
+    // cannot do that; any descriptor will do.
+    Result<FileDescriptor> lend_device(HandleId handle, GrantId grant);
     Result<std::vector<Holder>> holders(InodeNo ino);
     // Milliseconds until a lease that was asked to go is lost; 0: it was not asked.
     std::uint32_t lease_time_left(HandleId handle, GrantId grant);
-    // Null: nobody.  Must outlive the operations that run.
+    // Null: nobody; when it returns, nobody calls the one of before any more.
     void set_watcher(GrantWatcher *watcher);
     // Before the first operation, and for good.
     void set_attribute_watcher(AttributeWatcher &watcher);

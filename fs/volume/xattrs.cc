@@ -21,15 +21,22 @@ bool is_seal(std::string_view name) {
     return name == kTrustedSeal || name == kUserSeal;
 }
 
-Result<> check_xattr_name(std::string_view name) {
-    if (name.size() > media::kNameMax) return Error(ERANGE, "an attribute's name is too long");
-    for (const std::string_view prefix : {"user.", "trusted.", "security."})
-        if (name.starts_with(prefix) && name.size() > prefix.size()) {
-            if (name.substr(prefix.size()).starts_with("pmfs.") && !is_seal(name))
-                return Error(EINVAL, "pmfs.* attributes are pmfs's own; there is pmfs.seal only");
-            return {};
-        }
+// The name without its prefix.  What the VFS says for filesystems that tell it their prefixes.
+Result<std::string_view> check_xattr_name(std::string_view name) {
+    if (name.empty() || name.size() > media::kNameMax)
+        return Error(ERANGE, "an attribute's name has 1 to 255 bytes");
+    for (const std::string_view prefix : {"user.", "trusted.", "security."}) {
+        if (!name.starts_with(prefix)) continue;
+        if (name == prefix) return Error(EINVAL, "an attribute's name is more than its prefix");
+        return name.substr(prefix.size());
+    }
     return Error(EOPNOTSUPP, "pmfs keeps user., trusted. and security. attributes");
+}
+
+Result<> check_changeable(std::string_view name) {
+    if (TRY(check_xattr_name(name)).starts_with("pmfs.") && !is_seal(name))
+        return Error(EINVAL, "pmfs.* attributes are pmfs's own; there is pmfs.seal only");
+    return {};
 }
 
 std::string_view text_of(std::span<const std::byte> value) {
@@ -48,7 +55,7 @@ Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const st
                           int flags, const Caller &caller) {
     Impl &v = *impl_;
     TRY(v.writable());
-    TRY(check_xattr_name(name));
+    TRY(check_changeable(name));
     if (is_seal(name)) {
         const std::string_view text = text_of(value);
         if (text != "full" && text != "as-is") return Error(EINVAL, "a seal is full or as-is");
@@ -76,6 +83,7 @@ Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const st
 
 Result<std::vector<std::byte>> Volume::getxattr(InodeNo ino, std::string_view name) {
     Impl &v = *impl_;
+    TRY(check_xattr_name(name));
     SharedLock held(v.lock);
     const Reader reader(*v.core);
     const auto *inode = TRY(core::read_inode(reader, ino));
@@ -100,7 +108,7 @@ Result<std::string> Volume::listxattr(InodeNo ino) {
         names.append(name);
         names.push_back('\0');
     };
-    if ((inode->flags.get() & media::kSealed) != 0) add(kUserSeal);
+    // Not the seal: whatever is listed is copied by cp -a, rsync and backups, and seals the copy.
     if (inode->xattr_root.get() != 0) TRY(core::list_xattrs(reader, *inode, ino, add));
     return names;
 }
@@ -108,7 +116,7 @@ Result<std::string> Volume::listxattr(InodeNo ino) {
 Result<> Volume::removexattr(InodeNo ino, std::string_view name, const Caller &caller) {
     Impl &v = *impl_;
     TRY(v.writable());
-    TRY(check_xattr_name(name));
+    TRY(check_changeable(name));
     // Of what is not sealed, too: unsealing twice is 0 by every door (docs/seal.md).
     if (is_seal(name)) return unseal(ino, caller, name == kTrustedSeal);
     ExclusiveLock held(v.lock);

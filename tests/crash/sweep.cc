@@ -303,4 +303,61 @@ Swept run(const Sweep &sweep, SimMedia::Flavour flavour) {
     return swept;
 }
 
+namespace {
+
+// The world after the acts when the transactions that `waits` says have to wait.
+struct Parked {
+    std::string broken;  // what does not hold
+    World world;
+    std::size_t begun = 0;  // transactions
+};
+Parked act_parked(const Sweep &sweep, const MediaImage &base,
+                  const std::function<bool(std::size_t)> &waits) {
+    Parked parked;
+    SimMedia media(SimMedia::Flavour::image, base);
+    bool acting = false;
+    MountOptions options = mount_options(kBootA);
+    options.park_hook = [&] { return acting && waits(parked.begun++); };
+    {
+        auto volume = must(Volume::open(media.lend(), options));
+        User user(*volume);
+        acting = true;
+        for (const Act &act : sweep.acts) act(user);
+        for (int i = 0; i < 4; ++i) {  // what was put off
+            must(volume->commit_group());
+            volume->tend(0);
+        }
+        acting = false;
+        parked.world = must(look_at(*volume));
+        must(volume->close());
+    }
+    const auto region = media.lend();
+    const auto report = must(fsck::check(*region));
+    if (!report.clean()) parked.broken = "fsck: " + fsck::text_of(report.problems.front());
+    return parked;
+}
+
+}  // namespace
+
+Swept run_parked(const Sweep &sweep) {
+    const MediaImage base = base_image(sweep, SimMedia::Flavour::image);
+    const Parked straight = act_parked(sweep, base, [](std::size_t) { return false; });
+    Swept swept;
+    const std::size_t step = short_form() ? std::max<std::size_t>(1, straight.begun / 40) : 1;
+    for (std::size_t nth = 0; nth < straight.begun; nth += step) {
+        const auto waits = [nth](std::size_t number) {
+            return number == nth || (nth % 2 == 1 && number == nth + 2);
+        };
+        Parked parked = act_parked(sweep, base, waits);
+        if (parked.broken.empty())
+            parked.broken = judge(parked.world, {&straight.world}, {&straight.world}, false);
+        ++swept.cuts;
+        if (!parked.broken.empty())
+            swept.violations.push_back(sweep.name + ": transaction " + std::to_string(nth) + " of " +
+                                       std::to_string(straight.begun) +
+                                       " had to wait: " + parked.broken);
+    }
+    return swept;
+}
+
 }  // namespace pmfs::test

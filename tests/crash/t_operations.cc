@@ -18,6 +18,10 @@ void check(const Sweep &sweep) {
         CHECK(swept.violations.empty());
         CHECK(swept.cuts > 10);
     }
+    const Swept parked = run_parked(sweep);
+    for (const std::string &violation : parked.violations) MESSAGE(violation);
+    CHECK(parked.violations.empty());
+    CHECK(parked.cuts != 0);
 }
 
 constexpr std::uint32_t kFile = S_IFREG | 0644, kDir = S_IFDIR | 0755;
@@ -41,6 +45,7 @@ TEST_CASE("crash: making files, directories, nodes and symlinks") {
             [](User &u) { u.make("d/fifo", S_IFIFO | 0600); },
             [](User &u) { u.symlink("short", "target"); },
             [](User &u) { u.symlink("d/long", std::string(3000, 'x')); },
+            [](User &u) { u.symlink("longest", std::string(4095, 'z')); },
             [](User &u) { u.link("f", "d/f2"); }}});
 }
 
@@ -50,7 +55,7 @@ TEST_CASE("crash: removing names, and what they held") {
                with_leftovers(u);
                u.link("f", "d/f2");
                u.make("d/e", kDir);
-               u.symlink("s", std::string(2000, 'y'));
+               u.symlink("s", std::string(4095, 'y'));
                u.set_xattr("s", "user.big", 9000, 'b');
            },
            {[](User &u) { u.unlink("f"); }, [](User &u) { u.unlink("d/f2"); },
@@ -89,6 +94,8 @@ TEST_CASE("crash: truncating in both directions never shows old bytes") {
     check({"truncate",
            with_leftovers,
            {[](User &u) { u.truncate("f", 5001); }, [](User &u) { u.truncate("f", 9000); },
+            [](User &u) { u.allocate("f", FALLOC_FL_KEEP_SIZE, 12288, 40000); },
+            [](User &u) { u.truncate("f", 9000); },
             [](User &u) { u.truncate("f", 100); }, [](User &u) { u.truncate("f", 300000); },
             [](User &u) { u.write("f", 100000, 4096, 3); }, [](User &u) { u.truncate("f", 0); }},
            true});

@@ -1,7 +1,7 @@
 """One place to be right: who may store, flush and fence, and who may change an extent map."""
 from rule import Rule, each
 
-DURABLE = ("fs/pm/", "fs/journal/", "mkfs/", "tests/", "tools/benches/")
+DURABLE = ("fs/pm/", "fs/journal/", "mkfs/", "fsck/repair.cc", "tests/", "tools/benches/")
 _REGION = (r"\bregion\w*(\(\))?\s*(\.|->)\s*"
            r"(write|zero|store_meta|fence|defer|fence_everywhere|sync|store_home|drop_private)\s*\(")
 _OWN_NAMES = r"(\.|->)\s*(store_meta|fence|defer|fence_everywhere|store_home|drop_private)\s*\("
@@ -10,7 +10,7 @@ _MACHINE = (r"\b(_mm_(clflush|clflushopt|clwb|sfence|mfence)|_mm\d*_stream_\w+|p
 
 
 def check_durable(source):
-    """Stores, flushes and fences: fs/pm, fs/journal, mkfs, tests.  libpmfs flushes what is not ours."""
+    """Stores, flushes and fences: fs/pm, fs/journal, mkfs, fsck's repairs, tests.  libpmfs flushes what is not ours."""
     if not source.is_c or source.within(*DURABLE):
         return
     for pattern in (_REGION, _OWN_NAMES):

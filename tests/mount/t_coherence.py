@@ -7,6 +7,7 @@ import mmap
 import os
 import random
 import stat
+import struct
 import subprocess
 import threading
 
@@ -198,7 +199,7 @@ def _(here):
 # --- pages under a direct write
 
 class Ring:
-    """One asynchronous write at a time, by io_submit(2)."""
+    """Asynchronous writes, by io_submit(2)."""
 
     class Control(ctypes.Structure):
         _fields_ = [("data", ctypes.c_uint64), ("key", ctypes.c_uint32), ("flags", ctypes.c_uint32),
@@ -209,22 +210,27 @@ class Ring:
 
     SETUP, DESTROY, GETEVENTS, SUBMIT, PWRITE = 206, 207, 208, 209, 1
 
-    def __init__(self):
-        self.context = ctypes.c_uint64()
-        c_call("syscall", self.SETUP, 8, ctypes.byref(self.context))
+    def __init__(self, size=1):
+        self.context, self.events = ctypes.c_uint64(), (ctypes.c_int64 * (4 * size))()
+        c_call("syscall", self.SETUP, size, ctypes.byref(self.context))
 
-    def write(self, fd, memory, offset, meanwhile=lambda: None):
+    def write_many(self, fd, memory, offsets):
+        """The results of writes of the whole memory to each of the offsets, all under way at once."""
         buffer = (ctypes.c_char * len(memory)).from_buffer(memory)
-        control = self.Control(opcode=self.PWRITE, fd=fd, buffer=ctypes.addressof(buffer),
-                               size=len(memory), offset=offset)
-        one = ctypes.pointer(control)
-        c_call("syscall", self.SUBMIT, self.context, 1, ctypes.byref(one))
-        meanwhile()
-        event = (ctypes.c_int64 * 4)()
-        c_call("syscall", self.GETEVENTS, self.context, ctypes.c_long(1), ctypes.c_long(1), event,
-               None)
+        writes = [self.Control(opcode=self.PWRITE, fd=fd, buffer=ctypes.addressof(buffer),
+                               size=len(memory), offset=offset) for offset in offsets]
+        pointers = (ctypes.POINTER(self.Control) * len(writes))(*map(ctypes.pointer, writes))
+        done = 0
+        while done < len(writes):  # it may take a part only
+            rest = ctypes.byref(pointers, done * ctypes.sizeof(pointers[0]))
+            done += c_call("syscall", self.SUBMIT, self.context, len(writes) - done, rest)
+        count = ctypes.c_long(len(writes))
+        c_call("syscall", self.GETEVENTS, self.context, count, count, self.events, None)
         del buffer
-        return event[2]
+        return [self.events[4 * i + 2] for i in range(len(writes))]
+
+    def write(self, fd, memory, offset):
+        return self.write_many(fd, memory, [offset])[0]
 
     def end(self):
         c_call("syscall", self.DESTROY, self.context)
@@ -278,19 +284,29 @@ def _(here):
     assert direct_writes_beside_readers(here, lambda fd, m: os.pwritev(fd, [m], 0), 250) == 0
 
 
-@claim("a stat during an asynchronous direct write does not fix the modification time")
+@claim("hundreds of asynchronous direct writes beside a mapping that stores into the same pages all end")
 def _(here):
-    size = 64 * PAGE
-    fd = os.open(here / "f", os.O_CREAT | os.O_RDWR | os.O_DIRECT)
-    memory = mmap.mmap(-1, size)
-    os.pwritev(fd, [memory], 0)
-    ring = Ring()
-    for _ in range(50):
-        os.utime(here / "f", ns=(0, 0))
-        assert ring.write(fd, memory, 0, meanwhile=lambda: os.stat(here / "f")) == size
-        assert os.stat(here / "f").st_mtime_ns != 0
-    ring.end()
-    os.close(fd)
+    # Each waits for pages that are written back, and write-back needs a request that the kernel can
+    # send: one more than those.
+    count, size = 300, PAGE
+    (here / "f").write_bytes(bytes(count * size))
+    child = os.fork()
+    if child == 0:
+        with open(here / "f", "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+            while True:
+                for page in range(count):
+                    memory[page * size] ^= 1
+    try:
+        fd = os.open(here / "f", os.O_RDWR | os.O_DIRECT)
+        memory = mmap.mmap(-1, size)
+        ring = Ring(count)
+        for _ in range(5):
+            assert ring.write_many(fd, memory, [page * size for page in range(count)]) == [size] * count
+        ring.end()
+        os.close(fd)
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
 
 
 # --- mode bits that a write takes away
@@ -378,6 +394,32 @@ def _(here):
         as_user(lambda: runs_as("0"))
         as_user(lambda: (write or last_page)(program))
         as_user(lambda: runs_as("1000"))
+
+
+# --- listings
+
+@claim("a listing of a directory that was moved names its new parent")
+def _(here):
+    for name in ("one", "two", "one/moved", "one/moved/x"):
+        os.mkdir(here / name)
+
+    def parent_in_listing(path):
+        # (Whoever lists by a library looks `..` up.)  struct linux_dirent64 of getdents64(2).
+        fd, listing = os.open(path, os.O_RDONLY | os.O_DIRECTORY), ctypes.create_string_buffer(4096)
+        size, at = c_call("syscall", 217, fd, listing, 4096), 0
+        kept = listing.raw
+        assert c_call("syscall", 217, fd, listing, 4096) == 0  # whole: so the kernel keeps it
+        os.close(fd)
+        while at < size:
+            ino, _, length = struct.unpack_from("=QqH", kept, at)
+            if kept[at + 19:at + 22] == b"..\0":
+                return ino
+            at += length
+        raise AssertionError("a listing without ..")
+
+    assert parent_in_listing(here / "one/moved") == os.stat(here / "one").st_ino
+    os.rename(here / "one/moved", here / "two/moved")
+    assert parent_in_listing(here / "two/moved") == os.stat(here / "two").st_ino
 
 
 if __name__ == "__main__":

@@ -112,6 +112,50 @@ def _(here):
         os.truncate(here / "f", (1 << 62))
 
 
+@claim("every truncation moves mtime and ctime, also to the same size, and of an empty file")
+def _(here):
+    def by_descriptor(path, size):
+        fd = os.open(path, os.O_RDWR)
+        os.ftruncate(fd, size)
+        os.close(fd)
+
+    def by_open(path, size):
+        assert size == 0
+        os.close(os.open(path, os.O_WRONLY | os.O_TRUNC))
+
+    for way, sizes in ((os.truncate, (5000, 5000, 100, 8192, 0, 0)), (by_open, (0, 0)),
+                       (by_descriptor, (5000, 5000, 100, 8192, 0, 0))):
+        (here / "f").write_bytes(b"x" * 5000)
+        for size in sizes:
+            old = os.stat(here / "f")
+            time.sleep(0.01)
+            way(here / "f", size)
+            new = os.stat(here / "f")
+            assert new.st_size == size
+            assert new.st_mtime_ns > old.st_mtime_ns and new.st_ctime_ns > old.st_ctime_ns, (way, size)
+            assert new.st_atime_ns == old.st_atime_ns
+
+
+@claim("a truncation to the same size gives back what was allocated behind the end")
+def _(here):
+    def by_descriptor(path, size):
+        with open(path, "r+b", buffering=0) as file:
+            file.truncate(size)
+
+    for size in (0, 1, 4096, 5000):
+        for way in (os.truncate, by_descriptor, lambda path, size: open(path, "wb").close()):
+            fd = os.open(here / "f", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+            os.write(fd, b"x" * size)
+            fallocate(fd, KEEP_SIZE, 0, MIB)
+            os.close(fd)
+            assert os.stat(here / "f").st_blocks == MIB // 512
+            if way not in (os.truncate, by_descriptor) and size != 0:
+                continue
+            way(here / "f", size)
+            assert os.stat(here / "f").st_blocks == -(-size // 4096) * 8
+            assert (here / "f").read_bytes() == b"x" * size
+
+
 @claim("a hole takes no room, reads as zeroes, and SEEK_DATA and SEEK_HOLE know it")
 def _(here):
     fd = os.open(here / "f", os.O_CREAT | os.O_RDWR)

@@ -10,7 +10,7 @@ import subprocess
 from fixture import ROOT, as_user, claim, program, run, run_claims
 
 MADE, MKFS_FAILED, MKFS_USAGE = 0, 1, 2
-CLEAN, BROKEN, FSCK_FAILED, FSCK_USAGE = 0, 4, 8, 16
+CLEAN, CORRECTED, BROKEN, FSCK_FAILED, FSCK_USAGE = 0, 1, 4, 8, 16
 
 
 def tool(name, *arguments):
@@ -51,14 +51,17 @@ def crc32c(data):
 
 
 def edit(path, offset, content):
-    """Changes a field of the superblock and puts its checksum right."""
+    """Changes a field of the superblock and of its copy, and puts their checksums right."""
     with open(path, "r+b") as region:
-        block = bytearray(region.read(4096))
-        block[offset:offset + len(content)] = content
-        block[4:8] = bytes(4)
-        block[4:8] = struct.pack("<I", crc32c(block))
-        region.seek(0)
-        region.write(block)
+        copy, = struct.unpack_from("<Q", region.read(4096), 216)
+        for at in (0, copy * 4096):
+            region.seek(at)
+            block = bytearray(region.read(4096))
+            block[offset:offset + len(content)] = content
+            block[4:8] = bytes(4)
+            block[4:8] = struct.pack("<I", crc32c(block))
+            region.seek(at)
+            region.write(block)
 
 
 @claim("mkfs says what it made, and makes what fsck finds clean", alone=True)
@@ -171,8 +174,8 @@ def _(maker):
     path = image(maker)
     with open(path, "rb") as region:
         region.seek(32)
-        assert struct.unpack("<III", region.read(12)) == (1, 1, 1), "mkfs writes 1.1"
-    for newest, oldest in ((0, 0), (1, 0), (2, 0), (2, 2)):
+        assert struct.unpack("<III", region.read(12)) == (1, 2, 2), "mkfs writes 1.2"
+    for newest, oldest in ((0, 0), (1, 0), (2, 0), (3, 2), (3, 3)):
         edit(path, 36, struct.pack("<II", newest, oldest))
         done = tool("fsck.pmfs", path)
         assert done.returncode == CLEAN, done.stdout + done.stderr
@@ -200,7 +203,9 @@ def _(maker):
         done = tool("fsck.pmfs", *words, path)
         assert done.returncode == BROKEN, (words, done.stdout, done.stderr)
         assert "PM0401: block 1:" in done.stdout and "1 problem" in done.stdout, done.stdout
-    assert "cannot repair" in tool("fsck.pmfs", "-y", path).stderr
+    assert "not all problems can be repaired" in tool("fsck.pmfs", "-y", path).stderr
+    for flag in ("-a", "-p", "-y"):
+        assert tool("fsck.pmfs", "-n", flag, path).returncode == FSCK_USAGE
     lines = [json.loads(line)
              for line in tool("fsck.pmfs", "--json", path).stdout.splitlines()]
     assert [line["type"] for line in lines] == ["problem", "summary"]
@@ -208,6 +213,33 @@ def _(maker):
     assert lines[0]["name"] == "summary_damaged"
     assert lines[1]["problems"] == 1 and lines[1]["clean"] is False
     assert digest(path) == before
+
+
+@claim("a volume whose block 0 is damaged mounts and says so; fsck -n only looks, fsck -p mends", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M")
+    (volume.mnt / "file").write_text("still there")
+    assert volume.unmount() == 0
+    whole = volume.region.read_bytes()
+    for flag in ("-p", "-a", "-y"):
+        with open(volume.region, "r+b") as region:
+            region.seek(3000)
+            region.write(b"x")
+        before = digest(volume.region)
+        for words in (["-n"], []):
+            done = tool("fsck.pmfs", *words, volume.region)
+            assert done.returncode == BROKEN and "PM0101: block 0:" in done.stdout, done.stdout
+            assert digest(volume.region) == before
+        assert "pmfs volume" in tool("mkfs.pmfs", volume.region).stderr
+        volume.mount()
+        maker.watch()
+        assert "is used" in volume.log_text()
+        assert (volume.mnt / "file").read_text() == "still there"
+        assert volume.unmount() == 0
+        done = tool("fsck.pmfs", flag, volume.region)
+        assert done.returncode == CORRECTED and "repaired" in done.stdout, done.stdout
+        assert volume.region.read_bytes()[:4096] == whole[:4096]
+        assert tool("fsck.pmfs", volume.region).returncode == CLEAN
 
 
 @claim("every problem that fsck knows is in docs/fsck.md, in the same words", alone=True)

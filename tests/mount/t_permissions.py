@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Who may do what: mode bits, owners, set-id bits, sticky and set-gid directories."""
+import ctypes
 import errno
 import mmap
 import os
@@ -7,7 +8,7 @@ import stat
 import struct
 import subprocess
 
-from fixture import as_user, claim, fails, run_claims
+from fixture import as_user, c_call, claim, fails, run_claims
 
 
 def mode_of(path):
@@ -131,6 +132,53 @@ def _(here):
     os.chmod(here / "d", 0o2775)
     os.chown(here / "d", 2000, 2000)
     assert mode_of(here / "d") == 0o2775, "directories keep theirs"
+
+
+@claim("a new owner, also the same one or none, clears set-id bits of all but directories")
+def _(here):
+    kinds = {"file": stat.S_IFREG, "fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK, "chr": stat.S_IFCHR,
+             "blk": stat.S_IFBLK, "directory": 0}
+    os.chmod(here, 0o777)
+    for name, kind in kinds.items():
+        if kind:
+            os.mknod(here / name, kind | 0o600, os.makedev(1, 3))
+        else:
+            os.mkdir(here / name)
+
+        def chown(uid, gid):
+            os.chown(here / name, uid, gid)
+        for change in ((1000, 1000), (-1, 3000), (1000, -1), (-1, -1)):
+            for user in (False, True):
+                os.chown(here / name, 1000, 3000 if user else 0)
+                os.chmod(here / name, 0o6777)
+                if user and change != (-1, 3000):
+                    as_user(lambda: chown(*change))
+                elif user:
+                    as_user(lambda: chown(*change), groups=[3000])
+                else:
+                    chown(*change)
+                assert mode_of(here / name) == (0o777 if kind else 0o6777), (name, change, user)
+        os.chmod(here / name, 0o6767)
+        chown(-1, -1)
+        assert mode_of(here / name) == (0o2767 if kind else 0o6767), "no group may execute it"
+
+
+@claim("fallocate by a user without privilege clears set-id bits, and root's keeps them")
+def _(here):
+    os.chmod(here, 0o777)
+    keep, punch, zero = 0x1, 0x2, 0x10
+    for mode in (0, keep, punch | keep, zero, zero | keep):
+        def allocate():
+            fd = os.open(path, os.O_RDWR)
+            c_call("fallocate64", fd, mode, ctypes.c_int64(0), ctypes.c_int64(20000))
+            os.close(fd)
+        for uid in (2000, 1000):
+            path = set_id_file(here, 0o6777)
+            as_user(allocate, uid=uid, gid=uid)
+            assert mode_of(path) == 0o777, (mode, oct(mode_of(path)))
+        path = set_id_file(here, 0o6777)
+        allocate()
+        assert mode_of(path) == 0o6777, (mode, oct(mode_of(path)))
 
 
 @claim("chmod by a member of no group of the file drops set-gid")

@@ -78,6 +78,24 @@ def _(here):
     as_user(user)
 
 
+@claim("a name is refused as by ext4: a prefix alone, an unknown prefix, none, one that is too long")
+def _(here):
+    (here / "f").touch()
+    cases = [(prefix, errno.EINVAL) for prefix in ("user.", "trusted.", "security.")]
+    cases += [(name, errno.EOPNOTSUPP) for name in ("user", "trusted", "User.a", "system.", "system.foo",
+                                                    "foo.bar", "x" * 255, "system.nfs4_acl", ".")]
+    cases += [(name, errno.ERANGE) for name in ("", "user." + "x" * 251, "x" * 256)]
+    for name, code in cases:
+        with fails(code):
+            os.getxattr(here / "f", name)
+        for flags in (0, os.XATTR_CREATE, os.XATTR_REPLACE):
+            with fails(code):
+                os.setxattr(here / "f", name, b"x", flags)
+        with fails(code):
+            os.removexattr(here / "f", name)
+    assert os.listxattr(here / "f") == []
+
+
 @claim("xattrs go with the file: by rename, by hard link, and away with it")
 def _(here):
     (here / "a").touch()

@@ -41,7 +41,7 @@ def _seal(root):
 def _asan(root):
     build = "build-asan"
     return [_doctest(root, build, "unit"), _doctest(root, build, "crash", PMFS_CRASH_SHORT="1"),
-            _doctest(root, build, "seal"),
+            _doctest(root, build, "front"), _doctest(root, build, "seal"),
             # (An instrumented library is not what is installed.)
             *_mount(root, build, without={"install"}, words=("--media", "memory"))]
 
@@ -52,7 +52,7 @@ def _tsan(root):
     if subprocess.run([*fixed, "true"], check=False, capture_output=True).returncode != 0:
         fixed = []
     build = "build-tsan"
-    return [_doctest(root, build, "unit", before=fixed), _doctest(root, build, "seal", before=fixed),
+    return [*(_doctest(root, build, name, before=fixed) for name in ("unit", "front", "seal")),
             *_mount(root, build, names={"model"}, words=("--media", "memory"), before=fixed)]
 
 
@@ -69,7 +69,7 @@ def _lint(root):
 
 ALL = [
     Suite("unit", "functions and classes", 300, ["release"],
-          lambda root: [_doctest(root, "build", "unit")]),
+          lambda root: [_doctest(root, "build", name) for name in ("unit", "front")]),
     Suite("seal", "the table of docs/seal.md", 300, ["release"], _seal),
     Suite("crash", "power cuts and kills at every event", 600, ["release"],
           lambda root: [_doctest(root, "build", "crash")]),

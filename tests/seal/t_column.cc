@@ -194,8 +194,8 @@ void Column::seals_again() {
     const std::string word = level_ == PMFS_SEAL_FULL ? "full" : "as-is";
     const std::string text = wire_.getxattr(file_.node, "user.pmfs.seal").text();
     cell(title_ + "the state can be read as text", text.substr(0, word.size()) == word);
-    cell(title_ + "and is listed",
-         wire_.listxattr(file_.node).find("user.pmfs.seal") != std::string::npos);
+    cell(title_ + "and is not listed",
+         wire_.listxattr(file_.node).find("pmfs.seal") == std::string::npos);
 }
 
 void Column::opens() {

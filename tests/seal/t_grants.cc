@@ -67,6 +67,24 @@ TEST_CASE("grants: a sealed file takes any number of them, and stays sealed unti
     wire.release(file);
 }
 
+TEST_CASE("grants: one is given back on its own file, and by no handle of another") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile file = fit_file(wire, "f"), other = wire.create("other");
+    pmfs_io_grant grant = ask(true);
+    REQUIRE(take(wire, file, &grant) == 0);
+    pmfs_io_release_grant io{};
+    io.version = PMFS_ABI_VERSION;
+    io.grant = grant.grant;
+    CHECK(wire.ioctl_raw(other.node, file.handle, PMFS_IOC_RELEASE_GRANT, &io) == EBADF);
+    CHECK(wire.ioctl_raw(FUSE_ROOT_ID, file.handle, PMFS_IOC_RELEASE_GRANT, &io) == EBADF);
+    CHECK(info_of(wire, file).grants == 1);
+    CHECK(give_back(wire, file, grant) == 0);
+    CHECK(info_of(wire, file).grants == 0);
+    wire.release(other);
+    wire.release(file);
+}
+
 TEST_CASE("grants: a temporary grant freezes the map while it lives, for its holder too") {
     Mounted mounted(Medium::memory);
     Wire &wire = mounted.wire();
@@ -91,6 +109,45 @@ TEST_CASE("grants: a temporary grant freezes the map while it lives, for its hol
     cell("its handle closed: P stays", info_of(wire, again).seal == PMFS_SEAL_FULL);
     cell("and can be unsealed", unseal_ioctl(wire, again) == 0);
     wire.release(again);
+}
+
+TEST_CASE("grants: a truncation to the same size asks them when blocks behind the end would go") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile file = fit_file(wire, "f");
+    const auto blocks = [&] { return wire.getattr(file.node).blocks / 8; };
+    const auto allocate_behind = [&] {
+        REQUIRE(wire.fallocate(file, FALLOC_FL_KEEP_SIZE, kSize, 4 * kBlock) == 0);
+    };
+    allocate_behind();
+    REQUIRE(seal_ioctl(wire, file, PMFS_SEAL_AS_IS) == 0);
+    cell("sealed: ETXTBSY, and they stay",
+         wire.truncate(file.node, kSize) == ETXTBSY && blocks() == 12);
+    REQUIRE(unseal_ioctl(wire, file) == 0);
+    pmfs_io_grant grant = ask(true);
+    REQUIRE(take(wire, file, &grant) == 0);
+    cell("held: ETXTBSY, and they stay",
+         wire.truncate(file.node, kSize) == ETXTBSY && blocks() == 12);
+    REQUIRE(give_back(wire, file, grant) == 0);
+    cell("free: they go", wire.truncate(file.node, kSize) == 0 && blocks() == 8);
+    REQUIRE(seal_ioctl(wire, file, PMFS_SEAL_FULL) == 0);
+    cell("sealed, and nothing behind: 0", wire.truncate(file.node, kSize) == 0 && blocks() == 8);
+    wire.release(file);
+}
+
+TEST_CASE("front: a FALLOCATE of a user clears set-id bits, for whatever kernel sent it") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile file = wire.create("f");
+    fuse_setattr_in mode{};
+    mode.valid = FATTR_MODE;
+    mode.mode = 06777;
+    REQUIRE(wire.setattr(file.node, mode) == 0);
+    CHECK(wire.fallocate(file, 0, 0, kSize) == 0);
+    CHECK((wire.getattr(file.node).mode & 07777) == 06777);
+    CHECK(wire.fallocate(file, 0, 0, kSize, As{1000, 1000, 1}) == 0);
+    CHECK((wire.getattr(file.node).mode & 07777) == 0777);
+    wire.release(file);
 }
 
 TEST_CASE("grants: want every block of their range, and say which one is missing") {

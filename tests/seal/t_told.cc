@@ -103,7 +103,7 @@ TEST_CASE("told: pages under a direct write beside a cached reader go before its
     wire.release(writer);
     const OpenFile direct = wire.open(writer.node, O_RDWR | O_DIRECT);
     REQUIRE(direct.direct());
-    OpenFile cached = wire.open(writer.node, O_RDONLY);
+    OpenFile cached = wire.open(writer.node, O_RDWR);
     REQUIRE(!cached.direct());
     CHECK((cached.open_flags & FOPEN_KEEP_CACHE) != 0);
     wire.sent();

@@ -221,6 +221,7 @@ int Wire::ioctl_raw(std::uint64_t node, std::uint64_t handle, unsigned command, 
     fuse_ioctl_in in{};
     in.fh = handle;
     in.cmd = command;
+    if (handle == 0) in.flags = FUSE_IOCTL_DIR;  // directories have no handles here
     const bool in_data = (_IOC_DIR(command) & _IOC_WRITE) != 0;
     const bool out_data = (_IOC_DIR(command) & _IOC_READ) != 0;
     in.in_size = in_data ? _IOC_SIZE(command) : 0;

@@ -31,6 +31,30 @@ std::uint64_t type_of(const Inode &inode) {
     return (inode.mode.get() & S_IFMT) >> 12;  // DT_* is that
 }
 
+// Before version 1.2 the last block of a volume was like any other.
+void take_end_copy_away(pm::Region &region) {
+    const auto at = [&](std::uint64_t block) {
+        return const_cast<std::byte *>(region.data()) + block * kBlockSize;
+    };
+    auto &sb = *reinterpret_cast<Superblock *>(at(0));
+    const std::uint64_t copy = sb.copy_block.get();
+    if (copy == 0) return;
+    const GroupLayout layout = layout_of(sb.block_count.get(), 0);
+    const std::uint64_t chunk = copy / kChunkBlocks;
+    for (const std::uint64_t block : {layout.summary_a, layout.summary_b}) {
+        auto &summary = *reinterpret_cast<Summary *>(at(block));
+        summary.kind[chunk] = static_cast<std::uint8_t>(ChunkKind::free);
+        summary.free_chunks.set(summary.free_chunks.get() + 1);
+        summary.data_free.set(0);
+        seal_block(summary);
+    }
+    auto &bitmap = *reinterpret_cast<BitmapBlock *>(at(layout.bitmaps + bitmap_index(chunk)));
+    bitmap.bits[bitmap_row(chunk)][7].set(0);
+    seal_block(bitmap);
+    std::memset(at(copy), 0, kBlockSize);
+    sb.copy_block.set(0);
+}
+
 }  // namespace
 
 std::unique_ptr<pm::Region> fixed_volume(std::uint64_t size, std::uint64_t mapping_unit,
@@ -53,6 +77,7 @@ std::unique_ptr<pm::Region> fixed_volume(std::uint64_t size, std::uint64_t mappi
     auto owned = std::move(region).take();
     REQUIRE(mkfs::make(*owned, options).ok());
     if (minor == kVersionMinor) return owned;
+    if (minor < 2) take_end_copy_away(*owned);
     for (std::uint64_t group = 0; group < group_count(size / kBlockSize); ++group) {
         auto &sb = *reinterpret_cast<Superblock *>(const_cast<std::byte *>(owned->data()) +
                                                    group_start(group) * kBlockSize);
@@ -277,9 +302,13 @@ void Builder::set_target(std::uint64_t number, std::string_view target) {
         std::memcpy(inode(number).inline_bytes, target.data(), target.size());
         return;
     }
-    const InlineExtent extent{le64(0), le64(put_blob(number, target, 0)), le32(1), le32(0)};
-    std::memcpy(inode(number).inline_bytes, &extent, sizeof extent);
-    inode(number).inline_count.set(1);
+    std::uint32_t count = 0;
+    for (std::size_t at = 0; at < target.size(); at += kBlobBytes, ++count) {
+        const std::uint64_t block = put_blob(number, target, at);
+        const InlineExtent extent{le64(count), le64(block), le32(1), le32(0)};
+        std::memcpy(inode(number).inline_bytes + count * sizeof extent, &extent, sizeof extent);
+    }
+    inode(number).inline_count.set(count);
 }
 
 // Inline maps only; their extents do not touch each other.
@@ -402,7 +431,7 @@ Populated::Populated(std::uint64_t mapping_unit, std::uint32_t minor)
     free_data = b.take(ChunkKind::data);
     b.mark(free_meta, 1, false);
     b.mark(free_data, 1, false);
-    free_chunk = 3 * kChunkBlocks;
+    free_chunk = 2 * kChunkBlocks;
     b.finish();
 }
 

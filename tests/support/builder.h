@@ -59,6 +59,8 @@ public:
     void set_map_tree(std::uint64_t number, const std::vector<media::InlineExtent> &extents,
                       std::size_t per_leaf);
     void set_target(std::uint64_t number, std::string_view target);
+    // The piece of a large value that begins at `offset`; gives its block.
+    std::uint64_t put_blob(std::uint64_t owner, std::string_view value, std::uint64_t offset);
     void seal_map(std::uint64_t number, bool full);
     // All entries of a directory at once: names and inode numbers; counts links.
     void set_entries(std::uint64_t number,
@@ -84,7 +86,6 @@ private:
                             const std::vector<TreeEntry> &entries, std::size_t per_leaf);
     std::uint64_t put_node(std::uint64_t owner, media::TreeKind kind, unsigned level,
                            const TreeEntry *entries, std::size_t count);
-    std::uint64_t put_blob(std::uint64_t owner, std::string_view value, std::uint64_t offset);
     media::BitmapBlock &bitmap_of(std::uint64_t block);
 
     void chain(const std::vector<std::uint64_t> &numbers);

@@ -8,6 +8,7 @@
 
 #include "base/assert.h"
 #include "base/bytes.h"
+#include "pm/fault.h"
 #include "support/outcome.h"
 
 namespace pmfs::test {
@@ -43,6 +44,7 @@ public:
     bool lost(std::uint64_t offset, std::uint64_t size) const override {
         return media_.lost(offset, size);
     }
+    bool failed() const override { return media_.failed(); }
 
 protected:
     void do_write(std::uint64_t offset, std::span<const std::byte> bytes) override {
@@ -99,9 +101,22 @@ bool SimMedia::planted_locked(What what) {
         (plant_ == Plant::drop_fences_everywhere && what == What::fence_everywhere) ||
         (plant_ == Plant::drop_syncs && what == What::sync) ||
         (plant_ == Plant::fail_syncs && what == What::sync);
-    if (!concerns) return false;
+    return concerns && goes_off_locked();
+}
+
+bool SimMedia::goes_off_locked() {
     if (plant_countdown_ == kEvery) return true;
     return plant_countdown_ > 0 ? (--plant_countdown_, false) : (plant_ = Plant::none, true);
+}
+
+bool SimMedia::failed() const {
+    const Lock lock(mutex_);
+    return sync_failed_;
+}
+
+bool SimMedia::plant_is_spent() const {
+    const Lock lock(mutex_);
+    return plant_ == Plant::none;
 }
 
 std::uint32_t SimMedia::thread_locked() {
@@ -125,6 +140,11 @@ void SimMedia::change_shared_locked(What what, std::uint64_t offset, std::uint64
                                     std::span<const std::byte> bytes) {
     PMFS_ASSERT(offset <= size_ && size <= size_ - offset);
     if (size == 0) return;
+    if (plant_ == Plant::fail_writes && goes_off_locked()) {
+        pm::raise_fault();
+        sync_failed_ = flavour_ == Flavour::image;
+        return;
+    }
     if (what == What::zero) {
         shared_.fill(offset, size);
     } else {

@@ -52,6 +52,9 @@ enum class Plant {
     drop_fences_everywhere,
     drop_syncs,  // a sync says ok and does nothing
     fail_syncs,  // a sync fails, does nothing, and so do all later ones
+    // A write, or a store home, does nothing and raises the thread's fault flag, as a SIGBUS or a
+    // pwrite that failed does; on an image every later sync fails.
+    fail_writes,
 };
 
 class SimMedia final : public pm::Region {
@@ -95,6 +98,9 @@ public:
     void store_home(std::uint64_t offset, std::span<const std::byte> bytes) override;
     void drop_private(std::uint64_t offset) override;
     bool lost(std::uint64_t, std::uint64_t) const override { return false; }
+    bool failed() const override EXCLUDES(mutex_);
+    // The nth event that was planted has gone wrong.
+    bool plant_is_spent() const EXCLUDES(mutex_);
 
 protected:
     void do_write(std::uint64_t offset, std::span<const std::byte> bytes) override;
@@ -138,6 +144,7 @@ private:
     std::size_t cut_now() const EXCLUDES(mutex_);
     std::uint32_t thread_locked() REQUIRES(mutex_);
     bool planted_locked(What what) REQUIRES(mutex_);
+    bool goes_off_locked() REQUIRES(mutex_);
     bool record_locked(What what, std::uint64_t offset = 0, std::uint64_t size = 0,
                        std::span<const std::byte> bytes = {}) REQUIRES(mutex_);
     void change_shared_locked(What what, std::uint64_t offset, std::uint64_t size,

@@ -4,6 +4,21 @@
 namespace pmfs::test {
 namespace {
 
+// Makes the long symlink as long as it can be: a second block.
+Inode &longest_target(Populated &p) {
+    const std::string target(kSymlinkMax, 'y');
+    auto &first = p.b.block<BlobBlock>(p.link_blob);
+    std::memset(first.bytes, 'y', kBlobBytes);
+    first.size.set(kBlobBytes);
+    p.b.seal(p.link_blob);
+    const std::uint64_t second = p.b.put_blob(p.long_link, target, kBlobBytes);
+    inline_extent(p, p.long_link, 1) = {le64(1), le64(second), le32(1), le32(0)};
+    Inode &link = p.b.inode(p.long_link);
+    link.inline_count.set(2);
+    link.size.set(target.size());
+    return link;
+}
+
 const Plant kPlants[] = {
     // --- inodes
     {Code::inode_damaged, "a pipe", [](Populated &p) { p.b.inode(p.pipe).uid.set(77); }, false},
@@ -250,8 +265,28 @@ const Plant kPlants[] = {
          p.b.block<BlobBlock>(p.link_blob).bytes[999] = 0;
          p.b.seal(p.link_blob);
      }},
-    {Code::symlink_broken, "two blocks",
+    {Code::symlink_broken, "two blocks where one would do",
      [](Populated &p) { inline_extent(p, p.long_link, 0).blocks.set(2); }},
+    {Code::symlink_broken, "one block where two are needed",
+     [](Populated &p) { longest_target(p).inline_count.set(1); }},
+    {Code::symlink_broken, "the second block twice as far in the file",
+     [](Populated &p) {
+         longest_target(p);
+         inline_extent(p, p.long_link, 1).file_block.set(2);
+     }},
+    {Code::symlink_broken, "a zero byte in the second block",
+     [](Populated &p) {
+         longest_target(p);
+         const std::uint64_t second = inline_extent(p, p.long_link, 1).start.get();
+         p.b.block<BlobBlock>(second).bytes[5] = 0;
+         p.b.seal(second);
+     }},
+    {Code::blob_misplaced, "a target's halves in the wrong order",
+     [](Populated &p) {
+         longest_target(p);
+         InlineExtent &one = inline_extent(p, p.long_link, 0), &two = inline_extent(p, p.long_link, 1);
+         std::swap(one.start, two.start);
+     }},
 };
 
 }  // namespace

@@ -89,7 +89,7 @@ const Plant kPlants[] = {
      },
      false},
     {Code::chunk_kind_unknown, "7",
-     [](Populated &p) { p.b.summary(0).kind[3] = p.b.summary(1).kind[3] = 7; }},
+     [](Populated &p) { p.b.summary(0).kind[2] = p.b.summary(1).kind[2] = 7; }},
     {Code::chunk_kind_unknown, "past the end",
      [](Populated &p) { p.b.summary(0).kind[4] = p.b.summary(1).kind[4] = 1; }},
     {Code::block_marked_free, "a file's",

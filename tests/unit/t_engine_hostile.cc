@@ -10,68 +10,16 @@
 #include "journal/replay.h"
 #include "media/verify.h"
 #include "mkfs/make.h"
+#include "unit/tampered.h"
 #include "volume/volume.h"
 
 using namespace pmfs;
+using test::Tampered;
 
 namespace {
 
 constexpr Caller kUser{1000, 1000, 1};
 const InodeNo kRoot(media::kRootIno);
-
-// A volume that is built by the engine, closed, changed by hand and opened again.
-class Tampered {
-public:
-    explicit Tampered(std::uint64_t size = 16 << 20) {
-        auto region = std::move(pm::memory_region(size)).take();
-        REQUIRE(mkfs::make(*region, {}).ok());
-        open(std::move(region));
-    }
-    Volume *operator->() { return volume_.get(); }
-    Volume &operator*() { return *volume_; }
-
-    void close() {
-        REQUIRE(volume_->close().ok());
-        const std::byte *bytes = volume_->region().meta();
-        bytes_.assign(bytes, bytes + volume_->region().size());
-        volume_.reset();
-    }
-    // What the mount says; the volume is there if it says ok.
-    Result<> reopen() {
-        auto region = std::move(pm::memory_region(bytes_.size())).take();
-        region->fence(region->write(0, bytes_));
-        auto opened = Volume::open(std::move(region), {});
-        if (!opened.ok()) return opened.error();
-        volume_ = std::move(opened).take();
-        return {};
-    }
-
-    // --- between close() and reopen()
-    template <class T>
-    T &block(std::uint64_t number) {
-        return *reinterpret_cast<T *>(bytes_.data() + number * media::kBlockSize);
-    }
-    const media::Superblock &sb() { return block<media::Superblock>(0); }
-    media::Inode &inode(InodeNo ino) {
-        for (std::uint64_t at = 0; at < bytes_.size(); at += media::kInodeSize) {
-            auto *found = reinterpret_cast<media::Inode *>(bytes_.data() + at);
-            if (media::block_ok({bytes_.data() + at, media::kInodeSize}, media::Magic::inode,
-                                sb().header.fsid.get(), ino.value()))
-                return *found;
-        }
-        FAIL("no such inode");
-        std::abort();
-    }
-
-private:
-    void open(std::unique_ptr<pm::Region> region) {
-        auto opened = Volume::open(std::move(region), {});
-        REQUIRE(opened.ok());
-        volume_ = std::move(opened).take();
-    }
-    std::vector<std::byte> bytes_;
-    std::unique_ptr<Volume> volume_;
-};
 
 media::InlineExtent *extents_of(media::Inode &inode) {
     return reinterpret_cast<media::InlineExtent *>(inode.inline_bytes);

@@ -236,6 +236,39 @@ TEST_CASE("space: a large attribute in pieces from every group fits a transactio
     volume.check();
 }
 
+TEST_CASE("space: a symlink's longest target is in two blocks, apart where no two are together") {
+    for (const bool scattered : {false, true}) {
+        CAPTURE(scattered);
+        Mounted volume(16 << 20);
+        if (scattered) {  // what is free: a few blocks, no two of them neighbours
+            const InodeNo filler = fill(*volume);
+            for (std::uint64_t at = 1; at < 40; at += 2)
+                REQUIRE(volume
+                            ->fallocate(0, filler, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                        at * 4096, 4096, kUser)
+                            .ok());
+        }
+        for (const std::size_t size : {272, 273, 4000, 4001, 4032, 4033, 4095}) {
+            std::string target(size, 't');
+            target.back() = 'e';
+            const auto made = volume->symlink(kRoot, "l" + std::to_string(size), target, kUser);
+            REQUIRE(errno_of(made) == 0);
+            CHECK(made.value().size == size);
+            CHECK(made.value().blocks == (size <= 272 ? 0 : size <= 4032 ? 1 : 2));
+            const auto read = volume->readlink(made.value().ino);
+            REQUIRE(read.ok());
+            CHECK(read.value() == target);
+            volume->forget(made.value().ino, 1);
+        }
+        CHECK(errno_of(volume->symlink(kRoot, "l", std::string(4096, 't'), kUser)) == ENAMETOOLONG);
+        volume.check();
+        const std::uint64_t free = volume->info().blocks_free;
+        CHECK(volume->unlink(kRoot, "l4095").ok());
+        CHECK(volume->info().blocks_free == free + 2);
+        volume.check();
+    }
+}
+
 TEST_CASE("space: what metadata gave back is data's again, after a mount too") {
     auto region = std::move(pm::memory_region(32 << 20)).take();
     REQUIRE(mkfs::make(*region, {}).ok());
@@ -263,6 +296,28 @@ TEST_CASE("space: what metadata gave back is data's again, after a mount too") {
     for (const ChunkInfo &chunk : chunks)
         CHECK_FALSE((chunk.kind == static_cast<std::uint8_t>(media::ChunkKind::meta) &&
                      chunk.used_blocks == 0));
+}
+
+TEST_CASE("space: what an unlinked file will give back counts as free, once nobody has it open") {
+    Mounted volume(64 << 20);
+    const std::uint64_t free = volume->info().blocks_free;
+    const InodeNo filler = fill(*volume);
+    const auto opened = volume->open_file(filler, {});
+    REQUIRE(opened.ok());
+    REQUIRE(volume->unlink(kRoot, "filler").ok());
+    CHECK(volume->info().blocks_available == 0);
+    volume->release(opened.value().handle);
+    const auto leaving = volume->info();  // the kernel still knows the inode
+    CHECK(leaving.blocks_available > 10000);
+    volume->forget(filler, 1);
+    const auto gone = volume->info();
+    CHECK(gone.blocks_free == free);
+    CHECK(leaving.blocks_free == gone.blocks_free);
+    CHECK(leaving.blocks_available <= leaving.blocks_free);
+    const std::uint64_t most = std::max(leaving.blocks_available, gone.blocks_available);
+    const std::uint64_t least = std::min(leaving.blocks_available, gone.blocks_available);
+    CHECK(most - least < 100);  // a few blocks of its tree may stay metadata's
+    volume.check();
 }
 
 TEST_CASE("space: fallocate may have what metadata gave back") {

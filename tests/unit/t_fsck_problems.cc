@@ -109,6 +109,7 @@ TEST_CASE(
 
     // An interrupted mkfs: whole copies, and no superblock.
     std::memset(static_cast<void *>(at(0)), 0, sizeof saved);
+    at(0)->header = header_of(Magic::making, at(kGroupBlocks)->header.fsid.get(), 0, 0);
     const auto torn = fsck::check(*region);
     REQUIRE(!torn.ok());
     CHECK(torn.error().errno_value() == EINVAL);
@@ -146,7 +147,8 @@ TEST_CASE("fsck: a journal is replayed once, and then the volume is clean") {
 
 TEST_CASE("fsck: every code has its plant, and its own number, name and sentence") {
     std::set<Code> planted = {Code::superblock_damaged, Code::superblock_copy_damaged,
-                              Code::superblock_copy_differs, Code::record_damaged};
+                              Code::superblock_copy_differs, Code::record_damaged,
+                              Code::record_broken};  // t_journal_damage.cc
     for (const auto &plants : test::all_plants())
         for (const Plant &plant : plants) planted.insert(plant.code);
     std::set<std::string> names, ids, sentences;

@@ -30,6 +30,9 @@ constexpr char kGolden_1_0[] =
 constexpr char kGolden_1_1[] =
 #include "golden/format_1_1.txt"
     ;
+constexpr char kGolden_1_2[] =
+#include "golden/format_1_2.txt"
+    ;
 
 const char *class_of(ConstBytes block) {
     switch (Magic{load<le32>(block).get()}) {
@@ -49,6 +52,7 @@ const char *class_of(ConstBytes block) {
             return "blob";
         case Magic::ring_header:
             return "ring_header";
+        case Magic::making:
         case Magic::record:
             break;
     }
@@ -96,18 +100,19 @@ std::string all_digests(std::uint32_t minor) {
 
 }  // namespace
 
-TEST_CASE("format: golden volumes have the bytes that version 1.1 gave them") {
-    const std::string text = all_digests(1);
+TEST_CASE("format: golden volumes have the bytes that version 1.2 gave them") {
+    const std::string text = all_digests(2);
     INFO("if the format was meant to change, this is what tests/golden wants:", text);
-    CHECK(text == kGolden_1_1);
+    CHECK(text == kGolden_1_2);
 }
 
-TEST_CASE("format: what version 1.0 wrote has the bytes that it had") {
+TEST_CASE("format: what older versions wrote has the bytes that it had") {
     CHECK(all_digests(0) == kGolden_1_0);
+    CHECK(all_digests(1) == kGolden_1_1);
 }
 
 TEST_CASE("format: golden volumes are clean") {
-    for (const std::uint32_t minor : {0, 1}) {
+    for (const std::uint32_t minor : {0, 1, 2}) {
         CHECK(fsck::check(*test::fixed_volume(4 * kMiB, 4096, minor)).value_or({}).clean());
         test::Populated populated(4096, minor);
         const auto report = fsck::check(populated.b.region());
@@ -117,8 +122,11 @@ TEST_CASE("format: golden volumes are clean") {
     }
 }
 
-TEST_CASE("format: a volume of version 1.0 mounts, is written to, and is clean after it") {
-    test::Populated populated(4096, 0);
+TEST_CASE("format: a volume of an older version mounts, is written to, and is clean after it") {
+    std::uint32_t minor = 0;
+    SUBCASE("1.0") { minor = 0; }
+    SUBCASE("1.1") { minor = 1; }
+    test::Populated populated(4096, minor);
     pm::OpenOptions again;
     again.exclusive = false;
     auto same = pm::open_region(
@@ -134,5 +142,5 @@ TEST_CASE("format: a volume of version 1.0 mounts, is written to, and is clean a
     REQUIRE(report.ok());
     INFO(fsck::text_of(report.value(), "volume"));
     CHECK(report.value().clean());
-    CHECK(populated.b.sb().version_minor.get() == 0);
+    CHECK(populated.b.sb().version_minor.get() == minor);
 }

@@ -1,11 +1,13 @@
 // Grant records that the engine did not write, as it meets them at a mount: whole ones, which were
 // built by hand, and damaged ones.
+#include <dirent.h>
 #include <doctest/doctest.h>
 #include <sys/stat.h>
 
 #include <cstdlib>
 #include <cstring>
 #include <random>
+#include <set>
 #include <string>
 
 #include "base/clock.h"
@@ -86,6 +88,44 @@ TEST_CASE("grant records: those of another boot go at the mount, and what they k
     CHECK_FALSE(p.b.marked(p.kept));
     CHECK_FALSE(p.b.marked(p.kept + 2));
     CHECK(p.b.marked(extent_of(p, p.file).start.get()));  // the file's own
+}
+
+TEST_CASE("grant records: no number finds one, nor the inode table, nor an orphan nobody looked up") {
+    Populated p;
+    auto volume = mount(p.b.region(), Boot::same);
+    REQUIRE(volume.ok());
+    Volume &v = *volume.value();
+    // One that is open, and whose lookup was given back.
+    const auto made = v.make(InodeNo(kRootIno), "gone", S_IFREG | 0644, 0, {});
+    REQUIRE(made.ok());
+    const InodeNo gone = made.value().ino;
+    REQUIRE(v.open_file(gone, {}).ok());
+    REQUIRE(v.unlink(InodeNo(kRootIno), "gone").ok());
+    CHECK(v.lookup(gone, ".").ok());
+    v.forget(gone, 2);
+
+    std::set<std::uint64_t> named{kRootIno}, found;
+    std::vector<std::uint64_t> directories{kRootIno};
+    while (!directories.empty()) {
+        const InodeNo directory(directories.back());
+        directories.pop_back();
+        REQUIRE(v.readdir(directory, 2, [&](const DirEntry &e) {
+                     if (named.insert(e.ino.value()).second && e.type == DT_DIR)
+                         directories.push_back(e.ino.value());
+                     return true;
+                 }).ok());
+    }
+    const std::uint64_t total = p.b.state().inodes_total.get();
+    for (std::uint64_t number = 0; number < total + 2; ++number) {
+        const auto attr = v.lookup(InodeNo(number), ".");
+        if (attr.ok())
+            found.insert(number);
+        else
+            CHECK(attr.error().errno_value() == ESTALE);
+    }
+    CHECK(found == named);
+    for (const std::uint64_t number : {std::uint64_t{1} << 32, ~std::uint64_t{0}})
+        CHECK_FALSE(v.lookup(InodeNo(number), ".").ok());
 }
 
 TEST_CASE("grant records: those of this boot keep their blocks while their holders may live") {

@@ -215,7 +215,7 @@ TEST_CASE(
     world->when_ready(done.error(), [&] { done = world.truncate(file, 0, 30); });
     world.later(11);
     REQUIRE(done.ok());
-    CHECK(world->quarantine().take()[0].revoked);
+    CHECK(world->quarantine().take()[0].reason == GrantReason::late);
     CHECK(disjoint(mapped, world.fill("a")));
     world.check();
     REQUIRE(world->drop_grant(file.handle, lease).ok());  // it has unmapped

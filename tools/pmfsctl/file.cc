@@ -112,6 +112,11 @@ int File::release_quarantine(std::uint64_t id) const {
     return call(PMFS_IOC_QUARANTINE_RELEASE, &io);
 }
 
+int File::revoke(pmfs_io_revoke *io) const {
+    io->version = PMFS_ABI_VERSION;
+    return call(PMFS_IOC_REVOKE, io);
+}
+
 int File::seal(unsigned level, std::uint64_t *bad_offset) const {
     pmfs_io_seal io{};
     io.version = PMFS_ABI_VERSION;

@@ -31,6 +31,7 @@ public:
     int chunks(std::vector<pmfs_chunk> *out) const;
     int quarantine(std::vector<pmfs_quarantined> *out) const;
     int release_quarantine(std::uint64_t id) const;
+    int revoke(pmfs_io_revoke *io) const;
     int seal(unsigned level, std::uint64_t *bad_offset) const;
 
 private:

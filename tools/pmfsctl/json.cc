@@ -22,6 +22,8 @@ const char *kind_key(std::uint32_t kind) {
             return "breakable";
         case PMFS_HOLDER_PIN:
             return "pin";
+        case PMFS_HOLDER_QUARANTINED:
+            return "quarantined";
         case PMFS_HOLDER_HANDLE_CACHED:
             return "handle_cached";
         case PMFS_HOLDER_HANDLE_DIRECT:
@@ -53,7 +55,7 @@ Json to_json(const pmfs_holder &holder) {
                  {"stores", (holder.flags & PMFS_HOLDER_STORES) != 0},
                  {"handle", holder.handle}};
     if (holder.id != 0) {
-        json["grant"] = holder.id;
+        json[holder.kind == PMFS_HOLDER_QUARANTINED ? "quarantine" : "grant"] = holder.id;
         json["offset"] = holder.offset;
         json["length"] = holder.length;
         json["maps"] = (holder.flags & PMFS_HOLDER_MAPS) != 0;

@@ -64,6 +64,22 @@ void add_holding_verbs(CLI::App &app, Options &options, Run *run) {
         verb->add_option("COMMAND", options.command, "What to run, behind --");
         verb->callback(runs(holding.verb));
     }
+    CLI::App *revoke =
+        add_verb(app, "revoke", "End grants of a file, whoever holds them (root)", options);
+    revoke->add_option("--grant", options.grant, "The grant of this ID (see holders --json)")
+        ->check(CLI::PositiveNumber);
+    revoke->add_option("--pid", options.pid, "Those of this process")->check(CLI::PositiveNumber);
+    revoke->add_flag("--all", options.all, "All of them");
+    revoke
+        ->add_option("--inode", options.inode,
+                     "Of the file of this number, which may have no name; FILE: anything beside it")
+        ->check(CLI::PositiveNumber);
+    revoke->callback([run, &options] {
+        const int chosen = (options.grant != 0) + (options.pid != 0) + (options.all ? 1 : 0);
+        if (chosen != 1)
+            throw CLI::ValidationError("revoke", "say which: one of --grant, --pid, --all");
+        *run = pmfs::ctl::revoke;
+    });
     CLI::App *quarantine = add_verb(
         app, "quarantine", "Blocks held back for holders that lost their grants", options, "PATH");
     auto *all = quarantine->add_flag("--release-all", options.release_all,

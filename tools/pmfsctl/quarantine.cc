@@ -1,4 +1,5 @@
-// quarantine: blocks that are held back because a holder who lost his grant may still map them.
+// revoke, and quarantine: blocks that are held back because a holder that lost
+// its grant may still map them.
 #include <fmt/format.h>
 
 #include <cerrno>
@@ -15,6 +16,37 @@ bool is_set(const pmfs_quarantined &entry, std::uint32_t flag) {
     return (entry.flags & flag) != 0;
 }
 
+std::string who_has(const pmfs_quarantined &entry) {
+    if (entry.pid == 0) return "an unknown process";
+    if (is_set(entry, PMFS_QUARANTINE_ALIVE))
+        return fmt::format("process {} ({})", entry.pid, process_of_thread(entry.pid).name);
+    if (is_set(entry, PMFS_QUARANTINE_MAPPED))
+        return fmt::format("whoever has the memory of process {}", entry.pid);
+    return fmt::format("process {} (perhaps gone)", entry.pid);
+}
+
+struct Reason {
+    const char *key, *words;
+};
+Reason reason_of(const pmfs_quarantined &entry) {
+    switch (entry.reason) {
+        case PMFS_REASON_SERVER_DIED:
+            return {"server_died", "its server died"};
+        case PMFS_REASON_LATE:
+            return {"revoked", "its lease was not given back in time"};
+        case PMFS_REASON_REVOKED:
+            return {"revoked_by_root", "root revoked its grant"};
+        case PMFS_REASON_HANDLE_CLOSED:
+            return {"handle_closed", "its file was closed under the mapping"};
+        case PMFS_REASON_CUT_OFF:
+            return {"cut_off", "its connection to the server ended"};
+        case PMFS_REASON_STILL_MAPPED:
+            return {"still_mapped", "its grant was given back, but somebody maps on"};
+        default:
+            return {"unknown", "the server does not say why"};
+    }
+}
+
 Json to_json(const pmfs_quarantined &entry) {
     const bool alive = is_set(entry, PMFS_QUARANTINE_ALIVE);
     return {{"id", entry.id},
@@ -26,21 +58,16 @@ Json to_json(const pmfs_quarantined &entry) {
             {"start_time", entry.start_time},
             {"uid", entry.uid},
             {"alive", alive},
+            {"mapped", is_set(entry, PMFS_QUARANTINE_MAPPED)},
             {"stores", is_set(entry, PMFS_QUARANTINE_STORES)},
-            {"reason", is_set(entry, PMFS_QUARANTINE_REVOKED) ? "revoked" : "server_died"}};
+            {"reason", reason_of(entry).key}};
 }
 
 std::string words_of(const pmfs_quarantined &entry) {
-    const bool alive = is_set(entry, PMFS_QUARANTINE_ALIVE);
-    const std::string who =
-        alive ? fmt::format("process {} ({})", entry.pid, process_of_thread(entry.pid).name)
-              : fmt::format("process {} (perhaps gone)", entry.pid);
-    return fmt::format(
-        "{}: {}, user {}, maps {} of inode {}{}; {} held back; {}", entry.id, who, entry.uid,
-        size_words(entry.total), entry.inode,
-        is_set(entry, PMFS_QUARANTINE_STORES) ? " and may store" : "", size_words(entry.held),
-        is_set(entry, PMFS_QUARANTINE_REVOKED) ? "its lease was not given back in time"
-                                               : "its server died");
+    return fmt::format("{}: {}, user {}, maps {} of inode {}{}; {} held back; {}", entry.id,
+                       who_has(entry), entry.uid, size_words(entry.total), entry.inode,
+                       is_set(entry, PMFS_QUARANTINE_STORES) ? " and may store" : "",
+                       size_words(entry.held), reason_of(entry).words);
 }
 
 int release_all(const File &file) {
@@ -54,6 +81,18 @@ int release_all(const File &file) {
 }
 
 }  // namespace
+
+int revoke(const Options &options) {
+    const File file(options.path, File::Access::read);
+    pmfs_io_revoke io{};
+    io.inode = options.inode;
+    io.grant = options.grant;
+    io.pid = options.pid;
+    if (const int error = file.revoke(&io)) return complain(file, Verb::revoke, error);
+    if (options.json) return print({{"ended", io.ended}});
+    fmt::print("{} grant{} ended\n", io.ended, io.ended == 1 ? "" : "s");
+    return kDone;
+}
 
 int quarantine(const Options &options) {
     const File file(options.path, File::Access::read);

@@ -17,6 +17,8 @@ const char *kind_of(const pmfs_holder &holder) {
             return "breakable lease";
         case PMFS_HOLDER_PIN:
             return "range pin";
+        case PMFS_HOLDER_QUARANTINED:
+            return "quarantined mapping";
         case PMFS_HOLDER_HANDLE_CACHED:
             return "open file, cached";
         case PMFS_HOLDER_HANDLE_DIRECT:
@@ -30,7 +32,16 @@ std::string holders_of(const File &file) {
     std::vector<pmfs_holder> all;
     if (file.holders(&all) != 0 || all.empty()) return "";
     std::string text = "\nheld by:";
-    for (const pmfs_holder &holder : all) text += "\n  " + describe(holder);
+    const pmfs_holder *lost = nullptr;
+    for (const pmfs_holder &holder : all) {
+        text += "\n  " + describe(holder);
+        if (holder.kind == PMFS_HOLDER_QUARANTINED) lost = &holder;
+    }
+    if (lost != nullptr)
+        text += fmt::format(
+            "\nwhat is quarantined ends by itself when nobody maps it any more; if you know that "
+            "nobody stores there, as root: `pmfsctl quarantine --release {} {}`",
+            lost->id, file.path());
     return text;
 }
 
@@ -63,7 +74,10 @@ std::string unfit(const File &file, std::uint64_t bad_offset) {
 
 std::string busy(const File &file, Verb verb) {
     if (verb == Verb::unseal)
-        return fmt::format("{} stays sealed: somebody maps it or holds a grant on it", file.path());
+        return fmt::format(
+            "{} stays sealed: somebody maps it or holds a grant on it; `pmfsctl revoke` ends "
+            "grants",
+            file.path());
     if (verb == Verb::seal)
         return fmt::format(
             "{} cannot be sealed now: somebody has it open for writing through the "
@@ -86,6 +100,8 @@ std::string not_allowed(const File &file, Verb verb) {
     if (verb == Verb::lease || verb == Verb::pin)
         return fmt::format("{}: that is for root, for its owner, and for those who may write to it",
                            file.path());
+    if (verb == Verb::revoke)
+        return fmt::format("{}: only root ends what others hold", file.path());
     if (verb == Verb::quarantine)
         return fmt::format("{}: only root can vouch that nobody stores to those blocks any more",
                            file.path());
@@ -135,6 +151,9 @@ std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_o
             if (!holds) break;
             return fmt::format("{}: somebody is waiting for a lease of it to end; try again", path);
         case ENOENT:
+            if (verb == Verb::revoke && file.error() == 0)
+                return fmt::format("{}: nobody holds such a grant; `pmfsctl holders {}`", path,
+                                   path);
             if (verb != Verb::quarantine || file.error() != 0) break;
             return fmt::format("{}: nothing of that number is quarantined", path);
         case EISDIR:

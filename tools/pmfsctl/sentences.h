@@ -16,7 +16,8 @@ enum class Verb {
     watch,
     lease,
     pin,
-    quarantine
+    quarantine,
+    revoke
 };
 
 // Says on standard error why `verb` failed on `file`, and gives the exit code.  bad_offset: where,

@@ -22,6 +22,10 @@ struct Options {
     std::uint64_t offset = 0, length = 0, unit = 0;
     // lease, pin: hold while this runs
     std::vector<std::string> command;
+    // revoke
+    std::uint64_t grant = 0, inode = 0;
+    std::uint32_t pid = 0;
+    bool all = false;
     // quarantine
     std::uint64_t release = 0;
     bool release_all = false;
@@ -40,6 +44,7 @@ int map(const Options &options);
 int holders(const Options &options);
 int watch(const Options &options);
 int quarantine(const Options &options);
+int revoke(const Options &options);
 // These two end with the exit code of the command, if there is one.
 int lease(const Options &options);
 int pin(const Options &options);

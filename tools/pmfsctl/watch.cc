@@ -15,12 +15,13 @@ namespace {
 
 constexpr timespec kPause{.tv_sec = 0, .tv_nsec = 200'000'000};
 
-// A grant's number, or a handle's; the two count apart.
-using Key = std::pair<bool, std::uint64_t>;
+// A handle's number, a grant's, or a quarantine's: each kind counts apart.
+using Key = std::pair<unsigned, std::uint64_t>;
 using Holders = std::map<Key, pmfs_holder>;
 
 Key key_of(const pmfs_holder &holder) {
-    return holder.id != 0 ? Key{true, holder.id} : Key{false, holder.handle};
+    if (holder.id == 0) return {0, holder.handle};
+    return {holder.kind == PMFS_HOLDER_QUARANTINED ? 2 : 1, holder.id};
 }
 
 int look(const File &file, Holders *out) {

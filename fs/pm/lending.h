@@ -1,0 +1,48 @@
+// Descriptors of the medium that are lent to those who map it, and the kernel's word on whether
+// anybody still has one.
+//
+// Each is an open file description of its own, with a lock (fcntl(2), F_OFD_SETLK) on a byte far
+// behind the end of the medium.  The kernel drops the lock with the last descriptor and the last
+// mapping of that description, and not before: whatever became of the process that got it, whoever
+// shares its memory, whose child has the mapping, and in whatever namespace.  So a byte that nobody
+// locks is proof that nobody maps.  It needs no server: the next one, in the same boot, asks again.
+#pragma once
+#include <cstdint>
+
+#include "base/file_descriptor.h"
+#include "base/result.h"
+
+namespace pmfs::pm {
+
+class Lender {
+public:
+    // Tries it out on the medium that `medium` is a descriptor of.  EOPNOTSUPP: its filesystem
+    // keeps no such locks, or other machines' as well, or maps by descriptors of its own.
+    static Result<Lender> make(int medium, std::uint64_t mapping_unit);
+
+    // A new description without a lock.  May block.
+    Result<FileDescriptor> open(bool writable) const;
+    // Puts the lock on it.  Does not block.  number: less than 2^62, the borrower's.
+    static Result<> mark(const FileDescriptor &lent, std::uint64_t number);
+
+    enum class Use { none, some, unknown };
+    // Who has a descriptor or a mapping with that number.  Does not block.
+    Use use_of(std::uint64_t number) const;
+
+    // The inode that carries the locks.  While one of them is held no other inode is at the same
+    // place, in one boot.
+    struct Place {
+        std::uint64_t device = 0, inode = 0;
+        bool operator==(const Place &) const = default;
+    };
+    Place place() const { return place_; }
+
+private:
+    Lender(FileDescriptor medium, Place place) : medium_(std::move(medium)), place_(place) {}
+    Result<> try_out(std::uint64_t mapping_unit) const;
+
+    FileDescriptor medium_;
+    Place place_;
+};
+
+}  // namespace pmfs::pm

@@ -1,0 +1,223 @@
+// Volumes that lead the engine to take one block for two things: a bitmap for a tree node, a block
+// in use for a free one.  Each is EUCLEAN at the door of the transaction, and nothing is read or
+// written past a block's end.
+#include <doctest/doctest.h>
+#include <sys/stat.h>
+
+#include "base/bytes.h"
+#include "media/geometry.h"
+#include "unit/tampered.h"
+
+using namespace pmfs;
+using namespace pmfs::media;
+using test::Tampered;
+
+namespace {
+
+constexpr Caller kUser{1000, 1000, 1};
+const InodeNo kRoot(kRootIno);
+
+template <class T>
+int errno_of(const Result<T> &result) {
+    return result.ok() ? 0 : result.error().errno_value();
+}
+
+int truncate(Volume &v, InodeNo ino, std::uint64_t size) {
+    SetAttr set;
+    set.size = size;
+    return errno_of(v.setattr(ino, set, kUser));
+}
+
+// A file of so many blocks, each with a hole behind it: more than eleven need a tree.
+InodeNo scattered_file(Volume &v, const std::string &name, unsigned blocks) {
+    const auto made = v.make(kRoot, name, S_IFREG | 0644, 0, kUser);
+    REQUIRE(made.ok());
+    const std::vector<std::byte> one(kBlockSize, std::byte{'x'});
+    for (std::uint64_t b = 0; b < blocks; ++b)
+        REQUIRE(v.write(made.value().ino, 2 * b * kBlockSize, one, false, kUser).ok());
+    return made.value().ino;
+}
+
+void newer_minor(Tampered &volume) {
+    const std::uint64_t copy = volume.sb().copy_block.get();
+    for (const std::uint64_t block : {std::uint64_t{0}, copy}) {
+        volume.block<Superblock>(block).version_minor.set(kVersionMinor + 1);
+        volume.seal(block);
+    }
+}
+
+// Says that `block` is free, and the summaries agree.
+void call_free(Tampered &volume, std::uint64_t block) {
+    const GroupLayout layout = layout_of(volume.sb().block_count.get(), 0);
+    const std::uint64_t chunk = block / kChunkBlocks;
+    const std::uint64_t at = layout.bitmaps + bitmap_index(chunk);
+    le64 &word = volume.block<BitmapBlock>(at).bits[bitmap_row(chunk)][block % kChunkBlocks / 64];
+    REQUIRE((word.get() >> (block % 64) & 1) == 1);
+    word.set(word.get() & ~(std::uint64_t{1} << (block % 64)));
+    volume.seal(at);
+    for (const std::uint64_t copy : {layout.summary_a, layout.summary_b}) {
+        auto &summary = volume.block<Summary>(copy);
+        le32 &free = summary.kind[chunk] == 1 ? summary.meta_free : summary.data_free;
+        free.set(free.get() + 1);
+        volume.seal(copy);
+    }
+}
+
+// Operations that take and free metadata blocks, until one of them meets the damage.
+int use(Volume &v) {
+    for (unsigned i = 0; i < 400; ++i) {
+        const std::string name = "n" + std::to_string(i) + std::string(200, 'n');
+        const auto made = v.make(kRoot, name, S_IFREG | 0644, 0, kUser);
+        if (!made.ok()) return made.error().errno_value();
+        const std::vector<std::byte> value(800, std::byte{'v'});
+        const auto set = v.setxattr(made.value().ino, "user.x", value, 0, kUser);
+        if (!set.ok()) return set.error().errno_value();
+    }
+    return 0;
+}
+
+}  // namespace
+
+TEST_CASE("hostile: a tree whose child is a bitmap that the same transaction edits") {
+    for (const bool newer : {false, true})  // what is in reserved bytes is then nobody's business
+        for (const unsigned count : {1u, 2u, 100u, 2016u, 20453u, 0xffffu}) {
+            CAPTURE(newer);
+            CAPTURE(count);
+            Tampered volume;
+            const InodeNo ino[] = {scattered_file(*volume, "f", 14),
+                                   scattered_file(*volume, "g", 14)};
+            volume.close();
+            Inode *in[] = {&volume.inode(ino[0]), &volume.inode(ino[1])};
+            const std::uint64_t leaf = in[0]->map_root.get(), top = in[1]->map_root.get();
+            const std::uint64_t bitmap = layout_of(volume.sb().block_count.get(), 0).bitmaps;
+            // The other file's leaf becomes an inner node of the first: a bitmap, then its leaf.
+            auto &node = volume.block<NodeHeader>(top);
+            auto *bytes = reinterpret_cast<std::byte *>(&node);
+            std::memset(bytes + sizeof node, 0, kBlockSize - sizeof node);
+            node.owner.set(ino[0].value());
+            node.level = 1;
+            node.count.set(2);
+            node.heap_start.set(4096 - 36);
+            node.dead_bytes.set(0);
+            const std::uint64_t children[] = {bitmap, leaf};
+            for (unsigned i = 0; i < 2; ++i) {
+                const std::size_t where = 4096 - 18 * (i + 1);
+                const le16 slot(static_cast<std::uint16_t>(where)), size(8);
+                const le64 key(0), child(children[i]);
+                std::memcpy(bytes + 64 + 2 * i, &slot, 2);
+                std::memcpy(bytes + where, &key, 8);
+                std::memcpy(bytes + where + 8, &size, 2);
+                std::memcpy(bytes + where + 10, &child, 8);
+            }
+            volume.seal(top);
+            auto &fake = volume.block<NodeHeader>(bitmap);
+            fake.owner.set(ino[0].value());
+            fake.kind = 1;
+            fake.count.set(static_cast<std::uint16_t>(count));
+            volume.seal(bitmap);
+            in[0]->map_root.set(top);
+            seal_block(*in[0]);
+            in[1]->map_root.set(0);
+            seal_block(*in[1]);
+            if (newer) newer_minor(volume);
+            REQUIRE(volume.reopen().ok());
+            CHECK(truncate(*volume, ino[0], 0) == EUCLEAN);
+            CHECK(volume->lookup(kRoot, "g").ok());
+        }
+}
+
+TEST_CASE("hostile: a block that is in use and called free is not given out") {
+    const auto check = [](const char *what, auto pick) {
+        CAPTURE(std::string(what));
+        Tampered volume;
+        const InodeNo ino = scattered_file(*volume, "f", 14);
+        volume.close();
+        const std::uint64_t block = pick(volume, ino);
+        call_free(volume, block);
+        CHECK(volume.problems().find("PM0407") != std::string::npos);
+        const std::vector<std::byte> was(&volume.block<std::byte>(block),
+                                         &volume.block<std::byte>(block) + kBlockSize);
+        if (!volume.reopen().ok()) return;
+        CHECK(use(*volume) == EUCLEAN);
+        if (volume->close().ok()) CHECK(volume->region().size() != 0);
+    };
+    check("the superblock", [](Tampered &, InodeNo) { return std::uint64_t{0}; });
+    check("a summary", [](Tampered &, InodeNo) { return std::uint64_t{1}; });
+    check("a bitmap", [](Tampered &, InodeNo) { return std::uint64_t{2}; });
+    check("a State", [](Tampered &v, InodeNo) { return v.sb().state_block[1].get(); });
+    check("the journal's header", [](Tampered &v, InodeNo) { return v.sb().journal_start.get(); });
+    check("the ring", [](Tampered &v, InodeNo) { return v.sb().journal_start.get() + 3; });
+    check("the superblock's copy", [](Tampered &v, InodeNo) { return v.sb().copy_block.get(); });
+}
+
+TEST_CASE("hostile: a block of inodes, or of a tree, that is called free and taken again") {
+    const auto check = [](auto pick) {
+        Tampered volume;
+        const InodeNo ino = scattered_file(*volume, "f", 14);
+        volume.close();
+        call_free(volume, pick(volume, ino));
+        REQUIRE(volume.reopen().ok());
+        const int error = use(*volume);
+        CHECK((error == EUCLEAN || error == 0));  // 0: nobody used that block meanwhile
+        (void)truncate(*volume, ino, 0);
+        (void)volume->unlink(kRoot, "f").ok();
+    };
+    for (std::uint64_t i = 0; i < 4; ++i)
+        check([i](Tampered &v, InodeNo) {
+            return fixed_end(v.sb().journal_start.get(), v.sb().journal_blocks.get()) + i;
+        });
+    check([](Tampered &v, InodeNo ino) { return v.inode(ino).map_root.get(); });
+    check([](Tampered &v, InodeNo) { return v.inode(kRoot).map_root.get(); });
+}
+
+TEST_CASE("hostile: what stands where nothing may stand makes a block a damaged one") {
+    struct Place {
+        const char *what, *code;
+        std::size_t offset;
+        std::uint64_t (*block)(Tampered &, InodeNo);
+    };
+    const Place places[] = {
+        {"a summary", "PM0401", 100, [](Tampered &, InodeNo) { return std::uint64_t{1}; }},
+        {"a bitmap", "PM0404", 40, [](Tampered &, InodeNo) { return std::uint64_t{2}; }},
+        {"a State", "PM0301", 200,
+         [](Tampered &v, InodeNo) { return v.sb().state_block[0].get(); }},
+        {"a State's end", "PM0301", 3000,
+         [](Tampered &v, InodeNo) { return v.sb().state_block[1].get(); }},
+        {"a node", "PM0501", 50,
+         [](Tampered &v, InodeNo ino) { return v.inode(ino).map_root.get(); }},
+    };
+    for (const Place &place : places)
+        for (const bool newer : {false, true}) {
+            CAPTURE(std::string(place.what));
+            CAPTURE(newer);
+            Tampered volume;
+            const InodeNo ino = scattered_file(*volume, "f", 14);
+            volume.close();
+            const std::uint64_t block = place.block(volume, ino);
+            (&volume.block<std::byte>(block))[place.offset] = std::byte{1};
+            volume.seal(block);
+            if (newer) newer_minor(volume);
+            const std::string found = volume.problems();
+            CAPTURE(found);
+            // Of a newer version it is a field; only that two copies differ may be said then.
+            CHECK((found.find(place.code) == 0) == !newer);
+            REQUIRE(volume.reopen().ok());
+            const int error = truncate(*volume, ino, 0);
+            const bool has_copy = place.code != std::string("PM0404") &&
+                                  place.code != std::string("PM0501");
+            CHECK(error == (newer || has_copy ? 0 : EUCLEAN));
+        }
+}
+
+TEST_CASE("hostile: an inode with something in its padding") {
+    Tampered volume;
+    const InodeNo ino = scattered_file(*volume, "f", 1);
+    volume.close();
+    Inode &inode = volume.inode(ino);
+    inode.mtime.zero.set(7);
+    seal_block(inode);
+    CHECK(volume.problems().find("PM0601") == 0);
+    REQUIRE(volume.reopen().ok());
+    CHECK(errno_of(volume->getattr(ino)) == EUCLEAN);
+    CHECK(volume->make(kRoot, "g", S_IFREG | 0644, 0, kUser).ok());
+}
