@@ -30,6 +30,7 @@ bool same_content(const T &a, const T &b) {
 }
 
 Result<FoundSuperblock> superblock_of(const pm::Region &region) {
+    const pm::ScatteredAccess scattered(region);
     return find_superblock({region.meta(), region.size()});
 }
 

@@ -52,7 +52,8 @@ int main(int argc, char **argv) {
     app.add_flag("--codes", codes, "Only list the problems that it knows");
     auto *look =
         app.add_flag("-n", words.only_look, "Write nothing: the journal is replayed in memory");
-    app.add_flag("-a,-p,-y", words.repair, "Repair what has a repair: the superblock and its copies")
+    app.add_flag("-a,-p,-y", words.repair,
+                 "Repair what has a repair: the superblock and its copies")
         ->excludes(look);
     bool ignored = false;
     int ignored_fd = 0;

@@ -19,6 +19,8 @@ Result<> repair(pm::Region &region, Report &report) {
         sb.header = header_of(Magic::superblock, sb.header.fsid.get(), problem.block, 0);
         seal_block(sb);
         region.fence(region.write(problem.block * kBlockSize, bytes_of(sb)));
+        if (!region.keeps(problem.block * kBlockSize, bytes_of(sb)))
+            return Error(EROFS, "the medium does not keep what is stored to it");
         problem.repaired = true;
         ++report.repaired;
     }

@@ -14,6 +14,7 @@
 #include "base/bytes.h"
 #include "base/file_descriptor.h"
 #include "media/verify.h"
+#include "pm/advise.h"
 
 namespace pmfs::mkfs {
 namespace {
@@ -60,6 +61,7 @@ Result<FileDescriptor> readable_fd(const pm::Region &region, const std::string &
 
 Result<std::string> what_is_on(const pm::Region &region, const std::string &path) {
     const ConstBytes bytes(region.data(), region.size());
+    const pm::ScatteredAccess scattered(region);
     if (const auto volume = media::find_superblock(bytes); volume.ok()) {
         const auto *label = reinterpret_cast<const char *>(volume.value().sb.label);
         const std::string text(label, ::strnlen(label, sizeof volume.value().sb.label));

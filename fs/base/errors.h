@@ -17,6 +17,11 @@ inline bool must_park(const Error &error) {
     return error.errno_value() == kParkErrno || error.errno_value() == kBreakErrno;
 }
 
+// The media contradicts itself, or could not be read.
+inline bool is_damage(const Error &error) {
+    return error.errno_value() == EUCLEAN || error.errno_value() == EIO;
+}
+
 // For work that may as well be done another time (merging sparse nodes): no room is no failure.
 inline Result<> best_effort(Result<> result) {
     if (!result.ok() &&

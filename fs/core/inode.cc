@@ -143,12 +143,20 @@ Result<> free_inode(Change &change, InodeNo ino, media::Inode *inode) {
     return {};
 }
 
+// One that a list leads to is in use.
+static Result<media::Inode *> edit_listed(Change &change, InodeNo ino) {
+    auto inode = edit_inode(change, ino);
+    if (!inode.ok() && inode.error().errno_value() == ESTALE)
+        return corrupt("a list of inodes leads to one that is not in use");
+    return inode;
+}
+
 Result<> push_inode(Change &change, InodeNo ino, media::Inode *inode, ListHead head) {
     media::State *state = TRY(change.edit_state());
     const std::uint64_t first = (state->*head).get();
     inode->next.set(first);
     inode->prev.set(0);
-    if (first != 0) TRY(edit_inode(change, InodeNo(first)))->prev.set(ino.value());
+    if (first != 0) TRY(edit_listed(change, InodeNo(first)))->prev.set(ino.value());
     (state->*head).set(ino.value());
     return {};
 }
@@ -156,9 +164,9 @@ Result<> push_inode(Change &change, InodeNo ino, media::Inode *inode, ListHead h
 Result<> unlink_inode(Change &change, media::Inode *inode, ListHead head) {
     media::State *state = TRY(change.edit_state());
     const std::uint64_t next = inode->next.get(), prev = inode->prev.get();
-    if (next != 0) TRY(edit_inode(change, InodeNo(next)))->prev.set(prev);
+    if (next != 0) TRY(edit_listed(change, InodeNo(next)))->prev.set(prev);
     if (prev != 0)
-        TRY(edit_inode(change, InodeNo(prev)))->next.set(next);
+        TRY(edit_listed(change, InodeNo(prev)))->next.set(next);
     else
         (state->*head).set(next);
     inode->next.set(0);
@@ -166,8 +174,16 @@ Result<> unlink_inode(Change &change, media::Inode *inode, ListHead head) {
     return {};
 }
 
+// A damaged head of the list costs what hangs behind it, until fsck: else no name could be removed
+// any more.
 Result<> add_orphan(Change &change, InodeNo ino, media::Inode *inode) {
-    return push_inode(change, ino, inode, &media::State::orphan_head);
+    auto pushed = push_inode(change, ino, inode, &media::State::orphan_head);
+    if (pushed.ok() ||
+        (pushed.error().errno_value() != EUCLEAN && pushed.error().errno_value() != EIO))
+        return pushed;
+    inode->next.set(0);
+    TRY(change.edit_state())->orphan_head.set(ino.value());
+    return {};
 }
 
 Result<> remove_orphan(Change &change, InodeNo, media::Inode *inode) {

@@ -22,6 +22,7 @@
 #include "base/mutex.h"
 #include "base/places.h"
 #include "base/process.h"
+#include "base/thread.h"
 #include "client/broker.h"
 #include "front/broker_socket.h"
 #include "front/claims.h"
@@ -135,13 +136,12 @@ Result<> Broker::Impl::start() {
     if (!epoll_.ok() || !wake_.ok() || !watch(listener_.socket.get(), kListenKey) ||
         !watch(wake_.get(), kWakeKey))
         return Error(EMFILE, "too few descriptors for the broker");
-    // Signals are for the main thread.
-    sigset_t all, before;
-    ::sigfillset(&all);
-    ::pthread_sigmask(SIG_SETMASK, &all, &before);
-    thread_ = std::thread([this] { run(); });
-    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    ::pthread_setname_np(thread_.native_handle(), "pmfs-broker");
+    auto started = start_thread("pmfs-broker", [this] { run(); });
+    if (!started.ok()) {
+        ::unlink(listener_.path.c_str());
+        return started.error();
+    }
+    thread_ = std::move(started).take();
     volume_.set_watcher(this);
     return {};
 }

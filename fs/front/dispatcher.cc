@@ -77,17 +77,18 @@ Result<std::unique_ptr<Dispatcher>> Dispatcher::create(Volume &volume,
 
     fuse_session *session = dispatcher->session_;
     // What fails is not cached, or has ended.
-    dispatcher->notifier_ = std::make_unique<Notifier>(Notifier::Kernel{
-        .drop_pages =
-            [session](const Notifier::Pages &pages) {
-                fuse_lowlevel_notify_inval_inode(session, pages.ino.value(),
-                                                 static_cast<off_t>(pages.offset),
-                                                 static_cast<off_t>(pages.length));
-            },
-        .forget_attributes =
-            [session](InodeNo ino) {
-                fuse_lowlevel_notify_inval_inode(session, ino.value(), -1, 0);
-            }});
+    dispatcher->notifier_ = std::make_unique<Notifier>(
+        Notifier::Kernel{.drop_pages =
+                             [session](const Notifier::Pages &pages) {
+                                 fuse_lowlevel_notify_inval_inode(session, pages.ino.value(),
+                                                                  static_cast<off_t>(pages.offset),
+                                                                  static_cast<off_t>(pages.length));
+                             },
+                         .forget_attributes =
+                             [session](InodeNo ino) {
+                                 fuse_lowlevel_notify_inval_inode(session, ino.value(), -1, 0);
+                             }});
+    TRY(dispatcher->notifier_->start());
     volume.set_attribute_watcher(*dispatcher);
     return dispatcher;
 }

@@ -1,13 +1,12 @@
-// mount(2) and umount2(2), in the mount namespace that was asked for.
+// mount(2) and umount2(2), in the mount namespaces that are concerned.
 #include "front/mount_point.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sched.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
+#include <sys/sysmacros.h>
 
 #include <cstring>
 
@@ -16,21 +15,14 @@ namespace {
 
 constexpr const char *kType = "fuse.pmfs";
 
-// Calls `act` (which returns 0 or an errno value) in another mount namespace, in a child process: a
-// process with threads cannot enter one.  Only system calls happen in the child.
-template <class Act>
-int act_in(const std::string &mount_namespace, Act act) {
-    if (mount_namespace.empty()) return act();
-    const pid_t child = ::fork();
-    if (child < 0) return errno;
-    if (child == 0) {
-        const int fd = ::open(mount_namespace.c_str(), O_RDONLY | O_CLOEXEC);
-        if (fd < 0 || ::setns(fd, CLONE_NEWNS) != 0) ::_exit(errno & 0xff);
-        ::_exit(act() & 0xff);
-    }
-    int status = 0;
-    while (::waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : EIO;
+// The number of the filesystem that is mounted on `directory`.  Without a word to its server, which
+// does not answer yet.
+int device_of(const char *directory, dev_t *device) {
+    struct statx found {};
+    if (::statx(AT_FDCWD, directory, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, 0, &found) != 0)
+        return errno;
+    *device = makedev(found.stx_dev_major, found.stx_dev_minor);
+    return 0;
 }
 
 }  // namespace
@@ -54,10 +46,8 @@ std::optional<std::string> MountPoint::objection(const std::string &directory) {
     }
 }
 
-Result<MountPoint> MountPoint::make(const ServeOptions &options) {
+Result<MountPoint> MountPoint::make(const ServeOptions &options, const Surroundings &where) {
     MountPoint made;
-    made.directory_ = options.directory;
-    made.mount_namespace_ = options.mount_namespace;
     made.device_ = FileDescriptor(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
     if (!made.device_.ok()) {
         if (errno == ENOENT || errno == ENODEV || errno == ENXIO)
@@ -69,11 +59,18 @@ Result<MountPoint> MountPoint::make(const ServeOptions &options) {
     const std::string data =
         fmt::format("fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
                     made.device_.get());
-    const int error = act_in(options.mount_namespace, [&] {
+    // The child that mounts tells us by shared memory what it got.
+    void *shared =
+        ::mmap(nullptr, sizeof(dev_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (shared == MAP_FAILED) return Error(errno, "no memory to share with a child process");
+    auto *number = static_cast<dev_t *>(shared);
+    const int error = act_in(where, [&] {
         const int done = ::mount(options.source.c_str(), options.directory.c_str(), kType,
                                  options.mount_flags, data.c_str());
-        return done == 0 ? 0 : errno;
+        return done == 0 ? device_of(options.directory.c_str(), number) : errno;
     });
+    made.number_ = *number;
+    ::munmap(shared, sizeof(dev_t));
     switch (error) {
         case 0:
             return made;
@@ -87,7 +84,9 @@ Result<MountPoint> MountPoint::make(const ServeOptions &options) {
 }
 
 Result<> MountPoint::remount(const ServeOptions &options) {
-    const int error = act_in(options.mount_namespace, [&] {
+    Surroundings where;
+    if (!options.mount_namespace.empty()) where = TRY(Surroundings::of(options.mount_namespace));
+    const int error = act_in(where, [&] {
         const int done = ::mount(options.source.c_str(), options.directory.c_str(), kType,
                                  options.mount_flags, nullptr);
         return done == 0 ? 0 : errno;
@@ -96,20 +95,37 @@ Result<> MountPoint::remount(const ServeOptions &options) {
     return {};
 }
 
+// Wherever it is mounted by now: a mount may have been moved, or copied to other namespaces.
+Result<> MountPoint::everywhere(const std::function<int(const char *point)> &act) const {
+    int failure = 0;
+    for (const MountPlace &place :
+         find_mounts([this](const Mount &mount) { return mount.device == number_; })) {
+        Surroundings where;
+        if (!place.here) {
+            auto there = Surroundings::of(place.process);
+            if (!there.ok()) continue;  // its last process has just ended
+            where = std::move(there).take();
+        }
+        const int error = act_in(where, [&] { return act(place.mount.point.c_str()); });
+        // (Taken away with another one that it was copied from.)
+        if (error != 0 && error != EINVAL && error != ENOENT) failure = error;
+    }
+    if (failure != 0) return Error(failure, "cannot unmount");
+    return {};
+}
+
 void MountPoint::write_back() const {
-    act_in(mount_namespace_, [&] {
-        const FileDescriptor root(::open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    (void)everywhere([](const char *point) {
+        const FileDescriptor root(::open(point, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
         return root.ok() && ::syncfs(root.get()) == 0 ? 0 : errno;
-    });
+    }).ok();
 }
 
 Result<> MountPoint::unmount(bool detach) {
-    const int error = act_in(mount_namespace_, [&] {
+    return everywhere([detach](const char *point) {
         const int flags = UMOUNT_NOFOLLOW | (detach ? MNT_DETACH : 0);
-        return ::umount2(directory_.c_str(), flags) == 0 ? 0 : errno;
+        return ::umount2(point, flags) == 0 ? 0 : errno;
     });
-    if (error != 0) return Error(error, "cannot unmount");
-    return {};
 }
 
 }  // namespace pmfs::front

@@ -1,9 +1,11 @@
 // The place in the tree where a volume appears: mount(2), umount2(2), and whether it can be used.
 #pragma once
+#include <functional>
 #include <optional>
 #include <string>
 
 #include "base/file_descriptor.h"
+#include "front/mount_namespace.h"
 #include "front/mount_options.h"
 
 namespace pmfs::front {
@@ -13,9 +15,10 @@ public:
     // Looks only.  Gives a sentence that says what is wrong with the directory and what to do.
     static std::optional<std::string> objection(const std::string &directory);
 
-    // Opens /dev/fuse and mounts it.  From here on accesses to the directory wait for our INIT.
-    // Errors: ENOENT, ENODEV: no FUSE in this kernel; EPERM: not root; else what mount(2) says.
-    static Result<MountPoint> make(const ServeOptions &options);
+    // Opens /dev/fuse and mounts it there.  From here on accesses to the directory wait for our
+    // INIT. Errors: ENOENT, ENODEV: no FUSE in this kernel; EPERM: not root; else what mount(2)
+    // says.
+    static Result<MountPoint> make(const ServeOptions &options, const Surroundings &where);
 
     // Changes the flags of a live mount (ro, rw, nosuid and the like); our own options stay.
     static Result<> remount(const ServeOptions &options);
@@ -27,12 +30,14 @@ public:
     // server thread.
     void write_back() const;
 
-    // EBUSY: somebody uses it.  EINVAL, ENOENT: it is not there any more.
+    // Everywhere that it is mounted, as far as /proc shows.  EBUSY: somebody uses it.
     Result<> unmount(bool detach);
 
 private:
+    Result<> everywhere(const std::function<int(const char *point)> &act) const;
+
     FileDescriptor device_;
-    std::string directory_, mount_namespace_;
+    dev_t number_ = 0;  // of the filesystem; 0: not to be told
 };
 
 }  // namespace pmfs::front

@@ -28,6 +28,8 @@ public:
         std::function<void(InodeNo)> forget_attributes;
     };
     explicit Notifier(Kernel kernel);
+    // Starts its threads.  EAGAIN: there are no more.
+    Result<> start();
 
     // Runs `then` once the kernel holds no page of the range, dirty or clean.  Stores through a
     // mapping that come later are later.  `user`: for whom, so that no user can keep all threads

@@ -21,9 +21,10 @@ void reply_done(Dispatcher &dispatcher, fuse_req_t req, const Result<> &result) 
 void lookup(fuse_req_t req, fuse_ino_t parent, const char *name) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     const Result<Attr> found = dispatcher.volume().lookup(InodeNo(parent), name);
+    // A name is not absent because the page that holds it is bad.
+    if (dispatcher.bad_page(req)) return;
     if (found.ok() || found.error().errno_value() != ENOENT)
         return reply_entry(dispatcher, req, found);
-    if (dispatcher.bad_page(req)) return;
     // An entry without an inode: the kernel remembers that the name is absent.
     fuse_entry_param absent{};
     absent.entry_timeout = dispatcher.options().entry_timeout_s;

@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "front/broker.h"
+#include "front/broker_socket.h"
 #include "front/dev_fuse.h"
 #include "front/dispatcher.h"
 #include "front/mount_point.h"
@@ -32,8 +33,11 @@ using namespace std::chrono_literals;
 // the kernel what it has to write back.
 constexpr std::chrono::milliseconds kQuiet = 100ms, kQuietMax = 10s;
 
+constexpr int kNeverKilled = -1000;  // proc(5), oom_score_adj
+
 Outcome failure(Exit exit, const std::string &about, const Error &error) {
     std::string sentence = fmt::format("{}: {}", about, error.what());
+    if (error.errno_value() == EAGAIN || error.errno_value() == ENOMEM) exit = Exit::system;
     // The library's sentences name what happened; an errno that no sentence explains is added.
     if (exit == Exit::failed && error.errno_value() != EINVAL)
         sentence += fmt::format(" ({})", std::strerror(error.errno_value()));
@@ -41,13 +45,30 @@ Outcome failure(Exit exit, const std::string &about, const Error &error) {
 }
 
 // A server that the kernel waits for: it must not wait for its own write-back when memory is short,
-// and is not the first to be killed then.
-void ask_for_patience() {
+// and must not be killed then.  (The volume that it maps counts as its memory, so that it would be
+// the first, and nothing is gained: mapped pages of a file can be had back without that.)
+// Gives the score that it has then, of which -1000 is what was asked for.
+int ask_for_patience() {
     ::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
-    if (FILE *score = std::fopen("/proc/self/oom_score_adj", "we")) {
-        std::fputs("-500", score);
+    constexpr const char *kScore = "/proc/self/oom_score_adj";
+    if (FILE *score = std::fopen(kScore, "we")) {
+        fmt::print(score, "{}", kNeverKilled);
         std::fclose(score);
     }
+    int now = 0;
+    if (FILE *score = std::fopen(kScore, "re")) {
+        if (std::fscanf(score, "%d", &now) != 1) now = 0;
+        std::fclose(score);
+    }
+    return now;
+}
+
+// Where syslog(3) sends to, without links.
+std::string system_log_path() {
+    char *real = ::realpath("/dev/log", nullptr);
+    std::string path = real != nullptr ? real : "/dev/log";
+    std::free(real);
+    return path;
 }
 
 // How many of `grants` can be served with the descriptors that this process may have: a mapping
@@ -92,6 +113,7 @@ public:
     Outcome close();
 
 private:
+    Result<> leave_surroundings();
     void start_broker();
     void unmount_by_signal();
     bool threads_end_within(std::chrono::milliseconds time);
@@ -104,6 +126,7 @@ private:
     std::unique_ptr<Broker> broker_;
     std::optional<MountPoint> mount_point_;
     std::size_t grants_max_ = 0;
+    Surroundings surroundings_;  // where to mount, until that is done; empty: here
 };
 
 Outcome Server::open() {
@@ -113,6 +136,8 @@ Outcome Server::open() {
     open.private_copy = options_.volume.read_only;
     auto region = pm::open_region(options_.source, open);
     if (!region.ok()) return failure(Exit::failed, options_.source, region.error());
+    if (const auto left = leave_surroundings(); !left.ok())
+        return failure(Exit::system, options_.directory, left.error());
     MountOptions wanted = options_.volume;
     grants_max_ = wanted.grants_max = grants_that_fit(wanted.grants_max);
     auto volume = Volume::open(std::move(region).take(), wanted);
@@ -128,8 +153,21 @@ Outcome Server::open() {
     return {};
 }
 
+// While there is no thread: they all live where this one does.
+Result<> Server::leave_surroundings() {
+    auto before = TRY(Surroundings::of(options_.mount_namespace));
+    const std::vector<std::string> kept{"/", "/proc", system_log_path(), run_directory("")};
+    const auto left = leave_mount_namespace(kept);
+    if (!left.ok() && left.error().errno_value() != EPERM) return left.error();
+    // (Whoever may not leave may not mount either, and is told so then.)
+    if (left.value_or(false) || !options_.mount_namespace.empty())
+        surroundings_ = std::move(before);
+    return {};
+}
+
 Outcome Server::mount() {
-    auto mounted = MountPoint::make(options_);
+    const Surroundings where = std::move(surroundings_);  // and let them go when it is mounted
+    auto mounted = MountPoint::make(options_, where);
     if (!mounted.ok()) return failure(Exit::failed, options_.directory, mounted.error());
     mount_point_ = std::move(mounted).take();
     device_ = std::make_unique<DevFuse>(*dispatcher_, mount_point_->take_device(), ended_.get());
@@ -189,11 +227,13 @@ void Server::unmount_by_signal() {
 }
 
 Outcome Server::close() {
+    // While there are threads to serve what the kernel writes back for a notification: it would
+    // wait for ever otherwise, on a filesystem that was detached and is still in use.
+    dispatcher_->finish_notifications();
     if (device_ != nullptr) {  // else it was never mounted
         device_->stop();
         device_->join();
     }
-    dispatcher_->finish_notifications();
     volume_->quiesce();  // its threads run requests that may talk to the broker
     dispatcher_->set_broker(nullptr);
     broker_.reset();
@@ -209,13 +249,19 @@ Outcome Server::close() {
 }  // namespace
 
 Outcome serve(const ServeOptions &options, const std::function<void()> &mounted) {
-    ask_for_patience();
+    const int oom_score = ask_for_patience();
     Server server(options);
     if (Outcome opened = server.open(); opened.exit != Exit::done) return opened;
     if (Outcome made = server.mount(); made.exit != Exit::done) {
         static_cast<void>(server.close());
         return made;
     }
+    if (oom_score != kNeverKilled)
+        spdlog::warn(
+            "when memory is short the server may be the first to be killed (its oom_score_adj is "
+            "{}): "
+            "start it with CAP_SYS_RESOURCE, or by a systemd unit with OOMScoreAdjust=-1000",
+            oom_score);
     mounted();
     spdlog::info("{} is mounted on {}", options.source, options.directory);
     server.wait();

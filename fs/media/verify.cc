@@ -34,6 +34,17 @@ bool geometry_ok(const Superblock &sb) {
 
 }  // namespace
 
+namespace {
+
+// A record of a grant with a GrantPlace where other inodes have two times.
+bool has_place(const Inode &inode) {
+    if ((inode.flags.get() & kGrantRecord) == 0) return false;
+    const auto holder = load<GrantHolder>(bytes_of(inode), offsetof(Inode, seal_digest));
+    return (holder.flags.get() & kGrantPlaced) != 0;
+}
+
+}  // namespace
+
 bool reserved_zero(ConstBytes block, Magic magic) {
     const auto zero = [&](std::size_t from, std::size_t to) {
         return std::ranges::all_of(block.subspan(from, to - from),
@@ -56,7 +67,8 @@ bool reserved_zero(ConstBytes block, Magic magic) {
                    zero(offsetof(RingHeader, reserved), sizeof(RingHeader));
         case Magic::inode: {
             const auto inode = load<Inode>(block);
-            return inode.atime.zero.get() == 0 && inode.mtime.zero.get() == 0 &&
+            return (has_place(inode) ||
+                    (inode.atime.zero.get() == 0 && inode.mtime.zero.get() == 0)) &&
                    inode.ctime.zero.get() == 0 && inode.crtime.zero.get() == 0;
         }
         case Magic::superblock:

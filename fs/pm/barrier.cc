@@ -6,6 +6,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#endif
+
 #include <atomic>
 
 #include "base/assert.h"
@@ -39,6 +43,17 @@ void fence_all_threads() {
     const int which = command.load(std::memory_order_relaxed);
     PMFS_ASSERT(which != 0);
     PMFS_ASSERT(membarrier(which) == 0);
+}
+
+void evict_lines(const std::byte *start, std::size_t size) {
+#if defined(__x86_64__)
+    constexpr std::size_t kLine = 64;
+    for (std::size_t at = 0; at < size; at += kLine) _mm_clflush(start + at);
+    if (size != 0) _mm_clflush(start + size - 1);
+    _mm_mfence();
+#else
+    (void)start, (void)size;
+#endif
 }
 
 }  // namespace pmfs::pm

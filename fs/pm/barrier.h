@@ -1,5 +1,8 @@
-// A fence on every processor that runs a thread of this process: docs/decisions/0002.
+// What no library says for us: a fence on every processor that runs a thread of this process
+// (docs/decisions/0002), and looking past the caches.
 #pragma once
+#include <cstddef>
+
 #include "base/result.h"
 
 namespace pmfs::pm {
@@ -11,5 +14,9 @@ Result<> prepare_fence_all_threads();
 // When it returns, whatever any thread of this process stored non-temporally or flushed before the
 // call is as durable as if that thread had fenced.
 void fence_all_threads();
+
+// Writes the lines of the range back and puts them out of this processor's caches, so that the next
+// load asks the medium.  Does nothing on processors without such an instruction.
+void evict_lines(const std::byte *start, std::size_t size);
 
 }  // namespace pmfs::pm

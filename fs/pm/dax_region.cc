@@ -172,6 +172,11 @@ void DaxRegion::do_store_meta(std::uint64_t offset, std::span<const std::byte> b
     check_stored(offset, bytes.size());
 }
 
+bool DaxRegion::keeps(std::uint64_t offset, std::span<const std::byte> bytes) const {
+    if (flushes_) evict_lines(start_ + offset, bytes.size());
+    return MappedRegion::keeps(offset, bytes);
+}
+
 // On memory it orders non-temporal stores before later ones, which other threads may see.
 void DaxRegion::do_fence() {
     functions_.drain();

@@ -22,6 +22,7 @@ public:
     Result<> sync() override { return {}; }
     void store_home(std::uint64_t offset, std::span<const std::byte> bytes) override;
     void drop_private(std::uint64_t) override {}
+    bool keeps(std::uint64_t offset, std::span<const std::byte> bytes) const override;
 
 protected:
     void do_write(std::uint64_t offset, std::span<const std::byte> bytes) override;

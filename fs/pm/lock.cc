@@ -10,61 +10,47 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
+#include <memory>
+#include <optional>
 #include <set>
-#include <sstream>
-#include <string_view>
 #include <thread>
 
+#include "base/mounts.h"
 #include "base/mutex.h"
 
 namespace pmfs::pm {
 
 namespace {
 
-// An Error's sentence lives for ever (result.h), and this one has a number in it.  One string a
-// holder that was ever met, never freed.
-const char *busy_sentence(pid_t holder) {
+// An Error's sentence lives for ever (result.h), and these have numbers in them.  One string for
+// each that was ever said, never freed.
+const char *lasting(const std::string &sentence) {
     static Mutex mutex;
     static auto &sentences = *new std::set<std::string>;
-    char text[96];
-    std::snprintf(text, sizeof text, "is mounted or being checked by another process (pid %d)",
-                  static_cast<int>(holder));
     const Lock lock(mutex);
-    return sentences.insert(text).first->c_str();
+    return sentences.insert(sentence).first->c_str();
 }
 
-// A path as it stands in the mount table: blanks, and what could be taken for their escape,
-// escaped.
-std::string as_in_mount_table(const std::string &path) {
-    std::string text;
-    for (const char c : path) {
-        if (std::string_view(" \t\n\\#").find(c) == std::string_view::npos) {
-            text += c;
-            continue;
-        }
-        char escaped[5];
-        std::snprintf(escaped, sizeof escaped, "\\%03o", static_cast<unsigned char>(c));
-        text += escaped;
-    }
-    return text;
-}
-
-// Whether a pmfs volume on `path` is mounted, in the mount namespace of this process.
-bool is_mounted(const std::string &path) {
+// Where a pmfs volume on `path` is mounted; in this mount namespace if it is there.
+std::optional<MountPlace> mounted_place(const std::string &path) {
     const std::unique_ptr<char, decltype(&std::free)> real(::realpath(path.c_str(), nullptr),
                                                            &std::free);
-    const std::string source = as_in_mount_table(real ? real.get() : path);
-    std::ifstream table("/proc/self/mountinfo");
-    // "36 35 98:0 /root /mnt rw,noatime shared:1 - fuse.pmfs /dev/dax0.0 rw,user_id=0"
-    for (std::string line; std::getline(table, line);) {
-        const std::size_t dash = line.find(" - ");
-        if (dash == std::string::npos) continue;
-        std::istringstream words(line.substr(dash + 3));
-        std::string type, from;
-        if (words >> type >> from && type == "fuse.pmfs" && from == source) return true;
-    }
-    return false;
+    const std::string source = real ? real.get() : path;
+    const auto places = find_mounts([&source](const Mount &mount) {
+        return mount.type == "fuse.pmfs" && mount.source == source;
+    });
+    if (places.empty()) return {};
+    return places.front();
+}
+
+// The server is a process of its own: to take the mount away one has to go to where it is.
+Error busy(pid_t holder, const std::optional<MountPlace> &place) {
+    std::string sentence = "is mounted or being checked by another process";
+    if (holder != 0) sentence += " (pid " + std::to_string(holder) + ")";
+    if (place && !place->here)
+        sentence += "; process " + std::to_string(place->process) +
+                    ", in another mount namespace, has it mounted on " + place->mount.point;
+    return Error(EBUSY, lasting(sentence));
 }
 
 }  // namespace
@@ -97,9 +83,7 @@ pid_t lock_holder(int fd) {
 Result<> lock_volume(int fd) {
     if (::flock(fd, LOCK_EX | LOCK_NB) == 0) return {};
     if (errno != EWOULDBLOCK) return Error(errno, "cannot lock the region");
-    const pid_t holder = lock_holder(fd);
-    return Error(EBUSY, holder != 0 ? busy_sentence(holder)
-                                    : "is mounted or being checked by another process");
+    return busy(lock_holder(fd), {});
 }
 
 Result<> lock_volume_patiently(int fd, const std::string &path) {
@@ -107,9 +91,10 @@ Result<> lock_volume_patiently(int fd, const std::string &path) {
     const auto give_up = std::chrono::steady_clock::now() + 10s;
     for (;;) {
         auto locked = lock_volume(fd);
-        if (locked.ok() || locked.error().errno_value() != EBUSY || is_mounted(path) ||
-            std::chrono::steady_clock::now() > give_up)
-            return locked;
+        if (locked.ok() || locked.error().errno_value() != EBUSY) return locked;
+        const auto place = mounted_place(path);
+        if (place || std::chrono::steady_clock::now() > give_up)
+            return busy(lock_holder(fd), place);
         std::this_thread::sleep_for(20ms);
     }
 }

@@ -16,6 +16,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <string>
@@ -99,6 +100,12 @@ public:
     // zeroes now, for every thread, so whoever hands out data asks this after reading it.
     // Cheap while nothing is lost.
     virtual bool lost(std::uint64_t offset, std::uint64_t size) const = 0;
+    // Whether the medium has taken these bytes, which were written to the shared view and fenced.
+    // On DAX media the lines are put out of the cache first, which hides a medium that drops
+    // stores.
+    virtual bool keeps(std::uint64_t offset, std::span<const std::byte> bytes) const {
+        return std::memcmp(data_ + offset, bytes.data(), bytes.size()) == 0;
+    }
     // A write or a sync failed for good: nothing can be promised any more.
     virtual bool failed() const { return false; }
 

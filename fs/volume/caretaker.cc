@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "base/clock.h"
+#include "base/thread.h"
 #include "pm/region.h"
 
 namespace pmfs {
@@ -43,17 +44,16 @@ void Caretaker::stop() {
     if (thread.joinable()) thread.join();
 }
 
-// Starts the thread, the first time.
+// At once and not when somebody has to wait: he could not be told that there is no thread.
+Result<> Caretaker::start() {
+    if (without_thread_) return {};
+    auto started = TRY(start_thread("pmfs-caretaker", [this] { loop(); }));
+    Lock held(mutex_);
+    thread_ = std::move(started);
+    return {};
+}
+
 void Caretaker::wake() {
-    if (without_thread_) return;
-    if (!thread_.joinable() && !stopping_) {
-        sigset_t all, before;  // signals are for the main thread
-        ::sigfillset(&all);
-        ::pthread_sigmask(SIG_SETMASK, &all, &before);
-        thread_ = std::thread([this] { loop(); });
-        ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-        ::pthread_setname_np(thread_.native_handle(), "pmfs-caretaker");
-    }
     const std::uint64_t one = 1;
     (void)!::write(wake_.get(), &one, sizeof one);  // only fails when it is already awake
 }

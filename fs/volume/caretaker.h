@@ -14,6 +14,7 @@
 #include "base/file_descriptor.h"
 #include "base/ids.h"
 #include "base/mutex.h"
+#include "base/result.h"
 
 namespace pmfs {
 
@@ -26,6 +27,8 @@ public:
     };
     // without_thread: tests call tend().
     Caretaker(Duties duties, bool without_thread);
+    // Starts the thread.  EAGAIN: there are no more.
+    Result<> start() EXCLUDES(mutex_);
     ~Caretaker();
     // Ends the thread; what still waits is dropped, and nothing can wait any more.
     void stop() EXCLUDES(mutex_);

@@ -255,13 +255,16 @@ Result<> Volume::Impl::clear_behind_end(InodeNo ino) {
     return {};
 }
 
-// Marks the file as one whose blocks behind its end may hold something; and its times move, for
-// somebody is about to store.
-Result<> Volume::Impl::mark_mapped(InodeNo ino) {
+// Marks the file as one whose blocks behind its end may hold something.  Somebody is about to store:
+// the file's times move, and it loses what any write would take from it.
+Result<> Volume::Impl::mark_mapped(const Grant &grant) {
+    const InodeNo ino = grant.file;
+    TRY(drop_capability(ino));
     Change change(*core);
     TRY(change.begin());
     auto *inode = TRY(core::edit_inode(change, ino));
     inode->flags.set(inode->flags.get() | media::kEverMapped);
+    if (grant.uid != 0) kill_setid(inode);
     touch(inode, true);
     TRY(change.commit());
     return {};
@@ -350,7 +353,7 @@ Result<GrantId> Volume::Impl::take(const HandleInfo &opened, const GrantRequest 
 // What the medium has to know of a grant that stands, before its holder hears of it.
 Result<> Volume::Impl::write_grant(const Grant &grant) {
     if (grant.maps || grant.may_store) TRY(clear_behind_end(grant.file));
-    if (grant.may_store) TRY(mark_mapped(grant.file));
+    if (grant.may_store) TRY(mark_mapped(grant));
     if (!grant.maps || options.read_only) return {};
     const InodeNo record = TRY(add_record(grant, grant.file));
     live.set_record(grant.handle, grant.id, record, grant.holder);

@@ -96,16 +96,19 @@ Result<std::vector<Holder>> Volume::Impl::lost_holders(InodeNo file) {
 // --- the begin
 
 Result<> Volume::Impl::quarantine(InodeNo record, GrantReason reason) {
-    TRY(stored_by(record));
+    if (const auto noted = stored_by(record); !noted.ok() && !is_damage(noted.error()))
+        return noted;
     auto claimed = claim(record, reason);
-    // A volume too full for the claims: they hold in memory, and what is given up stays in use
-    // until fsck finds it.
-    if (!claimed.ok() && claimed.error().errno_value() != ENOSPC) return claimed;
+    // A volume too full for the claims, or a file that cannot be read: they hold in memory, and
+    // what is given up stays in use until fsck finds it.
+    if (!claimed.ok() && claimed.error().errno_value() != ENOSPC && !is_damage(claimed.error()))
+        return claimed;
     const auto *inode = TRY(core::read_inode(Reader(*core), record));
     auto runs = TRY(claims_of(record));
     if (!claimed.ok()) {
-        const auto more = TRY(unclaimed(record));
-        runs.insert(runs.end(), more.begin(), more.end());
+        const auto more = unclaimed(record);
+        if (!more.ok() && !is_damage(more.error())) return more.error();
+        if (more.ok()) runs.insert(runs.end(), more.value().begin(), more.value().end());
         std::sort(runs.begin(), runs.end(),
                   [](const Run &a, const Run &b) { return a.start < b.start; });
     }
@@ -242,7 +245,10 @@ Result<std::vector<Quarantined>> Volume::quarantine() {
         one.mapped = v.use_of(record, *inode) == Lender::Use::some;
         one.reason = lost.reason;
         for (const Run &run : TRY(v.claims_of(record))) one.total += run.blocks * media::kBlockSize;
-        for (const Run &run : TRY(v.given_up(record))) one.held += run.blocks * media::kBlockSize;
+        const auto kept = v.given_up(record);
+        if (!kept.ok()) one.held = one.total;  // as far as anybody knows
+        if (kept.ok())
+            for (const Run &run : kept.value()) one.held += run.blocks * media::kBlockSize;
         all.push_back(one);
     }
     return all;

@@ -38,6 +38,20 @@ Result<std::vector<Run>> runs_of(const Reader &reader, const media::Inode &inode
     return runs;
 }
 
+// The file that a record names, as far as its slot tells: null when the file is gone.  EUCLEAN when
+// nobody can say, for the slot is damaged or an older copy of itself.
+Result<const media::Inode *> file_of(const Reader &reader, const media::Inode &record) {
+    const InodeNo file(record.parent.get());
+    const std::uint64_t generation = record.entries.get();
+    const auto place = core::locate_inode(reader, file);
+    if (!place.ok()) return corrupt("a grant record names a file that never was");
+    const auto *slot = TRY(reader.inode(place.value().block, place.value().slot, file));
+    if (slot->generation.get() < generation)
+        return corrupt("the file that a grant record names is an older copy of itself");
+    if (slot->generation.get() > generation || slot->mode.get() == 0) return nullptr;
+    return core::read_inode(reader, file);
+}
+
 }  // namespace
 
 Result<InodeNo> Volume::Impl::add_record(const Grant &grant, InodeNo file) {
@@ -98,13 +112,12 @@ Result<std::vector<Run>> Volume::Impl::claims_of(InodeNo record) {
 Result<std::vector<Run>> Volume::Impl::unclaimed(InodeNo record) {
     const Reader reader(*core);
     const auto *inode = TRY(core::read_inode(reader, record));
-    const std::uint64_t generation = inode->entries.get();
     const std::uint64_t first = inode->trim_from.get(), end = inode->rdev.get();
-    const InodeNo file(inode->parent.get());
     const auto claims = TRY(claims_of(record));
-    const auto *target = TRY(core::read_inode(reader, file));
-    if (target->generation.get() != generation) return std::vector<Run>{};
-    return difference(TRY(runs_of(reader, *target, file, first, end)), claims);
+    const auto *target = TRY(file_of(reader, *inode));
+    if (target == nullptr) return std::vector<Run>{};
+    return difference(TRY(runs_of(reader, *target, InodeNo(inode->parent.get()), first, end)),
+                      claims);
 }
 
 void Volume::Impl::set_holder(media::Inode *record, const Grant &grant) const {
@@ -136,19 +149,16 @@ Result<> Volume::Impl::set_record_holder(const Grant &grant) {
     return {};
 }
 
-// What of the record's claims neither its file maps nor another record holds.
+// What of the record's claims neither its file maps nor another record holds.  EUCLEAN: it cannot
+// be known, so nothing is.
 Result<std::vector<Run>> Volume::Impl::given_up(InodeNo record) {
     const Reader reader(*core);
     const auto *inode = TRY(core::read_inode(reader, record));
-    const InodeNo file(inode->parent.get());
-    const std::uint64_t generation = inode->entries.get();
     auto claims = TRY(runs_of(reader, *inode, record, 0, kAllBlocks));
-    const auto target = core::read_inode(reader, file);
-    if (target.ok() && target.value()->generation.get() == generation)
-        claims = difference(claims, TRY(runs_of(reader, *target.value(), file, 0, kAllBlocks)));
-    else if (!target.ok() && target.error().errno_value() != ESTALE)
-        return target.error();
-    return claims;
+    const auto *target = TRY(file_of(reader, *inode));
+    if (target == nullptr) return claims;
+    return difference(claims,
+                      TRY(runs_of(reader, *target, InodeNo(inode->parent.get()), 0, kAllBlocks)));
 }
 
 // The grant of this record ends, or is known to have ended: what its holder may have stored to the

@@ -7,11 +7,13 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/thread.h"
 #include "core/btree.h"
 #include "core/node.h"
 #include "media/geometry.h"
 #include "media/verify.h"
 #include "pm/advice.h"
+#include "pm/advise.h"
 #include "volume/impl.h"
 
 namespace pmfs {
@@ -20,6 +22,13 @@ namespace {
 
 bool sane(const std::byte *block, media::Magic magic) {
     return magic != media::Magic::node || core::NodeView(block).check();
+}
+
+Result<media::FoundSuperblock> find_superblock(const pm::Region &region) {
+    const pm::ScatteredAccess scattered(region);
+    const auto found = media::find_superblock({region.data(), region.size()});
+    (void)pm::take_fault();  // block 0 was on a bad page
+    return found;
 }
 
 }  // namespace
@@ -47,8 +56,7 @@ Result<std::unique_ptr<Volume>> Volume::open(std::unique_ptr<pm::Region> region,
                                              const MountOptions &options) {
     const pm::FaultScope faults;
     if (sodium_init() < 0) return Error(EIO, "libsodium does not start");
-    const auto found = TRY(media::find_superblock({region->data(), region->size()}));
-    (void)pm::take_fault();  // block 0 was on a bad page
+    const auto found = TRY(find_superblock(*region));
     const media::Superblock &sb = found.sb;
     if (media::must_mount_read_only(sb) && !options.read_only)
         return Error(EROFS, "made by a newer pmfs: mount it read-only (-o ro)");
@@ -68,23 +76,21 @@ Result<> Volume::Impl::start() {
     allocator = TRY(core::Allocator::open(*journal, superblock));
     core = std::make_unique<core::Core>(core::Core{*journal, superblock, *allocator});
     const core::Reader reader(*core);
-    const auto *root = TRY(core::read_inode(reader, InodeNo(media::kRootIno)));
-    if ((root->mode.get() & S_IFMT) != S_IFDIR) return corrupt("the root is not a directory");
+    const auto root = core::read_inode(reader, InodeNo(media::kRootIno));
+    if (!root.ok() && root.error().errno_value() != ESTALE) return root.error();
+    if (!root.ok() || (root.value()->mode.get() & S_IFMT) != S_IFDIR)
+        return corrupt("the root is not a directory");
+    TRY(caretaker.start());
     if (options.read_only) return {};
     if (auto made = pm::Lender::make(region->mapping_fd(), region->mapping_unit()); made.ok())
         lender.emplace(std::move(made).take());
     {
         ExclusiveLock held(lock);
-        const auto loaded = load_records();
-        grants_damaged = !loaded.ok() && (loaded.error().errno_value() == EUCLEAN ||
-                                          loaded.error().errno_value() == EIO);
-        if (!grants_damaged) {
-            TRY(Result<>(loaded));
-            TRY(finish_orphans());
-        }
+        grants_damaged = !load_records().ok();
+        if (!grants_damaged) TRY(finish_orphans());
     }
     if (region->is_image() && !options.no_background)
-        commit_thread = std::thread([this] { commit_loop(); });
+        commit_thread = TRY(start_thread("pmfs-commit", [this] { commit_loop(); }));
     return {};
 }
 
@@ -99,15 +105,12 @@ Result<> Volume::Impl::finish_orphans() {
         const auto inode = core::read_inode(reader, ino);
         if (!inode.ok()) return {};
         auto done = inode.value()->nlink.get() == 0 ? reap(ino) : settle_trim(ino);
-        if (!done.ok() &&
-            (done.error().errno_value() == EUCLEAN || done.error().errno_value() == EIO))
-            return {};
         if (!done.ok() && must_park(done.error())) {
             TRY(journal->group_commit(true));
             allocator->release_held();
             continue;
         }
-        TRY(std::move(done));
+        if (!done.ok()) return {};
         if (last == ino.value()) return {};  // it does not get shorter
         last = ino.value();
     }
@@ -125,8 +128,11 @@ Result<> Volume::close() {
     if (v.options.read_only) return {};
     ExclusiveLock held(v.lock);
     // The others have records, which the next mount finds.
-    for (const Grant &grant : v.live.storing_unrecorded())
-        while (!v.stored(grant.file).ok()) TRY(v.make_room());
+    for (const Grant &grant : v.live.storing_unrecorded()) {
+        auto noted = v.stored(grant.file);
+        for (; !noted.ok() && must_park(noted.error()); noted = v.stored(grant.file))
+            TRY(v.make_room());
+    }
     return v.journal->close();
 }
 
@@ -140,7 +146,8 @@ Result<> Volume::Impl::writable() const {
 }
 
 // Blocks of files without a name that nobody has open: they are free as soon as the client forgets
-// them, which is a moment after the last unlink.  A hint: the list is followed so far and no further.
+// them, which is a moment after the last unlink.  A hint: the list is followed so far and no
+// further.
 std::uint64_t Volume::Impl::leaving_blocks() {
     constexpr int kOrphansMax = 10000;
     const core::Reader reader(*core);
@@ -181,8 +188,7 @@ VolumeInfo Volume::info() {
     info.blocks_total = sb.block_count.get() - own;
     const std::uint64_t leaving = v.leaving_blocks();
     info.blocks_free = std::min(v.allocator->free_blocks() + leaving, info.blocks_total);
-    info.blocks_available =
-        std::min(v.allocator->available_blocks() + leaving, info.blocks_free);
+    info.blocks_available = std::min(v.allocator->available_blocks() + leaving, info.blocks_free);
     const core::Reader reader(*v.core);
     if (const auto state = core::read_state(reader); state.ok()) {
         info.inodes_used = state.value()->inodes_used.get();

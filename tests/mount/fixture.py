@@ -134,8 +134,9 @@ class Mounted:
     def pid(self):
         return self.server.pid if self.server else 0
 
-    def mount(self, options=""):
-        command = [program("mount.pmfs"), str(self.region), str(self.mnt), "--foreground"]
+    def mount(self, options="", inside=()):
+        """inside: a command that runs another one, in a namespace of its own for instance."""
+        command = [*inside, program("mount.pmfs"), str(self.region), str(self.mnt), "--foreground"]
         if options:
             command += ["-o", options]
         self.log = open(self.directory / "server.log", "ab")

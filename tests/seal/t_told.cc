@@ -84,6 +84,17 @@ TEST_CASE("told: attributes go before the answer to what took set-id bits away, 
     CHECK(wire.sent() == Sent{"attr " + node_text(other), "reply 0"});
     CHECK((wire.getattr(other.node).mode & 07777) == 0777);
 
+    const OpenFile stored{.node = set_id_file(wire, "i")};
+    opened = wire.open(stored.node, O_RDWR | O_DIRECT, kUser);
+    pmfs_io_grant grant{};
+    grant.version = PMFS_ABI_VERSION;
+    grant.kind = PMFS_GRANT_TEMPORARY;
+    grant.flags = PMFS_GRANT_STORE;
+    wire.sent();
+    REQUIRE(wire.ioctl(opened, PMFS_IOC_GRANT, &grant, kUser) == 0);
+    CHECK(wire.sent().back() == "reply 0");
+    CHECK((wire.getattr(stored.node).mode & 07777) == 0777);
+
     const OpenFile third{.node = set_id_file(wire, "h")};
     wire.sent();
     fuse_open_in in{};
@@ -247,6 +258,7 @@ TEST_CASE("fair pool: one user's blocked jobs keep nobody else waiting, and a fi
     std::vector<int> order;
     unsigned done = 0;
     FairPool pool("pool", 4);
+    REQUIRE(pool.start().ok());
     const auto wait_for = [&](unsigned count) {
         std::unique_lock held(mutex);
         return changed.wait_for(held, std::chrono::seconds(20), [&] { return done >= count; });

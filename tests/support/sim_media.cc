@@ -139,7 +139,7 @@ bool SimMedia::record_locked(What what, std::uint64_t offset, std::uint64_t size
 void SimMedia::change_shared_locked(What what, std::uint64_t offset, std::uint64_t size,
                                     std::span<const std::byte> bytes) {
     PMFS_ASSERT(offset <= size_ && size <= size_ - offset);
-    if (size == 0) return;
+    if (size == 0 || plant_ == Plant::drop_stores) return;
     if (plant_ == Plant::fail_writes && goes_off_locked()) {
         pm::raise_fault();
         sync_failed_ = flavour_ == Flavour::image;

@@ -55,6 +55,7 @@ enum class Plant {
     // A write, or a store home, does nothing and raises the thread's fault flag, as a SIGBUS or a
     // pwrite that failed does; on an image every later sync fails.
     fail_writes,
+    drop_stores,  // writes and stores do nothing: the host gave the medium read-only
 };
 
 class SimMedia final : public pm::Region {

@@ -90,7 +90,8 @@ TEST_CASE("grant records: those of another boot go at the mount, and what they k
     CHECK(p.b.marked(extent_of(p, p.file).start.get()));  // the file's own
 }
 
-TEST_CASE("grant records: no number finds one, nor the inode table, nor an orphan nobody looked up") {
+TEST_CASE(
+    "grant records: no number finds one, nor the inode table, nor an orphan nobody looked up") {
     Populated p;
     auto volume = mount(p.b.region(), Boot::same);
     REQUIRE(volume.ok());
@@ -153,6 +154,38 @@ TEST_CASE("grant records: those of this boot keep their blocks while their holde
     CHECK(report.grants == 0);
     for (const std::uint64_t block : {start, start + 1, p.kept, p.kept + 1, p.kept + 2})
         CHECK_FALSE(p.b.marked(block));
+}
+
+TEST_CASE("grant records: a file that is an older copy of itself costs nobody the mount") {
+    for (const Boot boot : {Boot::same, Boot::another})
+        for (const bool in_use : {false, true}) {
+            Populated p;
+            std::vector<std::uint64_t> blocks;
+            for (std::uint64_t block = 0; block < p.b.block_count(); ++block)
+                if (p.b.marked(block)) blocks.push_back(block);
+            // As a write that was lost leaves it: whole, and of an earlier life.
+            Inode &file = p.b.inode(p.file);
+            file.generation.set(0);
+            if (!in_use) file.mode.set(0);
+            p.b.seal_inode(p.file);
+            auto volume = mount(p.b.region(), boot);
+            REQUIRE(volume.ok());
+            CHECK_FALSE(volume.value()->info().read_only);
+            const auto held = volume.value()->quarantine();
+            REQUIRE(held.ok());
+            if (boot == Boot::same) CHECK(held.value().size() == 3);
+            // What cannot be known stays held, also when its holder is gone.
+            for (const Quarantined &one : held.value())
+                (void)volume.value()->release_quarantine(one.id, {}).ok();
+            const auto made = volume.value()->make(InodeNo(kRootIno), "new", S_IFREG | 0644, 0, {});
+            REQUIRE(made.ok());
+            REQUIRE(volume.value()->close().ok());
+            volume.value().reset();
+            for (const std::uint64_t claimed : {p.kept, p.kept + 1, p.kept + 2})
+                CHECK(p.b.marked(claimed));
+            for (std::uint32_t i = 0; i < extent_of(p, p.file).blocks.get(); ++i)
+                CHECK(p.b.marked(extent_of(p, p.file).start.get() + i));
+        }
 }
 
 namespace {

@@ -53,9 +53,8 @@ struct Killed {
                 volume->make(kRoot, "file" + std::to_string(i), S_IFREG | 0644, 0, kUser);
             REQUIRE(made.ok());
             const std::string text(100, static_cast<char>('a' + i));
-            REQUIRE(
-                volume->write(made.value().ino, 0, std::as_bytes(std::span(text)), false, kUser)
-                    .ok());
+            REQUIRE(volume->write(made.value().ino, 0, std::as_bytes(std::span(text)), false, kUser)
+                        .ok());
             bool synced = false;
             volume->fsync(made.value().ino, [&](Result<> done) { synced = done.ok(); });
             REQUIRE(synced);
@@ -295,4 +294,28 @@ TEST_CASE("journal: a checkpoint that meets a damaged record stores nothing home
     CHECK(volume->info().read_only);
     const auto made = volume->make(kRoot, "late", S_IFREG | 0644, 0, kUser);
     CHECK((!made.ok() && made.error().errno_value() == EROFS));
+}
+
+TEST_CASE(
+    "journal: a medium that takes stores and drops them is noticed before anybody is served") {
+    for (const Flavour flavour : {Flavour::dax, Flavour::image})
+        for (const bool crashed : {false, true}) {
+            Killed killed(flavour);
+            if (!crashed) {
+                SimMedia media(flavour, MediaImage(killed.bytes));
+                REQUIRE(Volume::open(media.lend(), mount_options(kBootA)).take()->close().ok());
+                killed.bytes = media.after_kill().bytes();
+            }
+            SimMedia media(flavour, MediaImage(killed.bytes));
+            media.plant(test::Plant::drop_stores);
+            const auto mounted = Volume::open(media.lend(), mount_options(kBootA));
+            REQUIRE(!mounted.ok());
+            CHECK(mounted.error().errno_value() == EROFS);
+            fsck::Report report;
+            const auto replayed = fsck::replay_journal(*media.lend(), kBootA, true, &report);
+            CHECK(replayed.ok() != crashed);
+            const auto made = mkfs::make(*media.lend(), {});
+            REQUIRE(!made.ok());
+            CHECK(made.error().errno_value() == EROFS);
+        }
 }

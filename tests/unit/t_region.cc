@@ -128,7 +128,7 @@ TEST_CASE("region: data of any size and alignment reaches the medium, and nothin
                 region->fence(region->zero(0, 2 * kMiB));
                 region->fence(region->write(offset, bytes));
                 CHECK(on_medium(fd, offset, size) == bytes);
-                CHECK(holds(region->data() + offset, bytes));
+                CHECK((holds(region->data() + offset, bytes) && region->keeps(offset, bytes)));
                 CHECK(region->data()[offset - 1] == std::byte{0});
                 CHECK(region->data()[offset + size] == std::byte{0});
                 region->fence(region->zero(offset + 1, size - 1));
