@@ -27,6 +27,7 @@ struct pmfs_map {
     struct pmfs_bound bound; /* ... and as this process's connection to the broker */
     uint64_t grant;
     uint32_t medium;
+    bool forks;              /* children have it, too */
     bool caches_are_durable; /* eADR: a power cut flushes the CPU's caches */
 };
 

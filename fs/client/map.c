@@ -115,6 +115,7 @@ static int map_pieces(const struct pmfs_map *map, const struct pieces *pieces, i
         if (mmap(at, piece->length, prot, how, device, (off_t)piece->device) == MAP_FAILED)
             return -errno;
     }
+    if ((flags & PMFS_MAP_FORK) != 0) return 0;
     /* A child would hold the device with a grant that is not its own. */
     return madvise(map->base, map->span, MADV_DONTFORK) == 0 ? 0 : -errno;
 }
@@ -166,7 +167,8 @@ int pmfs_map_granted(int fd, const struct pmfs_io_grant *grant, struct pmfs_rang
                              .file = file,
                              .bound = {.channel = -1, .owner = getpid()},
                              .grant = grant->grant,
-                             .medium = grant->medium};
+                             .medium = grant->medium,
+                             .forks = (flags & PMFS_MAP_FORK) != 0};
     const int result = map_from_device(map, grant, range.offset, prot, flags);
     if (result != 0) {
         pmfs_unmap(map);
@@ -179,7 +181,9 @@ int pmfs_map_granted(int fd, const struct pmfs_io_grant *grant, struct pmfs_rang
 int pmfs_map_request(off_t offset, size_t length, int prot, unsigned flags,
                      struct pmfs_io_grant *out) {
     const unsigned kinds = PMFS_MAP_BREAKABLE | PMFS_MAP_PIN;
-    if ((flags & ~(PMFS_MAP_POPULATE | PMFS_MAP_NOWAIT | kinds)) != 0) return -EINVAL;
+    if ((flags & ~(PMFS_MAP_POPULATE | PMFS_MAP_NOWAIT | PMFS_MAP_FORK | kinds)) != 0)
+        return -EINVAL;
+    if ((flags & PMFS_MAP_FORK) != 0 && (prot & PROT_WRITE) != 0) return -EINVAL;
     if ((flags & kinds) == kinds) return -EINVAL;
     if ((prot & PROT_READ) == 0 || (prot & ~(PROT_READ | PROT_WRITE)) != 0) return -EINVAL;
     *out = (struct pmfs_io_grant){.flags = PMFS_GRANT_MAP,
@@ -187,6 +191,7 @@ int pmfs_map_request(off_t offset, size_t length, int prot, unsigned flags,
                                   .offset = (uint64_t)offset,
                                   .length = length};
     if ((prot & PROT_WRITE) != 0) out->flags |= PMFS_GRANT_STORE;
+    if ((flags & PMFS_MAP_FORK) != 0) out->flags |= PMFS_GRANT_FORK;
     if ((flags & PMFS_MAP_NOWAIT) != 0) out->flags |= PMFS_GRANT_NOWAIT;
     if ((flags & PMFS_MAP_BREAKABLE) != 0) out->kind = PMFS_GRANT_BREAKABLE;
     if ((flags & PMFS_MAP_PIN) != 0) out->kind = PMFS_GRANT_PIN;
@@ -208,12 +213,12 @@ PMFS_EXPORT int pmfs_map(int fd, off_t offset, size_t length, int prot, unsigned
 PMFS_EXPORT int pmfs_unmap(struct pmfs_map *map) {
     if (map == NULL) return 0;
     int result = 0;
-    if (pmfs_bound_is_ours(&map->bound)) {
-        /* First the addresses, then what allowed them. */
-        if (map->base != NULL && munmap(map->base, map->span) != 0) result = -errno;
-        /* Also of a grant that ended: the server learns that nobody stores to those blocks now. */
-        pmfs_give_back(map->file, map->grant);
-    }
+    const bool ours = pmfs_bound_is_ours(&map->bound);
+    /* First the addresses, then what allowed them.  A child has neither, or the addresses only. */
+    if ((ours || map->forks) && map->base != NULL && munmap(map->base, map->span) != 0)
+        result = -errno;
+    /* Also of a grant that ended: the server learns that nobody stores to those blocks now. */
+    if (ours) pmfs_give_back(map->file, map->grant);
     pmfs_unbind(&map->bound);
     close(map->file);
     free(map);

@@ -21,6 +21,7 @@
 #include "base/clock.h"
 #include "base/mutex.h"
 #include "base/places.h"
+#include "base/process.h"
 #include "base/thread.h"
 #include "client/broker.h"
 #include "front/broker_socket.h"
@@ -65,6 +66,7 @@ public:
     void stop();
 
     Result<> may_map(const Caller &caller) const;
+    bool is_trusted(const Caller &caller) const;
     Result<BrokerToken> issue(const Claim &claim, const Caller &taker);
     void grant_released(HandleId handle, GrantId grant);
     void handle_released(HandleId handle);
@@ -89,11 +91,11 @@ private:
     void accept_one();
     bool is_trusted(const Peer &peer) const;
     Verdict admit(const Peer &peer) REQUIRES(lock_);
-    int lend(const Claim &claim, FileDescriptor *device);
     void hear(std::uint64_t id);
     void bind(std::uint64_t id, int fd, const Peer &peer, const pmfs_broker_ask &ask);
     Verdict judge(const Peer &peer, const pmfs_broker_ask &ask) REQUIRES(lock_);
     Result<> adopt(const Claim &claim, const Peer &peer);
+    int lend(const Claim &claim, FileDescriptor *device);
     void open_channel(std::uint64_t id, int fd, std::uint64_t number);
     void close_connection(std::uint64_t id);
     void log_refusal(const Peer &peer, int error, const char *why);
@@ -124,7 +126,7 @@ private:
 // --- life -------------------------------------------------------------------------------------
 
 Result<> Broker::Impl::start() {
-    device_ = TRY(open_device(volume_.region()));
+    device_ = TRY(open_device(volume_.region(), !volume_.info().read_only));
     const std::string directory = run_directory(options_.directory);
     listener_ = TRY(listen_at(directory, volume_.info().uuid));
     if (::getrandom(&epoch_, sizeof epoch_, 0) != sizeof epoch_)
@@ -237,6 +239,12 @@ Result<> Broker::Impl::may_map(const Caller &caller) const {
     if (caller.uid != 0 && !options_.group)
         return Error(EACCES, "only root may map this volume: it was mounted without -o group=");
     return {};
+}
+
+bool Broker::Impl::is_trusted(const Caller &caller) const {
+    return caller.uid == 0 ||
+           (options_.group && (caller.gid == *options_.group ||
+                               thread_in_group(caller.pid, *options_.group)));
 }
 
 bool Broker::Impl::is_trusted(const Peer &peer) const {
@@ -399,7 +407,9 @@ void Broker::Impl::bind(std::uint64_t id, int fd, const Peer &peer, const pmfs_b
                                    : device_.readable.get();
     if (verdict.error == 0) {
         const Answer yes{.writable = writable, .epoch = epoch_, .claim = verdict.number};
-        if (!answer(fd, yes, device)) close_connection(id);
+        const bool sent = answer(fd, yes, device);
+        lent.reset();  // the peer's now, and nobody else's
+        if (!sent) close_connection(id);
         return;
     }
     log_refusal(peer, verdict.error, verdict.why);
@@ -533,6 +543,9 @@ std::uint64_t Broker::epoch() const {
 }
 Result<> Broker::may_map(const Caller &caller) const {
     return impl_->may_map(caller);
+}
+bool Broker::is_trusted(const Caller &caller) const {
+    return impl_->is_trusted(caller);
 }
 Result<BrokerToken> Broker::issue(const BrokerClaim &claim, const Caller &taker) {
     return impl_->issue(claim, taker);

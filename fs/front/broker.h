@@ -62,6 +62,9 @@ public:
     // EACCES for a caller that the socket would refuse for certain, before a grant is taken for
     // him. (His groups are known only to the socket.)
     Result<> may_map(const Caller &caller) const;
+    // True for root and for a member of the group; false also when it cannot be told.  The caller
+    // must be waiting for the answer to its request, so that it is who it was.
+    bool is_trusted(const Caller &caller) const;
     // A token for a grant that was just taken.  EAGAIN: too many are waiting.
     Result<BrokerToken> issue(const BrokerClaim &claim, const Caller &taker);
     // The grant was given back, or its handle closed: forget tokens, cut connections.

@@ -174,13 +174,13 @@ Result<Listener> listen_at(const std::string &directory, const std::uint8_t (&uu
     return bind_to(stem + "-" + std::to_string(::getpid()) + ".sock");
 }
 
-Result<DeviceDescriptors> open_device(const pm::Region &region) {
+Result<DeviceDescriptors> open_device(const pm::Region &region, bool writable) {
     const int fd = region.mapping_fd();
     if (fd < 0) return Error(EOPNOTSUPP, "this medium cannot be mapped by other processes");
     DeviceDescriptors device;
     device.readable = reopen(fd, O_RDONLY);
     if (!device.readable.ok()) return Error(errno, "cannot open the medium for reading");
-    if (region.read_only()) return device;
+    if (!writable) return device;
     // A new description, so that no peer shares flags or locks with the volume itself.
     device.writable = reopen(fd, O_RDWR);
     if (!device.writable.ok()) return Error(errno, "cannot open the medium for writing");

@@ -54,6 +54,6 @@ struct DeviceDescriptors {
     FileDescriptor writable;  // O_RDWR; invalid on a read-only volume
 };
 // EOPNOTSUPP: this region has no descriptor to give.
-Result<DeviceDescriptors> open_device(const pm::Region &region);
+Result<DeviceDescriptors> open_device(const pm::Region &region, bool writable);
 
 }  // namespace pmfs::front

@@ -86,6 +86,17 @@ Refusal set_pin_quota(std::string_view, std::string_view value, ServeOptions *op
     return {};
 }
 
+Refusal set_mappings(std::string_view, std::string_view value, ServeOptions *options) {
+    constexpr std::size_t kLeast = 16, kMost = 1'000'000;
+    std::size_t number = 0;
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+    if (error != std::errc() || end != value.data() + value.size() || number < kLeast ||
+        number > kMost)
+        return fmt::format("mappings= wants a number from {} to {}, not '{}'", kLeast, kMost, value);
+    options->volume.grants_max = number;
+    return {};
+}
+
 struct OwnOption {
     std::string_view name;
     bool has_value;
@@ -126,6 +137,8 @@ const auto &own_options() {
                   [](const auto &o) {
                       return o.volume.pin_quota ? fmt::to_string(*o.volume.pin_quota) : "none";
                   }},
+        OwnOption{"mappings", true, set_mappings,
+                  [](const auto &o) { return fmt::to_string(o.volume.grants_max); }},
         // What every pmfs mount is anyway: people bring these from other FUSE filesystems.
         OwnOption{"allow_other", false, [](auto, auto, auto *) { return Refusal(); }},
         OwnOption{"default_permissions", false, [](auto, auto, auto *) { return Refusal(); }},

@@ -14,6 +14,7 @@ namespace {
 
 OpenRequest to_open_request(fuse_req_t req, int flags, std::uint32_t fuse_flags) {
     OpenRequest request;
+    request.read = (flags & O_ACCMODE) != O_WRONLY;
     request.write = (flags & O_ACCMODE) != O_RDONLY;
     request.truncate = (flags & O_TRUNC) != 0;
     request.direct = (flags & O_DIRECT) != 0;

@@ -7,6 +7,7 @@
 #include <spdlog/spdlog.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 
 #include <chrono>
@@ -70,6 +71,26 @@ std::string system_log_path() {
     return path;
 }
 
+// How many of `grants` can be served with the descriptors that this process may have: a mapping
+// takes a channel for its events, and half of all may have a connection of their own (two).
+std::size_t grants_that_fit(std::size_t grants) {
+    constexpr rlim_t kForOthers = 256, kForOne = 2;
+    const rlim_t wanted = grants * kForOne + kForOthers;
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted) return grants;
+    const rlimit more{wanted, std::max(limit.rlim_max, wanted)};
+    if (::setrlimit(RLIMIT_NOFILE, &more) == 0) return grants;
+    limit.rlim_cur = limit.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur >= wanted) return grants;
+    const std::size_t fit = limit.rlim_cur > kForOthers ? (limit.rlim_cur - kForOthers) / kForOne : 0;
+    spdlog::warn(
+        "room for {} mappings, not {}: this process may have {} descriptors (raise RLIMIT_NOFILE, "
+        "or say mappings={})",
+        fit, grants, limit.rlim_cur, fit);
+    return fit;
+}
+
 // SIGTERM and SIGINT as something to poll.  Made before any thread, so that none gets the signals.
 FileDescriptor block_signals() {
     ::signal(SIGPIPE, SIG_IGN);
@@ -104,6 +125,7 @@ private:
     std::unique_ptr<DevFuse> device_;
     std::unique_ptr<Broker> broker_;
     std::optional<MountPoint> mount_point_;
+    std::size_t grants_max_ = 0;
     Surroundings surroundings_;  // where to mount, until that is done; empty: here
 };
 
@@ -116,7 +138,9 @@ Outcome Server::open() {
     if (!region.ok()) return failure(Exit::failed, options_.source, region.error());
     if (const auto left = leave_surroundings(); !left.ok())
         return failure(Exit::system, options_.directory, left.error());
-    auto volume = Volume::open(std::move(region).take(), options_.volume);
+    MountOptions wanted = options_.volume;
+    grants_max_ = wanted.grants_max = grants_that_fit(wanted.grants_max);
+    auto volume = Volume::open(std::move(region).take(), wanted);
     if (!volume.ok()) return failure(Exit::failed, options_.source, volume.error());
     volume_ = std::move(volume).take();
     if (const std::uint64_t copy = volume_->info().superblock_from; copy != 0)
@@ -161,6 +185,8 @@ Outcome Server::mount() {
 void Server::start_broker() {
     BrokerOptions broker;
     broker.group = options_.group;
+    broker.connections_max = static_cast<unsigned>(grants_max_ / 2);
+    broker.connections_per_uid_max = broker.connections_max / 2;
     broker.log = [](const std::string &sentence) { spdlog::info("{}", sentence); };
     auto started = Broker::start(*volume_, broker);
     if (!started.ok()) {
@@ -208,6 +234,7 @@ Outcome Server::close() {
         device_->stop();
         device_->join();
     }
+    volume_->quiesce();  // its threads run requests that may talk to the broker
     dispatcher_->set_broker(nullptr);
     broker_.reset();
     const Result<> closed = volume_->close();

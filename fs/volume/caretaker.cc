@@ -69,6 +69,16 @@ bool Caretaker::breaking(InodeNo ino) {
     return breaks_.contains(ino.value());
 }
 
+std::optional<std::uint32_t> Caretaker::time_left_ms(InodeNo ino, std::uint64_t now_ns) {
+    Lock held(mutex_);
+    const auto found = breaks_.find(ino.value());
+    if (found == breaks_.end()) return std::nullopt;
+    const std::uint64_t deadline = found->second.deadline_ns;
+    const std::uint64_t left = deadline > now_ns ? (deadline - now_ns) / kMillisecond : 0;
+    return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(
+        left, 1, std::numeric_limits<std::uint32_t>::max()));
+}
+
 bool Caretaker::has_turns(InodeNo ino) {
     Lock held(mutex_);
     return turns_.contains(ino.value());

@@ -41,6 +41,7 @@ Volume::Impl::Impl(std::unique_ptr<pm::Region> r, const media::Superblock &sb,
     : region(std::move(r)),
       superblock(sb),
       options(o),
+      live(o.grants_max),
       caretaker({[this](InodeNo ino) { revoke_leases(ino); },
                  [this](InodeNo record) { holder_ended(record); },
                  [this](InodeNo record) { look_again(record); }},
@@ -115,11 +116,15 @@ Result<> Volume::Impl::finish_orphans() {
     }
 }
 
+void Volume::quiesce() {
+    impl_->caretaker.stop();
+    impl_->stop_commits();
+}
+
 Result<> Volume::close() {
     Impl &v = *impl_;
     const pm::FaultScope faults;
-    v.caretaker.stop();
-    v.stop_commits();
+    quiesce();
     if (v.options.read_only) return {};
     ExclusiveLock held(v.lock);
     // The others have records, which the next mount finds.
