@@ -45,8 +45,8 @@ struct Report {
 // private copy of a region in memory only.  Returns how many transactions.  A journal that cannot
 // be read is a problem of the volume like any other: it goes to `report`, unless check() will say
 // it. `boot_id`: the running kernel's, journal::current_boot_id() but in tests; an image that
-// another boot wrote has lost its page cache. Errors: media::find_superblock's; ENOTSUP: a feature that
-// this program may not write; EIO.
+// another boot wrote has lost its page cache. Errors: media::find_superblock's; ENOTSUP: a feature
+// that this program may not write; EIO.
 Result<std::uint64_t> replay_journal(pm::Region &region, const journal::BootId &boot_id,
                                      bool may_write, Report *report);
 

@@ -261,8 +261,8 @@ Result<> Maker::run() {
     put_superblock(0);
     TRY(settle());
     if (region_.keeps(0, bytes_of(sb_))) return {};
-    return Error(EROFS,
-                 "the medium does not keep what is stored to it: is it read-only for this machine?");
+    return Error(
+        EROFS, "the medium does not keep what is stored to it: is it read-only for this machine?");
 }
 
 }  // namespace
@@ -326,7 +326,9 @@ Result<Superblock> make(Region &region, const MakeOptions &given) {
     const Superblock sb = TRY(plan(region.size(), region.mapping_unit(), options));
     const auto secret = TRY(given_or_random(options.journal_secret));
     const pm::ScatteredAccess scattered(region);
+    pm::FaultScope faults;
     TRY(Maker(region, sb, options, secret).run());
+    if (faults.met()) return Error(EIO, "the medium did not take all that was written to it");
     return sb;
 }
 

@@ -37,8 +37,8 @@ Result<media::Superblock> plan(std::uint64_t region_size, std::uint64_t region_m
                                const MakeOptions &options);
 
 // Replaces an old superblock by a mark, writes everything else, then the superblock: cut short
-// anywhere, it leaves what is not a pmfs volume.  All is durable when it returns.  Asks no questions about what
-// was there.  Errors: plan()'s; EROFS; what the medium's sync() says.
+// anywhere, it leaves what is not a pmfs volume.  All is durable when it returns.  Asks no
+// questions about what was there.  Errors: plan()'s; EROFS; what the medium's sync() says.
 Result<media::Superblock> make(pm::Region &region, const MakeOptions &options);
 
 // The inode table's first blocks, all behind the second copy of State.

@@ -1,24 +1,20 @@
 // The pool's threads, and whose turn it is: see fair_pool.h.
 #include "base/fair_pool.h"
 
-#include <pthread.h>
-#include <signal.h>
-
 #include <algorithm>
 #include <utility>
+
+#include "base/thread.h"
 
 namespace pmfs {
 
 FairPool::FairPool(const char *name, unsigned threads)
-    : running_max_(std::max(1u, threads / 2)) {
-    sigset_t all, before;  // signals are for the main thread
-    ::sigfillset(&all);
-    ::pthread_sigmask(SIG_SETMASK, &all, &before);
-    for (unsigned i = 0; i < threads; ++i) {
-        threads_.emplace_back([this] { work(); });
-        ::pthread_setname_np(threads_.back().native_handle(), name);
-    }
-    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    : name_(name), threads_wanted_(threads), running_max_(std::max(1u, threads / 2)) {}
+
+Result<> FairPool::start() {
+    while (threads_.size() < threads_wanted_)
+        threads_.push_back(TRY(start_thread(name_, [this] { work(); })));
+    return {};
 }
 
 FairPool::~FairPool() {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "base/result.h"
 
 namespace pmfs {
 
@@ -26,6 +27,8 @@ public:
 
     // `name`: of its threads, 15 bytes at most.
     FairPool(const char *name, unsigned threads);
+    // Before it jobs are only queued.  EAGAIN: as start_thread().
+    Result<> start();
     // finish()
     ~FairPool();
     FairPool(const FairPool &) = delete;
@@ -47,6 +50,8 @@ private:
     bool next(Job *job) REQUIRES(mutex_);
     void done(const Job &job) REQUIRES(mutex_);
 
+    const char *const name_;
+    const unsigned threads_wanted_;
     const unsigned running_max_;  // of one user
     Mutex mutex_;
     CondVar changed_;

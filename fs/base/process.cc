@@ -160,6 +160,22 @@ FileDescriptor watch_process(const Process &process) {
     return watch;
 }
 
+bool thread_in_group(std::uint32_t thread, std::uint32_t group) {
+    static constexpr std::string_view kName = "\nGroups:";
+    if (thread == 0) return false;
+    const std::string status = read_proc(thread, "status");
+    const std::size_t at = status.find(kName);
+    if (at == std::string::npos) return false;
+    std::string_view groups = std::string_view(status).substr(at + kName.size());
+    groups = groups.substr(0, groups.find('\n'));
+    for (;;) {
+        groups.remove_prefix(std::min(groups.find_first_not_of(" \t"), groups.size()));
+        if (groups.empty()) return false;
+        if (number_at(groups) == group) return true;
+        groups.remove_prefix(std::min(groups.find_first_of(" \t"), groups.size()));
+    }
+}
+
 // Not by prlimit(2): of another user's process that takes CAP_SYS_RESOURCE, which containers lack.
 std::uint64_t lockable_bytes(std::uint32_t pid) {
     static constexpr std::string_view kName = "\nMax locked memory";

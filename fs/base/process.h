@@ -35,6 +35,9 @@ Life life_of(const Process &process);
 // Becomes readable when the process ends; invalid when it has ended or cannot be watched.
 FileDescriptor watch_process(const Process &process);
 
+// Whether a thread is in a group besides its main one.  False when it cannot be told.
+bool thread_in_group(std::uint32_t thread, std::uint32_t group);
+
 // How much memory the process may lock, in bytes (RLIMIT_MEMLOCK, soft); no limit: ~0;
 // not to be told: 0.
 std::uint64_t lockable_bytes(std::uint32_t pid);

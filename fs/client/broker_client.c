@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -22,38 +21,21 @@ static int check_broker(int socket) {
     return peer.uid == 0 || peer.uid == geteuid() ? 0 : -EPERM;
 }
 
-static int ask(int socket, const struct pmfs_io_grant *grant) {
+int pmfs_broker_connect(const char *path) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    const size_t size = strnlen(grant->broker, sizeof grant->broker);
+    const size_t size = strnlen(path, sizeof address.sun_path);
     if (size == 0 || size >= sizeof address.sun_path) return -EPROTO;
-    memcpy(address.sun_path, grant->broker, size);
-
-    const struct timeval limit = {.tv_sec = ANSWER_SECONDS};
-    if (setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) != 0 ||
-        setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) != 0)
-        return -errno;
-    int result;
-    do {
-        result = connect(socket, (const struct sockaddr *)&address, sizeof address);
-    } while (result != 0 && errno == EINTR);
-    if (result != 0) return errno == EAGAIN ? -ETIMEDOUT : -errno;
-    if ((result = check_broker(socket)) != 0) return result;
-
-    struct pmfs_broker_ask packet = {
-        .magic = PMFS_BROKER_MAGIC, .version = PMFS_BROKER_VERSION, .grant = grant->grant};
-    memcpy(packet.token, grant->token, sizeof packet.token);
-    ssize_t sent;
-    do {
-        sent = send(socket, &packet, sizeof packet, MSG_NOSIGNAL);
-    } while (sent < 0 && errno == EINTR);
-    /* EPIPE, ECONNRESET: refused already; the answer that says why is there to be read. */
-    return sent < 0 && errno != EPIPE && errno != ECONNRESET ? -errno : 0;
-}
-
-int pmfs_broker_connect(const struct pmfs_io_grant *grant) {
+    memcpy(address.sun_path, path, size);
     const int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (fd < 0) return -errno;
-    const int result = ask(fd, grant);
+    const struct timeval limit = {.tv_sec = ANSWER_SECONDS};
+    int result = 0;
+    if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) != 0 ||
+        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) != 0)
+        result = -errno;
+    while (result == 0 && connect(fd, (const struct sockaddr *)&address, sizeof address) != 0)
+        if (errno != EINTR) result = errno == EAGAIN ? -ETIMEDOUT : -errno;
+    if (result == 0) result = check_broker(fd);
     if (result == 0) return fd;
     close(fd);
     return result;
@@ -77,17 +59,21 @@ static int take_descriptor(struct msghdr *message) {
     return fd;
 }
 
-/* Would the device that came hold the volume?  A shorter one would be a SIGBUS later. */
-static int check_device(int device, const struct pmfs_io_grant *grant) {
-    struct stat status;
-    if (fstat(device, &status) != 0) return -errno;
-    if (S_ISREG(status.st_mode) && (uint64_t)status.st_size < grant->device_size) return -EIO;
-    return 0;
+/* EPIPE, ECONNRESET: refused already; the answer that says why is there to be read. */
+static int send_packet(int broker, const struct pmfs_broker_ask *packet) {
+    ssize_t sent;
+    do {
+        sent = send(broker, packet, sizeof *packet, MSG_NOSIGNAL);
+    } while (sent < 0 && errno == EINTR);
+    if (sent >= 0 || errno == EPIPE || errno == ECONNRESET) return 0;
+    return errno == EAGAIN ? -ETIMEDOUT : -errno;
 }
 
-int pmfs_broker_receive(int broker, const struct pmfs_io_grant *grant) {
-    struct pmfs_broker_answer answer;
-    struct iovec piece = {.iov_base = &answer, .iov_len = sizeof answer};
+int pmfs_broker_talk(int broker, const struct pmfs_broker_ask *packet,
+                     struct pmfs_broker_answer *answer) {
+    const int undelivered = send_packet(broker, packet);
+    if (undelivered != 0) return undelivered;
+    struct iovec piece = {.iov_base = answer, .iov_len = sizeof *answer};
     union {
         struct cmsghdr header;
         char bytes[CMSG_SPACE(sizeof(int))];
@@ -104,28 +90,25 @@ int pmfs_broker_receive(int broker, const struct pmfs_io_grant *grant) {
         /* Told once that our packet was not read; the answer stands behind it. */
     } while (got < 0 && (errno == EINTR || (errno == ECONNRESET && resets++ == 0)));
     if (got < 0) return errno == EAGAIN ? -ETIMEDOUT : -errno;
-    const int device = take_descriptor(&message);
-    const bool wanted = (grant->flags & PMFS_GRANT_MAP) != 0;
+    const int fd = take_descriptor(&message);
     int result = 0;
-    if (got != sizeof answer || answer.magic != PMFS_BROKER_MAGIC ||
-        answer.version != PMFS_BROKER_VERSION)
+    if (got != sizeof *answer || answer->magic != PMFS_BROKER_MAGIC ||
+        answer->version != PMFS_BROKER_VERSION)
         result = got == 0 ? -ECONNRESET : -EPROTO;
-    else if (answer.error != 0)
-        result = answer.error > 0 ? -answer.error : -EPROTO;
-    else if (wanted && device < 0)
-        result = -EMFILE; /* the kernel drops a descriptor that has no room in our table */
-    else if (wanted)
-        result = check_device(device, grant);
-    if (result == 0 && wanted) return device;
-    if (device >= 0) close(device);
+    else if (answer->error != 0)
+        result = answer->error > 0 ? -answer->error : -EPROTO;
+    else if (fd < 0)
+        return PMFS_BROKER_NO_DESCRIPTOR;
+    if (result == 0) return fd;
+    if (fd >= 0) close(fd);
     return result;
 }
 
-int pmfs_broker_event(int broker, struct pmfs_event *out) {
+int pmfs_broker_event(int channel, struct pmfs_event *out) {
     struct pmfs_broker_event packet;
     *out = (struct pmfs_event){.kind = PMFS_EVENT_ENDED};
     for (;;) {
-        const ssize_t got = recv(broker, &packet, sizeof packet, MSG_DONTWAIT);
+        const ssize_t got = recv(channel, &packet, sizeof packet, MSG_DONTWAIT);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0 && errno == EAGAIN) return -EAGAIN;
         if (got <= 0) return 0; /* the other end is gone, and so is the grant */

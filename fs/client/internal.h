@@ -4,19 +4,30 @@
 
 #include <stdbool.h>
 
+#include "broker.h"
 #include "pmfs.h"
 
 #define PMFS_EXPORT __attribute__((visibility("default")))
+
+/* A grant that is bound to this process's connection to its broker. */
+struct pmfs_connection;
+struct pmfs_bound {
+    struct pmfs_connection *connection;
+    uint64_t claim;
+    int channel; /* of its events; -1 until somebody asks for them */
+    pid_t owner; /* the process; a child that was forked is another one */
+};
 
 struct pmfs_map {
     char *base; /* what is mapped: whole units */
     size_t span;
     char *address; /* what was asked for, inside of it */
     size_t length;
-    int file;   /* the grant lives as long as this */
-    int broker; /* ... and as this connection */
+    int file;                /* the grant lives as long as this */
+    struct pmfs_bound bound; /* ... and as this process's connection to the broker */
     uint64_t grant;
     uint32_t medium;
+    bool forks;              /* children have it, too */
     bool caches_are_durable; /* eADR: a power cut flushes the CPU's caches */
 };
 
@@ -38,14 +49,27 @@ int pmfs_take_grant(int fd, struct pmfs_io_grant *grant);
 /* What is given back may be gone already, with its server or by a revocation: no error then. */
 void pmfs_give_back(int fd, uint64_t grant);
 
-/* Connects to the broker of a grant and shows the token; the connection, or -errno. */
-int pmfs_broker_connect(const struct pmfs_io_grant *grant);
-/* Waits for the answer: the device's descriptor if the grant has PMFS_GRANT_MAP, else 0; or -errno.
- */
-int pmfs_broker_receive(int broker, const struct pmfs_io_grant *grant);
-/* The next event of a connection: 0, or -EAGAIN.  A connection that is no more says
- * PMFS_EVENT_ENDED, again and again, without a grant's number. */
-int pmfs_broker_event(int broker, struct pmfs_event *out);
+/* --- broker_client.c: packets.  A connection to the broker at `path`, or -errno. */
+int pmfs_broker_connect(const char *path);
+/* Says one packet and waits for its answer.  Gives the descriptor that came with it, or
+ * PMFS_BROKER_NO_DESCRIPTOR; or -errno, also the one that the broker answers. */
+#define PMFS_BROKER_NO_DESCRIPTOR (-4096)
+int pmfs_broker_talk(int broker, const struct pmfs_broker_ask *packet,
+                     struct pmfs_broker_answer *answer);
+/* The next event of a channel: 0, or -EAGAIN.  One that has hung up says PMFS_EVENT_ENDED, again
+ * and again, without a grant's number. */
+int pmfs_broker_event(int channel, struct pmfs_event *out);
+
+/* --- connection.c: one connection for all that the process holds of a server.
+ * Shows the grant's token.  Gives the device's descriptor if the grant has PMFS_GRANT_MAP, else 0;
+ * or -errno.  pmfs_unbind() in any case. */
+int pmfs_bind(const struct pmfs_io_grant *grant, struct pmfs_bound *out);
+/* False in a child of the process that bound it: then the grant is the parent's. */
+bool pmfs_bound_is_ours(const struct pmfs_bound *bound);
+/* The channel of its events, which is made when it is first asked for; or -errno. */
+int pmfs_bound_channel(struct pmfs_bound *bound);
+/* Gives back neither the grant nor the device. */
+void pmfs_unbind(struct pmfs_bound *bound);
 
 /* A range as the interface takes it: -EINVAL for one that no file can have. */
 int pmfs_check_range(off_t offset, size_t length);

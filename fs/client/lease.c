@@ -10,19 +10,9 @@
 
 struct pmfs_lease {
     int file; /* the grant lives as long as this */
-    int broker;
+    struct pmfs_bound bound;
     uint64_t grant;
 };
-
-/* The connection that brings the events of a grant; or -errno. */
-static int connect_events(const struct pmfs_io_grant *grant) {
-    const int broker = pmfs_broker_connect(grant);
-    if (broker < 0) return broker;
-    const int result = pmfs_broker_receive(broker, grant);
-    if (result == 0) return broker;
-    close(broker);
-    return result;
-}
 
 PMFS_EXPORT int pmfs_lease(int fd, off_t offset, size_t length, unsigned flags,
                            struct pmfs_lease **out) {
@@ -32,7 +22,8 @@ PMFS_EXPORT int pmfs_lease(int fd, off_t offset, size_t length, unsigned flags,
     if (result != 0) return result;
     struct pmfs_lease *lease = malloc(sizeof *lease);
     if (lease == NULL) return -ENOMEM;
-    *lease = (struct pmfs_lease){.file = fcntl(fd, F_DUPFD_CLOEXEC, 0), .broker = -1};
+    *lease = (struct pmfs_lease){.file = fcntl(fd, F_DUPFD_CLOEXEC, 0),
+                                 .bound = {.channel = -1, .owner = getpid()}};
     if (lease->file < 0) result = -errno;
     if (result == 0) {
         struct pmfs_io_grant grant = {.flags = flags | PMFS_GRANT_EVENTS,
@@ -42,8 +33,10 @@ PMFS_EXPORT int pmfs_lease(int fd, off_t offset, size_t length, unsigned flags,
         result = pmfs_take_grant(fd, &grant);
         if (result == 0) {
             lease->grant = grant.grant;
-            lease->broker = connect_events(&grant);
-            if (lease->broker < 0) result = lease->broker;
+            result = pmfs_bind(&grant, &lease->bound);
+            /* It is all about them, so that there is no lease that cannot hear. */
+            const int channel = result == 0 ? pmfs_bound_channel(&lease->bound) : result;
+            if (channel < 0) result = channel;
         }
     }
     if (result != 0) {
@@ -55,19 +48,20 @@ PMFS_EXPORT int pmfs_lease(int fd, off_t offset, size_t length, unsigned flags,
 }
 
 PMFS_EXPORT int pmfs_lease_event_fd(const struct pmfs_lease *lease) {
-    return lease->broker;
+    return lease->bound.channel;
 }
 
 PMFS_EXPORT int pmfs_lease_event(const struct pmfs_lease *lease, struct pmfs_event *out) {
-    const int result = pmfs_broker_event(lease->broker, out);
+    const int result = pmfs_broker_event(lease->bound.channel, out);
     if (result == 0) out->grant = lease->grant;
     return result;
 }
 
 PMFS_EXPORT int pmfs_lease_end(struct pmfs_lease *lease) {
     if (lease == NULL) return 0;
-    if (lease->grant != 0) pmfs_give_back(lease->file, lease->grant);
-    if (lease->broker >= 0) close(lease->broker);
+    if (lease->grant != 0 && pmfs_bound_is_ours(&lease->bound))
+        pmfs_give_back(lease->file, lease->grant);
+    pmfs_unbind(&lease->bound);
     if (lease->file >= 0) close(lease->file);
     free(lease);
     return 0;

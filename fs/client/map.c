@@ -115,6 +115,7 @@ static int map_pieces(const struct pmfs_map *map, const struct pieces *pieces, i
         if (mmap(at, piece->length, prot, how, device, (off_t)piece->device) == MAP_FAILED)
             return -errno;
     }
+    if ((flags & PMFS_MAP_FORK) != 0) return 0;
     /* A child would hold the device with a grant that is not its own. */
     return madvise(map->base, map->span, MADV_DONTFORK) == 0 ? 0 : -errno;
 }
@@ -132,15 +133,13 @@ static int map_from_device(struct pmfs_map *map, const struct pmfs_io_grant *gra
     if (unit == 0 || (unit & (unit - 1)) != 0) return -EPROTO;
     const uint64_t start = offset & ~(unit - 1);
     const uint64_t end = (offset + map->length + unit - 1) & ~(unit - 1);
-    map->broker = pmfs_broker_connect(grant);
-    if (map->broker < 0) return map->broker;
-    /* The broker looks at our token while we ask for the extents. */
     struct pieces pieces = {0};
     int result = find_pieces(map->file, start, end, (prot & PROT_WRITE) != 0, &pieces);
     if (result == 0) result = reserve(map, end - start, pieces.at[0].device, unit);
     if (result == 0) {
-        const int device = pmfs_broker_receive(map->broker, grant);
+        /* Also a child with the descriptor would have the device. */
         pmfs_hold_forks();
+        const int device = pmfs_bind(grant, &map->bound);
         result = device < 0 ? device : map_pieces(map, &pieces, device, prot);
         if (result == 0 && map->medium != PMFS_MEDIUM_MEMORY && map->medium != PMFS_MEDIUM_IMAGE)
             map->caches_are_durable = pmfs_caches_are_durable(device);
@@ -166,9 +165,10 @@ int pmfs_map_granted(int fd, const struct pmfs_io_grant *grant, struct pmfs_rang
     }
     *map = (struct pmfs_map){.length = range.length,
                              .file = file,
-                             .broker = -1,
+                             .bound = {.channel = -1, .owner = getpid()},
                              .grant = grant->grant,
-                             .medium = grant->medium};
+                             .medium = grant->medium,
+                             .forks = (flags & PMFS_MAP_FORK) != 0};
     const int result = map_from_device(map, grant, range.offset, prot, flags);
     if (result != 0) {
         pmfs_unmap(map);
@@ -181,7 +181,9 @@ int pmfs_map_granted(int fd, const struct pmfs_io_grant *grant, struct pmfs_rang
 int pmfs_map_request(off_t offset, size_t length, int prot, unsigned flags,
                      struct pmfs_io_grant *out) {
     const unsigned kinds = PMFS_MAP_BREAKABLE | PMFS_MAP_PIN;
-    if ((flags & ~(PMFS_MAP_POPULATE | PMFS_MAP_NOWAIT | kinds)) != 0) return -EINVAL;
+    if ((flags & ~(PMFS_MAP_POPULATE | PMFS_MAP_NOWAIT | PMFS_MAP_FORK | kinds)) != 0)
+        return -EINVAL;
+    if ((flags & PMFS_MAP_FORK) != 0 && (prot & PROT_WRITE) != 0) return -EINVAL;
     if ((flags & kinds) == kinds) return -EINVAL;
     if ((prot & PROT_READ) == 0 || (prot & ~(PROT_READ | PROT_WRITE)) != 0) return -EINVAL;
     *out = (struct pmfs_io_grant){.flags = PMFS_GRANT_MAP,
@@ -189,6 +191,7 @@ int pmfs_map_request(off_t offset, size_t length, int prot, unsigned flags,
                                   .offset = (uint64_t)offset,
                                   .length = length};
     if ((prot & PROT_WRITE) != 0) out->flags |= PMFS_GRANT_STORE;
+    if ((flags & PMFS_MAP_FORK) != 0) out->flags |= PMFS_GRANT_FORK;
     if ((flags & PMFS_MAP_NOWAIT) != 0) out->flags |= PMFS_GRANT_NOWAIT;
     if ((flags & PMFS_MAP_BREAKABLE) != 0) out->kind = PMFS_GRANT_BREAKABLE;
     if ((flags & PMFS_MAP_PIN) != 0) out->kind = PMFS_GRANT_PIN;
@@ -210,11 +213,13 @@ PMFS_EXPORT int pmfs_map(int fd, off_t offset, size_t length, int prot, unsigned
 PMFS_EXPORT int pmfs_unmap(struct pmfs_map *map) {
     if (map == NULL) return 0;
     int result = 0;
-    /* First the addresses, then what allowed them. */
-    if (map->base != NULL && munmap(map->base, map->span) != 0) result = -errno;
+    const bool ours = pmfs_bound_is_ours(&map->bound);
+    /* First the addresses, then what allowed them.  A child has neither, or the addresses only. */
+    if ((ours || map->forks) && map->base != NULL && munmap(map->base, map->span) != 0)
+        result = -errno;
     /* Also of a grant that ended: the server learns that nobody stores to those blocks now. */
-    pmfs_give_back(map->file, map->grant);
-    if (map->broker >= 0) close(map->broker);
+    if (ours) pmfs_give_back(map->file, map->grant);
+    pmfs_unbind(&map->bound);
     close(map->file);
     free(map);
     return result;
@@ -229,11 +234,14 @@ PMFS_EXPORT size_t pmfs_map_length(const struct pmfs_map *map) {
 }
 
 PMFS_EXPORT int pmfs_map_event_fd(const struct pmfs_map *map) {
-    return map->broker;
+    /* What is made at the first question is no part of what the caller's `const` is about. */
+    return pmfs_bound_channel((struct pmfs_bound *)&map->bound);
 }
 
 PMFS_EXPORT int pmfs_map_event(const struct pmfs_map *map, struct pmfs_event *out) {
-    const int result = pmfs_broker_event(map->broker, out);
+    const int channel = pmfs_map_event_fd(map);
+    if (channel < 0) return channel;
+    const int result = pmfs_broker_event(channel, out);
     if (result == 0) out->grant = map->grant;
     return result;
 }

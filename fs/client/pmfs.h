@@ -58,11 +58,14 @@ struct pmfs_map; /* a mapping; opaque */
                             */
 #define PMFS_MAP_PIN 4u    /* by a pin of the range: the rest of the file may change */
 #define PMFS_MAP_NOWAIT 8u /* -EAGAIN while a lease is being broken, instead of waiting */
+/* Children have the mapping, too (they are killed by SIGSEGV there otherwise).  Only to read, and
+ * only files that are sealed full.  The file stays sealed until the last of them is gone. */
+#define PMFS_MAP_FORK 16u
 
 /* Maps [offset, offset + length) of a file from the device, as one contiguous range of addresses.
  * length 0: to the end of the file.  prot: PROT_READ, with or without PROT_WRITE.  While the
  * mapping lives, the block map of that range cannot change (a temporary grant).  `fd` may be closed
- * afterwards. The mapping is not inherited by fork(2).  On failure *out is NULL and nothing is left
+ * afterwards. The mapping is not inherited by fork(2), but for PMFS_MAP_FORK.  On failure *out is NULL and nothing is left
  * behind.
  *
  * -EACCES: this user may not have the device; -EBADF: prot does not fit the descriptor; -EBUSY:
@@ -94,7 +97,8 @@ struct pmfs_event {
 /* A descriptor that becomes readable (POLLIN) when there is an event, and hangs up (POLLHUP) when
  * the grant ended under the mapping: the server stopped or died, the lease was not given back in
  * time, or the administrator revoked it.  It belongs to the mapping: poll it, do nothing else with
- * it. */
+ * it.  Made when it is asked for: -EMFILE, -ENFILE; -ECHILD in a child of who mapped, if the parent
+ * never asked. */
 int pmfs_map_event_fd(const struct pmfs_map *map);
 /* The next event, without waiting: -EAGAIN when there is none.  PMFS_EVENT_ENDED stays. */
 int pmfs_map_event(const struct pmfs_map *map, struct pmfs_event *out);

@@ -153,6 +153,8 @@ struct pmfs_io_prepare {
     8u                        /* with MAP: whoever shows the token gets the device.  Only for      \
                                  those who may have it themselves */
 #define PMFS_GRANT_NOWAIT 16u /* EAGAIN while a lease is being broken, instead of waiting */
+#define PMFS_GRANT_FORK                                                                            \
+    32u /* with MAP, without STORE, of a file that is sealed full: children may map as well */
 
 #define PMFS_MEDIUM_DEVDAX 1u
 #define PMFS_MEDIUM_FSDAX 2u
@@ -164,7 +166,9 @@ struct pmfs_io_prepare {
  * connection, by the process that asked, within a few seconds; a token that lapses takes its grant
  * with it.  docs/seal.md says what each kind stands in the way of.
  *
- * EPERM: neither the owner nor open for writing.  ENOMEM: pins past the user's quota.  EBUSY: the
+ * EPERM: neither the owner nor open for writing, nor one who may have the device and only maps to
+ * read.  EBADF: it maps, and the file is not open for reading.  EUSERS: there are as many grants as
+ * this user, or all, may have.  ENOMEM: pins past the user's quota.  EBUSY: the
  * kinds exclude each other, or the file is open through the page cache: at all, if the grant may
  * store; for writing, if it is T or B and the file has holes, unwritten or shared blocks. */
 struct pmfs_io_grant {

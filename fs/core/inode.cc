@@ -178,8 +178,8 @@ Result<> unlink_inode(Change &change, media::Inode *inode, ListHead head) {
 // any more.
 Result<> add_orphan(Change &change, InodeNo ino, media::Inode *inode) {
     auto pushed = push_inode(change, ino, inode, &media::State::orphan_head);
-    if (pushed.ok() || (pushed.error().errno_value() != EUCLEAN &&
-                        pushed.error().errno_value() != EIO))
+    if (pushed.ok() ||
+        (pushed.error().errno_value() != EUCLEAN && pushed.error().errno_value() != EIO))
         return pushed;
     inode->next.set(0);
     TRY(change.edit_state())->orphan_head.set(ino.value());

@@ -9,22 +9,23 @@
 #include <sys/eventfd.h>
 #include <sys/random.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <map>
+#include <set>
 #include <thread>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "base/places.h"
+#include "base/process.h"
+#include "base/thread.h"
 #include "client/broker.h"
 #include "front/broker_socket.h"
+#include "front/claims.h"
 
 namespace pmfs::front {
 namespace {
@@ -32,38 +33,19 @@ namespace {
 constexpr std::uint64_t kListenKey = 0;
 constexpr std::uint64_t kWakeKey = 1;
 constexpr std::uint64_t kFirstConnection = 2;  // a connection's keys are 2 * id and 2 * id + 1
-constexpr std::size_t kTokensMax = 1024;
-constexpr std::size_t kTokensPerUidMax = 64;  // root has no limit of its own
-constexpr unsigned kTickMs = 250;             // how late a token or a silent connection may lapse
-constexpr unsigned kRefusalsLoggedMax = 20;   // in kRefusalWindow, so that nobody can fill the log
+constexpr unsigned kTickMs = 250;              // how late a token or a silent connection may lapse
+constexpr unsigned kRefusalsLoggedMax = 20;    // in kRefusalWindow, so that nobody can fill the log
 constexpr std::uint64_t kSecond = 1'000'000'000;
 constexpr std::uint64_t kRefusalWindow = 10 * kSecond;
 
 using Claim = BrokerClaim;
 
-struct Token {
-    BrokerToken secret;
-    Claim claim;
-    Caller taker;
-    std::uint64_t lapses_ns = 0;
-};
-
 struct Connection {
     FileDescriptor socket;
     FileDescriptor process;  // a pidfd; becomes readable when the peer's process has exited
     Peer peer;
-    std::uint64_t lapses_ns = 0;  // without a claim: when it is cut
-    bool bound = false;
-    bool answered = false;  // events come behind the answer
-    Claim claim;
+    std::uint64_t lapses_ns = 0;  // when it is cut, if no grant was bound to it until then
 };
-
-// In constant time, as befits a secret.
-bool equal(const std::uint8_t (&a)[16], const std::uint8_t (&b)[16]) {
-    unsigned different = 0;
-    for (unsigned i = 0; i < 16; i++) different |= static_cast<unsigned>(a[i] ^ b[i]);
-    return different == 0;
-}
 
 // A grant may be gone already, with its handle: then there is nothing to do.
 void drop(Volume &volume, const Claim &claim) {
@@ -76,28 +58,32 @@ void drop(Volume &volume, const Claim &claim) {
 
 class Broker::Impl final : public GrantWatcher {
 public:
-    Impl(Volume &volume, BrokerOptions options) : volume_(volume), options_(std::move(options)) {}
+    Impl(Volume &volume, BrokerOptions options)
+        : volume_(volume), options_(std::move(options)), places_(options_.connections_max) {}
     ~Impl() override { stop(); }
 
     Result<> start();
     void stop();
 
     Result<> may_map(const Caller &caller) const;
+    bool is_trusted(const Caller &caller) const;
     Result<BrokerToken> issue(const Claim &claim, const Caller &taker);
-    void released(HandleId handle, const GrantId *grant);
+    void grant_released(HandleId handle, GrantId grant);
+    void handle_released(HandleId handle);
     void lease_breaking(HandleId handle, GrantId grant, std::uint32_t milliseconds) override;
-    void grant_revoked(HandleId handle, GrantId grant) override { released(handle, &grant); }
+    void grant_revoked(HandleId handle, GrantId grant) override { grant_released(handle, grant); }
 
     const std::string &path() const { return listener_.path; }
     std::uint64_t epoch() const { return epoch_; }
 
 private:
-    // A refusal, or a descriptor and its claim.
+    // What the broker says to one packet.
     struct Verdict {
         int error = 0;
         const char *why = "";
         bool consumed = false;  // a token was used up: on refusal its grant goes, too
         Claim claim = {};
+        std::uint64_t number = 0;  // of the claim, once it is bound
     };
 
     void run();
@@ -105,10 +91,12 @@ private:
     void accept_one();
     bool is_trusted(const Peer &peer) const;
     Verdict admit(const Peer &peer) REQUIRES(lock_);
+    void hear(std::uint64_t id);
+    void bind(std::uint64_t id, int fd, const Peer &peer, const pmfs_broker_ask &ask);
+    Verdict judge(const Peer &peer, const pmfs_broker_ask &ask) REQUIRES(lock_);
     Result<> adopt(const Claim &claim, const Peer &peer);
     int lend(const Claim &claim, FileDescriptor *device);
-    void hear(std::uint64_t id);
-    Verdict judge(const Peer &peer, const pmfs_broker_ask &ask, std::size_t size) REQUIRES(lock_);
+    void open_channel(std::uint64_t id, int fd, std::uint64_t number);
     void close_connection(std::uint64_t id);
     void log_refusal(const Peer &peer, int error, const char *why);
     bool watch(int fd, std::uint64_t key);
@@ -123,21 +111,22 @@ private:
     std::uint64_t epoch_ = 0;
     std::thread thread_;
     std::atomic<bool> stopping_ = false;
-    std::atomic<std::size_t> claims_ = 0;  // tokens and bound connections: a cheap "nothing to do"
-    bool accepting_paused_ = false;        // the thread's own, as are the next two
+    bool accepting_paused_ = false;  // the thread's own, as are the next two
     std::uint64_t refusals_since_ns_ = 0;
     unsigned refusals_logged_ = 0;
 
     Mutex lock_;
-    std::vector<Token> tokens_ GUARDED_BY(lock_);
+    Claims claims_ GUARDED_BY(lock_);
     std::map<std::uint64_t, Connection> connections_ GUARDED_BY(lock_);
+    std::set<std::uint64_t> unused_ GUARDED_BY(lock_);  // connections; a smaller one lapses earlier
+    Places places_ GUARDED_BY(lock_);                   // for connections
     std::uint64_t next_connection_ GUARDED_BY(lock_) = kFirstConnection / 2;
 };
 
 // --- life -------------------------------------------------------------------------------------
 
 Result<> Broker::Impl::start() {
-    device_ = TRY(open_device(volume_.region()));
+    device_ = TRY(open_device(volume_.region(), !volume_.info().read_only));
     const std::string directory = run_directory(options_.directory);
     listener_ = TRY(listen_at(directory, volume_.info().uuid));
     if (::getrandom(&epoch_, sizeof epoch_, 0) != sizeof epoch_)
@@ -147,13 +136,12 @@ Result<> Broker::Impl::start() {
     if (!epoll_.ok() || !wake_.ok() || !watch(listener_.socket.get(), kListenKey) ||
         !watch(wake_.get(), kWakeKey))
         return Error(EMFILE, "too few descriptors for the broker");
-    // Signals are for the main thread.
-    sigset_t all, before;
-    ::sigfillset(&all);
-    ::pthread_sigmask(SIG_SETMASK, &all, &before);
-    thread_ = std::thread([this] { run(); });
-    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    ::pthread_setname_np(thread_.native_handle(), "pmfs-broker");
+    auto started = start_thread("pmfs-broker", [this] { run(); });
+    if (!started.ok()) {
+        ::unlink(listener_.path.c_str());
+        return started.error();
+    }
+    thread_ = std::move(started).take();
     volume_.set_watcher(this);
     return {};
 }
@@ -168,12 +156,10 @@ void Broker::Impl::stop() {
     std::vector<Claim> ended;
     {
         const Lock held(lock_);
-        for (const auto &[id, connection] : connections_)
-            // Whoever maps goes on mapping: his record on the medium tells the next mount.
-            if (connection.bound && !connection.claim.maps) ended.push_back(connection.claim);
-        for (const Token &token : tokens_) ended.push_back(token.claim);
+        // Whoever maps goes on mapping: its record on the medium tells the next mount.
+        ended = claims_.end_all();
         connections_.clear();
-        tokens_.clear();
+        unused_.clear();
     }
     for (const Claim &claim : ended) drop(volume_, claim);
 }
@@ -205,9 +191,7 @@ void Broker::Impl::run() {
         bool deadlines = accepting_paused_;
         {
             const Lock held(lock_);
-            deadlines = deadlines || !tokens_.empty() ||
-                        std::any_of(connections_.begin(), connections_.end(),
-                                    [](const auto &c) { return !c.second.bound; });
+            deadlines = deadlines || claims_.any_token() || !unused_.empty();
         }
         epoll_event events[16];
         const int ready =
@@ -239,14 +223,11 @@ void Broker::Impl::tick() {
     std::vector<std::uint64_t> silent;
     {
         const Lock held(lock_);
-        std::erase_if(tokens_, [&](const Token &token) {
-            if (token.lapses_ns > now_ns) return false;
-            lapsed.push_back(token.claim);
-            return true;
-        });
-        claims_ -= lapsed.size();
-        for (const auto &[id, connection] : connections_)
-            if (!connection.bound && connection.lapses_ns <= now_ns) silent.push_back(id);
+        lapsed = claims_.lapse(now_ns);
+        for (const std::uint64_t id : unused_) {
+            if (connections_.at(id).lapses_ns > now_ns) break;
+            silent.push_back(id);
+        }
     }
     for (const Claim &claim : lapsed) drop(volume_, claim);
     for (const std::uint64_t id : silent) close_connection(id);
@@ -260,59 +241,55 @@ Result<> Broker::Impl::may_map(const Caller &caller) const {
     return {};
 }
 
+bool Broker::Impl::is_trusted(const Caller &caller) const {
+    return caller.uid == 0 ||
+           (options_.group && (caller.gid == *options_.group ||
+                               thread_in_group(caller.pid, *options_.group)));
+}
+
 bool Broker::Impl::is_trusted(const Peer &peer) const {
     return peer.uid == 0 || (options_.group && peer.is_member_of(*options_.group));
 }
 
-// Everybody may come: what his token is good for is seen when he shows it.
+// Everybody may come: what a token is good for is seen when it is shown.
 Broker::Impl::Verdict Broker::Impl::admit(const Peer &peer) {
-    // Users leave some for root.
-    const unsigned kept = peer.uid == 0 ? 0 : options_.connections_max / 8;
-    if (connections_.size() + kept >= options_.connections_max)
-        return {.error = EUSERS, .why = "came when all connections were taken"};
-    const auto same = std::count_if(connections_.begin(), connections_.end(),
-                                    [&](const auto &c) { return c.second.peer.uid == peer.uid; });
-    const unsigned most = options_.connections_per_uid_max / (is_trusted(peer) ? 1 : 8);
-    if (peer.uid != 0 && static_cast<unsigned>(same) >= most)
-        return {.error = EUSERS, .why = "has as many connections as one user may have"};
+    const std::size_t share = options_.connections_per_uid_max / (is_trusted(peer) ? 1 : 8);
+    switch (places_.take(peer.uid, share)) {
+        case Places::Taken::yes:
+            return {};
+        case Places::Taken::table_full:
+            return {.error = EUSERS, .why = "came when all connections were taken"};
+        case Places::Taken::share_full:
+            return {.error = EUSERS, .why = "has as many connections as one user may have"};
+    }
     return {};
 }
 
 // A token that is shown is used up, whatever comes of it.
-Broker::Impl::Verdict Broker::Impl::judge(const Peer &peer, const pmfs_broker_ask &ask,
-                                          std::size_t size) {
-    if (size != sizeof ask || ask.magic != PMFS_BROKER_MAGIC)
-        return {.error = EPROTO, .why = "does not speak the broker's protocol"};
-    if (ask.version != PMFS_BROKER_VERSION)
-        return {.error = EPROTONOSUPPORT, .why = "speaks another version of the protocol"};
-    const auto found = std::find_if(tokens_.begin(), tokens_.end(), [&](const Token &token) {
-        return equal(token.secret.bytes, ask.token);
-    });
-    if (found == tokens_.end() && !is_trusted(peer))
+Broker::Impl::Verdict Broker::Impl::judge(const Peer &peer, const pmfs_broker_ask &ask) {
+    const auto token = claims_.take(ask.token);
+    if (!token && !is_trusted(peer))
         return {.error = EACCES, .why = "is neither root nor in the group that may map"};
-    if (found == tokens_.end())
-        return {.error = EPERM, .why = "showed a token that is unknown, used or too old"};
-    const Token token = *found;
-    tokens_.erase(found);
-    claims_--;
-    Verdict verdict{.error = EPERM, .why = "", .consumed = true, .claim = token.claim};
-    if (token.claim.grant != ask.grant) {
+    if (!token) return {.error = EPERM, .why = "showed a token that is unknown, used or too old"};
+    const Claim &claim = token->claim;
+    Verdict verdict{.error = EPERM, .why = "", .consumed = true, .claim = claim};
+    if (claim.grant != ask.number) {
         verdict.why = "showed a token of another grant";
-    } else if (token.claim.hand_over) {
+    } else if (claim.hand_over) {
         verdict.error = 0;
-    } else if (token.claim.maps && !is_trusted(peer)) {
+    } else if (claim.maps && !is_trusted(peer)) {
         verdict.error = EACCES;
         verdict.why = "is neither root nor in the group that may map";
-    } else if (token.taker.uid != peer.uid) {
+    } else if (token->taker.uid != peer.uid) {
         verdict.why = "showed a token of another user";
-    } else if (!peer.is_process_of(static_cast<pid_t>(token.taker.pid))) {
+    } else if (!peer.is_process_of(static_cast<pid_t>(token->taker.pid))) {
         verdict.why = "showed a token of another process";
-    } else if (!token.claim.maps) {
+    } else if (!claim.maps) {
         verdict.error = 0;
-    } else if (token.claim.may_store && !device_.writable.ok()) {
+    } else if (claim.may_store && !device_.writable.ok()) {
         verdict.error = EROFS;
         verdict.why = "wants to store, and the volume is read-only";
-    } else if (token.claim.may_store && volume_.region().is_image() && peer.uid != 0) {
+    } else if (claim.may_store && volume_.region().is_image() && peer.uid != 0) {
         verdict.why = "wants to store, and a writable image goes to root only";
     } else {
         verdict.error = 0;
@@ -358,15 +335,13 @@ void Broker::Impl::accept_one() {
                 id, Connection{.socket = std::move(socket),
                                .process = std::move(process),
                                .peer = peer.value(),
-                               .lapses_ns = monotonic_ns() + options_.token_seconds * kSecond,
-                               .bound = false,
-                               .answered = false,
-                               .claim = {}});
+                               .lapses_ns = monotonic_ns() + options_.token_seconds * kSecond});
+            unused_.insert(id);
         }
     }
     if (verdict.error != 0) {
         log_refusal(peer.value(), verdict.error, verdict.why);
-        answer(fd, {.error = verdict.error, .writable = false, .epoch = epoch_}, -1);
+        answer(fd, {.error = verdict.error, .epoch = epoch_}, -1);
         return;
     }
     if (!watch(fd, 2 * id) || (process_fd >= 0 && !watch(process_fd, 2 * id + 1)))
@@ -376,37 +351,52 @@ void Broker::Impl::accept_one() {
 // The peer said something, or hung up.
 void Broker::Impl::hear(std::uint64_t id) {
     pmfs_broker_ask ask{};
-    Verdict verdict;
     Peer peer;
     int fd = -1;
-    bool talkative = false;
+    ssize_t got;
     {
         const Lock held(lock_);
         const auto found = connections_.find(id);
         if (found == connections_.end()) return;  // an event of before it was closed
-        Connection &connection = found->second;
-        fd = connection.socket.get();
-        peer = connection.peer;
-        const ssize_t got = ::recv(fd, &ask, sizeof ask, MSG_DONTWAIT | MSG_TRUNC);
+        fd = found->second.socket.get();
+        peer = found->second.peer;
+        got = ::recv(fd, &ask, sizeof ask, MSG_DONTWAIT | MSG_TRUNC);
         if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
-        // After its answer a client has nothing to say.
-        talkative = got > 0 && !connection.bound;
-        if (talkative) {
-            verdict = judge(peer, ask, static_cast<std::size_t>(got));
-            if (verdict.error == 0) {
-                connection.bound = true;
-                connection.claim = verdict.claim;
-                claims_++;
-            }
-        }
     }
     // Only this thread closes connections, so `fd` is still ours.
-    if (!talkative) return close_connection(id);
-    const Claim &claim = verdict.claim;
-    if (verdict.error == 0 && claim.hand_over) {
-        const auto adopted = adopt(claim, peer);
-        if (!adopted.ok()) verdict = {.error = EIO, .why = "could not be made the holder"};
+    if (got <= 0) return close_connection(id);
+    Verdict verdict;
+    if (static_cast<std::size_t>(got) != sizeof ask || ask.magic != PMFS_BROKER_MAGIC)
+        verdict = {.error = EPROTO, .why = "does not speak the broker's protocol"};
+    else if (ask.version != PMFS_BROKER_VERSION)
+        verdict = {.error = EPROTONOSUPPORT, .why = "speaks another version of the protocol"};
+    else if (ask.what == PMFS_BROKER_BIND)
+        return bind(id, fd, peer, ask);
+    else if (ask.what == PMFS_BROKER_EVENTS)
+        return open_channel(id, fd, ask.number);
+    else
+        verdict = {.error = EPROTO, .why = "asks for what there is not"};
+    log_refusal(peer, verdict.error, verdict.why);
+    answer(fd, {.error = verdict.error, .epoch = epoch_}, -1);
+    close_connection(id);
+}
+
+// A token is shown: the connection becomes the life line of its grant.
+void Broker::Impl::bind(std::uint64_t id, int fd, const Peer &peer, const pmfs_broker_ask &ask) {
+    Verdict verdict;
+    bool alone = false;
+    {
+        const Lock held(lock_);
+        verdict = judge(peer, ask);
+        if (verdict.error == 0) {
+            verdict.number = claims_.bind(verdict.claim, id);
+            unused_.erase(id);
+        }
+        alone = unused_.contains(id);
     }
+    const Claim &claim = verdict.claim;
+    if (verdict.error == 0 && claim.hand_over && !adopt(claim, peer).ok())
+        verdict.error = EIO, verdict.why = "could not be made the holder";
     FileDescriptor lent;
     if (verdict.error == 0 && claim.maps) verdict.error = lend(claim, &lent);
     if (verdict.error != 0 && verdict.why[0] == 0) verdict.why = "lost its grant meanwhile";
@@ -415,36 +405,62 @@ void Broker::Impl::hear(std::uint64_t id) {
                        : lent.ok() ? lent.get()
                        : writable  ? device_.writable.get()
                                    : device_.readable.get();
-    if (verdict.error != 0) log_refusal(peer, verdict.error, verdict.why);
-    const bool sent = answer(fd, {.error = verdict.error, .writable = writable, .epoch = epoch_},
-                             verdict.error == 0 ? device : -1);
-    lent.reset();  // the peer's now, and nobody else's
-    if (verdict.error == 0 && sent) {
-        {
-            const Lock held(lock_);
-            const auto found = connections_.find(id);
-            if (found != connections_.end()) found->second.answered = true;
-        }
-        // Whoever was asked before he had his answer hears it now.
-        const std::uint32_t left = volume_.lease_time_left(claim.handle, claim.grant);
-        if (left != 0) lease_breaking(claim.handle, claim.grant, left);
+    if (verdict.error == 0) {
+        const Answer yes{.writable = writable, .epoch = epoch_, .claim = verdict.number};
+        const bool sent = answer(fd, yes, device);
+        lent.reset();  // the peer's now, and nobody else's
+        if (!sent) close_connection(id);
         return;
     }
-    if (verdict.error != 0 && verdict.consumed) drop(volume_, verdict.claim);
-    close_connection(id);
+    log_refusal(peer, verdict.error, verdict.why);
+    answer(fd, {.error = verdict.error, .epoch = epoch_}, -1);
+    if (verdict.consumed) {
+        grant_released(claim.handle, claim.grant);
+        drop(volume_, claim);
+    }
+    if (alone) close_connection(id);  // else it holds other grants
+}
+
+// The peer wants to hear of a claim: it gets a socket of its own for that, which hangs up with the
+// grant.
+void Broker::Impl::open_channel(std::uint64_t id, int fd, std::uint64_t number) {
+    int ends[2] = {-1, -1};
+    int error = 0;
+    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0)
+        error = errno;
+    FileDescriptor ours(ends[0]);
+    const FileDescriptor theirs(ends[1]);
+    if (error == 0) ::shutdown(ours.get(), SHUT_RD);  // nobody listens to it
+    std::optional<Claim> claim;
+    {
+        const Lock held(lock_);
+        claim = claims_.of(id, number);
+        if (claim && error == 0) claims_.set_channel(number, std::move(ours));
+    }
+    if (!claim) error = ENOENT;  // the grant has ended
+    const bool sent = answer(fd, {.error = error, .epoch = epoch_, .claim = number},
+                             error == 0 ? theirs.get() : -1);
+    if (!sent) return close_connection(id);
+    // Whoever was asked before it could hear hears it now.
+    if (error != 0) return;
+    const std::uint32_t left = volume_.lease_time_left(claim->handle, claim->grant);
+    if (left != 0) lease_breaking(claim->handle, claim->grant, left);
 }
 
 void Broker::Impl::close_connection(std::uint64_t id) {
     Connection gone;
+    std::vector<Claim> lost;
     {
         const Lock held(lock_);
         const auto found = connections_.find(id);
         if (found == connections_.end()) return;
         gone = std::move(found->second);
         connections_.erase(found);
-        if (gone.bound) claims_--;
+        unused_.erase(id);
+        places_.give_back(gone.peer.uid);
+        lost = claims_.end_connection(id);
     }
-    if (gone.bound) volume_.lose_grant(gone.claim.handle, gone.claim.grant);
+    for (const Claim &claim : lost) volume_.lose_grant(claim.handle, claim.grant);
 }
 
 // The peer is the holder from now on, also in the record on the medium.
@@ -472,49 +488,30 @@ int Broker::Impl::lend(const Claim &claim, FileDescriptor *device) {
 // --- the front's side -------------------------------------------------------------------------
 
 Result<BrokerToken> Broker::Impl::issue(const Claim &claim, const Caller &taker) {
-    Token token{.secret = {}, .claim = claim, .taker = taker, .lapses_ns = 0};
-    if (::getrandom(token.secret.bytes, sizeof token.secret.bytes, 0) != sizeof token.secret.bytes)
-        return Error(EIO, "the kernel gives no random numbers");
-    token.lapses_ns = monotonic_ns() + options_.token_seconds * kSecond;
     bool first = false;
+    Result<BrokerToken> token = Error(EAGAIN, "");
     {
         const Lock held(lock_);
-        const auto same = std::count_if(tokens_.begin(), tokens_.end(), [&](const Token &other) {
-            return other.taker.uid == taker.uid;
-        });
-        if (tokens_.size() >= kTokensMax ||
-            (taker.uid != 0 && static_cast<std::size_t>(same) >= kTokensPerUidMax))
-            return Error(EAGAIN, "too many grants wait for their connection to the broker");
-        first = tokens_.empty();
-        tokens_.push_back(token);
-        claims_++;
+        first = !claims_.any_token();
+        token = claims_.issue(claim, taker, monotonic_ns() + options_.token_seconds * kSecond);
     }
-    if (first) wake();  // so that it looks at the clock
-    return token.secret;
+    if (first && token.ok()) wake();  // so that it looks at the clock
+    return token;
 }
 
-// Whose grant, or whose handle, has ended: the volume knows already.
-void Broker::Impl::released(HandleId handle, const GrantId *grant) {
-    if (claims_ == 0) return;
-    const auto matches = [&](const Claim &claim) {
-        return claim.handle == handle && (grant == nullptr || claim.grant == *grant);
-    };
+// The volume knows already.
+void Broker::Impl::grant_released(HandleId handle, GrantId grant) {
+    const Lock held(lock_);
+    claims_.end(handle, grant);
+}
+
+void Broker::Impl::handle_released(HandleId handle) {
     std::vector<Claim> unused;
     {
         const Lock held(lock_);
-        claims_ -= std::erase_if(tokens_, [&](const Token &token) {
-            if (!matches(token.claim)) return false;
-            unused.push_back(token.claim);
-            return true;
-        });
-        // The thread sees the hang-up and closes it.
-        for (const auto &[id, connection] : connections_)
-            if (connection.bound && matches(connection.claim))
-                ::shutdown(connection.socket.get(), SHUT_RDWR);
+        unused = claims_.end_handle(handle);
     }
-    // Nobody got the device for these.
-    if (grant == nullptr)
-        for (const Claim &claim : unused) drop(volume_, claim);
+    for (const Claim &claim : unused) drop(volume_, claim);
 }
 
 void Broker::Impl::lease_breaking(HandleId handle, GrantId grant, std::uint32_t milliseconds) {
@@ -524,11 +521,7 @@ void Broker::Impl::lease_breaking(HandleId handle, GrantId grant, std::uint32_t 
                                   .milliseconds = milliseconds,
                                   .grant = grant};
     const Lock held(lock_);
-    for (const auto &[id, connection] : connections_)
-        if (connection.answered && connection.claim.handle == handle &&
-            connection.claim.grant == grant)
-            (void)!::send(connection.socket.get(), &event, sizeof event,
-                          MSG_NOSIGNAL | MSG_DONTWAIT);  // who does not read his news loses it
+    claims_.send(handle, grant, &event, sizeof event);
 }
 
 // --- Broker -----------------------------------------------------------------------------------
@@ -551,14 +544,17 @@ std::uint64_t Broker::epoch() const {
 Result<> Broker::may_map(const Caller &caller) const {
     return impl_->may_map(caller);
 }
+bool Broker::is_trusted(const Caller &caller) const {
+    return impl_->is_trusted(caller);
+}
 Result<BrokerToken> Broker::issue(const BrokerClaim &claim, const Caller &taker) {
     return impl_->issue(claim, taker);
 }
 void Broker::grant_released(HandleId handle, GrantId grant) {
-    impl_->released(handle, &grant);
+    impl_->grant_released(handle, grant);
 }
 void Broker::handle_released(HandleId handle) {
-    impl_->released(handle, nullptr);
+    impl_->handle_released(handle);
 }
 
 }  // namespace pmfs::front

@@ -3,13 +3,13 @@
 // A process that can open the device can read and write anywhere on it, so the device is given only
 // to root and to members of one group that the administrator names (`-o group=NAME`; none by
 // default), and a writable descriptor of an image file to root only.  Who asks is what the kernel
-// says of the socket's other end; that he holds the grant is proved by a token of one use, which
-// the grant's ioctl gave him.  docs/security.md says what a descriptor lets its holder do.
+// says of the socket's other end; that it holds the grant is proved by a token of one use, which
+// the grant's ioctl gave to it.  docs/security.md says what a descriptor lets its holder do.
 //
-// A connection is the grant's life line: when it closes, or its process exits, the grant is
-// lost. When the grant's handle is closed first, the connection is cut.  It also carries the news
-// that a lease is to be given back; a grant that maps nothing may have one for that alone, whoever
-// holds it.
+// A connection is the life line of the grants that are bound to it, thousands perhaps: when it
+// closes, or its process exits, they are lost.  The news of a grant, that a lease is to be given
+// back and that it has ended, goes over a channel that its holder asked for; a grant that maps
+// nothing may be bound for that alone, whoever holds it.
 //
 // One thread (epoll).  No call waits for it, except stop().  Lock order: the Volume's, then the
 // Broker's.
@@ -26,10 +26,13 @@
 namespace pmfs::front {
 
 struct BrokerOptions {
-    std::string directory;                         // empty: $PMFS_RUN_DIR, else /run/pmfs
-    std::optional<gid_t> group;                    // its members may map; none: root only
-    unsigned connections_max = 256;                // two descriptors each
-    unsigned connections_per_uid_max = 64;         // root has no limit of its own
+    std::string directory;       // empty: $PMFS_RUN_DIR, else /run/pmfs
+    std::optional<gid_t> group;  // its members may map; none: root only
+    // A process has one connection, for all that it holds; each takes two descriptors.  An eighth
+    // is kept for root.  For those who may not map, the share is an eighth of what it is for
+    // others.
+    unsigned connections_max = 4096;
+    unsigned connections_per_uid_max = 2048;
     unsigned token_seconds = 10;                   // from the ioctl to the connection
     std::function<void(const std::string &)> log;  // one sentence; may be called by any thread
 };
@@ -59,6 +62,9 @@ public:
     // EACCES for a caller that the socket would refuse for certain, before a grant is taken for
     // him. (His groups are known only to the socket.)
     Result<> may_map(const Caller &caller) const;
+    // True for root and for a member of the group; false also when it cannot be told.  The caller
+    // must be waiting for the answer to its request, so that it is who it was.
+    bool is_trusted(const Caller &caller) const;
     // A token for a grant that was just taken.  EAGAIN: too many are waiting.
     Result<BrokerToken> issue(const BrokerClaim &claim, const Caller &taker);
     // The grant was given back, or its handle closed: forget tokens, cut connections.

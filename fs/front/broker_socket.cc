@@ -135,25 +135,26 @@ FileDescriptor process_of(int socket, pid_t pid) {
     return FileDescriptor(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
 }
 
-bool answer(int socket, const Answer &answer, int device) {
+bool answer(int socket, const Answer &answer, int descriptor) {
     pmfs_broker_answer packet{.magic = PMFS_BROKER_MAGIC,
                               .version = PMFS_BROKER_VERSION,
                               .error = answer.error,
                               .writable = answer.writable,
-                              .epoch = answer.epoch};
+                              .epoch = answer.epoch,
+                              .claim = answer.claim};
     iovec piece{.iov_base = &packet, .iov_len = sizeof packet};
     alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
     msghdr message{};
     message.msg_iov = &piece;
     message.msg_iovlen = 1;
-    if (device >= 0) {
+    if (descriptor >= 0) {
         message.msg_control = control;
         message.msg_controllen = sizeof control;
         cmsghdr *header = CMSG_FIRSTHDR(&message);
         header->cmsg_level = SOL_SOCKET;
         header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN(sizeof device);
-        std::memcpy(CMSG_DATA(header), &device, sizeof device);
+        header->cmsg_len = CMSG_LEN(sizeof descriptor);
+        std::memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
     }
     return ::sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) ==
            static_cast<ssize_t>(sizeof packet);
@@ -173,13 +174,13 @@ Result<Listener> listen_at(const std::string &directory, const std::uint8_t (&uu
     return bind_to(stem + "-" + std::to_string(::getpid()) + ".sock");
 }
 
-Result<DeviceDescriptors> open_device(const pm::Region &region) {
+Result<DeviceDescriptors> open_device(const pm::Region &region, bool writable) {
     const int fd = region.mapping_fd();
     if (fd < 0) return Error(EOPNOTSUPP, "this medium cannot be mapped by other processes");
     DeviceDescriptors device;
     device.readable = reopen(fd, O_RDONLY);
     if (!device.readable.ok()) return Error(errno, "cannot open the medium for reading");
-    if (region.read_only()) return device;
+    if (!writable) return device;
     // A new description, so that no peer shares flags or locks with the volume itself.
     device.writable = reopen(fd, O_RDWR);
     if (!device.writable.ok()) return Error(errno, "cannot open the medium for writing");

@@ -29,12 +29,13 @@ Result<Peer> peer_of(int socket);
 FileDescriptor process_of(int socket, pid_t pid);
 
 struct Answer {
-    int error;
-    bool writable;
-    std::uint64_t epoch;
+    int error = 0;
+    bool writable = false;
+    std::uint64_t epoch = 0;
+    std::uint64_t claim = 0;
 };
-// False when the peer did not take it.
-bool answer(int socket, const Answer &answer, int device);
+// With a descriptor, if that is not negative.  False when the peer did not take it.
+bool answer(int socket, const Answer &answer, int descriptor);
 
 // `option`, or $PMFS_RUN_DIR, or /run/pmfs.
 std::string run_directory(const std::string &option);
@@ -53,6 +54,6 @@ struct DeviceDescriptors {
     FileDescriptor writable;  // O_RDWR; invalid on a read-only volume
 };
 // EOPNOTSUPP: this region has no descriptor to give.
-Result<DeviceDescriptors> open_device(const pm::Region &region);
+Result<DeviceDescriptors> open_device(const pm::Region &region, bool writable);
 
 }  // namespace pmfs::front

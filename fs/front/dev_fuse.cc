@@ -15,6 +15,8 @@
 #include <chrono>
 #include <cstring>
 
+#include "base/thread.h"
+
 namespace pmfs::front {
 namespace {
 
@@ -106,17 +108,25 @@ Result<> DevFuse::start() {
     }
     for (const auto &queue : queues_) {
         running_.fetch_add(1);
-        threads_.emplace_back([this, &queue = *queue] {
+        auto started = start_thread("pmfs-fuse", [this, &queue = *queue] {
             serve(queue);
             running_.fetch_sub(1);
             ::eventfd_write(ended_, 1);
         });
+        if (!started.ok()) {
+            running_.fetch_sub(1);
+            return started.error();
+        }
+        threads_.push_back(std::move(started).take());
     }
     return {};
 }
 
 void DevFuse::serve(Queue &queue) {
-    pthread_setname_np(pthread_self(), "pmfs-fuse");
+    sigset_t wake;
+    ::sigemptyset(&wake);
+    ::sigaddset(&wake, kWakeSignal);
+    ::pthread_sigmask(SIG_UNBLOCK, &wake, nullptr);
     while (!stopping_.load(std::memory_order_relaxed)) {
         const Bytes message = queue.receive();
         if (!message.empty()) {

@@ -333,7 +333,7 @@ Result<> tell_grant(Job &job, pmfs_io_grant &io, const BrokerClaim &claim) {
 Result<std::size_t> grant(Job &job, pmfs_io_grant &io) {
     io.bad_offset = 0;
     constexpr std::uint32_t kKnown = PMFS_GRANT_STORE | PMFS_GRANT_MAP | PMFS_GRANT_EVENTS |
-                                     PMFS_GRANT_HAND_OVER | PMFS_GRANT_NOWAIT;
+                                     PMFS_GRANT_HAND_OVER | PMFS_GRANT_NOWAIT | PMFS_GRANT_FORK;
     TRY(check_zero(io.flags & ~kKnown));
     const GrantKind kind = TRY(grant_kind(io.kind));
     TRY(need_regular(job));
@@ -355,7 +355,10 @@ Result<std::size_t> grant(Job &job, pmfs_io_grant &io) {
                                .length = io.length,
                                .may_store = claim.may_store,
                                .maps = claim.maps,
-                               .lent = claim.maps};
+                               .lent = claim.maps,
+                               .forks = (io.flags & PMFS_GRANT_FORK) != 0,
+                               .trusted = claim.maps &&
+                                          job.context.broker->is_trusted(job.caller)};
     claim.grant = TRY(volume.take_grant(job.handle, request, job.caller, &io.bad_offset));
     if (const auto told = tell_grant(job, io, claim); !told.ok()) {
         (void)volume.drop_grant(job.handle, claim.grant).ok();  // it was ours a moment ago
@@ -414,7 +417,8 @@ constexpr Command kCommands[] = {
     {PMFS_IOC_RELEASE_GRANT, false, true, run_typed<pmfs_io_release_grant, release_grant>},
     {PMFS_IOC_REVOKE, true, true, run_typed<pmfs_io_revoke, revoke>},
     {PMFS_IOC_QUARANTINE, false, false, run_typed<pmfs_quarantine, quarantine>},
-    {PMFS_IOC_QUARANTINE_RELEASE, true, false, run_typed<pmfs_io_quarantine_release, quarantine_release>},
+    {PMFS_IOC_QUARANTINE_RELEASE, true, false,
+     run_typed<pmfs_io_quarantine_release, quarantine_release>},
     {PMFS_IOC_VOLUME, false, false, run_typed<pmfs_volume, volume>},
     {PMFS_IOC_CHUNKS, false, false, run_typed<pmfs_chunks, chunks>},
 };

@@ -2,9 +2,11 @@
 // done is in server.cc.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/sinks/syslog_sink.h>
 #include <spdlog/spdlog.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
 #include <syslog.h>
@@ -12,13 +14,18 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdlib>
+#include <fstream>
+#include <memory>
 
+#include "base/printable.h"
+#include "client/pmfs_ioctl.h"
 #include "front/mount_point.h"
 #include "front/server.h"
 
 namespace {
 
 using namespace pmfs::front;
+using pmfs::FileDescriptor;
 
 struct Words {
     ServeOptions serve;
@@ -27,9 +34,62 @@ struct Words {
     bool fake = false, sloppy = false;
 };
 
+// -1: go on.  Else the exit code: a word is wrong, or it was --help.
+int parse_words(int argc, char **argv, Words *words) {
+    bool read_only = false, ignored = false;
+    CLI::App app{"Mount a pmfs volume and serve it until it is unmounted.", "mount.pmfs"};
+    app.add_option("source", words->serve.source, "DAX device, memory file or image file")
+        ->required();
+    app.add_option("directory", words->serve.directory, "Where to mount it")->required();
+    app.add_option("-o,--options", words->options, "Mount options, separated by commas")
+        ->allow_extra_args(false);
+    app.add_flag("--foreground", words->serve.foreground,
+                 "Do not become a daemon; log on standard error");
+    app.add_flag("-f,--fake", words->fake, "Check the arguments, mount nothing");
+    app.add_flag("-s", words->sloppy, "Pass over unknown options");
+    app.add_flag("-v,--verbose", words->serve.verbose, "Log more");
+    app.add_flag("-r,--read-only", read_only, "The same as -o ro");
+    app.add_flag("-n", ignored, "For mount(8): there is no mtab to write");
+    app.add_flag("-w,--rw", ignored, "The same as -o rw");
+    app.add_option("-t,--types", words->type, "For mount(8): pmfs or fuse.pmfs");
+    app.add_option("-N,--namespace", words->serve.mount_namespace,
+                   "Mount in this mount namespace (a path)");
+    app.failure_message([](const CLI::App *, const CLI::Error &error) {
+        return pmfs::printable(error.what()) + "\nRun with --help for more information.\n";
+    });
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError &e) {
+        return app.exit(e) == 0 ? 0 : static_cast<int>(Exit::usage);  // --help lands here too
+    }
+    if (read_only) words->options.emplace_back("ro");
+    return -1;
+}
+
 int tell(const Outcome &outcome) {
-    if (!outcome.sentence.empty()) fmt::print(stderr, "mount.pmfs: {}\n", outcome.sentence);
+    if (!outcome.sentence.empty())
+        fmt::print(stderr, "mount.pmfs: {}\n", pmfs::printable(outcome.sentence));
     return static_cast<int>(outcome.exit);
+}
+
+// %P in a pattern: what is logged, printable.
+class PrintableText : public spdlog::custom_flag_formatter {
+public:
+    void format(const spdlog::details::log_msg &message, const std::tm &,
+                spdlog::memory_buf_t &to) override {
+        const std::string text = pmfs::printable({message.payload.data(), message.payload.size()});
+        to.append(text.data(), text.data() + text.size());
+    }
+    std::unique_ptr<spdlog::custom_flag_formatter> clone() const override {
+        return std::make_unique<PrintableText>();
+    }
+};
+
+void log_to(const std::shared_ptr<spdlog::logger> &logger, const std::string &pattern) {
+    auto formatter = std::make_unique<spdlog::pattern_formatter>();
+    formatter->add_flag<PrintableText>('P').set_pattern(pattern);
+    logger->set_formatter(std::move(formatter));
+    spdlog::set_default_logger(logger);
 }
 
 // The path as the mount table will show it, and as it stays true after chdir("/").
@@ -89,8 +149,7 @@ int serve_in_background(const Words &words) {
     bool mounted = false;
     const Outcome outcome = serve(words.serve, [&] {
         mounted = true;
-        spdlog::set_default_logger(
-            spdlog::syslog_logger_mt("syslog", "mount.pmfs", LOG_PID, LOG_DAEMON));
+        log_to(spdlog::syslog_logger_mt("syslog", "mount.pmfs", LOG_PID, LOG_DAEMON, true), "%P");
         detach();
         report(Exit::done);
     });
@@ -107,7 +166,36 @@ int check_only(const Words &words) {
     return 0;
 }
 
-int remount(const Words &words) {
+// What the server of a mount was told when it was started; nothing when that cannot be seen
+// (another PID namespace).
+std::optional<ServeOptions> options_of_server(const std::string &directory) {
+    const FileDescriptor root(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    pmfs_volume io{};
+    io.version = PMFS_ABI_VERSION;
+    if (!root.ok() || ::ioctl(root.get(), PMFS_IOC_VOLUME, &io) != 0) return {};
+    std::ifstream file(fmt::format("/proc/{}/cmdline", io.server_pid));
+    std::vector<std::string> arguments;
+    for (std::string word; std::getline(file, word, '\0');) arguments.push_back(word);
+    if (arguments.empty() || !arguments.front().ends_with("pmfs")) return {};
+    std::vector<char *> argv;
+    for (std::string &word : arguments) argv.push_back(word.data());
+    Words words;
+    if (parse_words(static_cast<int>(argv.size()), argv.data(), &words) >= 0) return {};
+    for (const std::string &options : words.options)
+        (void)parse_mount_options(options, /*sloppy=*/true, &words.serve);
+    return words.serve;
+}
+
+int remount(Words &words) {
+    const ServeOptions unknown;
+    const auto told = options_of_server(words.serve.directory);
+    const ServeOptions &now = told ? *told : unknown;
+    ServeOptions wanted = now;
+    wanted.mount_flags = 0;
+    for (const std::string &options : words.options)
+        if (const auto refusal = parse_mount_options(options, words.sloppy, &wanted))
+            return tell({Exit::usage, *refusal});
+    if (const auto refusal = refuse_remount(now, wanted)) return tell({Exit::failed, *refusal});
     const auto done = MountPoint::remount(words.serve);
     if (done.ok()) return 0;
     return tell(
@@ -136,32 +224,9 @@ int run(Words &words) {
 
 int main(int argc, char **argv) {
     Words words;
-    bool read_only = false, ignored = false;
-    CLI::App app{"Mount a pmfs volume and serve it until it is unmounted.", "mount.pmfs"};
-    app.add_option("source", words.serve.source, "DAX device, memory file or image file")
-        ->required();
-    app.add_option("directory", words.serve.directory, "Where to mount it")->required();
-    app.add_option("-o,--options", words.options, "Mount options, separated by commas")
-        ->allow_extra_args(false);
-    app.add_flag("--foreground", words.serve.foreground,
-                 "Do not become a daemon; log on standard error");
-    app.add_flag("-f,--fake", words.fake, "Check the arguments, mount nothing");
-    app.add_flag("-s", words.sloppy, "Pass over unknown options");
-    app.add_flag("-v,--verbose", words.serve.verbose, "Log more");
-    app.add_flag("-r,--read-only", read_only, "The same as -o ro");
-    app.add_flag("-n", ignored, "For mount(8): there is no mtab to write");
-    app.add_flag("-w,--rw", ignored, "The same as -o rw");
-    app.add_option("-t,--types", words.type, "For mount(8): pmfs or fuse.pmfs");
-    app.add_option("-N,--namespace", words.serve.mount_namespace,
-                   "Mount in this mount namespace (a path)");
-    try {
-        app.parse(argc, argv);
-    } catch (const CLI::ParseError &e) {
-        return app.exit(e) == 0 ? 0 : static_cast<int>(Exit::usage);  // --help lands here too
-    }
-    if (read_only) words.options.emplace_back("ro");
-    spdlog::set_pattern("mount.pmfs: %v");
+    const int code = parse_words(argc, argv, &words);
+    if (code >= 0) return code;
     spdlog::set_level(words.serve.verbose ? spdlog::level::debug : spdlog::level::info);
-    spdlog::set_default_logger(spdlog::stderr_logger_mt("stderr"));
+    log_to(spdlog::stderr_logger_mt("stderr"), "mount.pmfs: %P");
     return run(words);
 }

@@ -6,6 +6,7 @@
 #include <libmount/libmount.h>
 #include <sys/mount.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstdlib>
@@ -85,10 +86,25 @@ Refusal set_pin_quota(std::string_view, std::string_view value, ServeOptions *op
     return {};
 }
 
+Refusal set_mappings(std::string_view, std::string_view value, ServeOptions *options) {
+    constexpr std::size_t kLeast = 16, kMost = 1'000'000;
+    std::size_t number = 0;
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+    if (error != std::errc() || end != value.data() + value.size() || number < kLeast ||
+        number > kMost)
+        return fmt::format("mappings= wants a number from {} to {}, not '{}'", kLeast, kMost, value);
+    options->volume.grants_max = number;
+    return {};
+}
+
 struct OwnOption {
     std::string_view name;
     bool has_value;
     std::function<Refusal(std::string_view name, std::string_view value, ServeOptions *)> set;
+    // What it is set to, in any words, to compare; none: it says nothing new.
+    std::function<std::string(const ServeOptions &)> shown = [](const auto &) {
+        return std::string();
+    };
 };
 
 const auto &own_options() {
@@ -96,26 +112,86 @@ const auto &own_options() {
         OwnOption{"attr_timeout", true,
                   [](auto name, auto value, auto *options) {
                       return set_timeout(name, value, &options->dispatch.attr_timeout_s);
-                  }},
+                  },
+                  [](const auto &o) { return fmt::to_string(o.dispatch.attr_timeout_s); }},
         OwnOption{"entry_timeout", true,
                   [](auto name, auto value, auto *options) {
                       return set_timeout(name, value, &options->dispatch.entry_timeout_s);
-                  }},
+                  },
+                  [](const auto &o) { return fmt::to_string(o.dispatch.entry_timeout_s); }},
         OwnOption{"writeback", false,
                   [](auto, auto, auto *options) {
                       options->dispatch.writeback = options->volume.writeback = true;
                       return Refusal();
+                  },
+                  [](const auto &o) { return fmt::to_string(o.dispatch.writeback); }},
+        OwnOption{"commit", true, set_commit,
+                  [](const auto &o) { return fmt::to_string(o.volume.commit_interval_ms); }},
+        OwnOption{"seal", true, set_seal,
+                  [](const auto &o) { return fmt::to_string(o.volume.owner_may_seal); }},
+        OwnOption{"group", true, set_group,
+                  [](const auto &o) { return o.group ? fmt::to_string(*o.group) : "none"; }},
+        OwnOption{"lease_break_time", true, set_lease_break_time,
+                  [](const auto &o) { return fmt::to_string(o.volume.lease_break_ms); }},
+        OwnOption{"pin_quota", true, set_pin_quota,
+                  [](const auto &o) {
+                      return o.volume.pin_quota ? fmt::to_string(*o.volume.pin_quota) : "none";
                   }},
-        OwnOption{"commit", true, set_commit},
-        OwnOption{"seal", true, set_seal},
-        OwnOption{"group", true, set_group},
-        OwnOption{"lease_break_time", true, set_lease_break_time},
-        OwnOption{"pin_quota", true, set_pin_quota},
+        OwnOption{"mappings", true, set_mappings,
+                  [](const auto &o) { return fmt::to_string(o.volume.grants_max); }},
         // What every pmfs mount is anyway: people bring these from other FUSE filesystems.
         OwnOption{"allow_other", false, [](auto, auto, auto *) { return Refusal(); }},
         OwnOption{"default_permissions", false, [](auto, auto, auto *) { return Refusal(); }},
     };
     return kOptions;
+}
+
+// What people bring from other filesystems' lines in fstab: words for what pmfs does anyway are
+// passed over, and for what it does not do there is a sentence.
+struct ForeignOption {
+    std::string_view name;
+    std::string_view value;    // "*": any, or none
+    std::string_view refusal;  // empty: pass
+};
+constexpr ForeignOption kForeign[] = {
+    {"noacl", "", ""},
+    {"acl", "", "pmfs has no POSIX ACLs (mode bits only)"},
+    {"user_xattr", "", ""},
+    {"nouser_xattr", "", "pmfs always has user attributes"},
+    {"errors", "remount-ro", ""},
+    {"errors", "*", "after damage a pmfs volume is read-only, as with errors=remount-ro"},
+    {"nodiscard", "", ""},
+    {"discard", "", "pmfs discards nothing below itself"},
+    {"barrier", "0", "pmfs does not do without flushes and fences"},
+    {"barrier", "*", ""},
+    {"nobarrier", "", "pmfs does not do without flushes and fences"},
+    {"data", "ordered", ""},
+    {"data", "*",
+     "pmfs always stores data before it commits what refers to it, as with data=ordered"},
+    {"noquota", "", ""},
+    {"quota", "", "pmfs has no quotas"},
+    {"usrquota", "*", "pmfs has no quotas"},
+    {"grpquota", "*", "pmfs has no quotas"},
+    {"prjquota", "*", "pmfs has no quotas"},
+    {"usrjquota", "*", "pmfs has no quotas"},
+    {"grpjquota", "*", "pmfs has no quotas"},
+    {"jqfmt", "*", "pmfs has no quotas"},
+    {"dax", "*", "pmfs needs no word for it: pmfs_map(3) maps the device"},
+};
+// The kernel's, which stand in the mount table: mount(8) hands them on to remount.
+constexpr std::string_view kInTable[] = {"user_id", "group_id", "rootmode",
+                                         "fd",      "max_read", "blksize"};
+
+// Nothing: it is not foreign.  Else the refusal, which is empty to pass.
+std::optional<Refusal> foreign(std::string_view name, std::optional<std::string_view> value) {
+    for (const ForeignOption &option : kForeign) {
+        if (option.name != name || (option.value != "*" && option.value != value.value_or("")))
+            continue;
+        if (option.refusal.empty()) return Refusal();
+        const std::string words = value ? fmt::format("{}={}", name, *value) : std::string(name);
+        return Refusal(fmt::format("{}: leave '{}' away", option.refusal, words));
+    }
+    return {};
 }
 
 Refusal set_own(std::string_view name, std::optional<std::string_view> value, bool sloppy,
@@ -126,7 +202,9 @@ Refusal set_own(std::string_view name, std::optional<std::string_view> value, bo
         if (!option.has_value && value) return fmt::format("option '{}' takes no value", name);
         return option.set(name, value.value_or(""), options);
     }
-    if (sloppy) return {};
+    if (const auto known = foreign(name, value)) return sloppy ? Refusal() : *known;
+    const bool in_table = std::ranges::find(kInTable, name) != std::end(kInTable);
+    if (sloppy || ((options->mount_flags & MS_REMOUNT) != 0 && in_table)) return {};
     return fmt::format("unknown option '{}' (mount.pmfs(8) lists what there is)", name);
 }
 
@@ -159,8 +237,20 @@ Refusal parse_mount_options(std::string_view text, bool sloppy, ServeOptions *op
     // The kernel knows these flags, and does nothing for a FUSE server's metadata.
     if (flags & MS_SYNCHRONOUS) options->dispatch.sync = true;
     if (flags & MS_DIRSYNC) options->dispatch.dirsync = true;
-    // To remount, mount(8) hands on what is in the mount table, which has the kernel's options too.
-    return set_all_own(own, sloppy || (flags & MS_REMOUNT), options);
+    return set_all_own(own, sloppy, options);
+}
+
+std::optional<std::string> refuse_remount(const ServeOptions &now, const ServeOptions &wanted) {
+    const auto refusal = [](std::string_view name) {
+        return fmt::format("a remount cannot change '{}': unmount it and mount it again", name);
+    };
+    for (const OwnOption &option : own_options())
+        if (option.shown(now) != option.shown(wanted)) return refusal(option.name);
+    if (wanted.dispatch.sync && !now.dispatch.sync) return refusal("sync");
+    if (wanted.dispatch.dirsync && !now.dispatch.dirsync) return refusal("dirsync");
+    if (now.volume.read_only && (wanted.mount_flags & MS_RDONLY) == 0)
+        return "the volume was opened read-only: unmount it and mount it again to write to it";
+    return {};
 }
 
 }  // namespace pmfs::front

@@ -31,4 +31,7 @@ struct ServeOptions {
 std::optional<std::string> parse_mount_options(std::string_view text, bool sloppy,
                                                ServeOptions *options);
 
+// A sentence when `wanted`, which began as a copy of `now`, asks for what only a new mount can do.
+std::optional<std::string> refuse_remount(const ServeOptions &now, const ServeOptions &wanted);
+
 }  // namespace pmfs::front

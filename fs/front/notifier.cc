@@ -11,7 +11,14 @@ constexpr unsigned kPageThreads = 8;
 }  // namespace
 
 Notifier::Notifier(Kernel kernel)
-    : kernel_(std::move(kernel)), pages_("pmfs-notify", kPageThreads), attributes_("pmfs-attr", 1) {}
+    : kernel_(std::move(kernel)),
+      pages_("pmfs-notify", kPageThreads),
+      attributes_("pmfs-attr", 1) {}
+
+Result<> Notifier::start() {
+    TRY(pages_.start());
+    return attributes_.start();
+}
 
 void Notifier::drop_pages(const Pages &pages, std::uint32_t user, std::function<void()> then) {
     auto run = [this, pages, then] {

@@ -28,6 +28,8 @@ public:
         std::function<void(InodeNo)> forget_attributes;
     };
     explicit Notifier(Kernel kernel);
+    // Starts its threads.  EAGAIN: there are no more.
+    Result<> start();
 
     // Runs `then` once the kernel holds no page of the range, dirty or clean.  Stores through a
     // mapping that come later are later.  `user`: for whom, so that no user can keep all threads
@@ -50,7 +52,7 @@ private:
     const Kernel kernel_;
     Mutex mutex_;
     std::set<std::uint64_t> later_ GUARDED_BY(mutex_);  // files of drop_pages_later()
-    FairPool pages_, attributes_;  // last: their threads end first
+    FairPool pages_, attributes_;                       // last: their threads end first
 };
 
 }  // namespace pmfs::front

@@ -7,6 +7,7 @@
 #include <spdlog/spdlog.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 
 #include <chrono>
@@ -32,8 +33,11 @@ using namespace std::chrono_literals;
 // the kernel what it has to write back.
 constexpr std::chrono::milliseconds kQuiet = 100ms, kQuietMax = 10s;
 
+constexpr int kNeverKilled = -1000;  // proc(5), oom_score_adj
+
 Outcome failure(Exit exit, const std::string &about, const Error &error) {
     std::string sentence = fmt::format("{}: {}", about, error.what());
+    if (error.errno_value() == EAGAIN || error.errno_value() == ENOMEM) exit = Exit::system;
     // The library's sentences name what happened; an errno that no sentence explains is added.
     if (exit == Exit::failed && error.errno_value() != EINVAL)
         sentence += fmt::format(" ({})", std::strerror(error.errno_value()));
@@ -41,13 +45,22 @@ Outcome failure(Exit exit, const std::string &about, const Error &error) {
 }
 
 // A server that the kernel waits for: it must not wait for its own write-back when memory is short,
-// and is not the first to be killed then.
-void ask_for_patience() {
+// and must not be killed then.  (The volume that it maps counts as its memory, so that it would be
+// the first, and nothing is gained: mapped pages of a file can be had back without that.)
+// Gives the score that it has then, of which -1000 is what was asked for.
+int ask_for_patience() {
     ::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
-    if (FILE *score = std::fopen("/proc/self/oom_score_adj", "we")) {
-        std::fputs("-500", score);
+    constexpr const char *kScore = "/proc/self/oom_score_adj";
+    if (FILE *score = std::fopen(kScore, "we")) {
+        fmt::print(score, "{}", kNeverKilled);
         std::fclose(score);
     }
+    int now = 0;
+    if (FILE *score = std::fopen(kScore, "re")) {
+        if (std::fscanf(score, "%d", &now) != 1) now = 0;
+        std::fclose(score);
+    }
+    return now;
 }
 
 // Where syslog(3) sends to, without links.
@@ -56,6 +69,26 @@ std::string system_log_path() {
     std::string path = real != nullptr ? real : "/dev/log";
     std::free(real);
     return path;
+}
+
+// How many of `grants` can be served with the descriptors that this process may have: a mapping
+// takes a channel for its events, and half of all may have a connection of their own (two).
+std::size_t grants_that_fit(std::size_t grants) {
+    constexpr rlim_t kForOthers = 256, kForOne = 2;
+    const rlim_t wanted = grants * kForOne + kForOthers;
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted) return grants;
+    const rlimit more{wanted, std::max(limit.rlim_max, wanted)};
+    if (::setrlimit(RLIMIT_NOFILE, &more) == 0) return grants;
+    limit.rlim_cur = limit.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur >= wanted) return grants;
+    const std::size_t fit = limit.rlim_cur > kForOthers ? (limit.rlim_cur - kForOthers) / kForOne : 0;
+    spdlog::warn(
+        "room for {} mappings, not {}: this process may have {} descriptors (raise RLIMIT_NOFILE, "
+        "or say mappings={})",
+        fit, grants, limit.rlim_cur, fit);
+    return fit;
 }
 
 // SIGTERM and SIGINT as something to poll.  Made before any thread, so that none gets the signals.
@@ -92,6 +125,7 @@ private:
     std::unique_ptr<DevFuse> device_;
     std::unique_ptr<Broker> broker_;
     std::optional<MountPoint> mount_point_;
+    std::size_t grants_max_ = 0;
     Surroundings surroundings_;  // where to mount, until that is done; empty: here
 };
 
@@ -104,7 +138,9 @@ Outcome Server::open() {
     if (!region.ok()) return failure(Exit::failed, options_.source, region.error());
     if (const auto left = leave_surroundings(); !left.ok())
         return failure(Exit::system, options_.directory, left.error());
-    auto volume = Volume::open(std::move(region).take(), options_.volume);
+    MountOptions wanted = options_.volume;
+    grants_max_ = wanted.grants_max = grants_that_fit(wanted.grants_max);
+    auto volume = Volume::open(std::move(region).take(), wanted);
     if (!volume.ok()) return failure(Exit::failed, options_.source, volume.error());
     volume_ = std::move(volume).take();
     if (const std::uint64_t copy = volume_->info().superblock_from; copy != 0)
@@ -149,6 +185,8 @@ Outcome Server::mount() {
 void Server::start_broker() {
     BrokerOptions broker;
     broker.group = options_.group;
+    broker.connections_max = static_cast<unsigned>(grants_max_ / 2);
+    broker.connections_per_uid_max = broker.connections_max / 2;
     broker.log = [](const std::string &sentence) { spdlog::info("{}", sentence); };
     auto started = Broker::start(*volume_, broker);
     if (!started.ok()) {
@@ -189,11 +227,14 @@ void Server::unmount_by_signal() {
 }
 
 Outcome Server::close() {
+    // While there are threads to serve what the kernel writes back for a notification: it would
+    // wait for ever otherwise, on a filesystem that was detached and is still in use.
+    dispatcher_->finish_notifications();
     if (device_ != nullptr) {  // else it was never mounted
         device_->stop();
         device_->join();
     }
-    dispatcher_->finish_notifications();
+    volume_->quiesce();  // its threads run requests that may talk to the broker
     dispatcher_->set_broker(nullptr);
     broker_.reset();
     const Result<> closed = volume_->close();
@@ -208,13 +249,19 @@ Outcome Server::close() {
 }  // namespace
 
 Outcome serve(const ServeOptions &options, const std::function<void()> &mounted) {
-    ask_for_patience();
+    const int oom_score = ask_for_patience();
     Server server(options);
     if (Outcome opened = server.open(); opened.exit != Exit::done) return opened;
     if (Outcome made = server.mount(); made.exit != Exit::done) {
         static_cast<void>(server.close());
         return made;
     }
+    if (oom_score != kNeverKilled)
+        spdlog::warn(
+            "when memory is short the server may be the first to be killed (its oom_score_adj is "
+            "{}): "
+            "start it with CAP_SYS_RESOURCE, or by a systemd unit with OOMScoreAdjust=-1000",
+            oom_score);
     mounted();
     spdlog::info("{} is mounted on {}", options.source, options.directory);
     server.wait();

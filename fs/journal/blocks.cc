@@ -49,8 +49,7 @@ Result<const media::Inode *> Blocks::inode(BlockNo block, unsigned slot, InodeNo
     std::atomic<std::uint8_t> &touched = touched_[block.value()];
     const auto bit = static_cast<std::uint8_t>(1u << slot);
     if (touched.load(std::memory_order_relaxed) & bit) [[likely]] {
-        if (media::header_ok(inode->header, media::Magic::inode, fsid_, self.value()))
-            return inode;
+        if (media::header_ok(inode->header, media::Magic::inode, fsid_, self.value())) return inode;
         return corrupt("an inode is not in its place");
     }
     if (!media::block_ok({bytes, media::kInodeSize}, media::Magic::inode, fsid_, self.value()))

@@ -65,6 +65,8 @@ Result<> Journal::start_epoch(const Chain &chain, const BootId &boot_id) {
     boot_id_ = boot_id;
     const std::uint64_t seq = chain.last_seq + 1;
     TRY(write_headers(seq, 0, boot_id_));
+    TRY(check_ring_headers_kept(region_, place_, blocks_.fsid(),
+                                {generation_, seq, 0, secret_, boot_id_}));
     Lock lock(mutex_);
     next_seq_ = tail_seq_ = seq;
     head_offset_ = tail_offset_ = tx_offset_end_ = 0;
@@ -86,9 +88,8 @@ Result<> Journal::close() {
 
 Result<> Journal::write_headers(std::uint64_t tail_seq, std::uint64_t tail_offset,
                                 const BootId &boot_id) {
-    const auto written =
-        write_ring_headers(region_, place_, blocks_.fsid(),
-                           {++generation_, tail_seq, tail_offset, secret_, boot_id});
+    const auto written = write_ring_headers(
+        region_, place_, blocks_.fsid(), {++generation_, tail_seq, tail_offset, secret_, boot_id});
     if (!written.ok()) failed_.store(true, std::memory_order_release);
     return written;
 }

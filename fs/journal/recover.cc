@@ -19,9 +19,11 @@ Result<Chain> recover(pm::Region &region, const media::Superblock &sb, const Boo
 
     // Empty and clean, with a secret that no record was ever made with.
     const Chain &chain = replayed.value();
-    TRY(write_ring_headers(
-        region, ring_place(sb), sb.header.fsid.get(),
-        {chain.ring.generation + 1, chain.last_seq + 1, 0, TRY(random_secret()), BootId{}}));
+    const RingState clean{chain.ring.generation + 1, chain.last_seq + 1, 0, TRY(random_secret()),
+                          BootId{}};
+    const RingPlace place = ring_place(sb);
+    TRY(write_ring_headers(region, place, sb.header.fsid.get(), clean));
+    TRY(check_ring_headers_kept(region, place, sb.header.fsid.get(), clean));
     if (region.is_image()) TRY(region.sync());
     return replayed;
 }

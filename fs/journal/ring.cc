@@ -54,8 +54,11 @@ Result<RingState> read_ring_header(const pm::Region &region, const media::Superb
     bool found = false;
     for (unsigned slot = 0; slot < media::kRingHeaders; ++slot) {
         const std::byte *at = region.data() + place.headers + slot * media::kBlockSize;
-        if (!media::block_ok({at, media::kBlockSize}, media::Magic::ring_header,
-                             sb.header.fsid.get(), sb.journal_start.get() + slot))
+        const ConstBytes block(at, media::kBlockSize);
+        if (!media::block_ok(block, media::Magic::ring_header, sb.header.fsid.get(),
+                             sb.journal_start.get() + slot) ||
+            (media::knows_all_fields(sb) &&
+             !media::reserved_zero(block, media::Magic::ring_header)))
             continue;
         const auto *h = reinterpret_cast<const media::RingHeader *>(at);
         if (found && h->generation.get() <= best.generation) continue;
@@ -74,27 +77,42 @@ Result<RingState> read_ring_header(const pm::Region &region, const media::Superb
     return best;
 }
 
+namespace {
+
+media::RingHeader header_at(std::uint64_t at, std::uint64_t fsid, const RingState &ring) {
+    media::RingHeader header{};
+    header.header = media::header_of(media::Magic::ring_header, fsid, at / media::kBlockSize, 0);
+    header.generation.set(ring.generation);
+    header.tail_seq.set(ring.tail_seq);
+    header.tail_offset.set(ring.tail_offset);
+    std::memcpy(header.secret, ring.secret.data(), ring.secret.size());
+    std::memcpy(header.boot_id, ring.boot_id.data(), ring.boot_id.size());
+    media::seal_block(header);
+    return header;
+}
+
+}  // namespace
+
 Result<> write_ring_headers(pm::Region &region, const RingPlace &place, std::uint64_t fsid,
                             const RingState &ring) {
     pm::FaultScope faults;
     for (unsigned slot = 0; slot < media::kRingHeaders; ++slot) {
         const std::uint64_t at = place.headers + slot * media::kBlockSize;
-        media::RingHeader header{};
-        header.header =
-            media::header_of(media::Magic::ring_header, fsid, at / media::kBlockSize, 0);
-        header.generation.set(ring.generation);
-        header.tail_seq.set(ring.tail_seq);
-        header.tail_offset.set(ring.tail_offset);
-        std::memcpy(header.secret, ring.secret.data(), ring.secret.size());
-        std::memcpy(header.boot_id, ring.boot_id.data(), ring.boot_id.size());
-        media::seal_block(header);
-        region.fence(region.write(at, bytes_of(header)));
+        region.fence(region.write(at, bytes_of(header_at(at, fsid, ring))));
         if (faults.met()) return Error(EIO, "the medium cannot keep the journal's header");
-        if (!region.keeps(at, bytes_of(header)))
+        if (slot == 0 && region.is_image()) TRY(region.sync());
+    }
+    return {};
+}
+
+Result<> check_ring_headers_kept(const pm::Region &region, const RingPlace &place,
+                                 std::uint64_t fsid, const RingState &ring) {
+    for (unsigned slot = 0; slot < media::kRingHeaders; ++slot) {
+        const std::uint64_t at = place.headers + slot * media::kBlockSize;
+        if (!region.keeps(at, bytes_of(header_at(at, fsid, ring))))
             return Error(EROFS,
                          "the medium does not keep what is stored to it: is it read-only for this "
                          "machine?  (-o ro mounts it, fsck.pmfs -n checks it)");
-        if (slot == 0 && region.is_image()) TRY(region.sync());
     }
     return {};
 }

@@ -39,9 +39,11 @@ RingPlace ring_place(const media::Superblock &superblock);
 Result<RingState> read_ring_header(const pm::Region &region, const media::Superblock &superblock);
 // Makes `ring` what the headers say.  On an image file the first one is synced when this returns,
 // and the second one with the next sync.  EIO: the medium failed; what the headers say is unknown.
-// EROFS: it takes stores and drops them.
 Result<> write_ring_headers(pm::Region &region, const RingPlace &place, std::uint64_t fsid,
                             const RingState &ring);
+// After the first time: EROFS when the medium takes stores and drops them.
+Result<> check_ring_headers_kept(const pm::Region &region, const RingPlace &place,
+                                 std::uint64_t fsid, const RingState &ring);
 
 // Copies `size` bytes from `offset` of the ring, round its end.
 void read_ring(const pm::Region &region, const RingPlace &place, std::uint64_t offset,

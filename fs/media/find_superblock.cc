@@ -19,8 +19,9 @@ bool is_foreign(ConstBytes block) {
     };
     using namespace std::string_view_literals;
     constexpr Signature kSignatures[] = {
-        {0, "XFSB"sv},         {0, "LUKS\xba\xbe"sv},  {0, "hsqs"sv},          {510, "\x55\xaa"sv},
-        {512, "LABELONE"sv},   {1024, "\x10\x20\xf5\xf2"sv}, {1080, "\x53\xef"sv}, {4086, "SWAPSPACE2"sv},
+        {0, "XFSB"sv},        {0, "LUKS\xba\xbe"sv},  {0, "hsqs"sv},
+        {510, "\x55\xaa"sv},  {512, "LABELONE"sv},    {1024, "\x10\x20\xf5\xf2"sv},
+        {1080, "\x53\xef"sv}, {4086, "SWAPSPACE2"sv},
     };
     const std::string_view text(reinterpret_cast<const char *>(block.data()), block.size());
     for (const Signature &s : kSignatures)
@@ -54,8 +55,7 @@ Result<FoundSuperblock> find_superblock(ConstBytes region) {
 
     const std::uint64_t blocks = region.size() / kBlockSize;
     const auto copy_at = [&](std::uint64_t block) -> Result<FoundSuperblock> {
-        const Superblock copy =
-            TRY(read_superblock(block_of(region, block), block, region.size()));
+        const Superblock copy = TRY(read_superblock(block_of(region, block), block, region.size()));
         if (!confirmed(region, copy)) return corrupt("a copy of another volume's superblock");
         return FoundSuperblock{copy, block};
     };

@@ -79,7 +79,7 @@ struct Superblock {
     le64 state_block[2];        // where the two copies of State are
     le64 created_sec;           // seconds since 1970, UTC
     std::uint8_t uuid[16];
-    std::uint8_t label[64];             // UTF-8, zero-filled; need not end with a zero
+    std::uint8_t label[64];     // UTF-8, zero-filled; need not end with a zero
     std::uint8_t hash_key[16];  // SipHash-2-4 key of directory and xattr names
     // Where a volume has one group only: its last block, with a copy; else 0.  Minor version 2 and
     // up.

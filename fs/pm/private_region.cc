@@ -15,12 +15,12 @@ MappedResult PrivateRegion::make(MediumKind kind, FileDescriptor fd, const Mediu
     UnitSet lost = TRY(UnitSet::make(medium.size, medium.unit));
     UnitSet copied = TRY(UnitSet::make(medium.size, medium.unit));
     return std::unique_ptr<MappedRegion>(new PrivateRegion(
-        kind, medium, std::move(mapping), std::move(lost), std::move(copied), by_unit));
+        kind, std::move(fd), medium, std::move(mapping), std::move(lost), std::move(copied), by_unit));
 }
 
-PrivateRegion::PrivateRegion(MediumKind kind, const Medium &medium, Mapping mapping, UnitSet lost,
-                             UnitSet copied, bool by_unit)
-    : MappedRegion(kind, FileDescriptor(), medium, false, std::move(lost)),
+PrivateRegion::PrivateRegion(MediumKind kind, FileDescriptor fd, const Medium &medium,
+                             Mapping mapping, UnitSet lost, UnitSet copied, bool by_unit)
+    : MappedRegion(kind, std::move(fd), medium, false, std::move(lost)),
       mapping_(std::move(mapping)),
       copied_(std::move(copied)),
       by_unit_(by_unit) {

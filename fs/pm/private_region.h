@@ -24,8 +24,8 @@ protected:
     void do_fence_everywhere() override {}
 
 private:
-    PrivateRegion(MediumKind kind, const Medium &medium, Mapping mapping, UnitSet lost,
-                  UnitSet copied, bool by_unit);
+    PrivateRegion(MediumKind kind, FileDescriptor fd, const Medium &medium, Mapping mapping,
+                  UnitSet lost, UnitSet copied, bool by_unit);
     std::byte *writable(std::uint64_t offset, std::uint64_t size);
     void copy_unit(std::uint64_t offset);
 

@@ -101,7 +101,8 @@ public:
     // Cheap while nothing is lost.
     virtual bool lost(std::uint64_t offset, std::uint64_t size) const = 0;
     // Whether the medium has taken these bytes, which were written to the shared view and fenced.
-    // On DAX media the lines are put out of the cache first, which hides a medium that drops stores.
+    // On DAX media the lines are put out of the cache first, which hides a medium that drops
+    // stores.
     virtual bool keeps(std::uint64_t offset, std::span<const std::byte> bytes) const {
         return std::memcmp(data_ + offset, bytes.data(), bytes.size()) == 0;
     }

@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "base/clock.h"
+#include "base/thread.h"
 #include "pm/region.h"
 
 namespace pmfs {
@@ -43,17 +44,16 @@ void Caretaker::stop() {
     if (thread.joinable()) thread.join();
 }
 
-// Starts the thread, the first time.
+// At once and not when somebody has to wait: he could not be told that there is no thread.
+Result<> Caretaker::start() {
+    if (without_thread_) return {};
+    auto started = TRY(start_thread("pmfs-caretaker", [this] { loop(); }));
+    Lock held(mutex_);
+    thread_ = std::move(started);
+    return {};
+}
+
 void Caretaker::wake() {
-    if (without_thread_) return;
-    if (!thread_.joinable() && !stopping_) {
-        sigset_t all, before;  // signals are for the main thread
-        ::sigfillset(&all);
-        ::pthread_sigmask(SIG_SETMASK, &all, &before);
-        thread_ = std::thread([this] { loop(); });
-        ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-        ::pthread_setname_np(thread_.native_handle(), "pmfs-caretaker");
-    }
     const std::uint64_t one = 1;
     (void)!::write(wake_.get(), &one, sizeof one);  // only fails when it is already awake
 }
@@ -67,6 +67,16 @@ void Caretaker::begin_break(InodeNo ino, std::uint64_t deadline_ns) {
 bool Caretaker::breaking(InodeNo ino) {
     Lock held(mutex_);
     return breaks_.contains(ino.value());
+}
+
+std::optional<std::uint32_t> Caretaker::time_left_ms(InodeNo ino, std::uint64_t now_ns) {
+    Lock held(mutex_);
+    const auto found = breaks_.find(ino.value());
+    if (found == breaks_.end()) return std::nullopt;
+    const std::uint64_t deadline = found->second.deadline_ns;
+    const std::uint64_t left = deadline > now_ns ? (deadline - now_ns) / kMillisecond : 0;
+    return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(
+        left, 1, std::numeric_limits<std::uint32_t>::max()));
 }
 
 bool Caretaker::has_turns(InodeNo ino) {

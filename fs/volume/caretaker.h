@@ -6,6 +6,7 @@
 #pragma once
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <thread>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "base/file_descriptor.h"
 #include "base/ids.h"
 #include "base/mutex.h"
+#include "base/result.h"
 
 namespace pmfs {
 
@@ -25,6 +27,8 @@ public:
     };
     // without_thread: tests call tend().
     Caretaker(Duties duties, bool without_thread);
+    // Starts the thread.  EAGAIN: there are no more.
+    Result<> start() EXCLUDES(mutex_);
     ~Caretaker();
     // Ends the thread; what still waits is dropped, and nothing can wait any more.
     void stop() EXCLUDES(mutex_);
@@ -32,6 +36,8 @@ public:
     // Somebody waits for the leases of a file; a break that goes on keeps its deadline.
     void begin_break(InodeNo ino, std::uint64_t deadline_ns) EXCLUDES(mutex_);
     bool breaking(InodeNo ino) EXCLUDES(mutex_);
+    // Milliseconds until the break's deadline, at least 1; nothing: no break goes on.
+    std::optional<std::uint32_t> time_left_ms(InodeNo ino, std::uint64_t now_ns) EXCLUDES(mutex_);
     // Leases of the file are gone, and those who waited for that have not all had their turn.
     bool has_turns(InodeNo ino) EXCLUDES(mutex_);
     // Runs `again` on the thread when no lease of the file is in the way any more.

@@ -13,7 +13,7 @@ core::Standing InodeGrants::standing(std::uint64_t first, std::uint64_t end) con
 }
 
 void InodeGrants::add(const Grant &grant) {
-    grants_.emplace(grant.id, grant);
+    grants_.emplace(std::pair(grant.handle, grant.id), grant);
     temporary_ += grant.kind == GrantKind::temporary;
     breakable_ += grant.kind == GrantKind::breakable;
     storing_ += grant.may_store;
@@ -21,13 +21,13 @@ void InodeGrants::add(const Grant &grant) {
 }
 
 Grant *InodeGrants::find(HandleId handle, GrantId id) {
-    const auto found = grants_.find(id);
-    return found == grants_.end() || found->second.handle != handle ? nullptr : &found->second;
+    const auto found = grants_.find({handle, id});
+    return found == grants_.end() ? nullptr : &found->second;
 }
 
 std::optional<Grant> InodeGrants::remove(HandleId handle, GrantId id) {
-    const auto found = grants_.find(id);
-    if (found == grants_.end() || found->second.handle != handle) return std::nullopt;
+    const auto found = grants_.find({handle, id});
+    if (found == grants_.end()) return std::nullopt;
     const Grant grant = found->second;
     grants_.erase(found);
     temporary_ -= grant.kind == GrantKind::temporary;
@@ -46,8 +46,10 @@ std::vector<Grant> InodeGrants::list() const {
 
 std::vector<Grant> InodeGrants::of_handle(HandleId handle) const {
     std::vector<Grant> all;
-    for (const auto &[id, grant] : grants_)
-        if (grant.handle == handle) all.push_back(grant);
+    for (auto at = grants_.lower_bound({handle, 0}); at != grants_.end(); ++at) {
+        if (at->first.first != handle) break;
+        all.push_back(at->second);
+    }
     return all;
 }
 

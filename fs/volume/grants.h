@@ -5,9 +5,9 @@
 // Guarded by the lock of the LiveTable's shard that it lies in.
 #pragma once
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
-#include <unordered_map>
 #include <vector>
 
 #include "base/ids.h"
@@ -65,7 +65,7 @@ public:
     const core::PinTable *pins_if_any() const { return pins_.get(); }
 
 private:
-    std::unordered_map<GrantId, Grant> grants_;
+    std::map<std::pair<HandleId, GrantId>, Grant> grants_;
     unsigned temporary_ = 0, breakable_ = 0, storing_ = 0, freezing_gaps_ = 0;
     std::unique_ptr<core::PinTable> pins_;
 };

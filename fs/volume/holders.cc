@@ -2,6 +2,8 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cstring>
+#include <span>
 
 #include "base/clock.h"
 #include "volume/impl.h"
@@ -57,9 +59,10 @@ Error Volume::Impl::begin_break(InodeNo ino, const Caller &caller) {
             return Error(EDEADLK, "the caller holds a lease on the file itself");
     caretaker.begin_break(ino, monotonic_ns() + options.lease_break_ms * std::uint64_t{1'000'000});
     const std::vector<Grant> asked = live.ask_leases(ino);
-    if (GrantWatcher *who = watcher.load(std::memory_order_acquire); who != nullptr)
-        for (const Grant &grant : asked)
-            who->lease_breaking(grant.handle, grant.id, options.lease_break_ms);
+    const std::uint32_t time = caretaker.time_left_ms(ino, monotonic_ns()).value_or(1);
+    tell_holders([&](GrantWatcher &who) {
+        for (const Grant &grant : asked) who.lease_breaking(grant.handle, grant.id, time);
+    });
     // The last of them may have gone before the break began: then nobody would end it.
     const std::vector<Grant> left = live.grants(ino);
     if (std::none_of(left.begin(), left.end(),
@@ -184,9 +187,8 @@ Result<> Volume::Impl::lose(HandleId handle, GrantId id, GrantReason reason) {
         dropped = live.drop_grant(handle, id);
     }
     if (!dropped) return {};
-    GrantWatcher *who = watcher.load(std::memory_order_acquire);
-    const bool told = reason == GrantReason::late || reason == GrantReason::revoked;
-    if (told && who != nullptr) who->grant_revoked(handle, id);
+    if (reason == GrantReason::late || reason == GrantReason::revoked)
+        tell_holders([&](GrantWatcher &who) { who.grant_revoked(handle, id); });
     after_drop(*dropped);
     return {};
 }
@@ -196,8 +198,16 @@ Result<> Volume::Impl::lose(HandleId handle, GrantId id, GrantReason reason) {
 Result<> Volume::Impl::may_hold(const media::Inode &inode, const HandleInfo &opened,
                                 const GrantRequest &request, const Caller &caller) {
     if (!S_ISREG(inode.mode.get())) return Error(EINVAL, "only regular files have a block map");
-    if (caller.uid != 0 && caller.uid != inode.uid.get() && !opened.write)
+    if (request.maps && !opened.read)
+        return Error(EBADF, "to be mapped, the file must be open for reading");
+    // Who may have the device can read the file there anyway, and so may map what it can read here.
+    const bool only_looks = request.maps && !request.may_store && request.trusted;
+    if (caller.uid != 0 && caller.uid != inode.uid.get() && !opened.write && !only_looks)
         return Error(EPERM, "a grant takes the owner, root, or a descriptor for writing");
+    if (request.forks && (!request.maps || request.may_store))
+        return Error(EINVAL, "only a mapping that reads is handed down to children");
+    if (request.forks && (inode.flags.get() & media::kSealedFull) == 0)
+        return Error(EINVAL, "only a mapping of a file that is sealed full is handed down");
     const std::uint64_t size = inode.size.get();
     if (size == 0 || request.offset >= size)
         return Error(EINVAL, "there is nothing to hold at that offset");
@@ -214,16 +224,42 @@ Result<std::uint64_t> Volume::Impl::pin_limit(const Caller &caller) {
     return limit;
 }
 
-// Marks the file as one whose blocks behind its end may hold something, and zeroes those.  Somebody
-// is about to store: the file's times move, and it loses what any write would take from it.
+namespace {
+
+bool all_zero(std::span<const std::byte> bytes) {
+    return bytes.empty() || (bytes[0] == std::byte{0} &&
+                             std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
+}
+
+}  // namespace
+
+// A mapping shows whole units, and behind the end of the file there have to be zeroes: what was cut
+// off by a truncation, or stored there through a mapping of before, goes.  EROFS: it cannot.
+Result<> Volume::Impl::clear_behind_end(InodeNo ino) {
+    const Reader reader(*core);
+    const auto *inode = TRY(core::read_inode(reader, ino));
+    const std::uint64_t size = inode->size.get(), unit = superblock.mapping_unit.get();
+    const std::uint64_t end = (size + unit - 1) / unit * unit;
+    for (std::uint64_t at = size; at < end;) {
+        const Extent e = TRY(core::find_extent(reader, *inode, ino, at / kBlockSize));
+        const std::uint64_t upto = std::min(end, e.end() * kBlockSize);
+        const std::uint64_t place = e.start * kBlockSize + (at - e.file_block * kBlockSize);
+        const bool clean = e.hole() || all_zero({region->data() + place, upto - at});
+        if (!clean && !writable().ok())
+            return Error(EROFS,
+                         "the file has old bytes behind its end, which a mapping would show, and "
+                         "the volume is read-only");
+        if (!clean) journal->persist(TRY(zero_written(reader, *inode, ino, at, upto)));
+        at = upto;
+    }
+    return {};
+}
+
+// Marks the file as one whose blocks behind its end may hold something.  Somebody is about to store:
+// the file's times move, and it loses what any write would take from it.
 Result<> Volume::Impl::mark_mapped(const Grant &grant) {
     const InodeNo ino = grant.file;
     TRY(drop_capability(ino));
-    const Reader reader(*core);
-    const auto *was = TRY(core::read_inode(reader, ino));
-    const std::uint64_t size = was->size.get(), unit = superblock.mapping_unit.get();
-    const std::uint64_t end = (size + unit - 1) / unit * unit;
-    journal->persist(TRY(zero_written(reader, *was, ino, size, end)));
     Change change(*core);
     TRY(change.begin());
     auto *inode = TRY(core::edit_inode(change, ino));
@@ -285,6 +321,8 @@ Result<GrantId> Volume::Impl::take(const HandleInfo &opened, const GrantRequest 
     const bool freezes = request.kind != GrantKind::pin && (first != 0 || end < blocks_up(size));
     grant.freezes_gaps = freezes && TRY(core::has_gaps(reader, *inode, ino));
     grant.lent = request.lent && lender.has_value() && !options.read_only;
+    if (request.forks && !grant.lent && !options.read_only)
+        return Error(EOPNOTSUPP, "this medium cannot tell whether children still map");
     grant.uid = caller.uid;
     grant.first = first;
     grant.end = end;
@@ -300,7 +338,7 @@ Result<GrantId> Volume::Impl::take(const HandleInfo &opened, const GrantRequest 
         if (!request.maps && !request.may_store) return grant.pin;
     }
     grant.holder = options.processes.of_thread(caller.pid);
-    if (auto added = live.add_grant(ino, grant); !added.ok()) {
+    if (auto added = live.add_grant(ino, grant, quarantined.size()); !added.ok()) {
         if (grant.pin != 0) live.unpin(grant.handle, grant.pin);
         return added.error();
     }
@@ -314,6 +352,7 @@ Result<GrantId> Volume::Impl::take(const HandleInfo &opened, const GrantRequest 
 
 // What the medium has to know of a grant that stands, before its holder hears of it.
 Result<> Volume::Impl::write_grant(const Grant &grant) {
+    if (grant.maps || grant.may_store) TRY(clear_behind_end(grant.file));
     if (grant.may_store) TRY(mark_mapped(grant));
     if (!grant.maps || options.read_only) return {};
     const InodeNo record = TRY(add_record(grant, grant.file));
@@ -385,11 +424,18 @@ Result<std::vector<Holder>> Volume::holders(InodeNo ino) {
 
 std::uint32_t Volume::lease_time_left(HandleId handle, GrantId id) {
     const auto grant = impl_->live.grant(handle, id);
-    return grant && grant->breaking ? std::max(impl_->options.lease_break_ms, 1u) : 0;
+    if (!grant || !grant->breaking) return 0;
+    return impl_->caretaker.time_left_ms(grant->file, monotonic_ns()).value_or(1);
 }
 
 void Volume::set_watcher(GrantWatcher *watcher) {
-    impl_->watcher.store(watcher, std::memory_order_release);
+    ExclusiveLock held(impl_->watcher_lock);
+    impl_->watcher = watcher;
+}
+
+void Volume::Impl::tell_holders(const std::function<void(GrantWatcher &)> &what) {
+    SharedLock held(watcher_lock);
+    if (watcher != nullptr) what(*watcher);
 }
 
 void Volume::tend(std::uint64_t now_ns) {

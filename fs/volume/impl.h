@@ -83,8 +83,11 @@ public:
     void after_drop(const LiveTable::Dropped &dropped) EXCLUDES(lock);
     // Somebody may have stored to the file past us: its mtime and ctime move.
     Result<> stored(InodeNo ino) REQUIRES(lock);
+    Result<> clear_behind_end(InodeNo ino) REQUIRES(lock);
     Result<> mark_mapped(const Grant &grant) REQUIRES(lock);
-    std::atomic<GrantWatcher *> watcher{nullptr};
+    void tell_holders(const std::function<void(GrantWatcher &)> &what) EXCLUDES(watcher_lock);
+    SharedMutex watcher_lock;  // shared while the watcher is called; inside `lock`
+    GrantWatcher *watcher GUARDED_BY(watcher_lock) = nullptr;
     AttributeWatcher *attribute_watcher = nullptr;
 
     // --- grant records: records.cc

@@ -113,7 +113,7 @@ std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, const OpenRequest 
     }
     // The shard is the inode's, so that a handle alone leads to both.
     const HandleId id = handle_ids_.fetch_add(1) * kShards + ino.value() % kShards;
-    shard.handles[id] = {id, ino, request.write, direct_io, request.caller};
+    shard.handles[id] = {id, ino, request.read, request.write, direct_io, request.caller};
     if (direct_io) {
         ++i.direct;
         i.direct_write += request.write ? 1 : 0;
@@ -133,7 +133,7 @@ std::optional<LiveTable::Released> LiveTable::release(HandleId handle) {
     shard.handles.erase(found);
     Inode &i = shard.inodes[info.ino.value()];
     const bool leased = i.grants.leased();
-    for (const Grant &grant : i.grants.of_handle(handle)) i.grants.remove(handle, grant.id);
+    for (const Grant &grant : i.grants.of_handle(handle)) remove(i, handle, grant.id);
     while (drop_pin(i, handle, 0)) continue;
     if (info.direct_io) {
         --i.direct;
@@ -211,7 +211,7 @@ std::vector<Grant> LiveTable::storing_unrecorded() {
     return all;
 }
 
-Result<> LiveTable::add_grant(InodeNo ino, const Grant &grant) {
+Result<> LiveTable::add_grant(InodeNo ino, const Grant &grant, std::size_t lost) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
     if (!shard.handles.contains(grant.handle)) return Error(EBADF, "the file was closed");
@@ -219,9 +219,22 @@ Result<> LiveTable::add_grant(InodeNo ino, const Grant &grant) {
     if (grant.may_store && i.cached != 0)
         return Error(EBUSY, "the file is open through the page cache: see pmfsctl holders");
     if (grant.freezes_gaps && i.cached_write != 0) return Error(EBUSY, kGapsCached);
+    {
+        Lock counted(places_mutex_);
+        if (places_.take(grant.uid, grants_share_, lost) != Places::Taken::yes)
+            return Error(EUSERS, "there are as many grants as there may be (-o mappings=)");
+    }
     if (grant.may_store) i.stored_directly = true;
     i.grants.add(grant);
     return {};
+}
+
+std::optional<Grant> LiveTable::remove(Inode &inode, HandleId handle, GrantId id) {
+    const auto removed = inode.grants.remove(handle, id);
+    if (!removed) return std::nullopt;
+    Lock counted(places_mutex_);
+    places_.give_back(removed->uid);
+    return removed;
 }
 
 void LiveTable::set_record(HandleId handle, GrantId id, InodeNo record, const Process &holder) {
@@ -242,7 +255,7 @@ std::optional<LiveTable::Dropped> LiveTable::drop_grant(HandleId handle, GrantId
     if (found == shard.handles.end()) return std::nullopt;
     const InodeNo ino = found->second.ino;
     Inode &i = shard.inodes[ino.value()];
-    const auto removed = i.grants.remove(handle, id);
+    const auto removed = remove(i, handle, id);
     if (!removed) return std::nullopt;
     if (removed->pin != 0) drop_pin(i, handle, removed->pin);
     const bool leases_gone = removed->kind == GrantKind::breakable && !i.grants.leased();

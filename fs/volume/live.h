@@ -11,6 +11,7 @@
 
 #include "base/ids.h"
 #include "base/mutex.h"
+#include "base/places.h"
 #include "core/seal.h"
 #include "volume/grants.h"
 #include "volume/types.h"
@@ -19,6 +20,8 @@ namespace pmfs {
 
 class LiveTable {
 public:
+    explicit LiveTable(std::size_t grants_max) : grants_share_(grants_max / 2), places_(grants_max) {}
+
     void reference(InodeNo ino, std::uint64_t count = 1);
     // Counts one only if it was looked up before; false: it was not.
     bool reference_known(InodeNo ino);
@@ -70,8 +73,9 @@ public:
     // Those that may store and that no record on the medium remembers.
     std::vector<Grant> storing_unrecorded();
     // EBUSY: it may store, and cached handles are open; or it freezes a map with gaps, and cached
-    // handles for writing are.  EBADF: the handle is gone.
-    Result<> add_grant(InodeNo ino, const Grant &grant);
+    // handles for writing are.  EBADF: the handle is gone.  EUSERS: there are as many grants as
+    // there may be; `lost` ones count as well.
+    Result<> add_grant(InodeNo ino, const Grant &grant, std::size_t lost);
     void set_record(HandleId handle, GrantId id, InodeNo record, const Process &holder);
     struct Dropped {
         InodeNo ino;
@@ -111,11 +115,15 @@ private:
     static bool drop_if_idle(Shard &shard, InodeNo ino) REQUIRES(shard.mutex);
     bool drop_pin(Inode &inode, HandleId handle, std::uint64_t number);
     void charge(std::uint32_t uid, std::uint64_t blocks, bool add);
+    std::optional<Grant> remove(Inode &inode, HandleId handle, GrantId id);
 
     std::array<Shard, kShards> shards_;
     std::atomic<std::uint64_t> handle_ids_{1};
     std::atomic<std::uint64_t> grant_ids_{0};
-    Mutex pins_mutex_;  // innermost
+    Mutex places_mutex_;  // innermost, as is the next one
+    const std::size_t grants_share_;
+    Places places_ GUARDED_BY(places_mutex_);  // of all grants but pins that map nothing
+    Mutex pins_mutex_;
     std::unordered_map<std::uint32_t, std::uint64_t> pinned_
         GUARDED_BY(pins_mutex_);  // uid -> blocks
 };

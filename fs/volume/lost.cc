@@ -96,7 +96,8 @@ Result<std::vector<Holder>> Volume::Impl::lost_holders(InodeNo file) {
 // --- the begin
 
 Result<> Volume::Impl::quarantine(InodeNo record, GrantReason reason) {
-    TRY(stored_by(record));
+    if (const auto noted = stored_by(record); !noted.ok() && !is_damage(noted.error()))
+        return noted;
     auto claimed = claim(record, reason);
     // A volume too full for the claims, or a file that cannot be read: they hold in memory, and
     // what is given up stays in use until fsck finds it.

@@ -157,8 +157,8 @@ Result<std::vector<Run>> Volume::Impl::given_up(InodeNo record) {
     auto claims = TRY(runs_of(reader, *inode, record, 0, kAllBlocks));
     const auto *target = TRY(file_of(reader, *inode));
     if (target == nullptr) return claims;
-    return difference(
-        claims, TRY(runs_of(reader, *target, InodeNo(inode->parent.get()), 0, kAllBlocks)));
+    return difference(claims,
+                      TRY(runs_of(reader, *target, InodeNo(inode->parent.get()), 0, kAllBlocks)));
 }
 
 // The grant of this record ends, or is known to have ended: what its holder may have stored to the

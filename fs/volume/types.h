@@ -74,6 +74,7 @@ struct DirEntry {
 using DirSink = std::function<bool(const DirEntry &)>;
 
 struct OpenRequest {
+    bool read = true;             // O_RDONLY, O_RDWR
     bool write = false;           // O_WRONLY, O_RDWR
     bool truncate = false;        // O_TRUNC
     bool direct = false;          // O_DIRECT
@@ -92,7 +93,7 @@ struct OpenReply {
 struct HandleInfo {  // an open handle, for ioctls and `pmfsctl holders`
     HandleId handle = 0;
     InodeNo ino;
-    bool write = false;
+    bool read = true, write = false;
     bool direct_io = false;  // as OpenReply said
     Caller opener;
 };
@@ -118,6 +119,8 @@ struct GrantRequest {
     bool may_store = false;
     bool maps = false;  // the holder is to have the device
     bool lent = false;  // ... and gets it by lend_device() only
+    bool forks = false;  // ... and hands the mapping down to its children
+    bool trusted = false;  // the caller may have the device
 };
 struct Holder {         // one row of `pmfsctl holders`
     GrantId grant = 0;  // a quarantined one: the quarantine's id

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/thread.h"
 #include "core/btree.h"
 #include "core/node.h"
 #include "media/geometry.h"
@@ -40,6 +41,7 @@ Volume::Impl::Impl(std::unique_ptr<pm::Region> r, const media::Superblock &sb,
     : region(std::move(r)),
       superblock(sb),
       options(o),
+      live(o.grants_max),
       caretaker({[this](InodeNo ino) { revoke_leases(ino); },
                  [this](InodeNo record) { holder_ended(record); },
                  [this](InodeNo record) { look_again(record); }},
@@ -78,6 +80,7 @@ Result<> Volume::Impl::start() {
     if (!root.ok() && root.error().errno_value() != ESTALE) return root.error();
     if (!root.ok() || (root.value()->mode.get() & S_IFMT) != S_IFDIR)
         return corrupt("the root is not a directory");
+    TRY(caretaker.start());
     if (options.read_only) return {};
     if (auto made = pm::Lender::make(region->mapping_fd(), region->mapping_unit()); made.ok())
         lender.emplace(std::move(made).take());
@@ -87,7 +90,7 @@ Result<> Volume::Impl::start() {
         if (!grants_damaged) TRY(finish_orphans());
     }
     if (region->is_image() && !options.no_background)
-        commit_thread = std::thread([this] { commit_loop(); });
+        commit_thread = TRY(start_thread("pmfs-commit", [this] { commit_loop(); }));
     return {};
 }
 
@@ -113,16 +116,23 @@ Result<> Volume::Impl::finish_orphans() {
     }
 }
 
+void Volume::quiesce() {
+    impl_->caretaker.stop();
+    impl_->stop_commits();
+}
+
 Result<> Volume::close() {
     Impl &v = *impl_;
     const pm::FaultScope faults;
-    v.caretaker.stop();
-    v.stop_commits();
+    quiesce();
     if (v.options.read_only) return {};
     ExclusiveLock held(v.lock);
     // The others have records, which the next mount finds.
-    for (const Grant &grant : v.live.storing_unrecorded())
-        while (!v.stored(grant.file).ok()) TRY(v.make_room());
+    for (const Grant &grant : v.live.storing_unrecorded()) {
+        auto noted = v.stored(grant.file);
+        for (; !noted.ok() && must_park(noted.error()); noted = v.stored(grant.file))
+            TRY(v.make_room());
+    }
     return v.journal->close();
 }
 
@@ -136,7 +146,8 @@ Result<> Volume::Impl::writable() const {
 }
 
 // Blocks of files without a name that nobody has open: they are free as soon as the client forgets
-// them, which is a moment after the last unlink.  A hint: the list is followed so far and no further.
+// them, which is a moment after the last unlink.  A hint: the list is followed so far and no
+// further.
 std::uint64_t Volume::Impl::leaving_blocks() {
     constexpr int kOrphansMax = 10000;
     const core::Reader reader(*core);
@@ -177,8 +188,7 @@ VolumeInfo Volume::info() {
     info.blocks_total = sb.block_count.get() - own;
     const std::uint64_t leaving = v.leaving_blocks();
     info.blocks_free = std::min(v.allocator->free_blocks() + leaving, info.blocks_total);
-    info.blocks_available =
-        std::min(v.allocator->available_blocks() + leaving, info.blocks_free);
+    info.blocks_available = std::min(v.allocator->available_blocks() + leaving, info.blocks_free);
     const core::Reader reader(*v.core);
     if (const auto state = core::read_state(reader); state.ok()) {
         info.inodes_used = state.value()->inodes_used.get();

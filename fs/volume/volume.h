@@ -32,6 +32,9 @@ struct MountOptions {
     bool writeback = false;                  // -o writeback: seals and grants are EOPNOTSUPP
     bool no_background = false;              // tests: no group-commit thread; call commit_group()
     unsigned commit_interval_ms = 5000;      // image files: longest time without a group commit
+    // Grants that may stand at a time, those whose holders are in quarantine included: an eighth is
+    // kept for root, and no other user gets more than half.
+    std::size_t grants_max = 8192;
     unsigned lease_break_ms = 45000;         // how long a lease's holder may take to give it back
     std::optional<std::uint64_t> pin_quota;  // bytes a user may pin; default: his RLIMIT_MEMLOCK
     ProcessView processes;
@@ -50,6 +53,9 @@ public:
     // close() makes everything durable and marks the volume clean; the destructor alone does not
     // (that is a crash, which loses nothing that returned).
     Result<> close();
+    // Before that, and before what operations refer to goes (a broker): ends the threads.  What
+    // waits for a checkpoint runs; what waits for leases, or waits later, is dropped.
+    void quiesce();
     ~Volume();
 
     // --- names.  lookup, make and link count one reference on the inode; forget gives back.
@@ -153,7 +159,7 @@ public:
     Result<std::vector<Holder>> holders(InodeNo ino);
     // Milliseconds until a lease that was asked to go is lost; 0: it was not asked.
     std::uint32_t lease_time_left(HandleId handle, GrantId grant);
-    // Null: nobody.  Must outlive the operations that run.
+    // Null: nobody; when it returns, nobody calls the one of before any more.
     void set_watcher(GrantWatcher *watcher);
     // Before the first operation, and for good.
     void set_attribute_watcher(AttributeWatcher &watcher);

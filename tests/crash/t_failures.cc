@@ -263,7 +263,8 @@ TEST_CASE("failures: what promises to be durable is so, or fails, whichever sync
     }
 }
 
-TEST_CASE("failures: a record that was not taken is the last one, so the next mount replays the rest") {
+TEST_CASE(
+    "failures: a record that was not taken is the last one, so the next mount replays the rest") {
     for (const Flavour flavour : {Flavour::dax, Flavour::image}) {
         SimMedia media(flavour, base_of(flavour));
         auto volume = open(media, kBootA);

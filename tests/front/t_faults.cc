@@ -127,6 +127,18 @@ TEST_CASE("an inode on a bad page is EIO, also where zeroes say something else, 
     }
 }
 
+TEST_CASE("a bad page does not end the server when another thread than a server's meets it") {
+    World world;
+    Wire &wire = world.wire();
+    const OpenFile file = wire.create("f");
+    REQUIRE(wire.write(file, 0, std::string(8192, 'x')) == 0);
+    world.make_bad(world.place_of_inode(file.node));
+    pmfs_io_prepare io{};
+    io.version = PMFS_ABI_VERSION;
+    CHECK(wire.ioctl(file, PMFS_IOC_PREPARE, &io) == EIO);
+    CHECK(wire.call(FUSE_STATFS, kRoot, "").error == 0);
+}
+
 TEST_CASE("data on a bad page is EIO by read, and the next requests are answered") {
     World world;
     Wire &wire = world.wire();

@@ -5,7 +5,7 @@ import mmap
 import os
 import random
 
-from fixture import as_user, claim, fails, run_claims
+from fixture import as_user, claim, fails, program, run, run_claims
 
 
 @claim("-o writeback: data is right through cache, mapping and remount, and nothing can be sealed", alone=True)
@@ -97,6 +97,59 @@ def _(maker):
         os.removexattr(path, "trusted.pmfs.seal")
     assert volume.unmount() == 0
     volume.fsck()
+
+
+def mount_options(volume, options):
+    return run(program("mount.pmfs"), volume.region, volume.mnt, "-o", options, ok=False)
+
+
+@claim("a remount refuses what only a new mount can change, and passes what is so already", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M", options="commit=7,seal=owner,pin_quota=1M")
+    table = "rw,relatime,user_id=0,group_id=0,default_permissions,allow_other"
+    for same in ("ro", "rw", "noexec", "commit=7", "seal=owner", "pin_quota=1024K", "entry_timeout=3600",
+                 "nofail", f"{table},commit=7", "x-systemd.automount"):
+        done = mount_options(volume, f"remount,{same}")
+        assert done.returncode == 0, (same, done)
+    for other in ("commit=8", "seal=root", "pin_quota=2M", "attr_timeout=1", "writeback", "group=0", "sync",
+                  "dirsync", "lease_break_time=1"):
+        done = mount_options(volume, f"remount,{other}")
+        if other.startswith("group"):
+            done = mount_options(volume, "remount,group=root")
+        word = other.split("=")[0]
+        assert done.returncode == 32 and f"cannot change '{word}'" in done.stderr, (other, done)
+    for wrong in ("nonsense", "commit=never"):
+        assert mount_options(volume, f"remount,{wrong}").returncode == 1, wrong
+    assert volume.unmount() == 0
+    volume.mount("ro")
+    maker.watch()
+    done = mount_options(volume, "remount,rw")
+    assert done.returncode == 32 and "opened read-only" in done.stderr, done
+    assert mount_options(volume, "remount,ro,nosuid").returncode == 0
+    assert volume.unmount() == 0
+
+
+@claim("the everyday words of fstab mean what they say, or get a sentence", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M")
+    passed = ("noacl,user_xattr,errors=remount-ro,nodiscard,barrier,barrier=1,data=ordered,noquota,nofail,"
+              "_netdev,comment=words,users,auto,noauto,x-systemd.requires=a,x-gvfs-hide,defaults,relatime,"
+              "lazytime,iversion,nomand,noatime,nodiratime,allow_other")
+    for word in passed.split(",") + [passed]:
+        done = mount_options(volume, f"remount,{word}")
+        assert done.returncode == 0, (word, done)
+    for word in ("acl", "nouser_xattr", "errors=continue", "errors=panic", "discard", "barrier=0", "nobarrier",
+                 "data=journal", "data=writeback", "usrquota", "usrjquota=aquota.user", "dax", "dax=always"):
+        done = mount_options(volume, word)
+        sentences = done.stderr.strip().splitlines()
+        assert done.returncode == 1 and len(sentences) == 1, (word, done)
+        assert f"leave '{word}' away" in sentences[0], done
+        assert mount_options(volume, f"{word},remount").returncode == 1
+    assert volume.unmount() == 0
+    volume.mount(passed)
+    maker.watch()
+    (volume.mnt / "f").write_text("words")
+    assert volume.unmount() == 0
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@
 
 extern "C" {
 #include "client/broker.h"
-int pmfs_broker_connect(const struct pmfs_io_grant *grant);
-int pmfs_broker_receive(int broker, const struct pmfs_io_grant *grant);
+int pmfs_broker_connect(const char *path);
+int pmfs_broker_talk(int broker, const struct pmfs_broker_ask *packet,
+                     struct pmfs_broker_answer *answer);
 }
 
 using namespace pmfs;
@@ -98,11 +99,29 @@ private:
     std::string log_;
 };
 
+int ask(int socket, std::uint32_t what, std::uint64_t number, const std::uint8_t *token,
+        std::uint64_t *claim = nullptr) {
+    pmfs_broker_ask packet{};
+    packet.magic = PMFS_BROKER_MAGIC;
+    packet.version = PMFS_BROKER_VERSION;
+    packet.what = what;
+    packet.number = number;
+    if (token != nullptr) std::memcpy(packet.token, token, sizeof packet.token);
+    pmfs_broker_answer answer{};
+    const int result = ::pmfs_broker_talk(socket, &packet, &answer);
+    if (claim != nullptr) *claim = answer.claim;
+    return result;
+}
+
+int bind_to(int socket, const pmfs_io_grant &grant, std::uint64_t *claim = nullptr) {
+    return ask(socket, PMFS_BROKER_BIND, grant.grant, grant.token, claim);
+}
+
 // Shows the token; the device, or -errno.  The connection is left open in *socket.
-int redeem(const pmfs_io_grant &grant, int *socket) {
-    *socket = ::pmfs_broker_connect(&grant);
+int redeem(const pmfs_io_grant &grant, int *socket, std::uint64_t *claim = nullptr) {
+    *socket = ::pmfs_broker_connect(grant.broker);
     if (*socket < 0) return *socket;
-    const int device = ::pmfs_broker_receive(*socket, &grant);
+    const int device = bind_to(*socket, grant, claim);
     if (device < 0) {
         ::close(*socket);
         *socket = -1;
@@ -325,14 +344,20 @@ TEST_CASE("broker: a grant ends with its process, even if a child of it keeps th
     ::close(heir_pipe[1]);
 }
 
-TEST_CASE("broker: when a grant is released or its handle closed, the connection hangs up") {
+TEST_CASE("broker: when a grant is released or its handle closed, its channel hangs up") {
     Brokered b(Medium::memory);
     for (const bool whole_handle : {false, true}) {
-        const pmfs_io_grant grant = b.grant();
+        const pmfs_io_grant grant = b.grant(), other = b.grant();
         int socket = -1;
-        const int device = redeem(grant, &socket);
+        std::uint64_t claim = 0, other_claim = 0;
+        const int device = redeem(grant, &socket, &claim);
         REQUIRE(device >= 0);
-        pollfd hangup{socket, 0, 0};
+        const int same = bind_to(socket, other, &other_claim);
+        REQUIRE(same >= 0);
+        CHECK(claim != other_claim);
+        const int channel = ask(socket, PMFS_BROKER_EVENTS, claim, nullptr);
+        REQUIRE(channel >= 0);
+        pollfd hangup{channel, 0, 0}, connection{socket, 0, 0};
         CHECK(::poll(&hangup, 1, 0) == 0);
         if (whole_handle) {
             b.mounted.wire().release(b.file);
@@ -341,12 +366,87 @@ TEST_CASE("broker: when a grant is released or its handle closed, the connection
             io.version = PMFS_ABI_VERSION;
             io.grant = grant.grant;
             CHECK(b.mounted.wire().ioctl(b.file, PMFS_IOC_RELEASE_GRANT, &io) == 0);
+            CHECK(b.grants() == 1);  // the connection's other one stays
         }
         CHECK(::poll(&hangup, 1, 5000) == 1);
         CHECK((hangup.revents & POLLHUP) != 0);
-        ::close(device);
-        ::close(socket);
+        CHECK(::poll(&connection, 1, 0) == 0);
+        CHECK(ask(socket, PMFS_BROKER_EVENTS, claim, nullptr) == -ENOENT);
+        for (const int fd : {device, same, channel, socket}) ::close(fd);
     }
+}
+
+TEST_CASE("broker: a connection holds many grants, hears of its own only, and they end with it") {
+    Brokered b(Medium::memory);
+    const int first = ::pmfs_broker_connect(b.broker->socket_path().c_str());
+    const int second = ::pmfs_broker_connect(b.broker->socket_path().c_str());
+    REQUIRE(first >= 0);
+    REQUIRE(second >= 0);
+    std::uint64_t claim = 0;
+    for (int i = 0; i < 300; ++i) {
+        const int device = bind_to(first, b.grant(), &claim);
+        REQUIRE(device >= 0);
+        ::close(device);
+    }
+    const int device = bind_to(second, b.grant());
+    REQUIRE(device >= 0);
+    CHECK(ask(second, PMFS_BROKER_EVENTS, claim, nullptr) == -ENOENT);
+    pmfs_io_grant wrong = b.grant();
+    ++wrong.token[3];
+    CHECK(bind_to(first, wrong) == -EPERM);
+    CHECK(b.grants() == 302);  // a refusal costs the connection nothing that it holds
+    ::close(first);
+    CHECK(b.grants_become(2));
+    ::close(device);
+    ::close(second);
+}
+
+TEST_CASE("broker: root finds a place in every table that a user has filled") {
+    front::BrokerOptions options;
+    options.group = kGroup;
+    options.connections_max = 16;
+    options.connections_per_uid_max = 100;
+    Brokered b(Medium::memory, options);
+    const std::string path = b.broker->socket_path();
+    Child crowd(
+        [&path](const pmfs_io_grant &) {
+            int refused = 0;
+            for (int i = 0; i < 16; ++i) {
+                const int socket = ::pmfs_broker_connect(path.c_str());
+                pmfs_broker_answer got{};
+                pollfd said{socket, POLLIN, 0};
+                refused += ::poll(&said, 1, 200) == 1 &&
+                           ::recv(socket, &got, sizeof got, 0) == sizeof got && got.error == EUSERS;
+            }
+            return refused;
+        },
+        kUser, true);
+    CHECK(crowd.act({}) == 2);  // an eighth of the places
+    int socket = -1;
+    const int device = redeem(b.grant(), &socket);
+    CHECK(device >= 0);
+    ::close(device);
+    ::close(socket);
+
+    // Tokens that nobody shows: a user may have so many, and all users leave some.
+    fuse_setattr_in owner{};
+    owner.valid = FATTR_UID;
+    unsigned taken = 0;
+    for (std::uint32_t user = kUser; user < kUser + 10; ++user) {
+        owner.uid = user;
+        REQUIRE(b.mounted.wire().setattr(b.file.node, owner) == 0);
+        pmfs_io_grant io{};
+        for (int error = 0; error == 0; taken += error == 0) {
+            io = {};
+            io.version = PMFS_ABI_VERSION;
+            io.flags = PMFS_GRANT_MAP;
+            io.kind = PMFS_GRANT_TEMPORARY;
+            error = b.mounted.wire().ioctl(b.file, PMFS_IOC_GRANT, &io, {.uid = user});
+            if (error != 0) CHECK(error == EAGAIN);
+        }
+    }
+    CHECK(taken < 1024);
+    (void)b.grant();
 }
 
 TEST_CASE("broker: connections are bounded for each user, and the silent and the garbled are cut") {

@@ -28,7 +28,8 @@ int errno_of(const Result<T> &result) {
 
 class World : public GrantWatcher {
 public:
-    explicit World(std::uint64_t size = 16 << 20) {
+    explicit World(std::uint64_t size = 16 << 20, std::size_t grants_max = 8192)
+        : grants_max_(grants_max) {
         auto region = std::move(pm::memory_region(size)).take();
         REQUIRE(mkfs::make(*region, {}).ok());
         open(std::move(region));
@@ -146,6 +147,7 @@ private:
         MountOptions options;
         options.no_background = true;
         options.lease_break_ms = 10'000;
+        options.grants_max = grants_max_;
         options.processes.of_thread = [](std::uint32_t thread) {
             return thread == 0 ? Process{} : Process{thread / 10 * 10, 7};
         };
@@ -160,6 +162,7 @@ private:
         volume_ = std::move(opened).take();
         volume_->set_watcher(this);
     }
+    const std::size_t grants_max_;
     pm::Region *region_ = nullptr;
     std::unique_ptr<Volume> volume_;
 };

@@ -1,5 +1,5 @@
-// The engine on volumes that nobody ever wrote, with checksums that are right: every operation ends,
-// with success or with an error, and the server lives.  Run it under ASan.
+// The engine on volumes that nobody ever wrote, with checksums that are right: every operation
+// ends, with success or with an error, and the server lives.  Run it under ASan.
 #include <doctest/doctest.h>
 #include <linux/falloc.h>
 #include <sys/stat.h>
@@ -174,10 +174,11 @@ private:
         std::vector<std::pair<InodeNo, std::string>> directories = {{kRoot, ""}}, names;
         for (std::size_t i = 0; i < directories.size() && i < 20; ++i) {
             const InodeNo dir = directories[i].first;
-            (void)v.readdir(dir, 2, [&](const DirEntry &e) {
-                names.emplace_back(dir, e.name);
-                return names.size() < 200;
-            }).ok();
+            (void)
+                v.readdir(dir, 2, [&](const DirEntry &e) {
+                     names.emplace_back(dir, e.name);
+                     return names.size() < 200;
+                 }).ok();
         }
         for (const auto &[dir, name] : names)
             if (const auto found = v.lookup(dir, name); found.ok()) look(v, found.value().ino);

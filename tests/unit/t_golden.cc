@@ -124,8 +124,12 @@ TEST_CASE("format: golden volumes are clean") {
 
 TEST_CASE("format: a volume of an older version mounts, is written to, and is clean after it") {
     std::uint32_t minor = 0;
-    SUBCASE("1.0") { minor = 0; }
-    SUBCASE("1.1") { minor = 1; }
+    SUBCASE("1.0") {
+        minor = 0;
+    }
+    SUBCASE("1.1") {
+        minor = 1;
+    }
     test::Populated populated(4096, minor);
     pm::OpenOptions again;
     again.exclusive = false;

@@ -203,8 +203,8 @@ TEST_CASE("hostile: what stands where nothing may stand makes a block a damaged 
             CHECK((found.find(place.code) == 0) == !newer);
             REQUIRE(volume.reopen().ok());
             const int error = truncate(*volume, ino, 0);
-            const bool has_copy = place.code != std::string("PM0404") &&
-                                  place.code != std::string("PM0501");
+            const bool has_copy =
+                place.code != std::string("PM0404") && place.code != std::string("PM0501");
             CHECK(error == (newer || has_copy ? 0 : EUCLEAN));
         }
 }
@@ -222,7 +222,8 @@ TEST_CASE("hostile: an inode with something in its padding") {
     CHECK(volume->make(kRoot, "g", S_IFREG | 0644, 0, kUser).ok());
 }
 
-TEST_CASE("hostile: a list of orphans that leads to an inode not in use costs the list, not others") {
+TEST_CASE(
+    "hostile: a list of orphans that leads to an inode not in use costs the list, not others") {
     for (const std::uint64_t head : {std::uint64_t{20}, std::uint64_t{1} << 40}) {
         Tampered volume;
         scattered_file(*volume, "f", 14);

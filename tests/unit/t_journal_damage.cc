@@ -53,9 +53,8 @@ struct Killed {
                 volume->make(kRoot, "file" + std::to_string(i), S_IFREG | 0644, 0, kUser);
             REQUIRE(made.ok());
             const std::string text(100, static_cast<char>('a' + i));
-            REQUIRE(
-                volume->write(made.value().ino, 0, std::as_bytes(std::span(text)), false, kUser)
-                    .ok());
+            REQUIRE(volume->write(made.value().ino, 0, std::as_bytes(std::span(text)), false, kUser)
+                        .ok());
             bool synced = false;
             volume->fsync(made.value().ino, [&](Result<> done) { synced = done.ok(); });
             REQUIRE(synced);
@@ -297,7 +296,8 @@ TEST_CASE("journal: a checkpoint that meets a damaged record stores nothing home
     CHECK((!made.ok() && made.error().errno_value() == EROFS));
 }
 
-TEST_CASE("journal: a medium that takes stores and drops them is noticed before anybody is served") {
+TEST_CASE(
+    "journal: a medium that takes stores and drops them is noticed before anybody is served") {
     for (const Flavour flavour : {Flavour::dax, Flavour::image})
         for (const bool crashed : {false, true}) {
             Killed killed(flavour);

@@ -148,6 +148,21 @@ TEST_CASE("mkfs: cut short anywhere, it leaves a sound volume or none") {
     }
 }
 
+TEST_CASE("mkfs: a write that the medium does not take is an error, whichever it is") {
+    for (const auto flavour : {test::SimMedia::Flavour::dax, test::SimMedia::Flavour::image})
+        for (std::size_t nth = 0;; ++nth) {
+            CAPTURE(nth);
+            test::SimMedia media(flavour, test::MediaImage(std::vector<std::byte>(4 * kMiB)));
+            media.plant(test::Plant::fail_writes, nth);
+            const auto made = mkfs::make(media, {});
+            if (!media.plant_is_spent()) {
+                CHECK(nth > 10);
+                break;
+            }
+            CHECK(!made.ok());
+        }
+}
+
 TEST_CASE("superblock: each thing that can be wrong with it has its own error") {
     const auto region = pm::memory_region(8 * kMiB);
     REQUIRE(region.ok());

@@ -131,8 +131,10 @@ TEST_CASE("superblock: a forged copy among a file's bytes does not come before t
 }
 
 TEST_CASE("superblock: what another program made of block 0 is no damage") {
-    for (const auto &[at, text] : {std::pair{std::size_t{0}, "XFSB"}, {1080, "\x53\xef"},
-                                   {4086, "SWAPSPACE2"}, {510, "\x55\xaa"}}) {
+    for (const auto &[at, text] : {std::pair{std::size_t{0}, "XFSB"},
+                                   {1080, "\x53\xef"},
+                                   {4086, "SWAPSPACE2"},
+                                   {510, "\x55\xaa"}}) {
         Bench bench(4 * kMiB);
         std::memset(bench.bytes(), 0, kBlockSize);
         std::memcpy(bench.bytes() + at, text, std::strlen(text));

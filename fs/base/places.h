@@ -1,0 +1,43 @@
+// A table with a fixed number of places, which users share: an eighth is kept for root, and no
+// other user gets more than a share of them.  So nobody can lock the administrator out.
+//
+// Guarded by the lock of whatever it counts.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <unordered_map>
+
+namespace pmfs {
+
+class Places {
+public:
+    explicit Places(std::size_t max) : max_(max) {}
+
+    enum class Taken { yes, table_full, share_full };
+    // `share`: the most that the user may have, root excepted.  `elsewhere`: places that are taken
+    // by what is not counted here.
+    Taken take(std::uint32_t uid, std::size_t share, std::size_t elsewhere = 0) {
+        const std::size_t open_to_all = max_ - (uid == 0 ? 0 : max_ / 8);
+        if (total_ + elsewhere >= open_to_all) return Taken::table_full;
+        if (uid != 0) {
+            const auto mine = of_user_.try_emplace(uid, 0).first;
+            if (mine->second >= share) return Taken::share_full;
+            ++mine->second;
+        }
+        ++total_;
+        return Taken::yes;
+    }
+    void give_back(std::uint32_t uid) {
+        --total_;
+        if (uid == 0) return;
+        const auto found = of_user_.find(uid);
+        if (found != of_user_.end() && --found->second == 0) of_user_.erase(found);
+    }
+
+private:
+    std::size_t max_;
+    std::size_t total_ = 0;
+    std::unordered_map<std::uint32_t, std::size_t> of_user_;  // none for root
+};
+
+}  // namespace pmfs

@@ -1,0 +1,14 @@
+// Threads that may fail to come into being: a limit of processes or memory is an error like others.
+#pragma once
+#include <functional>
+#include <thread>
+
+#include "base/result.h"
+
+namespace pmfs {
+
+// Starts a thread of that name (15 bytes at most) which no signal disturbs but those of its own
+// faults (SIGBUS of a bad page).  EAGAIN: the system gives no more threads.
+Result<std::thread> start_thread(const char *name, std::function<void()> body);
+
+}  // namespace pmfs

@@ -1,0 +1,194 @@
+/*
+ * The connections of this process to brokers: one for each server, shared by all its mappings and
+ * leases; and the channels by which a single one of these hears what becomes of it.
+ *
+ * The broker knows who is at the other end by what the kernel said when it was connected.  So a
+ * child that was forked, or a process that changed its user, makes a connection of its own.
+ */
+#define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+struct pmfs_connection {
+    struct pmfs_connection *next;
+    int fd;         /* -1: of a process that we were forked from */
+    unsigned users; /* grants, and calls under way */
+    bool dead;      /* the other end is gone: nobody new uses it */
+    uid_t uid;
+    uint64_t epoch; /* of its server */
+    char path[sizeof((struct pmfs_io_grant *)0)->broker];
+    pthread_mutex_t talk; /* one packet and its answer at a time */
+};
+
+/* The list, and all of its connections but `talk`. */
+static pthread_mutex_t list_mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct pmfs_connection *list;
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+
+static void lock_list(void) {
+    pthread_mutex_lock(&list_mutex);
+}
+static void unlock_list(void) {
+    pthread_mutex_unlock(&list_mutex);
+}
+/* The life lines are the parent's.  What was inherited of mappings still points to them. */
+static void disown(void) {
+    for (struct pmfs_connection *c = list; c != NULL; c = c->next) {
+        close(c->fd);
+        c->fd = -1;
+    }
+    list = NULL;
+    unlock_list();
+}
+static void watch_forks(void) {
+    (void)pthread_atfork(lock_list, unlock_list, disown);
+}
+
+static bool serves(const struct pmfs_connection *c, const struct pmfs_io_grant *grant) {
+    return !c->dead && c->epoch == grant->epoch && c->uid == geteuid() &&
+           strncmp(c->path, grant->broker, sizeof c->path) == 0;
+}
+
+/* A connection to the grant's broker, to be given back by put(). */
+static int get(const struct pmfs_io_grant *grant, struct pmfs_connection **out, bool *made) {
+    int result = 0;
+    *made = false;
+    pthread_once(&fork_once, watch_forks);
+    lock_list();
+    struct pmfs_connection *c = list;
+    while (c != NULL && !serves(c, grant)) c = c->next;
+    if (c == NULL) {
+        *made = true;
+        c = calloc(1, sizeof *c);
+        const int fd = c != NULL ? pmfs_broker_connect(grant->broker) : -ENOMEM;
+        if (fd >= 0) {
+            c->fd = fd;
+            c->uid = geteuid();
+            c->epoch = grant->epoch;
+            memcpy(c->path, grant->broker, sizeof c->path);
+            pthread_mutex_init(&c->talk, NULL);
+            c->next = list;
+            list = c;
+        } else {
+            free(c);
+            c = NULL;
+            result = fd;
+        }
+    }
+    if (c != NULL) c->users++;
+    unlock_list();
+    *out = c;
+    return result;
+}
+
+static void put(struct pmfs_connection *c, bool dead) {
+    lock_list();
+    c->dead = c->dead || dead;
+    const bool last = --c->users == 0;
+    if (last) {
+        struct pmfs_connection **at = &list;
+        while (*at != NULL && *at != c) at = &(*at)->next;
+        if (*at != NULL) *at = c->next;
+    }
+    unlock_list();
+    if (!last) return;
+    if (c->fd >= 0) close(c->fd);
+    pthread_mutex_destroy(&c->talk);
+    free(c);
+}
+
+/* One packet and its answer: a descriptor, PMFS_BROKER_NO_DESCRIPTOR, or -errno.  c->talk is held.
+ */
+static int talk(struct pmfs_connection *c, uint32_t what, uint64_t number, const uint8_t *token,
+                struct pmfs_broker_answer *answer) {
+    struct pmfs_broker_ask packet = {
+        .magic = PMFS_BROKER_MAGIC, .version = PMFS_BROKER_VERSION, .what = what, .number = number};
+    if (token != NULL) memcpy(packet.token, token, sizeof packet.token);
+    return pmfs_broker_talk(c->fd, &packet, answer);
+}
+
+/* Would the device that came hold the volume?  A shorter one would be a SIGBUS later. */
+static int check_device(int device, const struct pmfs_io_grant *grant) {
+    struct stat status;
+    if (fstat(device, &status) != 0) return -errno;
+    if (S_ISREG(status.st_mode) && (uint64_t)status.st_size < grant->device_size) return -EIO;
+    return 0;
+}
+
+/* After these the next packet could get the answer of this one, or none. */
+static bool is_broken(int result) {
+    return result == -ECONNRESET || result == -EPROTO || result == -ETIMEDOUT;
+}
+
+int pmfs_bind(const struct pmfs_io_grant *grant, struct pmfs_bound *out) {
+    *out = (struct pmfs_bound){.channel = -1, .owner = getpid()};
+    struct pmfs_broker_answer answer;
+    int result;
+    for (bool made = false;;) {
+        result = get(grant, &out->connection, &made);
+        if (result != 0) return result;
+        pthread_mutex_lock(&out->connection->talk);
+        result = talk(out->connection, PMFS_BROKER_BIND, grant->grant, grant->token, &answer);
+        pthread_mutex_unlock(&out->connection->talk);
+        if (result >= 0 || result == PMFS_BROKER_NO_DESCRIPTOR) break;
+        put(out->connection, is_broken(result));
+        out->connection = NULL;
+        /* Cut off since it was used last; the token was not seen. */
+        if (result != -ECONNRESET || made) return result;
+    }
+    out->claim = answer.claim;
+    const bool wanted = (grant->flags & PMFS_GRANT_MAP) != 0;
+    const int device = result >= 0 ? result : -1;
+    if (wanted && device < 0)
+        result = -EMFILE; /* the kernel drops a descriptor that has no room in our table */
+    else
+        result = wanted ? check_device(device, grant) : 0;
+    if (result == 0 && wanted) return device;
+    if (device >= 0) close(device);
+    return result;
+}
+
+bool pmfs_bound_is_ours(const struct pmfs_bound *bound) {
+    return bound->owner == getpid();
+}
+
+/* A channel whose other end is closed: it says that the grant has ended. */
+static int ended_channel(void) {
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) return -errno;
+    close(ends[1]);
+    return ends[0];
+}
+
+static int open_channel(struct pmfs_connection *c, uint64_t claim) {
+    struct pmfs_broker_answer answer;
+    const int result = talk(c, PMFS_BROKER_EVENTS, claim, NULL, &answer);
+    if (result == PMFS_BROKER_NO_DESCRIPTOR) return -EMFILE;
+    if (result == -ENOENT || result == -ECONNRESET || result == -EPIPE) return ended_channel();
+    return result;
+}
+
+int pmfs_bound_channel(struct pmfs_bound *bound) {
+    int channel = __atomic_load_n(&bound->channel, __ATOMIC_ACQUIRE);
+    if (channel >= 0) return channel;
+    if (!pmfs_bound_is_ours(bound)) return -ECHILD;
+    pthread_mutex_lock(&bound->connection->talk);
+    channel = bound->channel;
+    if (channel < 0) channel = open_channel(bound->connection, bound->claim);
+    if (channel >= 0) __atomic_store_n(&bound->channel, channel, __ATOMIC_RELEASE);
+    pthread_mutex_unlock(&bound->connection->talk);
+    return channel;
+}
+
+void pmfs_unbind(struct pmfs_bound *bound) {
+    if (bound->channel >= 0) close(bound->channel);
+    if (bound->connection != NULL) put(bound->connection, false);
+    *bound = (struct pmfs_bound){.channel = -1};
+}

@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""A server that cannot get what it asks the system for: threads, and to be spared when memory is short."""
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from fixture import claim, program, run, run_claims
+
+CAP_SYS_RESOURCE = 1 << 24
+
+# Lets every thread but the n-th be created.
+NO_THREAD = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+static atomic_int count;
+int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*body)(void *), void *argument) {
+    int (*next)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *) =
+        (int (*)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *))dlsym(RTLD_NEXT, "pthread_create");
+    if (++count == atoi(getenv("FAIL_THREAD"))) return EAGAIN;
+    return next(thread, attr, body, argument);
+}
+"""
+
+
+@claim("whichever thread cannot be created, the mount fails with a sentence, or does without", alone=True,
+       seconds=120)
+def _(maker):
+    volume = maker.volume(size="64M")
+    assert volume.unmount() == 0
+    (volume.directory / "no_thread.c").write_text(NO_THREAD)
+    library = volume.directory / "no_thread.so"
+    run("gcc", "-shared", "-fPIC", "-o", library, volume.directory / "no_thread.c", "-ldl")
+    refused = 0
+    for number in range(1, 100):
+        done = subprocess.run([program("mount.pmfs"), str(volume.region), str(volume.mnt)],
+                              capture_output=True, text=True, timeout=30, check=False,
+                              env={**os.environ, "LD_PRELOAD": str(library), "FAIL_THREAD": str(number)})
+        sentences = [line for line in done.stderr.splitlines() if "oom_score_adj" not in line]
+        if done.returncode == 0:
+            (volume.mnt / f"f{number}").write_text("words")
+            run("umount", volume.mnt)
+            if not sentences:  # there was no such thread
+                break
+            assert "no direct mappings" in sentences[0], done
+            continue
+        refused += 1
+        assert done.returncode == 2 and len(sentences) == 1, done
+        assert "gives no more threads" in sentences[0], done
+        assert not os.path.ismount(volume.mnt)
+    assert refused >= 4 and number < 99, (refused, number)
+    volume.mount()
+    maker.watch()
+    assert volume.unmount() == 0
+    volume.fsck()
+
+
+@claim("the server is never the one that is killed when memory is short, or says that it may be", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M")
+    (volume.mnt / "f").write_text("words")
+    spared = Path(f"/proc/{volume.server.pid}/oom_score_adj").read_text().strip() == "-1000"
+    assert volume.unmount() == 0
+    capable = int(re.search("CapEff:\t(.*)", Path("/proc/self/status").read_text())[1], 16) & CAP_SYS_RESOURCE
+    assert spared or not capable
+    assert spared == ("OOMScoreAdjust=-1000" not in volume.log_text()), volume.log_text()
+    done = run("setpriv", "--bounding-set=-sys_resource", program("mount.pmfs"), volume.region, volume.mnt)
+    run("umount", volume.mnt)
+    if Path("/proc/self/oom_score_adj").read_text().strip() != "-1000":
+        assert "OOMScoreAdjust=-1000" in done.stderr and "CAP_SYS_RESOURCE" in done.stderr, done
+
+
+if __name__ == "__main__":
+    run_claims()
