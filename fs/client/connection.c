@@ -23,7 +23,7 @@ struct pmfs_connection {
     bool dead;      /* the other end is gone: nobody new uses it */
     uid_t uid;
     uint64_t epoch; /* of its server */
-    char path[sizeof ((struct pmfs_io_grant *)0)->broker];
+    char path[sizeof((struct pmfs_io_grant *)0)->broker];
     pthread_mutex_t talk; /* one packet and its answer at a time */
 };
 
@@ -104,13 +104,12 @@ static void put(struct pmfs_connection *c, bool dead) {
     free(c);
 }
 
-/* One packet and its answer: a descriptor, PMFS_BROKER_NO_DESCRIPTOR, or -errno.  c->talk is held. */
+/* One packet and its answer: a descriptor, PMFS_BROKER_NO_DESCRIPTOR, or -errno.  c->talk is held.
+ */
 static int talk(struct pmfs_connection *c, uint32_t what, uint64_t number, const uint8_t *token,
                 struct pmfs_broker_answer *answer) {
-    struct pmfs_broker_ask packet = {.magic = PMFS_BROKER_MAGIC,
-                                     .version = PMFS_BROKER_VERSION,
-                                     .what = what,
-                                     .number = number};
+    struct pmfs_broker_ask packet = {
+        .magic = PMFS_BROKER_MAGIC, .version = PMFS_BROKER_VERSION, .what = what, .number = number};
     if (token != NULL) memcpy(packet.token, token, sizeof packet.token);
     return pmfs_broker_talk(c->fd, &packet, answer);
 }

@@ -22,7 +22,8 @@ PMFS_EXPORT int pmfs_lease(int fd, off_t offset, size_t length, unsigned flags,
     if (result != 0) return result;
     struct pmfs_lease *lease = malloc(sizeof *lease);
     if (lease == NULL) return -ENOMEM;
-    *lease = (struct pmfs_lease){.file = fcntl(fd, F_DUPFD_CLOEXEC, 0), .bound = {.channel = -1, .owner = getpid()}};
+    *lease = (struct pmfs_lease){.file = fcntl(fd, F_DUPFD_CLOEXEC, 0),
+                                 .bound = {.channel = -1, .owner = getpid()}};
     if (lease->file < 0) result = -errno;
     if (result == 0) {
         struct pmfs_io_grant grant = {.flags = flags | PMFS_GRANT_EVENTS,

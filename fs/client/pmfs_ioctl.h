@@ -81,11 +81,12 @@ struct pmfs_extents {
 };
 
 /* Holders of a file: grants and open handles.  Paged like extents, by `from` and `next`. */
-#define PMFS_HOLDER_TEMPORARY 1u   /* T */
-#define PMFS_HOLDER_BREAKABLE 2u   /* B */
-#define PMFS_HOLDER_PIN 3u         /* R */
-#define PMFS_HOLDER_QUARANTINED 8u /* lost its grant and may still map; `id` is the quarantine's   \
-                                    */
+#define PMFS_HOLDER_TEMPORARY 1u /* T */
+#define PMFS_HOLDER_BREAKABLE 2u /* B */
+#define PMFS_HOLDER_PIN 3u       /* R */
+#define PMFS_HOLDER_QUARANTINED                                                                    \
+    8u /* lost its grant and may still map; `id` is the quarantine's                               \
+        */
 #define PMFS_HOLDER_HANDLE_CACHED 16u /* an open description that goes through the page cache */
 #define PMFS_HOLDER_HANDLE_DIRECT 17u /* one that does not */
 

@@ -242,9 +242,8 @@ Result<> Broker::Impl::may_map(const Caller &caller) const {
 }
 
 bool Broker::Impl::is_trusted(const Caller &caller) const {
-    return caller.uid == 0 ||
-           (options_.group && (caller.gid == *options_.group ||
-                               thread_in_group(caller.pid, *options_.group)));
+    return caller.uid == 0 || (options_.group && (caller.gid == *options_.group ||
+                                                  thread_in_group(caller.pid, *options_.group)));
 }
 
 bool Broker::Impl::is_trusted(const Peer &peer) const {
@@ -438,8 +437,8 @@ void Broker::Impl::open_channel(std::uint64_t id, int fd, std::uint64_t number) 
         if (claim && error == 0) claims_.set_channel(number, std::move(ours));
     }
     if (!claim) error = ENOENT;  // the grant has ended
-    const bool sent =
-        answer(fd, {.error = error, .epoch = epoch_, .claim = number}, error == 0 ? theirs.get() : -1);
+    const bool sent = answer(fd, {.error = error, .epoch = epoch_, .claim = number},
+                             error == 0 ? theirs.get() : -1);
     if (!sent) return close_connection(id);
     // Whoever was asked before it could hear hears it now.
     if (error != 0) return;

@@ -26,10 +26,11 @@
 namespace pmfs::front {
 
 struct BrokerOptions {
-    std::string directory;                         // empty: $PMFS_RUN_DIR, else /run/pmfs
-    std::optional<gid_t> group;                    // its members may map; none: root only
-    // A process has one connection, for all that it holds; each takes two descriptors.  An eighth is
-    // kept for root.  For those who may not map, the share is an eighth of what it is for others.
+    std::string directory;       // empty: $PMFS_RUN_DIR, else /run/pmfs
+    std::optional<gid_t> group;  // its members may map; none: root only
+    // A process has one connection, for all that it holds; each takes two descriptors.  An eighth
+    // is kept for root.  For those who may not map, the share is an eighth of what it is for
+    // others.
     unsigned connections_max = 4096;
     unsigned connections_per_uid_max = 2048;
     unsigned token_seconds = 10;                   // from the ioctl to the connection

@@ -357,8 +357,7 @@ Result<std::size_t> grant(Job &job, pmfs_io_grant &io) {
                                .maps = claim.maps,
                                .lent = claim.maps,
                                .forks = (io.flags & PMFS_GRANT_FORK) != 0,
-                               .trusted = claim.maps &&
-                                          job.context.broker->is_trusted(job.caller)};
+                               .trusted = claim.maps && job.context.broker->is_trusted(job.caller)};
     claim.grant = TRY(volume.take_grant(job.handle, request, job.caller, &io.bad_offset));
     if (const auto told = tell_grant(job, io, claim); !told.ok()) {
         (void)volume.drop_grant(job.handle, claim.grant).ok();  // it was ours a moment ago
@@ -417,7 +416,8 @@ constexpr Command kCommands[] = {
     {PMFS_IOC_RELEASE_GRANT, false, true, run_typed<pmfs_io_release_grant, release_grant>},
     {PMFS_IOC_REVOKE, true, true, run_typed<pmfs_io_revoke, revoke>},
     {PMFS_IOC_QUARANTINE, false, false, run_typed<pmfs_quarantine, quarantine>},
-    {PMFS_IOC_QUARANTINE_RELEASE, true, false, run_typed<pmfs_io_quarantine_release, quarantine_release>},
+    {PMFS_IOC_QUARANTINE_RELEASE, true, false,
+     run_typed<pmfs_io_quarantine_release, quarantine_release>},
     {PMFS_IOC_VOLUME, false, false, run_typed<pmfs_volume, volume>},
     {PMFS_IOC_CHUNKS, false, false, run_typed<pmfs_chunks, chunks>},
 };

@@ -11,7 +11,9 @@ constexpr unsigned kPageThreads = 8;
 }  // namespace
 
 Notifier::Notifier(Kernel kernel)
-    : kernel_(std::move(kernel)), pages_("pmfs-notify", kPageThreads), attributes_("pmfs-attr", 1) {}
+    : kernel_(std::move(kernel)),
+      pages_("pmfs-notify", kPageThreads),
+      attributes_("pmfs-attr", 1) {}
 
 Result<> Notifier::start() {
     TRY(pages_.start());

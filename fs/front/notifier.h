@@ -52,7 +52,7 @@ private:
     const Kernel kernel_;
     Mutex mutex_;
     std::set<std::uint64_t> later_ GUARDED_BY(mutex_);  // files of drop_pages_later()
-    FairPool pages_, attributes_;  // last: their threads end first
+    FairPool pages_, attributes_;                       // last: their threads end first
 };
 
 }  // namespace pmfs::front

@@ -81,11 +81,11 @@ void create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
     fuse_file_info reply = *info;
     fill(reply, opened);
     const fuse_entry_param entry = to_entry(made.value(), dispatcher.options());
-    dispatcher.tell(
-        req, opened.stale, {.ino = made.value().ino},
-        [&dispatcher, req, entry, reply, handle = opened.handle] {
-            if (fuse_reply_create(req, &entry, &reply) == -ENOENT) dispatcher.released(handle);
-        });
+    dispatcher.tell(req, opened.stale, {.ino = made.value().ino},
+                    [&dispatcher, req, entry, reply, handle = opened.handle] {
+                        if (fuse_reply_create(req, &entry, &reply) == -ENOENT)
+                            dispatcher.released(handle);
+                    });
 }
 
 void release(fuse_req_t req, fuse_ino_t, fuse_file_info *info) {
@@ -102,7 +102,8 @@ void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_f
     // Past the cache, as another one stores into it.
     if (dispatcher.volume().unseen_by(info->fh) && !dispatcher.crowded() &&
         !dispatcher.flushed(
-            req, {.ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size}))
+            req,
+            {.ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size}))
         return;
     // The reply is copied once, from the medium to the reader's pages, while the volume holds both
     // still.
@@ -129,9 +130,9 @@ void write(fuse_req_t req, fuse_ino_t ino, const char *data, std::size_t size, o
     const Notifier::Pages pages{
         .ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size};
     Stale stale;
-    const Result<std::size_t> written = dispatcher.volume().write(
-        pages.ino, pages.offset, std::as_bytes(std::span(data, size)),
-        (flags & FUSE_WRITE_KILL_SUIDGID) != 0, caller, &stale);
+    const Result<std::size_t> written =
+        dispatcher.volume().write(pages.ino, pages.offset, std::as_bytes(std::span(data, size)),
+                                  (flags & FUSE_WRITE_KILL_SUIDGID) != 0, caller, &stale);
     if (!dispatcher.proceed(req, written)) return;
     dispatcher.tell(req, stale, pages,
                     [req, count = written.value()] { fuse_reply_write(req, count); });

@@ -84,8 +84,8 @@ void rename(fuse_req_t req, fuse_ino_t from, const char *from_name, fuse_ino_t t
             const char *to_name, unsigned flags) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     std::vector<InodeNo> moved;
-    const Result<> done = dispatcher.volume().rename(InodeNo(from), from_name, InodeNo(to), to_name,
-                                                     flags, &moved);
+    const Result<> done =
+        dispatcher.volume().rename(InodeNo(from), from_name, InodeNo(to), to_name, flags, &moved);
     if (!dispatcher.proceed(req, done)) return;
     // Listings that the kernel keeps have `..` in them.
     std::function<void()> reply = [req] { fuse_reply_err(req, 0); };

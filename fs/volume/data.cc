@@ -223,8 +223,7 @@ private:
         if (touched_ && !allocate && !convert && in_place_end <= was->size.get()) {
             // No record: a write that waits for room goes over what it wrote before, and must not
             // fill the journal with that.
-            v_.journal->persist(
-                v_.journal->write_data(device_byte(e, at), part(at, in_place_end)));
+            v_.journal->persist(v_.journal->write_data(device_byte(e, at), part(at, in_place_end)));
             return in_place_end;
         }
         if (allocate || convert) TRY(core::map_make_room(*v_.core, ino_, block, 2));

@@ -31,8 +31,8 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
     TRY(v.check_seal(ino, *inode));
     const std::uint32_t flags = inode->flags.get();
     bool direct = request.direct;
-    // Sealed full: nobody caches.  Sealed as-is, or held by a grant: a store into a hole must fail in
-    // write(2), not in write-back where nobody hears of it.  Those who freeze a map hold the
+    // Sealed full: nobody caches.  Sealed as-is, or held by a grant: a store into a hole must fail
+    // in write(2), not in write-back where nobody hears of it.  Those who freeze a map hold the
     // volume's lock exclusively, so an open comes before them, and counts, or after them.
     if ((flags & media::kSealedFull) != 0) direct = true;
     if ((flags & media::kSealed) != 0 && request.write) direct = true;
@@ -77,8 +77,8 @@ Result<Attr> Volume::create(InodeNo dir, std::string_view name, std::uint32_t mo
 
 void Volume::release(HandleId handle) {
     Impl &v = *impl_;
-    // A mapping may outlive its handle, and what may have stored moves the file's times.  While that
-    // waits for the journal, the handle and all its grants stay.
+    // A mapping may outlive its handle, and what may have stored moves the file's times.  While
+    // that waits for the journal, the handle and all its grants stay.
     for (const Grant &grant : v.live.grants_of(handle)) {
         if (!grant.maps && !grant.may_store) continue;
         if (v.lose(handle, grant.id, GrantReason::handle_closed).ok()) continue;

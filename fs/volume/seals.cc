@@ -54,8 +54,7 @@ Result<> Volume::seal(InodeNo ino, SealLevel level, const Caller &caller, bool p
                 core::check_mappable(reader, *was, ino, 0, blocks_up(was->size.get()), unit, &bad);
             if (!fits.ok() && bad_offset) *bad_offset = bad * kBlockSize;
             TRY(Result<>(fits));
-        } else if (TRY(core::has_gaps(reader, *was, ino)) &&
-                   v.live.counts(ino).cached_write != 0) {
+        } else if (TRY(core::has_gaps(reader, *was, ino)) && v.live.counts(ino).cached_write != 0) {
             return Error(EBUSY, kGapsCached);
         }
         Change change(*v.core);

@@ -169,8 +169,9 @@ public:
         return {};
     }
 
-    // The last change: size, times, and the set-id bits if the caller may not keep them: a FALLOCATE
-    // does not say so, and kernels before 5.18 sent nothing ahead of it that does.  True: they went.
+    // The last change: size, times, and the set-id bits if the caller may not keep them: a
+    // FALLOCATE does not say so, and kernels before 5.18 sent nothing ahead of it that does.  True:
+    // they went.
     Result<bool> finish(std::uint64_t size_at_least) {
         const Reader reader(*v_.core);
         const auto *was = TRY(core::read_inode(reader, ino_));

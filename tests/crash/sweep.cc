@@ -353,8 +353,8 @@ Swept run_parked(const Sweep &sweep) {
             parked.broken = judge(parked.world, {&straight.world}, {&straight.world}, false);
         ++swept.cuts;
         if (!parked.broken.empty())
-            swept.violations.push_back(sweep.name + ": transaction " + std::to_string(nth) + " of " +
-                                       std::to_string(straight.begun) +
+            swept.violations.push_back(sweep.name + ": transaction " + std::to_string(nth) +
+                                       " of " + std::to_string(straight.begun) +
                                        " had to wait: " + parked.broken);
     }
     return swept;

@@ -82,8 +82,8 @@ struct Swept {
 Swept run(const Sweep &sweep, SimMedia::Flavour flavour);
 
 // Runs the acts on an image once for each transaction that they make, and lets that one wait for a
-// checkpoint (and the one after it, when it is tried again, for every second run).  What comes of it
-// must be the same world, and clean for fsck.
+// checkpoint (and the one after it, when it is tried again, for every second run).  What comes of
+// it must be the same world, and clean for fsck.
 Swept run_parked(const Sweep &sweep);
 
 // True when CI asks for the short form.

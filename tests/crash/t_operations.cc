@@ -95,8 +95,8 @@ TEST_CASE("crash: truncating in both directions never shows old bytes") {
            with_leftovers,
            {[](User &u) { u.truncate("f", 5001); }, [](User &u) { u.truncate("f", 9000); },
             [](User &u) { u.allocate("f", FALLOC_FL_KEEP_SIZE, 12288, 40000); },
-            [](User &u) { u.truncate("f", 9000); },
-            [](User &u) { u.truncate("f", 100); }, [](User &u) { u.truncate("f", 300000); },
+            [](User &u) { u.truncate("f", 9000); }, [](User &u) { u.truncate("f", 100); },
+            [](User &u) { u.truncate("f", 300000); },
             [](User &u) { u.write("f", 100000, 4096, 3); }, [](User &u) { u.truncate("f", 0); }},
            true});
 }

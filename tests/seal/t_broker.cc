@@ -416,8 +416,7 @@ TEST_CASE("broker: root finds a place in every table that a user has filled") {
                 pmfs_broker_answer got{};
                 pollfd said{socket, POLLIN, 0};
                 refused += ::poll(&said, 1, 200) == 1 &&
-                           ::recv(socket, &got, sizeof got, 0) == sizeof got &&
-                           got.error == EUSERS;
+                           ::recv(socket, &got, sizeof got, 0) == sizeof got && got.error == EUSERS;
             }
             return refused;
         },

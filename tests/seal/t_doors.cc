@@ -172,9 +172,9 @@ TEST_CASE("seal: the words of the xattr doors") {
                                            info_of(wire, file).seal == PMFS_SEAL_FULL);
         cell("full stays full", wire.setxattr(file.node, name, "as-is") == 0 &&
                                     info_of(wire, file).seal == PMFS_SEAL_FULL);
-        cell("read by both names", wire.getxattr(file.node, "user.pmfs.seal").text() == "full" &&
-                                       wire.getxattr(file.node, "trusted.pmfs.seal").text() ==
-                                           "full");
+        cell("read by both names",
+             wire.getxattr(file.node, "user.pmfs.seal").text() == "full" &&
+                 wire.getxattr(file.node, "trusted.pmfs.seal").text() == "full");
         cell("and not listed", wire.listxattr(file.node).empty());
         cell("removed", wire.removexattr(file.node, name) == 0 && !sealed(wire, file));
     }

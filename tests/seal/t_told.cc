@@ -138,8 +138,9 @@ TEST_CASE("told: pages under a direct write beside a cached reader go before its
     }
 }
 
-TEST_CASE("told: what the kernel stores into a hole is written back before st_blocks, seeks and "
-          "direct reads are answered") {
+TEST_CASE(
+    "told: what the kernel stores into a hole is written back before st_blocks, seeks and "
+    "direct reads are answered") {
     Mounted mounted(Medium::memory);
     Wire &wire = mounted.wire();
     const OpenFile file = wire.create("f");
@@ -251,7 +252,8 @@ TEST_CASE("told: the listing of a directory that came to another parent") {
     CHECK(wire.sent() == Sent{"reply 0"});
 }
 
-TEST_CASE("fair pool: one user's blocked jobs keep nobody else waiting, and a file's keep their order") {
+TEST_CASE(
+    "fair pool: one user's blocked jobs keep nobody else waiting, and a file's keep their order") {
     std::mutex mutex;
     std::condition_variable changed;
     bool blocked = true;

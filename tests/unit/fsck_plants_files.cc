@@ -284,7 +284,8 @@ const Plant kPlants[] = {
     {Code::blob_misplaced, "a target's halves in the wrong order",
      [](Populated &p) {
          longest_target(p);
-         InlineExtent &one = inline_extent(p, p.long_link, 0), &two = inline_extent(p, p.long_link, 1);
+         InlineExtent &one = inline_extent(p, p.long_link, 0),
+                      &two = inline_extent(p, p.long_link, 1);
          std::swap(one.start, two.start);
      }},
 };

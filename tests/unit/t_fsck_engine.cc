@@ -89,7 +89,8 @@ void Monkey::make() {
     static constexpr std::uint32_t kModes[] = {S_IFREG | 0644, S_IFREG | 0600, S_IFDIR | 0755,
                                                S_IFIFO | 0600, S_IFCHR | 0600, S_IFSOCK | 0700};
     if (random_() % 6 == 0) {
-        const std::string target(1 + random_() % (random_() % 2 == 0 ? 300 : media::kSymlinkMax), 't');
+        const std::string target(1 + random_() % (random_() % 2 == 0 ? 300 : media::kSymlinkMax),
+                                 't');
         (void)volume_.symlink(any_directory(), any_name(), target, caller_).ok();
         return;
     }

@@ -150,15 +150,15 @@ TEST_CASE("times: a grant that only reads moves nothing, and closing the volume 
     Times times(world, file.ino);
     std::uint64_t bad = 0;
     for (const bool maps : {true, false}) {
-        const auto id =
-            world->take_grant(file.handle, request_of(GrantKind::temporary, maps, false),
-                              World::user(kHolder), &bad);
+        const auto id = world->take_grant(
+            file.handle, request_of(GrantKind::temporary, maps, false), World::user(kHolder), &bad);
         REQUIRE(id.ok());
         REQUIRE(world->drop_grant(file.handle, id.value()).ok());
     }
     CHECK(!times.moved());
-    REQUIRE(world->take_grant(file.handle, request_of(GrantKind::breakable, false, true),
-                              World::user(kHolder), &bad)
+    REQUIRE(world
+                ->take_grant(file.handle, request_of(GrantKind::breakable, false, true),
+                             World::user(kHolder), &bad)
                 .ok());
     times.age();
     REQUIRE(world->close().ok());
