@@ -79,11 +79,11 @@ void Names::add_entry(Directory &directory, std::uint64_t key, ConstBytes value)
     const std::uint64_t packed = load<DirValue>(value).ino_and_type.get();
     const std::string_view name = text_in(value.subspan(sizeof(DirValue)));
     if (!name_ok(name))
-        context_.found_inode(Code::name_invalid, directory.inode, printable(name));
+        context_.found_inode(Code::name_invalid, directory.inode, in_quotes(name));
     else if ((key & ~kCollisionMask) != name_key(context_.sb, name))
-        context_.found_inode(Code::name_key_wrong, directory.inode, printable(name));
+        context_.found_inode(Code::name_key_wrong, directory.inode, in_quotes(name));
     else if (same_.seen(key, name))
-        context_.found_inode(Code::name_twice, directory.inode, printable(name));
+        context_.found_inode(Code::name_twice, directory.inode, in_quotes(name));
     follow(directory, packed & ((std::uint64_t{1} << kDirTypeShift) - 1),
            static_cast<std::uint8_t>(packed >> kDirTypeShift), name);
 }
@@ -92,7 +92,7 @@ void Names::follow(Directory &directory, std::uint64_t target, std::uint8_t type
                    std::string_view name) {
     const auto nowhere = [&] {
         context_.found_inode(Code::entry_to_nowhere, directory.inode,
-                             fmt::format("{} leads to inode {}", printable(name), target));
+                             fmt::format("{} leads to inode {}", in_quotes(name), target));
         directory.subdirectories += type == DT_DIR;  // as the link count has it
     };
     if (target >= inodes_.total() && !inodes_.table_whole()) {
@@ -108,19 +108,19 @@ void Names::follow(Directory &directory, std::uint64_t target, std::uint8_t type
     }
     if (info.is_record()) {
         context_.found_inode(Code::entry_to_record, directory.inode,
-                             fmt::format("{} leads to inode {}", printable(name), target));
+                             fmt::format("{} leads to inode {}", in_quotes(name), target));
         return;
     }
     ++info.names;
     if (info.type != type && info.type != DT_UNKNOWN)
         context_.found_inode(Code::entry_type_wrong, directory.inode,
-                             fmt::format("{} leads to inode {}", printable(name), target));
+                             fmt::format("{} leads to inode {}", in_quotes(name), target));
     if (info.type != DT_DIR) return;
     ++directory.subdirectories;
     Directory &child = inodes_.directories()[info.directory];
     if (target == kRootIno || child.named_by != 0) {
         context_.found_inode(Code::directory_named_twice, target,
-                             fmt::format("{} in directory {}", printable(name), directory.inode));
+                             fmt::format("{} in directory {}", in_quotes(name), directory.inode));
         return;
     }
     child.named_by = directory.inode;

@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "base/printable.h"
 #include "fsck/check.h"
 #include "fsck/print.h"
 #include "fsck/repair.h"
@@ -31,7 +32,7 @@ Result<fsck::Report> run(const Words &words) {
     const std::uint64_t replayed =
         TRY(fsck::replay_journal(*region, journal::current_boot_id(), !words.only_look, &damage));
     if (replayed != 0 && !words.json && !words.quiet)
-        fmt::print("{}: the journal was replayed{}: {} transactions\n", words.device,
+        fmt::print("{}: the journal was replayed{}: {} transactions\n", printable(words.device),
                    words.only_look ? " in memory" : "", replayed);
     fsck::Report report = TRY(fsck::check(*region));
     // While the journal cannot be replayed nothing is written.
@@ -63,6 +64,9 @@ int main(int argc, char **argv) {
     app.add_flag("-T", ignored, "Accepted from fsck(8), which has a title of its own");
     app.add_flag("-V,--verbose", ignored, "Accepted from fsck(8)");
     app.add_option("-C", ignored_fd, "Accepted from fsck(8): there is no progress to show");
+    app.failure_message([](const CLI::App *, const CLI::Error &error) {
+        return printable(error.what()) + "\nRun with --help for more information.\n";
+    });
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError &e) {
@@ -81,7 +85,7 @@ int main(int argc, char **argv) {
 
     const auto report = run(words);
     if (!report.ok()) {
-        fmt::print(stderr, "fsck.pmfs: {}: {}\n", words.device, report.error().what());
+        fmt::print(stderr, "fsck.pmfs: {}: {}\n", printable(words.device), report.error().what());
         return kFailed;
     }
     const fsck::Report &found = report.value();
@@ -94,6 +98,6 @@ int main(int argc, char **argv) {
     if (found.repaired == found.found) return corrected | failed;
     if (words.repair)
         fmt::print(stderr, "fsck.pmfs: {}: not all problems can be repaired by this version\n",
-                   words.device);
+                   printable(words.device));
     return corrected | kLeftBroken | failed;
 }

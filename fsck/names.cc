@@ -3,18 +3,19 @@
 
 #include <fmt/format.h>
 
+#include "base/printable.h"
+
 namespace pmfs::fsck {
 
-std::string printable(std::string_view name) {
-    std::string text = "\"";
+std::string in_quotes(std::string_view name) {
+    std::string text;
     for (const char c : name) {
-        const auto byte = static_cast<unsigned char>(c);
-        if (byte < 0x20 || byte >= 0x7f || c == '"' || c == '\\')
-            text += fmt::format("\\x{:02x}", byte);
+        if (c == '"' || c == '\\')
+            text += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
         else
             text += c;
     }
-    return text + "\"";
+    return '"' + printable(text) + '"';
 }
 
 }  // namespace pmfs::fsck

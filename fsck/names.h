@@ -49,6 +49,6 @@ private:
 };
 
 // For a report: what a person can read, whatever bytes a name has.
-std::string printable(std::string_view name);
+std::string in_quotes(std::string_view name);
 
 }  // namespace pmfs::fsck

@@ -5,6 +5,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/printable.h"
+
 namespace pmfs::fsck {
 
 std::string text_of(const Report &report, const std::string &device) {
@@ -23,7 +25,7 @@ std::string text_of(const Report &report, const std::string &device) {
     text += fmt::format(
         "{}: {}, {} inodes ({} directories, {} orphans, {} sealed{}), {} of {} "
         "blocks in use\n",
-        device,
+        printable(device),
         report.clean() ? std::string("clean")
                        : fmt::format("{} problem{}{}", report.found, report.found == 1 ? "" : "s",
                                      report.repaired == 0 ? ""
@@ -37,9 +39,9 @@ std::string text_of(const Report &report, const std::string &device) {
 }
 
 std::string json_of(const Report &report, const std::string &device) {
-    // A name from the medium may be no UTF-8.
+    // A name may be no UTF-8; and written in ASCII, a terminal obeys none of it.
     const auto dump = [](const nlohmann::json &line) {
-        return line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+        return line.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace) + "\n";
     };
     std::string text;
     for (const Problem &problem : report.problems) {

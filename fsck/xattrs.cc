@@ -55,7 +55,7 @@ Owned walk_value(Context &context, Space &space, std::uint64_t number, const Att
     if (blocks != needed) {
         context.found_inode(Code::xattr_broken, number,
                             fmt::format("{}: its blocks do not hold {} bytes",
-                                        printable(attribute.name), attribute.value_size));
+                                        in_quotes(attribute.name), attribute.value_size));
         context.lost_owners = true;
         owned.complete = false;
     }
@@ -79,11 +79,11 @@ Owned walk_xattrs(Context &context, Space &space, std::uint64_t number, const In
                 return;
             }
             if (!name_ok(attribute.name))
-                context.found_inode(Code::xattr_name_invalid, number, printable(attribute.name));
+                context.found_inode(Code::xattr_name_invalid, number, in_quotes(attribute.name));
             else if ((key & ~kCollisionMask) != name_key(context.sb, attribute.name))
-                context.found_inode(Code::xattr_key_wrong, number, printable(attribute.name));
+                context.found_inode(Code::xattr_key_wrong, number, in_quotes(attribute.name));
             else if (same.seen(key, attribute.name))
-                context.found_inode(Code::xattr_twice, number, printable(attribute.name));
+                context.found_inode(Code::xattr_twice, number, in_quotes(attribute.name));
             owned.add(walk_value(context, space, number, attribute));
         });
     owned.blocks += walk.nodes;

@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <cstring>
 
+#include "base/printable.h"
 #include "base/units.h"
 #include "media/geometry.h"
 #include "mkfs/image.h"
@@ -26,7 +27,7 @@ struct Words {
 };
 
 Exit fail(const Words &words, std::string_view sentence) {
-    fmt::print(stderr, "mkfs.pmfs: {}: {}\n", words.device, sentence);
+    fmt::print(stderr, "mkfs.pmfs: {}: {}\n", printable(words.device), printable(sentence));
     return kFailed;
 }
 
@@ -35,10 +36,10 @@ void print_volume(const Words &words, const media::Superblock &sb, const char *m
     uuid_unparse_lower(sb.uuid, uuid);
     const auto *label = reinterpret_cast<const char *>(sb.label);
     const std::uint64_t blocks = sb.block_count.get(), groups = media::group_count(blocks);
-    fmt::print("{}: {} pmfs volume of {} on {}\n", words.device, words.dry_run ? "would be a" : "a",
-               size_words(blocks * media::kBlockSize), medium);
+    fmt::print("{}: {} pmfs volume of {} on {}\n", printable(words.device),
+               words.dry_run ? "would be a" : "a", size_words(blocks * media::kBlockSize), medium);
     fmt::print("  uuid     {}\n", uuid);
-    if (label[0] != 0) fmt::print("  label    {}\n", std::string(label, ::strnlen(label, 64)));
+    if (label[0] != 0) fmt::print("  label    {}\n", printable({label, ::strnlen(label, 64)}));
     fmt::print("  blocks   {} of 4 KiB in {} group{}\n", blocks, groups, groups == 1 ? "" : "s");
     fmt::print("  journal  {}\n", size_words(sb.journal_blocks.get() * media::kBlockSize));
     fmt::print("  mapping  in units of {}\n", size_words(sb.mapping_unit.get()));
@@ -153,6 +154,9 @@ int main(int argc, char **argv) {
     app.add_flag("-n,--dry-run", words.dry_run, "Only say what would be made");
     app.add_flag("-q,--quiet", words.quiet, "Say nothing but errors");
     mkfs::MakeOptions options;
+    app.failure_message([](const CLI::App *, const CLI::Error &error) {
+        return printable(error.what()) + "\nRun with --help for more information.\n";
+    });
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError &e) {
@@ -164,7 +168,7 @@ int main(int argc, char **argv) {
     options.root_uid = ::geteuid();
     options.root_gid = ::getegid();
     if (!words.uuid.empty() && uuid_parse(words.uuid.c_str(), options.uuid.emplace().data()) != 0) {
-        fmt::print(stderr, "mkfs.pmfs: {}: not a UUID\n", words.uuid);
+        fmt::print(stderr, "mkfs.pmfs: {}: not a UUID\n", printable(words.uuid));
         return kUsage;
     }
     return run(words, options);

@@ -31,6 +31,16 @@ struct pmfs_map {
     bool caches_are_durable; /* eADR: a power cut flushes the CPU's caches */
 };
 
+/* While the device is mapped and not yet kept from children.  Nothing else may be waited for
+ * between the two. */
+void pmfs_hold_forks(void);
+void pmfs_release_forks(void);
+
+/* For a fork: in its child the connections are not its own. */
+void pmfs_lock_connections(void);
+void pmfs_unlock_connections(void);
+void pmfs_disown_connections(void);
+
 /* ioctl(2) that starts again when a signal comes; 0 or -errno. */
 int pmfs_ioctl(int fd, unsigned long command, void *io);
 

@@ -14,6 +14,10 @@
 #ifndef MAP_SHARED_VALIDATE
 #define MAP_SHARED_VALIDATE 0x03
 #endif
+#ifndef MADV_POPULATE_READ /* Linux 5.14 */
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
 #ifndef MAP_SYNC
 #define MAP_SYNC 0x80000
 #endif
@@ -99,9 +103,9 @@ static int reserve(struct pmfs_map *map, size_t span, uint64_t device, uint64_t 
     return 0;
 }
 
-static int map_pieces(const struct pmfs_map *map, const struct pieces *pieces, int device, int prot,
-                      unsigned flags) {
-    int how = MAP_FIXED | (flags & PMFS_MAP_POPULATE ? MAP_POPULATE : 0);
+static int map_pieces(const struct pmfs_map *map, const struct pieces *pieces, int device,
+                      int prot) {
+    int how = MAP_FIXED;
     /* MAP_SYNC: metadata of the filesystem below is never behind our stores.  It fails loudly. */
     how |= map->medium == PMFS_MEDIUM_FSDAX ? MAP_SHARED_VALIDATE | MAP_SYNC : MAP_SHARED;
     const uint64_t start = pieces->at[0].offset;
@@ -111,9 +115,15 @@ static int map_pieces(const struct pmfs_map *map, const struct pieces *pieces, i
         if (mmap(at, piece->length, prot, how, device, (off_t)piece->device) == MAP_FAILED)
             return -errno;
     }
-    if ((flags & PMFS_MAP_FORK) != 0) return 0;
+    if (map->forks) return 0;
     /* A child would hold the device with a grant that is not its own. */
     return madvise(map->base, map->span, MADV_DONTFORK) == 0 ? 0 : -errno;
+}
+
+/* Not by MAP_POPULATE: it may take long, and forks would wait.  As with that, a failure is none. */
+static void populate(const struct pmfs_map *map, int prot) {
+    const int how = (prot & PROT_WRITE) != 0 ? MADV_POPULATE_WRITE : MADV_POPULATE_READ;
+    (void)madvise(map->base, map->span, how);
 }
 
 /* Everything between the grant and the pointer. */
@@ -127,12 +137,16 @@ static int map_from_device(struct pmfs_map *map, const struct pmfs_io_grant *gra
     int result = find_pieces(map->file, start, end, (prot & PROT_WRITE) != 0, &pieces);
     if (result == 0) result = reserve(map, end - start, pieces.at[0].device, unit);
     if (result == 0) {
+        /* Also a child with the descriptor would have the device. */
+        pmfs_hold_forks();
         const int device = pmfs_bind(grant, &map->bound);
-        result = device < 0 ? device : map_pieces(map, &pieces, device, prot, flags);
+        result = device < 0 ? device : map_pieces(map, &pieces, device, prot);
         if (result == 0 && map->medium != PMFS_MEDIUM_MEMORY && map->medium != PMFS_MEDIUM_IMAGE)
             map->caches_are_durable = pmfs_caches_are_durable(device);
         if (device >= 0) close(device);
+        pmfs_release_forks();
     }
+    if (result == 0 && (flags & PMFS_MAP_POPULATE) != 0) populate(map, prot);
     free(pieces.at);
     if (result == 0) map->address = map->base + (offset - start);
     return result;

@@ -9,9 +9,11 @@
 #include <vector>
 
 #include "front/broker.h"
+#include "front/convert.h"
 #include "front/message_check.h"
 #include "front/ops.h"
 #include "front/request.h"
+#include "front/statx.h"
 
 namespace pmfs::front {
 namespace {
@@ -107,6 +109,7 @@ void Dispatcher::dispatch(ReplyPort &port, Bytes message, bool flushed) {
     const pm::FaultScope faults;
     if (const int error = objection(message)) return refuse(request, error);
     if (request.opcode() == FUSE_INTERRUPT) return interrupt(request);
+    if (request.opcode() == kFuseStatx) return statx(request);
     fuse_buf buffer{};
     buffer.mem = message.data();
     buffer.size = message.size();
@@ -201,6 +204,32 @@ void Dispatcher::interrupt(const Request &request) {
     (void)port->send(std::span(&piece, 1));  // fails only when the connection has ended
 }
 
+// In the library's place, which would answer ENOSYS.
+void Dispatcher::statx(const Request &request) {
+    const auto header = load<fuse_in_header>(request.message());
+    const InodeNo ino(header.nodeid);
+    Result<Attr> attr = volume_.getattr(ino);
+    if (attr.ok() && attr.value().unsettled && !request.flushed()) {
+        // As getattr does it.
+        const auto unseen = volume_.unseen_from(ino);
+        if (unseen.ok() && unseen.value())
+            return notifier_->drop_pages({.ino = ino, .offset = *unseen.value()}, header.uid,
+                                         [run = copy_of(request)] { run(true); });
+    }
+    if (pm::take_fault()) attr = Error(EIO, "the medium has a bad page here");
+    if (!attr.ok()) log_damage(attr.error());
+    StatxOut body{};
+    if (attr.ok()) body = to_statx(attr.value(), attr_timeout(attr.value(), options_));
+    fuse_out_header head{sizeof head, 0, header.unique};
+    if (attr.ok())
+        head.len += sizeof body;
+    else
+        head.error = -attr.error().errno_value();
+    const iovec pieces[] = {{&head, sizeof head}, {&body, sizeof body}};
+    // Fails only when the connection has ended.
+    (void)request.port().send(std::span(pieces, attr.ok() ? 2 : 1));
+}
+
 bool Dispatcher::flushed(fuse_req_t req, const Notifier::Pages &pages) {
     if (Request::current()->flushed()) return true;
     const std::uint32_t user = fuse_req_ctx(req)->uid;
@@ -229,12 +258,15 @@ void Dispatcher::tell(fuse_req_t req, Stale stale, const Notifier::Pages &writte
 std::function<void(bool)> Dispatcher::put_aside(fuse_req_t req) {
     const Request *request = Request::current();
     PMFS_ASSERT(request != nullptr && !request->message().empty());
-    const ConstBytes message = request->message();
-    auto copy = std::make_shared<std::vector<std::byte>>(message.begin(), message.end());
-    Dispatcher &dispatcher = of(req);
-    ReplyPort &port = request->port();
+    auto run = of(req).copy_of(*request);
     fuse_reply_none(req);
-    return [&dispatcher, &port, copy](bool flushed) { dispatcher.dispatch(port, *copy, flushed); };
+    return run;
+}
+
+std::function<void(bool)> Dispatcher::copy_of(const Request &request) {
+    const ConstBytes message = request.message();
+    auto copy = std::make_shared<std::vector<std::byte>>(message.begin(), message.end());
+    return [this, &port = request.port(), copy](bool flushed) { dispatch(port, *copy, flushed); };
 }
 
 Completion Dispatcher::answer_later(fuse_req_t req) {

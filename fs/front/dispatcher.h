@@ -111,9 +111,11 @@ private:
     Dispatcher(Volume &volume, const DispatchOptions &options);
     void dispatch(ReplyPort &port, Bytes message, bool flushed);
     static std::function<void(bool flushed)> put_aside(fuse_req_t req);
+    std::function<void(bool flushed)> copy_of(const Request &request);
     int objection(ConstBytes message);
     static void refuse(const Request &request, int error);
     void interrupt(const Request &request);
+    void statx(const Request &request);
     bool start_waiting(std::uint64_t unique, ReplyPort &port) EXCLUDES(waiting_mutex_);
     ReplyPort *stop_waiting(std::uint64_t unique) EXCLUDES(waiting_mutex_);
     bool must_be_durable(const Request &request) const;

@@ -2,6 +2,7 @@
 // done is in server.cc.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/sinks/syslog_sink.h>
 #include <spdlog/spdlog.h>
@@ -14,7 +15,9 @@
 #include <CLI/CLI.hpp>
 #include <cstdlib>
 #include <fstream>
+#include <memory>
 
+#include "base/printable.h"
 #include "client/pmfs_ioctl.h"
 #include "front/mount_point.h"
 #include "front/server.h"
@@ -51,6 +54,9 @@ int parse_words(int argc, char **argv, Words *words) {
     app.add_option("-t,--types", words->type, "For mount(8): pmfs or fuse.pmfs");
     app.add_option("-N,--namespace", words->serve.mount_namespace,
                    "Mount in this mount namespace (a path)");
+    app.failure_message([](const CLI::App *, const CLI::Error &error) {
+        return pmfs::printable(error.what()) + "\nRun with --help for more information.\n";
+    });
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError &e) {
@@ -61,8 +67,29 @@ int parse_words(int argc, char **argv, Words *words) {
 }
 
 int tell(const Outcome &outcome) {
-    if (!outcome.sentence.empty()) fmt::print(stderr, "mount.pmfs: {}\n", outcome.sentence);
+    if (!outcome.sentence.empty())
+        fmt::print(stderr, "mount.pmfs: {}\n", pmfs::printable(outcome.sentence));
     return static_cast<int>(outcome.exit);
+}
+
+// %P in a pattern: what is logged, printable.
+class PrintableText : public spdlog::custom_flag_formatter {
+public:
+    void format(const spdlog::details::log_msg &message, const std::tm &,
+                spdlog::memory_buf_t &to) override {
+        const std::string text = pmfs::printable({message.payload.data(), message.payload.size()});
+        to.append(text.data(), text.data() + text.size());
+    }
+    std::unique_ptr<spdlog::custom_flag_formatter> clone() const override {
+        return std::make_unique<PrintableText>();
+    }
+};
+
+void log_to(const std::shared_ptr<spdlog::logger> &logger, const std::string &pattern) {
+    auto formatter = std::make_unique<spdlog::pattern_formatter>();
+    formatter->add_flag<PrintableText>('P').set_pattern(pattern);
+    logger->set_formatter(std::move(formatter));
+    spdlog::set_default_logger(logger);
 }
 
 // The path as the mount table will show it, and as it stays true after chdir("/").
@@ -122,8 +149,7 @@ int serve_in_background(const Words &words) {
     bool mounted = false;
     const Outcome outcome = serve(words.serve, [&] {
         mounted = true;
-        spdlog::set_default_logger(
-            spdlog::syslog_logger_mt("syslog", "mount.pmfs", LOG_PID, LOG_DAEMON));
+        log_to(spdlog::syslog_logger_mt("syslog", "mount.pmfs", LOG_PID, LOG_DAEMON, true), "%P");
         detach();
         report(Exit::done);
     });
@@ -200,8 +226,7 @@ int main(int argc, char **argv) {
     Words words;
     const int code = parse_words(argc, argv, &words);
     if (code >= 0) return code;
-    spdlog::set_pattern("mount.pmfs: %v");
     spdlog::set_level(words.serve.verbose ? spdlog::level::debug : spdlog::level::info);
-    spdlog::set_default_logger(spdlog::stderr_logger_mt("stderr"));
+    log_to(spdlog::stderr_logger_mt("stderr"), "mount.pmfs: %P");
     return run(words);
 }

@@ -9,6 +9,8 @@
 #include <cerrno>
 #include <cstddef>
 
+#include "front/statx.h"
+
 namespace pmfs::front {
 namespace {
 
@@ -127,6 +129,7 @@ constexpr Shape kShapes[] = {
      .fixed = sizeof(fuse_rename2_in),
      .names = 2,
      .other_node_at = offsetof(fuse_rename2_in, newdir)},
+    {.opcode = kFuseStatx, .fixed = kFuseStatxIn},
     {.opcode = FUSE_LSEEK,
      .fixed = sizeof(fuse_lseek_in),
      .handle_at = offsetof(fuse_lseek_in, fh)},

@@ -2,6 +2,7 @@
 """Volumes that are newer than the program, or damaged: refused with a sentence, or used with care."""
 import errno
 import os
+import struct
 import subprocess
 from pathlib import Path
 
@@ -107,11 +108,81 @@ def _(maker):
     assert volume.unmount() == 0
 
 
-@claim("a damaged superblock is refused, and the sentence names fsck.pmfs", alone=True)
+@claim("a superblock that is damaged with its copy is refused in a sentence", alone=True)
 def _(maker):
     volume = closed(maker)
     flip(volume.region, 100)
-    refused(volume, "fsck.pmfs")
+    flip(volume.region, volume.region.stat().st_size - BLOCK + 100)
+    refused(volume, "superblock", "copy")
+
+
+def records(region):
+    """Place and size of each journal record that would be replayed."""
+    data = Path(region).read_bytes()
+    start, blocks = struct.unpack_from("<QQ", data, 80)
+    ring, size = (start + 2) * BLOCK, (blocks - 2) * BLOCK
+    _, seq, at = max(struct.unpack_from("<QQQ", data, (start + slot) * BLOCK + 32) for slot in (0, 1))
+    found = []
+    while data[ring + at:ring + at + 4] == b"pmJR":
+        number, length = struct.unpack_from("<QI", data, ring + at + 8)
+        if number != seq:
+            break
+        found.append((ring + at, length))
+        seq, at = seq + 1, (at + length) % size
+    return found
+
+
+@claim("a flipped bit in a journal record that is not the last one: refused, named, nothing written", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M")
+    for number in range(40):
+        with open(volume.mnt / f"file{number}", "w", encoding="ascii") as file:
+            file.write(f"content {number}")
+            file.flush()
+            os.fsync(file.fileno())
+    volume.kill()
+    whole = Path(volume.region).read_bytes()
+    found = records(volume.region)
+    assert len(found) > 40
+    for place, length in (found[0], found[len(found) // 4], found[-4]):
+        flip(volume.region, place + length - 40)
+        damaged = Path(volume.region).read_bytes()
+        refused(volume, "journal", "fsck.pmfs")
+        refused(volume, "journal", options="ro")
+        for words in (["-n"], [], ["-p"], ["-y"]):
+            done = subprocess.run([program("fsck.pmfs"), *words, str(volume.region)],
+                                  capture_output=True, text=True, timeout=60)
+            assert done.returncode == 4 and "PM0204" in done.stdout, done
+        assert Path(volume.region).read_bytes() == damaged
+        Path(volume.region).write_bytes(whole)
+    volume.mount()
+    maker.watch()
+    assert len(os.listdir(volume.mnt)) == 40
+    assert volume.unmount() == 0
+
+
+@claim("an image that is truncated under its server: EIO, read-only, and nobody says that all is well", alone=True)
+def _(maker):
+    if maker.kind != "image":
+        return
+    volume = maker.volume(size="64M")
+    for number in range(20):
+        with open(volume.mnt / f"file{number}", "wb") as file:
+            file.write(bytes([number + 1]) * (1 << 20))
+            os.fsync(file.fileno())
+    os.truncate(volume.region, 32 << 20)
+    with fails(errno.EIO, errno.EROFS):
+        with open(volume.mnt / "file0", "r+b") as file:
+            file.write(b"x" * (1 << 20))
+            file.flush()
+            os.fsync(file.fileno())
+    with fails(errno.EIO, errno.EROFS):
+        (volume.mnt / "new").touch()
+    assert volume.unmount() != 0
+    assert volume.region.stat().st_size == 32 << 20
+    done = subprocess.run([program("fsck.pmfs"), "-n", str(volume.region)], capture_output=True,
+                          text=True, timeout=60)
+    assert done.returncode == 8 and "truncated" in done.stderr, done
 
 
 @claim("a damaged directory is EUCLEAN for what is in it, and nothing else suffers", alone=True)

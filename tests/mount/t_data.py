@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 
-from fixture import c_call, claim, fails, run_claims
+from fixture import c_call, claim, fails, run, run_claims
 
 KEEP_SIZE, PUNCH_HOLE, COLLAPSE, ZERO_RANGE, INSERT, UNSHARE = 1, 2, 8, 16, 32, 64
 MIB = 1 << 20
@@ -110,6 +110,76 @@ def _(here):
     assert os.stat(here / "f").st_size == 1 << 40 and os.stat(here / "f").st_blocks < 64
     with fails(errno.EFBIG, errno.EINVAL):
         os.truncate(here / "f", (1 << 62))
+
+
+@claim("fcntl leases are told of an open or a truncation that breaks them, which waits")
+def _(here):
+    set_lease, get_lease = 1024, 1025
+    path = here / "f"
+    path.write_bytes(b"x")
+    breaks = [(os.O_RDONLY, fcntl.F_RDLCK, lambda: os.open(path, os.O_WRONLY)),
+              (os.O_RDWR, fcntl.F_WRLCK, lambda: os.open(path, os.O_RDONLY)),
+              (os.O_RDWR, fcntl.F_WRLCK, lambda: os.truncate(path, 0))]
+    for flags, kind, opens in breaks:
+        fd = os.open(path, flags)
+        was = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGIO])
+        try:
+            fcntl.fcntl(fd, set_lease, kind)
+            assert fcntl.fcntl(fd, get_lease) == kind
+            child = os.fork()
+            if child == 0:
+                opens()
+                os._exit(0)
+            assert signal.sigtimedwait([signal.SIGIO], 10) is not None
+            assert os.waitpid(child, os.WNOHANG) == (0, 0), "it waits"
+            fcntl.fcntl(fd, set_lease, fcntl.F_UNLCK)
+            assert os.waitpid(child, 0)[1] == 0
+        finally:
+            os.close(fd)
+            signal.pthread_sigmask(signal.SIG_SETMASK, was)
+
+
+def birth(path):
+    return run("stat", "-c", "%.9W", path).stdout.strip()
+
+
+@claim("statx gives the birth time of a file of any type, which nothing moves, and a mount keeps", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M")
+    here = volume.mnt
+    before = time.time() - 0.1
+    (here / "file").write_bytes(b"x" * 5000)
+    (here / "directory").mkdir()
+    os.symlink("file", here / "link")
+    os.mkfifo(here / "fifo")
+    os.mknod(here / "device", 0o60600, os.makedev(259, 70000))
+    after = time.time() + 0.1
+    names = ("file", "directory", "link", "fifo", "device", ".")
+    births = {name: birth(here / name) for name in names}
+    assert all(before < float(births[name]) < after for name in names[:-1]), (before, births, after)
+    assert before - 60 < float(births["."]) < after
+    time.sleep(0.02)
+    (here / "file").write_bytes(b"more")
+    os.chmod(here / "file", 0o600)
+    os.utime(here / "file", (1, 1))
+    os.link(here / "file", here / "other")
+    os.rename(here / "directory", here / "directory2")
+    os.rename(here / "directory2", here / "directory")
+    for remounted in (False, True):
+        if remounted:
+            assert volume.unmount() == 0
+            volume.mount()
+            maker.watch()
+        assert {name: birth(here / name) for name in names} == births
+        assert birth(here / "other") == births["file"]
+        # The same request brings all the rest.
+        for name in names:
+            said = run("stat", "-c", "%f %h %u %g %s %b %B %i %t %T %X %Y", here / name).stdout.split()
+            st = os.lstat(here / name)
+            assert said == [f"{st.st_mode:x}", *(str(value) for value in (
+                st.st_nlink, st.st_uid, st.st_gid, st.st_size, st.st_blocks, 512, st.st_ino)),
+                f"{os.major(st.st_rdev):x}", f"{os.minor(st.st_rdev):x}",
+                str(int(st.st_atime)), str(int(st.st_mtime))], name
 
 
 @claim("every truncation moves mtime and ctime, also to the same size, and of an empty file")

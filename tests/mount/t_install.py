@@ -30,7 +30,8 @@ USER = """
 int main(void) { return pmfs_open("/nowhere/at/all", O_RDONLY, 0) == -ENOENT ? 0 : 1; }
 """
 
-# A namespace of its own, in which /usr/sbin holds the machine's programs and the installed ones.
+# A namespace of its own, in which /usr/sbin holds the machine's programs and the installed ones, these
+# in place of any that the machine has already.
 AS_INSTALLED = """
 set -eu
 # No copies of other tests' mounts, whose servers would wait for this namespace to end.
@@ -38,7 +39,8 @@ grep ' - fuse.pmfs ' /proc/self/mountinfo | cut -d' ' -f5 | xargs -r umount -l
 mkdir -p "$1/sbin-was"
 mount --bind /usr/sbin "$1/sbin-was"
 mount -t tmpfs none /usr/sbin
-ln -s "$1"/sbin-was/* "$1"/dest/usr/sbin/* /usr/sbin
+ln -s "$1"/sbin-was/* /usr/sbin
+ln -sf "$1"/dest/usr/sbin/* /usr/sbin
 cd "$1"
 """
 

@@ -1,5 +1,7 @@
 """Processes that hold something on a file, and waiting for what comes: for tests of holders."""
 import contextlib
+import errno
+import json
 import os
 import signal
 import time
@@ -17,6 +19,40 @@ def until(condition, seconds=10):
 def kinds(path):
     """What holds the file, without its open handles."""
     return sorted(h["kind"] for h in libpmfs.holders(path) if not h["kind"].startswith("handle"))
+
+
+def status(path):
+    return json.loads(libpmfs.ctl("status", "--json", path).stdout)
+
+
+def quarantine(path):
+    return json.loads(libpmfs.ctl("quarantine", "--json", path).stdout)
+
+
+def fill(directory):
+    """Files until the last block is taken; gives each one's name and seed."""
+    made = []
+    size = 8 * (1 << 20)
+    while size >= 4096:
+        name = directory / f"fill{len(made)}"
+        fd = os.open(name, os.O_RDWR | os.O_CREAT)
+        try:
+            data = libpmfs.pattern(size, len(made))
+            assert os.pwrite(fd, data, 0) == size
+            os.fsync(fd)
+            made.append((name, size))
+        except (OSError, AssertionError) as error:
+            assert getattr(error, "errno", errno.ENOSPC) == errno.ENOSPC, error
+            os.unlink(name)
+            size //= 2
+        finally:
+            os.close(fd)
+    return made
+
+
+def check(made):
+    for seed, (name, size) in enumerate(made):
+        assert name.read_bytes() == libpmfs.pattern(size, seed), f"{name} was stored to"
 
 
 class Child:

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "fixture.h"
+#include "front/statx.h"
 
 using namespace pmfs;
 using namespace pmfs::test;
@@ -132,6 +133,29 @@ TEST_CASE("grants: a truncation to the same size asks them when blocks behind th
     cell("free: they go", wire.truncate(file.node, kSize) == 0 && blocks() == 8);
     REQUIRE(seal_ioctl(wire, file, PMFS_SEAL_FULL) == 0);
     cell("sealed, and nothing behind: 0", wire.truncate(file.node, kSize) == 0 && blocks() == 8);
+    wire.release(file);
+}
+
+TEST_CASE(
+    "front: STATX gives what GETATTR does and the birth time, and an error for what is no file") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile file = wire.create("f");
+    REQUIRE(wire.write(file, 0, pattern(kSize, 1)) == 0);
+    const std::string_view question("\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\xff\x0f\0\0", 24);
+    const Reply reply = wire.call(front::kFuseStatx, file.node, question);
+    REQUIRE(reply.error == 0);
+    const auto out = reply.as<front::StatxOut>().stat;
+    const fuse_attr attr = wire.getattr(file.node);
+    CHECK(out.mask == 0xfff);
+    CHECK(out.ino == attr.ino);
+    CHECK(out.size == attr.size);
+    CHECK(out.mode == attr.mode);
+    CHECK(static_cast<std::uint64_t>(out.mtime.seconds) == attr.mtime);
+    CHECK(out.btime.seconds != 0);
+    CHECK(out.btime.seconds <= out.mtime.seconds);
+    for (const std::uint64_t node : {std::uint64_t{999999}, ~std::uint64_t{0}})
+        CHECK(wire.call(front::kFuseStatx, node, question).error == ESTALE);
     wire.release(file);
 }
 

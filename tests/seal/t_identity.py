@@ -10,11 +10,10 @@ import signal
 import threading
 import time
 
-from holding import Child, kinds, until
+from holding import Child, check, fill, kinds, quarantine, status, until
 from libpmfs import (BREAKABLE, BREAKABLE_MAP, ENDED, PINNED_MAP, READ, Lease, Map, ctl, grant, holders, make_file,
                      open_direct, pin, seal, seal_of, unseal)
 from fixture import as_user, claim, fails, run_claims
-from t_quarantine import check, fill, quarantine, status
 
 MIB = 1 << 20
 IN_ANOTHER_PID_NAMESPACE = ("unshare", "--pid", "--fork", "--kill-child=KILL")
@@ -96,9 +95,9 @@ def mapping(path):
 
 
 def stays_held(volume, path, process):
-    """The blocks of the deleted file go to nobody while the process stores, and come back when it is gone."""
+    """The blocks that the file gives up go to nobody while the process stores, and come back when it is gone."""
     assert len(quarantine(volume.mnt)["holders"]) == 1
-    os.unlink(path)
+    os.truncate(path, 0)
     until(lambda: status(volume.mnt)["quarantined"] == 8 * MIB)
     made = fill(volume.mnt)
     time.sleep(0.2)
@@ -116,7 +115,7 @@ def _(maker):
     path = volume.mnt / "held"
     make_file(path, 8 * MIB)
     with Process(without_first_thread(path)) as process:
-        assert f"\nState:\tZ" in open(f"/proc/{process.pid}/status").read()
+        assert "\nState:\tZ" in open(f"/proc/{process.pid}/status").read()
         volume.kill()
         volume.mount()
         maker.watch()
@@ -368,6 +367,36 @@ def _(maker):
     inode = os.fstat(fd).st_ino
     os.unlink(path)
     ctl("revoke", "--all", "--inode", inode, volume.mnt)
+    os.close(fd)
+
+
+@claim("a child that is forked in the middle of pmfs_map does not have the device", alone=True)
+def _(maker):
+    volume = maker.volume()
+    path = volume.mnt / "f"
+    make_file(path, MIB)
+    fd = open_direct(path)
+    stop = threading.Event()
+
+    def map_and_unmap():
+        while not stop.is_set():
+            Map(fd).unmap()
+
+    mapper = threading.Thread(target=map_and_unmap)
+    mapper.start()
+    device = os.fsencode(volume.region)
+    try:
+        have_it = 0
+        for _ in range(400):
+            pid = os.fork()
+            if pid == 0:
+                with open("/proc/self/maps", "rb") as maps:
+                    os._exit(any(device in line for line in maps))
+            have_it += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert have_it == 0, f"{have_it} of 400 children have the device mapped"
+    finally:
+        stop.set()
+        mapper.join()
     os.close(fd)
 
 

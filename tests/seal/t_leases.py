@@ -2,6 +2,7 @@
 """B on a real mount: breaks are heard by poll(2), answered or not, and nobody waits longer than said."""
 import contextlib
 import errno
+import mmap
 import os
 import select
 import signal
@@ -308,6 +309,34 @@ def _(maker):
         if stop == "kill":
             volume.mount()
             maker.watch()
+
+
+@claim("a holder that persists and unmaps keeps its time; write, O_DIRECT too, and fsync wait for the breaker",
+       alone=True)
+def _(maker):
+    path = maker.volume(options="lease_break_time=2").mnt / "f"
+    ways = {"persist": (lambda fd, m: m.persist(0, 4096), True),
+            "read": (lambda fd, m: os.preadv(fd, [mmap.mmap(-1, 4096)], 0), True),
+            "fstat": (lambda fd, m: os.fstat(fd), True),
+            "write": (lambda fd, m: os.pwritev(fd, [mmap.mmap(-1, 4096)], 0), False),
+            "fsync": (lambda fd, m: os.fsync(fd), False),
+            "fdatasync": (lambda fd, m: os.fdatasync(fd), False)}
+    for way, (finish, in_time) in ways.items():
+        make_file(path, MIB)
+        fd = open_direct(path)
+        with Map(fd, flags=BREAKABLE_MAP) as m:
+            breaker = truncate(path, 4096)
+            assert m.wait().kind == BREAK
+            begun = time.monotonic()
+            m.store(0, b"last words")
+            finish(fd, m)
+            took = time.monotonic() - begun
+            event = m.event()
+            assert (event is None and took < 1) == in_time, (way, took, event)
+            assert in_time or event.kind == ENDED, (way, took, event)
+        assert breaker.wait(10) == 0
+        os.close(fd)
+        assert path.read_bytes()[:10] == (b"last words" if way != "write" else bytes(10)), way
 
 
 if __name__ == "__main__":

@@ -1,24 +1,15 @@
 #!/usr/bin/env python3
 """Quarantine: a holder that outlives its server goes on storing, and never hits another's block."""
-import errno
 import json
 import os
 import signal
 
-from holding import Child, until
+from holding import Child, check, fill, quarantine, status, until
 from libpmfs import (BREAKABLE_MAP, ENDED, PINNED_MAP, READ, Map, ctl, make_file, open_direct, pattern)
 from fixture import as_user, claim, run_claims
 
 MIB = 1 << 20
 KINDS = {"temporary": 0, "breakable": BREAKABLE_MAP, "pin": PINNED_MAP}
-
-
-def status(path):
-    return json.loads(ctl("status", "--json", path).stdout)
-
-
-def quarantine(path):
-    return json.loads(ctl("quarantine", "--json", path).stdout)
 
 
 def storing(path, flags=0):
@@ -34,32 +25,6 @@ def storing(path, flags=0):
         m.store(0, bytes([0x80 | next(numbers) & 0x7f]) * m.length)
 
     return Child(take, store)
-
-
-def fill(directory):
-    """Files until the last block is taken; gives each one's name and seed."""
-    made = []
-    size = 8 * MIB
-    while size >= 4096:
-        name = directory / f"fill{len(made)}"
-        fd = os.open(name, os.O_RDWR | os.O_CREAT)
-        try:
-            data = pattern(size, len(made))
-            assert os.pwrite(fd, data, 0) == size
-            os.fsync(fd)
-            made.append((name, size))
-        except (OSError, AssertionError) as error:
-            assert getattr(error, "errno", errno.ENOSPC) == errno.ENOSPC, error
-            os.unlink(name)
-            size //= 2
-        finally:
-            os.close(fd)
-    return made
-
-
-def check(made):
-    for seed, (name, size) in enumerate(made):
-        assert name.read_bytes() == pattern(size, seed), f"{name} was stored to"
 
 
 @claim("the server is killed, the volume mounted again, the file deleted and the volume filled: the "

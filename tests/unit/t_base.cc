@@ -3,10 +3,12 @@
 
 #include <array>
 #include <memory>
+#include <random>
 #include <string>
 #include <string_view>
 #include <thread>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "base/bytes.h"
@@ -14,6 +16,7 @@
 #include "base/crc32c.h"
 #include "base/ids.h"
 #include "base/mutex.h"
+#include "base/printable.h"
 #include "base/result.h"
 
 using namespace pmfs;
@@ -226,4 +229,49 @@ TEST_CASE("clock: the coarse time is the time, a few milliseconds old at most") 
     CHECK(exact.nanoseconds < 1'000'000'000u);
     const std::uint64_t start = monotonic_ns();
     CHECK(monotonic_ns() >= start);
+}
+
+TEST_CASE("printable: a terminal obeys nothing of it, and words in any script stay") {
+    for (const char *words :
+         {"", "plain name.txt", "back\\slash \"quotes\" $(x)", "Gr\u00fc\u00dfe",
+          "\u65e5\u672c\u8a9e", "\u0645\u0644\u0641", "\U0001f600"})
+        CHECK(printable(words) == words);
+    const std::pair<std::string_view, const char *> cases[] = {
+        {"\x1b[31mred\x07", "\\x1b[31mred\\x07"},
+        {"two\nlines\r\t", "two\\x0alines\\x0d\\x09"},
+        {std::string_view("a\0b", 3), "a\\x00b"},
+        {"\x7f", "\\x7f"},
+        {"\u009b31m", "\\xc2\\x9b31m"},  // CSI in one character
+        {"\x9b"
+         "31m",
+         "\\x9b31m"},  // and in one byte
+        {"a\u202etxt.exe", "a\\xe2\\x80\\xaetxt.exe"},
+        {"\u2066x\u2069\u200b\ufeff",
+         "\\xe2\\x81\\xa6x\\xe2\\x81\\xa9\\xe2\\x80\\x8b\\xef\\xbb\\xbf"},
+        {"\u2028", "\\xe2\\x80\\xa8"},
+        {"\U000e0041", "\\xf3\\xa0\\x81\\x81"},
+        {"\xc0\x9b", "\\xc0\\x9b"},  // overlong
+        {"\xe0\x80\x9b", "\\xe0\\x80\\x9b"},
+        {"\xed\xa0\x80", "\\xed\\xa0\\x80"},  // a surrogate
+        {"\xf4\x90\x80\x80", "\\xf4\\x90\\x80\\x80"},
+        {"\xff\xfe", "\\xff\\xfe"},
+        {"cut \xe2\x82", "cut \\xe2\\x82"},
+        {"\xe2\x82z", "\\xe2\\x82z"},
+    };
+    for (const auto &[from, to] : cases) CHECK(printable(from) == to);
+    std::mt19937 random(5);
+    for (int round = 0; round < 20000; ++round) {
+        std::string bytes(random() % 12, '\0');
+        for (char &byte : bytes)
+            byte = static_cast<char>(random() % 3 ? random() : 0x80 + random() % 32);
+        const std::string out = printable(bytes);
+        CHECK(printable(out) == out);
+        for (std::size_t at = 0; at < out.size();) {
+            std::uint32_t character = 0;
+            const std::size_t size = utf8_at(out, at, &character);
+            REQUIRE(size != 0);
+            REQUIRE_FALSE(unprintable(character));
+            at += size;
+        }
+    }
 }

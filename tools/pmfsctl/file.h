@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "base/printable.h"
 #include "pmfs.h"
 
 namespace pmfs::ctl {
@@ -19,6 +20,7 @@ public:
     File &operator=(const File &) = delete;
 
     const std::string &path() const { return path_; }
+    std::string name() const { return printable(path_); }  // for people
     int fd() const { return fd_; }
     int error() const { return error_; }
     bool is_regular() const { return is_regular_; }

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <vector>
 
+#include "base/printable.h"
 #include "json.h"
 #include "sentences.h"
 #include "verbs.h"
@@ -105,7 +106,7 @@ void Holding::tell(const char *event, const std::string &words, std::uint64_t mi
         return;
     }
     std::FILE *to = options_.command.empty() ? stdout : stderr;
-    fmt::print(to, "{}: {}\n", file_.path(), words);
+    fmt::print(to, "{}: {}\n", file_.name(), words);
     std::fflush(to);
 }
 
@@ -119,7 +120,8 @@ bool Holding::start_command() {
     if (child_ == 0) {
         ::sigprocmask(SIG_SETMASK, &signals_.before(), nullptr);
         ::execvp(words[0], words.data());
-        fmt::print(stderr, "pmfsctl: cannot run {}: {}\n", words[0], std::strerror(errno));
+        fmt::print(stderr, "pmfsctl: cannot run {}: {}\n", printable(words[0]),
+                   std::strerror(errno));
         std::fflush(nullptr);
         ::_exit(kNotRun);
     }

@@ -11,7 +11,7 @@
 namespace pmfs::ctl {
 namespace {
 
-// Paths may hold any bytes; JSON may not.
+// Paths may hold any bytes; JSON may not.  Written in ASCII, a terminal obeys none of it.
 constexpr auto kReplace = Json::error_handler_t::replace;
 
 const char *kind_key(std::uint32_t kind) {
@@ -36,12 +36,12 @@ const char *kind_key(std::uint32_t kind) {
 }  // namespace
 
 int print(const Json &json) {
-    fmt::print("{}\n", json.dump(2, ' ', false, kReplace));
+    fmt::print("{}\n", json.dump(2, ' ', true, kReplace));
     return kDone;
 }
 
 int print_line(const Json &json) {
-    fmt::print("{}\n", json.dump(-1, ' ', false, kReplace));
+    fmt::print("{}\n", json.dump(-1, ' ', true, kReplace));
     std::fflush(stdout);
     return kDone;
 }

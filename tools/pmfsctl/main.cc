@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdlib>
 
+#include "base/printable.h"
 #include "verbs.h"
 
 namespace {
@@ -145,6 +146,9 @@ int main(int argc, char **argv) {
     map->callback(runs(pmfs::ctl::map));
     add_holding_verbs(app, options, &run);
 
+    app.failure_message([](const CLI::App *, const CLI::Error &error) {
+        return pmfs::printable(error.what()) + "\nRun with --help for more information.\n";
+    });
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError &error) {

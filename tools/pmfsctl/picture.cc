@@ -8,6 +8,7 @@
 #include <bit>
 #include <string_view>
 
+#include "base/printable.h"
 #include "base/units.h"
 #include "words.h"
 
@@ -122,9 +123,10 @@ std::string draw(const pmfs_volume &volume, const std::vector<pmfs_chunk> &chunk
     const std::uint64_t block_size = std::max<std::uint32_t>(1, volume.block_size);
     const Painter painter(style, chunk_size / block_size);
 
-    std::string text = fmt::format(
-        "{} on {}, {}{}\n\n", size_words(volume.size), volume.source, medium_text(volume.medium),
-        volume.label[0] != 0 ? fmt::format(", \"{}\"", volume.label) : "");
+    std::string text =
+        fmt::format("{} on {}, {}{}\n\n", size_words(volume.size), printable(volume.source),
+                    medium_text(volume.medium),
+                    volume.label[0] != 0 ? fmt::format(", \"{}\"", printable(volume.label)) : "");
     Cell total;
     std::vector<Cell> row;
     std::uint64_t row_start = 0;

@@ -4,6 +4,7 @@
 
 #include <cerrno>
 
+#include "base/printable.h"
 #include "base/units.h"
 #include "json.h"
 #include "sentences.h"
@@ -19,7 +20,8 @@ bool is_set(const pmfs_quarantined &entry, std::uint32_t flag) {
 std::string who_has(const pmfs_quarantined &entry) {
     if (entry.pid == 0) return "an unknown process";
     if (is_set(entry, PMFS_QUARANTINE_ALIVE))
-        return fmt::format("process {} ({})", entry.pid, process_of_thread(entry.pid).name);
+        return fmt::format("process {} ({})", entry.pid,
+                           printable(process_of_thread(entry.pid).name));
     if (is_set(entry, PMFS_QUARANTINE_MAPPED))
         return fmt::format("whoever has the memory of process {}", entry.pid);
     return fmt::format("process {} (perhaps gone)", entry.pid);

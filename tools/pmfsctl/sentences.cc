@@ -6,6 +6,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/printable.h"
+
 namespace pmfs::ctl {
 namespace {
 
@@ -41,7 +43,7 @@ std::string holders_of(const File &file) {
         text += fmt::format(
             "\nwhat is quarantined ends by itself when nobody maps it any more; if you know that "
             "nobody stores there, as root: `pmfsctl quarantine --release {} {}`",
-            lost->id, file.path());
+            lost->id, file.name());
     return text;
 }
 
@@ -49,9 +51,9 @@ std::string holders_of(const File &file) {
 std::string unfit(const File &file, std::uint64_t bad_offset) {
     pmfs_info info;
     if (!file.is_regular() || file.info(&info) != 0)
-        return fmt::format("{} is not a regular file: only those can be sealed", file.path());
+        return fmt::format("{} is not a regular file: only those can be sealed", file.name());
     if (info.size == 0)
-        return fmt::format("{} is empty: there is no block map to seal", file.path());
+        return fmt::format("{} is empty: there is no block map to seal", file.name());
     std::vector<pmfs_extent> extents;
     std::string why = "its block is not aligned";
     if (file.extents(&extents) == 0) {
@@ -69,7 +71,7 @@ std::string unfit(const File &file, std::uint64_t bad_offset) {
     return fmt::format(
         "{} cannot be sealed full: at offset {}, {}; `pmfsctl seal --prepare {}` "
         "sees to that, `--as-is` seals it as it is",
-        file.path(), bad_offset, why, file.path());
+        file.name(), bad_offset, why, file.name());
 }
 
 std::string busy(const File &file, Verb verb) {
@@ -77,44 +79,44 @@ std::string busy(const File &file, Verb verb) {
         return fmt::format(
             "{} stays sealed: somebody maps it or holds a grant on it; `pmfsctl revoke` ends "
             "grants",
-            file.path());
+            file.name());
     if (verb == Verb::seal)
         return fmt::format(
             "{} cannot be sealed now: somebody has it open for writing through the "
             "page cache, or holds a lease on it; close it there, or wait",
-            file.path());
+            file.name());
     if (verb == Verb::lease)
         return fmt::format("{} cannot be leased now: somebody maps it or holds a grant on it",
-                           file.path());
-    return fmt::format("{} is in use", file.path());
+                           file.name());
+    return fmt::format("{} is in use", file.name());
 }
 
 std::string volume_full(const File &file) {
     pmfs_volume volume;
-    if (file.volume(&volume) != 0) return fmt::format("{}: the volume is full", file.path());
+    if (file.volume(&volume) != 0) return fmt::format("{}: the volume is full", file.name());
     return fmt::format("{}: the volume is full: {} bytes are free for data; delete something",
-                       file.path(), volume.blocks_available * volume.block_size);
+                       file.name(), volume.blocks_available * volume.block_size);
 }
 
 std::string not_allowed(const File &file, Verb verb) {
     if (verb == Verb::lease || verb == Verb::pin)
         return fmt::format("{}: that is for root, for its owner, and for those who may write to it",
-                           file.path());
+                           file.name());
     if (verb == Verb::revoke)
-        return fmt::format("{}: only root ends what others hold", file.path());
+        return fmt::format("{}: only root ends what others hold", file.name());
     if (verb == Verb::quarantine)
         return fmt::format("{}: only root can vouch that nobody stores to those blocks any more",
-                           file.path());
+                           file.name());
     if (verb != Verb::seal && verb != Verb::unseal)
-        return fmt::format("{}: you may not do that", file.path());
+        return fmt::format("{}: you may not do that", file.name());
     return fmt::format(
         "{}: sealing and unsealing is for root, or for the file's owner where the "
         "volume is mounted with -o seal=owner",
-        file.path());
+        file.name());
 }
 
 std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_offset) {
-    const std::string &path = file.path();
+    const std::string path = file.name();
     const bool holds = verb == Verb::lease || verb == Verb::pin;
     const bool seals = verb == Verb::seal || verb == Verb::unseal || holds;
     switch (error) {
@@ -196,7 +198,7 @@ std::string describe(const pmfs_holder &holder) {
     const Process process = process_of_thread(holder.pid);
     std::string who = "an unknown process";
     if (process.pid != 0)
-        who = fmt::format("process {} ({})", process.pid, process.name);
+        who = fmt::format("process {} ({})", process.pid, printable(process.name));
     else if (holder.pid != 0)
         who = fmt::format("process {} (gone)", holder.pid);
     std::string text = fmt::format("{} of {}, user {}", kind_of(holder), who, holder.uid);

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "base/printable.h"
 #include "base/units.h"
 #include "file.h"
 #include "json.h"
@@ -75,7 +76,7 @@ Json to_json(const pmfs_extent &extent) {
 
 int print_info(const File &file, const pmfs_info &info, bool json) {
     if (json) return print(to_json(file, info));
-    fmt::print("{}\n  seal        {}\n  size        {} ({} bytes), {} allocated\n", file.path(),
+    fmt::print("{}\n  seal        {}\n  size        {} ({} bytes), {} allocated\n", file.name(),
                seal_text(info.seal), size_words(info.size), info.size, size_words(info.allocated));
     if (file.is_regular())
         fmt::print("  extents     {}\n  map digest  {}\n", info.extents, hex_text(info.digest));
@@ -163,7 +164,7 @@ int map_file(const File &file, const Options &options) {
                       {"map_digest", hex_text(info.digest)},
                       {"extents", list}});
     }
-    fmt::print("{}: {} extents, sealed {}\n{:>18} {:>18} {:>18}\n", file.path(), extents.size(),
+    fmt::print("{}: {} extents, sealed {}\n{:>18} {:>18} {:>18}\n", file.name(), extents.size(),
                info.seal == PMFS_SEAL_NONE ? "not at all" : seal_text(info.seal), "offset",
                "on the device", "length");
     for (const pmfs_extent &extent : extents)
@@ -189,9 +190,9 @@ int status(const Options &options) {
     if (const int error = file.volume(&volume)) return complain(file, Verb::status, error);
     if (options.json) return print(to_json(volume));
     const std::uint64_t block = volume.block_size;
-    fmt::print("{} ({}), {}\n  uuid          {}\n", volume.source, medium_text(volume.medium),
-               size_words(volume.size), uuid_text(volume.uuid));
-    if (volume.label[0] != 0) fmt::print("  label         {}\n", volume.label);
+    fmt::print("{} ({}), {}\n  uuid          {}\n", printable(volume.source),
+               medium_text(volume.medium), size_words(volume.size), uuid_text(volume.uuid));
+    if (volume.label[0] != 0) fmt::print("  label         {}\n", printable(volume.label));
     fmt::print("  data          {} of {} available\n  inodes        {} used\n",
                size_words(volume.blocks_available * block), size_words(volume.blocks_total * block),
                volume.inodes_used);
@@ -257,7 +258,7 @@ int holders(const Options &options) {
         return print({{"path", file.path()}, {"holders", list}});
     }
     for (const pmfs_holder &holder : all) fmt::print("{}\n", describe(holder));
-    if (all.empty()) fmt::print("nobody holds {}\n", file.path());
+    if (all.empty()) fmt::print("nobody holds {}\n", file.name());
     return kDone;
 }
 

@@ -1,0 +1,51 @@
+/*
+ * Forks of this process wait while it maps the device: between mmap(2) and MADV_DONTFORK a child
+ * would inherit the mapping, and there is no flag that makes one of the two.
+ *
+ * This covers fork(3) of the C library, not a bare clone(2); the server holds the blocks of such a
+ * child until it is gone (docs/seal.md "Quarantine").  While forks are held, nothing of another
+ * library is locked, so the order of other handlers does not matter.
+ */
+#define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
+#include <pthread.h>
+
+#include "internal.h"
+
+/* Read: threads that map.  Written: a fork.  A fork that waits goes before those who come later. */
+#define UNLOCKED PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP
+static pthread_rwlock_t forks = UNLOCKED;
+static __thread bool holding; /* a signal handler may fork in the middle of it */
+static __thread int cancel_state;
+
+static void before_fork(void) {
+    if (holding) return;
+    pthread_rwlock_wrlock(&forks);
+    pmfs_lock_connections(); /* in this order, for those who map take it as well */
+}
+static void in_parent(void) {
+    if (holding) return;
+    pmfs_unlock_connections();
+    pthread_rwlock_unlock(&forks);
+}
+/* It is the only thread, with another number: it could not unlock. */
+static void in_child(void) {
+    forks = (pthread_rwlock_t)UNLOCKED;
+    holding = false;
+    pmfs_disown_connections();
+}
+__attribute__((constructor)) static void watch_forks(void) {
+    (void)pthread_atfork(before_fork, in_parent, in_child);
+}
+
+void pmfs_hold_forks(void) {
+    /* A thread that is cancelled here would leave nobody to release them. */
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+    pthread_rwlock_rdlock(&forks);
+    holding = true;
+}
+
+void pmfs_release_forks(void) {
+    if (holding) pthread_rwlock_unlock(&forks);
+    holding = false;
+    pthread_setcancelstate(cancel_state, NULL);
+}
