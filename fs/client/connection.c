@@ -30,25 +30,23 @@ struct pmfs_connection {
 /* The list, and all of its connections but `talk`. */
 static pthread_mutex_t list_mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct pmfs_connection *list;
-static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
-static void lock_list(void) {
+void pmfs_lock_connections(void) {
     pthread_mutex_lock(&list_mutex);
 }
-static void unlock_list(void) {
+
+void pmfs_unlock_connections(void) {
     pthread_mutex_unlock(&list_mutex);
 }
+
 /* The life lines are the parent's.  What was inherited of mappings still points to them. */
-static void disown(void) {
+void pmfs_disown_connections(void) {
     for (struct pmfs_connection *c = list; c != NULL; c = c->next) {
         close(c->fd);
         c->fd = -1;
     }
     list = NULL;
-    unlock_list();
-}
-static void watch_forks(void) {
-    (void)pthread_atfork(lock_list, unlock_list, disown);
+    list_mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
 }
 
 static bool serves(const struct pmfs_connection *c, const struct pmfs_io_grant *grant) {
@@ -60,8 +58,7 @@ static bool serves(const struct pmfs_connection *c, const struct pmfs_io_grant *
 static int get(const struct pmfs_io_grant *grant, struct pmfs_connection **out, bool *made) {
     int result = 0;
     *made = false;
-    pthread_once(&fork_once, watch_forks);
-    lock_list();
+    pmfs_lock_connections();
     struct pmfs_connection *c = list;
     while (c != NULL && !serves(c, grant)) c = c->next;
     if (c == NULL) {
@@ -83,13 +80,13 @@ static int get(const struct pmfs_io_grant *grant, struct pmfs_connection **out, 
         }
     }
     if (c != NULL) c->users++;
-    unlock_list();
+    pmfs_unlock_connections();
     *out = c;
     return result;
 }
 
 static void put(struct pmfs_connection *c, bool dead) {
-    lock_list();
+    pmfs_lock_connections();
     c->dead = c->dead || dead;
     const bool last = --c->users == 0;
     if (last) {
@@ -97,7 +94,7 @@ static void put(struct pmfs_connection *c, bool dead) {
         while (*at != NULL && *at != c) at = &(*at)->next;
         if (*at != NULL) *at = c->next;
     }
-    unlock_list();
+    pmfs_unlock_connections();
     if (!last) return;
     if (c->fd >= 0) close(c->fd);
     pthread_mutex_destroy(&c->talk);

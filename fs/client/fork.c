@@ -3,8 +3,8 @@
  * would inherit the mapping, and there is no flag that makes one of the two.
  *
  * This covers fork(3) of the C library, not a bare clone(2); the server holds the blocks of such a
- * child until it is gone (docs/seal.md "Quarantine").  Nothing is locked while forks are held but
- * what the kernel locks, so the order of other handlers does not matter.
+ * child until it is gone (docs/seal.md "Quarantine").  While forks are held, nothing of another
+ * library is locked, so the order of other handlers does not matter.
  */
 #define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
 #include <pthread.h>
@@ -18,15 +18,20 @@ static __thread bool holding; /* a signal handler may fork in the middle of it *
 static __thread int cancel_state;
 
 static void before_fork(void) {
-    if (!holding) pthread_rwlock_wrlock(&forks);
+    if (holding) return;
+    pthread_rwlock_wrlock(&forks);
+    pmfs_lock_connections(); /* in this order, for those who map take it as well */
 }
 static void in_parent(void) {
-    if (!holding) pthread_rwlock_unlock(&forks);
+    if (holding) return;
+    pmfs_unlock_connections();
+    pthread_rwlock_unlock(&forks);
 }
 /* It is the only thread, with another number: it could not unlock. */
 static void in_child(void) {
     forks = (pthread_rwlock_t)UNLOCKED;
     holding = false;
+    pmfs_disown_connections();
 }
 __attribute__((constructor)) static void watch_forks(void) {
     (void)pthread_atfork(before_fork, in_parent, in_child);

@@ -36,6 +36,11 @@ struct pmfs_map {
 void pmfs_hold_forks(void);
 void pmfs_release_forks(void);
 
+/* For a fork: in its child the connections are not its own. */
+void pmfs_lock_connections(void);
+void pmfs_unlock_connections(void);
+void pmfs_disown_connections(void);
+
 /* ioctl(2) that starts again when a signal comes; 0 or -errno. */
 int pmfs_ioctl(int fd, unsigned long command, void *io);
 

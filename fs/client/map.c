@@ -115,7 +115,7 @@ static int map_pieces(const struct pmfs_map *map, const struct pieces *pieces, i
         if (mmap(at, piece->length, prot, how, device, (off_t)piece->device) == MAP_FAILED)
             return -errno;
     }
-    if ((flags & PMFS_MAP_FORK) != 0) return 0;
+    if (map->forks) return 0;
     /* A child would hold the device with a grant that is not its own. */
     return madvise(map->base, map->span, MADV_DONTFORK) == 0 ? 0 : -errno;
 }

@@ -242,9 +242,8 @@ Result<> Broker::Impl::may_map(const Caller &caller) const {
 }
 
 bool Broker::Impl::is_trusted(const Caller &caller) const {
-    return caller.uid == 0 ||
-           (options_.group && (caller.gid == *options_.group ||
-                               thread_in_group(caller.pid, *options_.group)));
+    return caller.uid == 0 || (options_.group && (caller.gid == *options_.group ||
+                                                  thread_in_group(caller.pid, *options_.group)));
 }
 
 bool Broker::Impl::is_trusted(const Peer &peer) const {

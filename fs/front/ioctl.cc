@@ -357,8 +357,7 @@ Result<std::size_t> grant(Job &job, pmfs_io_grant &io) {
                                .maps = claim.maps,
                                .lent = claim.maps,
                                .forks = (io.flags & PMFS_GRANT_FORK) != 0,
-                               .trusted = claim.maps &&
-                                          job.context.broker->is_trusted(job.caller)};
+                               .trusted = claim.maps && job.context.broker->is_trusted(job.caller)};
     claim.grant = TRY(volume.take_grant(job.handle, request, job.caller, &io.bad_offset));
     if (const auto told = tell_grant(job, io, claim); !told.ok()) {
         (void)volume.drop_grant(job.handle, claim.grant).ok();  // it was ours a moment ago

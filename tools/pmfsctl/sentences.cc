@@ -163,7 +163,10 @@ std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_o
         case EOPNOTSUPP:
             if (seals)
                 return fmt::format(
-                    "{}: a volume mounted with -o writeback has no seals, leases and pins", path);
+                    "{}: this mount has no seals, leases and pins (it is one with -o writeback), "
+                    "or "
+                    "no broker to tell of leases (its log says why)",
+                    path);
             break;
         case EUCLEAN:
             return fmt::format("{}: the volume is damaged here; unmount it and run fsck.pmfs",
