@@ -155,10 +155,8 @@ std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_o
             return volume_full(file);
         case ENOMEM:
             if (verb != Verb::pin) break;
-            return fmt::format(
-                "{}: this user would have more pinned than it may: `ulimit -l`, or pin_quota= of "
-                "the mount",
-                path);
+            return fmt::format("{}: past what the user may pin: `ulimit -l`, or -o pin_quota=",
+                               path);
         case EAGAIN:
             if (!holds) break;
             return fmt::format("{}: somebody is waiting for a lease of it to end; try again", path);
@@ -171,8 +169,8 @@ std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_o
         case EISDIR:
             return fmt::format("{} is a directory: only regular files have a block map", path);
         case EOPNOTSUPP:
-            if (seals) return not_here(file, verb);
-            break;
+            if (!seals) break;
+            return not_here(file, verb);
         case EUCLEAN:
             return fmt::format("{}: the volume is damaged here; unmount it and run fsck.pmfs",
                                path);
