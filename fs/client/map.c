@@ -155,7 +155,8 @@ static int map_from_device(struct pmfs_map *map, const struct pmfs_io_grant *gra
 int pmfs_map_granted(int fd, const struct pmfs_io_grant *grant, struct pmfs_range range, int prot,
                      unsigned flags, struct pmfs_map **out) {
     struct pmfs_map *map = calloc(1, sizeof *map);
-    /* The grant belongs to the open description, which this keeps when the caller closes his. */
+    /* The grant belongs to the open description, which this keeps when the caller closes its own.
+     */
     const int file = map != NULL ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
     if (file < 0) {
         const int result = map != NULL ? -errno : -ENOMEM;

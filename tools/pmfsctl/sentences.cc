@@ -115,6 +115,16 @@ std::string not_allowed(const File &file, Verb verb) {
         file.name());
 }
 
+std::string not_here(const File &file, Verb verb) {
+    if (verb == Verb::lease)
+        return fmt::format(
+            "{}: no leases on this mount: it is one with -o writeback, or has no broker to tell "
+            "their holders (its log says why)",
+            file.name());
+    return fmt::format("{}: a volume mounted with -o writeback has no seals and no pins",
+                       file.name());
+}
+
 std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_offset) {
     const std::string path = file.name();
     const bool holds = verb == Verb::lease || verb == Verb::pin;
@@ -145,10 +155,8 @@ std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_o
             return volume_full(file);
         case ENOMEM:
             if (verb != Verb::pin) break;
-            return fmt::format(
-                "{}: this user would have more pinned than he may: `ulimit -l`, or pin_quota= of "
-                "the mount",
-                path);
+            return fmt::format("{}: past what the user may pin: `ulimit -l`, or -o pin_quota=",
+                               path);
         case EAGAIN:
             if (!holds) break;
             return fmt::format("{}: somebody is waiting for a lease of it to end; try again", path);
@@ -161,13 +169,8 @@ std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_o
         case EISDIR:
             return fmt::format("{} is a directory: only regular files have a block map", path);
         case EOPNOTSUPP:
-            if (seals)
-                return fmt::format(
-                    "{}: this mount has no seals, leases and pins (it is one with -o writeback), "
-                    "or "
-                    "no broker to tell of leases (its log says why)",
-                    path);
-            break;
+            if (!seals) break;
+            return not_here(file, verb);
         case EUCLEAN:
             return fmt::format("{}: the volume is damaged here; unmount it and run fsck.pmfs",
                                path);
