@@ -12,6 +12,7 @@
 #include <random>
 #include <vector>
 
+#include "front/statx.h"
 #include "fsck/check.h"
 #include "media/format.h"
 #include "world.h"
@@ -107,6 +108,7 @@ std::vector<Sample> samples(const OpenFile &file, std::uint64_t dir) {
         {FUSE_LOOKUP, kRoot, names("", {"f"})},
         {FUSE_GETATTR, node,
          bytes_text(fuse_getattr_in{.getattr_flags = FUSE_GETATTR_FH, .fh = fh})},
+        {front::kFuseStatx, node, std::string(front::kFuseStatxIn, '\0')},
         {FUSE_SETATTR, node, bytes_text(size)},
         {FUSE_SYMLINK, kRoot, names("", {"s", "target"})},
         {FUSE_MKNOD, kRoot, names(bytes_text(fuse_mknod_in{.mode = S_IFREG | 0600}), {"n"})},

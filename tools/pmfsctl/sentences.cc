@@ -125,6 +125,15 @@ std::string not_here(const File &file, Verb verb) {
                        file.name());
 }
 
+std::string frozen(const File &file) {
+    const std::string path = file.name();
+    if (file.error() != 0)
+        return fmt::format("{} is being executed, so it cannot be opened for writing", path);
+    return fmt::format(
+        "{} is sealed or mapped, so its block map cannot change; `pmfsctl unseal {}` first", path,
+        path);
+}
+
 std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_offset) {
     const std::string path = file.name();
     const bool holds = verb == Verb::lease || verb == Verb::pin;
@@ -138,13 +147,7 @@ std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_o
                 "volume again",
                 path);
         case ETXTBSY:
-            if (file.error() != 0)
-                return fmt::format("{} is being executed, so it cannot be opened for writing",
-                                   path);
-            return fmt::format(
-                "{} is sealed or mapped, so its block map cannot change; `pmfsctl "
-                "unseal {}` first",
-                path, path);
+            return frozen(file);
         case EBUSY:
             return busy(file, verb) + holders_of(file);
         case EPERM:
