@@ -65,8 +65,8 @@ struct pmfs_map; /* a mapping; opaque */
 /* Maps [offset, offset + length) of a file from the device, as one contiguous range of addresses.
  * length 0: to the end of the file.  prot: PROT_READ, with or without PROT_WRITE.  While the
  * mapping lives, the block map of that range cannot change (a temporary grant).  `fd` may be closed
- * afterwards. The mapping is not inherited by fork(2), but for PMFS_MAP_FORK.  On failure *out is NULL and nothing is left
- * behind.
+ * afterwards. The mapping is not inherited by fork(2), but for PMFS_MAP_FORK.  On failure *out is
+ * NULL and nothing is left behind.
  *
  * -EACCES: this user may not have the device; -EBADF: prot does not fit the descriptor; -EBUSY:
  * somebody has the file open through the page cache (`pmfsctl holders`); -EINVAL: the range is not

@@ -92,7 +92,8 @@ Refusal set_mappings(std::string_view, std::string_view value, ServeOptions *opt
     const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
     if (error != std::errc() || end != value.data() + value.size() || number < kLeast ||
         number > kMost)
-        return fmt::format("mappings= wants a number from {} to {}, not '{}'", kLeast, kMost, value);
+        return fmt::format("mappings= wants a number from {} to {}, not '{}'", kLeast, kMost,
+                           value);
     options->volume.grants_max = number;
     return {};
 }

@@ -83,7 +83,8 @@ std::size_t grants_that_fit(std::size_t grants) {
     limit.rlim_cur = limit.rlim_max;
     ::setrlimit(RLIMIT_NOFILE, &limit);
     if (limit.rlim_cur >= wanted) return grants;
-    const std::size_t fit = limit.rlim_cur > kForOthers ? (limit.rlim_cur - kForOthers) / kForOne : 0;
+    const std::size_t fit =
+        limit.rlim_cur > kForOthers ? (limit.rlim_cur - kForOthers) / kForOne : 0;
     spdlog::warn(
         "room for {} mappings, not {}: this process may have {} descriptors (raise RLIMIT_NOFILE, "
         "or say mappings={})",

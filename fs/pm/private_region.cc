@@ -14,8 +14,9 @@ MappedResult PrivateRegion::make(MediumKind kind, FileDescriptor fd, const Mediu
                                                   MAP_PRIVATE | MAP_NORESERVE));
     UnitSet lost = TRY(UnitSet::make(medium.size, medium.unit));
     UnitSet copied = TRY(UnitSet::make(medium.size, medium.unit));
-    return std::unique_ptr<MappedRegion>(new PrivateRegion(
-        kind, std::move(fd), medium, std::move(mapping), std::move(lost), std::move(copied), by_unit));
+    return std::unique_ptr<MappedRegion>(new PrivateRegion(kind, std::move(fd), medium,
+                                                           std::move(mapping), std::move(lost),
+                                                           std::move(copied), by_unit));
 }
 
 PrivateRegion::PrivateRegion(MediumKind kind, FileDescriptor fd, const Medium &medium,

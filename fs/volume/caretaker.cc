@@ -75,8 +75,8 @@ std::optional<std::uint32_t> Caretaker::time_left_ms(InodeNo ino, std::uint64_t 
     if (found == breaks_.end()) return std::nullopt;
     const std::uint64_t deadline = found->second.deadline_ns;
     const std::uint64_t left = deadline > now_ns ? (deadline - now_ns) / kMillisecond : 0;
-    return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(
-        left, 1, std::numeric_limits<std::uint32_t>::max()));
+    return static_cast<std::uint32_t>(
+        std::clamp<std::uint64_t>(left, 1, std::numeric_limits<std::uint32_t>::max()));
 }
 
 bool Caretaker::has_turns(InodeNo ino) {

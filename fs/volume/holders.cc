@@ -255,8 +255,8 @@ Result<> Volume::Impl::clear_behind_end(InodeNo ino) {
     return {};
 }
 
-// Marks the file as one whose blocks behind its end may hold something.  Somebody is about to store:
-// the file's times move, and it loses what any write would take from it.
+// Marks the file as one whose blocks behind its end may hold something.  Somebody is about to
+// store: the file's times move, and it loses what any write would take from it.
 Result<> Volume::Impl::mark_mapped(const Grant &grant) {
     const InodeNo ino = grant.file;
     TRY(drop_capability(ino));

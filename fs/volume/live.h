@@ -20,7 +20,8 @@ namespace pmfs {
 
 class LiveTable {
 public:
-    explicit LiveTable(std::size_t grants_max) : grants_share_(grants_max / 2), places_(grants_max) {}
+    explicit LiveTable(std::size_t grants_max)
+        : grants_share_(grants_max / 2), places_(grants_max) {}
 
     void reference(InodeNo ino, std::uint64_t count = 1);
     // Counts one only if it was looked up before; false: it was not.

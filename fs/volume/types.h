@@ -117,9 +117,9 @@ struct GrantRequest {
     GrantKind kind = GrantKind::temporary;
     std::uint64_t offset = 0, length = 0;  // bytes; length 0 = to the end of the file
     bool may_store = false;
-    bool maps = false;  // the holder is to have the device
-    bool lent = false;  // ... and gets it by lend_device() only
-    bool forks = false;  // ... and hands the mapping down to its children
+    bool maps = false;     // the holder is to have the device
+    bool lent = false;     // ... and gets it by lend_device() only
+    bool forks = false;    // ... and hands the mapping down to its children
     bool trusted = false;  // the caller may have the device
 };
 struct Holder {         // one row of `pmfsctl holders`

@@ -28,10 +28,10 @@ namespace pmfs {
 
 struct MountOptions {
     bool read_only = false;
-    bool owner_may_seal = false;             // -o seal=owner
-    bool writeback = false;                  // -o writeback: seals and grants are EOPNOTSUPP
-    bool no_background = false;              // tests: no group-commit thread; call commit_group()
-    unsigned commit_interval_ms = 5000;      // image files: longest time without a group commit
+    bool owner_may_seal = false;         // -o seal=owner
+    bool writeback = false;              // -o writeback: seals and grants are EOPNOTSUPP
+    bool no_background = false;          // tests: no group-commit thread; call commit_group()
+    unsigned commit_interval_ms = 5000;  // image files: longest time without a group commit
     // Grants that may stand at a time, those whose holders are in quarantine included: an eighth is
     // kept for root, and no other user gets more than half.
     std::size_t grants_max = 8192;

@@ -100,7 +100,8 @@ TEST_CASE("grants: there are as many as the mount allows, and root finds a place
         }
         CHECK(held.size() == (user == 1000 ? 8 : 14));  // half of all; all but what root is kept
     }
-    for (int i = 0; i < 2; ++i) CHECK(world.take(file, GrantKind::temporary, 20, false, 0, 0, 0).ok());
+    for (int i = 0; i < 2; ++i)
+        CHECK(world.take(file, GrantKind::temporary, 20, false, 0, 0, 0).ok());
     CHECK(errno_of(world.take(file, GrantKind::temporary, 20, false, 0, 0, 0)) == EUSERS);
     for (const GrantId id : held) REQUIRE(world->drop_grant(file.handle, id).ok());
     CHECK(world.take(file, GrantKind::temporary, 20, false, 0, 0, 1002).ok());
