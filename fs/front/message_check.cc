@@ -129,7 +129,7 @@ constexpr Shape kShapes[] = {
      .fixed = sizeof(fuse_rename2_in),
      .names = 2,
      .other_node_at = offsetof(fuse_rename2_in, newdir)},
-    {.opcode = kFuseStatx, .fixed = kFuseStatxIn},
+    {.opcode = kFuseStatx, .fixed = sizeof(StatxIn), .handle_at = offsetof(StatxIn, fh)},
     {.opcode = FUSE_LSEEK,
      .fixed = sizeof(fuse_lseek_in),
      .handle_at = offsetof(fuse_lseek_in, fh)},
@@ -167,6 +167,8 @@ bool without_handle(const Shape &shape, ConstBytes body) {
     switch (shape.opcode) {
         case FUSE_GETATTR:
             return (load<fuse_getattr_in>(body).getattr_flags & FUSE_GETATTR_FH) == 0;
+        case kFuseStatx:
+            return (load<StatxIn>(body).getattr_flags & FUSE_GETATTR_FH) == 0;
         case FUSE_SETATTR:
             return (load<fuse_setattr_in>(body).valid & FATTR_FH) == 0;
         case FUSE_IOCTL: {  // of a directory, whose handle is 0

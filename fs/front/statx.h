@@ -10,7 +10,14 @@
 namespace pmfs::front {
 
 inline constexpr std::uint32_t kFuseStatx = 52;
-inline constexpr std::size_t kFuseStatxIn = 24;  // sizeof(struct fuse_statx_in)
+
+struct StatxIn {
+    std::uint32_t getattr_flags;  // FUSE_GETATTR_FH: fh is a handle of the file
+    std::uint32_t reserved;
+    std::uint64_t fh;
+    std::uint32_t sx_flags, sx_mask;
+};
+static_assert(sizeof(StatxIn) == 24);
 
 struct StatxTime {
     std::int64_t seconds;
