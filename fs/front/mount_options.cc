@@ -183,16 +183,12 @@ constexpr ForeignOption kForeign[] = {
 constexpr std::string_view kInTable[] = {"user_id", "group_id", "rootmode",
                                          "fd",      "max_read", "blksize"};
 
-// Nothing: it is not foreign.  Else the refusal, which is empty to pass.
-std::optional<Refusal> foreign(std::string_view name, std::optional<std::string_view> value) {
-    for (const ForeignOption &option : kForeign) {
-        if (option.name != name || (option.value != "*" && option.value != value.value_or("")))
-            continue;
-        if (option.refusal.empty()) return Refusal();
-        const std::string words = value ? fmt::format("{}={}", name, *value) : std::string(name);
-        return Refusal(fmt::format("{}: leave '{}' away", option.refusal, words));
-    }
-    return {};
+// Null: it is not foreign.
+const ForeignOption *foreign(std::string_view name, std::optional<std::string_view> value) {
+    for (const ForeignOption &option : kForeign)
+        if (option.name == name && (option.value == "*" || option.value == value.value_or("")))
+            return &option;
+    return nullptr;
 }
 
 Refusal set_own(std::string_view name, std::optional<std::string_view> value, bool sloppy,
@@ -203,7 +199,11 @@ Refusal set_own(std::string_view name, std::optional<std::string_view> value, bo
         if (!option.has_value && value) return fmt::format("option '{}' takes no value", name);
         return option.set(name, value.value_or(""), options);
     }
-    if (const auto known = foreign(name, value)) return sloppy ? Refusal() : *known;
+    if (const ForeignOption *known = foreign(name, value); known != nullptr) {
+        if (sloppy || known->refusal.empty()) return {};
+        const std::string words = value ? fmt::format("{}={}", name, *value) : std::string(name);
+        return fmt::format("{}: leave '{}' away", known->refusal, words);
+    }
     const bool in_table = std::ranges::find(kInTable, name) != std::end(kInTable);
     if (sloppy || ((options->mount_flags & MS_REMOUNT) != 0 && in_table)) return {};
     return fmt::format("unknown option '{}' (mount.pmfs(8) lists what there is)", name);
