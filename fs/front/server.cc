@@ -257,14 +257,14 @@ Outcome serve(const ServeOptions &options, const std::function<void()> &mounted)
         static_cast<void>(server.close());
         return made;
     }
+    mounted();
+    spdlog::info("{} is mounted on {}", options.source, options.directory);
     if (oom_score != kNeverKilled)
         spdlog::warn(
             "when memory is short the server may be the first to be killed (its oom_score_adj is "
             "{}): "
             "start it with CAP_SYS_RESOURCE, or by a systemd unit with OOMScoreAdjust=-1000",
             oom_score);
-    mounted();
-    spdlog::info("{} is mounted on {}", options.source, options.directory);
     server.wait();
     return server.close();
 }

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
 
 from fixture import claim, program, run, run_claims
@@ -68,10 +69,17 @@ def _(maker):
     capable = int(re.search("CapEff:\t(.*)", Path("/proc/self/status").read_text())[1], 16) & CAP_SYS_RESOURCE
     assert spared or not capable
     assert spared == ("OOMScoreAdjust=-1000" not in volume.log_text()), volume.log_text()
-    done = run("setpriv", "--bounding-set=-sys_resource", program("mount.pmfs"), volume.region, volume.mnt)
+    server = subprocess.Popen(["setpriv", "--bounding-set=-sys_resource", program("mount.pmfs"),
+                               str(volume.region), str(volume.mnt), "--foreground"],
+                              stderr=subprocess.PIPE, text=True)
+    while not os.path.ismount(volume.mnt):
+        assert server.poll() is None
+        time.sleep(0.02)
+    (volume.mnt / "f").read_text()
     run("umount", volume.mnt)
+    said = server.communicate(timeout=30)[1]
     if Path("/proc/self/oom_score_adj").read_text().strip() != "-1000":
-        assert "OOMScoreAdjust=-1000" in done.stderr and "CAP_SYS_RESOURCE" in done.stderr, done
+        assert "OOMScoreAdjust=-1000" in said and "CAP_SYS_RESOURCE" in said, said
 
 
 if __name__ == "__main__":
