@@ -13,6 +13,7 @@
 #include "mkfs/make.h"
 #include "mkfs/probe.h"
 #include "pm/advice.h"
+#include "pm/lending.h"
 
 namespace {
 
@@ -45,8 +46,13 @@ void print_volume(const Words &words, const media::Superblock &sb, const char *m
     fmt::print("  mapping  in units of {}\n", size_words(sb.mapping_unit.get()));
 }
 
-// Nothing that somebody may want is overwritten unasked.
+// Nothing that somebody may want is overwritten unasked, and nothing that somebody may store to at
+// all: a process that outlived the server of an older volume would store into the new one.
 Result<> refuse_overwrite(const Words &words, pm::Region &region, std::string *found) {
+    if (region.mapping_fd() >= 0 && pm::Lender::anybody_has_one(region.mapping_fd()))
+        return Error(EBUSY,
+                     "a process still maps it from the volume that was on it, and may store to it: "
+                     "end that process first (lslocks shows it), with -f as well");
     *found = TRY(mkfs::what_is_on(region, words.device));
     if (!found->empty() && !words.force)
         return Error(EEXIST, "there is something on it (-f overwrites it)");

@@ -56,7 +56,8 @@ Result<Surroundings> Surroundings::of(const std::string &path) {
     Surroundings there;
     const bool own = path.empty();
     there.mount_namespace = open_path(own ? kOwnNamespace : path, O_RDONLY);
-    if (!there.mount_namespace.ok()) return Error(errno, "cannot open the mount namespace");
+    if (!there.mount_namespace.ok())
+        return Error(errno, "cannot open the mount namespace (is /proc mounted?)");
     if (!own) return there;
     there.root = open_path("/", O_PATH | O_DIRECTORY);
     if (!there.root.ok()) return Error(errno, "cannot open the root directory");

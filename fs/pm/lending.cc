@@ -92,6 +92,12 @@ Result<> Lender::mark(const FileDescriptor &lent, std::uint64_t number) {
     return {};
 }
 
+bool Lender::anybody_has_one(int medium) {
+    struct flock all = one_byte(F_WRLCK, 0);
+    all.l_len = 0;  // and all behind it
+    return ::fcntl(medium, F_OFD_GETLK, &all) == 0 && all.l_type != F_UNLCK;
+}
+
 Lender::Use Lender::use_of(std::uint64_t number) const {
     struct flock lock = one_byte(F_WRLCK, number);
     if (::fcntl(medium_.get(), F_OFD_GETLK, &lock) != 0) return Use::unknown;

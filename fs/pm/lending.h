@@ -29,6 +29,10 @@ public:
     // Who has a descriptor or a mapping with that number.  Does not block.
     Use use_of(std::uint64_t number) const;
 
+    // Whether anybody at all has a descriptor or a mapping that some server of this medium lent: to
+    // be asked before a volume is made anew.
+    static bool anybody_has_one(int medium);
+
     // The inode that carries the locks.  While one of them is held no other inode is at the same
     // place, in one boot.
     struct Place {

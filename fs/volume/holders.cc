@@ -110,7 +110,7 @@ Result<> Volume::drop_grant(HandleId handle, GrantId id) {
         const auto still = v.live.grant(handle, id);
         if (!still) return Error(ENOENT, "the handle holds no such grant");
         if (still->record == InodeNo()) {
-            TRY(v.stored(still->file));
+            TRY(v.stored(still->file, still->uid));
         } else {
             const auto *inode = TRY(core::read_inode(Reader(*v.core), still->record));
             const auto use = v.use_of(still->record, *inode);
@@ -177,7 +177,7 @@ Result<> Volume::Impl::lose(HandleId handle, GrantId id, GrantReason reason) {
         const auto grant = live.grant(handle, id);
         if (!grant) return {};
         if (grant->record == InodeNo()) {
-            if (grant->may_store) TRY(stored(grant->file));
+            if (grant->may_store) TRY(stored(grant->file, grant->uid));
         } else {
             auto done = end_record(*grant, reason);
             if (!done.ok() && must_park(done.error())) return done;
@@ -272,12 +272,14 @@ Result<> Volume::Impl::mark_mapped(const Grant &grant) {
 
 // kParkErrno: nothing has changed, run it again.  Other failures (damaged media) keep no grant from
 // ending, and on a volume that may not be written to nothing is.
-Result<> Volume::Impl::stored(InodeNo ino) {
+Result<> Volume::Impl::stored(InodeNo ino, std::uint32_t uid) {
     if (!writable().ok()) return {};
     const auto moved = [&]() -> Result<> {
         Change change(*core);
         TRY(change.begin());
-        touch(TRY(core::edit_inode(change, ino)), true);
+        auto *inode = TRY(core::edit_inode(change, ino));
+        if (uid != 0) kill_setid(inode);  // it may have been given them meanwhile
+        touch(inode, true);
         TRY(change.commit());
         return {};
     }();

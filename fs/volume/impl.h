@@ -82,7 +82,7 @@ public:
     Result<> drop_lost(HandleId handle, GrantId id) EXCLUDES(lock);
     void after_drop(const LiveTable::Dropped &dropped) EXCLUDES(lock);
     // Somebody may have stored to the file past us: its mtime and ctime move.
-    Result<> stored(InodeNo ino) REQUIRES(lock);
+    Result<> stored(InodeNo ino, std::uint32_t uid) REQUIRES(lock);
     Result<> clear_behind_end(InodeNo ino) REQUIRES(lock);
     Result<> mark_mapped(const Grant &grant) REQUIRES(lock);
     void tell_holders(const std::function<void(GrantWatcher &)> &what) EXCLUDES(watcher_lock);

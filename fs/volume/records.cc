@@ -170,7 +170,7 @@ Result<> Volume::Impl::stored_by(InodeNo record) {
     const InodeNo file(inode->parent.get());
     const auto found = core::read_inode(reader, file);
     if (!found.ok() || found.value()->generation.get() != inode->entries.get()) return {};
-    return stored(file);
+    return stored(file, inode->uid.get());
 }
 
 // Frees the record and, with `settle`, what only it keeps from being free.

@@ -129,8 +129,8 @@ Result<> Volume::close() {
     ExclusiveLock held(v.lock);
     // The others have records, which the next mount finds.
     for (const Grant &grant : v.live.storing_unrecorded()) {
-        auto noted = v.stored(grant.file);
-        for (; !noted.ok() && must_park(noted.error()); noted = v.stored(grant.file))
+        auto noted = v.stored(grant.file, grant.uid);
+        for (; !noted.ok() && must_park(noted.error()); noted = v.stored(grant.file, grant.uid))
             TRY(v.make_room());
     }
     return v.journal->close();

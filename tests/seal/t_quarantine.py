@@ -6,7 +6,7 @@ import signal
 
 from holding import Child, check, fill, quarantine, status, until
 from libpmfs import (BREAKABLE_MAP, ENDED, PINNED_MAP, READ, Map, ctl, make_file, open_direct, pattern)
-from fixture import as_user, claim, run_claims
+from fixture import as_user, claim, program, run, run_claims
 
 MIB = 1 << 20
 KINDS = {"temporary": 0, "breakable": BREAKABLE_MAP, "pin": PINNED_MAP}
@@ -107,6 +107,24 @@ def _(maker):
         check(fill(volume.mnt))
         holder.kill(signal.SIGTERM)
         until(lambda: status(volume.mnt)["quarantines"] == 0)
+    assert volume.unmount() == 0
+    volume.fsck()
+
+
+@claim("no volume is made anew, not even by force, while a holder of the old one may store to it", alone=True)
+def _(maker):
+    volume = maker.volume()
+    make_file(volume.mnt / "held", MIB)
+    again = (program("mkfs.pmfs"), "-q", "-f", volume.region)
+    with storing(volume.mnt / "held") as holder:
+        volume.kill()
+        done = run(*again, ok=False)
+        assert done.returncode != 0 and "still maps it" in done.stderr, done
+        holder.kill()
+    run(*again)
+    volume.mount()
+    maker.watch()
+    assert not (volume.mnt / "held").exists()
     assert volume.unmount() == 0
     volume.fsck()
 

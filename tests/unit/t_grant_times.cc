@@ -144,6 +144,28 @@ TEST_CASE("times: a holder that outlived its server moves them at the mount, and
     world.check();
 }
 
+TEST_CASE("times: set-id bits go when a user's grant that may store begins, and when it ends") {
+    World world;
+    const World::File file = world.make("f", 4), also = world.open(file.ino);
+    const auto set_bits = [&] {
+        SetAttr set;
+        set.mode = 06777;
+        REQUIRE(world->setattr(file.ino, set, World::user(10, 0)).ok());
+    };
+    const auto bits = [&] { return world->getattr(file.ino).take().mode & 06000; };
+    for (const std::uint32_t uid : {1000u, 0u}) {
+        set_bits();
+        std::uint64_t bad = 0;
+        const auto id = world->take_grant(also.handle, request_of(GrantKind::temporary, true, true),
+                                          World::user(kHolder, uid), &bad);
+        REQUIRE(id.ok());
+        CHECK(bits() == (uid == 0 ? 06000u : 0u));
+        set_bits();
+        REQUIRE(world->drop_grant(also.handle, id.value()).ok());
+        CHECK(bits() == (uid == 0 ? 06000u : 0u));
+    }
+}
+
 TEST_CASE("times: a grant that only reads moves nothing, and closing the volume ends what stores") {
     World world;
     const World::File file = world.make("f", 4);
