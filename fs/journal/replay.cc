@@ -26,7 +26,10 @@ Result<Chain> replay(const pm::Region &region, const media::Superblock &sb, cons
     ChainReader reader(region, ring_place(sb), chain.ring.secret, chain.ring.tail_seq,
                        chain.ring.tail_offset, {buffer.get(), media::kRecordSizeMax});
     TRY(apply_chain(reader, chain.last_seq + 1, Homes(sb), apply));
-    if (faults.met()) return Error(EIO, "the medium failed while the journal was replayed");
+    if (faults.met())
+        return Error(EIO,
+                     "the medium failed while the journal was replayed (is the disk below the "
+                     "image full?)");
     return chain;
 }
 
