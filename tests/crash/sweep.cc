@@ -133,6 +133,17 @@ void User::unseal(const std::string &path) {
     const InodeNo ino = find(path);
     must(retry([&] { return volume_.unseal(ino, kUser, true); }));
 }
+void User::open(const std::string &path, bool truncate) {
+    OpenRequest request;
+    request.write = true;
+    request.truncate = truncate;
+    request.caller = kUser;
+    const InodeNo ino = find(path);
+    open_[path] = must(retry([&] { return volume_.open_file(ino, request); })).handle;
+}
+void User::close(const std::string &path) {
+    volume_.release(open_[path]);
+}
 void User::take(const std::string &path, GrantKind kind) {
     OpenRequest request;
     request.write = request.direct = true;

@@ -33,6 +33,9 @@ public:
     void seal(const std::string &path, SealLevel level);
     void unseal(const std::string &path);
     void prepare(const std::string &path, std::uint64_t unit = 0);
+    // An open handle, until it is closed: also of a file that has no name any more.
+    void open(const std::string &path, bool truncate = false);
+    void close(const std::string &path);
     // A grant that maps the device, by process 1, which is always alive; held until it is dropped
     // (its holder has unmapped) or lost (it has not).
     void take(const std::string &path, GrantKind kind);
@@ -54,6 +57,7 @@ private:
     std::pair<InodeNo, std::string> split(const std::string &path);
     Volume &volume_;
     std::map<std::string, std::pair<HandleId, GrantId>> held_;
+    std::map<std::string, HandleId> open_;
 };
 
 using Act = std::function<void(User &)>;

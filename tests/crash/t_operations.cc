@@ -114,6 +114,21 @@ TEST_CASE("crash: a truncation of more extents than a transaction takes") {
            4});
 }
 
+TEST_CASE("crash: opening with O_TRUNC, and closing what has lost its name") {
+    check({"open and close",
+           [](User &u) {
+               with_leftovers(u);
+               u.make("many", kFile);
+               for (unsigned i = 0; i < 40; ++i) u.write("many", i * 8192, 4096, 1);
+               u.set_xattr("many", "user.big", 9000, 'b');
+               u.link("f", "d/f2");
+           },
+           {[](User &u) { u.open("f", true); }, [](User &u) { u.open("many"); },
+            [](User &u) { u.unlink("many"); }, [](User &u) { u.close("many"); },
+            [](User &u) { u.unlink("f"); }, [](User &u) { u.close("f"); }},
+           true});
+}
+
 TEST_CASE("crash: allocating, punching and zeroing") {
     check(
         {"fallocate",
