@@ -321,6 +321,7 @@ struct Parked {
     std::string broken;  // what does not hold
     World world;
     std::size_t begun = 0;  // transactions
+    std::uint64_t inodes_used = 0;  // (fsck counts the blocks; trees may be merged or not)
 };
 Parked act_parked(const Sweep &sweep, const MediaImage &base,
                   const std::function<bool(std::size_t)> &waits) {
@@ -340,6 +341,7 @@ Parked act_parked(const Sweep &sweep, const MediaImage &base,
         }
         acting = false;
         parked.world = must(look_at(*volume));
+        parked.inodes_used = volume->info().inodes_used;
         must(volume->close());
     }
     const auto region = media.lend();
@@ -362,6 +364,8 @@ Swept run_parked(const Sweep &sweep) {
         Parked parked = act_parked(sweep, base, waits);
         if (parked.broken.empty())
             parked.broken = judge(parked.world, {&straight.world}, {&straight.world}, false);
+        if (parked.broken.empty() && parked.inodes_used != straight.inodes_used)
+            parked.broken = "an inode was not given back";
         ++swept.cuts;
         if (!parked.broken.empty())
             swept.violations.push_back(sweep.name + ": transaction " + std::to_string(nth) +
