@@ -320,7 +320,7 @@ namespace {
 struct Parked {
     std::string broken;  // what does not hold
     World world;
-    std::size_t begun = 0;  // transactions
+    std::size_t begun = 0;          // transactions
     std::uint64_t inodes_used = 0;  // (fsck counts the blocks; trees may be merged or not)
 };
 Parked act_parked(const Sweep &sweep, const MediaImage &base,
