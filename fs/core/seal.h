@@ -22,6 +22,7 @@ enum class GrantKind : std::uint8_t { temporary = 1, breakable = 2, pin = 3 };
 class MapPermit {
 public:
     MapPermit(const MapPermit &) = default;
+    MapPermit &operator=(const MapPermit &) = default;
 
 private:
     friend Result<MapPermit> permit(const media::Inode &, Standing, Move);

@@ -157,7 +157,7 @@ Outcome Server::open() {
 // While there is no thread: they all live where this one does.
 Result<> Server::leave_surroundings() {
     auto before = TRY(Surroundings::of(options_.mount_namespace));
-    const std::vector<std::string> kept{"/", "/proc", system_log_path(), run_directory("")};
+    const std::vector<std::string> kept{"/", "/proc", "/sys", system_log_path(), run_directory("")};
     const auto left = leave_mount_namespace(kept);
     if (!left.ok() && left.error().errno_value() != EPERM) return left.error();
     // (Whoever may not leave may not mount either, and is told so then.)
