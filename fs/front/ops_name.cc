@@ -38,8 +38,12 @@ void forget(fuse_req_t req, fuse_ino_t ino, std::uint64_t count) {
 
 void forget_multi(fuse_req_t req, std::size_t count, fuse_forget_data *forgets) {
     Volume &volume = Dispatcher::of(req).volume();
-    for (const fuse_forget_data &one : std::span(forgets, count))
+    // They lie in the message, which a transport may have read to any address.
+    const ConstBytes bytes(reinterpret_cast<const std::byte *>(forgets), count * sizeof *forgets);
+    for (std::size_t i = 0; i < count; ++i) {
+        const auto one = load<fuse_forget_data>(bytes, i * sizeof *forgets);
         volume.forget(InodeNo(one.ino), one.nlookup);
+    }
     fuse_reply_none(req);
 }
 

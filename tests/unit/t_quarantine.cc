@@ -443,7 +443,7 @@ struct Sharer {
     static int run(void *self) {
         char word;
         (void)!::read(static_cast<Sharer *>(self)->tell[0], &word, 1);
-        ::_exit(0);
+        return 0;
     }
 };
 
@@ -478,6 +478,7 @@ TEST_CASE("lent: a process that shares the memory, or was forked with the mappin
                 ::_exit(1);
         } else if (::fork() == 0) {
             Sharer::run(&sharer);
+            ::_exit(0);
         }
         (void)!::write(ready[1], "+", 1);
         ::_exit(0);
