@@ -68,8 +68,12 @@ Attr Volume::Impl::attr_of(InodeNo ino, const media::Inode &inode) {
     a.ctime = core::from_media(inode.ctime);
     a.crtime = core::from_media(inode.crtime);
     if (S_ISREG(a.mode)) {
-        const auto unseen = unseen_from(ino, inode);  // damage: whoever needs the map says so
-        a.unsettled = live.counts(ino).direct_write != 0 || !unseen.ok() || unseen.value();
+        const auto counts = live.counts(ino);
+        a.unsettled = counts.direct_write != 0;
+        if (!a.unsettled && counts.cached_write != 0) {
+            const auto unseen = unseen_from(ino, inode);  // damage: whoever needs the map says so
+            a.unsettled = !unseen.ok() || unseen.value();
+        }
     }
     return a;
 }
