@@ -44,7 +44,7 @@ void Caretaker::stop() {
     if (thread.joinable()) thread.join();
 }
 
-// At once and not when somebody has to wait: he could not be told that there is no thread.
+// At once and not when somebody has to wait: it could not be told that there is no thread.
 Result<> Caretaker::start() {
     if (without_thread_) return {};
     auto started = TRY(start_thread("pmfs-caretaker", [this] { loop(); }));
