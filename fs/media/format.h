@@ -1,13 +1,15 @@
-// The on-media format, version 1.  docs/format.md says what each field means and why; this file
+// The on-media format, version 2.  docs/format.md says what each field means and why; this file
 // says where it is.  A struct here is its bytes: no methods that write, no pointers, no padding.
 //
 //   region   = group*                         each group 1 GiB, the last one may be shorter
 //   group    = chunk*                         each chunk 2 MiB = 512 blocks of 4 KiB
-//   chunk 0 of every group:  superblock copy | summary A | bitmap blocks | summary B | ...
-//   group 0 goes on with:    state A | journal (2 headers, ring) | state B | ...
+//   chunk 0 of every group:  superblock copy | summary A | usage bitmaps | class bitmaps |
+//                            inode map | summary B | ...
+//   group 0 goes on with:    journal (2 headers, ring) | the root's block of inodes | ...
 //
-// What is left of a chunk 0 is a metadata chunk like any other: tree nodes and inode-table blocks
-// live in metadata chunks only, file data and blobs in data chunks only.
+// Where these are does not depend on how long the group is, so that a group can grow.  What is left
+// of a chunk 0 is space like any other.  Each block has two bits: whether it is in use, and whether
+// it is metadata.  Metadata and data have chunks of their own as long as there is room for that.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -32,17 +34,17 @@ inline constexpr std::uint32_t kLinksMax = 0xffffffff;
 inline constexpr std::size_t kSymlinkMax = 4095;  // PATH_MAX with its final zero
 inline constexpr std::size_t kXattrValueMax = 65536;
 
-inline constexpr std::uint32_t kVersionMajor = 1;
-inline constexpr std::uint32_t kVersionMinor = 2;
+inline constexpr std::uint32_t kVersionMajor = 2;
+inline constexpr std::uint32_t kVersionMinor = 0;
 inline constexpr std::uint64_t kFeaturesIncompatKnown = 0;
 inline constexpr std::uint64_t kFeaturesRoCompatKnown = 0;
 
-enum class Magic : std::uint32_t {  // as bytes on the media, in order: "pmSB", "pmST", ...
+enum class Magic : std::uint32_t {  // as bytes on the media, in order: "pmSB", "pmGS", ...
     superblock = 0x42536d70,
     making = 0x4b4d6d70,  // in block 0 while mkfs is at work: no volume, whatever copies lie about
-    state = 0x54536d70,
     summary = 0x53476d70,
     bitmap = 0x4d426d70,
+    inode_map = 0x4d496d70,
     node = 0x544e6d70,
     inode = 0x4e496d70,
     blob = 0x42426d70,
@@ -61,7 +63,7 @@ struct BlockHeader {
 };
 static_assert(is_media_v<BlockHeader> && sizeof(BlockHeader) == 32);
 
-// Written by mkfs, by relabelling and by a repair; never by a mount.  Block 0, copied to the first
+// Written by mkfs, by tuning, by growing and by a repair.  Block 0, copied to the first
 // block of every group and to `copy_block` (a copy's header.self is its own block number; all else
 // is equal).
 struct Superblock {
@@ -76,19 +78,20 @@ struct Superblock {
     le64 block_count;           // a multiple of kChunkBlocks
     le64 journal_start;         // block number of ring header 0
     le64 journal_blocks;        // ring headers included
-    le64 state_block[2];        // where the two copies of State are
+    le64 root_block;            // the block of inodes whose first one is the root
+    le32 root_reserve;          // what only root may fill, in ten-thousandths of the volume
+    le32 zero;
     le64 created_sec;           // seconds since 1970, UTC
     std::uint8_t uuid[16];
     std::uint8_t label[64];     // UTF-8, zero-filled; need not end with a zero
     std::uint8_t hash_key[16];  // SipHash-2-4 key of directory and xattr names
-    // Where a volume has one group only: its last block, with a copy; else 0.  Minor version 2 and
-    // up.
+    // Where mkfs made one group only: the last block that the volume had then, with a copy; else 0.
     le64 copy_block;
     std::uint8_t reserved[4096 - 224];  // zero at mkfs; fsck does not look, so minors may use it
 };
 static_assert(is_media_v<Superblock> && sizeof(Superblock) == 4096);
 static_assert(offsetof(Superblock, features_incompat) == 48);
-static_assert(offsetof(Superblock, state_block) == 96);
+static_assert(offsetof(Superblock, root_block) == 96);
 static_assert(offsetof(Superblock, uuid) == 120);
 static_assert(offsetof(Superblock, hash_key) == 200);
 static_assert(offsetof(Superblock, copy_block) == 216);
@@ -96,13 +99,16 @@ static_assert(offsetof(Superblock, copy_block) == 216);
 // --- allocation -------------------------------------------------------------------------------
 
 enum class ChunkKind : std::uint8_t {
-    free = 0,  // no block in use
-    meta = 1,  // superblock, summaries, bitmaps, journal, tree nodes, inode table
-    data = 2,  // file data and blobs
+    free = 0,   // no block in use
+    meta = 1,   // every block in use is metadata
+    data = 2,   // every block in use is file data or a blob
+    mixed = 3,  // some are the one and some the other: there was no room for better
 };
 
-// One bit a block, 1 = in use.  A chunk's 512 bits are one cache line: chunk c of a group is in
-// bitmap block c / 63, line 1 + c % 63.  Bits of chunks that a short last group lacks are zero.
+// One bit a block.  A chunk's 512 bits are one cache line: chunk c of a group is in bitmap block
+// c / 63, line 1 + c % 63.  Bits of chunks that a short last group lacks are zero.  A group has nine
+// such blocks for usage (1 = in use) and nine for classes (1 = in use, and metadata: whatever has a
+// BlockHeader or is a block of inodes, but for blobs).
 inline constexpr std::uint64_t kBitmapChunks = 63;
 struct BitmapBlock {
     BlockHeader header;
@@ -110,37 +116,45 @@ struct BitmapBlock {
     le64 bits[kBitmapChunks][8];
 };
 static_assert(is_media_v<BitmapBlock> && sizeof(BitmapBlock) == 4096);
+inline constexpr std::uint64_t kBitmapBlocks = (kGroupChunks + kBitmapChunks - 1) / kBitmapChunks;
 
-// Two copies; mount reads these only, and bitmaps on first use.
+// All that varies of a group, in two copies.  A mount reads these only, and bitmaps on first use.
 struct Summary {
     BlockHeader header;
     le64 group;
-    le32 free_chunks;  // chunks of kind free
-    le32 meta_free;    // free blocks in chunks of kind meta
-    le32 data_free;    // free blocks in chunks of kind data
-    std::uint8_t reserved[4096 - 52 - 512];
+    le32 partial_free;  // free blocks in chunks of which some block is in use
+    le32 inodes_used;   // inodes in use: files, grant records
+    le32 inodes_made;   // slots in blocks of inodes
+    le32 zero;
+    le64 orphan_head;  // of the lists of inodes that live in this group; 0 = none
+    le64 grant_head;
+    std::uint8_t reserved[2560 - 72];
+    // Of each chunk that has blocks of inodes: 1 + the place of its InodeMap in it; else 0.
+    le16 inode_map[kGroupChunks];
     std::uint8_t kind[kGroupChunks];  // ChunkKind; zero for chunks that a short last group lacks
 };
 static_assert(is_media_v<Summary> && sizeof(Summary) == 4096);
+static_assert(offsetof(Summary, orphan_head) == 56);
+static_assert(offsetof(Summary, inode_map) == 2560);
 static_assert(offsetof(Summary, kind) == 3584);
 
-inline constexpr std::uint64_t bitmap_blocks_of(std::uint64_t chunks) {
-    return (chunks + kBitmapChunks - 1) / kBitmapChunks;
-}
-// Where a group of `chunks` chunks that starts at block `start` keeps its own metadata.
+// Where a group that starts at block `start` keeps its own metadata, whatever its length.
 struct GroupLayout {
-    std::uint64_t superblock, summary_a, bitmaps, summary_b, end;
+    std::uint64_t superblock, summary_a, bitmaps, classes, inode_map, summary_b, end;
 };
-inline constexpr GroupLayout group_layout(std::uint64_t start, std::uint64_t chunks) {
-    const std::uint64_t bitmaps = start + 2, b = bitmaps + bitmap_blocks_of(chunks);
-    return {start, start + 1, bitmaps, b, b + 1};
+inline constexpr GroupLayout group_layout(std::uint64_t start) {
+    const std::uint64_t bitmaps = start + 2, classes = bitmaps + kBitmapBlocks;
+    const std::uint64_t map = classes + kBitmapBlocks;
+    return {start, start + 1, bitmaps, classes, map, map + 1, map + 2};
 }
 
 // --- inodes -----------------------------------------------------------------------------------
 
 inline constexpr std::uint64_t kInodeSize = 512;
 inline constexpr std::uint64_t kInodesPerBlock = kBlockSize / kInodeSize;
-inline constexpr std::uint64_t kInodeTableIno = 0;  // embedded in State
+// An inode's number says where it is: block number * 8 + slot.  But the root is number 1, in slot 0
+// of Superblock::root_block.
+inline constexpr std::uint64_t kChunkInodes = kChunkBlocks * kInodesPerBlock;
 inline constexpr std::uint64_t kRootIno = 1;
 inline constexpr std::size_t kInlineBytes = 272;
 
@@ -226,13 +240,13 @@ struct GrantPlace {
 };
 static_assert(is_media_v<GrantPlace> && sizeof(GrantPlace) == 32);
 
-// `next` and `prev` chain inodes on one of three lists, whose heads are in State:
-//   free list    (mode == 0): `next` only
-//   orphan list  (nlink == 0, or kTrimPending): doubly linked
-//   grant list   (kGrantRecord): doubly linked
+// `next` and `prev` chain inodes, both ways, on one of two lists of the group that they live in:
+//   orphan list  (nlink == 0, or kTrimPending)
+//   grant list   (kGrantRecord)
+// A free inode (mode == 0) is zero but for its header and generation.
 struct Inode {
     BlockHeader header;  // self = inode number
-    le64 generation;     // grows each time that the number is used anew
+    le64 generation;     // greater each time that the number is used anew
     le32 mode;           // type and permissions; 0 = free
     le32 uid, gid;
     le32 nlink;   // a directory: 2 + its subdirectories
@@ -261,20 +275,20 @@ static_assert(offsetof(Inode, map_root) == 152);
 static_assert(offsetof(Inode, seal_digest) == 208);
 static_assert(offsetof(Inode, inline_bytes) == 240);
 
-// The volume's variable root, in two copies that are always written by the same transaction.
-struct State {
+// Which blocks of a chunk hold inodes, and which of those are in use.  In chunk 0 of a group it has a
+// place of its own (GroupLayout); elsewhere it comes with the first inode of its chunk and goes with
+// the last one.
+struct InodeMap {
     BlockHeader header;
-    le64 free_inode_head;  // 0 = none
-    le64 orphan_head;      // 0 = none
-    le64 inodes_used;      // root included, inode 0 not
-    le64 inodes_total;     // slots of the table, slot 0 (never used) included
-    le64 grant_head;       // 0 = none; minor version 1 and up
-    std::uint8_t reserved[512 - 72];
-    Inode inode_table;  // inode 0: the table's extent map; size = inodes_total * 512
-    std::uint8_t zero[4096 - 1024];
+    le32 used;    // bits in `slots`
+    le32 blocks;  // bits in `made`
+    std::uint8_t reserved[24];
+    le64 made[kChunkBlocks / 64];   // by block of the chunk: 1 = it holds eight inodes
+    le64 slots[kChunkInodes / 64];  // by block of the chunk * 8 + slot: 1 = in use
+    std::uint8_t zero[4096 - 640];
 };
-static_assert(is_media_v<State> && sizeof(State) == 4096);
-static_assert(offsetof(State, inode_table) == 512);
+static_assert(is_media_v<InodeMap> && sizeof(InodeMap) == 4096);
+static_assert(offsetof(InodeMap, made) == 64 && offsetof(InodeMap, slots) == 128);
 
 // --- the B+tree -------------------------------------------------------------------------------
 
@@ -351,9 +365,9 @@ inline constexpr std::uint64_t blob_blocks(std::uint64_t size) {
 
 // --- the journal ------------------------------------------------------------------------------
 
-inline constexpr std::uint64_t kJournalSizeMin = 64 << 10;
+inline constexpr std::uint64_t kJournalSizeMin = 256 << 10;
 inline constexpr std::uint64_t kRingHeaders = 2;
-// The most that one transaction may change.  A full record of this size fits the smallest ring.
+// The most that one transaction may change.  Four full records of this size fit the smallest ring.
 inline constexpr std::size_t kTxBlocksMax = 12;
 
 // Two blocks that say the same, written one after the other: the whole one with the greater
@@ -399,6 +413,6 @@ static_assert(is_media_v<RecordEntry> && sizeof(RecordEntry) == 16);
 inline constexpr std::size_t kRecordSizeMax =
     kLineSize + (kTxBlocksMax * sizeof(RecordEntry) + kLineSize - 1) / kLineSize * kLineSize +
     kTxBlocksMax * kBlockSize;
-static_assert(kRecordSizeMax + 2 * kLineSize <= kJournalSizeMin - kRingHeaders * kBlockSize);
+static_assert(4 * (kRecordSizeMax + 2 * kLineSize) <= kJournalSizeMin - kRingHeaders * kBlockSize);
 
 }  // namespace pmfs::media

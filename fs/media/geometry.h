@@ -18,17 +18,15 @@ constexpr std::uint64_t group_start(std::uint64_t group) {
 constexpr std::uint64_t group_chunks(std::uint64_t block_count, std::uint64_t group) {
     return std::min(kGroupBlocks, block_count - group_start(group)) / kChunkBlocks;
 }
-// GroupLayout of `group` on a volume of `block_count` blocks.
-constexpr GroupLayout layout_of(std::uint64_t block_count, std::uint64_t group) {
-    return group_layout(group_start(group), group_chunks(block_count, group));
+constexpr GroupLayout layout_of(std::uint64_t group) {
+    return group_layout(group_start(group));
 }
 // Superblock::copy_block of a volume of `block_count` blocks: as far from block 0 as can be, unless
-// another group has a copy anyway.  Its chunk is one for data, and this block of it is in use.
+// another group has a copy anyway.
 constexpr std::uint64_t copy_block_of(std::uint64_t block_count) {
     return group_count(block_count) == 1 ? block_count - 1 : 0;
 }
-// The first block of group 0 behind the second copy of State: whatever mkfs puts there is an
-// ordinary metadata block.
+// The first block of group 0 that has no fixed use: behind the root's.
 constexpr std::uint64_t fixed_end(std::uint64_t journal_start, std::uint64_t journal_blocks) {
     return journal_start + journal_blocks + 1;
 }
