@@ -21,12 +21,15 @@ using namespace media;
 
 namespace {
 
-// All but the header, which says where each copy is.
-template <class T>
-bool same_content(const T &a, const T &b) {
+// All but the header, which says where each copy is.  A volume that was growing when power went has
+// its new size in copies first, and block 0 counts.
+bool same_content(const Superblock &copy, const Superblock &sb) {
+    Superblock expected = sb;
+    if (copy.block_count.get() > sb.block_count.get()) expected.block_count = copy.block_count;
     constexpr std::size_t skip = sizeof(BlockHeader);
-    return std::memcmp(reinterpret_cast<const char *>(&a) + skip,
-                       reinterpret_cast<const char *>(&b) + skip, sizeof(T) - skip) == 0;
+    return std::memcmp(reinterpret_cast<const char *>(&copy) + skip,
+                       reinterpret_cast<const char *>(&expected) + skip,
+                       sizeof(Superblock) - skip) == 0;
 }
 
 Result<FoundSuperblock> superblock_of(const pm::Region &region) {
@@ -58,24 +61,6 @@ void check_journal(Context &context) {
     }
     context.found_block(whole ? Code::ring_tail_outside : Code::ring_headers_damaged,
                         context.sb.journal_start.get());
-}
-
-// The copy of State to believe, or none.
-const State *check_state(Context &context) {
-    const std::uint64_t blocks[2] = {context.sb.state_block[0].get(),
-                                     context.sb.state_block[1].get()};
-    const auto *a = context.whole<State>(blocks[0], Magic::state);
-    const auto *b = context.whole<State>(blocks[1], Magic::state);
-    if (a == nullptr && b == nullptr) {
-        context.found_block(Code::state_lost, blocks[0]);
-        context.report.unjudged = true;
-        return nullptr;
-    }
-    if (a == nullptr || b == nullptr)
-        context.found_block(Code::state_copy_damaged, blocks[a == nullptr ? 0 : 1]);
-    else if (!same_content(*a, *b))
-        context.found_block(Code::state_copies_differ, blocks[1]);
-    return a != nullptr ? a : b;
 }
 
 }  // namespace
@@ -116,15 +101,13 @@ Result<Report> check(pm::Region &region, const Options &options) {
 
     Space space(context);
     TRY(space.start());
-    if (const State *state = check_state(context); state != nullptr) {
-        Inodes inodes(context, space);
-        TRY(inodes.walk(*state));
-        check_lists(context, inodes, *state);
-        check_directories(context, space, inodes);
-        TRY(check_grants(context, space, inodes));
-        space.finish();
-        report.inodes = inodes.used();
-    }
+    Inodes inodes(context, space);
+    TRY(inodes.walk());
+    check_lists(context, space, inodes);
+    check_directories(context, space, inodes);
+    TRY(check_grants(context, space, inodes));
+    space.finish();
+    report.inodes = inodes.used();
     report.unjudged |= context.lost_owners || context.lost_names;
     report.medium_failed = pm::take_fault();
     return report;

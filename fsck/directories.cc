@@ -95,17 +95,14 @@ void Names::follow(Directory &directory, std::uint64_t target, std::uint8_t type
                              fmt::format("{} leads to inode {}", in_quotes(name), target));
         directory.subdirectories += type == DT_DIR;  // as the link count has it
     };
-    if (target >= inodes_.total() && !inodes_.table_whole()) {
+    InodeInfo *found = inodes_.find(target);
+    if (found == nullptr ? !inodes_.hidden(target) : found->state == SlotState::free)
+        return nowhere();
+    if (found == nullptr || found->state != SlotState::used) {  // damaged: who knows what it was
         directory.subdirectories += type == DT_DIR;
         return;
     }
-    if (target == 0 || target >= inodes_.total()) return nowhere();
-    InodeInfo &info = inodes_.info(target);
-    if (info.state == SlotState::free) return nowhere();
-    if (info.state != SlotState::used) {  // damaged: who knows what it was
-        directory.subdirectories += type == DT_DIR;
-        return;
-    }
+    InodeInfo &info = *found;
     if (info.is_record()) {
         context_.found_inode(Code::entry_to_record, directory.inode,
                              fmt::format("{} leads to inode {}", in_quotes(name), target));
@@ -129,11 +126,10 @@ void Names::follow(Directory &directory, std::uint64_t target, std::uint8_t type
 void Names::check_links() {
     for (const Directory &directory : inodes_.directories()) check_directory(directory);
     if (context_.lost_names) return;
-    for (std::uint64_t number = kRootIno; number < inodes_.total(); ++number) {
-        const InodeInfo &info = inodes_.info(number);
+    inodes_.for_each([&](std::uint64_t number, const InodeInfo &info) {
         if (info.state == SlotState::used && info.type != DT_DIR && info.type != DT_UNKNOWN)
             check_file(number, info);
-    }
+    });
 }
 
 void Names::check_file(std::uint64_t number, const InodeInfo &info) {

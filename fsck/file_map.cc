@@ -159,8 +159,7 @@ void MapCheck::add(const FileExtent &extent) {
                              fmt::format("at file block {}", extent.file_block));
     end_ = std::max(end_, extent.file_block + extent.blocks);
     if (of_ != MapOf::grant_record) {
-        space_.claim(extent.start, extent.blocks,
-                     of_ == MapOf::inode_table ? ChunkKind::meta : ChunkKind::data, number_);
+        space_.claim(extent.start, extent.blocks, BlockClass::data, number_);
         owned.blocks += extent.blocks;
     }
     if (out_ != nullptr) out_->push_back(extent);
@@ -250,7 +249,7 @@ Owned walk_blobs(Context &context, Space &space, std::uint64_t number, std::uint
         context.lost_owners = true;
         return {0, false};
     }
-    const bool alone = space.claim(start, blocks, ChunkKind::data, number);
+    const bool alone = space.claim(start, blocks, BlockClass::data, number);
     for (std::uint64_t block = start; block < start + blocks && alone; ++block) {
         const ConstBytes bytes = context.data_block(block);
         const auto &blob = *reinterpret_cast<const BlobBlock *>(bytes.data());

@@ -22,10 +22,9 @@ struct FileExtent {
     std::uint32_t flags;
 };
 
-// Whose map it is: of a regular file; of the inode table, which is metadata; of a grant record,
-// whose blocks are others' or its own, which only check_grants() can say: its nodes alone are
-// claimed and counted here.
-enum class MapOf : std::uint8_t { file, inode_table, grant_record };
+// Whose map it is: of a regular file; or of a grant record, whose blocks are others' or its own,
+// which only check_grants() can say: its nodes alone are claimed and counted here.
+enum class MapOf : std::uint8_t { file, grant_record };
 
 // Claims and checks the extents of an inode.  Those that can be believed are added to `out` where
 // it is given.

@@ -149,29 +149,32 @@ Result<> Grants::check() {
     return {};
 }
 
-// A slot keeps its generation when its file goes, so a record of a file that is gone has the slot's
-// or a smaller one.
+// A slot keeps its generation when its file goes, until the last inode of its chunk goes and takes
+// the slots with it; and later files have greater ones.  So a record of a file that is gone has no
+// slot, or one that was made anew, or one with its own generation or a greater one.
 Grants::Verdict Grants::judge(const GrantRecord &record) {
-    if (record.file == kInodeTableIno) return {false, "no number"};
+    if (record.file == 0) return {false, "no number"};
     if (record.generation == 0) return {false, "no generation"};
-    if (record.file >= inodes_.total())
-        return {false, inodes_.table_whole() ? "there is no such inode" : nullptr};
-    const InodeInfo &info = inodes_.info(record.file);
-    if (info.state != SlotState::free && info.state != SlotState::used) return {false};
+    if (!context_.inside(inodes_.maps().block_of(record.file)))
+        return {false, "there can be no such inode"};
+    const InodeInfo *info = inodes_.find(record.file);
+    if (info == nullptr) return {!inodes_.hidden(record.file)};
+    if (info->state != SlotState::free && info->state != SlotState::used) return {false};
     const std::uint64_t now = inodes_.at(record.file).generation.get();
-    if (info.state == SlotState::used && now == 0) return {false};  // that is a problem of its own
-    if (record.generation > now) return {false, "a generation to come"};
-    if (record.generation == now && info.state == SlotState::used &&
-        (info.type != DT_REG || info.is_record()))
-        return {false, info.type == DT_UNKNOWN ? nullptr : "no regular file"};
+    if (info->state == SlotState::used && now == 0) return {false};  // a problem of its own
+    if (record.generation > now && now != 0) return {false, "a generation to come"};
+    if (record.generation == now && info->state == SlotState::used &&
+        (info->type != DT_REG || info->is_record()))
+        return {false, info->type == DT_UNKNOWN ? nullptr : "no regular file"};
     return {};
 }
 
 // In the order of blocks; nothing when the file is gone.
 std::vector<Run> Grants::mapped_by_file(const GrantRecord &record) {
-    if (record.file >= inodes_.total()) return {};
-    const InodeInfo &info = inodes_.info(record.file);
-    if (info.state != SlotState::used || info.type != DT_REG || info.is_record()) return {};
+    const InodeInfo *info = inodes_.find(record.file);
+    if (info == nullptr || info->state != SlotState::used || info->type != DT_REG ||
+        info->is_record())
+        return {};
     const Inode &inode = inodes_.at(record.file);
     if (inode.generation.get() != record.generation) return {};
     std::vector<FileExtent> extents;
@@ -187,7 +190,7 @@ void Grants::keep(std::uint64_t start, std::uint64_t end, std::uint64_t record, 
     for (std::uint64_t at = start; at < end;) {
         const auto [next, owned] = space_.stretch(at, end);
         if (!owned) {
-            space_.claim(at, next - at, ChunkKind::data, record);
+            space_.claim(at, next - at, BlockClass::data, record);
         } else {
             if (fault->blocks == 0) fault->block = at;
             fault->blocks += next - at;

@@ -1,4 +1,4 @@
-// The inode table: see inodes.h.
+// Inodes: see inodes.h.
 #include "fsck/inodes.h"
 
 #include <dirent.h>
@@ -41,100 +41,67 @@ constexpr std::uint32_t kModeBits = S_IFMT | 07777;
 
 }  // namespace
 
-Result<> Inodes::read_table(const State &state) {
-    const Inode &table = state.inode_table;
-    if (!block_ok(bytes_of(table), Magic::inode, context_.fsid(), kInodeTableIno))
-        context_.found_inode(Code::inode_damaged, kInodeTableIno, "the inode table's");
-    std::vector<FileExtent> extents;
-    const Owned owned =
-        walk_map(context_, space_, kInodeTableIno, table, MapOf::inode_table, &extents);
-    if (owned.complete && table.blocks.get() != owned.blocks)
-        context_.found_inode(Code::blocks_wrong, kInodeTableIno,
-                             fmt::format("it says {}, owns {}", table.blocks.get(), owned.blocks));
-
-    std::uint64_t covered = 0;
-    for (const FileExtent &extent : extents) {
-        if (extent.file_block != covered || extent.flags != 0) break;
-        pieces_.push_back({extent.file_block, extent.start, extent.blocks});
-        covered += extent.blocks;
-    }
-    const std::uint64_t slots = covered * kInodesPerBlock, says = state.inodes_total.get();
-    std::uint64_t total = slots;
-    if (owned.complete && (says > slots || covered * kBlockSize < table.size.get())) {
-        context_.found_inode(Code::inode_table_hole, kInodeTableIno,
-                             fmt::format("{} slots of {} are there", slots, says));
-        table_whole_ = false;
-    } else if (says % kInodesPerBlock != 0 || says * kInodeSize != table.size.get()) {
-        context_.found_inode(
-            Code::inodes_total_wrong, kInodeTableIno,
-            fmt::format("it is {}, the table has {} bytes", says, table.size.get()));
-        total = std::min(total, table.size.get() / kInodeSize);
-    } else {
-        total = std::min(total, says);
-    }
-    table_whole_ &= owned.complete;
-    if (!table_whole_) context_.lost_owners = context_.lost_names = true;
-    return info_.allocate(total);
+const Inode &Inodes::slot_at(const InodeMaps::Place &place) const {
+    const ConstBytes bytes = context_.meta_block(place.block);
+    return reinterpret_cast<const Inode *>(bytes.data())[place.slot];
 }
 
-const Inode &Inodes::at(std::uint64_t inode) const {
-    const std::uint64_t block = inode / kInodesPerBlock;
-    const auto next = std::ranges::upper_bound(pieces_, block, {}, &Piece::file_block);
-    PMFS_ASSERT(next != pieces_.begin());
-    const Piece &piece = *(next - 1);
-    PMFS_ASSERT(block - piece.file_block < piece.blocks);
-    const ConstBytes bytes = context_.meta_block(piece.start + block - piece.file_block);
-    return reinterpret_cast<const Inode *>(bytes.data())[inode % kInodesPerBlock];
+const Inode &Inodes::at(std::uint64_t number) const {
+    const auto place = maps_.find(number);
+    PMFS_ASSERT(place.has_value());
+    return slot_at(*place);
 }
 
-Result<> Inodes::walk(const State &state) {
-    TRY(read_table(state));
-    for (const Piece &piece : pieces_)
-        for (std::uint64_t i = 0; i < piece.blocks; ++i) {
-            const ConstBytes bytes = context_.meta_block(piece.start + i);
-            const auto *slots = reinterpret_cast<const Inode *>(bytes.data());
-            for (std::uint64_t slot = 0; slot < kInodesPerBlock; ++slot) {
-                const std::uint64_t inode = (piece.file_block + i) * kInodesPerBlock + slot;
-                if (inode < total()) walk_slot(inode, slots[slot]);
-            }
-            if (context_.give_up()) return {};
-        }
-    if (total() <= kRootIno || info_[kRootIno].state == SlotState::free ||
-        (info_[kRootIno].state == SlotState::used && info_[kRootIno].type != DT_DIR)) {
-        if (table_whole_ || total() > kRootIno) context_.found_inode(Code::root_missing, kRootIno);
-        context_.lost_owners = context_.lost_names = true;
-    }
+Result<> Inodes::walk() {
+    maps_.read();
+    TRY(info_.allocate(maps_.slots()));
+    maps_.for_each([&](std::uint64_t number, const InodeMaps::Place &place, bool marked) {
+        walk_slot(number, info_[place.index], slot_at(place), marked);
+        return !context_.give_up();
+    });
+    check_root();
     return {};
 }
 
-void Inodes::walk_slot(std::uint64_t number, const Inode &slot) {
-    InodeInfo &info = info_[number];
+void Inodes::check_root() {
+    const InodeInfo *root = find(kRootIno);
+    if (root == nullptr && hidden(kRootIno)) return;
+    if (root != nullptr && (root->state == SlotState::damaged || root->state == SlotState::unread ||
+                            (root->state == SlotState::used && root->type == DT_DIR)))
+        return;
+    context_.found_inode(Code::root_missing, kRootIno);
+    context_.lost_owners = context_.lost_names = true;
+}
+
+void Inodes::walk_slot(std::uint64_t number, InodeInfo &info, const Inode &slot, bool marked) {
     if (!block_ok(bytes_of(slot), Magic::inode, context_.fsid(), number) ||
         !context_.reserved_zero(bytes_of(slot), Magic::inode)) {
         context_.found_inode(Code::inode_damaged, number);
         info.state = SlotState::damaged;
-        ++damaged_;
         context_.lost_owners = context_.lost_names = true;
         return;
     }
     if (slot.mode.get() == 0) {
         info.state = SlotState::free;
-        return;
-    }
-    if (number == 0) {
-        context_.found_inode(Code::field_out_of_place, number, "slot 0 is never used");
-        return;
+        return walk_free(number, slot, marked);
     }
     info.state = SlotState::used;
     ++used_;
+    if (!marked) context_.found_inode(Code::inode_marked_free, number);
     if ((slot.flags.get() & kGrantRecord) != 0)
-        walk_record(number, slot);
+        walk_record(number, info, slot);
     else
-        walk_used(number, slot);
+        walk_used(number, info, slot);
 }
 
-void Inodes::walk_used(std::uint64_t number, const Inode &inode) {
-    InodeInfo &info = info_[number];
+void Inodes::walk_free(std::uint64_t number, const Inode &slot, bool marked) {
+    if (marked) context_.found_inode(Code::free_inode_marked_used, number);
+    const ConstBytes rest = bytes_of(slot).subspan(offsetof(Inode, mode));
+    if (!std::ranges::all_of(rest, [](std::byte b) { return b == std::byte{0}; }))
+        context_.found_inode(Code::free_inode_not_empty, number);
+}
+
+void Inodes::walk_used(std::uint64_t number, InodeInfo &info, const Inode &inode) {
     info.type = type_of(inode.mode.get());
     info.nlink = inode.nlink.get();
     if (info.nlink == 0 || (inode.flags.get() & kTrimPending) != 0) {
@@ -179,8 +146,7 @@ void Inodes::walk_used(std::uint64_t number, const Inode &inode) {
 
 // A file without names, as far as the other parts go: a link count that it has is reported here, a
 // name when it is met.
-void Inodes::walk_record(std::uint64_t number, const Inode &inode) {
-    InodeInfo &info = info_[number];
+void Inodes::walk_record(std::uint64_t number, InodeInfo &info, const Inode &inode) {
     info.type = DT_REG;
     info.list = ListKind::grants;
     check_life(number, inode);

@@ -1,10 +1,11 @@
-// The inode table: every slot is looked at once, and what the other parts need of it is kept.
+// Inodes: every slot is looked at once, and what the other parts need of it is kept.
 #pragma once
 #include <cstdint>
 #include <vector>
 
 #include "fsck/context.h"
 #include "fsck/grants.h"
+#include "fsck/inode_maps.h"
 #include "fsck/lazy_array.h"
 #include "fsck/space.h"
 
@@ -44,31 +45,49 @@ struct Directory {
 
 class Inodes {
 public:
-    Inodes(Context &context, Space &space) : context_(context), space_(space) {}
+    Inodes(Context &context, Space &space)
+        : context_(context), space_(space), maps_(context, space) {}
 
-    // Reads the table's map from `state`, then every slot and what it owns, except directories'
-    // trees and what grant records claim.
-    Result<> walk(const media::State &state);
+    // Reads the maps, then every slot and what it owns, except directories' trees and what grant
+    // records claim.
+    Result<> walk();
 
-    std::uint64_t total() const { return info_.size(); }
-    InodeInfo &info(std::uint64_t inode) { return info_[inode]; }
+    // Nothing: there is no such slot.  Or there may be one, if hidden().
+    InodeInfo *find(std::uint64_t number) {
+        const auto place = maps_.find(number);
+        return place ? &info_[place->index] : nullptr;
+    }
+    // False only where it is known that there is no such slot.
+    bool hidden(std::uint64_t number) const { return maps_.hidden(number); }
+    // There must be such a slot.
+    InodeInfo &info(std::uint64_t number) {
+        InodeInfo *info = find(number);
+        PMFS_ASSERT(info != nullptr);
+        return *info;
+    }
+    // The slot on the medium; its state must be free or used.
+    const media::Inode &at(std::uint64_t number) const;
+    // Calls f(number, info) for each slot.
+    template <class F>
+    void for_each(F f) {
+        maps_.for_each([&](std::uint64_t number, const InodeMaps::Place &place, bool) {
+            f(number, info_[place.index]);
+            return true;
+        });
+    }
+
+    const InodeMaps &maps() const { return maps_; }
     std::vector<Directory> &directories() { return directories_; }
     std::vector<GrantRecord> &grants() { return grants_; }
     std::uint64_t used() const { return used_; }
-    std::uint64_t damaged() const { return damaged_; }
-    bool table_whole() const { return table_whole_; }  // false: numbers past total() may be real
-    // The slot on the medium; its state must be free or used.
-    const media::Inode &at(std::uint64_t inode) const;
 
 private:
-    struct Piece {  // of the table
-        std::uint64_t file_block, start, blocks;
-    };
-
-    Result<> read_table(const media::State &state);
-    void walk_slot(std::uint64_t inode, const media::Inode &slot);
-    void walk_used(std::uint64_t number, const media::Inode &inode);
-    void walk_record(std::uint64_t number, const media::Inode &inode);
+    const media::Inode &slot_at(const InodeMaps::Place &place) const;
+    void walk_slot(std::uint64_t number, InodeInfo &info, const media::Inode &slot, bool marked);
+    void walk_free(std::uint64_t number, const media::Inode &slot, bool marked);
+    void walk_used(std::uint64_t number, InodeInfo &info, const media::Inode &inode);
+    void walk_record(std::uint64_t number, InodeInfo &info, const media::Inode &inode);
+    void check_root();
     void check_mode(std::uint64_t number, const media::Inode &inode, std::uint8_t type);
     void check_life(std::uint64_t number, const media::Inode &inode);
     void check_flags(std::uint64_t number, const media::Inode &inode, std::uint8_t type);
@@ -76,12 +95,11 @@ private:
 
     Context &context_;
     Space &space_;
-    std::vector<Piece> pieces_;
-    LazyArray<InodeInfo> info_;
+    InodeMaps maps_;
+    LazyArray<InodeInfo> info_;  // by the slots' indexes
     std::vector<Directory> directories_;
     std::vector<GrantRecord> grants_;
-    std::uint64_t used_ = 0, damaged_ = 0;
-    bool table_whole_ = true;
+    std::uint64_t used_ = 0;
 };
 
 }  // namespace pmfs::fsck

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <vector>
+
 namespace pmfs::fsck {
 
 using namespace media;
@@ -24,58 +26,63 @@ struct Missing {
 
 class Lists {
 public:
-    Lists(Context &context, Inodes &inodes) : context_(context), inodes_(inodes) {}
+    Lists(Context &context, const Space &space, Inodes &inodes)
+        : context_(context), space_(space), inodes_(inodes), groups_(space.groups()) {}
 
-    // True when the list was followed to its end; false when it leads astray, which was reported.
-    bool follow_free(std::uint64_t head);
-    bool follow_both_ways(std::uint64_t head, ListKind list);
-    void find_missing(bool free_whole, bool orphans_whole, bool grants_whole);
+    void follow();
+    void find_missing();
 
 private:
+    struct Whole {  // the list was followed to its end
+        bool orphans = false, grants = false;
+    };
+
+    // False when the list leads astray, which was reported.
+    bool follow(std::uint64_t group, std::uint64_t head, ListKind list);
+    // False when the list cannot go on at `at`.
+    bool may_go_on(std::uint64_t group, std::uint64_t at, ListKind list);
+
     Context &context_;
+    const Space &space_;
     Inodes &inodes_;
+    std::vector<Whole> groups_;
 };
 
-bool Lists::follow_free(std::uint64_t head) {
-    for (std::uint64_t at = head; at != 0;) {
-        if (at >= inodes_.total()) {
-            if (!inodes_.table_whole()) return false;
-            context_.found_inode(Code::free_list_wrong_inode, at, "there is no such inode");
-            return false;
-        }
-        InodeInfo &info = inodes_.info(at);
-        if (info.state == SlotState::damaged) return false;
-        if (info.state != SlotState::free) {
-            context_.found_inode(Code::free_list_wrong_inode, at);
-            return false;
-        }
-        if (info.on_list) {
-            context_.found_inode(Code::free_list_loop, at);
-            return false;
-        }
-        info.on_list = true;
-        at = inodes_.at(at).next.get();
+void Lists::follow() {
+    for (std::uint64_t group = 0; group < groups_.size(); ++group) {
+        const Summary *summary = space_.summary(group);
+        if (summary == nullptr) continue;
+        groups_[group] = {follow(group, summary->orphan_head.get(), ListKind::orphans),
+                          follow(group, summary->grant_head.get(), ListKind::grants)};
+    }
+}
+
+bool Lists::may_go_on(std::uint64_t group, std::uint64_t at, ListKind list) {
+    const bool orphans = list == ListKind::orphans;
+    const Code wrong = orphans ? Code::orphan_list_wrong_inode : Code::grant_list_wrong_inode;
+    const InodeInfo *info = inodes_.find(at);
+    if (info == nullptr) {
+        if (!inodes_.hidden(at)) context_.found_inode(wrong, at, "there is no such inode");
+        return false;
+    }
+    if (info->state != SlotState::used && info->state != SlotState::free) return false;
+    if (info->state == SlotState::free || info->list != list) {
+        context_.found_inode(wrong, at);
+        return false;
+    }
+    if (inodes_.maps().group_of(at) != group) {
+        context_.found_inode(Code::list_leaves_group, at, fmt::format("from group {}", group));
+        return false;
     }
     return true;
 }
 
-bool Lists::follow_both_ways(std::uint64_t head, ListKind list) {
-    const bool orphans = list == ListKind::orphans;
-    const Code wrong = orphans ? Code::orphan_list_wrong_inode : Code::grant_list_wrong_inode;
-    const Code links = orphans ? Code::orphan_list_links : Code::grant_list_links;
+bool Lists::follow(std::uint64_t group, std::uint64_t head, ListKind list) {
+    const Code links = list == ListKind::orphans ? Code::orphan_list_links : Code::grant_list_links;
     std::uint64_t before = 0;
     for (std::uint64_t at = head; at != 0;) {
-        if (at >= inodes_.total()) {
-            if (!inodes_.table_whole()) return false;
-            context_.found_inode(wrong, at, "there is no such inode");
-            return false;
-        }
+        if (!may_go_on(group, at, list)) return false;
         InodeInfo &info = inodes_.info(at);
-        if (info.state == SlotState::damaged) return false;
-        if (info.state != SlotState::used || info.list != list) {
-            context_.found_inode(wrong, at);
-            return false;
-        }
         const Inode &inode = inodes_.at(at);
         if (info.on_list || inode.prev.get() != before) {
             context_.found_inode(links, at,
@@ -89,23 +96,20 @@ bool Lists::follow_both_ways(std::uint64_t head, ListKind list) {
     return true;
 }
 
-void Lists::find_missing(bool free_whole, bool orphans_whole, bool grants_whole) {
-    Missing free, orphans, grants, stray;
-    for (std::uint64_t number = kRootIno + 1; number < inodes_.total(); ++number) {
-        const InodeInfo &info = inodes_.info(number);
-        if (info.on_list) continue;
-        if (info.state == SlotState::free && free_whole) free.add(number);
-        if (info.state != SlotState::used) continue;
+void Lists::find_missing() {
+    Missing orphans, grants, stray;
+    inodes_.for_each([&](std::uint64_t number, const InodeInfo &info) {
+        if (info.on_list || info.state != SlotState::used) return;
+        const Whole &whole = groups_[inodes_.maps().group_of(number)];
         if (info.list == ListKind::orphans) {
-            if (orphans_whole) orphans.add(number);
+            if (whole.orphans) orphans.add(number);
         } else if (info.list == ListKind::grants) {
-            if (grants_whole) grants.add(number);
+            if (whole.grants) grants.add(number);
         } else if (const Inode &inode = inodes_.at(number);
                    inode.next.get() != 0 || inode.prev.get() != 0) {
             stray.add(number);
         }
-    }
-    free.say(context_, Code::free_inode_not_listed);
+    });
     orphans.say(context_, Code::orphan_not_listed);
     grants.say(context_, Code::grant_not_listed);
     stray.say(context_, Code::stray_list_links);
@@ -113,17 +117,10 @@ void Lists::find_missing(bool free_whole, bool orphans_whole, bool grants_whole)
 
 }  // namespace
 
-void check_lists(Context &context, Inodes &inodes, const State &state) {
-    Lists lists(context, inodes);
-    const bool free_whole = lists.follow_free(state.free_inode_head.get());
-    const bool orphans_whole = lists.follow_both_ways(state.orphan_head.get(), ListKind::orphans);
-    const bool grants_whole = lists.follow_both_ways(state.grant_head.get(), ListKind::grants);
-    lists.find_missing(free_whole, orphans_whole, grants_whole);
-    if (inodes.damaged() == 0 && inodes.table_whole() && !context.report.gave_up &&
-        state.inodes_used.get() != inodes.used())
-        context.found_inode(
-            Code::inodes_used_wrong, Problem::kNone,
-            fmt::format("it says {}, there are {}", state.inodes_used.get(), inodes.used()));
+void check_lists(Context &context, const Space &space, Inodes &inodes) {
+    Lists lists(context, space, inodes);
+    lists.follow();
+    lists.find_missing();
 }
 
 }  // namespace pmfs::fsck

@@ -1,11 +1,11 @@
-// The three lists of inodes: free ones, orphans and grant records.
+// The two lists of inodes that each group has: orphans and grant records.
 #pragma once
 #include "fsck/context.h"
 #include "fsck/inodes.h"
 
 namespace pmfs::fsck {
 
-// Follows the lists from `state` and looks for who is missing.  After Inodes::walk().
-void check_lists(Context &context, Inodes &inodes, const media::State &state);
+// Follows the lists from the groups' summaries and looks for who is missing.  After Inodes::walk().
+void check_lists(Context &context, const Space &space, Inodes &inodes);
 
 }  // namespace pmfs::fsck

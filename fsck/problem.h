@@ -1,8 +1,8 @@
 // What can be wrong with a volume: a stable code and a sentence for each.
 //
-// Codes never change their meaning and are never used again; scripts may rely on them.  The
-// hundreds say where: 1 superblock, 2 journal, 3 state and lists, 4 space, 5 trees, 6 inodes, 7
-// directories, 8 block maps and seals, 9 xattrs, symlinks and blobs, 10 grant records.
+// Codes do not change their meaning while the format's major version stays; scripts may rely on
+// them.  The hundreds say where: 1 superblock, 2 journal, 3 inode maps and lists, 4 space, 5 trees,
+// 6 inodes, 7 directories, 8 block maps and seals, 9 xattrs, symlinks and blobs, 10 grant records.
 // docs/fsck.md tells more of each.
 #pragma once
 #include <cstdint>
@@ -21,14 +21,14 @@ enum class Code : std::uint16_t {
     record_damaged = 203,
     record_broken = 204,
 
-    state_copy_damaged = 301,
-    state_copies_differ = 302,
-    state_lost = 303,
+    inode_map_damaged = 301,
+    inode_map_misplaced = 302,
+    inode_map_count_wrong = 303,
     inodes_used_wrong = 304,
-    inodes_total_wrong = 305,
-    free_list_wrong_inode = 306,
-    free_list_loop = 307,
-    free_inode_not_listed = 308,
+    inodes_made_wrong = 305,
+    inode_marked_free = 306,
+    free_inode_marked_used = 307,
+    inode_block_unmarked = 308,
     orphan_list_wrong_inode = 309,
     orphan_list_links = 310,
     orphan_not_listed = 311,
@@ -36,6 +36,7 @@ enum class Code : std::uint16_t {
     grant_list_wrong_inode = 313,
     grant_list_links = 314,
     grant_not_listed = 315,
+    list_leaves_group = 316,
 
     summary_damaged = 401,
     summaries_differ = 402,
@@ -46,11 +47,12 @@ enum class Code : std::uint16_t {
     block_marked_free = 407,
     block_leaked = 408,
     block_owned_twice = 409,
-    metadata_in_wrong_chunk = 410,
-    data_in_wrong_chunk = 411,
-    free_chunk_in_use = 412,
+    metadata_marked_data = 410,
+    data_marked_metadata = 411,
+    chunk_kind_wrong = 412,
     bits_past_end = 413,
     summary_group_wrong = 414,
+    free_block_marked_metadata = 415,
 
     node_damaged = 501,
     node_of_other_tree = 502,
@@ -72,6 +74,7 @@ enum class Code : std::uint16_t {
     link_count_wrong = 609,
     field_out_of_place = 610,
     root_missing = 611,
+    free_inode_not_empty = 612,
 
     entry_broken = 701,
     name_invalid = 702,
@@ -93,7 +96,6 @@ enum class Code : std::uint16_t {
     sealed_incomplete = 805,
     sealed_misaligned = 806,
     seal_digest_wrong = 807,
-    inode_table_hole = 808,
 
     xattr_broken = 901,
     xattr_name_invalid = 902,

@@ -31,6 +31,7 @@ std::uint64_t ones(std::uint64_t count) {
 
 Result<> Space::start() {
     TRY(owned_.allocate(divide_up(context_.block_count(), 64)));
+    TRY(owned_metadata_.allocate(divide_up(context_.block_count(), 64)));
     groups_.resize(group_count(context_.block_count()));
     const pm::ScatteredAccess scattered(context_.region);
     for (std::uint64_t group = 0; group < groups_.size(); ++group) {
@@ -42,9 +43,24 @@ Result<> Space::start() {
 }
 
 void Space::read_group(std::uint64_t group) {
-    const GroupLayout layout = layout_of(context_.block_count(), group);
+    const GroupLayout layout = layout_of(group);
     read_summaries(group, layout);
-    claim(layout.superblock, layout.end - layout.superblock, ChunkKind::meta, Problem::kNone);
+    read_bitmaps(group, layout);
+    claim(layout.superblock, layout.end - layout.superblock, BlockClass::metadata, Problem::kNone);
+}
+
+void Space::read_bitmaps(std::uint64_t group, const GroupLayout &layout) {
+    const auto look = [&](std::uint64_t first) {
+        std::uint16_t whole = 0;
+        for (std::uint64_t i = 0; i < kBitmapBlocks; ++i)
+            if (context_.whole<BitmapBlock>(first + i, Magic::bitmap) != nullptr)
+                whole = static_cast<std::uint16_t>(whole | 1u << i);
+            else
+                context_.found_block(Code::bitmap_damaged, first + i);
+        return whole;
+    };
+    groups_[group].usage_whole = look(layout.bitmaps);
+    groups_[group].classes_whole = look(layout.classes);
 }
 
 void Space::read_summaries(std::uint64_t group, const GroupLayout &layout) {
@@ -72,7 +88,8 @@ void Space::check_summary(std::uint64_t group, const Summary &summary) {
             fmt::format("it says {}, its place is group {}", summary.group.get(), group));
     const std::uint64_t chunks = group_chunks(context_.block_count(), group);
     for (std::uint64_t chunk = 0; chunk < kGroupChunks; ++chunk) {
-        const auto last = static_cast<unsigned>(chunk < chunks ? ChunkKind::data : ChunkKind::free);
+        const auto last =
+            static_cast<unsigned>(chunk < chunks ? ChunkKind::mixed : ChunkKind::free);
         if (summary.kind[chunk] <= last) continue;
         context_.found_block(
             Code::chunk_kind_unknown, group_start(group) + chunk * kChunkBlocks,
@@ -80,65 +97,70 @@ void Space::check_summary(std::uint64_t group, const Summary &summary) {
     }
 }
 
+// The journal; the root's block is claimed with the other blocks of inodes.
 void Space::claim_fixed() {
     const Superblock &sb = context_.sb;
-    const std::uint64_t start = sb.state_block[0].get();
-    claim(start, fixed_end(sb.journal_start.get(), sb.journal_blocks.get()) - start,
-          ChunkKind::meta, Problem::kNone);
+    claim(sb.journal_start.get(), sb.journal_blocks.get(), BlockClass::metadata, Problem::kNone);
     if (const std::uint64_t copy = sb.copy_block.get(); copy != 0)
-        claim(copy, 1, ChunkKind::data, Problem::kNone);
+        claim(copy, 1, BlockClass::metadata, Problem::kNone);
 }
 
-bool Space::kind_known(std::uint64_t chunk, ChunkKind *kind) const {
-    const Summary *summary = groups_[chunk / kGroupChunks].summary;
-    if (summary == nullptr) return false;
-    const std::uint8_t raw = summary->kind[chunk % kGroupChunks];
-    if (raw > static_cast<std::uint8_t>(ChunkKind::data)) return false;
-    *kind = static_cast<ChunkKind>(raw);
-    return true;
+std::optional<std::uint64_t> Space::word_of(std::uint64_t block, bool classes) const {
+    const std::uint64_t group = block / kGroupBlocks;
+    const std::uint64_t chunk = block % kGroupBlocks / kChunkBlocks, index = bitmap_index(chunk);
+    const unsigned whole = classes ? groups_[group].classes_whole : groups_[group].usage_whole;
+    if ((whole >> index & 1) == 0) return std::nullopt;
+    const GroupLayout layout = layout_of(group);
+    const ConstBytes bytes =
+        context_.meta_block((classes ? layout.classes : layout.bitmaps) + index);
+    const auto &bitmap = *reinterpret_cast<const BitmapBlock *>(bytes.data());
+    return bitmap.bits[bitmap_row(chunk)][block % kChunkBlocks / 64].get();
 }
 
-void Space::check_kinds(std::uint64_t start, std::uint64_t blocks, ChunkKind kind,
-                        std::uint64_t owner) {
-    for (std::uint64_t chunk = start / kChunkBlocks; chunk <= (start + blocks - 1) / kChunkBlocks;
-         ++chunk) {
-        ChunkKind is{};
-        if (!kind_known(chunk, &is) || is == kind) continue;
-        const std::uint64_t from = std::max(start, chunk * kChunkBlocks);
-        context_.found({.code = kind == ChunkKind::meta ? Code::metadata_in_wrong_chunk
-                                                        : Code::data_in_wrong_chunk,
-                        .block = from,
-                        .blocks = std::min(start + blocks, (chunk + 1) * kChunkBlocks) - from,
-                        .inode = owner,
-                        .detail = is == ChunkKind::free ? "the chunk is free" : ""});
-    }
+bool Space::may_be_metadata(std::uint64_t block) const {
+    const std::uint64_t bit = std::uint64_t{1} << (block % 64);
+    return (word_of(block, false).value_or(bit) & bit) != 0 &&
+           (word_of(block, true).value_or(bit) & bit) != 0;
 }
 
-bool Space::claim(std::uint64_t start, std::uint64_t blocks, ChunkKind kind, std::uint64_t owner) {
+void Space::Fault::add(std::uint64_t block, std::uint64_t bits) {
+    if (bits == 0) return;
+    if (count == 0) first = block / 64 * 64 + static_cast<std::uint64_t>(std::countr_zero(bits));
+    count += static_cast<std::uint64_t>(std::popcount(bits));
+}
+
+void Space::say(Code code, const Fault &fault, std::uint64_t owner) {
+    if (fault.count == 0) return;
+    context_.found({.code = code,
+                    .block = fault.first,
+                    .inode = owner,
+                    .detail = fault.count == 1 ? "" : fmt::format("and {} more", fault.count - 1)});
+}
+
+bool Space::claim(std::uint64_t start, std::uint64_t blocks, BlockClass as, std::uint64_t owner) {
     PMFS_ASSERT(blocks != 0 && start < context_.block_count() &&
                 blocks <= context_.block_count() - start);
-    check_kinds(start, blocks, kind, owner);
-    std::uint64_t twice = 0, first_twice = 0;
+    const bool metadata = as == BlockClass::metadata;
+    Fault twice, wrong;
+    bool believed = true;
     for (std::uint64_t at = start, end = start + blocks; at < end;) {
         const std::uint64_t count = std::min(64 - at % 64, end - at);
         const std::uint64_t bits = ones(count) << (at % 64);
-        std::uint64_t &word = owned_[at / 64];
-        if ((word & bits) != 0) {
-            if (twice == 0)
-                first_twice =
-                    at / 64 * 64 + static_cast<std::uint64_t>(std::countr_zero(word & bits));
-            twice += static_cast<std::uint64_t>(std::popcount(word & bits));
+        const std::uint64_t fresh = bits & ~owned_[at / 64];
+        twice.add(at, bits & ~fresh);
+        owned_[at / 64] |= bits;
+        if (metadata) owned_metadata_[at / 64] |= fresh;
+        if (const auto classes = word_of(at, true)) {
+            const std::uint64_t misfits = fresh & (metadata ? ~*classes : *classes);
+            believed &= misfits == 0;
+            wrong.add(at, misfits & word_of(at, false).value_or(bits));  // else marked free
         }
-        word |= bits;
         at += count;
     }
-    context_.report.blocks_used += blocks - twice;
-    if (twice == 0) return true;
-    context_.found({.code = Code::block_owned_twice,
-                    .block = first_twice,
-                    .inode = owner,
-                    .detail = twice == 1 ? "" : fmt::format("and {} more", twice - 1)});
-    return false;
+    context_.report.blocks_used += blocks - twice.count;
+    say(Code::block_owned_twice, twice, owner);
+    say(metadata ? Code::metadata_marked_data : Code::data_marked_metadata, wrong, owner);
+    return believed && twice.count == 0;
 }
 
 Space::Stretch Space::stretch(std::uint64_t start, std::uint64_t end) const {
@@ -165,69 +187,83 @@ void Space::finish() {
 
 void Space::finish_group(std::uint64_t group) {
     const std::uint64_t chunks = group_chunks(context_.block_count(), group);
-    const GroupLayout layout = layout_of(context_.block_count(), group);
     const Summary *summary = groups_[group].summary;
-    std::uint32_t free_chunks = 0, meta_free = 0, data_free = 0;
-    bool all_known = summary != nullptr;
-
-    const std::uint64_t bitmaps = bitmap_blocks_of(chunks);
-    for (std::uint64_t i = 0; i < bitmaps; ++i) {
-        const auto *bitmap = context_.whole<BitmapBlock>(layout.bitmaps + i, Magic::bitmap);
-        if (bitmap == nullptr) {
-            context_.found_block(Code::bitmap_damaged, layout.bitmaps + i);
-            all_known = false;
-            continue;
-        }
-        for (std::uint64_t row = 0; row < kBitmapChunks; ++row) {
-            const std::uint64_t chunk = i * kBitmapChunks + row;
-            if (chunk >= chunks) {
-                for (const le64 &word : bitmap->bits[row])
-                    if (word.get() != 0) {
-                        context_.found_block(Code::bits_past_end, layout.bitmaps + i);
-                        break;
-                    }
-                continue;
-            }
-            ChunkKind kind{};
-            const bool known = kind_known(group * kGroupChunks + chunk, &kind);
-            all_known &= known;
-            const unsigned used = finish_chunk(group * kGroupChunks + chunk, bitmap->bits[row],
-                                               known && kind == ChunkKind::free);
-            const auto free = static_cast<std::uint32_t>(kChunkBlocks - used);
-            free_chunks += kind == ChunkKind::free;
-            if (kind == ChunkKind::meta) meta_free += free;
-            if (kind == ChunkKind::data) data_free += free;
-        }
-    }
-    if (!all_known) return;
-    const auto compare = [&](const char *what, std::uint32_t says, std::uint32_t is) {
-        if (says != is)
-            context_.found_block(
-                Code::summary_count_wrong, layout.summary_a,
-                fmt::format("group {}: {} is {}, should be {}", group, what, says, is));
-    };
-    compare("free_chunks", summary->free_chunks.get(), free_chunks);
-    compare("meta_free", summary->meta_free.get(), meta_free);
-    compare("data_free", summary->data_free.get(), data_free);
+    std::uint32_t partial_free = 0;
+    for (std::uint64_t chunk = 0; chunk < chunks; ++chunk)
+        partial_free += finish_chunk(group * kGroupChunks + chunk, summary);
+    finish_past_end(group);
+    if (summary == nullptr || groups_[group].usage_whole != ones(kBitmapBlocks)) return;
+    if (summary->partial_free.get() != partial_free)
+        context_.found_block(Code::summary_count_wrong, layout_of(group).summary_a,
+                             fmt::format("group {}: partial_free is {}, should be {}", group,
+                                         summary->partial_free.get(), partial_free));
 }
 
-unsigned Space::finish_chunk(std::uint64_t chunk, const le64 (&bits)[8], bool free) {
-    unsigned used = 0;
-    const std::uint64_t first = chunk * kChunkBlocks;
-    for (std::uint64_t i = 0; i < 8; ++i) {
-        const std::uint64_t marked = bits[i].get(), owned = owned_[first / 64 + i];
-        used += static_cast<unsigned>(std::popcount(marked));
-        if (marked == owned) {
+void Space::finish_past_end(std::uint64_t group) {
+    const GroupLayout layout = layout_of(group);
+    const auto any = [&](std::uint64_t chunk, bool classes) {
+        for (std::uint64_t i = 0; i < kChunkBlocks; i += 64)
+            if (word_of((group * kGroupChunks + chunk) * kChunkBlocks + i, classes).value_or(0))
+                return true;
+        return false;
+    };
+    std::uint64_t said = 0;
+    for (std::uint64_t chunk = group_chunks(context_.block_count(), group); chunk < kGroupChunks;
+         ++chunk)
+        for (const bool classes : {false, true}) {
+            const std::uint64_t block =
+                (classes ? layout.classes : layout.bitmaps) + bitmap_index(chunk);
+            if (said == block || !any(chunk, classes)) continue;
+            context_.found_block(Code::bits_past_end, block);
+            said = block;
+        }
+}
+
+std::uint32_t Space::finish_chunk(std::uint64_t chunk, const Summary *summary) {
+    Seen marked, owned;
+    bool known = true;
+    std::uint32_t used_blocks = 0;
+    for (std::uint64_t i = 0; i < kChunkBlocks; i += 64) {
+        const std::uint64_t block = chunk * kChunkBlocks + i;
+        const std::uint64_t own = owned_[block / 64], own_metadata = owned_metadata_[block / 64];
+        const auto used = word_of(block, false), classes = word_of(block, true);
+        owned.add(own, own_metadata);
+        known &= used && classes;
+        if (!used) continue;
+        used_blocks += static_cast<std::uint32_t>(std::popcount(*used));
+        if (classes) marked.add(*used, *classes);
+        const std::uint64_t stray = classes.value_or(0) & ~*used & ~own;
+        if (*used == own && stray == 0) {
             end_run();
             continue;
         }
-        compare_bits(first + i * 64, owned & ~marked, Code::block_marked_free);
-        if (free)
-            compare_bits(first + i * 64, marked & ~owned, Code::free_chunk_in_use);
-        else if (!context_.lost_owners)
-            compare_bits(first + i * 64, marked & ~owned, Code::block_leaked);
+        compare_bits(block, own & ~*used, Code::block_marked_free);
+        if (!context_.lost_owners) compare_bits(block, *used & ~own, Code::block_leaked);
+        compare_bits(block, stray, Code::free_block_marked_metadata);
     }
-    return used;
+    if (summary != nullptr && known)
+        check_kind(chunk, summary->kind[chunk % kGroupChunks], marked, owned);
+    return used_blocks == 0 ? 0 : static_cast<std::uint32_t>(kChunkBlocks) - used_blocks;
+}
+
+void Space::Seen::add(std::uint64_t used, std::uint64_t classes) {
+    metadata |= (used & classes) != 0;
+    data |= (used & ~classes) != 0;
+}
+
+ChunkKind Space::Seen::kind() const {
+    if (metadata) return data ? ChunkKind::mixed : ChunkKind::meta;
+    return data ? ChunkKind::data : ChunkKind::free;
+}
+
+// A kind that fits what is owned says nothing new: the bits are wrong then, and that was said.
+void Space::check_kind(std::uint64_t chunk, std::uint8_t kind, Seen marked, Seen owned) {
+    if (kind > static_cast<std::uint8_t>(ChunkKind::mixed)) return;  // reported already
+    const auto is = static_cast<ChunkKind>(kind);
+    if (is == marked.kind() || (!context_.lost_owners && is == owned.kind())) return;
+    context_.found_block(Code::chunk_kind_wrong, chunk * kChunkBlocks,
+                         fmt::format("chunk {} is of kind {}, its bits say {}", chunk, kind,
+                                     static_cast<unsigned>(marked.kind())));
 }
 
 // Adds each run of ones in `wrong`, the bits of 64 blocks from `block` on, to what is to be said.

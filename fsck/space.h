@@ -1,14 +1,20 @@
 // Space: every block has one owner, and bitmaps, chunk kinds and counts say the same.
 //
-// The walks claim what they find; finish() compares the claims with the bitmaps.
+// The walks claim what they find, and learn whether the bitmaps agree that it is what they take it
+// for; finish() compares all claims with the bitmaps.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "fsck/context.h"
 #include "fsck/lazy_array.h"
 
 namespace pmfs::fsck {
+
+// What a block's class bit says of it: metadata is whatever has a place or a header of its own, and
+// blocks of inodes; file data and the blobs of large values are data.
+enum class BlockClass : std::uint8_t { data, metadata };
 
 class Space {
 public:
@@ -17,10 +23,17 @@ public:
     // Reads the groups' summaries and bitmaps, and claims what has a fixed place.
     Result<> start();
 
+    std::uint64_t groups() const { return groups_.size(); }
+    // The copy that is believed, or none.
+    const media::Summary *summary(std::uint64_t group) const { return groups_[group].summary; }
+    // False: the bitmaps say that the block is free, or data.  A bitmap that is damaged says
+    // nothing.
+    bool may_be_metadata(std::uint64_t block) const;
+
     // `owner` (an inode, or Problem::kNone for the volume) uses these blocks, which are inside the
-    // volume, as `kind`.  False: one of them has an owner already; it was reported.
-    bool claim(std::uint64_t start, std::uint64_t blocks, media::ChunkKind kind,
-               std::uint64_t owner);
+    // volume, as `as`.  False: one of them has an owner already, or the other class, and what lies
+    // there is not to be believed; it was reported, or finish() does that.
+    bool claim(std::uint64_t start, std::uint64_t blocks, BlockClass as, std::uint64_t owner);
 
     // How far from `start` on, up to `end`, the blocks all have an owner or all have none, as
     // `start` has.  start < end <= the volume's end.
@@ -34,29 +47,44 @@ public:
 
 private:
     struct Group {
-        const media::Summary *summary = nullptr;  // the copy that is believed
+        const media::Summary *summary = nullptr;
+        // Which of its bitmap blocks are whole, one bit each.
+        std::uint16_t usage_whole = 0, classes_whole = 0;
     };
     struct Run {  // neighbours with the same problem are reported as one
         Code code{};
         std::uint64_t start = 0, blocks = 0;
     };
+    struct Fault {  // of some blocks of a claim
+        std::uint64_t first = 0, count = 0;
+        void add(std::uint64_t block, std::uint64_t bits);
+    };
+    struct Seen {  // of a chunk
+        bool metadata = false, data = false;
+        void add(std::uint64_t used, std::uint64_t classes);
+        media::ChunkKind kind() const;
+    };
 
     void read_group(std::uint64_t group);
+    void read_bitmaps(std::uint64_t group, const media::GroupLayout &layout);
     void read_summaries(std::uint64_t group, const media::GroupLayout &layout);
     void check_summary(std::uint64_t group, const media::Summary &summary);
     void claim_fixed();
-    void check_kinds(std::uint64_t start, std::uint64_t blocks, media::ChunkKind kind,
-                     std::uint64_t owner);
-    bool kind_known(std::uint64_t chunk, media::ChunkKind *kind) const;
+    // The bits of `block` and its neighbours in one word, where their bitmap is whole.
+    std::optional<std::uint64_t> word_of(std::uint64_t block, bool classes) const;
+    void say(Code code, const Fault &fault, std::uint64_t owner);
     void finish_group(std::uint64_t group);
-    // Bits in use of a chunk as its bitmap says.
-    unsigned finish_chunk(std::uint64_t chunk, const media::le64 (&bits)[8], bool free);
+    void finish_past_end(std::uint64_t group);
+    // The free blocks of a chunk of which some are in use, as its bitmap says.
+    std::uint32_t finish_chunk(std::uint64_t chunk, const media::Summary *summary);
+    void check_kind(std::uint64_t chunk, std::uint8_t kind, Seen marked, Seen owned);
     void compare_bits(std::uint64_t block, std::uint64_t wrong, Code code);
     void end_run();
 
     Context &context_;
     std::vector<Group> groups_;
-    LazyArray<std::uint64_t> owned_;  // one bit a block
+    LazyArray<std::uint64_t> owned_;           // one bit a block
+    LazyArray<std::uint64_t> owned_metadata_;  // and as what
     Run run_;
 };
 

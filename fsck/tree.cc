@@ -140,7 +140,7 @@ std::optional<Code> Walker::fault_of(const Node &node, std::uint64_t low,
 void Walker::visit(std::uint64_t block, std::optional<unsigned> level, std::uint64_t low,
                    std::uint64_t high) {
     if (!context_.inside(block)) return lose(Code::pointer_outside, block);
-    if (!space_.claim(block, 1, ChunkKind::meta, owner_)) return lose();
+    if (!space_.claim(block, 1, BlockClass::metadata, owner_)) return lose();
     ++walk.nodes;
     const auto *header = context_.whole<NodeHeader>(block, Magic::node);
     if (header == nullptr) return lose(Code::node_damaged, block);

@@ -4,11 +4,16 @@
 #include <uuid/uuid.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstring>
+#include <optional>
+#include <string>
+#include <string_view>
 
 #include "base/printable.h"
 #include "base/units.h"
 #include "media/geometry.h"
+#include "media/verify.h"
 #include "mkfs/image.h"
 #include "mkfs/make.h"
 #include "mkfs/probe.h"
@@ -23,6 +28,7 @@ enum Exit { kMade = 0, kFailed = 1, kUsage = 2 };
 
 struct Words {
     std::string device, uuid, label;
+    std::string reserve;
     std::uint64_t size = 0, journal_size = 0, mapping_unit = 0;
     bool force = false, quiet = false, dry_run = false, sparse = false;
 };
@@ -44,6 +50,24 @@ void print_volume(const Words &words, const media::Superblock &sb, const char *m
     fmt::print("  blocks   {} of 4 KiB in {} group{}\n", blocks, groups, groups == 1 ? "" : "s");
     fmt::print("  journal  {}\n", size_words(sb.journal_blocks.get() * media::kBlockSize));
     fmt::print("  mapping  in units of {}\n", size_words(sb.mapping_unit.get()));
+    const std::uint32_t reserve = sb.root_reserve.get();
+    fmt::print("  reserve  {}.{:02} % for root\n", reserve / 100, reserve % 100);
+}
+
+// "1", "0.5" or "12.25", in hundredths.
+std::optional<std::uint32_t> hundredths(std::string_view text) {
+    const std::size_t point = std::min(text.find('.'), text.size());
+    std::string digits(text.substr(0, point));
+    std::string fraction(text.substr(std::min(point + 1, text.size())));
+    if (digits.empty() || digits.size() > 3 || fraction.size() > 2) return std::nullopt;
+    if (point != text.size() && fraction.empty()) return std::nullopt;
+    fraction.resize(2, '0');
+    std::uint32_t value = 0;
+    for (const char c : digits + fraction) {
+        if (c < '0' || c > '9') return std::nullopt;
+        value = value * 10 + static_cast<std::uint32_t>(c - '0');
+    }
+    return value;
 }
 
 // Nothing that somebody may want is overwritten unasked, and nothing that somebody may store to at
@@ -149,11 +173,13 @@ int main(int argc, char **argv) {
     app.add_option("-L,--label", words.label, "The volume's name, at most 64 bytes");
     app.add_option("-U,--uuid", words.uuid, "The volume's UUID (default: random)");
     app.add_option("--journal-size", words.journal_size,
-                   "Size of the journal (default: a 256th of the volume, from 64K to 128M)")
+                   "Size of the journal (default: a 256th of the volume, from 256K to 128M)")
         ->transform(size_value);
     app.add_option("--mapping-unit", words.mapping_unit,
                    "What direct mappings are aligned to, 4K to 2M (default: the device's page)")
         ->transform(size_value);
+    app.add_option("--reserve", words.reserve,
+                   "How many percent of the volume only root may fill, 0 to 50 (default: 1)");
     app.add_flag("--sparse", words.sparse,
                  "Do not preallocate the image: a full disk below is then an I/O error");
     app.add_flag("-f,--force", words.force, "Overwrite what is there");
@@ -171,6 +197,17 @@ int main(int argc, char **argv) {
     options.label = words.label;
     options.journal_size = words.journal_size;
     options.mapping_unit = words.mapping_unit;
+    if (!words.reserve.empty()) {
+        const auto reserve = hundredths(words.reserve);
+        if (!reserve || *reserve > media::kRootReserveMax) {
+            fmt::print(stderr,
+                       "mkfs.pmfs: --reserve {}: a percentage from 0 to 50 is wanted, with two "
+                       "decimals at most\n",
+                       printable(words.reserve));
+            return kUsage;
+        }
+        options.root_reserve = *reserve;
+    }
     options.root_uid = ::geteuid();
     options.root_gid = ::getegid();
     if (!words.uuid.empty() && uuid_parse(words.uuid.c_str(), options.uuid.emplace().data()) != 0) {

@@ -67,8 +67,16 @@ public:
 private:
     std::uint64_t block_count() const { return sb_.block_count.get(); }
     std::uint64_t fsid() const { return sb_.header.fsid.get(); }
-    std::uint64_t table_start() const {
-        return fixed_end(sb_.journal_start.get(), sb_.journal_blocks.get());
+    // Of the chunk that the root's block of inodes is in.
+    std::uint64_t root_map() const { return root_map_of(sb_); }
+    // The first block of `group` that is free.
+    std::uint64_t used_end(std::uint64_t group) const {
+        if (group != 0) return layout_of(group).end;
+        return std::max(sb_.root_block.get(), root_map()) + 1;
+    }
+    bool has_copy(std::uint64_t first_block, std::uint64_t blocks) const {
+        const std::uint64_t copy = sb_.copy_block.get();
+        return copy != 0 && copy >= first_block && copy - first_block < blocks;
     }
     BlockHeader header(Magic magic, std::uint64_t self) const {
         return header_of(magic, fsid(), self, 0);
@@ -91,14 +99,13 @@ private:
 
     void put_superblock(std::uint64_t block);
     void put_group(std::uint64_t group);
+    void put_summaries(std::uint64_t group);
     void put_bitmap(std::uint64_t block, std::uint64_t first_block, std::uint64_t used_end);
+    void put_inode_map(std::uint64_t block);
     void put_mark_of_making();
-    void put_state();
     void put_journal();
-    void put_inode_table();
-    Inode free_inode(std::uint64_t ino) const;
+    void put_root_block();
     Inode root_inode() const;
-    Inode table_inode() const;
 
     Region &region_;
     Superblock sb_;
@@ -128,8 +135,8 @@ void Maker::put_mark_of_making() {
     put(0, mark);
 }
 
-// The bits of the kBitmapChunks chunks from `first_block` on: all below `used_end` are in use, and
-// the volume's last block where it has a copy of the superblock.
+// The bits of the kBitmapChunks chunks from `first_block` on, in use or metadata, which is the same
+// yet: all below `used_end`, and the volume's last block where it has a copy of the superblock.
 void Maker::put_bitmap(std::uint64_t block, std::uint64_t first_block, std::uint64_t used_end) {
     BitmapBlock bitmap{};
     bitmap.header = header(Magic::bitmap, block);
@@ -140,49 +147,71 @@ void Maker::put_bitmap(std::uint64_t block, std::uint64_t first_block, std::uint
             const std::uint64_t used = std::min<std::uint64_t>(used_end - from, 64);
             bitmap.bits[row][word] = le64(~std::uint64_t{0} >> (64 - used));
         }
-    const std::uint64_t copy = sb_.copy_block.get();
-    if (copy != 0 && copy >= first_block && copy - first_block < kBitmapChunks * kChunkBlocks)
-        bitmap.bits[(copy - first_block) / kChunkBlocks][7] = le64(std::uint64_t{1} << 63);
+    if (has_copy(first_block, kBitmapChunks * kChunkBlocks))
+        bitmap.bits[(sb_.copy_block.get() - first_block) / kChunkBlocks][7] =
+            le64(std::uint64_t{1} << 63);
     put(block, bitmap);
 }
 
-void Maker::put_group(std::uint64_t group) {
-    const std::uint64_t start = group_start(group);
+// Inodes are in the root's block only.
+void Maker::put_inode_map(std::uint64_t block) {
+    InodeMap map{};
+    map.header = header(Magic::inode_map, block);
+    if (block == root_map()) {
+        const std::uint64_t place = sb_.root_block.get() % kChunkBlocks;
+        const std::uint64_t slot = place * kInodesPerBlock;
+        map.used = map.blocks = le32(1);
+        map.made[place / 64] = le64(std::uint64_t{1} << (place % 64));
+        map.slots[slot / 64] = le64(std::uint64_t{1} << (slot % 64));
+    }
+    put(block, map);
+}
+
+void Maker::put_summaries(std::uint64_t group) {
+    const std::uint64_t start = group_start(group), end = used_end(group);
     const std::uint64_t chunks = group_chunks(block_count(), group);
-    const GroupLayout layout = layout_of(block_count(), group);
-    const std::uint64_t used_end = group == 0 ? table_start() + kFirstTableBlocks : layout.end;
-    const std::uint64_t meta_chunks = divide_up(used_end - start, kChunkBlocks);
-
-    if (group != 0) put_superblock(layout.superblock);
-
-    // A copy of the superblock at the end lies in a chunk for data, which is not free then.
-    const std::uint64_t data_chunks = sb_.copy_block.get() != 0 ? 1 : 0;
-    if (data_chunks != 0) put_superblock(sb_.copy_block.get());
+    const std::uint64_t meta_chunks = divide_up(end - start, kChunkBlocks);
+    const GroupLayout layout = layout_of(group);
 
     Summary summary{};
     summary.group = le64(group);
-    summary.free_chunks = le32(static_cast<std::uint32_t>(chunks - meta_chunks - data_chunks));
-    summary.data_free = le32(static_cast<std::uint32_t>(data_chunks * (kChunkBlocks - 1)));
-    if (data_chunks != 0) summary.kind[chunks - 1] = static_cast<std::uint8_t>(ChunkKind::data);
-    summary.meta_free =
-        le32(static_cast<std::uint32_t>(meta_chunks * kChunkBlocks - (used_end - start)));
+    summary.inode_map[0] = le16(static_cast<std::uint16_t>(1 + layout.inode_map - start));
+    if (group == 0) {
+        summary.inodes_used = le32(1);
+        summary.inodes_made = le32(kInodesPerBlock);
+        summary.inode_map[root_map() / kChunkBlocks] =
+            le16(static_cast<std::uint16_t>(1 + root_map() % kChunkBlocks));
+    }
     std::fill_n(summary.kind, meta_chunks, static_cast<std::uint8_t>(ChunkKind::meta));
+    std::uint64_t partial_free = meta_chunks * kChunkBlocks - (end - start);
+    if (has_copy(start, chunks * kChunkBlocks)) {
+        // The journal takes a quarter at most, so this chunk has nothing else yet.
+        summary.kind[chunks - 1] = static_cast<std::uint8_t>(ChunkKind::meta);
+        partial_free += kChunkBlocks - 1;
+    }
+    summary.partial_free = le32(static_cast<std::uint32_t>(partial_free));
     for (const std::uint64_t block : {layout.summary_a, layout.summary_b}) {
         summary.header = header(Magic::summary, block);
         put(block, summary);
     }
-    for (std::uint64_t i = 0; i < bitmap_blocks_of(chunks); ++i)
-        put_bitmap(layout.bitmaps + i, start + i * kBitmapChunks * kChunkBlocks, used_end);
 }
 
-Inode Maker::free_inode(std::uint64_t ino) const {
-    Inode inode{};
-    inode.header = header(Magic::inode, ino);
-    return inode;
+void Maker::put_group(std::uint64_t group) {
+    const GroupLayout layout = layout_of(group);
+    if (group != 0) put_superblock(layout.superblock);
+    if (group == 0 && sb_.copy_block.get() != 0) put_superblock(sb_.copy_block.get());
+    put_summaries(group);
+    put_inode_map(layout.inode_map);
+    for (std::uint64_t i = 0; i < kBitmapBlocks; ++i) {
+        const std::uint64_t first = group_start(group) + i * kBitmapChunks * kChunkBlocks;
+        put_bitmap(layout.bitmaps + i, first, used_end(group));
+        put_bitmap(layout.classes + i, first, used_end(group));
+    }
 }
 
 Inode Maker::root_inode() const {
-    Inode inode = free_inode(kRootIno);
+    Inode inode{};
+    inode.header = header(Magic::inode, kRootIno);
     inode.generation = le64(1);
     inode.mode = le32(S_IFDIR | 0755);
     inode.uid = le32(options_.root_uid);
@@ -191,34 +220,6 @@ Inode Maker::root_inode() const {
     inode.parent = le64(kRootIno);
     inode.atime = inode.mtime = inode.ctime = inode.crtime = media_time(*options_.time);
     return inode;
-}
-
-// A file like any other, except that it is no slot of itself and nobody can name it.
-Inode Maker::table_inode() const {
-    Inode inode = free_inode(kInodeTableIno);
-    inode.generation = le64(1);
-    inode.mode = le32(S_IFREG);
-    inode.nlink = le32(1);
-    inode.size = le64(kFirstTableBlocks * kBlockSize);
-    inode.blocks = le64(kFirstTableBlocks);
-    inode.atime = inode.mtime = inode.ctime = inode.crtime = media_time(*options_.time);
-    inode.inline_count = le32(1);
-    const InlineExtent extent{le64(0), le64(table_start()), le32(kFirstTableBlocks), le32(0)};
-    std::memcpy(inode.inline_bytes, &extent, sizeof extent);
-    return inode;
-}
-
-void Maker::put_state() {
-    State state{};
-    state.free_inode_head = le64(kRootIno + 1);
-    state.inodes_used = le64(1);
-    state.inodes_total = le64(kFirstTableBlocks * kInodesPerBlock);
-    state.inode_table = table_inode();
-    seal_block(state.inode_table);
-    for (const le64 &block : sb_.state_block) {
-        state.header = header(Magic::state, block.get());
-        put(block.get(), state);
-    }
 }
 
 // Two clean headers.  The ring is left as it is: whatever lies there was not made with this secret.
@@ -235,28 +236,24 @@ void Maker::put_journal() {
     }
 }
 
-// Slot 0 is never used and on no list; the root is slot 1; all others are chained in order.
-void Maker::put_inode_table() {
-    constexpr std::uint64_t total = kFirstTableBlocks * kInodesPerBlock;
-    for (std::uint64_t i = 0; i < kFirstTableBlocks; ++i) {
-        Inode slots[kInodesPerBlock];
-        for (std::uint64_t slot = 0; slot < kInodesPerBlock; ++slot) {
-            const std::uint64_t ino = i * kInodesPerBlock + slot;
-            slots[slot] = ino == kRootIno ? root_inode() : free_inode(ino);
-            if (ino > kRootIno && ino + 1 < total) slots[slot].next = le64(ino + 1);
-            seal_block(slots[slot]);
-        }
-        put_bytes(table_start() + i, bytes_of(slots));
-    }
+// The root, which has a number of its own, and seven that are free.
+void Maker::put_root_block() {
+    const std::uint64_t block = sb_.root_block.get();
+    Inode slots[kInodesPerBlock]{};
+    slots[0] = root_inode();
+    for (std::uint64_t slot = 1; slot < kInodesPerBlock; ++slot)
+        slots[slot].header = header(Magic::inode, block * kInodesPerBlock + slot);
+    for (Inode &slot : slots) seal_block(slot);
+    put_bytes(block, bytes_of(slots));
+    if (root_map() != layout_of(0).inode_map) put_inode_map(root_map());
 }
 
 Result<> Maker::run() {
     put_mark_of_making();
     TRY(settle());
     for (std::uint64_t group = 0; group < group_count(block_count()); ++group) put_group(group);
-    put_state();
     put_journal();
-    put_inode_table();
+    put_root_block();
     TRY(settle());
     put_superblock(0);
     TRY(settle());
@@ -265,7 +262,18 @@ Result<> Maker::run() {
         EROFS, "the medium does not keep what is stored to it: is it read-only for this machine?");
 }
 
+// The root's block must not be the last one of its chunk, where its inode map would find no room.
+std::uint64_t journal_blocks_of(std::uint64_t journal_start, std::uint64_t journal_size) {
+    const std::uint64_t blocks = journal_size / kBlockSize;
+    return (journal_start + blocks + 1) % kChunkBlocks == 0 ? blocks - 1 : blocks;
+}
+
 }  // namespace
+
+std::uint64_t root_map_of(const Superblock &sb) {
+    const std::uint64_t root = sb.root_block.get();
+    return root < kChunkBlocks ? layout_of(0).inode_map : root + 1;
+}
 
 std::uint64_t default_journal_size(std::uint64_t volume_size) {
     return std::clamp(align_down(volume_size / 256, kJournalSizeMin), kJournalSizeMin, 128 * kMiB);
@@ -279,7 +287,7 @@ Result<Superblock> plan(std::uint64_t region_size, std::uint64_t region_mapping_
     const std::uint64_t journal_size =
         options.journal_size != 0 ? options.journal_size : default_journal_size(size);
     if (journal_size < kJournalSizeMin || !is_aligned(journal_size, kBlockSize))
-        return Error(EINVAL, "the journal must have at least 64 KiB, in multiples of 4 KiB");
+        return Error(EINVAL, "the journal must have at least 256 KiB, in multiples of 4 KiB");
     // A quarter of the first group: enough for any journal, and on the smallest volume it leaves
     // room for files.
     if (journal_size > std::min(size, kGroupBlocks * kBlockSize) / 4)
@@ -293,6 +301,8 @@ Result<Superblock> plan(std::uint64_t region_size, std::uint64_t region_mapping_
                      "larger pages: give its namespace an alignment of 2 MiB)");
     if (unit < region_mapping_unit)
         return Error(EINVAL, "the mapping unit may not be smaller than the device's page");
+    if (options.root_reserve > kRootReserveMax)
+        return Error(EINVAL, "the reserve for root may be half of the volume at most (50)");
     if (options.label.size() > sizeof(Superblock::label))
         return Error(EINVAL, "the label is longer than 64 bytes");
 
@@ -304,11 +314,12 @@ Result<Superblock> plan(std::uint64_t region_size, std::uint64_t region_mapping_
     sb.version_minor_oldest = le32(kVersionMinor);
     sb.mapping_unit = le32(static_cast<std::uint32_t>(unit));
     sb.block_count = le64(size / kBlockSize);
-    const std::uint64_t state_a = layout_of(size / kBlockSize, 0).end;
-    sb.journal_start = le64(state_a + 1);
-    sb.journal_blocks = le64(journal_size / kBlockSize);
-    sb.state_block[0] = le64(state_a);
-    sb.state_block[1] = le64(state_a + 1 + journal_size / kBlockSize);
+    const std::uint64_t journal_start = layout_of(0).end;
+    const std::uint64_t journal_blocks = journal_blocks_of(journal_start, journal_size);
+    sb.journal_start = le64(journal_start);
+    sb.journal_blocks = le64(journal_blocks);
+    sb.root_block = le64(journal_start + journal_blocks);
+    sb.root_reserve = le32(options.root_reserve);
     sb.copy_block = le64(copy_block_of(size / kBlockSize));
     sb.created_sec = le64(static_cast<std::uint64_t>(options.time.value_or(now()).seconds));
     const auto uuid = TRY(given_or_random_uuid(options));

@@ -14,9 +14,10 @@
 namespace pmfs::mkfs {
 
 struct MakeOptions {
-    std::string label;               // UTF-8, at most 64 bytes
-    std::uint64_t journal_size = 0;  // bytes, ring headers included; 0 = by the volume's size
-    std::uint64_t mapping_unit = 0;  // bytes; 0 = the region's
+    std::string label;                 // UTF-8, at most 64 bytes
+    std::uint64_t journal_size = 0;    // bytes, ring headers included; 0 = by the volume's size
+    std::uint64_t mapping_unit = 0;    // bytes; 0 = the region's
+    std::uint32_t root_reserve = 100;  // what only root may fill, in ten-thousandths
     std::uint32_t root_uid = 0, root_gid = 0;
 
     // What makes a volume unlike any other.  Unset: random, and the clock.  Golden images set them,
@@ -41,7 +42,8 @@ Result<media::Superblock> plan(std::uint64_t region_size, std::uint64_t region_m
 // questions about what was there.  Errors: plan()'s; EROFS; what the medium's sync() says.
 Result<media::Superblock> make(pm::Region &region, const MakeOptions &options);
 
-// The inode table's first blocks, all behind the second copy of State.
-inline constexpr std::uint64_t kFirstTableBlocks = 4;
+// The block with the inode map of the root's chunk: behind the root's block, unless that is in
+// chunk 0, whose map has a place of its own.
+std::uint64_t root_map_of(const media::Superblock &sb);
 
 }  // namespace pmfs::mkfs

@@ -62,13 +62,16 @@ Result<FileDescriptor> readable_fd(const pm::Region &region, const std::string &
 Result<std::string> what_is_on(const pm::Region &region, const std::string &path) {
     const ConstBytes bytes(region.data(), region.size());
     const pm::ScatteredAccess scattered(region);
-    if (const auto volume = media::find_superblock(bytes); volume.ok()) {
+    const auto volume = media::find_superblock(bytes);
+    if (volume.ok()) {
         const auto *label = reinterpret_cast<const char *>(volume.value().sb.label);
         const std::string text(label, ::strnlen(label, sizeof volume.value().sb.label));
         return fmt::format("a pmfs volume{}{}",
                            text.empty() ? "" : fmt::format(" with the label \"{}\"", text),
                            volume.value().block == 0 ? "" : " (its superblock is damaged)");
     }
+    if (volume.error().errno_value() == ENOTSUP)
+        return std::string("a pmfs volume of another version of the format");
     if (media::looks_like_superblock(bytes.first(media::kBlockSize)))
         return std::string("a pmfs volume (a damaged or foreign one)");
 

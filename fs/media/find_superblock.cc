@@ -29,15 +29,23 @@ bool is_foreign(ConstBytes block) {
     return false;
 }
 
-// Something else of this volume is where it says.
-bool confirmed(ConstBytes region, const Superblock &sb) {
-    const auto whole = [&](std::uint64_t block, Magic magic) {
-        return block_ok(block_of(region, block), magic, sb.header.fsid.get(), block);
+// Something else of the volume is there whose superblock's copy is `sb`, in `block`, and that block
+// is none of a file's.
+bool confirmed(ConstBytes region, const Superblock &sb, std::uint64_t block) {
+    const auto whole = [&](std::uint64_t at, Magic magic) {
+        return block_ok(block_of(region, at), magic, sb.header.fsid.get(), at);
     };
-    const GroupLayout layout = layout_of(sb.block_count.get(), 0);
-    return whole(layout.summary_a, Magic::summary) || whole(layout.summary_b, Magic::summary) ||
-           whole(sb.state_block[0].get(), Magic::state) ||
-           whole(sb.state_block[1].get(), Magic::state);
+    const GroupLayout first = layout_of(0);
+    if (!whole(first.summary_a, Magic::summary) && !whole(first.summary_b, Magic::summary) &&
+        !whole(first.inode_map, Magic::inode_map) &&
+        !whole(sb.journal_start.get(), Magic::ring_header))
+        return false;
+    const std::uint64_t chunk = block % kGroupBlocks / kChunkBlocks;
+    const std::uint64_t classes = layout_of(block / kGroupBlocks).classes + bitmap_index(chunk);
+    if (!whole(classes, Magic::bitmap)) return true;  // nobody can say
+    const auto bitmap = load<BitmapBlock>(block_of(region, classes));
+    const std::uint64_t word = bitmap.bits[bitmap_row(chunk)][block % kChunkBlocks / 64].get();
+    return (word >> (block % 64) & 1) != 0;
 }
 
 }  // namespace
@@ -56,7 +64,8 @@ Result<FoundSuperblock> find_superblock(ConstBytes region) {
     const std::uint64_t blocks = region.size() / kBlockSize;
     const auto copy_at = [&](std::uint64_t block) -> Result<FoundSuperblock> {
         const Superblock copy = TRY(read_superblock(block_of(region, block), block, region.size()));
-        if (!confirmed(region, copy)) return corrupt("a copy of another volume's superblock");
+        if (!confirmed(region, copy, block))
+            return corrupt("a copy of another volume's superblock");
         return FoundSuperblock{copy, block};
     };
     for (std::uint64_t block = kGroupBlocks; block < blocks; block += kGroupBlocks)

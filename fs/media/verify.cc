@@ -9,7 +9,7 @@
 namespace pmfs::media {
 namespace {
 
-// What mkfs can have made, and nothing else.
+// What mkfs can have made and growing can have made of it, and nothing else.
 bool geometry_ok(const Superblock &sb) {
     const std::uint64_t blocks = sb.block_count.get();
     if (blocks < kVolumeSizeMin / kBlockSize || blocks > kVolumeSizeMax / kBlockSize) return false;
@@ -18,15 +18,15 @@ bool geometry_ok(const Superblock &sb) {
     const std::uint64_t group_end = group_chunks(blocks, 0) * kChunkBlocks;
     const std::uint64_t journal_blocks = sb.journal_blocks.get();
     if (journal_blocks < kJournalSizeMin / kBlockSize || journal_blocks >= group_end) return false;
-
-    const std::uint64_t state_a = layout_of(blocks, 0).end;
-    const std::uint64_t journal = state_a + 1, state_b = journal + journal_blocks;
-    if (sb.state_block[0].get() != state_a || sb.journal_start.get() != journal ||
-        sb.state_block[1].get() != state_b || state_b >= group_end)
+    const std::uint64_t journal = layout_of(0).end, root = journal + journal_blocks;
+    if (sb.journal_start.get() != journal || sb.root_block.get() != root || root >= group_end)
         return false;
+    if (sb.root_reserve.get() > kRootReserveMax) return false;
 
+    // It stays where mkfs put it, however the volume has grown since.
     const std::uint64_t copy = sb.copy_block.get();
-    if (copy != 0 && copy != copy_block_of(blocks)) return false;
+    if (copy != 0 && (copy >= group_end || copy <= root || copy % kChunkBlocks != kChunkBlocks - 1))
+        return false;
 
     const std::uint32_t unit = sb.mapping_unit.get();
     return unit >= kBlockSize && unit <= kChunkSize && std::has_single_bit(unit);
@@ -51,13 +51,14 @@ bool reserved_zero(ConstBytes block, Magic magic) {
                                    [](std::byte b) { return b == std::byte{0}; });
     };
     switch (magic) {
-        case Magic::state:
-            return zero(offsetof(State, reserved), offsetof(State, inode_table)) &&
-                   zero(offsetof(State, zero), sizeof(State));
         case Magic::summary:
-            return zero(offsetof(Summary, reserved), offsetof(Summary, kind));
+            return zero(offsetof(Summary, zero), offsetof(Summary, orphan_head)) &&
+                   zero(offsetof(Summary, reserved), offsetof(Summary, inode_map));
         case Magic::bitmap:
             return zero(offsetof(BitmapBlock, reserved), offsetof(BitmapBlock, bits));
+        case Magic::inode_map:
+            return zero(offsetof(InodeMap, reserved), offsetof(InodeMap, made)) &&
+                   zero(offsetof(InodeMap, zero), sizeof(InodeMap));
         case Magic::node:
             return zero(offsetof(NodeHeader, reserved), sizeof(NodeHeader));
         case Magic::blob:
@@ -94,6 +95,10 @@ Result<Superblock> read_superblock(ConstBytes block, std::uint64_t self,
         return corrupt("the superblock is damaged, and no sound copy of it was found");
     if (sb.version_major.get() > kVersionMajor)
         return Error(ENOTSUP, "the volume's format is newer than this program (update pmfs)");
+    if (sb.version_major.get() == 1)
+        return Error(ENOTSUP,
+                     "the volume is of format 1, which this version of pmfs cannot use: copy its "
+                     "files off with the pmfs that made it, then make it anew with mkfs.pmfs -f");
     if ((sb.features_incompat.get() & ~kFeaturesIncompatKnown) != 0)
         return Error(ENOTSUP,
                      "the volume uses a feature that this program does not know (update pmfs)");

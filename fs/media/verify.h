@@ -69,20 +69,24 @@ constexpr BlockHeader header_of(Magic magic, std::uint64_t fsid, std::uint64_t s
 // place that it names is inside the volume, and the volume is inside the region.
 // Errors, a sentence each:
 //   EINVAL   not a pmfs volume; or the region is shorter than the volume on it
-//   ENOTSUP  a newer major version, or an unknown incompatible feature
+//   ENOTSUP  a newer or an older major version, or an unknown incompatible feature
 //   EUCLEAN  damaged (find_superblock() tries the copies)
 Result<Superblock> read_superblock(ConstBytes block, std::uint64_t self, std::uint64_t region_size);
 
 // The superblock of the volume that `region` (all of its bytes) holds: block 0, or where that is
 // damaged a copy.  A copy counts when something else of its volume is there, so none that an older
-// mkfs left does.  What another program made of block 0 is no damage, and neither is a mkfs that
-// was interrupted.  The one reader for mount, fsck, mkfs and tools.
+// mkfs left does, and when its block is metadata, so none that a file holds does.  What another
+// program made of block 0 is no damage, and neither is a mkfs that was interrupted.  A copy may
+// have the size to which the volume was growing.  The one reader for mount, fsck, mkfs and tools.
 // Errors: read_superblock's for block 0.
 struct FoundSuperblock {
     Superblock sb;
     std::uint64_t block = 0;  // that it was read from
 };
 Result<FoundSuperblock> find_superblock(ConstBytes region);
+
+// Of Superblock::root_reserve: half of the volume.
+inline constexpr std::uint32_t kRootReserveMax = 5000;
 
 // Calls `f(block)` for each block that holds a copy.
 template <class F>
