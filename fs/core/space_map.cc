@@ -2,6 +2,7 @@
 #include "core/space_map.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/assert.h"
 #include "base/errors.h"
@@ -217,7 +218,7 @@ Result<> SpaceMap::take(Change &change, std::uint64_t chunk, const Bits &bits, b
         auto *classes =
             TRY(change.tx().edit<media::BitmapBlock>(bitmap_block(chunk, true), Magic::bitmap));
         for (std::size_t i = 0; i < bits.size(); ++i) {
-            le64 &word = classes->bits[row_of(chunk)][i];
+            media::le64 &word = classes->bits[row_of(chunk)][i];
             word.set(word.get() | bits[i]);
         }
         c.was_meta = true;
@@ -302,7 +303,7 @@ Result<> SpaceMap::count_inodes(Change &change, std::uint64_t group, std::int32_
                                 std::int32_t made) {
     pending_used_ += used;
     pending_made_ += made;
-    const auto add = [](le32 &counter, std::int32_t n) {
+    const auto add = [](media::le32 &counter, std::int32_t n) {
         counter.set(counter.get() + static_cast<std::uint32_t>(n));
     };
     return edit_summary(change, group, [&](media::Summary *s) {
