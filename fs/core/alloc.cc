@@ -1,4 +1,4 @@
-// Finding blocks: see alloc.h.  What is recorded, and how it is undone, is in alloc_space.cc.
+// Placing data and metadata: see alloc.h.  Reserves and giving back are in alloc_reserve.cc.
 #include "core/alloc.h"
 
 #include <algorithm>
@@ -12,225 +12,258 @@ namespace pmfs::core {
 using media::ChunkKind;
 using media::kBitmapChunks;
 using media::kChunkBlocks;
+using media::kGroupBlocks;
 using media::kGroupChunks;
 
 namespace {
 
-// The first run of set bits at or after `from` in 512 bits: its start (512 = none) and length.
-struct BitRun {
-    unsigned start, length;
-};
-BitRun next_run(const std::array<std::uint64_t, 8> &bits, unsigned from) {
-    unsigned at = from;
-    while (at < kChunkBlocks) {
-        const std::uint64_t word = bits[at / 64] >> (at % 64);
-        if (word != 0) {
-            at += static_cast<unsigned>(std::countr_zero(word));
-            break;
-        }
-        at = (at / 64 + 1) * 64;
-    }
-    if (at >= kChunkBlocks) return {kChunkBlocks, 0};
-    unsigned end = at;
-    while (end < kChunkBlocks) {
-        const auto ones = static_cast<unsigned>(std::countr_one(bits[end / 64] >> (end % 64)));
-        end += ones;
-        if (end % 64 != 0 || ones == 0) break;
-    }
-    return {at, std::min<unsigned>(end, kChunkBlocks) - at};
+// The class in which every run has `blocks`, and the one in which some have.
+unsigned class_above(std::uint64_t blocks) {
+    return static_cast<unsigned>(std::bit_width(blocks - 1));
+}
+unsigned class_below(std::uint64_t blocks) {
+    return static_cast<unsigned>(std::bit_width(blocks)) - 1;
+}
+// Chunks of which one transaction can take blocks lie under one bitmap block.
+bool same_bitmap(std::uint64_t a, std::uint64_t b) {
+    return a / kGroupChunks == b / kGroupChunks &&
+           a % kGroupChunks / kBitmapChunks == b % kGroupChunks / kBitmapChunks;
 }
 
 }  // namespace
 
-// What the open transaction itself holds back does not count: it would wait for its own end.
-Error Allocator::no_space() const {
-    bool waits = !held_queue_.empty();
-    if (journal_.region().is_image())
-        for (const auto &[chunk, seq] : emptied_meta_)
-            waits = waits || journal_.checkpointed() < seq;
-    if (waits) return Error(kParkErrno, "freed blocks wait for a group commit");
-    return Error(ENOSPC, "the volume is full");
+Result<std::unique_ptr<Allocator>> Allocator::open(journal::Journal &journal,
+                                                   const media::Superblock &superblock) {
+    std::unique_ptr<Allocator> allocator(new Allocator(journal, superblock));
+    allocator->map_ = TRY(SpaceMap::open(journal, superblock));
+    return allocator;
 }
 
-bool Allocator::usable(const Chunk &chunk, ChunkKind kind, std::uint64_t owner,
-                       bool desperate) const {
-    if (chunk.kind != kind || chunk.free <= chunk.held) return false;
-    return chunk.reserved_for == 0 || chunk.reserved_for == owner || desperate;
+std::uint64_t Allocator::group_for(const Goal &goal) const {
+    const std::uint64_t group = goal.near != 0 ? goal.near / kGroupBlocks : goal.group;
+    return group < map_->group_count() ? group : 0;
 }
 
-// Takes up to `blocks` from `block` on, which is available; goes on into the chunks behind it,
-// within one bitmap block, as far as they are available too.
-Result<Run> Allocator::take_at(Change &change, std::uint64_t block, std::uint64_t blocks,
-                               ChunkKind kind) {
+bool Allocator::mine(std::uint64_t chunk, std::uint64_t owner) const {
+    const auto found = owner_of_.find(chunk);
+    return found == owner_of_.end() || found->second == owner;
+}
+
+// The run of the chunk that fits best; shorter than asked where it has none so long.
+Result<Run> Allocator::best_run(Change *change, std::uint64_t chunk, std::uint64_t blocks) {
+    const Bits free = TRY(map_->available(change, chunk));
+    const BitRun found = fitting_run(free, static_cast<unsigned>(std::min(blocks, kChunkBlocks)));
+    return Run{chunk * kChunkBlocks + found.start, std::min<std::uint64_t>(found.length, blocks)};
+}
+
+// Up to `blocks` from `block` on, as far as they are free; a large file goes on into chunks behind,
+// where they are all free or its own.
+Result<Run> Allocator::extend(Change *change, std::uint64_t block, std::uint64_t blocks,
+                              const Goal &goal) {
     Run run{block, 0};
-    const std::uint64_t bitmap = block / kChunkBlocks % kGroupChunks / kBitmapChunks;
-    const std::uint64_t group = group_of(block);
+    const std::uint64_t first = block / kChunkBlocks;
     while (run.blocks < blocks) {
         const std::uint64_t at = block + run.blocks, chunk = at / kChunkBlocks;
-        const std::uint64_t index = chunk % kGroupChunks;
-        if (group_of(at) != group || index / kBitmapChunks != bitmap) break;
-        if (index >= groups_[group].chunk_count) break;
-        const Chunk &c = chunk_of(chunk);
-        const bool first = run.blocks == 0;
-        if (!first && !(c.kind == ChunkKind::free ? wholly_free(c) : c.kind == kind)) break;
-        if (!first && c.reserved_for != 0 &&
-            c.reserved_for != chunk_of(block / kChunkBlocks).reserved_for)
-            break;
-        const Bits free = TRY(available_bits(change, chunk));
+        if (!same_bitmap(first, chunk) || chunk >= map_->chunk_count()) break;
+        if (map_->blocked(chunk) || !mine(chunk, goal.owner)) break;
+        if (chunk != first && (!goal.large || TRY(map_->chunk(chunk))->free != kChunkBlocks)) break;
         const auto from = static_cast<unsigned>(at % kChunkBlocks);
-        const BitRun found = next_run(free, from);
+        const BitRun found = next_run(TRY(map_->available(change, chunk)), from);
         if (found.start != from) break;
-        const std::uint64_t n = std::min<std::uint64_t>(found.length, blocks - run.blocks);
-        Bits take{};
-        for (std::uint64_t i = 0; i < n; ++i)
-            take[(from + i) / 64] |= std::uint64_t{1} << ((from + i) % 64);
-        TRY(edit_bits(change, chunk, take, true, kind));
-        run.blocks += n;
-        if (from + n < kChunkBlocks) break;
+        run.blocks += std::min<std::uint64_t>(found.length, blocks - run.blocks);
+        if (from + found.length < kChunkBlocks) break;
     }
     return run;
 }
 
-Result<Run> Allocator::take_near(Change &change, const Goal &goal, std::uint64_t blocks) {
-    const std::uint64_t near = goal.near, chunk = near / kChunkBlocks;
-    if (near == 0 || near >= superblock_.block_count.get()) return Run{};
-    if (goal.large && (near - goal.file_block) % kChunkBlocks != 0) return Run{};
-    TRY(load(group_of(near)));
-    const Chunk &c = chunk_of(chunk);
-    const bool whole =
-        c.kind == ChunkKind::free && goal.large && wholly_free(c) && c.reserved_for == 0;
-    if (!whole && !usable(c, ChunkKind::data, goal.owner, false)) return Run{};
-    return take_at(change, near, blocks, ChunkKind::data);
+Result<Run> Allocator::place_near(Change *change, const Goal &goal, std::uint64_t blocks) {
+    const std::uint64_t chunk = goal.near / kChunkBlocks;
+    if (goal.near == 0 || chunk >= map_->chunk_count()) return Run{};
+    if (goal.large && (goal.near - goal.file_block) % kChunkBlocks != 0) return Run{};
+    const SpaceMap::Chunk &c = *TRY(map_->chunk(chunk));
+    if (c.kind == ChunkKind::meta || c.inodes || (c.kind == ChunkKind::free && !goal.large))
+        return Run{};
+    return extend(change, goal.near, blocks, goal);
 }
 
-// The first place in a chunk of `kind` with `blocks` free in one run; if none and not `whole`, the
-// longest run of the fullest choice.
-Result<Run> Allocator::take_in_group(Change &change, std::uint64_t number, ChunkKind kind,
-                                     std::uint64_t owner, std::uint64_t blocks, bool whole,
-                                     bool desperate) {
-    Group &group = *TRY(load(number));
-    std::uint64_t best = 0;
-    unsigned best_length = 0;
-    for (std::uint64_t i = 0; i < group.chunk_count; ++i) {
-        const Chunk &c = group.chunks[i];
-        if (!usable(c, kind, owner, desperate)) continue;
-        if (static_cast<unsigned>(c.free - c.held) <= best_length) continue;
-        const std::uint64_t chunk = number * kGroupChunks + i;
-        const Bits free = TRY(available_bits(change, chunk));
-        for (BitRun r = next_run(free, 0); r.length != 0; r = next_run(free, r.start + r.length)) {
-            if (r.length > best_length) {
-                best_length = r.length;
-                best = chunk * kChunkBlocks + r.start;
-            }
-            if (best_length >= blocks) return take_at(change, best, blocks, kind);
-        }
-    }
-    if (best_length == 0 || whole) return Run{};
-    return take_at(change, best, best_length, kind);
+// Free chunks of its own: a large file's blocks lie in them congruent with their file offset.
+Result<Run> Allocator::place_fresh(Change *change, const Goal &goal, std::uint64_t blocks) {
+    const std::uint64_t offset = goal.large ? goal.file_block % kChunkBlocks : 0;
+    const auto wanted = static_cast<unsigned>(
+        goal.large ? std::min((offset + blocks + kChunkBlocks - 1) / kChunkBlocks, kBitmapChunks)
+                   : 1);
+    auto chunk = TRY(map_->find_free(group_for(goal), wanted, 1, true));
+    if (!chunk && wanted > 1) chunk = TRY(map_->find_free(group_for(goal), 1, 1, true));
+    if (!chunk) return Run{};
+    return extend(change, *chunk * kChunkBlocks + offset, blocks, goal);
 }
 
-// Looks through the groups for broken chunks, from the one of `near` (0: where the last search
-// ended).  Groups without free blocks of the kind cost one comparison.
-Result<Run> Allocator::search(Change &change, std::uint64_t near, ChunkKind kind,
-                              std::uint64_t owner, std::uint64_t blocks, bool whole,
-                              bool desperate) {
-    const std::uint64_t first = near != 0 ? group_of(near) : cursor_;
-    for (std::uint64_t i = 0; i < groups_.size(); ++i) {
-        const std::uint64_t g = (first + i) % groups_.size();
-        const Group &group = groups_[g];
-        if ((kind == ChunkKind::data ? group.data_free : group.meta_free) == 0) continue;
-        const Run run = TRY(take_in_group(change, g, kind, owner, blocks, whole, desperate));
-        if (run.blocks != 0) {
-            cursor_ = g;
-            return run;
-        }
+// Broken chunks: the shortest run that is long enough, in the group if it has one; else pieces of a
+// quarter at least, for else a free chunk is better broken.
+Result<Run> Allocator::place_shared(Change *change, const Goal &goal, std::uint64_t blocks) {
+    const std::uint64_t wanted = std::min(blocks, kChunkBlocks), group = group_for(goal);
+    const unsigned above = class_above(wanted), below = class_below(wanted);
+    std::optional<std::uint64_t> chunk;
+    for (unsigned k = below; k < kRunClasses && !chunk; ++k)
+        chunk = TRY(map_->find_run_here(Side::data, k, group, static_cast<unsigned>(wanted), true));
+    for (unsigned k = above; k < kRunClasses && !chunk; ++k)
+        chunk = TRY(map_->find_run(Side::data, k, group, true));
+    for (unsigned k = below; k + 2 >= above && !chunk; --k) {
+        chunk = TRY(map_->find_run(Side::data, k, group, true));
+        if (k == 0) break;
     }
+    if (!chunk) return Run{};
+    return best_run(change, *chunk, wanted);
+}
+
+// Whatever is left, the longest first.
+Result<Run> Allocator::place_anywhere(Change *change, const Goal &goal, std::uint64_t blocks) {
+    for (const Side side : {Side::data, Side::meta, Side::inode})
+        for (unsigned k = kRunClasses; k-- > 0;)
+            if (const auto chunk = TRY(map_->find_run(side, k, group_for(goal), true)); chunk)
+                return best_run(change, *chunk, blocks);
     return Run{};
 }
 
-Result<std::uint64_t> Allocator::find_free_chunks(std::uint64_t near_group, std::uint64_t count,
-                                                  std::uint64_t unit_chunks) {
-    for (std::uint64_t i = 0; i < groups_.size(); ++i) {
-        const std::uint64_t g = (near_group + i) % groups_.size();
-        if (groups_[g].free_chunks < count) continue;
-        const Group &group = *TRY(load(g));
-        std::uint64_t run = 0;
-        for (std::uint64_t c = 0; c < group.chunk_count; ++c) {
-            const Chunk &chunk = group.chunks[c];
-            if (c % kBitmapChunks == 0) run = 0;  // take_at stays under one bitmap block
-            if (run == 0 && (g * kGroupChunks + c) % unit_chunks != 0) continue;
-            run = wholly_free(chunk) && chunk.reserved_for == 0 ? run + 1 : 0;
-            if (run == count) return g * kGroupChunks + c + 1 - count;
-        }
+Result<Run> Allocator::place_data(Change *change, const Goal &goal, std::uint64_t blocks) {
+    blocks = within_reserve(blocks, goal.privileged ? Need::root : Need::user);
+    if (blocks == 0) return no_space();
+    Run run;
+    for (bool again = true; run.blocks == 0 && again;) {
+        run = TRY(place_near(change, goal, blocks));
+        if (run.blocks == 0 && goal.large) run = TRY(place_fresh(change, goal, blocks));
+        if (run.blocks == 0) run = TRY(place_shared(change, goal, blocks));
+        if (run.blocks == 0) run = TRY(place_fresh(change, goal, blocks));
+        if (run.blocks == 0) run = TRY(place_anywhere(change, goal, blocks));
+        again = run.blocks == 0 && drop_reservations();
+        again = again || (run.blocks == 0 && map_->settle_meta());
     }
-    return 0;
+    if (run.blocks == 0) return no_space();
+    if (goal.large && goal.owner != 0)
+        for (std::uint64_t c = run.start / kChunkBlocks;
+             c <= (run.start + run.blocks - 1) / kChunkBlocks; ++c)
+            if (map_->wholly_free(c)) reserve_chunk(c, goal.owner);
+    return run;
 }
 
-// A free chunk of its own: a large file's blocks lie in it congruent with their file offset.
-Result<Run> Allocator::take_fresh(Change &change, const Goal &goal, std::uint64_t blocks) {
-    const std::uint64_t offset = goal.large ? goal.file_block % kChunkBlocks : 0;
-    const std::uint64_t wanted =
-        std::min<std::uint64_t>((offset + blocks + kChunkBlocks - 1) / kChunkBlocks, kBitmapChunks);
-    const std::uint64_t group = goal.near != 0 ? group_of(goal.near) : cursor_;
-    std::uint64_t chunk = TRY(find_free_chunks(group, wanted, 1));
-    if (chunk == 0 && wanted > 1) chunk = TRY(find_free_chunks(group, 1, 1));
-    if (chunk == 0) return Run{};
-    const Run run = TRY(take_at(change, chunk * kChunkBlocks + offset, blocks, ChunkKind::data));
-    if (goal.large && goal.owner != 0) {
-        const std::uint64_t last = (run.start + run.blocks - 1) / kChunkBlocks;
-        for (std::uint64_t c = chunk; c <= last; ++c) {
-            if (chunk_of(c).free == 0 || chunk_of(c).reserved_for != 0) continue;
-            chunk_of(c).reserved_for = goal.owner;
-            reserved_[goal.owner].push_back(c);
-        }
-        reservations_.store(reserved_.size(), std::memory_order_release);
+std::uint64_t Allocator::next_group() {
+    const std::uint64_t group = map_->free_group(spread_).value_or(0);
+    spread_ = group + 1;
+    return group;
+}
+
+Result<> Allocator::take_run(Change &change, Run run, bool meta) {
+    for (std::uint64_t at = run.start, end = run.start + run.blocks; at < end;) {
+        const std::uint64_t chunk = at / kChunkBlocks, from = at % kChunkBlocks;
+        const std::uint64_t n = std::min(end - at, kChunkBlocks - from);
+        TRY(map_->take(change, chunk,
+                       bit_range(static_cast<unsigned>(from), static_cast<unsigned>(n)), meta));
+        at += n;
     }
-    cursor_ = chunk / kGroupChunks;
-    return run;
+    return {};
 }
 
 Result<Run> Allocator::take_data(Change &change, const Goal &goal, std::uint64_t blocks) {
-    Run run = TRY(take_near(change, goal, blocks));
-    if (run.blocks == 0 && goal.large) run = TRY(take_fresh(change, goal, blocks));
-    if (run.blocks == 0)
-        run = TRY(search(change, goal.near, ChunkKind::data, goal.owner, blocks, true, false));
-    if (run.blocks == 0) run = TRY(take_fresh(change, goal, blocks));
-    if (run.blocks == 0)
-        run = TRY(search(change, goal.near, ChunkKind::data, goal.owner, blocks, false, true));
-    if (run.blocks == 0 && TRY(reclaim_meta_chunk(change)))
-        run = TRY(take_fresh(change, goal, blocks));
-    if (run.blocks == 0) return no_space();
+    const Run run = TRY(place_data(&change, goal, blocks));
+    TRY(take_run(change, run, false));
     return run;
 }
 
-Result<Run> Allocator::take_chunks(Change &change, std::uint64_t chunks, std::uint64_t unit) {
-    const std::uint64_t unit_chunks = unit / kChunkBlocks;
-    std::uint64_t chunk = TRY(find_free_chunks(cursor_, chunks, unit_chunks));
-    if (chunk == 0 && TRY(reclaim_meta_chunk(change)))
-        chunk = TRY(find_free_chunks(cursor_, chunks, unit_chunks));
-    if (chunk == 0) return no_space();
-    const Run run =
-        TRY(take_at(change, chunk * kChunkBlocks, chunks * kChunkBlocks, ChunkKind::data));
-    cursor_ = chunk / kGroupChunks;
+namespace {
+
+template <class F>
+void for_each_chunk(Run run, F f) {
+    for (std::uint64_t at = run.start, end = run.start + run.blocks; at < end;) {
+        const std::uint64_t from = at % kChunkBlocks, n = std::min(end - at, kChunkBlocks - from);
+        f(at / kChunkBlocks, bit_range(static_cast<unsigned>(from), static_cast<unsigned>(n)));
+        at += n;
+    }
+}
+
+}  // namespace
+
+Result<Run> Allocator::reserve_data(const Goal &goal, std::uint64_t blocks) {
+    const Run run = TRY(place_data(nullptr, goal, blocks));
+    for_each_chunk(run, [&](std::uint64_t chunk, const Bits &bits) { map_->hold(chunk, bits); });
     return run;
 }
 
-Result<Run> Allocator::take_meta(Change &change, std::uint64_t near, std::uint64_t blocks) {
-    Run run = TRY(search(change, near, ChunkKind::meta, 0, blocks, true, false));
-    if (run.blocks != 0) return run;
-    std::uint64_t chunk = TRY(find_free_chunks(near != 0 ? group_of(near) : cursor_, 1, 1));
-    if (chunk == 0) return no_space();
-    return take_at(change, chunk * kChunkBlocks, blocks, ChunkKind::meta);
+Result<> Allocator::take_reserved(Change &change, Run run) {
+    cancel_reserved(run);
+    return take_run(change, run, false);
 }
 
-Result<> Allocator::chunk_info(std::uint64_t chunk, std::uint8_t *kind, std::uint16_t *used) {
-    if (chunk >= superblock_.block_count.get() / kChunkBlocks)
-        return Error(EINVAL, "there is no chunk of that number");
-    TRY(load(chunk / kGroupChunks));
-    const Chunk &c = chunk_of(chunk);
-    *kind = static_cast<std::uint8_t>(c.kind);
-    *used = static_cast<std::uint16_t>(kChunkBlocks - c.free);
-    return {};
+void Allocator::cancel_reserved(Run run) {
+    for_each_chunk(run, [&](std::uint64_t chunk, const Bits &bits) { map_->unhold(chunk, bits); });
+}
+
+Result<Run> Allocator::take_chunks(Change &change, std::uint64_t chunks, std::uint64_t unit,
+                                   bool privileged) {
+    const std::uint64_t blocks = chunks * kChunkBlocks;
+    TRY(check_space(blocks, privileged ? Need::root : Need::user));
+    const auto find = [&] {
+        return map_->find_free(0, static_cast<unsigned>(chunks),
+                               static_cast<unsigned>(unit / kChunkBlocks), true);
+    };
+    auto chunk = TRY(find());
+    if (!chunk && drop_reservations()) chunk = TRY(find());
+    if (!chunk && map_->settle_meta()) chunk = TRY(find());
+    if (!chunk) return no_space();
+    const Run run{*chunk * kChunkBlocks, blocks};
+    TRY(take_run(change, run, false));
+    return run;
+}
+
+// Metadata chunks of the group; then a chunk of its own where there are plenty; then those of other
+// groups, and at last what is broken anyway.
+Result<Run> Allocator::place_meta(Change &change, std::uint64_t group, unsigned blocks) {
+    const unsigned above = class_above(blocks);
+    const auto in = [&](std::optional<std::uint64_t> chunk) -> Result<Run> {
+        return chunk ? best_run(&change, *chunk, blocks) : Run{};
+    };
+    for (unsigned k = above; k < kRunClasses; ++k)
+        if (auto chunk = TRY(map_->find_run_here(Side::meta, k, group, blocks, false)); chunk)
+            return in(chunk);
+    const bool plenty = map_->free_chunks() > map_->chunk_count() / 32 + 1;
+    if (plenty)
+        if (auto chunk = TRY(map_->find_free(group, 1, 1, false)); chunk) return in(chunk);
+    for (const Side side : {Side::meta, Side::data})
+        for (unsigned k = above; k < kRunClasses; ++k)
+            if (auto chunk = TRY(map_->find_run(side, k, group, false)); chunk) return in(chunk);
+    if (auto chunk = TRY(map_->find_free(group, 1, 1, false)); chunk) return in(chunk);
+    for (unsigned k = above; k < kRunClasses; ++k)
+        if (auto chunk = TRY(map_->find_run(Side::inode, k, group, false)); chunk) return in(chunk);
+    return Run{};
+}
+
+Result<Run> Allocator::take_meta(Change &change, std::uint64_t near, std::uint64_t blocks,
+                                 Need need) {
+    TRY(check_space(blocks, need));
+    const std::uint64_t group = near / kGroupBlocks < map_->group_count() ? near / kGroupBlocks : 0;
+    Run run = TRY(place_meta(change, group, static_cast<unsigned>(blocks)));
+    if (run.blocks < blocks && drop_reservations())
+        run = TRY(place_meta(change, group, static_cast<unsigned>(blocks)));
+    if (run.blocks < blocks) return no_space();
+    TRY(take_run(change, run, true));
+    return run;
+}
+
+Result<Run> Allocator::take_meta_in(Change &change, std::uint64_t chunk) {
+    const Run run = TRY(best_run(&change, chunk, 1));
+    if (run.blocks == 0) return Error(ENOSPC, "the chunk is full");
+    TRY(take_run(change, run, true));
+    return run;
+}
+
+Result<std::uint64_t> Allocator::find_inode_chunk(std::uint64_t group) {
+    for (bool again = true; again; again = drop_reservations()) {
+        if (const auto chunk = TRY(map_->find_free(group, 1, 1, false)); chunk) return *chunk;
+        for (const Side side : {Side::meta, Side::data})
+            for (unsigned k = kRunClasses; k-- > 1;)
+                if (const auto chunk = TRY(map_->find_run(side, k, group, false)); chunk)
+                    return *chunk;
+    }
+    return no_space();
 }
 
 }  // namespace pmfs::core

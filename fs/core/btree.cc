@@ -4,6 +4,7 @@
 
 #include "base/assert.h"
 #include "core/alloc.h"
+#include "core/inode.h"
 
 namespace pmfs::core {
 
@@ -181,7 +182,9 @@ Result<LeafPlace> edit_entry(Change &change, media::Inode *inode, TreeId id, std
 }  // namespace
 
 Result<> tree_begin(Change &change, media::Inode *inode, TreeId id) {
-    const auto run = TRY(change.core().allocator.take_meta(change, 0, 1));
+    const auto run = TRY(change.core().allocator.take_meta(
+        change, group_of_inode(change.core().superblock, id.owner) * media::kGroupBlocks, 1,
+        Need::essential));
     NodeEdit leaf(TRY(change.tx().fresh<NodeHeader>(BlockNo(run.start), Magic::node)));
     leaf.init(id.owner.value(), id.kind, 0);
     root_of(*inode, id.kind).set(run.start);

@@ -12,6 +12,7 @@
 
 #include "base/ids.h"
 #include "base/result.h"
+#include "core/alloc.h"
 #include "core/change.h"
 #include "core/node.h"
 
@@ -92,7 +93,7 @@ Result<> tree_erase(Change &change, media::Inode *inode, TreeId id, std::uint64_
 // --- changes of shape, each in transactions of its own (call with no Change open)
 
 // Makes the leaf where `key` belongs have at least `bytes` free (sum of NodeView::cost).
-Result<> tree_make_room(Core &core, TreeId id, std::uint64_t key, std::size_t bytes);
+Result<> tree_make_room(Core &core, TreeId id, std::uint64_t key, std::size_t bytes, Need need);
 // Merges the leaf where `key` belongs with a neighbour if it is sparse, and so on upwards.  An
 // error leaves a sparse but sound tree: best_effort() where that is good enough.
 Result<> tree_tidy(Core &core, TreeId id, std::uint64_t key);

@@ -48,13 +48,14 @@ unsigned split_slot(const NodeView &node, bool right_edge) {
 }
 
 // Splits the node at `level` of the cursor; its parent has room, or it is the root.
-Result<> split(Core &core, TreeId id, const Cursor &at, unsigned level, std::uint64_t key) {
+Result<> split(Core &core, TreeId id, const Cursor &at, unsigned level, std::uint64_t key,
+               Need need) {
     Change change(core);
     TRY(change.begin());
     media::Inode *inode = TRY(edit_inode(change, id.owner));
     const BlockNo left_block = at.block(level);
     const bool is_root = level + 1 == at.depth();
-    const auto taken = TRY(core.allocator.take_meta(change, left_block.value(), is_root ? 2 : 1));
+    const auto taken = TRY(core.allocator.take_meta(change, left_block.value(), is_root ? 2 : 1, need));
     const BlockNo right_block(taken.start);
     NodeEdit left = TRY(edit_node(change, left_block));
     NodeEdit right = TRY(fresh_node(change, right_block, id, level));
@@ -149,7 +150,7 @@ Result<> tree_tidy(Core &core, TreeId id, std::uint64_t key) {
     }
 }
 
-Result<> tree_make_room(Core &core, TreeId id, std::uint64_t key, std::size_t bytes) {
+Result<> tree_make_room(Core &core, TreeId id, std::uint64_t key, std::size_t bytes, Need need) {
     PMFS_ASSERT(bytes <= NodeView::cost(media::kTreeValueMax));
     for (;;) {
         const Reader reader(core);
@@ -161,7 +162,7 @@ Result<> tree_make_room(Core &core, TreeId id, std::uint64_t key, std::size_t by
         while (level + 1 < at.depth() && at.node(level + 1).free_bytes() < kChildCost) ++level;
         if (level + 1 == media::kTreeDepthMax)
             return Error(EFBIG, "a tree is as deep as it may be");
-        TRY(split(core, id, at, level, key));
+        TRY(split(core, id, at, level, key, need));
     }
 }
 

@@ -20,22 +20,19 @@ struct Core {
     Allocator &allocator;
 
     journal::Blocks &blocks() const { return journal.blocks(); }
-    BlockNo state_block(unsigned copy) const { return BlockNo(superblock.state_block[copy].get()); }
 };
 
-// One transaction with the engine's bookkeeping: the two copies of State stay equal, and inode 0,
-// which lives in them, keeps a checksum of its own.
+// One transaction, whose fate the allocator follows.
 class Change {
 public:
     explicit Change(Core &core);
     Change(const Change &) = delete;
 
     Result<> begin() { return tx_.begin(); }
-    Result<TxSeq> commit();
+    Result<TxSeq> commit() { return tx_.commit(); }
 
     Core &core() { return core_; }
     journal::Tx &tx() { return tx_; }
-    Result<media::State *> edit_state();
     // True when `more` further blocks certainly fit.
     bool has_room(std::size_t more) const { return tx_.blocks() + more <= media::kTxBlocksMax; }
     void after(pm::Unfenced data) { tx_.after(std::move(data)); }
@@ -55,7 +52,6 @@ private:
 
     Core &core_;
     journal::Tx tx_;
-    media::State *state_ = nullptr;
 };
 
 // Reads metadata as a transaction sees it, or, without one, as it is on the medium.

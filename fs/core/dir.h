@@ -34,7 +34,7 @@ Result<Name> find_name(const Reader &reader, const media::Inode &dir, InodeNo di
 Result<Name> decode_name(const Cursor &at);
 
 // In transactions of its own: room for one more name.
-Result<> dir_make_room(Core &core, InodeNo dir, std::string_view name);
+Result<> dir_make_room(Core &core, InodeNo dir, std::string_view name, Need need);
 // Within a transaction; `dir` is its copy.  The name is not there, and there is room.
 Result<> dir_insert(Change &change, media::Inode *dir, InodeNo dir_ino, std::string_view name,
                     InodeNo ino, std::uint8_t type);

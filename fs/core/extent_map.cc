@@ -53,37 +53,50 @@ MapValue encode_value(const Extent &e) {
             media::le32(flags_of(e))};
 }
 
+// A chunk that holds metadata as well: none of an extent's blocks may be that.
+Result<> check_classes(const Reader &reader, std::uint64_t from, std::uint64_t end) {
+    const std::uint64_t chunk = from / media::kChunkBlocks, in_group = chunk % media::kGroupChunks;
+    const auto layout = media::layout_of(chunk / media::kGroupChunks);
+    const auto *classes = TRY(reader.get<media::BitmapBlock>(
+        BlockNo(layout.classes + media::bitmap_index(in_group)), media::Magic::bitmap));
+    const Bits blocks = bit_range(static_cast<unsigned>(from % media::kChunkBlocks),
+                                  static_cast<unsigned>(end - from));
+    for (std::size_t i = 0; i < blocks.size(); ++i)
+        if ((classes->bits[media::bitmap_row(in_group)][i].get() & blocks[i]) != 0)
+            return corrupt("an extent lies on metadata");
+    return {};
+}
+
 // An extent from the media must lie in the volume, or reading through it would leave the region;
-// and in chunks of file data, or writing to the file would change metadata behind the engine's
-// back.
-Result<Extent> checked(const Reader &reader, InodeNo ino, const Extent &e) {
+// and on file data, or writing to the file would change metadata behind the engine's back.
+Result<Extent> checked(const Reader &reader, const Extent &e) {
     const std::uint64_t total = reader.core().blocks().count();
     if (e.blocks == 0 || e.start == 0 || e.start >= total || e.blocks > total - e.start ||
         e.file_block >= kEndOfFiles || e.blocks > kEndOfFiles - e.file_block)
         return corrupt("an extent points outside the volume");
-    const std::uint64_t group = e.start / media::kGroupBlocks;
-    const auto layout = media::layout_of(total, group);
-    auto found = reader.get<media::Summary>(BlockNo(layout.summary_a), media::Magic::summary);
-    if (!found.ok())
-        found = reader.get<media::Summary>(BlockNo(layout.summary_b), media::Magic::summary);
-    const media::Summary *summary = TRY(std::move(found));
-    const auto kind = static_cast<std::uint8_t>(
-        ino.value() == media::kInodeTableIno ? media::ChunkKind::meta : media::ChunkKind::data);
-    const std::uint64_t first = e.start % media::kGroupBlocks;  // chunk 0 ends every extent
-    const std::uint64_t last = (first + e.blocks - 1) / media::kChunkBlocks;
-    if (last >= media::kGroupChunks) return corrupt("an extent reaches into the next group");
-    for (std::uint64_t chunk = first / media::kChunkBlocks; chunk <= last; ++chunk)
-        if (summary->kind[chunk] != kind)
+    const std::uint64_t end = e.start + e.blocks;
+    if ((end - 1) / media::kGroupBlocks != e.start / media::kGroupBlocks)
+        return corrupt("an extent reaches into the next group");  // which begins with metadata
+    const media::Summary *summary = TRY(read_summary(reader, e.start / media::kGroupBlocks));
+    for (std::uint64_t at = e.start; at < end;) {
+        const std::uint64_t chunk = at / media::kChunkBlocks;
+        const std::uint64_t upto = std::min(end, (chunk + 1) * media::kChunkBlocks);
+        const auto kind = static_cast<media::ChunkKind>(summary->kind[chunk % media::kGroupChunks]);
+        if (kind == media::ChunkKind::mixed)
+            TRY(check_classes(reader, at, upto));
+        else if (kind != media::ChunkKind::data)
             return corrupt("an extent lies in chunks of another kind");
+        at = upto;
+    }
     return e;
 }
 
-Result<Extent> decode_entry(const Reader &reader, InodeNo ino, const Cursor &at) {
+Result<Extent> decode_entry(const Reader &reader, const Cursor &at) {
     const auto value = at.value();
     if (value.size() != sizeof(MapValue)) return corrupt("an extent's entry has a wrong size");
     MapValue v;
     std::memcpy(&v, value.data(), sizeof v);
-    return checked(reader, ino, decode(at.key(), v.start.get(), v.blocks.get(), v.flags.get()));
+    return checked(reader, decode(at.key(), v.start.get(), v.blocks.get(), v.flags.get()));
 }
 
 bool joins(const Extent &left, const Extent &right) {
@@ -100,13 +113,13 @@ Result<Extent> last_extent(const Reader &reader, const media::Inode &inode, Inod
         const InlineExtent *extents = inline_of(inode);
         for (unsigned i = inline_count(inode); i-- > 0;)
             if (extents[i].file_block.get() <= file_block)
-                return checked(reader, ino, decode(extents[i]));
+                return checked(reader, decode(extents[i]));
         return Extent{};
     }
     Cursor at(reader, inode, tree_of(ino));
     TRY(at.seek_floor(file_block));
     if (at.at_end()) return Extent{};
-    return decode_entry(reader, ino, at);
+    return decode_entry(reader, at);
 }
 
 Result<Extent> next_extent(const Reader &reader, const media::Inode &inode, InodeNo ino,
@@ -117,13 +130,13 @@ Result<Extent> next_extent(const Reader &reader, const media::Inode &inode, Inod
         const InlineExtent *extents = inline_of(inode);
         for (unsigned i = 0; i < inline_count(inode); ++i)
             if (extents[i].file_block.get() > file_block)
-                return checked(reader, ino, decode(extents[i]));
+                return checked(reader, decode(extents[i]));
         return Extent{};
     }
     Cursor at(reader, inode, tree_of(ino));
     TRY(at.seek(file_block));
     if (at.at_end()) return Extent{};
-    return decode_entry(reader, ino, at);
+    return decode_entry(reader, at);
 }
 
 Result<Extent> find_extent(const Reader &reader, const media::Inode &inode, InodeNo ino,
@@ -214,15 +227,15 @@ Result<> map_make_room(Core &core, InodeNo ino, std::uint64_t file_block, unsign
         TRY(outgrow(core, ino));
     }
     return tree_make_room(core, tree_of(ino), file_block,
-                          extents * NodeView::cost(sizeof(MapValue)));
+                          extents * NodeView::cost(sizeof(MapValue)), Need::essential);
 }
 
 Result<> map_tidy(Core &core, InodeNo ino, std::uint64_t file_block) {
     return tree_tidy(core, tree_of(ino), file_block);
 }
 
-Result<> map_insert_unchecked(Change &change, media::Inode *inode, InodeNo ino,
-                              const Extent &extent) {
+Result<> map_insert(Change &change, media::Inode *inode, InodeNo ino, const Extent &extent,
+                    const MapPermit &) {
     const Reader reader(change);
     if (extent.hole() || extent.blocks == 0) return corrupt("block 0 was taken for a free one");
     Extent e = extent;
@@ -242,11 +255,6 @@ Result<> map_insert_unchecked(Change &change, media::Inode *inode, InodeNo ino,
         return update(change, inode, ino, joined);
     }
     return put(change, inode, ino, e);
-}
-
-Result<> map_insert(Change &change, media::Inode *inode, InodeNo ino, const Extent &extent,
-                    const MapPermit &) {
-    return map_insert_unchecked(change, inode, ino, extent);
 }
 
 Result<Run> map_remove(Change &change, media::Inode *inode, InodeNo ino, std::uint64_t first,

@@ -48,8 +48,5 @@ Result<> map_set_written(Change &change, media::Inode *inode, InodeNo ino, std::
 // when none is left.
 Result<bool> map_trim(Change &change, media::Inode *inode, InodeNo ino, std::uint64_t from,
                       const MapPermit &permit);
-// For the inode table, which nobody can seal (lint: inode.cc only).
-Result<> map_insert_unchecked(Change &change, media::Inode *inode, InodeNo ino,
-                              const Extent &extent);
 
 }  // namespace pmfs::core

@@ -1,42 +1,92 @@
-// The inode table and its two lists: see inode.h.
+// Finding, making and freeing inodes, and their two lists: see inode.h.
 #include "core/inode.h"
 
+#include <algorithm>
 #include <cstring>
+#include <unordered_set>
 
-#include "base/assert.h"
+#include "base/errors.h"
 #include "core/alloc.h"
-#include "core/extent_map.h"
+#include "media/geometry.h"
 
 namespace pmfs::core {
 
+using media::InodeMap;
+using media::kChunkBlocks;
+using media::kGroupChunks;
 using media::kInodesPerBlock;
 using media::Magic;
 
+Result<const media::Summary *> read_summary(const Reader &reader, std::uint64_t group) {
+    const auto layout = media::layout_of(group);
+    auto found = reader.get<media::Summary>(BlockNo(layout.summary_a), Magic::summary);
+    if (found.ok()) return found;
+    return reader.get<media::Summary>(BlockNo(layout.summary_b), Magic::summary);
+}
+
 namespace {
 
-constexpr InodeNo kTableIno(media::kInodeTableIno);
+// The block of a chunk's inode map; 0: it has none.
+Result<BlockNo> map_block(const Reader &reader, std::uint64_t chunk) {
+    const media::Summary *summary = TRY(read_summary(reader, chunk / kGroupChunks));
+    const std::uint64_t at = summary->inode_map[chunk % kGroupChunks].get();
+    if (at > kChunkBlocks) return corrupt("a chunk's inode map is outside of it");
+    return BlockNo(at == 0 ? 0 : chunk * kChunkBlocks + at - 1);
+}
+
+Result<const InodeMap *> read_map(const Reader &reader, std::uint64_t chunk) {
+    const BlockNo block = TRY(map_block(reader, chunk));
+    if (block.value() == 0) return nullptr;
+    return reader.get<InodeMap>(block, Magic::inode_map);
+}
+
+Result<InodeMap *> edit_map(Change &change, std::uint64_t chunk) {
+    const BlockNo block = TRY(map_block(Reader(change), chunk));
+    if (block.value() == 0) return corrupt("a chunk with an inode has no inode map");
+    return change.tx().edit<InodeMap>(block, Magic::inode_map);
+}
+
+bool get(const media::le64 *words, std::uint64_t bit) {
+    return (words[bit / 64].get() >> (bit % 64) & 1) != 0;
+}
+void put(media::le64 *words, std::uint64_t bit, bool value) {
+    const std::uint64_t mask = std::uint64_t{1} << (bit % 64), was = words[bit / 64].get();
+    words[bit / 64].set(value ? was | mask : was & ~mask);
+}
+
+std::uint64_t slot_bit(const InodePlace &place) {
+    return place.block.value() % kChunkBlocks * kInodesPerBlock + place.slot;
+}
+// The number of the inode in a place: the root's has one of its own.
+InodeNo number_of(const media::Superblock &sb, std::uint64_t block, unsigned slot) {
+    if (block == sb.root_block.get() && slot == 0) return InodeNo(media::kRootIno);
+    return InodeNo(block * kInodesPerBlock + slot);
+}
+InodePlace place_of(const media::Superblock &sb, InodeNo ino) {
+    if (ino.value() == media::kRootIno) return {BlockNo(sb.root_block.get()), 0};
+    return {BlockNo(ino.value() / kInodesPerBlock),
+            static_cast<unsigned>(ino.value() % kInodesPerBlock)};
+}
 
 }  // namespace
 
-Result<const media::State *> read_state(const Reader &reader) {
-    auto state = reader.get<media::State>(reader.core().state_block(0), Magic::state);
-    if (state.ok()) return state;
-    return reader.get<media::State>(reader.core().state_block(1), Magic::state);
+std::uint64_t group_of_inode(const media::Superblock &sb, InodeNo ino) {
+    return place_of(sb, ino).group();
 }
 
 Result<InodePlace> locate_inode(const Reader &reader, InodeNo ino) {
-    const media::State *state = TRY(read_state(reader));
-    if (ino.value() == 0 || ino.value() >= state->inodes_total.get())
+    const media::Superblock &sb = reader.core().superblock;
+    const InodePlace place = place_of(sb, ino);
+    if (place.block.value() >= sb.block_count.get() || 
+        number_of(sb, place.block.value(), place.slot) != ino)
         return Error(ESTALE, "there is no inode of that number");
-    const std::uint64_t file_block = ino.value() / kInodesPerBlock;
-    const Extent e = TRY(find_extent(reader, state->inode_table, kTableIno, file_block));
-    if (e.start == 0) return corrupt("the inode table has a hole");
-    return InodePlace{BlockNo(e.start + (file_block - e.file_block)),
-                      static_cast<unsigned>(ino.value() % kInodesPerBlock)};
+    const InodeMap *map = TRY(read_map(reader, place.chunk()));
+    if (map == nullptr || !get(map->made, place.block.value() % kChunkBlocks))
+        return Error(ESTALE, "there is no inode of that number");
+    return place;
 }
 
 Result<const media::Inode *> read_inode(const Reader &reader, InodeNo ino) {
-    if (ino == kTableIno) return &TRY(read_state(reader))->inode_table;
     const InodePlace place = TRY(locate_inode(reader, ino));
     const media::Inode *inode = TRY(reader.inode(place.block, place.slot, ino));
     if (inode->mode.get() == 0) return Error(ESTALE, "the inode is not in use");
@@ -45,103 +95,184 @@ Result<const media::Inode *> read_inode(const Reader &reader, InodeNo ino) {
 }
 
 Result<media::Inode *> edit_inode(Change &change, InodeNo ino) {
-    if (ino == kTableIno) return &TRY(change.edit_state())->inode_table;
     const Reader reader(change);
     TRY(read_inode(reader, ino));
     const InodePlace place = TRY(locate_inode(reader, ino));
     return change.tx().edit_inode(place.block, place.slot, ino);
 }
 
-namespace {
-
-// An inode of any kind, free ones too.
-Result<media::Inode *> edit_slot(Change &change, InodeNo ino) {
-    const InodePlace place = TRY(locate_inode(Reader(change), ino));
-    return change.tx().edit_inode(place.block, place.slot, ino);
+Result<> for_each_inode(const Reader &reader, std::uint64_t chunk,
+                        const std::function<bool(InodeNo, const media::Inode &)> &each) {
+    const InodeMap *map = TRY(read_map(reader, chunk));
+    if (map == nullptr) return {};
+    for (std::uint64_t bit = 0; bit < media::kChunkInodes; ++bit) {
+        if (map->slots[bit / 64].get() == 0) {
+            bit |= 63;
+            continue;
+        }
+        if (!get(map->slots, bit) || !get(map->made, bit / kInodesPerBlock)) continue;
+        const std::uint64_t block = chunk * kChunkBlocks + bit / kInodesPerBlock;
+        const InodeNo ino = number_of(reader.core().superblock, block,
+                                      static_cast<unsigned>(bit % kInodesPerBlock));
+        const auto inode = read_inode(reader, ino);
+        if (inode.ok() && !each(ino, *inode.value())) return {};
+    }
+    return {};
 }
 
-// The table grows by a few blocks, contiguous with its end where that is free.
-Result<> grow_table(Core &core) {
-    constexpr std::uint64_t kGrowBlocks = 4;
-    const Reader outside(core);
-    const media::State *was = TRY(read_state(outside));
-    const std::uint64_t file_block = was->inodes_total.get() / kInodesPerBlock;
-    TRY(map_make_room(core, kTableIno, file_block, 1));
+// --- taking
 
+namespace {
+
+// A free slot of a chunk that has a place for it already.
+Result<std::optional<InodeNo>> free_slot(const Reader &reader, std::uint64_t chunk) {
+    const InodeMap *map = TRY(read_map(reader, chunk));
+    if (map == nullptr || map->used.get() >= map->blocks.get() * kInodesPerBlock)
+        return std::optional<InodeNo>();
+    for (std::uint64_t b = 0; b < kChunkBlocks; ++b) {
+        if (!get(map->made, b)) continue;
+        const std::uint64_t bit = b * kInodesPerBlock;
+        const auto slots = static_cast<std::uint8_t>(map->slots[bit / 64].get() >> (bit % 64));
+        if (slots == 0xff) continue;
+        const auto slot = static_cast<unsigned>(std::countr_one(slots));
+        return std::optional(
+            number_of(reader.core().superblock, chunk * kChunkBlocks + b, slot));
+    }
+    return corrupt("an inode map counts a free inode that it does not have");
+}
+
+// A chunk of the group with such a slot.  A damaged map costs the inodes of its chunk, until fsck.
+Result<std::optional<InodeNo>> free_in_group(Core &core, const Reader &reader,
+                                             std::uint64_t group) {
+    const media::Summary *summary = TRY(read_summary(reader, group));
+    if (summary->inodes_made.get() <= summary->inodes_used.get()) return std::optional<InodeNo>();
+    SpaceMap &map = core.allocator.map();
+    for (auto c = map.inode_hint(group); c; c = map.inode_hint(group)) {
+        const auto found = free_slot(reader, *c);
+        if (found.ok() && found.value()) return found;
+        if (!found.ok() && !is_damage(found.error())) return found.error();
+        map.has_free_inode(*c, false);
+    }
+    return std::optional<InodeNo>();
+}
+
+// Eight more inodes: in a chunk of the group that has some and a free block, or in one that gets its
+// first ones, there or elsewhere.  Gives the group.
+Result<std::uint64_t> make_inodes(Core &core, std::uint64_t group) {
+    SpaceMap &space = core.allocator.map();
     Change change(core);
     TRY(change.begin());
-    media::State *state = TRY(change.edit_state());
-    media::Inode *table = &state->inode_table;
-    std::uint64_t near = 0;
-    if (file_block != 0) {
-        const Extent last = TRY(find_extent(Reader(change), *table, kTableIno, file_block - 1));
-        near = last.start == 0 ? 0 : last.start + last.blocks;
+    std::optional<std::uint64_t> chunk;
+    for (unsigned k = 0; k < kRunClasses && !chunk; ++k)
+        chunk = TRY(space.find_run_here(Side::inode, k, group, 1, false));
+    InodeMap *map;
+    if (chunk) {
+        map = TRY(edit_map(change, *chunk));
+    } else {
+        chunk = TRY(core.allocator.find_inode_chunk(group));
+        const Run place = TRY(core.allocator.take_meta_in(change, *chunk));
+        map = TRY(change.tx().fresh<InodeMap>(BlockNo(place.start), Magic::inode_map));
+        TRY(space.set_inode_map(change, *chunk, static_cast<unsigned>(place.start % kChunkBlocks)));
     }
-    const Run run = TRY(core.allocator.take_meta(change, near, kGrowBlocks));
-    const std::uint64_t first = file_block * kInodesPerBlock;
-    std::uint64_t next = state->free_inode_head.get();
-    for (std::uint64_t i = run.blocks; i-- > 0;) {
-        media::Inode *slots = TRY(
-            change.tx().fresh_inodes(BlockNo(run.start + i), InodeNo(first + i * kInodesPerBlock)));
-        for (std::uint64_t s = kInodesPerBlock; s-- > 0;) {
-            slots[s].next.set(next);
-            next = first + i * kInodesPerBlock + s;
-        }
-    }
-    state->free_inode_head.set(next);
-    state->inodes_total.set(first + run.blocks * kInodesPerBlock);
-    table->size.set(state->inodes_total.get() * media::kInodeSize);
-    table->blocks.set(table->blocks.get() + run.blocks);
-    TRY(map_insert_unchecked(change, table, kTableIno,
-                             {file_block, run.start, run.blocks, false, false}));
+    const Run run = TRY(core.allocator.take_meta_in(change, *chunk));
+    TRY(change.tx().fresh_inodes(BlockNo(run.start), InodeNo(run.start * kInodesPerBlock)));
+    put(map->made, run.start % kChunkBlocks, true);
+    map->blocks.set(map->blocks.get() + 1);
+    TRY(space.count_inodes(change, *chunk / kGroupChunks, 0, kInodesPerBlock));
     TRY(change.commit());
-    return {};
+    space.has_free_inode(*chunk, true);
+    return *chunk / kGroupChunks;
 }
 
 }  // namespace
 
-// A damaged head of the list costs what hangs behind it, until fsck: fresh inodes go before it.
-Result<> ensure_free_inode(Core &core) {
+Result<std::uint64_t> ensure_free_inode(Core &core, std::uint64_t group, Need need) {
+    SpaceMap &map = core.allocator.map();
     const Reader reader(core);
-    const InodeNo head(TRY(read_state(reader))->free_inode_head.get());
-    if (head.value() != 0) {
-        const auto place = locate_inode(reader, head);
-        if (place.ok()) {
-            const auto inode = reader.inode(place.value().block, place.value().slot, head);
-            if (inode.ok() && inode.value()->mode.get() == 0) return {};
-        }
+    group %= map.group_count();
+    TRY(map.load(group));
+    // Also for one that has its place: it wants a name, and data.
+    TRY(core.allocator.check_space(1, need));
+    if (TRY(free_in_group(core, reader, group))) return group;
+    auto made = make_inodes(core, group);
+    if (made.ok() || made.error().errno_value() != ENOSPC) return made;
+    for (auto g = map.inode_group_hint(group); g; g = map.inode_group_hint(*g)) {
+        TRY(map.load(*g));
+        if (TRY(free_in_group(core, reader, *g))) return *g;
+        map.group_has_no_free_inode(*g);
     }
-    return grow_table(core);
+    return made;
 }
 
-Result<NewInode> take_inode(Change &change) {
-    media::State *state = TRY(change.edit_state());
-    const InodeNo ino(state->free_inode_head.get());
-    if (ino.value() == 0) return Error(ENOSPC, "the inode table cannot grow");
-    media::Inode *inode = TRY(edit_slot(change, ino));
-    if (inode->mode.get() != 0) return corrupt("the list of free inodes names one in use");
-    state->free_inode_head.set(inode->next.get());
-    state->inodes_used.set(state->inodes_used.get() + 1);
-    const std::uint64_t generation = inode->generation.get() + 1;
+Result<NewInode> take_inode(Change &change, std::uint64_t group) {
+    Core &core = change.core();
+    const Reader reader(change);
+    const auto found = TRY(free_in_group(core, reader, group));
+    if (!found) return Error(ENOSPC, "there is no free inode");
+    const InodeNo ino = *found;
+    const InodePlace place = TRY(locate_inode(reader, ino));
+    media::Inode *inode = TRY(change.tx().edit_inode(place.block, place.slot, ino));
+    if (inode->mode.get() != 0) return corrupt("an inode map calls an inode free that is in use");
+    InodeMap *map = TRY(edit_map(change, place.chunk()));
+    put(map->slots, slot_bit(place), true);
+    map->used.set(map->used.get() + 1);
+    TRY(core.allocator.map().count_inodes(change, place.group(), 1, 0));
     const media::BlockHeader header = inode->header;
     std::memset(static_cast<void *>(inode), 0, sizeof *inode);
     inode->header = header;
-    inode->generation.set(generation);
+    // Nothing is left of an inode that was here before and went with its chunk; but every
+    // transaction has a number that no earlier one had.
+    inode->generation.set(core.journal.last().value() + 1);
     return NewInode{ino, inode};
 }
 
+// --- freeing
+
+namespace {
+
+// The chunk has no inode any more: its places are free, and, but in chunk 0, its map too.
+Result<> drop_places(Change &change, std::uint64_t chunk, InodeMap *map) {
+    SpaceMap &space = change.core().allocator.map();
+    Bits made;
+    for (std::size_t i = 0; i < made.size(); ++i) made[i] = map->made[i].get();
+    const auto inodes = static_cast<std::int32_t>(count_bits(made) * kInodesPerBlock);
+    const BlockNo block = TRY(map_block(Reader(change), chunk));
+    const auto at = static_cast<unsigned>(block.value() % kChunkBlocks);
+    if (bit_at(made, at)) return corrupt("an inode map lies among its inodes");
+    const bool fixed = chunk % kGroupChunks == 0;
+    if (fixed) {
+        for (media::le64 &word : map->made) word.set(0);
+        map->blocks.set(0);
+    } else {
+        set_bit(made, at, true);
+        TRY(space.set_inode_map(change, chunk, std::nullopt));
+    }
+    TRY(space.count_inodes(change, chunk / kGroupChunks, 0, -inodes));
+    return space.give(change, chunk, made);
+}
+
+}  // namespace
+
 Result<> free_inode(Change &change, InodeNo ino, media::Inode *inode) {
-    media::State *state = TRY(change.edit_state());
+    const InodePlace place = TRY(locate_inode(Reader(change), ino));
+    SpaceMap &space = change.core().allocator.map();
     const std::uint64_t generation = inode->generation.get();
     const media::BlockHeader header = inode->header;
     std::memset(static_cast<void *>(inode), 0, sizeof *inode);
     inode->header = header;
     inode->generation.set(generation);
-    inode->next.set(state->free_inode_head.get());
-    state->free_inode_head.set(ino.value());
-    state->inodes_used.set(state->inodes_used.get() - 1);
+    InodeMap *map = TRY(edit_map(change, place.chunk()));
+    if (!get(map->slots, slot_bit(place)) || map->used.get() == 0)
+        return corrupt("an inode map calls an inode free that was in use");
+    put(map->slots, slot_bit(place), false);
+    map->used.set(map->used.get() - 1);
+    TRY(space.count_inodes(change, place.group(), -1, 0));
+    if (map->used.get() == 0) return drop_places(change, place.chunk(), map);
+    space.has_free_inode(place.chunk(), true);
     return {};
 }
+
+// --- lists
 
 // One that a list leads to is in use.
 static Result<media::Inode *> edit_listed(Change &change, InodeNo ino) {
@@ -151,24 +282,45 @@ static Result<media::Inode *> edit_listed(Change &change, InodeNo ino) {
     return inode;
 }
 
-Result<> push_inode(Change &change, InodeNo ino, media::Inode *inode, ListHead head) {
-    media::State *state = TRY(change.edit_state());
-    const std::uint64_t first = (state->*head).get();
-    inode->next.set(first);
-    inode->prev.set(0);
-    if (first != 0) TRY(edit_listed(change, InodeNo(first)))->prev.set(ino.value());
-    (state->*head).set(ino.value());
+Result<std::vector<std::uint64_t>> all_listed(const Reader &reader, ListHead head) {
+    std::vector<std::uint64_t> all;
+    std::unordered_set<std::uint64_t> seen;
+    GroupSet &groups = reader.core().allocator.map().listed(head == kOrphans);
+    for (auto g = groups.search(0); g; g = groups.search(*g + 1)) {
+        for (std::uint64_t at = (TRY(read_summary(reader, *g))->*head).get(); at != 0;) {
+            const auto inode = read_inode(reader, InodeNo(at));
+            if (!inode.ok() || !seen.insert(at).second)
+                return corrupt("a list of inodes is damaged");
+            all.push_back(at);
+            at = inode.value()->next.get();
+        }
+    }
+    return all;
+}
+
+static Result<> set_head(Change &change, std::uint64_t group, ListHead head, std::uint64_t ino) {
+    TRY(change.core().allocator.map().edit_summary(
+        change, group, [&](media::Summary *s) { (s->*head).set(ino); }));
     return {};
 }
 
-Result<> unlink_inode(Change &change, media::Inode *inode, ListHead head) {
-    media::State *state = TRY(change.edit_state());
+Result<> push_inode(Change &change, InodeNo ino, media::Inode *inode, ListHead head) {
+    const std::uint64_t group = group_of_inode(change.core().superblock, ino);
+    change.core().allocator.map().listed(head == kOrphans).set(group, true);
+    const std::uint64_t first = (TRY(read_summary(Reader(change), group))->*head).get();
+    inode->next.set(first);
+    inode->prev.set(0);
+    if (first != 0) TRY(edit_listed(change, InodeNo(first)))->prev.set(ino.value());
+    return set_head(change, group, head, ino.value());
+}
+
+Result<> unlink_inode(Change &change, InodeNo ino, media::Inode *inode, ListHead head) {
     const std::uint64_t next = inode->next.get(), prev = inode->prev.get();
     if (next != 0) TRY(edit_listed(change, InodeNo(next)))->prev.set(prev);
     if (prev != 0)
         TRY(edit_listed(change, InodeNo(prev)))->next.set(next);
     else
-        (state->*head).set(next);
+        TRY(set_head(change, group_of_inode(change.core().superblock, ino), head, next));
     inode->next.set(0);
     inode->prev.set(0);
     return {};
@@ -177,17 +329,14 @@ Result<> unlink_inode(Change &change, media::Inode *inode, ListHead head) {
 // A damaged head of the list costs what hangs behind it, until fsck: else no name could be removed
 // any more.
 Result<> add_orphan(Change &change, InodeNo ino, media::Inode *inode) {
-    auto pushed = push_inode(change, ino, inode, &media::State::orphan_head);
-    if (pushed.ok() ||
-        (pushed.error().errno_value() != EUCLEAN && pushed.error().errno_value() != EIO))
-        return pushed;
+    auto pushed = push_inode(change, ino, inode, kOrphans);
+    if (pushed.ok() || !is_damage(pushed.error())) return pushed;
     inode->next.set(0);
-    TRY(change.edit_state())->orphan_head.set(ino.value());
-    return {};
+    return set_head(change, group_of_inode(change.core().superblock, ino), kOrphans, ino.value());
 }
 
-Result<> remove_orphan(Change &change, InodeNo, media::Inode *inode) {
-    return unlink_inode(change, inode, &media::State::orphan_head);
+Result<> remove_orphan(Change &change, InodeNo ino, media::Inode *inode) {
+    return unlink_inode(change, ino, inode, kOrphans);
 }
 
 }  // namespace pmfs::core

@@ -1,8 +1,15 @@
-// The inode table: a file of 512-byte slots that grows; free slots form a list.
+// Inodes: where they are, which are free, and the lists that they are on.
+//
+// An inode's number says where it is (media/format.h), and its chunk's map whether it is one.  The
+// chunk gets its map with its first inode, and with the last one all of it is free space again.
 #pragma once
+#include <functional>
+#include <vector>
+
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/result.h"
+#include "core/alloc.h"
 #include "core/change.h"
 
 namespace pmfs::core {
@@ -18,34 +25,44 @@ inline Timespec from_media(const media::Time &t) {
 struct InodePlace {
     BlockNo block;
     unsigned slot;
+    std::uint64_t chunk() const { return block.value() / media::kChunkBlocks; }
+    std::uint64_t group() const { return block.value() / media::kGroupBlocks; }
 };
-// Where an inode's slot is.  ESTALE: the table has no such number.
+// Where an inode's slot is.  ESTALE: there is no inode of that number.
 Result<InodePlace> locate_inode(const Reader &reader, InodeNo ino);
+// The group in which an inode of that number would be; its data is best placed there.
+std::uint64_t group_of_inode(const media::Superblock &superblock, InodeNo ino);
 
-// An inode in use.  ESTALE: it is free (a stale handle), or the table has no such number.
+// An inode in use.  ESTALE: it is free (a stale handle), or there is none of that number.
 Result<const media::Inode *> read_inode(const Reader &reader, InodeNo ino);
 Result<media::Inode *> edit_inode(Change &change, InodeNo ino);
 
-// Makes sure that the free list has at least one inode (a transaction of its own if not).
-Result<> ensure_free_inode(Core &core);
-// Takes a free inode: zeroed but for header, number and a new generation.
+// Makes sure that an inode can be taken, in that group if it has room (in a transaction of its
+// own if it has to be made).  Gives the group in which it can.  ENOSPC.
+Result<std::uint64_t> ensure_free_inode(Core &core, std::uint64_t group, Need need);
+// Takes a free inode of the group: zeroed but for header, number and a new generation.
 struct NewInode {
     InodeNo ino;
     media::Inode *inode;
 };
-Result<NewInode> take_inode(Change &change);
-// Puts an inode, off the orphan list and without blocks, on the free list.
+Result<NewInode> take_inode(Change &change, std::uint64_t group);
+// An inode that is on no list and has no blocks is free; with the last one of a chunk its places
+// are.
 Result<> free_inode(Change &change, InodeNo ino, media::Inode *inode);
+// Calls `each` for inodes in use of a chunk, in order; false from it ends that.
+Result<> for_each_inode(const Reader &reader, std::uint64_t chunk,
+                        const std::function<bool(InodeNo, const media::Inode &)> &each);
 
-// The volume's variable root, from the copy that is sound.
-Result<const media::State *> read_state(const Reader &reader);
+Result<const media::Summary *> read_summary(const Reader &reader, std::uint64_t group);
 
-// --- lists that are chained both ways from a head in State: orphans, grant records
-using ListHead = media::le64 media::State::*;
+// --- lists that are chained both ways from a head in their group's summary
+using ListHead = media::le64 media::Summary::*;
+inline constexpr ListHead kOrphans = &media::Summary::orphan_head;  // no name, or interrupted
+inline constexpr ListHead kGrants = &media::Summary::grant_head;    // grant records
+// All that are on the lists of all groups.  EUCLEAN: a list leads to what is not in use, or round.
+Result<std::vector<std::uint64_t>> all_listed(const Reader &reader, ListHead head);
 Result<> push_inode(Change &change, InodeNo ino, media::Inode *inode, ListHead head);
-Result<> unlink_inode(Change &change, media::Inode *inode, ListHead head);
-
-// --- the orphan list: inodes without a name, and interrupted truncations
+Result<> unlink_inode(Change &change, InodeNo ino, media::Inode *inode, ListHead head);
 Result<> add_orphan(Change &change, InodeNo ino, media::Inode *inode);
 Result<> remove_orphan(Change &change, InodeNo ino, media::Inode *inode);
 

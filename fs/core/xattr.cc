@@ -190,7 +190,7 @@ Result<> xattr_make_room(Core &core, InodeNo ino, std::string_view name, std::si
     const Reader reader(core);
     const std::uint64_t key = TRY(free_key(reader, *TRY(read_inode(reader, ino)), ino, name));
     return tree_make_room(core, tree_of(ino), key,
-                          NodeView::cost(sizeof(XattrValue) + name.size() + tail));
+                          NodeView::cost(sizeof(XattrValue) + name.size() + tail), Need::growth);
 }
 
 Result<> set_xattr(Change &change, media::Inode *inode, InodeNo ino, std::string_view name,

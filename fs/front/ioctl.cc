@@ -200,7 +200,7 @@ Result<std::size_t> volume(Job &job, pmfs_volume &io) {
     io.blocks_free = info.blocks_free;
     io.blocks_available = info.blocks_available;
     io.inodes_used = info.inodes_used;
-    io.inodes_free = info.inodes_free_now;
+    io.inodes_free = info.inodes_available;
     io.chunks = info.chunks;
     io.chunk_size = media::kChunkSize;
     io.tx_last = info.tx_last;

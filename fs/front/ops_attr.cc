@@ -73,8 +73,8 @@ void statfs(fuse_req_t req, fuse_ino_t) {
     stat.f_blocks = info.blocks_total;
     stat.f_bfree = info.blocks_free;
     stat.f_bavail = info.blocks_available;
-    // Inodes have no limit of their own: any free block can become a block of inodes.
-    stat.f_ffree = stat.f_favail = info.inodes_free_now + info.blocks_available;
+    // Inodes have no limit of their own: as many as there is space for.
+    stat.f_ffree = stat.f_favail = info.inodes_available;
     stat.f_files = info.inodes_used + stat.f_ffree;
     stat.f_namemax = kNameMax;
     fuse_reply_statfs(req, &stat);

@@ -34,7 +34,7 @@ Result<const std::byte *> Blocks::get(BlockNo block, media::Magic magic) {
     }
     if (!media::block_ok({bytes, media::kBlockSize}, magic, fsid_, block.value()))
         return corrupt("a metadata block is damaged");
-    if (magic == media::Magic::node) TRY(check_chunk(block));
+    if (magic == media::Magic::node || magic == media::Magic::inode_map) TRY(check_class(block));
     if (sane_ && !sane_(bytes, magic)) return corrupt("a metadata block contradicts itself");
     if (knows_all_fields_ && !media::reserved_zero({bytes, media::kBlockSize}, magic))
         return corrupt("a metadata block has something where nothing may be");
@@ -56,20 +56,22 @@ Result<const media::Inode *> Blocks::inode(BlockNo block, unsigned slot, InodeNo
         return corrupt("an inode is damaged");
     if (knows_all_fields_ && !media::reserved_zero({bytes, media::kInodeSize}, media::Magic::inode))
         return corrupt("an inode has something where nothing may be");
-    TRY(check_chunk(block));
+    TRY(check_class(block));
     touched.fetch_or(bit, std::memory_order_relaxed);
     return inode;
 }
 
-Result<> Blocks::check_chunk(BlockNo block) {
+Result<> Blocks::check_class(BlockNo block) {
     const std::uint64_t chunk = block.value() / media::kChunkBlocks;
-    const auto layout = media::layout_of(count_, chunk / media::kGroupChunks);
-    auto found = get(BlockNo(layout.summary_a), media::Magic::summary);
-    if (!found.ok()) found = get(BlockNo(layout.summary_b), media::Magic::summary);
-    const auto *summary = reinterpret_cast<const media::Summary *>(TRY(std::move(found)));
-    if (summary->kind[chunk % media::kGroupChunks] !=
-        static_cast<std::uint8_t>(media::ChunkKind::meta))
-        return corrupt("a metadata block lies among file data");
+    const std::uint64_t in_group = chunk % media::kGroupChunks;
+    const auto layout = media::layout_of(chunk / media::kGroupChunks);
+    for (const std::uint64_t first : {layout.bitmaps, layout.classes}) {
+        const auto *bitmap = reinterpret_cast<const media::BitmapBlock *>(
+            TRY(get(BlockNo(first + media::bitmap_index(in_group)), media::Magic::bitmap)));
+        const std::uint64_t bit = block.value() % media::kChunkBlocks;
+        const std::uint64_t word = bitmap->bits[media::bitmap_row(in_group)][bit / 64].get();
+        if ((word >> (bit % 64) & 1) == 0) return corrupt("a metadata block lies among file data");
+    }
     return {};
 }
 

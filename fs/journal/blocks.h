@@ -46,9 +46,9 @@ public:
     void forget(BlockNo block) { touched_[block.value()].store(0, std::memory_order_relaxed); }
 
 private:
-    // Metadata has chunks of its own: what lies among file data is what a file's owner wrote there,
-    // and may change at any moment.
-    Result<> check_chunk(BlockNo block);
+    // What the bitmaps do not call metadata is what a file's owner wrote there, and may change at
+    // any moment.
+    Result<> check_class(BlockNo block);
 
     const pm::Region &region_;
     const std::uint64_t fsid_;

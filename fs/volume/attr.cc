@@ -153,7 +153,7 @@ Result<> Volume::check_held(InodeNo ino, bool by_number) {
     Impl &v = *impl_;
     if (ino.value() == media::kRootIno || v.live.referenced(ino)) return {};
     const Error stale(ESTALE, "nobody was given an inode of that number");
-    if (!by_number || ino.value() == media::kInodeTableIno) return stale;
+    if (!by_number) return stale;
     SharedLock held(v.lock);
     const auto *inode = TRY(core::read_inode(Reader(*v.core), ino));
     if (inode->nlink.get() == 0) return stale;

@@ -185,16 +185,13 @@ void Volume::Impl::look_again(InodeNo record) {
 // is free with the last of them, and nobody may free it twice.
 Result<> Volume::Impl::load_records() {
     std::vector<InodeNo> ended;
-    std::set<std::uint64_t> seen;
     const Reader reader(*core);
-    for (std::uint64_t at = TRY(core::read_state(reader))->grant_head.get(); at != 0;) {
+    for (const std::uint64_t at : TRY(core::all_listed(reader, core::kGrants))) {
         const InodeNo record(at);
         const auto found = core::read_inode(reader, record);
         // Damage: who else holds what cannot be told, so nothing may be freed until fsck.
-        if (!found.ok() || (found.value()->flags.get() & media::kGrantRecord) == 0 ||
-            !seen.insert(at).second)
+        if (!found.ok() || (found.value()->flags.get() & media::kGrantRecord) == 0)
             return corrupt("the list of those who map the device is damaged");
-        at = found.value()->next.get();
         if (life_of_record(record, *found.value()) != Life::ended) {
             const GrantReason reason = reason_of(holder_of(*found.value()));
             Result<> done = quarantine(record, reason);

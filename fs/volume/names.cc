@@ -44,7 +44,6 @@ void tidy_dir(core::Core &core, InodeNo dir, std::uint64_t key) {
 // An inode by its number alone, as a handle of open_by_handle_at(2) names it: a file that has a
 // name, or one without that somebody knows already.
 Result<Attr> Volume::Impl::lookup_number(InodeNo ino) {
-    if (ino.value() == media::kInodeTableIno) return Error(ESTALE, "no file has that number");
     const auto *inode = TRY(core::read_inode(Reader(*core), ino));
     if ((inode->flags.get() & media::kGrantRecord) != 0)
         return Error(ESTALE, "the inode is no file");
@@ -93,9 +92,9 @@ Result<> Volume::readdir(InodeNo dir_ino, std::uint64_t cookie, const DirSink &s
 }
 
 Result<core::NewInode> Volume::Impl::new_inode(Change &change, const media::Inode &dir,
-                                               InodeNo dir_ino, std::uint32_t mode,
-                                               const Caller &caller) {
-    const auto made = TRY(core::take_inode(change));
+                                               InodeNo dir_ino, std::uint64_t group,
+                                               std::uint32_t mode, const Caller &caller) {
+    const auto made = TRY(core::take_inode(change, group));
     const bool sticky_group = (dir.mode.get() & S_ISGID) != 0;
     if (sticky_group && S_ISDIR(mode)) mode |= S_ISGID;
     made.inode->mode.set(mode);
@@ -118,7 +117,18 @@ Result<> prepare_name(core::Core &core, InodeNo dir_ino, std::string_view name) 
     auto there = core::find_name(reader, *dir, dir_ino, name);
     if (there.ok()) return Error(EEXIST, "the name is taken");
     if (there.error().errno_value() != ENOENT) return there.error();
-    return core::dir_make_room(core, dir_ino, name);
+    return core::dir_make_room(core, dir_ino, name, core::Need::growth);
+}
+
+// The group for a new inode, where one can be taken: that of its directory.  Directories in the
+// root are spread, and what is in them with them.
+Result<std::uint64_t> prepare_inode(core::Core &core, InodeNo dir, std::uint32_t mode,
+                                    const Caller &caller) {
+    const bool spread = S_ISDIR(mode) && dir.value() == media::kRootIno;
+    const std::uint64_t group = spread ? core.allocator.next_group()
+                                       : core::group_of_inode(core.superblock, dir);
+    return core::ensure_free_inode(core, group,
+                                   caller.uid == 0 ? core::Need::root : core::Need::user);
 }
 
 }  // namespace
@@ -133,12 +143,12 @@ Result<Attr> Volume::make(InodeNo dir_ino, std::string_view name, std::uint32_t 
     if ((mode & ~(S_IFMT | 07777u)) != 0) return Error(EINVAL, "a mode that no file can have");
     ExclusiveLock held(v.lock);
     TRY(prepare_name(*v.core, dir_ino, name));
-    TRY(core::ensure_free_inode(*v.core));
+    const std::uint64_t group = TRY(prepare_inode(*v.core, dir_ino, mode, caller));
 
     Change change(*v.core);
     TRY(change.begin());
     auto *dir = TRY(core::edit_inode(change, dir_ino));
-    const auto made = TRY(v.new_inode(change, *dir, dir_ino, mode, caller));
+    const auto made = TRY(v.new_inode(change, *dir, dir_ino, group, mode, caller));
     if (S_ISCHR(mode) || S_ISBLK(mode)) made.inode->rdev.set(rdev);
     if (S_ISDIR(mode)) {
         if (dir->nlink.get() == media::kLinksMax) return Error(EMLINK, "too many subdirectories");
@@ -183,12 +193,12 @@ Result<Attr> Volume::symlink(InodeNo dir_ino, std::string_view name, std::string
         return Error(ENAMETOOLONG, "a symlink's target has at most 4095 bytes");
     ExclusiveLock held(v.lock);
     TRY(prepare_name(*v.core, dir_ino, name));
-    TRY(core::ensure_free_inode(*v.core));
+    const std::uint64_t group = TRY(prepare_inode(*v.core, dir_ino, S_IFLNK, caller));
 
     Change change(*v.core);
     TRY(change.begin());
     auto *dir = TRY(core::edit_inode(change, dir_ino));
-    const auto made = TRY(v.new_inode(change, *dir, dir_ino, S_IFLNK | 0777, caller));
+    const auto made = TRY(v.new_inode(change, *dir, dir_ino, group, S_IFLNK | 0777, caller));
     // The name first, for a blob takes the room that is left in the transaction.
     TRY(core::dir_insert(change, dir, dir_ino, name, made.ino, DT_LNK));
     TRY(set_target(change, made, target));

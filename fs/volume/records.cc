@@ -44,22 +44,27 @@ Result<const media::Inode *> file_of(const Reader &reader, const media::Inode &r
     const InodeNo file(record.parent.get());
     const std::uint64_t generation = record.entries.get();
     const auto place = core::locate_inode(reader, file);
-    if (!place.ok()) return corrupt("a grant record names a file that never was");
+    // Gone, with its place.
+    if (!place.ok() && place.error().errno_value() == ESTALE) return nullptr;
+    if (!place.ok()) return place.error();
     const auto *slot = TRY(reader.inode(place.value().block, place.value().slot, file));
+    const bool gone = slot->mode.get() == 0;
+    if (gone && slot->generation.get() == 0) return nullptr;  // its place was made anew
     if (slot->generation.get() < generation)
         return corrupt("the file that a grant record names is an older copy of itself");
-    if (slot->generation.get() > generation || slot->mode.get() == 0) return nullptr;
+    if (slot->generation.get() > generation || gone) return nullptr;
     return core::read_inode(reader, file);
 }
 
 }  // namespace
 
 Result<InodeNo> Volume::Impl::add_record(const Grant &grant, InodeNo file) {
-    TRY(core::ensure_free_inode(*core));
+    const std::uint64_t group = TRY(core::ensure_free_inode(
+        *core, core::group_of_inode(superblock, file), core::Need::essential));
     const std::uint64_t generation = TRY(core::read_inode(Reader(*core), file))->generation.get();
     Change change(*core);
     TRY(change.begin());
-    const core::NewInode made = TRY(core::take_inode(change));
+    const core::NewInode made = TRY(core::take_inode(change, group));
     media::Inode *inode = made.inode;
     inode->mode.set(S_IFREG);
     inode->uid.set(grant.uid);
@@ -71,7 +76,7 @@ Result<InodeNo> Volume::Impl::add_record(const Grant &grant, InodeNo file) {
     touch(inode, true);
     inode->crtime = inode->ctime;
     set_holder(inode, grant);
-    TRY(core::push_inode(change, made.ino, inode, &media::State::grant_head));
+    TRY(core::push_inode(change, made.ino, inode, core::kGrants));
     TRY(change.commit());
     return made.ino;
 }
@@ -204,7 +209,7 @@ Result<> Volume::Impl::drop_record(InodeNo record, bool settle) {
     Change change(*core);
     TRY(change.begin());
     auto *inode = TRY(core::edit_inode(change, record));
-    TRY(core::unlink_inode(change, inode, &media::State::grant_head));
+    TRY(core::unlink_inode(change, record, inode, core::kGrants));
     TRY(core::free_inode(change, record, inode));
     TRY(change.commit());
     return {};

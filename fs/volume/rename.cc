@@ -152,7 +152,7 @@ Result<> Volume::rename(InodeNo from_dir, std::string_view from_name, InodeNo to
             TRY(check_replace(reader, from, to));
             if (!to.is_dir) TRY(v.settle_trim(to.found.ino));
         } else {
-            TRY(core::dir_make_room(*v.core, to_dir, to_name));
+            TRY(core::dir_make_room(*v.core, to_dir, to_name, core::Need::essential));
         }
         gone = TRY(move(*v.core, from, to));
         replaced = to.found.ino;

@@ -235,8 +235,7 @@ Result<> Volume::fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uin
     Ranges ranges(v, ino, caller);
     if (mode != kPunch) {
         const std::uint64_t needed = TRY(ranges.holes(first, end));
-        if (needed > v.allocator->available_blocks()) v.allocator->find_empty_meta();
-        if (needed > v.allocator->available_blocks()) return Error(ENOSPC, "the volume is full");
+        if (needed > v.allocator->available_blocks(caller.uid == 0)) return Error(ENOSPC, "the volume is full");
     }
     if (mode == kPunch || zero) {
         if (inner_first > inner_end || first == to / kBlockSize) {

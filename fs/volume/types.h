@@ -142,8 +142,9 @@ struct VolumeInfo {
     std::uint64_t size = 0, mapping_unit = 0;
     std::uint64_t blocks_total = 0;      // without superblocks, summaries, bitmaps, journal
     std::uint64_t blocks_free = 0;       // of any kind
-    std::uint64_t blocks_available = 0;  // that file data can get
-    std::uint64_t inodes_used = 0, inodes_free_now = 0;
+    std::uint64_t blocks_available = 0;  // that users' files can get
+    std::uint64_t inodes_used = 0;
+    std::uint64_t inodes_available = 0;  // that users can make
     std::uint64_t journal_size = 0;
     std::uint64_t chunks = 0;
     std::uint64_t superblock_from = 0;  // not 0: the block whose copy stands in for a damaged one

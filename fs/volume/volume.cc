@@ -95,25 +95,26 @@ Result<> Volume::Impl::start() {
 }
 
 // What a crash interrupted: inodes without a name go, truncations and moves are finished.  Damage
-// ends it: what is left on the list takes space, and fsck frees it, but nobody's file needs it.
+// ends it for a group: what is left on its list takes space, and fsck frees it, but nobody's file
+// needs it.
 Result<> Volume::Impl::finish_orphans() {
-    for (std::uint64_t last = 0;;) {
-        const core::Reader reader(*core);
-        const auto *state = TRY(core::read_state(reader));
-        const InodeNo ino(state->orphan_head.get());
-        if (ino.value() == 0) return {};
-        const auto inode = core::read_inode(reader, ino);
-        if (!inode.ok()) return {};
-        auto done = inode.value()->nlink.get() == 0 ? reap(ino) : settle_trim(ino);
-        if (!done.ok() && must_park(done.error())) {
-            TRY(journal->group_commit(true));
-            allocator->release_held();
-            continue;
+    const core::Reader reader(*core);
+    core::GroupSet &groups = allocator->map().listed(true);
+    for (auto g = groups.search(0); g; g = groups.search(*g + 1)) {
+        for (std::uint64_t last = 0;;) {
+            const InodeNo ino(TRY(core::read_summary(reader, *g))->orphan_head.get());
+            const auto inode = core::read_inode(reader, ino);
+            if (!inode.ok() || last == ino.value()) break;  // none, or it does not get shorter
+            auto done = inode.value()->nlink.get() == 0 ? reap(ino) : settle_trim(ino);
+            if (!done.ok() && must_park(done.error())) {
+                TRY(make_room());
+                continue;
+            }
+            if (!done.ok()) break;
+            last = ino.value();
         }
-        if (!done.ok()) return {};
-        if (last == ino.value()) return {};  // it does not get shorter
-        last = ino.value();
     }
+    return {};
 }
 
 void Volume::quiesce() {
@@ -151,17 +152,21 @@ Result<> Volume::Impl::writable() const {
 std::uint64_t Volume::Impl::leaving_blocks() {
     constexpr int kOrphansMax = 10000;
     const core::Reader reader(*core);
-    const auto state = core::read_state(reader);
-    if (!state.ok()) return 0;
-    std::uint64_t blocks = 0, next = state.value()->orphan_head.get();
-    for (int i = 0; next != 0 && i < kOrphansMax; ++i) {
-        const InodeNo ino(next);
-        const auto inode = core::read_inode(reader, ino);
-        if (!inode.ok()) break;
-        next = inode.value()->next.get();
-        const auto counts = live.counts(ino);
-        const bool used = counts.cached + counts.direct + counts.grants != 0;
-        if (inode.value()->nlink.get() == 0 && !used) blocks += inode.value()->blocks.get();
+    std::uint64_t blocks = 0;
+    int looked_at = 0;
+    core::GroupSet &groups = allocator->map().listed(true);
+    for (auto g = groups.search(0); g; g = groups.search(*g + 1)) {
+        const auto summary = core::read_summary(reader, *g);
+        std::uint64_t next = summary.ok() ? summary.value()->orphan_head.get() : 0;
+        for (; next != 0 && looked_at < kOrphansMax; ++looked_at) {
+            const InodeNo ino(next);
+            const auto inode = core::read_inode(reader, ino);
+            if (!inode.ok()) break;
+            next = inode.value()->next.get();
+            const auto counts = live.counts(ino);
+            const bool used = counts.cached + counts.direct + counts.grants != 0;
+            if (inode.value()->nlink.get() == 0 && !used) blocks += inode.value()->blocks.get();
+        }
     }
     return blocks;
 }
@@ -180,20 +185,15 @@ VolumeInfo Volume::info() {
     info.mapping_unit = sb.mapping_unit.get();
     info.journal_size = sb.journal_blocks.get() * media::kBlockSize;
     info.chunks = sb.block_count.get() / media::kChunkBlocks;
-    const std::uint64_t groups = media::group_count(sb.block_count.get());
-    const auto last = media::layout_of(sb.block_count.get(), groups - 1);
-    const std::uint64_t own = (groups - 1) * (media::group_layout(0, media::kGroupChunks).end) +
-                              (last.end - last.superblock) + sb.journal_blocks.get() + 2 +
-                              (sb.copy_block.get() != 0 ? 1 : 0);
+    const std::uint64_t own =
+        media::group_count(sb.block_count.get()) * media::group_layout(0).end +
+        sb.journal_blocks.get() + (sb.copy_block.get() != 0 ? 1 : 0);
     info.blocks_total = sb.block_count.get() - own;
     const std::uint64_t leaving = v.leaving_blocks();
     info.blocks_free = std::min(v.allocator->free_blocks() + leaving, info.blocks_total);
-    info.blocks_available = std::min(v.allocator->available_blocks() + leaving, info.blocks_free);
-    const core::Reader reader(*v.core);
-    if (const auto state = core::read_state(reader); state.ok()) {
-        info.inodes_used = state.value()->inodes_used.get();
-        info.inodes_free_now = state.value()->inodes_total.get() - 1 - info.inodes_used;
-    }
+    info.blocks_available = std::min(v.allocator->available_blocks(false) + leaving, info.blocks_free);
+    info.inodes_used = v.allocator->map().inodes_used();
+    info.inodes_available = v.allocator->available_inodes(false);
     info.superblock_from = v.superblock_from;
     info.tx_last = v.journal->last().value();
     info.tx_durable = v.journal->durable().value();

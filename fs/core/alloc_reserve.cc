@@ -1,0 +1,175 @@
+// What has to stay free, what is kept for one file, and giving back: see alloc.h.
+#include <algorithm>
+
+#include "base/errors.h"
+#include "core/alloc.h"
+#include "media/geometry.h"
+
+namespace pmfs::core {
+
+using media::kBitmapChunks;
+using media::kChunkBlocks;
+using media::kGroupBlocks;
+using media::kGroupChunks;
+
+// --- reserves
+
+// What must always work: renaming every file to the longest name takes a tenth of a block each
+// (280 bytes in leaves that are two thirds full); beside that a few splits.
+std::uint64_t Allocator::essential_reserve(std::uint64_t inodes) const {
+    const std::uint64_t total = superblock_.block_count.get();
+    return std::min<std::uint64_t>(64, total / 128) + std::min(inodes / 10, total / 50);
+}
+
+std::uint64_t Allocator::reserve_of(Need need) const {
+    const std::uint64_t essential = essential_reserve(map_->inodes_used());
+    const std::uint64_t total = superblock_.block_count.get();
+    switch (need) {
+        case Need::user:
+            return essential + total * superblock_.root_reserve.get() / 10000;
+        case Need::root:
+            return essential;
+        case Need::growth:
+            return essential / 2;
+        case Need::essential:
+            return 0;
+    }
+    return 0;
+}
+
+// How many of `blocks` can be had at once.
+std::uint64_t Allocator::within_reserve(std::uint64_t blocks, Need need) const {
+    const std::uint64_t keep = reserve_of(need) + map_->held_blocks();
+    const std::uint64_t free = map_->free_blocks();
+    return free <= keep ? 0 : std::min(blocks, free - keep);
+}
+
+Result<> Allocator::check_space(std::uint64_t blocks, Need need) {
+    if (within_reserve(blocks, need) == blocks) return {};
+    if (map_->free_blocks() < blocks + reserve_of(need))
+        return Error(ENOSPC, "the volume is full");
+    return no_space();
+}
+
+// What the open transaction itself holds back does not count: it would wait for its own end.
+Error Allocator::no_space() const {
+    if (map_->waits(journal_.region().is_image()))
+        return Error(kParkErrno, "freed blocks wait for a group commit, or for their readers");
+    return Error(ENOSPC, "the volume is full");
+}
+
+std::uint64_t Allocator::available_blocks(bool privileged) const {
+    const std::uint64_t keep = reserve_of(privileged ? Need::root : Need::user);
+    const std::uint64_t free = map_->free_blocks();
+    return free <= keep ? 0 : free - keep;
+}
+
+// An inode takes an eighth of a block, its name a little more than a hundredth (names of ten bytes,
+// leaves two thirds full); and each lets the reserve grow.
+std::uint64_t Allocator::available_inodes(bool privileged) const {
+    const std::uint64_t used = map_->inodes_used(), made = map_->inodes_made();
+    const std::uint64_t places = made - std::min(made, used);
+    const std::uint64_t free = available_blocks(privileged);
+    const double each = 1.0 / media::kInodesPerBlock + 0.0105;
+    const auto take = [&](std::uint64_t inodes) {
+        const std::uint64_t fresh = inodes - std::min(inodes, places);
+        const double blocks = static_cast<double>(fresh) / media::kInodesPerBlock +
+                              static_cast<double>(inodes) * 0.0105;
+        return blocks + static_cast<double>(essential_reserve(used + inodes) -
+                                            essential_reserve(used));
+    };
+    std::uint64_t low = 0,
+                  high = places + static_cast<std::uint64_t>(static_cast<double>(free) / each);
+    while (low < high) {  // the most that fits
+        const std::uint64_t middle = low + (high - low + 1) / 2;
+        if (take(middle) <= static_cast<double>(free))
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+// --- chunks that a large file keeps for itself
+
+void Allocator::reserve_chunk(std::uint64_t chunk, std::uint64_t owner) {
+    if (!owner_of_.emplace(chunk, owner).second) return;
+    map_->set_reserved(chunk, true);
+    reserved_[owner].push_back(chunk);
+    reservations_.store(reserved_.size(), std::memory_order_release);
+}
+
+void Allocator::release_reservation(std::uint64_t owner) {
+    const auto found = reserved_.find(owner);
+    if (found == reserved_.end()) return;
+    for (const std::uint64_t chunk : found->second) {
+        owner_of_.erase(chunk);
+        map_->set_reserved(chunk, false);
+    }
+    reserved_.erase(found);
+    reservations_.store(reserved_.size(), std::memory_order_release);
+}
+
+// Space is short: nobody keeps anything.  True when somebody did.
+bool Allocator::drop_reservations() {
+    if (reserved_.empty()) return false;
+    for (const auto &[chunk, owner] : owner_of_) map_->set_reserved(chunk, false);
+    owner_of_.clear();
+    reserved_.clear();
+    reservations_.store(0, std::memory_order_release);
+    return true;
+}
+
+// --- giving back
+
+Run Allocator::piece(Run run) const {
+    const std::uint64_t chunk = run.start / kChunkBlocks % kGroupChunks;
+    const std::uint64_t group = run.start / kGroupBlocks * kGroupBlocks;
+    const std::uint64_t bitmap_end =
+        group + (media::bitmap_index(chunk) + 1) * kBitmapChunks * kChunkBlocks;
+    const std::uint64_t end =
+        std::min({run.start + run.blocks, bitmap_end, group + kGroupBlocks});
+    return {run.start, end - run.start};
+}
+
+Run Allocator::tail_piece(Run run) const {
+    const std::uint64_t last = run.start + run.blocks - 1;
+    const std::uint64_t chunk = last / kChunkBlocks % kGroupChunks;
+    const std::uint64_t bitmap_start = last / kGroupBlocks * kGroupBlocks +
+                                       media::bitmap_index(chunk) * kBitmapChunks * kChunkBlocks;
+    const std::uint64_t start = std::max(run.start, bitmap_start);
+    return {start, run.start + run.blocks - start};
+}
+
+std::size_t Allocator::blocks_to_give_back(Change &change, Run run) {
+    if (run.start >= superblock_.block_count.get()) return 0;  // give_back() will say so
+    return map_->blocks_to_give(change, run.start / kChunkBlocks);
+}
+
+Result<> Allocator::give_back(Change &change, Run run) {
+    const std::uint64_t total = superblock_.block_count.get();
+    if (run.blocks == 0 || run.start >= total || run.blocks > total - run.start)
+        return corrupt("an extent points past the end of the volume");
+    const std::uint64_t end = run.start + run.blocks;
+    for (std::uint64_t at = run.start; at < end;) {
+        const std::uint64_t chunk = at / kChunkBlocks, from = at % kChunkBlocks;
+        const std::uint64_t n = std::min(end - at, kChunkBlocks - from);
+        Bits bits = bit_range(static_cast<unsigned>(from), static_cast<unsigned>(n));
+        at += n;
+        if (!quarantine_.empty()) {
+            quarantine_.strike(chunk * kChunkBlocks, bits);
+            if (bits == Bits{}) continue;
+        }
+        TRY(map_->give(change, chunk, bits));
+    }
+    return {};
+}
+
+Result<> Allocator::chunk_info(std::uint64_t chunk, std::uint8_t *kind, std::uint16_t *used) {
+    const SpaceMap::Chunk &c = *TRY(map_->chunk(chunk));
+    *kind = static_cast<std::uint8_t>(c.kind);
+    *used = static_cast<std::uint16_t>(kChunkBlocks - c.free);
+    return {};
+}
+
+}  // namespace pmfs::core

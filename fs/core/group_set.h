@@ -1,0 +1,55 @@
+// A set of allocation groups: "the next one at or after this one" is a look at a few words.
+#pragma once
+#include <bit>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace pmfs::core {
+
+class GroupSet {
+public:
+    explicit GroupSet(std::uint64_t groups = 0) { resize(groups); }
+    void resize(std::uint64_t groups) {
+        groups_ = groups;
+        words_.resize((groups + 63) / 64);
+        full_.resize((words_.size() + 63) / 64);
+    }
+    bool has(std::uint64_t group) const { return (words_[group / 64] >> (group % 64) & 1) != 0; }
+    void set(std::uint64_t group, bool member) {
+        std::uint64_t &word = words_[group / 64];
+        const std::uint64_t mask = std::uint64_t{1} << (group % 64);
+        word = member ? word | mask : word & ~mask;
+        std::uint64_t &above = full_[group / 4096];
+        const std::uint64_t upper = std::uint64_t{1} << (group / 64 % 64);
+        above = word != 0 ? above | upper : above & ~upper;
+    }
+    // The first member at or after `from`, then from 0 on; nothing: the set is empty.
+    std::optional<std::uint64_t> next(std::uint64_t from) const {
+        if (auto found = search(from)) return found;
+        return search(0);
+    }
+    // The same without going round.
+    std::optional<std::uint64_t> search(std::uint64_t from) const {
+        if (from >= groups_) return std::nullopt;
+        std::uint64_t w = from / 64;
+        if (const std::uint64_t word = words_[w] >> (from % 64); word != 0)
+            return from + static_cast<unsigned>(std::countr_zero(word));
+        for (++w; w < words_.size();) {
+            const std::uint64_t above = full_[w / 64] >> (w % 64);
+            if (above == 0) {
+                w = (w / 64 + 1) * 64;
+                continue;
+            }
+            w += static_cast<unsigned>(std::countr_zero(above));
+            return w * 64 + static_cast<unsigned>(std::countr_zero(words_[w]));
+        }
+        return std::nullopt;
+    }
+
+private:
+    std::uint64_t groups_ = 0;
+    std::vector<std::uint64_t> words_, full_;  // full_: bit i: words_[i] has a member
+};
+
+}  // namespace pmfs::core

@@ -1,0 +1,152 @@
+// The index of chunks by the longest run that can be taken from them: see space_map.h.
+//
+// Each chunk stands on one shelf of its group: one for each side and class, one for what is wholly
+// free, or none.  For each shelf the volume knows the groups that have something there.  A group
+// that was not looked at yet counts as having everything.
+#include <algorithm>
+#include <bit>
+
+#include "core/space_map.h"
+#include "media/geometry.h"
+
+namespace pmfs::core {
+
+using media::ChunkKind;
+using media::kBitmapChunks;
+using media::kChunkBlocks;
+using media::kGroupChunks;
+
+namespace {
+
+constexpr std::uint8_t kNoShelf = 0xff, kFreeShelf = 0xfe;
+static_assert(kSides * kRunClasses < kFreeShelf);
+
+}  // namespace
+
+std::uint8_t SpaceMap::shelf_of(const Chunk &c) {
+    if (c.reserved || c.longest == 0) return kNoShelf;
+    if (c.kind == ChunkKind::free) return c.longest == kChunkBlocks ? kFreeShelf : kNoShelf;
+    const Side side = c.inodes                    ? Side::inode
+                      : c.kind == ChunkKind::meta ? Side::meta
+                                                  : Side::data;
+    const auto k = static_cast<unsigned>(std::bit_width(std::min<unsigned>(c.longest, 511)) - 1);
+    return static_cast<std::uint8_t>(static_cast<unsigned>(side) * kRunClasses + k);
+}
+
+void SpaceMap::put_on_shelf(std::uint64_t chunk, std::uint8_t shelf) {
+    const std::uint64_t number = chunk / kGroupChunks;
+    const auto bit = static_cast<unsigned>(chunk % kGroupChunks);
+    Group &group = groups_[number];
+    const auto put = [&](std::uint8_t which, bool there) {
+        if (which == kNoShelf) return;
+        const unsigned side = which / kRunClasses, k = which % kRunClasses;
+        Bits &set = which == kFreeShelf ? group.free : group.runs[side][k];
+        set_bit(set, bit, there);
+        (which == kFreeShelf ? with_free_ : by_run_[side][k]).set(number, set != Bits{});
+    };
+    Chunk &c = chunk_at(chunk);
+    if (c.shelf == shelf) return;
+    put(c.shelf, false);
+    put(shelf, true);
+    c.shelf = shelf;
+}
+
+void SpaceMap::index(std::uint64_t chunk, const Bits &available) {
+    Chunk &c = chunk_at(chunk);
+    c.longest = static_cast<std::uint16_t>(fitting_run(available, kBits + 1).length);
+    put_on_shelf(chunk, shelf_of(c));
+}
+
+// As the medium has it; no transaction changes the chunk.  Its bitmap was read when the group was
+// loaded, so it can be read again; if not, nothing can be taken there.
+void SpaceMap::index_home(std::uint64_t chunk) {
+    const auto used = home_bits(chunk, false);
+    Bits bits{};
+    const Bits *held = held_of(chunk);
+    if (used.ok())
+        for (std::size_t i = 0; i < bits.size(); ++i)
+            bits[i] = ~used.value()[i] & (held == nullptr ? ~std::uint64_t{0} : ~(*held)[i]);
+    index(chunk, bits);
+}
+
+// The first chunk that `look` finds in a group of the set, from `near` on and round.
+template <class F>
+Result<std::optional<std::uint64_t>> SpaceMap::in_groups(const GroupSet &set, std::uint64_t near,
+                                                         F look) {
+    const auto between = [&](std::uint64_t from,
+                             std::uint64_t end) -> Result<std::optional<std::uint64_t>> {
+        for (auto g = set.search(from); g && *g < end; g = set.search(*g + 1)) {
+            TRY(load(*g));
+            if (const auto found = look(*g); found) return found;
+        }
+        return std::optional<std::uint64_t>();
+    };
+    auto found = TRY(between(near, groups_.size()));
+    if (!found) found = TRY(between(0, near));
+    return found;
+}
+
+// What a group has is known now.
+void SpaceMap::index_group(std::uint64_t number) {
+    const Group &group = groups_[number];
+    with_free_.set(number, group.free != Bits{});
+    for (unsigned side = 0; side < kSides; ++side)
+        for (unsigned k = 0; k < kRunClasses; ++k)
+            by_run_[side][k].set(number, group.runs[side][k] != Bits{});
+}
+
+void SpaceMap::set_reserved(std::uint64_t chunk, bool reserved) {
+    Chunk &c = chunk_at(chunk);
+    c.reserved = reserved;
+    put_on_shelf(chunk, shelf_of(c));
+}
+
+bool SpaceMap::wholly_free(std::uint64_t chunk) {
+    return chunk_at(chunk).shelf == kFreeShelf;
+}
+
+Result<std::optional<std::uint64_t>> SpaceMap::find_run(Side side, unsigned k, std::uint64_t near,
+                                                        bool for_data) {
+    const auto s = static_cast<unsigned>(side);
+    return in_groups(by_run_[s][k], near, [&](std::uint64_t g) -> std::optional<std::uint64_t> {
+        const Group &group = groups_[g];
+        for (std::size_t i = 0; i < group.free.size(); ++i) {
+            const std::uint64_t word = group.runs[s][k][i] & (for_data ? ~group.blocked[i] : ~0ull);
+            if (word != 0)
+                return g * kGroupChunks + i * 64 + static_cast<unsigned>(std::countr_zero(word));
+        }
+        return std::nullopt;
+    });
+}
+
+Result<std::optional<std::uint64_t>> SpaceMap::find_run_here(Side side, unsigned k,
+                                                             std::uint64_t near, unsigned blocks,
+                                                             bool for_data) {
+    TRY(load(near));
+    const Group &group = groups_[near];
+    const Bits &set = group.runs[static_cast<unsigned>(side)][k];
+    for (BitRun r = next_run(set, 0); r.length != 0; r = next_run(set, r.start + r.length))
+        for (unsigned c = r.start; c < r.start + r.length; ++c)
+            if (group.chunks[c].longest >= blocks && !(for_data && bit_at(group.blocked, c)))
+                return std::optional(near * kGroupChunks + c);
+    return std::optional<std::uint64_t>();
+}
+
+Result<std::optional<std::uint64_t>> SpaceMap::find_free(std::uint64_t near, unsigned count,
+                                                         unsigned unit, bool for_data) {
+    return in_groups(with_free_, near, [&](std::uint64_t g) -> std::optional<std::uint64_t> {
+        const Group &group = groups_[g];
+        if (group.free_chunks < count) return std::nullopt;
+        unsigned run = 0;
+        for (unsigned c = 0; c < group.chunk_count; ++c) {
+            if (c % kBitmapChunks == 0) run = 0;  // a transaction changes one bitmap block
+            if (run == 0 && (g * kGroupChunks + c) % unit != 0) continue;
+            const bool free = bit_at(group.free, c) && !(for_data && bit_at(group.blocked, c));
+            run = free ? run + 1 : 0;
+            if (run == count) return g * kGroupChunks + c + 1 - count;
+        }
+        return std::nullopt;
+    });
+}
+
+}  // namespace pmfs::core

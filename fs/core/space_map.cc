@@ -1,0 +1,405 @@
+// Bitmaps, summaries and counts: see space_map.h.  The index is in space_index.cc.
+#include "core/space_map.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/assert.h"
+#include "base/errors.h"
+#include "media/geometry.h"
+
+namespace pmfs::core {
+
+using media::ChunkKind;
+using media::kChunkBlocks;
+using media::kGroupBlocks;
+using media::kGroupChunks;
+using media::Magic;
+
+namespace {
+
+BlockNo bitmap_block(std::uint64_t chunk, bool classes) {
+    const auto layout = media::layout_of(chunk / kGroupChunks);
+    return BlockNo((classes ? layout.classes : layout.bitmaps) +
+                   media::bitmap_index(chunk % kGroupChunks));
+}
+std::uint64_t row_of(std::uint64_t chunk) {
+    return media::bitmap_row(chunk % kGroupChunks);
+}
+Bits bits_of(const media::BitmapBlock &bitmap, std::uint64_t chunk) {
+    Bits bits;
+    for (std::size_t i = 0; i < bits.size(); ++i) bits[i] = bitmap.bits[row_of(chunk)][i].get();
+    return bits;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<SpaceMap>> SpaceMap::open(journal::Journal &journal,
+                                                 const media::Superblock &superblock) {
+    std::unique_ptr<SpaceMap> map(new SpaceMap(journal, superblock));
+    const std::uint64_t blocks = superblock.block_count.get();
+    map->groups_.resize(media::group_count(blocks));
+    for (auto &side : map->by_run_)
+        for (GroupSet &set : side) set.resize(map->groups_.size());
+    for (GroupSet *set :
+         {&map->with_free_, &map->with_inodes_, &map->with_orphans_, &map->with_grants_})
+        set->resize(map->groups_.size());
+    for (std::uint64_t g = 0; g < map->groups_.size(); ++g) {
+        const auto *summary = TRY(map->read_summary(g));
+        Group &group = map->groups_[g];
+        group.chunk_count = static_cast<std::uint32_t>(media::group_chunks(blocks, g));
+        for (std::uint32_t c = 0; c < group.chunk_count; ++c)
+            group.free_chunks += summary->kind[c] == static_cast<std::uint8_t>(ChunkKind::free);
+        group.partial_free = summary->partial_free.get();
+        map->free_ += group.free_chunks * kChunkBlocks + group.partial_free;
+        map->free_chunks_ += group.free_chunks;
+        map->inodes_used_ += summary->inodes_used.get();
+        map->inodes_made_ += summary->inodes_made.get();
+        // What its chunks are like is seen when it is looked at.
+        map->with_free_.set(g, group.free_chunks != 0);
+        map->with_inodes_.set(g, summary->inodes_made.get() > summary->inodes_used.get());
+        map->with_orphans_.set(g, summary->orphan_head.get() != 0);
+        map->with_grants_.set(g, summary->grant_head.get() != 0);
+        for (auto &side : map->by_run_)
+            for (GroupSet &set : side) set.set(g, group.partial_free != 0);
+    }
+    return map;
+}
+
+Result<const media::Summary *> SpaceMap::read_summary(std::uint64_t group) {
+    const auto layout = media::layout_of(group);
+    auto found = journal_.blocks().get(BlockNo(layout.summary_a), Magic::summary);
+    if (!found.ok()) found = journal_.blocks().get(BlockNo(layout.summary_b), Magic::summary);
+    if (!found.ok()) return corrupt("both summaries of an allocation group are damaged");
+    return reinterpret_cast<const media::Summary *>(found.value());
+}
+
+std::uint64_t SpaceMap::chunk_count() const {
+    return superblock_.block_count.get() / kChunkBlocks;
+}
+
+SpaceMap::Chunk &SpaceMap::chunk_at(std::uint64_t chunk) {
+    Group &group = groups_[chunk / kGroupChunks];
+    PMFS_ASSERT(group.chunks && chunk % kGroupChunks < group.chunk_count);
+    return group.chunks[chunk % kGroupChunks];
+}
+
+Result<const SpaceMap::Chunk *> SpaceMap::chunk(std::uint64_t chunk) {
+    if (chunk >= chunk_count()) return Error(ENOENT, "there is no chunk of that number");
+    TRY(load(chunk / kGroupChunks));
+    return &chunk_at(chunk);
+}
+
+Result<Bits> SpaceMap::home_bits(std::uint64_t chunk, bool classes) {
+    const auto *bitmap = reinterpret_cast<const media::BitmapBlock *>(
+        TRY(journal_.blocks().get(bitmap_block(chunk, classes), Magic::bitmap)));
+    return bits_of(*bitmap, chunk);
+}
+
+// Reads a group's bitmaps, once.  Counts that disagree with the summary are EUCLEAN: nobody may
+// allocate from a group whose bookkeeping is wrong.
+Result<> SpaceMap::load(std::uint64_t number) {
+    Group &group = groups_[number];
+    if (group.chunks) return {};
+    const media::Summary *summary = TRY(read_summary(number));
+    auto chunks = std::make_unique<Chunk[]>(group.chunk_count);
+    std::uint32_t partial = 0;
+    for (std::uint32_t c = 0; c < group.chunk_count; ++c) {
+        const std::uint64_t chunk = number * kGroupChunks + c;
+        const Bits used = TRY(home_bits(chunk, false)), classes = TRY(home_bits(chunk, true));
+        bool subset = true;
+        for (std::size_t i = 0; i < used.size(); ++i) subset &= (classes[i] & ~used[i]) == 0;
+        const ChunkKind kind = used == Bits{}      ? ChunkKind::free
+                               : classes == Bits{} ? ChunkKind::data
+                               : classes == used   ? ChunkKind::meta
+                                                   : ChunkKind::mixed;
+        if (!subset || summary->kind[c] != static_cast<std::uint8_t>(kind))
+            return corrupt("a group's bitmaps and its summary disagree");
+        chunks[c].free = static_cast<std::uint16_t>(kChunkBlocks - count_bits(used));
+        chunks[c].kind = kind;
+        chunks[c].inodes = summary->inode_map[c].get() != 0;
+        chunks[c].was_meta = classes != Bits{};
+        if (kind != ChunkKind::free) partial += chunks[c].free;
+    }
+    if (partial != group.partial_free) return corrupt("a group's bitmaps and its summary disagree");
+    TRY(check_fixed(number, *summary));
+    group.chunks = std::move(chunks);
+    for (std::uint32_t c = 0; c < group.chunk_count; ++c) {
+        set_bit(group.free_inodes, c, group.chunks[c].inodes);
+        index_home(number * kGroupChunks + c);
+    }
+    index_group(number);
+    return {};
+}
+
+// What has a fixed place is never free: else it would be given out, and overwritten.
+Result<> SpaceMap::check_fixed(std::uint64_t number, const media::Summary &summary) {
+    const auto layout = media::layout_of(number);
+    const auto check = [&](std::uint64_t from, std::uint64_t end) -> Result<> {
+        for (std::uint64_t at = from; at < end; ++at)
+            for (const bool classes : {false, true})
+                if (!bit_at(TRY(home_bits(at / kChunkBlocks, classes)), at % kChunkBlocks))
+                    return corrupt("a bitmap calls a block free that never is");
+        return {};
+    };
+    TRY(check(layout.superblock, layout.end));
+    if (summary.inode_map[0].get() != layout.inode_map - layout.superblock + 1)
+        return corrupt("a group's own inode map is not in its place");
+    if (number != 0) return {};
+    TRY(check(superblock_.journal_start.get(),
+              media::fixed_end(superblock_.journal_start.get(), superblock_.journal_blocks.get())));
+    const std::uint64_t copy = superblock_.copy_block.get();
+    return copy == 0 ? Result<>() : check(copy, copy + 1);
+}
+
+const Bits *SpaceMap::held_of(std::uint64_t chunk) const {
+    const auto found = held_.find(chunk);
+    return found == held_.end() ? nullptr : &found->second;
+}
+
+Result<Bits> SpaceMap::available(Change *change, std::uint64_t chunk) {
+    TRY(load(chunk / kGroupChunks));
+    Bits bits = change == nullptr
+                    ? TRY(home_bits(chunk, false))
+                    : bits_of(*TRY(change->tx().read<media::BitmapBlock>(bitmap_block(chunk, false),
+                                                                         Magic::bitmap)),
+                              chunk);
+    const Bits *held = held_of(chunk);
+    for (std::size_t i = 0; i < bits.size(); ++i)
+        bits[i] = ~bits[i] & (held == nullptr ? ~std::uint64_t{0} : ~(*held)[i]);
+    return bits;
+}
+
+void SpaceMap::account(std::uint64_t chunk, std::int32_t free, ChunkKind kind) {
+    Group &group = groups_[chunk / kGroupChunks];
+    Chunk &c = chunk_at(chunk);
+    const auto count = [&](bool add) {
+        std::uint32_t &counter = c.kind == ChunkKind::free ? group.free_chunks : group.partial_free;
+        const std::uint32_t n = c.kind == ChunkKind::free ? 1 : c.free;
+        counter = add ? counter + n : counter - n;
+        if (c.kind == ChunkKind::free) free_chunks_ += add ? 1 : ~std::uint64_t{0};
+    };
+    count(false);
+    c.free = static_cast<std::uint16_t>(c.free + free);
+    c.kind = kind;
+    count(true);
+    free_ += static_cast<std::uint64_t>(static_cast<std::int64_t>(free));
+}
+
+Result<> SpaceMap::write_summary(Change &change, std::uint64_t chunk) {
+    const Group &group = groups_[chunk / kGroupChunks];
+    const auto kind = static_cast<std::uint8_t>(chunk_at(chunk).kind);
+    return edit_summary(change, chunk / kGroupChunks, [&](media::Summary *s) {
+        s->partial_free.set(group.partial_free);
+        s->kind[chunk % kGroupChunks] = kind;
+    });
+}
+
+Result<> SpaceMap::edit_bits(Change &change, std::uint64_t chunk, const Bits &bits, bool take) {
+    auto *bitmap =
+        TRY(change.tx().edit<media::BitmapBlock>(bitmap_block(chunk, false), Magic::bitmap));
+    auto &row = bitmap->bits[row_of(chunk)];
+    for (std::size_t i = 0; i < bits.size(); ++i) {
+        const std::uint64_t was = row[i].get();
+        if ((was & bits[i]) != (take ? 0 : bits[i]))
+            return corrupt("a block is freed twice, or taken while in use");
+        row[i].set(was ^ bits[i]);
+    }
+    return {};
+}
+
+Result<> SpaceMap::take(Change &change, std::uint64_t chunk, const Bits &bits, bool meta) {
+    TRY(load(chunk / kGroupChunks));
+    Chunk &c = chunk_at(chunk);
+    TRY(edit_bits(change, chunk, bits, true));
+    const auto n = static_cast<std::int32_t>(count_bits(bits));
+    undo_.push_back({chunk, -n, c.kind, c.inodes, false, Bits{}});
+    if (meta) {
+        auto *classes =
+            TRY(change.tx().edit<media::BitmapBlock>(bitmap_block(chunk, true), Magic::bitmap));
+        for (std::size_t i = 0; i < bits.size(); ++i) {
+            media::le64 &word = classes->bits[row_of(chunk)][i];
+            word.set(word.get() | bits[i]);
+        }
+        c.was_meta = true;
+    } else if (c.was_meta) {
+        for (BitRun r = next_run(bits, 0); r.length != 0; r = next_run(bits, r.start + r.length))
+            for (unsigned i = r.start; i < r.start + r.length; ++i)
+                journal_.forget_block(BlockNo(chunk * kChunkBlocks + i));
+    }
+    const ChunkKind own = meta ? ChunkKind::meta : ChunkKind::data;
+    account(chunk, -n, c.kind == ChunkKind::free || c.kind == own ? own : ChunkKind::mixed);
+    index(chunk, TRY(available(&change, chunk)));
+    return write_summary(change, chunk);
+}
+
+// True when some of the bits were metadata.
+Result<bool> SpaceMap::clear_classes(Change &change, std::uint64_t chunk, const Bits &bits) {
+    if (chunk_at(chunk).kind == ChunkKind::data) return false;
+    const BlockNo block = bitmap_block(chunk, true);
+    const Bits classes =
+        bits_of(*TRY(change.tx().read<media::BitmapBlock>(block, Magic::bitmap)), chunk);
+    bool any = false;
+    for (std::size_t i = 0; i < bits.size(); ++i) any |= (classes[i] & bits[i]) != 0;
+    if (!any) return false;
+    auto *copy = TRY(change.tx().edit<media::BitmapBlock>(block, Magic::bitmap));
+    for (std::size_t i = 0; i < bits.size(); ++i)
+        copy->bits[row_of(chunk)][i].set(classes[i] & ~bits[i]);
+    return true;
+}
+
+// Of what kind the chunk is, now that its bits are edited.
+Result<ChunkKind> SpaceMap::kind_without(Change &change, std::uint64_t chunk, const Bits &gone) {
+    const Chunk &c = chunk_at(chunk);
+    if (c.free + count_bits(gone) == kChunkBlocks) return ChunkKind::free;
+    if (c.kind != ChunkKind::mixed) return c.kind;
+    const auto read = [&](bool classes) -> Result<Bits> {
+        return bits_of(*TRY(change.tx().read<media::BitmapBlock>(bitmap_block(chunk, classes),
+                                                                 Magic::bitmap)),
+                       chunk);
+    };
+    const Bits classes = TRY(read(true));
+    if (classes == Bits{}) return ChunkKind::data;
+    return classes == TRY(read(false)) ? ChunkKind::meta : ChunkKind::mixed;
+}
+
+Result<> SpaceMap::give(Change &change, std::uint64_t chunk, const Bits &bits) {
+    TRY(load(chunk / kGroupChunks));
+    Chunk &c = chunk_at(chunk);
+    TRY(edit_bits(change, chunk, bits, false));
+    const bool meta = TRY(clear_classes(change, chunk, bits));
+    const ChunkKind kind = TRY(kind_without(change, chunk, bits));
+    const auto n = static_cast<std::int32_t>(count_bits(bits));
+    undo_.push_back({chunk, n, c.kind, c.inodes, meta, bits});
+    account(chunk, n, kind);
+    hold_bits(chunk, bits);
+    index(chunk, TRY(available(&change, chunk)));
+    return write_summary(change, chunk);
+}
+
+std::size_t SpaceMap::blocks_to_give(Change &change, std::uint64_t chunk) {
+    const auto layout = media::layout_of(chunk / kGroupChunks);
+    std::size_t n = 0;
+    for (const BlockNo block : {bitmap_block(chunk, false), bitmap_block(chunk, true),
+                                BlockNo(layout.summary_a), BlockNo(layout.summary_b)})
+        n += change.tx().changes(block) ? 0 : 1;
+    return n;
+}
+
+Result<> SpaceMap::set_inode_map(Change &change, std::uint64_t chunk, std::optional<unsigned> at) {
+    TRY(load(chunk / kGroupChunks));
+    Chunk &c = chunk_at(chunk);
+    undo_.push_back({chunk, 0, c.kind, c.inodes, false, Bits{}});
+    c.inodes = at.has_value();
+    const auto value = static_cast<std::uint16_t>(at ? *at + 1 : 0);
+    TRY(edit_summary(change, chunk / kGroupChunks, [&](media::Summary *s) {
+        s->inode_map[chunk % kGroupChunks] = media::le16(value);
+    }));
+    index(chunk, TRY(available(&change, chunk)));
+    return {};
+}
+
+Result<> SpaceMap::count_inodes(Change &change, std::uint64_t group, std::int32_t used,
+                                std::int32_t made) {
+    pending_used_ += used;
+    pending_made_ += made;
+    const auto add = [](media::le32 &counter, std::int32_t n) {
+        counter.set(counter.get() + static_cast<std::uint32_t>(n));
+    };
+    return edit_summary(change, group, [&](media::Summary *s) {
+        add(s->inodes_used, used);
+        add(s->inodes_made, made);
+    });
+}
+
+std::optional<std::uint64_t> SpaceMap::inode_hint(std::uint64_t group) const {
+    const BitRun found = next_run(groups_[group].free_inodes, 0);
+    if (found.length == 0) return std::nullopt;
+    return group * kGroupChunks + found.start;
+}
+
+void SpaceMap::has_free_inode(std::uint64_t chunk, bool has) {
+    const std::uint64_t group = chunk / kGroupChunks;
+    set_bit(groups_[group].free_inodes, static_cast<unsigned>(chunk % kGroupChunks), has);
+    if (has) with_inodes_.set(group, true);
+}
+
+void SpaceMap::tx_committed(TxSeq seq) {
+    const bool frees = std::any_of(undo_.begin(), undo_.end(),
+                                   [](const Undo &u) { return u.held != Bits{}; });
+    const std::uint64_t epoch = frees && epochs_.self ? epochs_.advance(epochs_.self) : 0;
+    for (const Undo &u : undo_) {
+        if (u.held == Bits{}) continue;
+        held_queue_.push_back({seq, epoch, u.chunk, u.held});
+        if (!u.freed_meta) continue;
+        meta_freed_[u.chunk] = seq;
+        set_bit(groups_[u.chunk / kGroupChunks].blocked,
+                static_cast<unsigned>(u.chunk % kGroupChunks), true);
+    }
+    undo_.clear();
+    inodes_used_ += static_cast<std::uint64_t>(std::exchange(pending_used_, 0));
+    inodes_made_ += static_cast<std::uint64_t>(std::exchange(pending_made_, 0));
+    release_held();
+}
+
+void SpaceMap::tx_aborted() {
+    for (std::size_t i = undo_.size(); i-- > 0;) {
+        const Undo &u = undo_[i];
+        account(u.chunk, -u.free, u.old_kind);
+        chunk_at(u.chunk).inodes = u.old_inodes;
+        if (u.held != Bits{}) unhold(u.chunk, u.held);
+    }
+    for (const Undo &u : undo_) index_home(u.chunk);
+    undo_.clear();
+    pending_used_ = pending_made_ = 0;
+}
+
+void SpaceMap::hold_bits(std::uint64_t chunk, const Bits &bits) {
+    Bits &held = held_[chunk];
+    const unsigned before = count_bits(held);
+    for (std::size_t i = 0; i < bits.size(); ++i) held[i] |= bits[i];
+    held_total_ += count_bits(held) - before;
+}
+
+void SpaceMap::hold(std::uint64_t chunk, const Bits &bits) {
+    hold_bits(chunk, bits);
+    index_home(chunk);
+}
+
+void SpaceMap::unhold(std::uint64_t chunk, const Bits &bits) {
+    const auto found = held_.find(chunk);
+    if (found == held_.end()) return;
+    const unsigned before = count_bits(found->second);
+    for (std::size_t i = 0; i < bits.size(); ++i) found->second[i] &= ~bits[i];
+    const unsigned left = count_bits(found->second);
+    held_total_ -= before - left;
+    if (left == 0) held_.erase(found);
+    index_home(chunk);
+}
+
+void SpaceMap::release_held() {
+    const TxSeq durable = journal_.durable();
+    const std::uint64_t oldest =
+        epochs_.self && !held_queue_.empty() ? epochs_.oldest(epochs_.self) : ~std::uint64_t{0};
+    while (!held_queue_.empty() && held_queue_.front().seq <= durable &&
+           held_queue_.front().epoch < oldest) {
+        unhold(held_queue_.front().chunk, held_queue_.front().bits);
+        held_queue_.pop_front();
+    }
+    const TxSeq checkpointed = journal_.checkpointed();
+    std::erase_if(meta_freed_, [&](const auto &one) {
+        if (one.second > checkpointed) return false;
+        set_bit(groups_[one.first / kGroupChunks].blocked,
+                static_cast<unsigned>(one.first % kGroupChunks), false);
+        return true;
+    });
+}
+
+bool SpaceMap::settle_meta() {
+    if (meta_freed_.empty() || journal_.region().is_image()) return false;
+    journal_.settle_tail();
+    release_held();
+    return meta_freed_.empty();
+}
+
+}  // namespace pmfs::core

@@ -1,0 +1,208 @@
+// Which blocks are in use, and by what: the bitmaps and summaries of all groups, what is held back,
+// and an index by which a place is found in a few steps however large the volume is.
+//
+// A block that is freed is held back: within its transaction always; until nobody reads it any more
+// who began before; and on an image file until the record that freed it is safe from a power cut,
+// for else another file's bytes could be found under the old name.  A block that was metadata may
+// become data only when no record can be replayed that touches it.
+//
+// Called with the volume's lock held exclusively, but for the counters.
+#pragma once
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "core/bits.h"
+#include "core/change.h"
+#include "core/group_set.h"
+#include "journal/tx.h"
+#include "media/format.h"
+
+namespace pmfs::core {
+
+// Where the free runs of broken chunks are looked for.
+enum class Side : std::uint8_t {
+    data = 0,   // data, or data and metadata
+    meta = 1,   // metadata only
+    inode = 2,  // chunks with inodes: more of them are to come
+};
+inline constexpr unsigned kSides = 3;
+inline constexpr unsigned kRunClasses = 9;  // class k: the longest free run has 2^k blocks or more
+
+class SpaceMap final : public journal::TxWatcher {
+public:
+    // Reads the summaries (either copy of each).  EUCLEAN when both copies of one are damaged.
+    static Result<std::unique_ptr<SpaceMap>> open(journal::Journal &journal,
+                                                  const media::Superblock &superblock);
+
+    struct Chunk {
+        std::uint16_t free = 0;     // by the media, held-back blocks included
+        std::uint16_t longest = 0;  // run of blocks that can be taken
+        media::ChunkKind kind = media::ChunkKind::free;
+        bool inodes = false;    // it has an inode map
+        bool was_meta = false;  // some block of it, since the mount
+        bool reserved = false;  // set by the allocator: not in the index
+        std::uint8_t shelf = 0xff;  // where the index has it: see space_index.cc
+    };
+    // ENOENT past the end.
+    Result<const Chunk *> chunk(std::uint64_t chunk);
+    std::uint64_t chunk_count() const;
+    std::uint64_t group_count() const { return groups_.size(); }
+
+    // --- finding.  Nothing: there is none.
+    // A chunk of `side` whose longest run is of class `k`; in the group `near` or the next one.
+    Result<std::optional<std::uint64_t>> find_run(Side side, unsigned k, std::uint64_t near,
+                                                  bool for_data);
+    // In the group `near` only: a chunk of class `k` whose longest run has at least `blocks`.
+    Result<std::optional<std::uint64_t>> find_run_here(Side side, unsigned k, std::uint64_t near,
+                                                       unsigned blocks, bool for_data);
+    // `count` chunks in a row, wholly free, the first one at a multiple of `unit`, all in one
+    // bitmap block.
+    Result<std::optional<std::uint64_t>> find_free(std::uint64_t near, unsigned count,
+                                                   unsigned unit, bool for_data);
+    // The first group at or after `from` that has a free chunk, and round.
+    std::optional<std::uint64_t> free_group(std::uint64_t from) const {
+        return with_free_.next(from);
+    }
+    // Blocks of the chunk that can be taken, as the change sees it (null: there is none).
+    Result<Bits> available(Change *change, std::uint64_t chunk);
+    bool wholly_free(std::uint64_t chunk);
+    // It was metadata so lately that data must not go there yet.
+    bool blocked(std::uint64_t chunk) const {
+        return bit_at(groups_[chunk / media::kGroupChunks].blocked,
+                      static_cast<unsigned>(chunk % media::kGroupChunks));
+    }
+    void set_reserved(std::uint64_t chunk, bool reserved);
+
+    // --- changing.  EUCLEAN: taken while in use, or freed twice.
+    Result<> take(Change &change, std::uint64_t chunk, const Bits &bits, bool meta);
+    Result<> give(Change &change, std::uint64_t chunk, const Bits &bits);
+    // How many blocks that would add to the transaction.
+    std::size_t blocks_to_give(Change &change, std::uint64_t chunk);
+    // Held in memory alone, for a change that is still to come.
+    void hold(std::uint64_t chunk, const Bits &bits);
+    void unhold(std::uint64_t chunk, const Bits &bits);
+
+    // Calls f(media::Summary *) for both copies of a group's summary.
+    template <class F>
+    Result<> edit_summary(Change &change, std::uint64_t group, F f) {
+        const auto layout = media::group_layout(group * media::kGroupBlocks);
+        const BlockNo place[2] = {BlockNo(layout.summary_a), BlockNo(layout.summary_b)};
+        for (int i = 0; i < 2; ++i)
+            f(TRY(change.edit_copy<media::Summary>(place[i], place[1 - i], media::Magic::summary)));
+        return {};
+    }
+    // The chunk has an inode map from now on (or: no more), at that block of it.
+    Result<> set_inode_map(Change &change, std::uint64_t chunk, std::optional<unsigned> at);
+    // More (fewer) inodes are in use, or have a place.
+    Result<> count_inodes(Change &change, std::uint64_t group, std::int32_t used,
+                          std::int32_t made);
+
+    // Chunks and groups that may have a free inode with a place of its own, until somebody found
+    // that they have none.
+    std::optional<std::uint64_t> inode_hint(std::uint64_t group) const;
+    std::optional<std::uint64_t> inode_group_hint(std::uint64_t from) const {
+        return with_inodes_.next(from);
+    }
+    void has_free_inode(std::uint64_t chunk, bool has);
+    void group_has_no_free_inode(std::uint64_t group) { with_inodes_.set(group, false); }
+    // Groups whose lists of orphans or of grant records may have something.
+    GroupSet &listed(bool orphans) { return orphans ? with_orphans_ : with_grants_; }
+
+    void tx_committed(TxSeq seq) override;
+    void tx_aborted() override;
+    // The journal's durable() or checkpointed() moved, or readers left: held-back blocks may be
+    // free now.
+    void release_held();
+    // Freed blocks will come to be free by a group commit, a checkpoint or the end of a read.
+    bool waits(bool image) const {
+        return !held_queue_.empty() || (image && !meta_freed_.empty());
+    }
+    // On DAX media: nothing that was metadata has to stay so any more.  True: something had to.
+    bool settle_meta();
+
+    // Called before it is asked for the first time: the epoch of what begins now, and of the
+    // oldest that has not ended (docs/decisions/0013).
+    struct Epochs {
+        std::uint64_t (*advance)(void *self);
+        std::uint64_t (*oldest)(void *self);
+        void *self;
+    };
+    void set_epochs(const Epochs &epochs) { epochs_ = epochs; }
+
+    // --- counters; without the lock
+    std::uint64_t free_blocks() const { return free_.load(std::memory_order_relaxed); }
+    std::uint64_t held_blocks() const { return held_total_.load(std::memory_order_relaxed); }
+    std::uint64_t free_chunks() const { return free_chunks_.load(std::memory_order_relaxed); }
+    std::uint64_t inodes_used() const { return inodes_used_.load(std::memory_order_relaxed); }
+    std::uint64_t inodes_made() const { return inodes_made_.load(std::memory_order_relaxed); }
+
+    Result<> load(std::uint64_t group);
+
+private:
+    struct Group {
+        std::uint32_t chunk_count = 0, free_chunks = 0, partial_free = 0;
+        std::unique_ptr<Chunk[]> chunks;  // null until first used
+        // Sets of chunks: by side and class of the longest run; wholly free; once metadata.
+        std::array<std::array<Bits, kRunClasses>, kSides> runs{};
+        Bits free{}, blocked{}, free_inodes{};
+    };
+    struct Undo {
+        std::uint64_t chunk;
+        std::int32_t free;
+        media::ChunkKind old_kind;
+        bool old_inodes, freed_meta;
+        Bits held;  // added to the held bits
+    };
+    struct Held {
+        TxSeq seq;
+        std::uint64_t epoch;
+        std::uint64_t chunk;
+        Bits bits;
+    };
+
+    SpaceMap(journal::Journal &journal, const media::Superblock &superblock)
+        : journal_(journal), superblock_(superblock) {}
+
+    Chunk &chunk_at(std::uint64_t chunk);
+    Result<const media::Summary *> read_summary(std::uint64_t group);
+    Result<Bits> home_bits(std::uint64_t chunk, bool classes);
+    Result<> check_fixed(std::uint64_t group, const media::Summary &summary);
+    Result<> edit_bits(Change &change, std::uint64_t chunk, const Bits &bits, bool take);
+    Result<bool> clear_classes(Change &change, std::uint64_t chunk, const Bits &bits);
+    Result<media::ChunkKind> kind_without(Change &change, std::uint64_t chunk, const Bits &bits);
+    void account(std::uint64_t chunk, std::int32_t free, media::ChunkKind kind);
+    Result<> write_summary(Change &change, std::uint64_t chunk);
+    void hold_bits(std::uint64_t chunk, const Bits &bits);
+    const Bits *held_of(std::uint64_t chunk) const;
+    void index(std::uint64_t chunk, const Bits &available);
+    void index_home(std::uint64_t chunk);
+    void put_on_shelf(std::uint64_t chunk, std::uint8_t shelf);
+    void index_group(std::uint64_t group);
+    template <class F>
+    Result<std::optional<std::uint64_t>> in_groups(const GroupSet &set, std::uint64_t near, F look);
+    static std::uint8_t shelf_of(const Chunk &chunk);
+
+    journal::Journal &journal_;
+    const media::Superblock &superblock_;
+    std::vector<Group> groups_;
+    std::array<std::array<GroupSet, kRunClasses>, kSides> by_run_;
+    GroupSet with_free_, with_inodes_, with_orphans_, with_grants_;
+    std::unordered_map<std::uint64_t, Bits> held_;         // by chunk
+    std::deque<Held> held_queue_;                          // in order of seq
+    std::vector<Undo> undo_;                               // of the open transaction
+    std::unordered_map<std::uint64_t, TxSeq> meta_freed_;  // chunk -> last transaction
+    std::int64_t pending_used_ = 0, pending_made_ = 0;     // of the open transaction
+    Epochs epochs_{nullptr, nullptr, nullptr};
+    std::atomic<std::uint64_t> free_{0}, held_total_{0}, free_chunks_{0};
+    std::atomic<std::uint64_t> inodes_used_{0}, inodes_made_{0};
+};
+
+}  // namespace pmfs::core
