@@ -31,34 +31,9 @@ std::uint64_t type_of(const Inode &inode) {
     return (inode.mode.get() & S_IFMT) >> 12;  // DT_* is that
 }
 
-// Before version 1.2 the last block of a volume was like any other.
-void take_end_copy_away(pm::Region &region) {
-    const auto at = [&](std::uint64_t block) {
-        return const_cast<std::byte *>(region.data()) + block * kBlockSize;
-    };
-    auto &sb = *reinterpret_cast<Superblock *>(at(0));
-    const std::uint64_t copy = sb.copy_block.get();
-    if (copy == 0) return;
-    const GroupLayout layout = layout_of(sb.block_count.get(), 0);
-    const std::uint64_t chunk = copy / kChunkBlocks;
-    for (const std::uint64_t block : {layout.summary_a, layout.summary_b}) {
-        auto &summary = *reinterpret_cast<Summary *>(at(block));
-        summary.kind[chunk] = static_cast<std::uint8_t>(ChunkKind::free);
-        summary.free_chunks.set(summary.free_chunks.get() + 1);
-        summary.data_free.set(0);
-        seal_block(summary);
-    }
-    auto &bitmap = *reinterpret_cast<BitmapBlock *>(at(layout.bitmaps + bitmap_index(chunk)));
-    bitmap.bits[bitmap_row(chunk)][7].set(0);
-    seal_block(bitmap);
-    std::memset(at(copy), 0, kBlockSize);
-    sb.copy_block.set(0);
-}
-
 }  // namespace
 
-std::unique_ptr<pm::Region> fixed_volume(std::uint64_t size, std::uint64_t mapping_unit,
-                                         std::uint32_t minor) {
+std::unique_ptr<pm::Region> fixed_volume(std::uint64_t size, std::uint64_t mapping_unit) {
     auto region = pm::memory_region(size);
     REQUIRE(region.ok());
     mkfs::MakeOptions options;
@@ -76,20 +51,11 @@ std::unique_ptr<pm::Region> fixed_volume(std::uint64_t size, std::uint64_t mappi
     options.time = Timespec{1'600'000'000, 123'456'789};
     auto owned = std::move(region).take();
     REQUIRE(mkfs::make(*owned, options).ok());
-    if (minor == kVersionMinor) return owned;
-    if (minor < 2) take_end_copy_away(*owned);
-    for (std::uint64_t group = 0; group < group_count(size / kBlockSize); ++group) {
-        auto &sb = *reinterpret_cast<Superblock *>(const_cast<std::byte *>(owned->data()) +
-                                                   group_start(group) * kBlockSize);
-        sb.version_minor.set(minor);
-        sb.version_minor_oldest.set(minor);
-        seal_block(sb);
-    }
     return owned;
 }
 
-Builder::Builder(std::uint64_t size, std::uint64_t mapping_unit, std::uint32_t minor)
-    : region_(fixed_volume(size, mapping_unit, minor)) {}
+Builder::Builder(std::uint64_t size, std::uint64_t mapping_unit)
+    : region_(fixed_volume(size, mapping_unit)) {}
 
 std::byte *Builder::bytes(std::uint64_t block) {
     PMFS_ASSERT(block < region_->size() / kBlockSize);
@@ -97,20 +63,27 @@ std::byte *Builder::bytes(std::uint64_t block) {
 }
 
 Inode &Builder::inode(std::uint64_t number) {
-    // The builder never lets the table grow.
-    const auto &first = *reinterpret_cast<const InlineExtent *>(state().inode_table.inline_bytes);
-    PMFS_ASSERT(number / kInodesPerBlock < first.blocks.get());
-    return block<Inode[kInodesPerBlock]>(first.start.get() +
-                                         number / kInodesPerBlock)[number % kInodesPerBlock];
+    if (number == kRootIno) return block<Inode>(sb().root_block.get());
+    return block<Inode[kInodesPerBlock]>(number / kInodesPerBlock)[number % kInodesPerBlock];
 }
 
-State &Builder::state(unsigned copy) {
-    return block<State>(sb().state_block[copy].get());
+std::uint64_t Builder::number_of(std::uint64_t number, std::uint64_t slot) {
+    const bool root = number == sb().root_block.get() && slot == 0;
+    return root ? kRootIno : number * kInodesPerBlock + slot;
 }
 
-Summary &Builder::summary(unsigned copy) {
-    const GroupLayout layout = layout_of(block_count(), 0);
-    return block<Summary>(copy == 0 ? layout.summary_a : layout.summary_b);
+Summary &Builder::summary(std::uint64_t group) {
+    return block<Summary>(layout_of(group).summary_a);
+}
+
+std::uint64_t Builder::inode_map_block(std::uint64_t chunk) {
+    const std::uint64_t entry = summary(chunk / kGroupChunks).inode_map[chunk % kGroupChunks].get();
+    PMFS_ASSERT(entry != 0);
+    return chunk * kChunkBlocks + entry - 1;
+}
+
+InodeMap &Builder::inode_map(std::uint64_t chunk) {
+    return block<InodeMap>(inode_map_block(chunk));
 }
 
 void Builder::seal(std::uint64_t block) {
@@ -121,38 +94,75 @@ void Builder::seal_inode(std::uint64_t number) {
     seal_block(inode(number));
 }
 
-BitmapBlock &Builder::bitmap_of(std::uint64_t number) {
-    const std::uint64_t chunk = number / kChunkBlocks;
-    return block<BitmapBlock>(layout_of(block_count(), 0).bitmaps + bitmap_index(chunk));
+void Builder::seal_summary(std::uint64_t group) {
+    const GroupLayout layout = layout_of(group);
+    auto &second = block<Summary>(layout.summary_b);
+    const BlockHeader header = second.header;
+    second = summary(group);
+    second.header = header;
+    seal(layout.summary_a);
+    seal(layout.summary_b);
 }
 
-bool Builder::marked(std::uint64_t number) {
-    const le64 &word =
-        bitmap_of(number).bits[bitmap_row(number / kChunkBlocks)][number % kChunkBlocks / 64];
-    return (word.get() >> (number % 64) & 1) != 0;
+le64 &Builder::word_of(std::uint64_t number, bool classes) {
+    const GroupLayout layout = layout_of(number / kGroupBlocks);
+    const std::uint64_t chunk = number % kGroupBlocks / kChunkBlocks;
+    auto &bitmap =
+        block<BitmapBlock>((classes ? layout.classes : layout.bitmaps) + bitmap_index(chunk));
+    return bitmap.bits[bitmap_row(chunk)][number % kChunkBlocks / 64];
 }
 
-void Builder::mark(std::uint64_t start, std::uint64_t blocks, bool used) {
+void Builder::set_bits(std::uint64_t start, std::uint64_t blocks, bool classes, bool on) {
     for (std::uint64_t number = start; number < start + blocks; ++number) {
-        le64 &word =
-            bitmap_of(number).bits[bitmap_row(number / kChunkBlocks)][number % kChunkBlocks / 64];
+        le64 &word = word_of(number, classes);
         const std::uint64_t bit = std::uint64_t{1} << (number % 64);
-        word.set(used ? word.get() | bit : word.get() & ~bit);
+        word.set(on ? word.get() | bit : word.get() & ~bit);
     }
 }
 
-std::uint64_t Builder::take(ChunkKind kind, std::uint64_t blocks) {
+bool Builder::marked(std::uint64_t number) {
+    return (word_of(number, false).get() >> (number % 64) & 1) != 0;
+}
+
+bool Builder::is_metadata(std::uint64_t number) {
+    return (word_of(number, true).get() >> (number % 64) & 1) != 0;
+}
+
+void Builder::mark(std::uint64_t start, std::uint64_t blocks, bool used) {
+    set_bits(start, blocks, false, used);
+}
+
+void Builder::classify(std::uint64_t start, std::uint64_t blocks, bool metadata) {
+    set_bits(start, blocks, true, metadata);
+}
+
+void Builder::release(std::uint64_t start, std::uint64_t blocks) {
+    mark(start, blocks, false);
+    classify(start, blocks, false);
+}
+
+ChunkKind Builder::kind_of(std::uint64_t chunk) {
+    bool metadata = false, data = false;
+    for (std::uint64_t i = 0; i < kChunkBlocks; ++i)
+        if (marked(chunk * kChunkBlocks + i))
+            (is_metadata(chunk * kChunkBlocks + i) ? metadata : data) = true;
+    if (metadata) return data ? ChunkKind::mixed : ChunkKind::meta;
+    return data ? ChunkKind::data : ChunkKind::free;
+}
+
+std::uint64_t Builder::take(ChunkKind kind, std::uint64_t blocks, std::uint64_t wanted) {
     for (std::uint64_t chunk = 0; chunk < block_count() / kChunkBlocks; ++chunk) {
-        const auto is = static_cast<ChunkKind>(summary().kind[chunk]);
-        if (is != kind && is != ChunkKind::free) continue;
+        const ChunkKind is = kind_of(chunk);
+        const bool fits = is == kind || is == ChunkKind::free ||
+                          (is == ChunkKind::mixed && kind == ChunkKind::meta);
+        if (wanted == kAnyChunk ? !fits : chunk != wanted) continue;
         std::uint64_t run = 0;
         for (std::uint64_t i = 0; i < kChunkBlocks; ++i) {
             const std::uint64_t number = chunk * kChunkBlocks + i;
             run = marked(number) ? 0 : run + 1;
             if (run < blocks) continue;
-            for (unsigned copy = 0; copy < 2; ++copy)
-                summary(copy).kind[chunk] = static_cast<std::uint8_t>(kind);
             mark(number + 1 - blocks, blocks, true);
+            classify(number + 1 - blocks, blocks, kind == ChunkKind::meta);
             return number + 1 - blocks;
         }
     }
@@ -160,14 +170,51 @@ std::uint64_t Builder::take(ChunkKind kind, std::uint64_t blocks) {
     return 0;
 }
 
-std::uint64_t Builder::make(std::uint32_t mode) {
-    State &root = state();
-    const std::uint64_t number = root.free_inode_head.get();
-    REQUIRE(number != 0);
+void Builder::set_slot(std::uint64_t number, bool used) {
+    const std::uint64_t at = number == kRootIno ? sb().root_block.get() * kInodesPerBlock : number;
+    const std::uint64_t slot = at % kChunkInodes;
+    le64 &word = inode_map(at / kChunkInodes).slots[slot / 64];
+    const std::uint64_t bit = std::uint64_t{1} << (slot % 64);
+    word.set(used ? word.get() | bit : word.get() & ~bit);
+}
+
+void Builder::make_block(std::uint64_t chunk) {
+    Summary &group = summary(chunk / kGroupChunks);
+    if (group.inode_map[chunk % kGroupChunks].get() == 0) {
+        const std::uint64_t at = take(ChunkKind::meta, 1, chunk);
+        group.inode_map[chunk % kGroupChunks].set(
+            static_cast<std::uint16_t>(1 + at % kChunkBlocks));
+        auto &map = block<InodeMap>(at);
+        map = {};
+        map.header = header_of(Magic::inode_map, sb().header.fsid.get(), at, 0);
+    }
+    const std::uint64_t number = take(ChunkKind::meta, 1, chunk), place = number % kChunkBlocks;
+    le64 &word = inode_map(chunk).made[place / 64];
+    word.set(word.get() | std::uint64_t{1} << (place % 64));
+    std::memset(bytes(number), 0, kBlockSize);
+    for (std::uint64_t slot = 0; slot < kInodesPerBlock; ++slot)
+        inode(number_of(number, slot)).header =
+            header_of(Magic::inode, sb().header.fsid.get(), number_of(number, slot), 0);
+}
+
+std::uint64_t Builder::free_inode(std::uint64_t chunk) {
+    const InodeMap &map = inode_map(chunk);
+    for (std::uint64_t slot = 0; slot < kChunkInodes; ++slot) {
+        const std::uint64_t place = slot / kInodesPerBlock;
+        if ((map.made[place / 64].get() >> (place % 64) & 1) == 0) continue;
+        if ((map.slots[slot / 64].get() >> (slot % 64) & 1) != 0) continue;
+        return number_of(chunk * kChunkBlocks + place, slot % kInodesPerBlock);
+    }
+    return 0;
+}
+
+std::uint64_t Builder::make(std::uint32_t mode, std::uint64_t chunk) {
+    if (chunk == kAnyChunk) chunk = sb().root_block.get() / kChunkBlocks;
+    const bool has_map = summary(chunk / kGroupChunks).inode_map[chunk % kGroupChunks].get() != 0;
+    if (!has_map || free_inode(chunk) == 0) make_block(chunk);
+    const std::uint64_t number = free_inode(chunk);
+    set_slot(number, true);
     Inode &made = inode(number);
-    root.free_inode_head = made.next;
-    root.inodes_used.set(root.inodes_used.get() + 1);
-    made.next.set(0);
     made.generation.set(1);
     made.mode.set(mode);
     made.nlink.set(S_ISDIR(mode) ? 2 : 0);
@@ -354,7 +401,7 @@ void Builder::chain(const std::vector<std::uint64_t> &numbers) {
 
 void Builder::set_orphans(const std::vector<std::uint64_t> &numbers) {
     chain(numbers);
-    state().orphan_head.set(numbers.empty() ? 0 : numbers[0]);
+    summary().orphan_head.set(numbers.empty() ? 0 : numbers[0]);
 }
 
 std::uint64_t Builder::make_grant(std::uint64_t file, std::uint32_t flags) {
@@ -377,171 +424,52 @@ std::uint64_t Builder::make_grant(std::uint64_t file, std::uint32_t flags) {
 
 void Builder::set_grants(const std::vector<std::uint64_t> &numbers) {
     chain(numbers);
-    state().grant_head.set(numbers.empty() ? 0 : numbers[0]);
+    summary().grant_head.set(numbers.empty() ? 0 : numbers[0]);
 }
 
 void Builder::finish() {
-    REQUIRE(group_count(block_count()) == 1);
-    const GroupLayout layout = layout_of(block_count(), 0);
-    std::uint32_t free_chunks = 0, free[3] = {};
-    for (std::uint64_t chunk = 0; chunk < block_count() / kChunkBlocks; ++chunk) {
-        const std::uint8_t kind = summary().kind[chunk];
-        free_chunks += kind == 0;
-        for (std::uint64_t i = 0; i < kChunkBlocks; ++i)
-            if (kind < 3) free[kind] += !marked(chunk * kChunkBlocks + i);
+    for (std::uint64_t group = 0; group < group_count(block_count()); ++group) finish_group(group);
+}
+
+void Builder::finish_group(std::uint64_t group) {
+    const GroupLayout layout = layout_of(group);
+    Summary &all = summary(group);
+    std::uint32_t partial_free = 0, used = 0, made = 0;
+    for (std::uint64_t i = 0; i < group_chunks(block_count(), group); ++i) {
+        const std::uint64_t chunk = group * kGroupChunks + i;
+        const ChunkKind kind = kind_of(chunk);
+        all.kind[i] = static_cast<std::uint8_t>(kind);
+        for (std::uint64_t at = 0; at < kChunkBlocks && kind != ChunkKind::free; ++at)
+            partial_free += !marked(chunk * kChunkBlocks + at);
+        if (all.inode_map[i].get() == 0) continue;
+        finish_inodes(chunk);
+        used += inode_map(chunk).used.get();
+        made += inode_map(chunk).blocks.get() * static_cast<std::uint32_t>(kInodesPerBlock);
     }
-    for (unsigned copy = 0; copy < 2; ++copy) {
-        summary(copy).free_chunks.set(free_chunks);
-        summary(copy).meta_free.set(free[1]);
-        summary(copy).data_free.set(free[2]);
+    all.partial_free.set(partial_free);
+    all.inodes_used.set(used);
+    all.inodes_made.set(made);
+    seal_summary(group);
+    for (std::uint64_t i = 0; i < kBitmapBlocks; ++i) {
+        seal(layout.bitmaps + i);
+        seal(layout.classes + i);
     }
-    for (std::uint64_t number = layout.summary_a; number < layout.end; ++number) seal(number);
-
-    for (std::uint64_t number = 0; number < state().inodes_total.get(); ++number)
-        seal_inode(number);
-    seal_block(state().inode_table);
-    const BlockHeader header = state(1).header;
-    state(1) = state(0);
-    state(1).header = header;
-    seal(sb().state_block[0].get());
-    seal(sb().state_block[1].get());
 }
 
-namespace {
-
-InlineExtent extent(std::uint64_t at, std::uint64_t start, std::uint32_t blocks,
-                    std::uint32_t flags = 0) {
-    return {le64(at), le64(start), le32(blocks), le32(flags)};
-}
-
-}  // namespace
-
-Populated::Populated(std::uint64_t mapping_unit, std::uint32_t minor)
-    : b(8 * kMiB, mapping_unit, minor) {
-    directory = b.make(S_IFDIR | 0755);
-    subdirectory = b.make(S_IFDIR | 0700);
-    big_directory = b.make(S_IFDIR | 0755);
-    make_files();
-    make_values();
-    make_orphans();
-    make_names();
-    if (minor != 0) make_grants();
-    freed = b.state().free_inode_head.get();
-    free_meta = b.take(ChunkKind::meta);
-    free_data = b.take(ChunkKind::data);
-    b.mark(free_meta, 1, false);
-    b.mark(free_data, 1, false);
-    free_chunk = 2 * kChunkBlocks;
-    b.finish();
-}
-
-void Populated::make_files() {
-    sealed = b.make(S_IFREG | 0644);  // first, for its alignment
-    const std::uint64_t sealed_start = b.take(ChunkKind::data, 16);
-    b.inode(sealed).size.set(7 * kBlockSize + 100);
-    b.set_inline(sealed, {extent(0, sealed_start, 4), extent(4, sealed_start + 8, 4)});
-    b.mark(sealed_start + 4, 4, false);
-    b.mark(sealed_start + 12, 4, false);
-    b.seal_map(sealed, true);
-
-    file = b.make(S_IFREG | 0640);
-    const std::uint64_t start = b.take(ChunkKind::data, 6);
-    b.inode(file).size.set(100 * kBlockSize);
-    b.set_inline(file, {extent(0, start, 2), extent(50, start + 2, 3, kUnwritten),
-                        extent(99, start + 5, 1)});
-
-    tree_file = b.make(S_IFREG | 0600);
-    std::vector<InlineExtent> extents;
-    for (std::uint64_t i = 0; i < 200; ++i)
-        extents.push_back(extent(2 * i, b.take(ChunkKind::data), 1));
-    b.inode(tree_file).size.set(400 * kBlockSize);
-    b.set_map_tree(tree_file, extents, 100);
-    map_root = b.last_nodes()[0];
-    map_leaf = b.last_nodes()[1];
-    map_leaf_2 = b.last_nodes()[2];
-
-    as_is = b.make(S_IFREG | 0644);
-    b.inode(as_is).size.set(10 * kBlockSize);
-    b.set_inline(as_is, {extent(1, b.take(ChunkKind::data), 1, kUnwritten),
-                         extent(9, b.take(ChunkKind::data), 1)});
-    b.seal_map(as_is, false);
-    many_links = b.make(S_IFREG | 0644);
-}
-
-void Populated::make_values() {
-    attributes = b.make(S_IFREG | 0644);
-    b.add_xattrs(attributes, {{"user.small", "a value"},
-                              {"user.empty", ""},
-                              {"user.large", std::string(2 * kBlobBytes - 1, 'x')}});
-    xattr_leaf = b.last_nodes()[0];
-    short_link = b.make(S_IFLNK | 0777);
-    b.set_target(short_link, "directory/file");
-    long_link = b.make(S_IFLNK | 0777);
-    b.set_target(long_link, std::string(1000, 'y'));
-    link_blob =
-        load<InlineExtent>(std::as_bytes(std::span(b.inode(long_link).inline_bytes))).start.get();
-    xattr_blob = link_blob - 1;  // the one before: the last piece of user.large
-    pipe = b.make(S_IFIFO | 0600);
-    device = b.make(S_IFCHR | 0600);
-    b.inode(device).rdev.set(std::uint64_t{1} << 32 | 3);
-}
-
-void Populated::make_orphans() {
-    orphan = b.make(S_IFREG | 0600);
-    b.set_inline(orphan, {extent(0, b.take(ChunkKind::data), 1)});
-    trimming = b.make(S_IFREG | 0600);
-    b.inode(trimming).flags.set(kTrimPending);
-    b.inode(trimming).trim_from.set(kDonorBase);
-    b.set_inline(trimming, {extent(kDonorBase + 5, b.take(ChunkKind::data), 1)});
-    b.set_orphans({orphan, trimming});
-}
-
-void Populated::make_names() {
-    std::vector<std::pair<std::string, std::uint64_t>> links;
-    for (unsigned i = 0; i < 90; ++i) links.emplace_back("name " + std::to_string(i), many_links);
-    b.set_entries(big_directory, links);
-    big_root = b.last_nodes()[0];
-    big_leaf = b.last_nodes()[1];
-    big_leaf_2 = b.last_nodes()[2];
-    b.set_entries(directory, {{"file", file},
-                              {"file again", file},
-                              {"tree file", tree_file},
-                              {"sub", subdirectory},
-                              {"sealed", sealed},
-                              {"as is", as_is}});
-    directory_leaf = b.last_nodes()[0];
-    b.set_entries(kRootIno, {{"directory", directory},
-                             {"big", big_directory},
-                             {"attributes", attributes},
-                             {"short link", short_link},
-                             {"long link", long_link},
-                             {"pipe", pipe},
-                             {"device", device},
-                             {"trimming", trimming}});
-}
-
-// Two processes map the start of `file`, and blocks that it had once.  A third one maps what was a
-// file in the slot that `device` has now.
-void Populated::make_grants() {
-    const std::uint64_t start =
-        load<InlineExtent>(std::as_bytes(std::span(b.inode(file).inline_bytes))).start.get();
-    kept = b.take(ChunkKind::data, 3);
-    grant = b.make_grant(file, kGrantStores);
-    b.set_inline(grant, {extent(start, start, 2), extent(kept, kept, 2)});
-    grant_again = b.make_grant(file, kGrantStores | kGrantRevoked);
-    b.set_inline(grant_again, {extent(start + 1, start + 1, 1), extent(kept + 1, kept + 1, 2)});
-
-    grant_tree = b.make_grant(device, 0);
-    b.inode(device).generation.set(2);
-    std::vector<InlineExtent> extents;
-    for (std::uint64_t i = 0; i < 20; ++i) {
-        const std::uint64_t block = b.take(ChunkKind::data);
-        extents.push_back(extent(block, block, 1));
+void Builder::finish_inodes(std::uint64_t chunk) {
+    InodeMap &map = inode_map(chunk);
+    std::uint32_t used = 0, blocks = 0;
+    for (const le64 &word : map.slots)
+        used += static_cast<std::uint32_t>(std::popcount(word.get()));
+    for (std::uint64_t i = 0; i < kChunkBlocks; ++i) {
+        if ((map.made[i / 64].get() >> (i % 64) & 1) == 0) continue;
+        ++blocks;
+        for (std::uint64_t slot = 0; slot < kInodesPerBlock; ++slot)
+            seal_block(block<Inode[kInodesPerBlock]>(chunk * kChunkBlocks + i)[slot]);
     }
-    b.set_map_tree(grant_tree, extents, 10);
-    grant_root = b.last_nodes()[0];
-    grant_leaf = b.last_nodes()[1];
-    b.set_grants({grant, grant_again, grant_tree});
+    map.used.set(used);
+    map.blocks.set(blocks);
+    seal(inode_map_block(chunk));
 }
 
 }  // namespace pmfs::test

@@ -16,17 +16,14 @@
 
 namespace pmfs::test {
 
-// Everything that mkfs would draw by lot is fixed.  minor: the version that is said to have made
-// it.
-std::unique_ptr<pm::Region> fixed_volume(std::uint64_t size, std::uint64_t mapping_unit = 4096,
-                                         std::uint32_t minor = media::kVersionMinor);
+// Everything that mkfs would draw by lot is fixed.
+std::unique_ptr<pm::Region> fixed_volume(std::uint64_t size, std::uint64_t mapping_unit = 4096);
 
 using TreeEntry = std::pair<std::uint64_t, std::vector<std::byte>>;
 
 class Builder {
 public:
-    explicit Builder(std::uint64_t size, std::uint64_t mapping_unit = 4096,
-                     std::uint32_t minor = media::kVersionMinor);
+    explicit Builder(std::uint64_t size, std::uint64_t mapping_unit = 4096);
 
     pm::Region &region() { return *region_; }
     const media::Superblock &sb() { return block<media::Superblock>(0); }
@@ -39,19 +36,33 @@ public:
         return *reinterpret_cast<T *>(bytes(number));
     }
     media::Inode &inode(std::uint64_t number);
-    media::State &state(unsigned copy = 0);
-    media::Summary &summary(unsigned copy = 0);  // of group 0
-    void seal(std::uint64_t block);              // a 4 KiB block's checksum
+    media::Summary &summary(std::uint64_t group = 0);  // its first copy; finish() makes the other
+    media::InodeMap &inode_map(std::uint64_t chunk);   // which must have one
+    std::uint64_t inode_map_block(std::uint64_t chunk);
+    void seal(std::uint64_t block);  // a 4 KiB block's checksum
     void seal_inode(std::uint64_t number);
+    void seal_summary(std::uint64_t group = 0);  // both copies
 
-    // --- space.  Bitmaps change at once, counts with finish().
-    std::uint64_t take(media::ChunkKind kind, std::uint64_t blocks = 1);
-    void mark(std::uint64_t start, std::uint64_t blocks, bool used);
+    // --- space.  Bitmaps change at once, kinds and counts with finish().
+    // Free blocks in a row that are now `kind`: meta or data; in `chunk`, or in the first one that
+    // is of that kind or free.
+    static constexpr std::uint64_t kAnyChunk = ~std::uint64_t{0};
+    std::uint64_t take(media::ChunkKind kind, std::uint64_t blocks = 1,
+                       std::uint64_t chunk = kAnyChunk);
+    void release(std::uint64_t start, std::uint64_t blocks);          // both bits
+    void mark(std::uint64_t start, std::uint64_t blocks, bool used);  // in use or not
+    void classify(std::uint64_t start, std::uint64_t blocks, bool metadata);
     bool marked(std::uint64_t block);
+    bool is_metadata(std::uint64_t block);
+    media::ChunkKind kind_of(std::uint64_t chunk);  // by its bits
 
     // --- content
-    // Takes the next free inode.  Directories begin with nlink 2.
-    std::uint64_t make(std::uint32_t mode);
+    // Takes the next free inode of the chunk (the root's), with new blocks when it has none.
+    // Directories begin with nlink 2.
+    std::uint64_t make(std::uint32_t mode, std::uint64_t chunk = kAnyChunk);
+    // The first slot that is free in `chunk`, or 0.
+    std::uint64_t free_inode(std::uint64_t chunk);
+    void set_slot(std::uint64_t number, bool used);
     void add_xattrs(std::uint64_t number,
                     const std::vector<std::pair<std::string, std::string>> &xattrs);
     // Blocks of a file, in file order.
@@ -86,7 +97,12 @@ private:
                             const std::vector<TreeEntry> &entries, std::size_t per_leaf);
     std::uint64_t put_node(std::uint64_t owner, media::TreeKind kind, unsigned level,
                            const TreeEntry *entries, std::size_t count);
-    media::BitmapBlock &bitmap_of(std::uint64_t block);
+    media::le64 &word_of(std::uint64_t block, bool classes);
+    void set_bits(std::uint64_t start, std::uint64_t blocks, bool classes, bool on);
+    void make_block(std::uint64_t chunk);  // of inodes
+    std::uint64_t number_of(std::uint64_t block, std::uint64_t slot);
+    void finish_group(std::uint64_t group);
+    void finish_inodes(std::uint64_t chunk);
 
     void chain(const std::vector<std::uint64_t> &numbers);
 
@@ -96,13 +112,12 @@ private:
 
 // A volume with one of everything.  Numbers of inodes and blocks that tests plant faults in.
 struct Populated {
-    // minor: of the format; 1.0 had no grant records.
-    explicit Populated(std::uint64_t mapping_unit = 4096,
-                       std::uint32_t minor = media::kVersionMinor);
+    explicit Populated(std::uint64_t mapping_unit = 4096);
     Builder b;
 
     std::uint64_t file, tree_file, sealed, as_is, many_links, attributes, short_link, long_link,
         pipe, device, directory, subdirectory, big_directory, orphan, trimming, freed;
+    static constexpr std::uint64_t kFarChunk = 3;    // of `pipe`: it has an inode map of its own
     std::uint64_t map_root, map_leaf, map_leaf_2;    // of tree_file
     std::uint64_t directory_leaf;                    // of directory
     std::uint64_t big_root, big_leaf, big_leaf_2;    // of big_directory

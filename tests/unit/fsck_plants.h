@@ -58,13 +58,17 @@ inline void set_target(Populated &p, std::uint64_t node, std::string_view name, 
     std::memcpy(value_with(p, node, name), &packed, sizeof packed);
     p.b.seal(node);
 }
+inline constexpr std::uint64_t kSummaryA = 1, kBitmap = 2, kClasses = 11, kMap = 20, kSummaryB = 21;
+static_assert(group_layout(0).summary_b == kSummaryB && group_layout(0).inode_map == kMap);
+
 // The same metadata block at another place.
 inline void move_block(Populated &p, std::uint64_t from, std::uint64_t to) {
     std::memcpy(p.b.bytes(to), p.b.bytes(from), kBlockSize);
     p.b.block<BlockHeader>(to).self.set(to);
     p.b.seal(to);
     p.b.mark(to, 1, true);
-    p.b.mark(from, 1, false);
+    p.b.classify(to, 1, true);
+    p.b.release(from, 1);
 }
 
 struct Plant {
@@ -75,7 +79,7 @@ struct Plant {
     std::uint64_t mapping_unit = 4096;
 };
 
-std::span<const Plant> volume_plants();  // state, lists, space, trees
+std::span<const Plant> volume_plants();  // journal, inode maps, lists, space, trees
 std::span<const Plant> file_plants();    // inodes, names, block maps, values
 std::span<const Plant> grant_plants();   // grant records
 inline std::array<std::span<const Plant>, 3> all_plants() {

@@ -45,8 +45,6 @@ const Plant kPlants[] = {
      [](Populated &p) { p.b.inode(p.directory).blocks.set(0); }},
     {Code::blocks_wrong, "with xattrs",
      [](Populated &p) { p.b.inode(p.attributes).blocks.set(1); }},
-    {Code::blocks_wrong, "the inode table's",
-     [](Populated &p) { p.b.state().inode_table.blocks.set(5); }},
     {Code::size_wrong, "a pipe's", [](Populated &p) { p.b.inode(p.pipe).size.set(1); }},
     {Code::size_wrong, "a file's",
      [](Populated &p) { p.b.inode(p.file).size.set(kFileSizeMax + 1); }},
@@ -68,11 +66,26 @@ const Plant kPlants[] = {
      [](Populated &p) { p.b.inode(p.pipe).map_root.set(p.map_root); }},
     {Code::field_out_of_place, "a file's entries",
      [](Populated &p) { p.b.inode(p.file).entries.set(1); }},
-    {Code::field_out_of_place, "slot 0", [](Populated &p) { p.b.inode(0).mode.set(S_IFREG); }},
+    {Code::free_inode_not_empty, "a size", [](Populated &p) { p.b.inode(p.freed).size.set(1); }},
+    {Code::free_inode_not_empty, "a last byte",
+     [](Populated &p) { p.b.inode(p.freed).inline_bytes[kInlineBytes - 1] = 1; }},
     {Code::root_missing, "free",
      [](Populated &p) {
-         p.b.inode(kRootIno).mode.set(0);
-         p.b.state().inodes_used.set(p.b.state().inodes_used.get() - 1);
+         Inode &root = p.b.inode(kRootIno);
+         std::memset(static_cast<void *>(&root.mode), 0, sizeof root - offsetof(Inode, mode));
+         p.b.set_slot(kRootIno, false);
+     }},
+    {Code::root_missing, "no directory",
+     [](Populated &p) {
+         Inode &root = p.b.inode(kRootIno);
+         const BlockHeader header = root.header;
+         root = p.b.inode(p.orphan);
+         root.header = header;
+         root.nlink.set(1);
+         root.blocks.set(0);
+         root.inline_count.set(0);
+         root.next.set(0);
+         root.prev.set(0);
      }},
 
     // --- directories
@@ -112,7 +125,7 @@ const Plant kPlants[] = {
          p.b.inode(p.pipe).nlink.set(1);
          set_target(p, p.b.last_nodes()[0], "gone", p.freed, S_IFIFO >> 12);
      }},
-    {Code::entry_to_nowhere, "past the table",
+    {Code::entry_to_nowhere, "far out",
      [](Populated &p) {
          p.b.set_entries(p.subdirectory, {{"gone", p.pipe}});
          p.b.inode(p.pipe).nlink.set(1);
@@ -202,18 +215,6 @@ const Plant kPlants[] = {
      [](Populated &p) { p.b.inode(p.sealed).seal_digest[5] ^= 1; }},
     {Code::seal_digest_wrong, "as-is",
      [](Populated &p) { p.b.inode(p.as_is).size.set(11 * kBlockSize); }},
-    {Code::inode_table_hole, "its last block",
-     [](Populated &p) {
-         Inode &table = p.b.state().inode_table;
-         auto &extent = reinterpret_cast<InlineExtent *>(table.inline_bytes)[0];
-         extent.blocks.set(3);
-         table.blocks.set(3);
-         seal_block(table);
-         p.b.state(1).inode_table = table;
-         p.b.seal(p.b.sb().state_block[0].get());
-         p.b.seal(p.b.sb().state_block[1].get());
-     },
-     false},
 
     // --- xattrs, symlinks, blobs
     {Code::xattr_broken, "a name longer than its entry",

@@ -31,7 +31,7 @@ const Plant kPlants[] = {
      [](Populated &p) { p.b.inode(p.grant_tree).next.set(p.orphan); }},
     {Code::grant_list_wrong_inode, "a free inode",
      [](Populated &p) { p.b.inode(p.grant_tree).next.set(p.freed); }},
-    {Code::grant_list_wrong_inode, "past the table",
+    {Code::grant_list_wrong_inode, "far out",
      [](Populated &p) { p.b.inode(p.grant_tree).next.set(1'000'000); }},
     {Code::grant_list_links, "no link back",
      [](Populated &p) { p.b.inode(p.grant_again).prev.set(0); }},
@@ -44,14 +44,12 @@ const Plant kPlants[] = {
      [](Populated &p) { p.b.inode(p.grant).prev.set(p.grant_tree); }},
     {Code::grant_not_listed, "the first left out",
      [](Populated &p) {
-         p.b.state().grant_head.set(p.grant_again);
+         p.b.summary().grant_head.set(p.grant_again);
          p.b.inode(p.grant_again).prev.set(0);
      }},
-    {Code::grant_not_listed, "all of them", [](Populated &p) { p.b.state().grant_head.set(0); }},
+    {Code::grant_not_listed, "all of them", [](Populated &p) { p.b.summary().grant_head.set(0); }},
     {Code::orphan_list_wrong_inode, "a grant record",
      [](Populated &p) { p.b.inode(p.trimming).next.set(p.grant); }},
-    {Code::free_list_wrong_inode, "a grant record",
-     [](Populated &p) { p.b.state().free_inode_head.set(p.grant); }},
 
     // --- the record
     {Code::grant_record_not_bare, "a size", [](Populated &p) { p.b.inode(p.grant).size.set(1); }},
@@ -95,8 +93,11 @@ const Plant kPlants[] = {
      [](Populated &p) { p.b.inode(p.grant).crtime.nsec.set(1'000'000'000); }},
     {Code::inline_count_wrong, "a grant record",
      [](Populated &p) { p.b.inode(p.grant_tree).inline_count.set(1); }},
-    {Code::inodes_used_wrong, "grant records left out",
-     [](Populated &p) { p.b.state().inodes_used.set(p.b.state().inodes_used.get() - 3); }},
+    {Code::inode_marked_free, "grant records left out",
+     [](Populated &p) {
+         for (const std::uint64_t record : {p.grant, p.grant_again, p.grant_tree})
+             p.b.set_slot(record, false);
+     }},
     {Code::entry_to_record, "in the root",
      [](Populated &p) {
          p.b.set_entries(p.subdirectory, {{"gone", p.pipe}});
@@ -109,7 +110,7 @@ const Plant kPlants[] = {
      [](Populated &p) { p.b.inode(p.grant).parent.set(0); }},
     {Code::grant_file_impossible, "no generation",
      [](Populated &p) { p.b.inode(p.grant).entries.set(0); }},
-    {Code::grant_file_impossible, "past the table",
+    {Code::grant_file_impossible, "past the volume",
      [](Populated &p) { p.b.inode(p.grant).parent.set(1'000'000); }},
     {Code::grant_file_impossible, "a generation to come",
      [](Populated &p) { p.b.inode(p.grant).entries.set(9); }},
@@ -149,9 +150,10 @@ const Plant kPlants[] = {
      [](Populated &p) { p.b.mark(key(p, p.grant_leaf, 0), 1, false); }},
     {Code::block_leaked, "that a grant record kept",
      [](Populated &p) { p.b.inode(p.grant_again).inline_count.set(1); }},
-    {Code::data_in_wrong_chunk, "claimed among metadata",
+    {Code::data_marked_metadata, "claimed among metadata",
      [](Populated &p) {
          p.b.mark(p.free_meta, 1, true);
+         p.b.classify(p.free_meta, 1, true);
          claim_instead(p, p.grant_again, 0, p.free_meta);
      }},
     {Code::node_damaged, "a grant record's", [](Populated &p) { damage(p, p.grant_leaf); }},

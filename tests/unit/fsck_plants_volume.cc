@@ -1,11 +1,11 @@
-// Faults in what the whole volume rests on: journal headers, state, lists, space and trees.
+// Faults in what the whole volume rests on: journal headers, inode maps, lists, space and trees.
 #include "unit/fsck_plants.h"
 
 namespace pmfs::test {
 namespace {
 
 const Plant kPlants[] = {
-    // --- state and lists
+    // --- the journal
     {Code::ring_headers_damaged, "both",
      [](Populated &p) {
          damage(p, p.b.sb().journal_start.get());
@@ -19,36 +19,105 @@ const Plant kPlants[] = {
              p.b.seal(block);
          }
      }},
-    {Code::state_copy_damaged, "the first",
-     [](Populated &p) { damage(p, p.b.sb().state_block[0].get()); }, false},
-    {Code::state_copy_damaged, "the second",
-     [](Populated &p) { damage(p, p.b.sb().state_block[1].get()); }, false},
-    {Code::state_copies_differ, "one count",
+    // --- inode maps
+    {Code::inode_map_damaged, "of chunk 0", [](Populated &p) { damage(p, kMap); }, false},
+    {Code::inode_map_damaged, "of another chunk",
+     [](Populated &p) { damage(p, p.b.inode_map_block(Populated::kFarChunk)); }, false},
+    {Code::inode_map_damaged, "something where nothing is yet",
      [](Populated &p) {
-         p.b.state(1).inodes_used.set(1);
-         p.b.seal(p.b.sb().state_block[1].get());
+         p.b.bytes(kMap)[4000] = std::byte{1};
+         p.b.seal(kMap);
      },
      false},
-    {Code::state_lost, "both",
+    {Code::inode_map_misplaced, "chunk 0's",
      [](Populated &p) {
-         damage(p, p.b.sb().state_block[0].get());
-         damage(p, p.b.sb().state_block[1].get());
+         p.b.summary().inode_map[0].set(30);
+         p.b.seal_summary();
+     },
+     false},
+    {Code::inode_map_misplaced, "chunk 0 without",
+     [](Populated &p) {
+         p.b.summary().inode_map[0].set(0);
+         p.b.seal_summary();
+     },
+     false},
+    {Code::inode_map_misplaced, "in another chunk",
+     [](Populated &p) {
+         p.b.summary().inode_map[Populated::kFarChunk].set(513);
+         p.b.seal_summary();
+     },
+     false},
+    {Code::inode_map_misplaced, "past the end",
+     [](Populated &p) {
+         p.b.summary().inode_map[4].set(1);
+         p.b.seal_summary();
+     },
+     false},
+    {Code::inode_map_misplaced, "in a free block",
+     [](Populated &p) {
+         p.b.summary().inode_map[2].set(7);
+         p.b.seal_summary();
+     },
+     false},
+    {Code::inode_map_misplaced, "a forged one among a file's data",
+     [](Populated &p) {
+         const std::uint64_t block = inline_extent(p, p.file, 0).start.get();
+         std::memcpy(p.b.bytes(block), p.b.bytes(kMap), kBlockSize);
+         p.b.block<BlockHeader>(block).self.set(block);
+         p.b.seal(block);
+         p.b.summary().inode_map[block / kChunkBlocks].set(
+             static_cast<std::uint16_t>(1 + block % kChunkBlocks));
+         p.b.seal_summary();
+     },
+     false},
+    {Code::inode_map_count_wrong, "inodes",
+     [](Populated &p) {
+         p.b.inode_map(0).used.set(1);
+         p.b.seal(kMap);
+     },
+     false},
+    {Code::inode_map_count_wrong, "blocks",
+     [](Populated &p) {
+         p.b.inode_map(0).blocks.set(1);
+         p.b.seal(kMap);
      },
      false},
     {Code::inodes_used_wrong, "one more",
-     [](Populated &p) { p.b.state().inodes_used.set(p.b.state().inodes_used.get() + 1); }},
-    {Code::inodes_total_wrong, "a block less",
-     [](Populated &p) { p.b.state().inodes_total.set(24); }},
-    {Code::free_list_wrong_inode, "one in use",
-     [](Populated &p) { p.b.state().free_inode_head.set(p.file); }},
-    {Code::free_list_wrong_inode, "past the table",
-     [](Populated &p) { p.b.inode(p.freed).next.set(1'000'000); }},
-    {Code::free_list_loop, "to itself", [](Populated &p) { p.b.inode(p.freed).next.set(p.freed); }},
-    {Code::free_inode_not_listed, "the first left out",
-     [](Populated &p) { p.b.state().free_inode_head = p.b.inode(p.freed).next; }},
+     [](Populated &p) {
+         p.b.summary().inodes_used.set(p.b.summary().inodes_used.get() + 1);
+         p.b.seal_summary();
+     },
+     false},
+    {Code::inodes_made_wrong, "a block less",
+     [](Populated &p) {
+         p.b.summary().inodes_made.set(p.b.summary().inodes_made.get() - 8);
+         p.b.seal_summary();
+     },
+     false},
+    {Code::inode_marked_free, "a file", [](Populated &p) { p.b.set_slot(p.file, false); }},
+    {Code::inode_marked_free, "the root", [](Populated &p) { p.b.set_slot(kRootIno, false); }},
+    {Code::free_inode_marked_used, "a free one", [](Populated &p) { p.b.set_slot(p.freed, true); }},
+    {Code::free_inode_marked_used, "one that is not there",
+     [](Populated &p) { p.b.set_slot(511 * kInodesPerBlock + 7, true); }},
+    {Code::inode_block_unmarked, "as data",
+     [](Populated &p) { p.b.classify(p.file / kInodesPerBlock, 1, false); }},
+    {Code::inode_block_unmarked, "as free",
+     [](Populated &p) { p.b.release(p.pipe / kInodesPerBlock, 1); }},
+    {Code::inode_block_unmarked, "forged ones among a file's data",
+     [](Populated &p) {
+         const std::uint64_t block = inline_extent(p, p.orphan, 0).start.get();
+         std::memcpy(p.b.bytes(block), p.b.bytes(p.file / kInodesPerBlock), kBlockSize);
+         for (std::uint64_t slot = 0; slot < kInodesPerBlock; ++slot)
+             p.b.inode(block * kInodesPerBlock + slot)
+                 .header.self.set(block * kInodesPerBlock + slot);
+         p.b.inode_map(0).made[block / 64].set(p.b.inode_map(0).made[block / 64].get() |
+                                               std::uint64_t{1} << (block % 64));
+     }},
+
+    // --- lists
     {Code::orphan_list_wrong_inode, "one that has a name",
      [](Populated &p) { p.b.inode(p.trimming).next.set(p.file); }},
-    {Code::orphan_list_wrong_inode, "past the table",
+    {Code::orphan_list_wrong_inode, "far out",
      [](Populated &p) { p.b.inode(p.trimming).next.set(~std::uint64_t{0}); }},
     {Code::orphan_list_links, "no link back",
      [](Populated &p) { p.b.inode(p.trimming).prev.set(0); }},
@@ -59,39 +128,72 @@ const Plant kPlants[] = {
      }},
     {Code::orphan_not_listed, "the first left out",
      [](Populated &p) {
-         p.b.state().orphan_head.set(p.trimming);
+         p.b.summary().orphan_head.set(p.trimming);
          p.b.inode(p.trimming).prev.set(0);
      }},
     {Code::stray_list_links, "in a file", [](Populated &p) { p.b.inode(p.file).next.set(7); }},
 
     // --- space
-    {Code::summary_damaged, "the first", [](Populated &p) { damage(p, 1); }, false},
-    {Code::summary_damaged, "the second", [](Populated &p) { damage(p, 3); }, false},
+    {Code::summary_damaged, "the first", [](Populated &p) { damage(p, kSummaryA); }, false},
+    {Code::summary_damaged, "the second", [](Populated &p) { damage(p, kSummaryB); }, false},
     {Code::summaries_differ, "one count",
      [](Populated &p) {
-         p.b.summary(1).meta_free.set(1);
-         p.b.seal(3);
+         p.b.block<Summary>(kSummaryB).partial_free.set(1);
+         p.b.seal(kSummaryB);
      },
      false},
     {Code::summary_lost, "both",
      [](Populated &p) {
-         damage(p, 1);
-         damage(p, 3);
+         damage(p, kSummaryA);
+         damage(p, kSummaryB);
      },
      false},
-    {Code::bitmap_damaged, "one bit", [](Populated &p) { damage(p, 2); }, false},
+    {Code::bitmap_damaged, "one bit", [](Populated &p) { damage(p, kBitmap); }, false},
+    {Code::bitmap_damaged, "of one that has no chunk yet",
+     [](Populated &p) { damage(p, kBitmap + 8); }, false},
+    {Code::bitmap_damaged, "of classes", [](Populated &p) { damage(p, kClasses); }, false},
     {Code::summary_count_wrong, "one more",
      [](Populated &p) {
-         for (unsigned i = 0; i < 2; ++i)
-             p.b.summary(i).data_free.set(p.b.summary(i).data_free.get() + 1);
-         p.b.seal(1);
-         p.b.seal(3);
+         p.b.summary().partial_free.set(p.b.summary().partial_free.get() + 1);
+         p.b.seal_summary();
      },
      false},
     {Code::chunk_kind_unknown, "7",
-     [](Populated &p) { p.b.summary(0).kind[2] = p.b.summary(1).kind[2] = 7; }},
+     [](Populated &p) {
+         p.b.summary().kind[2] = 7;
+         p.b.seal_summary();
+     },
+     false},
     {Code::chunk_kind_unknown, "past the end",
-     [](Populated &p) { p.b.summary(0).kind[4] = p.b.summary(1).kind[4] = 1; }},
+     [](Populated &p) {
+         p.b.summary().kind[4] = 1;
+         p.b.seal_summary();
+     },
+     false},
+    {Code::chunk_kind_wrong, "a mixed one as one of data",
+     [](Populated &p) {
+         p.b.summary().kind[0] = 2;
+         p.b.seal_summary();
+     },
+     false},
+    {Code::chunk_kind_wrong, "one of data as a mixed one",
+     [](Populated &p) {
+         p.b.summary().kind[1] = 3;
+         p.b.seal_summary();
+     },
+     false},
+    {Code::chunk_kind_wrong, "one in use as a free one",
+     [](Populated &p) {
+         p.b.summary().kind[1] = 0;
+         p.b.seal_summary();
+     },
+     false},
+    {Code::chunk_kind_wrong, "a free one as one of metadata",
+     [](Populated &p) {
+         p.b.summary().kind[2] = 1;
+         p.b.seal_summary();
+     },
+     false},
     {Code::block_marked_free, "a file's",
      [](Populated &p) { p.b.mark(inline_extent(p, p.file, 1).start.get(), 3, false); }},
     {Code::block_marked_free, "a node's", [](Populated &p) { p.b.mark(p.map_leaf, 1, false); }},
@@ -107,30 +209,40 @@ const Plant kPlants[] = {
          p.b.mark(inline_extent(p, p.file, 2).start.get(), 1, false);
          inline_extent(p, p.file, 2).start = inline_extent(p, p.orphan, 0).start;
      }},
-    {Code::metadata_in_wrong_chunk, "a node among data",
+    {Code::block_leaked, "in a chunk that is free but for it",
+     [](Populated &p) { p.b.mark(p.free_chunk, 1, true); }},
+    {Code::metadata_marked_data, "a node",
+     [](Populated &p) { p.b.classify(p.directory_leaf, 1, false); }},
+    {Code::metadata_marked_data, "a root",
+     [](Populated &p) { p.b.classify(p.map_root, 1, false); }},
+    {Code::metadata_marked_data, "the journal",
+     [](Populated &p) { p.b.classify(p.b.sb().journal_start.get(), 3, false); }},
+    {Code::metadata_marked_data, "the superblock's copy",
+     [](Populated &p) { p.b.classify(p.b.sb().copy_block.get(), 1, false); }},
+    {Code::metadata_marked_data, "a node moved among data, as data",
      [](Populated &p) {
          move_block(p, p.directory_leaf, p.free_data);
+         p.b.classify(p.free_data, 1, false);
          p.b.inode(p.directory).map_root.set(p.free_data);
      }},
-    {Code::metadata_in_wrong_chunk, "a node in a free chunk",
+    {Code::data_marked_metadata, "a file's",
+     [](Populated &p) { p.b.classify(inline_extent(p, p.file, 1).start.get(), 3, true); }},
+    {Code::data_marked_metadata, "an attribute's value",
+     [](Populated &p) { p.b.classify(p.xattr_blob, 1, true); }},
+    {Code::data_marked_metadata, "among metadata",
      [](Populated &p) {
-         move_block(p, p.directory_leaf, p.free_chunk);
-         p.b.inode(p.directory).map_root.set(p.free_chunk);
-     }},
-    {Code::data_in_wrong_chunk, "among metadata",
-     [](Populated &p) {
-         p.b.mark(inline_extent(p, p.file, 2).start.get(), 1, false);
+         p.b.release(inline_extent(p, p.file, 2).start.get(), 1);
          p.b.mark(p.free_meta, 1, true);
+         p.b.classify(p.free_meta, 1, true);
          inline_extent(p, p.file, 2).start.set(p.free_meta);
      }},
-    {Code::free_chunk_in_use, "a bit", [](Populated &p) { p.b.mark(p.free_chunk, 1, true); }},
+    {Code::free_block_marked_metadata, "among data",
+     [](Populated &p) { p.b.classify(p.free_data, 1, true); }},
     {Code::bits_past_end, "a bit",
-     [](Populated &p) { p.b.block<BitmapBlock>(2).bits[10][3].set(4); }},
-    {Code::summary_group_wrong, "1",
-     [](Populated &p) {
-         p.b.summary(0).group.set(1);
-         p.b.summary(1).group.set(1);
-     }},
+     [](Populated &p) { p.b.block<BitmapBlock>(kBitmap).bits[10][3].set(4); }},
+    {Code::bits_past_end, "a class",
+     [](Populated &p) { p.b.block<BitmapBlock>(kClasses + 8).bits[2][0].set(1); }},
+    {Code::summary_group_wrong, "1", [](Populated &p) { p.b.summary().group.set(1); }},
 
     // --- trees
     {Code::node_damaged, "a leaf", [](Populated &p) { damage(p, p.map_leaf); }},

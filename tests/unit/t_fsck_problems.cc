@@ -1,6 +1,8 @@
 // Every problem that fsck knows: one fault is planted, and exactly its code is expected.
 #include <doctest/doctest.h>
 
+#include <sys/stat.h>
+
 #include <cstring>
 #include <set>
 #include <string>
@@ -115,6 +117,68 @@ TEST_CASE(
     CHECK(torn.error().errno_value() == EINVAL);
 }
 
+TEST_CASE("fsck: a volume that was growing when power went is sound, and block 0 counts") {
+    const auto region = test::fixed_volume(kGiB + 4 * kMiB);
+    auto &copy = *reinterpret_cast<Superblock *>(const_cast<std::byte *>(region->data()) +
+                                                 kGroupBlocks * kBlockSize);
+    const std::uint64_t blocks = copy.block_count.get();
+    copy.block_count.set(blocks + kChunkBlocks);
+    seal_block(copy);
+    CHECK(fsck::check(*region).value_or({.found = 1}).clean());
+    copy.block_count.set(blocks - kChunkBlocks);
+    seal_block(copy);
+    expect_exactly(*region, Code::superblock_copy_differs);
+}
+
+TEST_CASE("fsck: inodes in every group are found, and no list leaves its group") {
+    constexpr std::uint64_t kOther = kGroupChunks + 1;  // a chunk of group 1
+    for (const bool astray : {false, true}) {
+        Builder b(kGiB + 4 * kMiB);
+        const std::uint64_t here = b.make(S_IFREG | 0600), there = b.make(S_IFREG | 0600, kOther);
+        const std::uint64_t named = b.make(S_IFREG | 0600, kGroupChunks);
+        b.set_entries(kRootIno, {{"in another group", named}});
+        if (astray) {
+            b.set_orphans({here, there});
+        } else {
+            b.set_orphans({here});
+            b.summary(1).orphan_head.set(there);
+        }
+        b.finish();
+        const auto report = fsck::check(b.region());
+        REQUIRE(report.ok());
+        INFO(codes_of(report.value()));
+        CHECK(report.value().inodes == 4);
+        CHECK(report.value().orphans == 2);
+        if (!astray) {
+            CHECK(report.value().clean());
+            continue;
+        }
+        // The list of group 1, which has no head, lacks it: that is the same fault seen from there.
+        std::set<Code> codes;
+        for (const fsck::Problem &problem : report.value().problems) codes.insert(problem.code);
+        CHECK(codes == std::set{Code::list_leaves_group, Code::orphan_not_listed});
+    }
+}
+
+TEST_CASE("fsck: a lost summary hides its group's inodes, and the others are judged") {
+    Builder b(kGiB + 4 * kMiB);
+    const std::uint64_t hidden = b.make(S_IFREG | 0600, kGroupChunks);
+    const std::uint64_t pipe = b.make(S_IFIFO | 0600);
+    b.set_entries(kRootIno, {{"hidden", hidden}, {"pipe", pipe}});
+    b.inode(pipe).size.set(5);
+    b.finish();
+    const GroupLayout layout = layout_of(1);
+    b.bytes(layout.summary_a)[100] ^= std::byte{1};
+    b.bytes(layout.summary_b)[100] ^= std::byte{1};
+    const auto report = fsck::check(b.region());
+    REQUIRE(report.ok());
+    INFO(codes_of(report.value()));
+    std::set<Code> codes;
+    for (const fsck::Problem &problem : report.value().problems) codes.insert(problem.code);
+    CHECK(codes == std::set{Code::summary_lost, Code::size_wrong});
+    CHECK(report.value().unjudged);
+}
+
 TEST_CASE("fsck: a record with a right checksum and impossible content is a problem") {
     Builder b(4 * kMiB);
     append(b, 5000, 1);
@@ -127,7 +191,7 @@ TEST_CASE("fsck: a record with a right checksum and impossible content is a prob
 TEST_CASE("fsck: a journal is replayed once, and then the volume is clean") {
     Builder b(4 * kMiB);
     const std::uint64_t unused = b.take(ChunkKind::meta);
-    b.mark(unused, 1, false);
+    b.release(unused, 1);
     std::memset(b.bytes(unused), 0xee, kBlockSize);
     append(b, unused, 2);
     fsck::Report report;
@@ -146,9 +210,10 @@ TEST_CASE("fsck: a journal is replayed once, and then the volume is clean") {
 }
 
 TEST_CASE("fsck: every code has its plant, and its own number, name and sentence") {
-    std::set<Code> planted = {Code::superblock_damaged, Code::superblock_copy_damaged,
+    std::set<Code> planted = {Code::superblock_damaged,      Code::superblock_copy_damaged,
                               Code::superblock_copy_differs, Code::record_damaged,
-                              Code::record_broken};  // t_journal_damage.cc
+                              Code::record_broken,       // t_journal_damage.cc
+                              Code::list_leaves_group};  // above
     for (const auto &plants : test::all_plants())
         for (const Plant &plant : plants) planted.insert(plant.code);
     std::set<std::string> names, ids, sentences;

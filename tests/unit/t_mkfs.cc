@@ -41,9 +41,10 @@ TEST_CASE("mkfs: volumes of every shape are clean, and hold what was asked") {
     };
     for (const Shape &shape :
          {Shape{4 * kMiB, 0, 0}, Shape{4 * kMiB, kMiB, 0}, Shape{4 * kMiB + 4096, 0, 0},
-          Shape{6 * kMiB - 1, 68 * kKiB, 16 * kKiB}, Shape{64 * kMiB, 16 * kMiB, 2 * kMiB},
-          Shape{126 * kMiB, 0, 0},                                   // one bitmap block exactly
-          Shape{128 * kMiB, 0, 0},                                   // one chunk more
+          Shape{6 * kMiB - 1, 260 * kKiB, 16 * kKiB}, Shape{64 * kMiB, 16 * kMiB, 2 * kMiB},
+          Shape{126 * kMiB, 0, 0},  // one bitmap block exactly
+          Shape{128 * kMiB, 0, 0},  // one chunk more
+          Shape{64 * kMiB, 1960 * kKiB, 0}, Shape{64 * kMiB, 1964 * kKiB, 0},  // to chunk 0's end
           Shape{kGiB, 256 * kMiB, 0}, Shape{kGiB + 2 * kMiB, 0, 0},  // a group of one chunk
           Shape{3 * kGiB - 2 * kMiB, 0, 0}}) {
         CAPTURE(shape.size);
@@ -61,8 +62,26 @@ TEST_CASE("mkfs: volumes of every shape are clean, and hold what was asked") {
         CHECK(sb.block_count.get() == shape.size / kChunkSize * kChunkBlocks);
         if (shape.journal != 0) CHECK(sb.journal_blocks.get() * kBlockSize == shape.journal);
         CHECK(sb.mapping_unit.get() == std::max<std::uint64_t>(shape.unit, 4096));
+        CHECK(sb.root_reserve.get() == 100);
         CHECK(std::strcmp(reinterpret_cast<const char *>(sb.label), "a label") == 0);
         CHECK((sb.uuid[6] & 0xf0) == 0x40);
+        expect_clean(*region.value());
+    }
+}
+
+TEST_CASE("mkfs: the root's inode map has room in the root's chunk, wherever the journal ends") {
+    // Chunk 0 has 22 blocks before the journal.
+    for (std::uint64_t blocks = 480; blocks < 500; ++blocks) {
+        CAPTURE(blocks);
+        const auto region = pm::memory_region(64 * kMiB);
+        REQUIRE(region.ok());
+        mkfs::MakeOptions options;
+        options.journal_size = blocks * kBlockSize;
+        const auto made = mkfs::make(*region.value(), options);
+        REQUIRE(made.ok());
+        // One less, rather than a root in the last block of a chunk.
+        CHECK(made.value().journal_blocks.get() == (blocks == 489 ? 488 : blocks));
+        CHECK(made.value().root_block.get() == 22 + made.value().journal_blocks.get());
         expect_clean(*region.value());
     }
 }
@@ -79,9 +98,10 @@ TEST_CASE("mkfs: two volumes have nothing in common by which one could pass for 
     expect_clean(*region.value());
 }
 
-TEST_CASE("mkfs: the journal grows with the volume, from 64 KiB to 128 MiB") {
-    CHECK(mkfs::default_journal_size(4 * kMiB) == 64 * kKiB);
-    CHECK(mkfs::default_journal_size(32 * kMiB) == 128 * kKiB);
+TEST_CASE("mkfs: the journal grows with the volume, from 256 KiB to 128 MiB") {
+    CHECK(mkfs::default_journal_size(4 * kMiB) == 256 * kKiB);
+    CHECK(mkfs::default_journal_size(64 * kMiB) == 256 * kKiB);
+    CHECK(mkfs::default_journal_size(128 * kMiB) == 512 * kKiB);
     CHECK(mkfs::default_journal_size(kGiB) == 4 * kMiB);
     CHECK(mkfs::default_journal_size(kTiB) == 128 * kMiB);
     for (std::uint64_t size = 4 * kMiB; size < kGiB; size += 2 * kMiB)
@@ -100,12 +120,14 @@ TEST_CASE("mkfs: what does not fit is refused before anything is written") {
     CHECK(error_of(kGiB, 2 * kMiB, with([](auto &o) { o.mapping_unit = 4096; })) == EINVAL);
     CHECK(error_of(kGiB, 4096, with([](auto &o) { o.mapping_unit = 12288; })) == EINVAL);
     CHECK(error_of(kGiB, 4096, with([](auto &o) { o.mapping_unit = 4 * kMiB; })) == EINVAL);
-    CHECK(error_of(kGiB, 4096, with([](auto &o) { o.journal_size = 60 * kKiB; })) == EINVAL);
-    CHECK(error_of(kGiB, 4096, with([](auto &o) { o.journal_size = 65 * kKiB; })) == EINVAL);
+    CHECK(error_of(kGiB, 4096, with([](auto &o) { o.journal_size = 252 * kKiB; })) == EINVAL);
+    CHECK(error_of(kGiB, 4096, with([](auto &o) { o.journal_size = 257 * kKiB; })) == EINVAL);
     CHECK(error_of(4 * kMiB, 4096, with([](auto &o) { o.journal_size = 2 * kMiB; })) == EINVAL);
     CHECK(error_of(kTiB, 4096, with([](auto &o) { o.journal_size = kGiB; })) == EINVAL);
     CHECK(error_of(kGiB, 4096, with([](auto &o) { o.label = std::string(64, 'x'); })) == 0);
     CHECK(error_of(kGiB, 4096, with([](auto &o) { o.label = std::string(65, 'x'); })) == EINVAL);
+    CHECK(error_of(kGiB, 4096, with([](auto &o) { o.root_reserve = 5000; })) == 0);
+    CHECK(error_of(kGiB, 4096, with([](auto &o) { o.root_reserve = 5001; })) == EINVAL);
     CHECK(error_of(std::uint64_t{1} << 60, 4096, {}) == 0);  // as much of it as can be used
 }
 
@@ -178,7 +200,8 @@ TEST_CASE("superblock: each thing that can be wrong with it has its own error") 
     CHECK(error([](auto &) {}) == 0);
     CHECK(error([](auto &sb) { sb.header.magic.set(1); }) == EINVAL);
     CHECK(error([](auto &sb) { sb.label[0] ^= 1; }, false) == EUCLEAN);
-    CHECK(error([](auto &sb) { sb.version_major.set(2); }) == ENOTSUP);
+    CHECK(error([](auto &sb) { sb.version_major.set(3); }) == ENOTSUP);
+    CHECK(error([](auto &sb) { sb.version_major.set(1); }) == ENOTSUP);
     CHECK(error([](auto &sb) { sb.version_major.set(0); }) == EUCLEAN);
     CHECK(error([](auto &sb) { sb.version_minor.set(7); }) == 0);
     CHECK(error([](auto &sb) { sb.features_incompat.set(1); }) == ENOTSUP);
@@ -191,9 +214,18 @@ TEST_CASE("superblock: each thing that can be wrong with it has its own error") 
     CHECK(error([](auto &sb) { sb.block_count.set(1025); }) == EUCLEAN);
     CHECK(error([](auto &sb) { sb.journal_blocks.set(~std::uint64_t{0}); }) == EUCLEAN);
     CHECK(error([](auto &sb) { sb.journal_start.set(0); }) == EUCLEAN);
-    CHECK(error([](auto &sb) { sb.state_block[1].set(0); }) == EUCLEAN);
+    CHECK(error([](auto &sb) { sb.root_block.set(0); }) == EUCLEAN);
+    CHECK(error([](auto &sb) { sb.root_block.set(sb.root_block.get() + 1); }) == EUCLEAN);
+    CHECK(error([](auto &sb) { sb.root_reserve.set(5000); }) == 0);
+    CHECK(error([](auto &sb) { sb.root_reserve.set(5001); }) == EUCLEAN);
     CHECK(error([](auto &sb) { sb.mapping_unit.set(0); }) == EUCLEAN);
     CHECK(error([](auto &sb) { sb.mapping_unit.set(5000); }) == EUCLEAN);
+    // Its copy is at the end of a chunk behind the journal: of any, for a volume may have grown.
+    CHECK(error([](auto &sb) { sb.copy_block.set(0); }) == 0);
+    CHECK(error([](auto &sb) { sb.copy_block.set(1023); }) == 0);
+    CHECK(error([](auto &sb) { sb.copy_block.set(1024); }) == EUCLEAN);
+    CHECK(error([](auto &sb) { sb.copy_block.set(2047 + 512); }) == EUCLEAN);
+    CHECK(error([](auto &sb) { sb.copy_block.set(~std::uint64_t{0}); }) == EUCLEAN);
     Superblock read_only = good;
     read_only.features_ro_compat.set(4);
     CHECK(must_mount_read_only(read_only));

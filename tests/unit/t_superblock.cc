@@ -130,6 +130,54 @@ TEST_CASE("superblock: a forged copy among a file's bytes does not come before t
     CHECK(bench.find().value_or({}).block == 16 * kMiB / kBlockSize - 1);
 }
 
+TEST_CASE("superblock: after growing, no copy that a file holds comes before the real one") {
+    Bench bench(16 * kMiB, 8 * kMiB);
+    const std::uint64_t real = 8 * kMiB / kBlockSize - 1, end = 16 * kMiB / kBlockSize;
+    REQUIRE(bench.sb().copy_block.get() == real);
+    for (const std::uint64_t at : {std::uint64_t{0}, real}) {
+        bench.sb(at).block_count.set(end);
+        seal_block(bench.sb(at));
+    }
+    CHECK(bench.error() == 0);
+    CHECK(fsck::check(*bench.region).take().clean());
+    const std::uint64_t forged = end - 1;
+    bench.sb(forged) = bench.sb(real);
+    bench.sb(forged).header.self.set(forged);
+    bench.sb(forged).copy_block.set(forged);
+    seal_block(bench.sb(forged));
+    bench.bytes()[90] ^= std::byte{1};
+    CHECK(bench.find().value_or({}).block == real);
+}
+
+TEST_CASE("superblock: a copy has the size that the volume was to have, when growing was cut off") {
+    Bench bench(16 * kMiB, 8 * kMiB);
+    const std::uint64_t copy = 8 * kMiB / kBlockSize - 1;
+    bench.sb(copy).block_count.set(16 * kMiB / kBlockSize);
+    seal_block(bench.sb(copy));
+    CHECK(bench.find().value_or({}).sb.block_count.get() == 8 * kMiB / kBlockSize);
+    CHECK(fsck::check(*bench.region).take().clean());
+    bench.bytes()[90] ^= std::byte{1};
+    CHECK(bench.find().value_or({}).sb.block_count.get() == 16 * kMiB / kBlockSize);
+    auto report = fsck::check(*bench.region).take();
+    CHECK(report.found == 1);
+    REQUIRE(fsck::repair(*bench.region, report).ok());
+    CHECK(fsck::check(*bench.region).take().clean());
+}
+
+TEST_CASE("superblock: a volume of format 1 is refused, and told what to do") {
+    Bench bench(4 * kMiB);
+    bench.sb().version_major.set(1);
+    seal_block(bench.sb());
+    const auto found = bench.find();
+    REQUIRE(!found.ok());
+    CHECK(found.error().errno_value() == ENOTSUP);
+    const std::string what = found.error().what();
+    CHECK(what.find("format 1") != what.npos);
+    CHECK(what.find("mkfs.pmfs") != what.npos);
+    CHECK(!fsck::check(*bench.region).ok());
+    CHECK(looks_like_superblock({bench.bytes(), kBlockSize}));
+}
+
 TEST_CASE("superblock: what another program made of block 0 is no damage") {
     for (const auto &[at, text] : {std::pair{std::size_t{0}, "XFSB"},
                                    {1080, "\x53\xef"},
