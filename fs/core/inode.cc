@@ -129,15 +129,25 @@ Result<std::optional<InodeNo>> free_slot(const Reader &reader, std::uint64_t chu
     const InodeMap *map = TRY(read_map(reader, chunk));
     if (map == nullptr || map->used.get() >= map->blocks.get() * kInodesPerBlock)
         return std::optional<InodeNo>();
-    for (std::uint64_t b = 0; b < kChunkBlocks; ++b) {
-        if (!get(map->made, b)) continue;
-        const std::uint64_t bit = b * kInodesPerBlock;
-        const auto slots = static_cast<std::uint8_t>(map->slots[bit / 64].get() >> (bit % 64));
-        if (slots == 0xff) continue;
-        const auto slot = static_cast<unsigned>(std::countr_one(slots));
-        return std::optional(number_of(reader.core().superblock, chunk * kChunkBlocks + b, slot));
+    for (std::uint64_t bit = 0; bit < media::kChunkInodes; ++bit) {
+        if (bit % 64 == 0 && map->slots[bit / 64].get() == ~std::uint64_t{0}) {
+            bit += 63;
+            continue;
+        }
+        const std::uint64_t b = bit / kInodesPerBlock;
+        if (!get(map->made, b)) {
+            bit += kInodesPerBlock - 1;
+            continue;
+        }
+        if (get(map->slots, bit)) continue;
+        // One that is damaged, or is in use after all, waits for fsck.
+        const BlockNo block(chunk * kChunkBlocks + b);
+        const auto slot = static_cast<unsigned>(bit % kInodesPerBlock);
+        const InodeNo ino = number_of(reader.core().superblock, block.value(), slot);
+        const auto inode = reader.inode(block, slot, ino);
+        if (inode.ok() && inode.value()->mode.get() == 0) return std::optional(ino);
     }
-    return corrupt("an inode map counts a free inode that it does not have");
+    return std::optional<InodeNo>();
 }
 
 // A chunk of the group with such a slot.  A damaged map costs the inodes of its chunk, until fsck.
