@@ -152,9 +152,9 @@ def _(maker):
     path.write_bytes(bytes(4096))
     refused(tool("fsck.pmfs", path), FSCK_FAILED, "not a pmfs volume")
     path = image(maker)
-    edit(path, 32, struct.pack("<I", 2))
+    edit(path, 32, struct.pack("<I", 3))
     refused(tool("fsck.pmfs", path), FSCK_FAILED, "newer")
-    edit(path, 32, struct.pack("<I", 1))
+    edit(path, 32, struct.pack("<I", 2))
     edit(path, 48, struct.pack("<Q", 1 << 40))
     refused(tool("fsck.pmfs", path), FSCK_FAILED, "feature")
     edit(path, 48, struct.pack("<Q", 0))
@@ -169,16 +169,50 @@ def _(maker):
     assert tool("fsck.pmfs", "--repair-it-all", path).returncode == FSCK_USAGE
 
 
-@claim("an older and a newer minor version are checked like this one", alone=True)
+@claim("a newer minor version is checked like this one", alone=True)
 def _(maker):
     path = image(maker)
     with open(path, "rb") as region:
         region.seek(32)
-        assert struct.unpack("<III", region.read(12)) == (1, 2, 2), "mkfs writes 1.2"
-    for newest, oldest in ((0, 0), (1, 0), (2, 0), (3, 2), (3, 3)):
+        assert struct.unpack("<III", region.read(12)) == (2, 0, 0), "mkfs writes 2.0"
+    for newest, oldest in ((1, 0), (1, 1)):
         edit(path, 36, struct.pack("<II", newest, oldest))
         done = tool("fsck.pmfs", path)
         assert done.returncode == CLEAN, done.stdout + done.stderr
+
+
+@claim("a volume of format 1 is refused by fsck and mount, told what to do, and kept by mkfs", alone=True)
+def _(maker):
+    path = image(maker)
+    edit(path, 32, struct.pack("<III", 1, 2, 2))
+    before = digest(path)
+    for words in ([], ["-n"], ["-p"]):
+        refused(tool("fsck.pmfs", *words, path), FSCK_FAILED, "format 1", "mkfs.pmfs")
+    where = maker.directory / "mnt"
+    where.mkdir(exist_ok=True)
+    done = tool("mount.pmfs", path, where)
+    assert done.returncode != 0 and "format 1" in done.stderr, done.stderr
+    refused(tool("mkfs.pmfs", path), MKFS_FAILED, "pmfs volume", "-f")
+    assert digest(path) == before
+    assert tool("mkfs.pmfs", "-q", "-f", path).returncode == MADE
+    assert tool("fsck.pmfs", path).returncode == CLEAN
+
+
+@claim("mkfs keeps for root what --reserve says, and says so", alone=True)
+def _(maker):
+    path = maker.directory / "image"
+    for words, parts, text in (([], 100, "1.00 %"), (["--reserve", "0"], 0, "0.00 %"),
+                               (["--reserve", "2.5"], 250, "2.50 %"), (["--reserve", "50"], 5000, "50.00 %"),
+                               (["--reserve", "0.01"], 1, "0.01 %")):
+        done = tool("mkfs.pmfs", "-f", "--size", "8M", *words, path)
+        assert done.returncode == MADE and text in done.stdout, done.stdout + done.stderr
+        with open(path, "rb") as region:
+            region.seek(104)
+            assert struct.unpack("<I", region.read(4)) == (parts,)
+    before = digest(path)
+    for wrong in ("50.01", "-1", "1.234", "1.", ".", "many", "1e1"):
+        refused(tool("mkfs.pmfs", "-f", f"--reserve={wrong}", path), MKFS_USAGE, "--reserve", "50")
+    assert digest(path) == before
 
 
 @claim("a user without permission is told so", alone=True)

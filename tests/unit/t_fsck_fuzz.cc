@@ -139,11 +139,11 @@ private:
         auto &extent = reinterpret_cast<InlineExtent *>(record.inline_bytes)[random_() % 3];
         switch (random_() % 8) {
             case 0:
-                return set(record, &record.parent, random_() % 24);
+                return set(record, &record.parent, any_inode());
             case 1:
                 return set(record, &record.entries, awkward(random_));
             case 2:
-                return set(record, &record.next, random_() % 24);
+                return set(record, &record.next, any_inode());
             case 3:
                 return set(record, &record.map_root, awkward(random_));
             case 4:
@@ -162,6 +162,12 @@ private:
                     extent.blocks.set(static_cast<std::uint32_t>(random_() % 2048));
         }
         seal_block(record);
+    }
+    // In use, free, or where none is.
+    std::uint64_t any_inode() {
+        return random_() % 8 == 0 ? random_() % 16
+                                  : p_.grant_tree / kInodesPerBlock * kInodesPerBlock -
+                                        3 * kInodesPerBlock + random_() % (5 * kInodesPerBlock);
     }
     static void set(Inode &record, le64 *field, std::uint64_t value) {
         field->set(value);

@@ -44,7 +44,7 @@ class World {
 public:
     explicit World(std::uint64_t seed) : random_(seed), b_(8 * kMiB) {
         area_ = b_.take(ChunkKind::data, kAreaBlocks);
-        b_.mark(area_, kAreaBlocks, false);
+        b_.release(area_, kAreaBlocks);
         make_files();
         make_records();
         b_.finish();
