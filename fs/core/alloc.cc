@@ -152,12 +152,12 @@ std::uint64_t Allocator::next_group() {
     return group;
 }
 
-Result<> Allocator::take_run(Change &change, Run run, bool meta) {
+Result<> Allocator::take_run(Change &change, Run run, SpaceMap::Use use) {
     for (std::uint64_t at = run.start, end = run.start + run.blocks; at < end;) {
         const std::uint64_t chunk = at / kChunkBlocks, from = at % kChunkBlocks;
         const std::uint64_t n = std::min(end - at, kChunkBlocks - from);
         TRY(map_->take(change, chunk,
-                       bit_range(static_cast<unsigned>(from), static_cast<unsigned>(n)), meta));
+                       bit_range(static_cast<unsigned>(from), static_cast<unsigned>(n)), use));
         at += n;
     }
     return {};
@@ -165,7 +165,7 @@ Result<> Allocator::take_run(Change &change, Run run, bool meta) {
 
 Result<Run> Allocator::take_data(Change &change, const Goal &goal, std::uint64_t blocks) {
     const Run run = TRY(place_data(&change, goal, blocks));
-    TRY(take_run(change, run, false));
+    TRY(take_run(change, run, SpaceMap::Use::data));
     return run;
 }
 
@@ -189,8 +189,7 @@ Result<Run> Allocator::reserve_data(const Goal &goal, std::uint64_t blocks) {
 }
 
 Result<> Allocator::take_reserved(Change &change, Run run) {
-    cancel_reserved(run);
-    return take_run(change, run, false);
+    return take_run(change, run, SpaceMap::Use::reserved);
 }
 
 void Allocator::cancel_reserved(Run run) {
@@ -210,7 +209,7 @@ Result<Run> Allocator::take_chunks(Change &change, std::uint64_t chunks, std::ui
     if (!chunk && map_->settle_meta()) chunk = TRY(find());
     if (!chunk) return no_space();
     const Run run{*chunk * kChunkBlocks, blocks};
-    TRY(take_run(change, run, false));
+    TRY(take_run(change, run, SpaceMap::Use::data));
     return run;
 }
 
@@ -244,14 +243,14 @@ Result<Run> Allocator::take_meta(Change &change, std::uint64_t near, std::uint64
     if (run.blocks < blocks && drop_reservations())
         run = TRY(place_meta(change, group, static_cast<unsigned>(blocks)));
     if (run.blocks < blocks) return no_space();
-    TRY(take_run(change, run, true));
+    TRY(take_run(change, run, SpaceMap::Use::meta));
     return run;
 }
 
 Result<Run> Allocator::take_meta_in(Change &change, std::uint64_t chunk) {
     const Run run = TRY(best_run(&change, chunk, 1));
     if (run.blocks == 0) return Error(ENOSPC, "the chunk is full");
-    TRY(take_run(change, run, true));
+    TRY(take_run(change, run, SpaceMap::Use::meta));
     return run;
 }
 

@@ -50,8 +50,10 @@ public:
     // Takes up to `blocks` contiguous data blocks, fewer if the place has no more.  ENOSPC;
     // kParkErrno when blocks are held back that a group commit would free.
     Result<Run> take_data(Change &change, const Goal &goal, std::uint64_t blocks);
-    // The same in two steps: blocks that nobody else gets, until they are taken or cancelled.
+    // The same without a transaction: the blocks stay as they are on the medium, and are kept from
+    // everybody else in memory, until they are taken or cancelled.
     Result<Run> reserve_data(const Goal &goal, std::uint64_t blocks);
+    // Takes what was reserved.  When the transaction does not commit, it is still reserved.
     Result<> take_reserved(Change &change, Run run);
     void cancel_reserved(Run run);
     // Takes whole free chunks that begin at a multiple of `unit` blocks (a power of two, at least
@@ -84,6 +86,8 @@ public:
     bool nothing_reserved() const { return reservations_.load(std::memory_order_acquire) == 0; }
 
     void release_held() { map_->release_held(); }
+    bool nothing_held() const { return map_->nothing_held(); }
+    void set_readers(Epochs &readers) { map_->set_readers(readers); }
 
     // --- counters; without the lock
     std::uint64_t free_blocks() const { return map_->free_blocks(); }
@@ -110,9 +114,8 @@ private:
     Result<Run> place_anywhere(Change *change, const Goal &goal, std::uint64_t blocks);
     Result<Run> place_meta(Change &change, std::uint64_t group, unsigned blocks);
     Result<Run> best_run(Change *change, std::uint64_t chunk, std::uint64_t blocks);
-    Result<Run> extend(Change *change, std::uint64_t block, std::uint64_t blocks,
-                       const Goal &goal);
-    Result<> take_run(Change &change, Run run, bool meta);
+    Result<Run> extend(Change *change, std::uint64_t block, std::uint64_t blocks, const Goal &goal);
+    Result<> take_run(Change &change, Run run, SpaceMap::Use use);
     bool mine(std::uint64_t chunk, std::uint64_t owner) const;
     void reserve_chunk(std::uint64_t chunk, std::uint64_t owner);
     bool drop_reservations();
@@ -124,7 +127,7 @@ private:
     std::unordered_map<std::uint64_t, std::vector<std::uint64_t>> reserved_;  // owner -> chunks
     std::unordered_map<std::uint64_t, std::uint64_t> owner_of_;               // chunk -> owner
     std::uint64_t spread_ = 0;
-    std::atomic<std::uint64_t> reservations_{0};                              // owners
+    std::atomic<std::uint64_t> reservations_{0};  // owners
     Quarantine quarantine_;
 };
 

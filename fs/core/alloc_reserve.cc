@@ -46,8 +46,7 @@ std::uint64_t Allocator::within_reserve(std::uint64_t blocks, Need need) const {
 
 Result<> Allocator::check_space(std::uint64_t blocks, Need need) {
     if (within_reserve(blocks, need) == blocks) return {};
-    if (map_->free_blocks() < blocks + reserve_of(need))
-        return Error(ENOSPC, "the volume is full");
+    if (map_->free_blocks() < blocks + reserve_of(need)) return Error(ENOSPC, "the volume is full");
     return no_space();
 }
 
@@ -64,19 +63,21 @@ std::uint64_t Allocator::available_blocks(bool privileged) const {
     return free <= keep ? 0 : free - keep;
 }
 
-// An inode takes an eighth of a block, its name a little more than a hundredth (names of ten bytes,
-// leaves two thirds full); and each lets the reserve grow.
+// What a name takes of a leaf: names of eight bytes (measured).
+constexpr double kNameBlocks = 0.0086;
+
+// An inode takes an eighth of a block, and its name some; and each lets the reserve grow.
 std::uint64_t Allocator::available_inodes(bool privileged) const {
     const std::uint64_t used = map_->inodes_used(), made = map_->inodes_made();
     const std::uint64_t places = made - std::min(made, used);
     const std::uint64_t free = available_blocks(privileged);
-    const double each = 1.0 / media::kInodesPerBlock + 0.0105;
+    const double each = 1.0 / media::kInodesPerBlock + kNameBlocks;
     const auto take = [&](std::uint64_t inodes) {
         const std::uint64_t fresh = inodes - std::min(inodes, places);
         const double blocks = static_cast<double>(fresh) / media::kInodesPerBlock +
-                              static_cast<double>(inodes) * 0.0105;
-        return blocks + static_cast<double>(essential_reserve(used + inodes) -
-                                            essential_reserve(used));
+                              static_cast<double>(inodes) * kNameBlocks;
+        return blocks +
+               static_cast<double>(essential_reserve(used + inodes) - essential_reserve(used));
     };
     std::uint64_t low = 0,
                   high = places + static_cast<std::uint64_t>(static_cast<double>(free) / each);
@@ -127,8 +128,7 @@ Run Allocator::piece(Run run) const {
     const std::uint64_t group = run.start / kGroupBlocks * kGroupBlocks;
     const std::uint64_t bitmap_end =
         group + (media::bitmap_index(chunk) + 1) * kBitmapChunks * kChunkBlocks;
-    const std::uint64_t end =
-        std::min({run.start + run.blocks, bitmap_end, group + kGroupBlocks});
+    const std::uint64_t end = std::min({run.start + run.blocks, bitmap_end, group + kGroupBlocks});
     return {run.start, end - run.start};
 }
 

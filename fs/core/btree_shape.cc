@@ -55,7 +55,8 @@ Result<> split(Core &core, TreeId id, const Cursor &at, unsigned level, std::uin
     media::Inode *inode = TRY(edit_inode(change, id.owner));
     const BlockNo left_block = at.block(level);
     const bool is_root = level + 1 == at.depth();
-    const auto taken = TRY(core.allocator.take_meta(change, left_block.value(), is_root ? 2 : 1, need));
+    const auto taken =
+        TRY(core.allocator.take_meta(change, left_block.value(), is_root ? 2 : 1, need));
     const BlockNo right_block(taken.start);
     NodeEdit left = TRY(edit_node(change, left_block));
     NodeEdit right = TRY(fresh_node(change, right_block, id, level));

@@ -96,7 +96,8 @@ Result<std::uint64_t> free_key(const Reader &reader, const media::Inode &dir, In
 Result<> dir_make_room(Core &core, InodeNo dir, std::string_view name, Need need) {
     const Reader reader(core);
     const std::uint64_t key = TRY(free_key(reader, *TRY(read_inode(reader, dir)), dir, name));
-    return tree_make_room(core, tree_of(dir), key, NodeView::cost(sizeof(DirValue) + name.size()), need);
+    return tree_make_room(core, tree_of(dir), key, NodeView::cost(sizeof(DirValue) + name.size()),
+                          need);
 }
 
 Result<> dir_insert(Change &change, media::Inode *dir, InodeNo dir_ino, std::string_view name,

@@ -77,7 +77,7 @@ std::uint64_t group_of_inode(const media::Superblock &sb, InodeNo ino) {
 Result<InodePlace> locate_inode(const Reader &reader, InodeNo ino) {
     const media::Superblock &sb = reader.core().superblock;
     const InodePlace place = place_of(sb, ino);
-    if (place.block.value() >= sb.block_count.get() || 
+    if (place.block.value() >= sb.block_count.get() ||
         number_of(sb, place.block.value(), place.slot) != ino)
         return Error(ESTALE, "there is no inode of that number");
     const InodeMap *map = TRY(read_map(reader, place.chunk()));
@@ -129,16 +129,25 @@ Result<std::optional<InodeNo>> free_slot(const Reader &reader, std::uint64_t chu
     const InodeMap *map = TRY(read_map(reader, chunk));
     if (map == nullptr || map->used.get() >= map->blocks.get() * kInodesPerBlock)
         return std::optional<InodeNo>();
-    for (std::uint64_t b = 0; b < kChunkBlocks; ++b) {
-        if (!get(map->made, b)) continue;
-        const std::uint64_t bit = b * kInodesPerBlock;
-        const auto slots = static_cast<std::uint8_t>(map->slots[bit / 64].get() >> (bit % 64));
-        if (slots == 0xff) continue;
-        const auto slot = static_cast<unsigned>(std::countr_one(slots));
-        return std::optional(
-            number_of(reader.core().superblock, chunk * kChunkBlocks + b, slot));
+    for (std::uint64_t bit = 0; bit < media::kChunkInodes; ++bit) {
+        if (bit % 64 == 0 && map->slots[bit / 64].get() == ~std::uint64_t{0}) {
+            bit += 63;
+            continue;
+        }
+        const std::uint64_t b = bit / kInodesPerBlock;
+        if (!get(map->made, b)) {
+            bit += kInodesPerBlock - 1;
+            continue;
+        }
+        if (get(map->slots, bit)) continue;
+        // One that is damaged, or is in use after all, waits for fsck.
+        const BlockNo block(chunk * kChunkBlocks + b);
+        const auto slot = static_cast<unsigned>(bit % kInodesPerBlock);
+        const InodeNo ino = number_of(reader.core().superblock, block.value(), slot);
+        const auto inode = reader.inode(block, slot, ino);
+        if (inode.ok() && inode.value()->mode.get() == 0) return std::optional(ino);
     }
-    return corrupt("an inode map counts a free inode that it does not have");
+    return std::optional<InodeNo>();
 }
 
 // A chunk of the group with such a slot.  A damaged map costs the inodes of its chunk, until fsck.
@@ -156,8 +165,8 @@ Result<std::optional<InodeNo>> free_in_group(Core &core, const Reader &reader,
     return std::optional<InodeNo>();
 }
 
-// Eight more inodes: in a chunk of the group that has some and a free block, or in one that gets its
-// first ones, there or elsewhere.  Gives the group.
+// Eight more inodes: in a chunk of the group that has some and a free block, or in one that gets
+// its first ones, there or elsewhere.  Gives the group.
 Result<std::uint64_t> make_inodes(Core &core, std::uint64_t group) {
     SpaceMap &space = core.allocator.map();
     Change change(core);
@@ -251,6 +260,19 @@ Result<> drop_places(Change &change, std::uint64_t chunk, InodeMap *map) {
     return space.give(change, chunk, made);
 }
 
+// A block of eight free inodes is free space, unless they are the last free ones of the chunk: then
+// the next file would make it anew.
+Result<> drop_block(Change &change, const InodePlace &place, InodeMap *map) {
+    const std::uint64_t at = place.block.value() % kChunkBlocks, bit = at * kInodesPerBlock;
+    if ((map->slots[bit / 64].get() >> (bit % 64) & 0xff) != 0) return {};
+    if (map->blocks.get() * kInodesPerBlock - map->used.get() < 2 * kInodesPerBlock) return {};
+    put(map->made, at, false);
+    map->blocks.set(map->blocks.get() - 1);
+    SpaceMap &space = change.core().allocator.map();
+    TRY(space.count_inodes(change, place.group(), 0, -static_cast<int>(kInodesPerBlock)));
+    return space.give(change, place.chunk(), bit_range(static_cast<unsigned>(at), 1));
+}
+
 }  // namespace
 
 Result<> free_inode(Change &change, InodeNo ino, media::Inode *inode) {
@@ -269,7 +291,7 @@ Result<> free_inode(Change &change, InodeNo ino, media::Inode *inode) {
     TRY(space.count_inodes(change, place.group(), -1, 0));
     if (map->used.get() == 0) return drop_places(change, place.chunk(), map);
     space.has_free_inode(place.chunk(), true);
-    return {};
+    return drop_block(change, place, map);
 }
 
 // --- lists

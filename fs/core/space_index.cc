@@ -26,9 +26,7 @@ static_assert(kSides * kRunClasses < kFreeShelf);
 std::uint8_t SpaceMap::shelf_of(const Chunk &c) {
     if (c.reserved || c.longest == 0) return kNoShelf;
     if (c.kind == ChunkKind::free) return c.longest == kChunkBlocks ? kFreeShelf : kNoShelf;
-    const Side side = c.inodes                    ? Side::inode
-                      : c.kind == ChunkKind::meta ? Side::meta
-                                                  : Side::data;
+    const Side side = c.inodes ? Side::inode : c.kind == ChunkKind::meta ? Side::meta : Side::data;
     const auto k = static_cast<unsigned>(std::bit_width(std::min<unsigned>(c.longest, 511)) - 1);
     return static_cast<std::uint8_t>(static_cast<unsigned>(side) * kRunClasses + k);
 }

@@ -159,11 +159,10 @@ const Bits *SpaceMap::held_of(std::uint64_t chunk) const {
 
 Result<Bits> SpaceMap::available(Change *change, std::uint64_t chunk) {
     TRY(load(chunk / kGroupChunks));
-    Bits bits = change == nullptr
-                    ? TRY(home_bits(chunk, false))
-                    : bits_of(*TRY(change->tx().read<media::BitmapBlock>(bitmap_block(chunk, false),
-                                                                         Magic::bitmap)),
-                              chunk);
+    Bits bits = change == nullptr ? TRY(home_bits(chunk, false))
+                                  : bits_of(*TRY(change->tx().read<media::BitmapBlock>(
+                                                bitmap_block(chunk, false), Magic::bitmap)),
+                                            chunk);
     const Bits *held = held_of(chunk);
     for (std::size_t i = 0; i < bits.size(); ++i)
         bits[i] = ~bits[i] & (held == nullptr ? ~std::uint64_t{0} : ~(*held)[i]);
@@ -208,12 +207,14 @@ Result<> SpaceMap::edit_bits(Change &change, std::uint64_t chunk, const Bits &bi
     return {};
 }
 
-Result<> SpaceMap::take(Change &change, std::uint64_t chunk, const Bits &bits, bool meta) {
+Result<> SpaceMap::take(Change &change, std::uint64_t chunk, const Bits &bits, Use use) {
+    const bool meta = use == Use::meta;
     TRY(load(chunk / kGroupChunks));
     Chunk &c = chunk_at(chunk);
     TRY(edit_bits(change, chunk, bits, true));
     const auto n = static_cast<std::int32_t>(count_bits(bits));
-    undo_.push_back({chunk, -n, c.kind, c.inodes, false, Bits{}});
+    undo_.push_back(
+        {chunk, -n, c.kind, c.inodes, false, Bits{}, use == Use::reserved ? bits : Bits{}});
     if (meta) {
         auto *classes =
             TRY(change.tx().edit<media::BitmapBlock>(bitmap_block(chunk, true), Magic::bitmap));
@@ -254,9 +255,9 @@ Result<ChunkKind> SpaceMap::kind_without(Change &change, std::uint64_t chunk, co
     if (c.free + count_bits(gone) == kChunkBlocks) return ChunkKind::free;
     if (c.kind != ChunkKind::mixed) return c.kind;
     const auto read = [&](bool classes) -> Result<Bits> {
-        return bits_of(*TRY(change.tx().read<media::BitmapBlock>(bitmap_block(chunk, classes),
-                                                                 Magic::bitmap)),
-                       chunk);
+        return bits_of(
+            *TRY(change.tx().read<media::BitmapBlock>(bitmap_block(chunk, classes), Magic::bitmap)),
+            chunk);
     };
     const Bits classes = TRY(read(true));
     if (classes == Bits{}) return ChunkKind::data;
@@ -270,7 +271,7 @@ Result<> SpaceMap::give(Change &change, std::uint64_t chunk, const Bits &bits) {
     const bool meta = TRY(clear_classes(change, chunk, bits));
     const ChunkKind kind = TRY(kind_without(change, chunk, bits));
     const auto n = static_cast<std::int32_t>(count_bits(bits));
-    undo_.push_back({chunk, n, c.kind, c.inodes, meta, bits});
+    undo_.push_back({chunk, n, c.kind, c.inodes, meta, bits, Bits{}});
     account(chunk, n, kind);
     hold_bits(chunk, bits);
     index(chunk, TRY(available(&change, chunk)));
@@ -289,7 +290,7 @@ std::size_t SpaceMap::blocks_to_give(Change &change, std::uint64_t chunk) {
 Result<> SpaceMap::set_inode_map(Change &change, std::uint64_t chunk, std::optional<unsigned> at) {
     TRY(load(chunk / kGroupChunks));
     Chunk &c = chunk_at(chunk);
-    undo_.push_back({chunk, 0, c.kind, c.inodes, false, Bits{}});
+    undo_.push_back({chunk, 0, c.kind, c.inodes, false, Bits{}, Bits{}});
     c.inodes = at.has_value();
     const auto value = static_cast<std::uint16_t>(at ? *at + 1 : 0);
     TRY(edit_summary(change, chunk / kGroupChunks, [&](media::Summary *s) {
@@ -325,10 +326,11 @@ void SpaceMap::has_free_inode(std::uint64_t chunk, bool has) {
 }
 
 void SpaceMap::tx_committed(TxSeq seq) {
-    const bool frees = std::any_of(undo_.begin(), undo_.end(),
-                                   [](const Undo &u) { return u.held != Bits{}; });
-    const std::uint64_t epoch = frees && epochs_.self ? epochs_.advance(epochs_.self) : 0;
+    const bool frees =
+        std::any_of(undo_.begin(), undo_.end(), [](const Undo &u) { return u.held != Bits{}; });
+    const std::uint64_t epoch = frees && readers_ != nullptr ? readers_->advance() : 0;
     for (const Undo &u : undo_) {
+        if (u.reserved != Bits{}) unhold(u.chunk, u.reserved);
         if (u.held == Bits{}) continue;
         held_queue_.push_back({seq, epoch, u.chunk, u.held});
         if (!u.freed_meta) continue;
@@ -380,12 +382,14 @@ void SpaceMap::unhold(std::uint64_t chunk, const Bits &bits) {
 void SpaceMap::release_held() {
     const TxSeq durable = journal_.durable();
     const std::uint64_t oldest =
-        epochs_.self && !held_queue_.empty() ? epochs_.oldest(epochs_.self) : ~std::uint64_t{0};
+        readers_ != nullptr && !held_queue_.empty() ? readers_->oldest() : ~std::uint64_t{0};
     while (!held_queue_.empty() && held_queue_.front().seq <= durable &&
            held_queue_.front().epoch < oldest) {
         unhold(held_queue_.front().chunk, held_queue_.front().bits);
         held_queue_.pop_front();
     }
+    held_count_.store(held_queue_.size(), std::memory_order_relaxed);
+    if (meta_freed_.empty()) return;
     const TxSeq checkpointed = journal_.checkpointed();
     std::erase_if(meta_freed_, [&](const auto &one) {
         if (one.second > checkpointed) return false;

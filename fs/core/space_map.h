@@ -21,6 +21,7 @@
 #include "base/result.h"
 #include "core/bits.h"
 #include "core/change.h"
+#include "core/epoch.h"
 #include "core/group_set.h"
 #include "journal/tx.h"
 #include "media/format.h"
@@ -46,9 +47,9 @@ public:
         std::uint16_t free = 0;     // by the media, held-back blocks included
         std::uint16_t longest = 0;  // run of blocks that can be taken
         media::ChunkKind kind = media::ChunkKind::free;
-        bool inodes = false;    // it has an inode map
-        bool was_meta = false;  // some block of it, since the mount
-        bool reserved = false;  // set by the allocator: not in the index
+        bool inodes = false;        // it has an inode map
+        bool was_meta = false;      // some block of it, since the mount
+        bool reserved = false;      // set by the allocator: not in the index
         std::uint8_t shelf = 0xff;  // where the index has it: see space_index.cc
     };
     // ENOENT past the end.
@@ -82,11 +83,13 @@ public:
     void set_reserved(std::uint64_t chunk, bool reserved);
 
     // --- changing.  EUCLEAN: taken while in use, or freed twice.
-    Result<> take(Change &change, std::uint64_t chunk, const Bits &bits, bool meta);
+    enum class Use : std::uint8_t { data, meta, reserved };  // reserved: data that was held for it
+    Result<> take(Change &change, std::uint64_t chunk, const Bits &bits, Use use);
     Result<> give(Change &change, std::uint64_t chunk, const Bits &bits);
     // How many blocks that would add to the transaction.
     std::size_t blocks_to_give(Change &change, std::uint64_t chunk);
-    // Held in memory alone, for a change that is still to come.
+    // Held in memory alone, for a change that is still to come; Use::reserved ends that when the
+    // change commits.
     void hold(std::uint64_t chunk, const Bits &bits);
     void unhold(std::uint64_t chunk, const Bits &bits);
 
@@ -122,20 +125,14 @@ public:
     // free now.
     void release_held();
     // Freed blocks will come to be free by a group commit, a checkpoint or the end of a read.
-    bool waits(bool image) const {
-        return !held_queue_.empty() || (image && !meta_freed_.empty());
-    }
+    bool waits(bool image) const { return !held_queue_.empty() || (image && !meta_freed_.empty()); }
     // On DAX media: nothing that was metadata has to stay so any more.  True: something had to.
     bool settle_meta();
 
-    // Called before it is asked for the first time: the epoch of what begins now, and of the
-    // oldest that has not ended (docs/decisions/0013).
-    struct Epochs {
-        std::uint64_t (*advance)(void *self);
-        std::uint64_t (*oldest)(void *self);
-        void *self;
-    };
-    void set_epochs(const Epochs &epochs) { epochs_ = epochs; }
+    // Who may still look at blocks that are freed: until they have left, those are held back.
+    void set_readers(Epochs &readers) { readers_ = &readers; }
+    // Without the lock, a hint.
+    bool nothing_held() const { return held_count_.load(std::memory_order_relaxed) == 0; }
 
     // --- counters; without the lock
     std::uint64_t free_blocks() const { return free_.load(std::memory_order_relaxed); }
@@ -159,7 +156,8 @@ private:
         std::int32_t free;
         media::ChunkKind old_kind;
         bool old_inodes, freed_meta;
-        Bits held;  // added to the held bits
+        Bits held;      // added to the held bits
+        Bits reserved;  // to be no longer held when it commits
     };
     struct Held {
         TxSeq seq;
@@ -200,7 +198,8 @@ private:
     std::vector<Undo> undo_;                               // of the open transaction
     std::unordered_map<std::uint64_t, TxSeq> meta_freed_;  // chunk -> last transaction
     std::int64_t pending_used_ = 0, pending_made_ = 0;     // of the open transaction
-    Epochs epochs_{nullptr, nullptr, nullptr};
+    Epochs *readers_ = nullptr;
+    std::atomic<std::size_t> held_count_{0};  // length of held_queue_
     std::atomic<std::uint64_t> free_{0}, held_total_{0}, free_chunks_{0};
     std::atomic<std::uint64_t> inodes_used_{0}, inodes_made_{0};
 };

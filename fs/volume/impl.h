@@ -151,8 +151,7 @@ public:
     // --- names
     Result<Attr> lookup_number(InodeNo ino) REQUIRES_SHARED(lock);
     Result<core::NewInode> new_inode(core::Change &change, const media::Inode &dir, InodeNo dir_ino,
-                                     std::uint64_t group, std::uint32_t mode,
-                                     const Caller &caller);
+                                     std::uint64_t group, std::uint32_t mode, const Caller &caller);
 
     // --- group commits (image files): commit.cc
     void commit_loop();

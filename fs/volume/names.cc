@@ -125,8 +125,8 @@ Result<> prepare_name(core::Core &core, InodeNo dir_ino, std::string_view name) 
 Result<std::uint64_t> prepare_inode(core::Core &core, InodeNo dir, std::uint32_t mode,
                                     const Caller &caller) {
     const bool spread = S_ISDIR(mode) && dir.value() == media::kRootIno;
-    const std::uint64_t group = spread ? core.allocator.next_group()
-                                       : core::group_of_inode(core.superblock, dir);
+    const std::uint64_t group =
+        spread ? core.allocator.next_group() : core::group_of_inode(core.superblock, dir);
     return core::ensure_free_inode(core, group,
                                    caller.uid == 0 ? core::Need::root : core::Need::user);
 }

@@ -92,9 +92,11 @@ private:
         auto *inode = TRY(core::edit_inode(change, ino_));
         const MapPermit allowed = TRY(permit(*inode, Move::allocate, at, upto));
         std::uint64_t blocks = std::max(std::min(upto - at, kStepBlocks) / unit_ * unit_, unit_);
-        auto taken = v_.allocator->take_chunks(change, blocks / kChunkBlocks, unit_, caller_.uid == 0);
+        auto taken =
+            v_.allocator->take_chunks(change, blocks / kChunkBlocks, unit_, caller_.uid == 0);
         if (!taken.ok() && taken.error().errno_value() == ENOSPC && blocks > unit_)
-            taken = v_.allocator->take_chunks(change, unit_ / kChunkBlocks, unit_, caller_.uid == 0);
+            taken =
+                v_.allocator->take_chunks(change, unit_ / kChunkBlocks, unit_, caller_.uid == 0);
         const Run run = TRY(std::move(taken));
         TRY(core::map_insert(change, inode, ino_, {at, run.start, run.blocks, false, false},
                              allowed));
@@ -119,7 +121,8 @@ private:
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
         const MapPermit allowed = TRY(permit(*inode, Move::relocate, at, at + unit_));
-        const Run run = TRY(v_.allocator->take_chunks(change, unit_ / kChunkBlocks, unit_, caller_.uid == 0));
+        const Run run =
+            TRY(v_.allocator->take_chunks(change, unit_ / kChunkBlocks, unit_, caller_.uid == 0));
         TRY(core::map_insert(change, inode, ino_, {kDonorBase, run.start, run.blocks, true, false},
                              allowed));
         inode->blocks.set(inode->blocks.get() + run.blocks);

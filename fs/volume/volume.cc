@@ -191,7 +191,8 @@ VolumeInfo Volume::info() {
     info.blocks_total = sb.block_count.get() - own;
     const std::uint64_t leaving = v.leaving_blocks();
     info.blocks_free = std::min(v.allocator->free_blocks() + leaving, info.blocks_total);
-    info.blocks_available = std::min(v.allocator->available_blocks(false) + leaving, info.blocks_free);
+    info.blocks_available =
+        std::min(v.allocator->available_blocks(false) + leaving, info.blocks_free);
     info.inodes_used = v.allocator->map().inodes_used();
     info.inodes_available = v.allocator->available_inodes(false);
     info.superblock_from = v.superblock_from;

@@ -36,7 +36,7 @@ public:
         sound_.assign(bytes, bytes + populated_.b.region().size());
         for (std::uint64_t block = 1; block < sound_.size() / kBlockSize; ++block) {
             const auto magic = Magic{load<le32>(ConstBytes(sound_), block * kBlockSize).get()};
-            if (magic == Magic::node || magic == Magic::inode || magic == Magic::state ||
+            if (magic == Magic::node || magic == Magic::inode || magic == Magic::inode_map ||
                 magic == Magic::bitmap || magic == Magic::summary)
                 blocks_.push_back(block);
         }
@@ -71,8 +71,6 @@ private:
                 seal_block(Bytes(block(number) + i * kInodeSize, kInodeSize));
             return;
         }
-        if (magic == Magic::state)
-            seal_block(reinterpret_cast<State *>(block(number))->inode_table);
         seal_block(Bytes(block(number), kBlockSize));
     }
 
@@ -102,19 +100,14 @@ private:
         }
         std::memcpy(block(number) + at, &value, width);
         seal(number);
-        if (magic == Magic::state || magic == Magic::summary) mirror(number);
+        if (magic == Magic::summary) mirror(number);
     }
 
     // Both copies say the same: else the sound one is used.
     void mirror(std::uint64_t number) {
-        const auto &sb = *reinterpret_cast<Superblock *>(block(0));
-        const GroupLayout layout = layout_of(sb.block_count.get(), 0);
-        std::uint64_t other = 0;
-        for (const auto &[a, b] : {std::pair{sb.state_block[0].get(), sb.state_block[1].get()},
-                                   {layout.summary_a, layout.summary_b}}) {
-            if (number == a) other = b;
-            if (number == b) other = a;
-        }
+        const GroupLayout layout = layout_of(0);
+        const std::uint64_t other =
+            number == layout.summary_a ? layout.summary_b : layout.summary_a;
         const std::size_t head = sizeof(BlockHeader);
         std::memcpy(block(other) + head, block(number) + head, kBlockSize - head);
         seal(other);
@@ -122,19 +115,21 @@ private:
 
     // A block in use is called free, and the summaries agree.
     void call_free(std::uint64_t number) {
-        const GroupLayout layout =
-            layout_of(reinterpret_cast<Superblock *>(block(0))->block_count.get(), 0);
+        const GroupLayout layout = layout_of(0);
         const std::uint64_t chunk = number / kChunkBlocks;
-        const std::uint64_t bitmap = layout.bitmaps + bitmap_index(chunk);
-        le64 &word = reinterpret_cast<BitmapBlock *>(block(bitmap))
-                         ->bits[bitmap_row(chunk)][number % kChunkBlocks / 64];
         const std::uint64_t bit = std::uint64_t{1} << (number % 64);
-        if ((word.get() & bit) == 0) return;
-        word.set(word.get() & ~bit);
-        seal(bitmap);
+        bool was_used = false;
+        for (const std::uint64_t first : {layout.bitmaps, layout.classes}) {
+            const std::uint64_t bitmap = first + bitmap_index(chunk);
+            le64 &word = reinterpret_cast<BitmapBlock *>(block(bitmap))
+                             ->bits[bitmap_row(chunk)][number % kChunkBlocks / 64];
+            was_used |= (word.get() & bit) != 0;
+            word.set(word.get() & ~bit);
+            seal(bitmap);
+        }
+        if (!was_used) return;
         auto *summary = reinterpret_cast<Summary *>(block(layout.summary_a));
-        le32 &free = summary->kind[chunk] == 1 ? summary->meta_free : summary->data_free;
-        free.set(free.get() + 1);
+        summary->partial_free.set(summary->partial_free.get() + 1);
         seal(layout.summary_a);
         mirror(layout.summary_a);
     }

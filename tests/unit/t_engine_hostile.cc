@@ -8,6 +8,7 @@
 
 #include "core/dir.h"
 #include "journal/replay.h"
+#include "media/geometry.h"
 #include "media/verify.h"
 #include "mkfs/make.h"
 #include "unit/tampered.h"
@@ -239,12 +240,14 @@ TEST_CASE("hostile: a directory entry that has taken another name's key") {
     CHECK(volume->lookup(dir, wanted).ok());
 }
 
-TEST_CASE("hostile: one sound copy of the volume's state is enough to mount") {
+TEST_CASE("hostile: one sound copy of a group's summary is enough to mount") {
     for (unsigned copy = 0; copy < 2; ++copy) {
         Tampered volume;
         make_file(*volume, "f");
         volume.close();
-        volume.block<media::State>(volume.sb().state_block[copy].get()).orphan_head.set(99);
+        const auto layout = media::layout_of(0);
+        volume.block<media::Summary>(copy == 0 ? layout.summary_a : layout.summary_b)
+            .orphan_head.set(99);
         REQUIRE(volume.reopen().ok());
         CHECK(volume->lookup(kRoot, "f").ok());
         CHECK(volume->make(kRoot, "g", S_IFREG | 0644, 0, kUser).ok());
@@ -263,10 +266,11 @@ TEST_CASE("hostile: an orphan that cannot be freed does not keep the volume from
     extents_of(inode)[0].start.set(1ull << 60);
     inode.nlink.set(0);
     media::seal_block(inode);
-    for (unsigned copy = 0; copy < 2; ++copy) {
-        auto &state = volume.block<media::State>(volume.sb().state_block[copy].get());
-        state.orphan_head.set(ino.value());
-        media::seal_block(state);
+    for (const std::uint64_t copy :
+         {media::layout_of(0).summary_a, media::layout_of(0).summary_b}) {
+        auto &summary = volume.block<media::Summary>(copy);
+        summary.orphan_head.set(ino.value());
+        media::seal_block(summary);
     }
     REQUIRE(volume.reopen().ok());
     CHECK(volume->lookup(kRoot, "g").ok());
@@ -322,9 +326,7 @@ TEST_CASE(
     "file") {
     Tampered volume;
     volume.close();
-    auto &state = volume.block<media::State>(volume.sb().state_block[0].get());
-    const InodeNo free(state.free_inode_head.get());
-    REQUIRE(free.value() < media::kInodesPerBlock);  // in the root's block
+    const InodeNo free(volume.sb().root_block.get() * media::kInodesPerBlock + 1);
     media::Inode &damaged = volume.inode(free);
     const auto at = reinterpret_cast<std::byte *>(&damaged) - &volume.block<std::byte>(0);
     damaged.next.set(5);  // and no checksum

@@ -356,16 +356,16 @@ TEST_CASE("space: a transaction that is dropped leaves no chunk reserved") {
             ++n;
             goal.file_block += media::kChunkBlocks;
             goal.near = 0;
-            if (allocator->available_blocks() < media::kChunkBlocks) break;
+            if (allocator->available_blocks(true) < media::kChunkBlocks) break;
         }
         return n;
     };
-    const std::uint64_t before = allocator->available_blocks();
+    const std::uint64_t before = allocator->available_blocks(true);
     const std::uint64_t first = take_all(5);
-    CHECK(allocator->available_blocks() == before);
+    CHECK(allocator->available_blocks(true) == before);
     core::Change change(core);
     REQUIRE(change.begin().ok());
-    CHECK(allocator->take_chunks(change, before / media::kChunkBlocks, 512).ok());
+    CHECK(allocator->take_chunks(change, before / media::kChunkBlocks, 512, true).ok());
     CHECK(first >= 1);
 }
 

@@ -118,8 +118,7 @@ TEST_CASE(
                      return true;
                  }).ok());
     }
-    const std::uint64_t total = p.b.state().inodes_total.get();
-    for (std::uint64_t number = 0; number < total + 2; ++number) {
+    for (std::uint64_t number = 0; number < p.b.block_count() * kInodesPerBlock; ++number) {
         const auto attr = v.lookup(InodeNo(number), ".");
         if (attr.ok())
             found.insert(number);
@@ -242,7 +241,7 @@ void damage(Populated &p, Random &random) {
             record.blocks.set(value);
             break;
         case 8:
-            p.b.state().grant_head.set(other);
+            p.b.summary().grant_head.set(other);
             break;
         default:
             extent.start.set(value);

@@ -48,17 +48,19 @@ void newer_minor(Tampered &volume) {
 
 // Says that `block` is free, and the summaries agree.
 void call_free(Tampered &volume, std::uint64_t block) {
-    const GroupLayout layout = layout_of(volume.sb().block_count.get(), 0);
+    const GroupLayout layout = layout_of(0);
     const std::uint64_t chunk = block / kChunkBlocks;
-    const std::uint64_t at = layout.bitmaps + bitmap_index(chunk);
-    le64 &word = volume.block<BitmapBlock>(at).bits[bitmap_row(chunk)][block % kChunkBlocks / 64];
-    REQUIRE((word.get() >> (block % 64) & 1) == 1);
-    word.set(word.get() & ~(std::uint64_t{1} << (block % 64)));
-    volume.seal(at);
+    for (const std::uint64_t first : {layout.bitmaps, layout.classes}) {
+        const std::uint64_t at = first + bitmap_index(chunk);
+        le64 &word =
+            volume.block<BitmapBlock>(at).bits[bitmap_row(chunk)][block % kChunkBlocks / 64];
+        REQUIRE((word.get() >> (block % 64) & 1) == 1);
+        word.set(word.get() & ~(std::uint64_t{1} << (block % 64)));
+        volume.seal(at);
+    }
     for (const std::uint64_t copy : {layout.summary_a, layout.summary_b}) {
         auto &summary = volume.block<Summary>(copy);
-        le32 &free = summary.kind[chunk] == 1 ? summary.meta_free : summary.data_free;
-        free.set(free.get() + 1);
+        summary.partial_free.set(summary.partial_free.get() + 1);
         volume.seal(copy);
     }
 }
@@ -89,7 +91,7 @@ TEST_CASE("hostile: a tree whose child is a bitmap that the same transaction edi
             volume.close();
             Inode *in[] = {&volume.inode(ino[0]), &volume.inode(ino[1])};
             const std::uint64_t leaf = in[0]->map_root.get(), top = in[1]->map_root.get();
-            const std::uint64_t bitmap = layout_of(volume.sb().block_count.get(), 0).bitmaps;
+            const std::uint64_t bitmap = layout_of(0).bitmaps;
             // The other file's leaf becomes an inner node of the first: a bitmap, then its leaf.
             auto &node = volume.block<NodeHeader>(top);
             auto *bytes = reinterpret_cast<std::byte *>(&node);
@@ -144,7 +146,8 @@ TEST_CASE("hostile: a block that is in use and called free is not given out") {
     check("the superblock", [](Tampered &, InodeNo) { return std::uint64_t{0}; });
     check("a summary", [](Tampered &, InodeNo) { return std::uint64_t{1}; });
     check("a bitmap", [](Tampered &, InodeNo) { return std::uint64_t{2}; });
-    check("a State", [](Tampered &v, InodeNo) { return v.sb().state_block[1].get(); });
+    check("the inode map of chunk 0", [](Tampered &, InodeNo) { return layout_of(0).inode_map; });
+    check("the root's inode", [](Tampered &v, InodeNo) { return v.sb().root_block.get(); });
     check("the journal's header", [](Tampered &v, InodeNo) { return v.sb().journal_start.get(); });
     check("the ring", [](Tampered &v, InodeNo) { return v.sb().journal_start.get() + 3; });
     check("the superblock's copy", [](Tampered &v, InodeNo) { return v.sb().copy_block.get(); });
@@ -162,10 +165,7 @@ TEST_CASE("hostile: a block of inodes, or of a tree, that is called free and tak
         (void)truncate(*volume, ino, 0);
         (void)volume->unlink(kRoot, "f").ok();
     };
-    for (std::uint64_t i = 0; i < 4; ++i)
-        check([i](Tampered &v, InodeNo) {
-            return fixed_end(v.sb().journal_start.get(), v.sb().journal_blocks.get()) + i;
-        });
+    check([](Tampered &, InodeNo ino) { return ino.value() / kInodesPerBlock; });
     check([](Tampered &v, InodeNo ino) { return v.inode(ino).map_root.get(); });
     check([](Tampered &v, InodeNo) { return v.inode(kRoot).map_root.get(); });
 }
@@ -179,10 +179,10 @@ TEST_CASE("hostile: what stands where nothing may stand makes a block a damaged 
     const Place places[] = {
         {"a summary", "PM0401", 100, [](Tampered &, InodeNo) { return std::uint64_t{1}; }},
         {"a bitmap", "PM0404", 40, [](Tampered &, InodeNo) { return std::uint64_t{2}; }},
-        {"a State", "PM0301", 200,
-         [](Tampered &v, InodeNo) { return v.sb().state_block[0].get(); }},
-        {"a State's end", "PM0301", 3000,
-         [](Tampered &v, InodeNo) { return v.sb().state_block[1].get(); }},
+        {"a summary's reserved bytes", "PM0401", 2000,
+         [](Tampered &, InodeNo) { return layout_of(0).summary_b; }},
+        {"an inode map", "PM0301", 3000,
+         [](Tampered &, InodeNo) { return layout_of(0).inode_map; }},
         {"a node", "PM0501", 50,
          [](Tampered &v, InodeNo ino) { return v.inode(ino).map_root.get(); }},
     };
@@ -229,9 +229,9 @@ TEST_CASE(
         scattered_file(*volume, "f", 14);
         REQUIRE(volume->make(kRoot, "g", S_IFREG | 0644, 0, kUser).ok());
         volume.close();
-        for (const le64 &copy : volume.sb().state_block) {
-            volume.block<State>(copy.get()).orphan_head.set(head);
-            volume.seal(copy.get());
+        for (const std::uint64_t copy : {layout_of(0).summary_a, layout_of(0).summary_b}) {
+            volume.block<Summary>(copy).orphan_head.set(head);
+            volume.seal(copy);
         }
         REQUIRE(volume.reopen().ok());
         CHECK(volume->unlink(kRoot, "f").ok());

@@ -248,7 +248,7 @@ TEST_CASE("volume: threads that work side by side leave a sound volume") {
 
 TEST_CASE("volume: a change of a block does not seal damage to another part of it") {
     Mounted volume(16 << 20);
-    const auto layout = media::layout_of((16 << 20) / media::kBlockSize, 0);
+    const auto layout = media::layout_of(0);
     REQUIRE(volume.whole(layout.summary_a));
     volume.flip(layout.summary_a * media::kBlockSize + 2000);  // after it was verified
     const InodeNo ino = make_file(*volume, kRoot, "f");
