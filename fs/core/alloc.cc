@@ -189,7 +189,8 @@ Result<Run> Allocator::take_fresh(Change &change, const Goal &goal, std::uint64_
     return run;
 }
 
-Result<Run> Allocator::take_data(Change &change, const Goal &goal, std::uint64_t blocks) {
+// Nothing in the run: there is no place as things are.
+Result<Run> Allocator::take_somewhere(Change &change, const Goal &goal, std::uint64_t blocks) {
     Run run = TRY(take_near(change, goal, blocks));
     if (run.blocks == 0 && goal.large) run = TRY(take_fresh(change, goal, blocks));
     if (run.blocks == 0)
@@ -197,6 +198,11 @@ Result<Run> Allocator::take_data(Change &change, const Goal &goal, std::uint64_t
     if (run.blocks == 0) run = TRY(take_fresh(change, goal, blocks));
     if (run.blocks == 0)
         run = TRY(search(change, goal.near, ChunkKind::data, goal.owner, blocks, false, true));
+    return run;
+}
+
+Result<Run> Allocator::take_data(Change &change, const Goal &goal, std::uint64_t blocks) {
+    Run run = TRY(take_somewhere(change, goal, blocks));
     if (run.blocks == 0 && TRY(reclaim_meta_chunk(change)))
         run = TRY(take_fresh(change, goal, blocks));
     if (run.blocks == 0) return no_space();

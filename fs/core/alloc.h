@@ -23,6 +23,7 @@
 #include "base/ids.h"
 #include "base/result.h"
 #include "core/change.h"
+#include "core/epoch.h"
 #include "core/quarantine.h"
 #include "journal/tx.h"
 #include "media/format.h"
@@ -45,6 +46,12 @@ public:
     // Takes up to `blocks` contiguous data blocks, fewer if the place has no more.  ENOSPC;
     // kParkErrno when blocks are held back that a group commit would free.
     Result<Run> take_data(Change &change, const Goal &goal, std::uint64_t blocks);
+    // The same without a transaction: the blocks stay as they are on the medium, and are kept from
+    // everybody else in memory, until they are taken or cancelled.
+    Result<Run> reserve_data(const Goal &goal, std::uint64_t blocks);
+    // Takes what was reserved.  When the transaction does not commit, it is still reserved.
+    Result<> take_reserved(Change &change, Run run);
+    void cancel_reserved(Run run);
     // Takes whole free chunks that begin at a multiple of `unit` blocks (a power of two, at least
     // 512): exactly `chunks` of them in one run.  ENOSPC if there is no such run.
     Result<Run> take_chunks(Change &change, std::uint64_t chunks, std::uint64_t unit);
@@ -69,6 +76,10 @@ public:
     void tx_aborted() override;
     // The journal's durable() moved: held-back blocks may be free now.
     void release_held();
+    // Without the lock, a hint.
+    bool nothing_held() const { return held_count_.load(std::memory_order_relaxed) == 0; }
+    // Who may still look at blocks that are freed: until they have left, those are held back.
+    void set_readers(Epochs &readers) { readers_ = &readers; }
 
     std::uint64_t free_blocks() const {
         return data_free_ + meta_free_ + free_chunks_ * media::kChunkBlocks;
@@ -100,10 +111,12 @@ private:
         std::uint64_t chunk;
         std::int32_t free;
         media::ChunkKind old_kind;
-        Bits held;  // added to the held bits
+        Bits held;      // added to the held bits
+        Bits reserved;  // to be no longer held when it commits
     };
     struct Held {
         TxSeq seq;
+        std::uint64_t epoch;  // in which it was freed
         std::uint64_t chunk;
         Bits bits;
     };
@@ -116,6 +129,7 @@ private:
     Result<Bits> available_bits(Change &change, std::uint64_t chunk);
     Result<Run> take_at(Change &change, std::uint64_t block, std::uint64_t blocks,
                         media::ChunkKind kind);
+    Result<Run> take_somewhere(Change &change, const Goal &goal, std::uint64_t blocks);
     Result<Run> take_near(Change &change, const Goal &goal, std::uint64_t blocks);
     Result<Run> take_fresh(Change &change, const Goal &goal, std::uint64_t blocks);
     Error no_space() const;
@@ -143,6 +157,8 @@ private:
     Result<> write_summary(Change &change, std::uint64_t chunk);
     void hold(std::uint64_t chunk, const Bits &bits);
     void unhold(std::uint64_t chunk, const Bits &bits);
+    template <class F>
+    Result<> by_chunk(Run run, F what);
     std::uint64_t group_of(std::uint64_t block) const { return block / media::kGroupBlocks; }
 
     journal::Journal &journal_;
@@ -150,12 +166,16 @@ private:
     std::vector<Group> groups_;
     std::unordered_map<std::uint64_t, Bits> held_;           // by chunk
     std::deque<Held> held_queue_;                            // in order of seq
+    std::atomic<std::size_t> held_count_{0};                 // its length
     std::vector<Undo> undo_;                                 // of the open transaction
     std::unordered_map<std::uint64_t, TxSeq> emptied_meta_;  // chunk -> transaction
     std::unordered_map<std::uint64_t, std::vector<std::uint64_t>> reserved_;  // owner -> chunks
     Quarantine quarantine_;
-    std::atomic<std::uint64_t> reservations_{0};  // owners in reserved_
-    std::uint64_t cursor_ = 0;                    // group where the last search ended
+    Epochs *readers_ = nullptr;
+    // Of reservations: the owner whose chunks they began (release_reservation()).
+    std::unordered_map<std::uint64_t, std::uint64_t> begun_;  // first block -> owner
+    std::atomic<std::uint64_t> reservations_{0};              // owners in reserved_
+    std::uint64_t cursor_ = 0;                                // group where the last search ended
     std::atomic<std::uint64_t> data_free_{0}, meta_free_{0}, free_chunks_{0};
     std::atomic<std::uint64_t> empty_meta_chunks_{0};  // of the groups that were loaded
 };

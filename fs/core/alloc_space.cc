@@ -188,7 +188,7 @@ Result<> Allocator::edit_bits(Change &change, std::uint64_t chunk, const Bits &b
         row[i].set(was ^ bits[i]);
     }
     const auto n = static_cast<std::int32_t>(count_bits(bits));
-    undo_.push_back({chunk, take ? -n : n, chunk_of(chunk).kind, take ? Bits{} : bits});
+    undo_.push_back({chunk, take ? -n : n, chunk_of(chunk).kind, take ? Bits{} : bits, Bits{}});
     account(chunk, take ? -n : n, kind);
     if (kind == ChunkKind::free) chunk_of(chunk).reserved_for = 0;
     if (!take) hold(chunk, bits);
@@ -208,6 +208,72 @@ void Allocator::unhold(std::uint64_t chunk, const Bits &bits) {
     const unsigned left = count_bits(found->second);
     chunk_of(chunk).held = static_cast<std::uint16_t>(left);
     if (left == 0) held_.erase(found);
+}
+
+// Calls `what` with each chunk that the run reaches into, and the bits of its blocks there.
+template <class F>
+Result<> Allocator::by_chunk(Run run, F what) {
+    const std::uint64_t end = run.start + run.blocks;
+    for (std::uint64_t at = run.start; at < end;) {
+        const std::uint64_t chunk = at / kChunkBlocks;
+        const std::uint64_t to = std::min(end, (chunk + 1) * kChunkBlocks);
+        Bits bits{};
+        for (; at < to; ++at) bits[at % kChunkBlocks / 64] |= std::uint64_t{1} << (at % 64);
+        TRY(what(chunk, bits));
+    }
+    return {};
+}
+
+// Finds them as a transaction would, which is then dropped.
+Result<Run> Allocator::reserve_data(const Goal &goal, std::uint64_t blocks) {
+    Core core{journal_, superblock_, *this};
+    Run run;
+    bool begins = false;
+    for (bool reclaimed = false; run.blocks == 0; reclaimed = true) {
+        Change change(core);
+        TRY(change.begin());
+        run = TRY(take_somewhere(change, goal, blocks));
+        if (run.blocks == 0) {
+            if (reclaimed || !TRY(reclaim_meta_chunk(change))) return no_space();
+            TRY(change.commit());
+            continue;
+        }
+        begins = goal.large && goal.owner != 0 &&
+                 chunk_of(run.start / kChunkBlocks).reserved_for == goal.owner;
+    }
+    if (begins) begun_[run.start] = goal.owner;
+    TRY(by_chunk(run, [this](std::uint64_t chunk, const Bits &bits) -> Result<> {
+        hold(chunk, bits);
+        return {};
+    }));
+    return run;
+}
+
+Result<> Allocator::take_reserved(Change &change, Run run) {
+    TRY(by_chunk(run, [&](std::uint64_t chunk, const Bits &bits) -> Result<> {
+        TRY(edit_bits(change, chunk, bits, true, ChunkKind::data));
+        undo_.back().reserved = bits;
+        return {};
+    }));
+    const auto begun = begun_.find(run.start);
+    if (begun == begun_.end()) return {};
+    for (std::uint64_t c = run.start / kChunkBlocks;
+         c <= (run.start + run.blocks - 1) / kChunkBlocks; ++c) {
+        if (chunk_of(c).free == 0 || chunk_of(c).reserved_for != 0) continue;
+        chunk_of(c).reserved_for = begun->second;
+        reserved_[begun->second].push_back(c);
+    }
+    begun_.erase(begun);
+    reservations_.store(reserved_.size(), std::memory_order_release);
+    return {};
+}
+
+void Allocator::cancel_reserved(Run run) {
+    begun_.erase(run.start);
+    (void)by_chunk(run, [this](std::uint64_t chunk, const Bits &bits) -> Result<> {
+        unhold(chunk, bits);
+        return {};
+    }).ok();
 }
 
 Run Allocator::piece(Run run) const {
@@ -285,7 +351,7 @@ Result<bool> Allocator::reclaim_meta_chunk(Change &change) {
             ++it;
             continue;
         }
-        undo_.push_back({chunk, 0, ChunkKind::meta, Bits{}});
+        undo_.push_back({chunk, 0, ChunkKind::meta, Bits{}, Bits{}});
         account(chunk, 0, ChunkKind::free);
         TRY(write_summary(change, chunk));
         for (std::uint64_t i = 0; i < kChunkBlocks; ++i)
@@ -306,8 +372,12 @@ void Allocator::release_reservation(std::uint64_t owner) {
 }
 
 void Allocator::tx_committed(TxSeq seq) {
+    bool freed = false;
+    for (const Undo &u : undo_) freed = freed || u.held != Bits{};
+    const std::uint64_t epoch = freed && readers_ != nullptr ? readers_->advance() : 0;
     for (const Undo &u : undo_) {
-        if (u.held != Bits{}) held_queue_.push_back({seq, u.chunk, u.held});
+        if (u.held != Bits{}) held_queue_.push_back({seq, epoch, u.chunk, u.held});
+        if (u.reserved != Bits{}) unhold(u.chunk, u.reserved);
         if (empty_meta(chunk_of(u.chunk))) emptied_meta_[u.chunk] = seq;
     }
     undo_.clear();
@@ -328,11 +398,15 @@ void Allocator::tx_aborted() {
 }
 
 void Allocator::release_held() {
+    if (held_queue_.empty()) return;
     const TxSeq durable = journal_.durable();
-    while (!held_queue_.empty() && held_queue_.front().seq <= durable) {
+    const std::uint64_t oldest = readers_ != nullptr ? readers_->oldest() : ~std::uint64_t{0};
+    while (!held_queue_.empty() && held_queue_.front().seq <= durable &&
+           held_queue_.front().epoch < oldest) {
         unhold(held_queue_.front().chunk, held_queue_.front().bits);
         held_queue_.pop_front();
     }
+    held_count_.store(held_queue_.size(), std::memory_order_relaxed);
 }
 
 }  // namespace pmfs::core

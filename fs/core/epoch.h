@@ -1,0 +1,51 @@
+// Who looks at file data without the volume's lock, so that no block is given to anybody else under
+// their eyes.
+//
+// A reader enters before it looks into a block map, and leaves when it needs the blocks no more.
+// Whoever unmaps blocks advances the epoch afterwards, with the lock held exclusively: those who
+// have seen the old map entered in that epoch or before it.  The blocks are nobody's when they have
+// left.  Entering costs one atomic operation on a line that is mostly the thread's own.
+#pragma once
+#include <array>
+#include <atomic>
+#include <cstdint>
+
+namespace pmfs::core {
+
+class Epochs {
+public:
+    // Inside, for a scope.
+    class Section {
+    public:
+        explicit Section(Epochs &epochs) : epochs_(epochs), slot_(epochs.enter()) {}
+        ~Section() { epochs_.leave(slot_); }
+        Section(const Section &) = delete;
+        Section &operator=(const Section &) = delete;
+
+    private:
+        Epochs &epochs_;
+        const std::size_t slot_;
+    };
+
+    // What was unmapped until now is free of readers when left() says so of what this gives.
+    std::uint64_t advance() { return now_.fetch_add(1); }
+    // The epoch of the reader that has been inside for longest; the largest number: nobody is.
+    std::uint64_t oldest() const;
+    bool left(std::uint64_t epoch) const { return oldest() > epoch; }
+    // Waits until all have left who are inside now.  Not from inside, and without the lock.
+    void wait_for_readers();
+
+private:
+    struct alignas(64) Slot {
+        std::atomic<std::uint64_t> epoch{0};  // 0: nobody
+    };
+    static constexpr std::size_t kSlots = 64;
+
+    std::size_t enter();
+    void leave(std::size_t slot) { slots_[slot].epoch.store(0, std::memory_order_release); }
+
+    std::atomic<std::uint64_t> now_{1};
+    std::array<Slot, kSlots> slots_;
+};
+
+}  // namespace pmfs::core
