@@ -4,17 +4,23 @@
 
 namespace pmfs {
 
-// The operation cannot go on until a checkpoint has made room (image files only).  Nothing is lost
-// and it may be run again from its start: the front end parks the request with
-// Volume::when_ready(), on the thread that got it, and runs it again.  It never reaches a client.
+// The operation cannot go on until a group commit has made room, or readers have left freed blocks.
+// Nothing is lost: the front end puts the request aside with Volume::when_ready() and runs it
+// again, and an operation that was kept (volume/progress.h) goes on from where it stopped.  It
+// never reaches a client.
 inline constexpr int kParkErrno = 0x10001;
 
-// The operation waits for leases to be given back (docs/seal.md "B"); nothing happened yet.  Parked
-// and run again in the same way.
+// The operation waits for the leases of the inode Error::subject() to be given back (docs/seal.md
+// "B").  Parked in the same way.
 inline constexpr int kBreakErrno = 0x10002;
 
+// Another operation has claimed the inode Error::subject() (volume/claims.h).  Parked in the same
+// way.
+inline constexpr int kClaimErrno = 0x10003;
+
 inline bool must_park(const Error &error) {
-    return error.errno_value() == kParkErrno || error.errno_value() == kBreakErrno;
+    const int value = error.errno_value();
+    return value == kParkErrno || value == kBreakErrno || value == kClaimErrno;
 }
 
 // The media contradicts itself, or could not be read.

@@ -39,6 +39,7 @@
 #define TRY_ACQUIRE(...) PMFS_THREAD_ATTRIBUTE(try_acquire_capability(__VA_ARGS__))
 #define TRY_ACQUIRE_SHARED(...) PMFS_THREAD_ATTRIBUTE(try_acquire_shared_capability(__VA_ARGS__))
 #define ASSERT_CAPABILITY(...) PMFS_THREAD_ATTRIBUTE(assert_capability(__VA_ARGS__))
+#define ASSERT_SHARED_CAPABILITY(...) PMFS_THREAD_ATTRIBUTE(assert_shared_capability(__VA_ARGS__))
 #define RETURN_CAPABILITY(lock) PMFS_THREAD_ATTRIBUTE(lock_returned(lock))
 #define NO_THREAD_SAFETY_ANALYSIS PMFS_THREAD_ATTRIBUTE(no_thread_safety_analysis)
 
@@ -108,6 +109,9 @@ public:
     bool try_lock_shared() TRY_ACQUIRE_SHARED(true) {
         return pthread_rwlock_tryrdlock(&rwlock_) == 0;
     }
+    // For clang only, in a function that somebody calls who holds the lock but cannot say so.
+    void assert_held() ASSERT_CAPABILITY(this) {}
+    void assert_held_shared() ASSERT_SHARED_CAPABILITY(this) {}
 
 private:
     pthread_rwlock_t rwlock_;

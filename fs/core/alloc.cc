@@ -128,12 +128,15 @@ Result<Run> Allocator::place_anywhere(Change *change, const Goal &goal, std::uin
 Result<Run> Allocator::place_data(Change *change, const Goal &goal, std::uint64_t blocks) {
     blocks = within_reserve(blocks, goal.privileged ? Need::root : Need::user);
     if (blocks == 0) return no_space();
+    // What is behind its first chunk is placed as a large file's.
+    if (!goal.large && goal.file_block < kChunkBlocks)
+        blocks = std::min(blocks, kChunkBlocks - goal.file_block);
     Run run;
     for (bool again = true; run.blocks == 0 && again;) {
         run = TRY(place_near(change, goal, blocks));
         if (run.blocks == 0 && goal.large) run = TRY(place_fresh(change, goal, blocks));
         if (run.blocks == 0) run = TRY(place_shared(change, goal, blocks));
-        if (run.blocks == 0) run = TRY(place_fresh(change, goal, blocks));
+        if (run.blocks == 0 && !goal.broken) run = TRY(place_fresh(change, goal, blocks));
         if (run.blocks == 0) run = TRY(place_anywhere(change, goal, blocks));
         again = run.blocks == 0 && drop_reservations();
         again = again || (run.blocks == 0 && map_->settle_meta());
@@ -209,6 +212,31 @@ Result<Run> Allocator::take_chunks(Change &change, std::uint64_t chunks, std::ui
     if (!chunk && map_->settle_meta()) chunk = TRY(find());
     if (!chunk) return no_space();
     const Run run{*chunk * kChunkBlocks, blocks};
+    TRY(take_run(change, run, SpaceMap::Use::data));
+    return run;
+}
+
+void Allocator::keep_chunks(std::uint64_t first, std::uint64_t chunks) {
+    for (std::uint64_t c = first; c < first + chunks; ++c) reserve_chunk(c, kKept);
+}
+
+void Allocator::free_chunks(std::uint64_t first, std::uint64_t chunks) {
+    for (std::uint64_t c = first; c < first + chunks; ++c) {
+        const auto found = owner_of_.find(c);
+        if (found == owner_of_.end() || found->second != kKept) continue;
+        owner_of_.erase(found);
+        map_->set_reserved(c, false);
+    }
+}
+
+Result<Run> Allocator::take_kept(Change &change, std::uint64_t first, std::uint64_t chunks) {
+    for (std::uint64_t c = first; c < first + chunks; ++c) {
+        if (TRY(map_->chunk(c))->free != kChunkBlocks)
+            return Error(ENOSPC, "a chunk was filled again");
+        if (map_->blocked(c)) map_->settle_meta();
+        if (map_->blocked(c) || TRY(map_->chunk(c))->longest != kChunkBlocks) return no_space();
+    }
+    const Run run{first * kChunkBlocks, chunks * kChunkBlocks};
     TRY(take_run(change, run, SpaceMap::Use::data));
     return run;
 }

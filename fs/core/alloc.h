@@ -30,6 +30,7 @@ struct Goal {
     std::uint64_t group = 0;       // where to look first when there is no best block
     bool large = false;            // take whole chunks
     bool privileged = false;       // may use what is reserved for root
+    bool broken = false;           // no free chunk is to be broken for it
 };
 
 // How much of the free space an allocation has to leave.
@@ -60,6 +61,11 @@ public:
     // 512): exactly `chunks` of them in one run.  ENOSPC if there is no such run.
     Result<Run> take_chunks(Change &change, std::uint64_t chunks, std::uint64_t unit,
                             bool privileged);
+    // Chunks that nobody else gets, until they are given free again: they are being emptied.
+    void keep_chunks(std::uint64_t first, std::uint64_t chunks);
+    void free_chunks(std::uint64_t first, std::uint64_t chunks);
+    // Takes such chunks, which are empty.  kParkErrno: some block of them is still held back.
+    Result<Run> take_kept(Change &change, std::uint64_t first, std::uint64_t chunks);
     // Takes `blocks` contiguous metadata blocks (a few).
     Result<Run> take_meta(Change &change, std::uint64_t near, std::uint64_t blocks, Need need);
     // A metadata block of that chunk; ENOSPC: it has none.
@@ -126,6 +132,7 @@ private:
     std::unique_ptr<SpaceMap> map_;
     std::unordered_map<std::uint64_t, std::vector<std::uint64_t>> reserved_;  // owner -> chunks
     std::unordered_map<std::uint64_t, std::uint64_t> owner_of_;               // chunk -> owner
+    static constexpr std::uint64_t kKept = ~std::uint64_t{0};  // an owner: keep_chunks()
     std::uint64_t spread_ = 0;
     std::atomic<std::uint64_t> reservations_{0};  // owners
     Quarantine quarantine_;

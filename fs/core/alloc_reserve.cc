@@ -96,6 +96,7 @@ std::uint64_t Allocator::available_inodes(bool privileged) const {
 void Allocator::reserve_chunk(std::uint64_t chunk, std::uint64_t owner) {
     if (!owner_of_.emplace(chunk, owner).second) return;
     map_->set_reserved(chunk, true);
+    if (owner == kKept) return;
     reserved_[owner].push_back(chunk);
     reservations_.store(reserved_.size(), std::memory_order_release);
 }
@@ -114,8 +115,11 @@ void Allocator::release_reservation(std::uint64_t owner) {
 // Space is short: nobody keeps anything.  True when somebody did.
 bool Allocator::drop_reservations() {
     if (reserved_.empty()) return false;
-    for (const auto &[chunk, owner] : owner_of_) map_->set_reserved(chunk, false);
-    owner_of_.clear();
+    for (const auto &[owner, chunks] : reserved_)
+        for (const std::uint64_t chunk : chunks) {
+            owner_of_.erase(chunk);
+            map_->set_reserved(chunk, false);
+        }
     reserved_.clear();
     reservations_.store(0, std::memory_order_release);
     return true;

@@ -286,9 +286,10 @@ Result<> map_set_written(Change &change, media::Inode *inode, InodeNo ino, std::
 
 Result<bool> map_trim(Change &change, media::Inode *inode, InodeNo ino, std::uint64_t from,
                       const MapPermit &permit) {
-    for (;;) {
+    for (unsigned n = 0;; ++n) {
         const Extent e = TRY(last_extent(Reader(change), *inode, ino, kEndOfFiles));
         if (e.hole() || e.end() <= from) return true;
+        if (n == kTrimExtentsMax) return false;
         const std::uint64_t first = std::max(e.file_block, from);
         const Run tail{e.start + (first - e.file_block), e.end() - first};
         const Run piece = change.core().allocator.tail_piece(tail);

@@ -44,8 +44,9 @@ Result<Run> map_remove(Change &change, media::Inode *inode, InodeNo ino, std::ui
 // Makes [first, end) of the one unwritten extent that covers both written.
 Result<> map_set_written(Change &change, media::Inode *inode, InodeNo ino, std::uint64_t first,
                          std::uint64_t end, const MapPermit &permit);
-// Frees blocks at and behind `from`, last first, as many extents as fit this transaction.  True
-// when none is left.
+// Frees blocks at and behind `from`, last first, as many extents as fit this transaction, and no
+// more than a step may take time for.  True when none is left.
+inline constexpr unsigned kTrimExtentsMax = 128;
 Result<bool> map_trim(Change &change, media::Inode *inode, InodeNo ino, std::uint64_t from,
                       const MapPermit &permit);
 

@@ -104,11 +104,13 @@ Result<media::Inode *> edit_inode(Change &change, InodeNo ino) {
     return change.tx().edit_inode(place.block, place.slot, ino);
 }
 
-Result<> for_each_inode(const Reader &reader, std::uint64_t chunk,
+Result<> for_each_inode(const Reader &reader, std::uint64_t chunk, InodeNo from,
                         const std::function<bool(InodeNo, const media::Inode &)> &each) {
     const InodeMap *map = TRY(read_map(reader, chunk));
     if (map == nullptr) return {};
-    for (std::uint64_t bit = 0; bit < media::kChunkInodes; ++bit) {
+    const std::uint64_t before = chunk * media::kChunkInodes;
+    const std::uint64_t first = from.value() > before ? from.value() - before : 0;
+    for (std::uint64_t bit = first; bit < media::kChunkInodes; ++bit) {
         if (map->slots[bit / 64].get() == 0) {
             bit |= 63;
             continue;

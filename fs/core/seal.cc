@@ -32,42 +32,72 @@ Result<MapPermit> permit(const media::Inode &inode, Standing standing, Move move
     return MapPermit();
 }
 
-Result<Digest> map_digest(const Reader &reader, const media::Inode &inode, InodeNo ino) {
-    struct Record {
-        media::le64 file_block, start, blocks;
-        media::le32 flags, zero;
-    };
-    static_assert(media::is_media_v<Record> && sizeof(Record) == 32);
-    crypto_generichash_state state;
-    crypto_generichash_init(&state, nullptr, 0, 32);
+namespace {
+
+struct DigestRecord {
+    media::le64 file_block, start, blocks;
+    media::le32 flags, zero;
+};
+static_assert(media::is_media_v<DigestRecord> && sizeof(DigestRecord) == 32);
+
+}  // namespace
+
+MapScan::MapScan(const media::Inode &inode) {
+    crypto_generichash_init(&state_, nullptr, 0, 32);
     const media::le64 size = inode.size;
-    crypto_generichash_update(&state, reinterpret_cast<const unsigned char *>(&size), sizeof size);
-    const auto add = [&](const Extent &e) {
-        const std::uint32_t flags =
-            (e.unwritten ? media::kUnwritten : 0u) | (e.shared ? media::kShared : 0u);
-        const Record r{media::le64(e.file_block), media::le64(e.start), media::le64(e.blocks),
-                       media::le32(flags), media::le32(0)};
-        crypto_generichash_update(&state, reinterpret_cast<const unsigned char *>(&r), sizeof r);
-    };
-    Extent joined;
-    for (std::uint64_t at = 0;;) {
-        const Extent e = TRY(next_extent(reader, inode, ino, at));
-        if (e.hole() || e.file_block >= media::kDonorBase) break;
-        at = e.end();
-        const bool joins = !joined.hole() && joined.end() == e.file_block &&
-                           joined.start + joined.blocks == e.start &&
-                           joined.unwritten == e.unwritten && joined.shared == e.shared;
-        if (joins) {
-            joined.blocks += e.blocks;
-            continue;
+    crypto_generichash_update(&state_, reinterpret_cast<const unsigned char *>(&size), sizeof size);
+    const std::uint64_t bytes = size.get();
+    end_ = bytes / media::kBlockSize + (bytes % media::kBlockSize != 0 ? 1 : 0);
+}
+
+void MapScan::add(const Extent &e) {
+    const std::uint32_t flags =
+        (e.unwritten ? media::kUnwritten : 0u) | (e.shared ? media::kShared : 0u);
+    const DigestRecord r{media::le64(e.file_block), media::le64(e.start), media::le64(e.blocks),
+                         media::le32(flags), media::le32(0)};
+    crypto_generichash_update(&state_, reinterpret_cast<const unsigned char *>(&r), sizeof r);
+}
+
+Result<bool> MapScan::scan(const Reader &reader, const media::Inode &inode, InodeNo ino,
+                           unsigned extents_max) {
+    for (unsigned n = 0; n < extents_max; ++n) {
+        const Extent e = TRY(next_extent(reader, inode, ino, at_));
+        if (e.hole() || (e.file_block >= media::kDonorBase && !in_donor_)) {
+            if (at_ < end_) gaps_ = true;
+            in_donor_ = true;
         }
-        if (!joined.hole()) add(joined);
-        joined = e;
+        if (e.hole()) return true;
+        ++extents_;
+        if (!in_donor_) {
+            if (at_ < end_ && (e.file_block > at_ || e.unwritten || e.shared)) gaps_ = true;
+            const bool joins = !joined_.hole() && joined_.end() == e.file_block &&
+                               joined_.start + joined_.blocks == e.start &&
+                               joined_.unwritten == e.unwritten && joined_.shared == e.shared;
+            if (joins) {
+                joined_.blocks += e.blocks;
+            } else {
+                if (!joined_.hole()) add(joined_);
+                joined_ = e;
+            }
+        }
+        at_ = e.end();
     }
-    if (!joined.hole()) add(joined);
+    return false;
+}
+
+Digest MapScan::digest() {
+    if (!joined_.hole()) add(joined_);
+    joined_ = {};
     Digest digest;
-    crypto_generichash_final(&state, digest.data(), digest.size());
+    crypto_generichash_final(&state_, digest.data(), digest.size());
     return digest;
+}
+
+Result<Digest> map_digest(const Reader &reader, const media::Inode &inode, InodeNo ino) {
+    MapScan scan(inode);
+    while (!TRY(scan.scan(reader, inode, ino, ~0u))) {
+    }
+    return scan.digest();
 }
 
 Result<> check_mappable(const Reader &reader, const media::Inode &inode, InodeNo ino,

@@ -5,6 +5,8 @@
 // the map can forget to ask.  Lint holds the list of those who may call the few functions that the
 // inode table and recovery use without one.
 #pragma once
+#include <sodium.h>
+
 #include <array>
 #include <cstdint>
 #include <span>
@@ -37,6 +39,28 @@ Result<MapPermit> permit(const media::Inode &inode, Standing standing, Move move
 
 // BLAKE2b-256 of the size and the extents (docs/format.md "Digest").  O(extents).
 using Digest = std::array<std::uint8_t, 32>;
+
+// Reads a whole map in portions, between which the map and the size stay as they are (the inode is
+// claimed, volume/claims.h): what is known when the last one is read.
+class MapScan {
+public:
+    explicit MapScan(const media::Inode &inode);
+    // At most so many extents more.  True: all are read.
+    Result<bool> scan(const Reader &reader, const media::Inode &inode, InodeNo ino,
+                      unsigned extents_max);
+    std::uint64_t extents() const { return extents_; }
+    bool gaps() const { return gaps_; }  // as has_gaps()
+    Digest digest();                     // once
+
+private:
+    void add(const Extent &e);
+
+    crypto_generichash_state state_;
+    std::uint64_t at_ = 0, end_ = 0, extents_ = 0;
+    bool gaps_ = false, in_donor_ = false;
+    Extent joined_;
+};
+
 Result<Digest> map_digest(const Reader &reader, const media::Inode &inode, InodeNo ino);
 
 // What a full seal, a grant or a direct mapping asks of file blocks [first, end): every block

@@ -147,4 +147,36 @@ Result<std::optional<std::uint64_t>> SpaceMap::find_free(std::uint64_t near, uns
     });
 }
 
+Result<std::optional<SpaceMap::Window>> SpaceMap::fewest_used(
+    std::uint64_t number, unsigned count, unsigned unit, const std::set<std::uint64_t> &but) {
+    TRY(load(number));
+    const Group &group = groups_[number];
+    std::optional<Window> best;
+    for (unsigned c = 0; c + count <= group.chunk_count; ++c) {
+        const std::uint64_t first = number * kGroupChunks + c;
+        if (first % unit != 0 || but.contains(first)) continue;
+        if (c / kBitmapChunks != (c + count - 1) / kBitmapChunks) continue;
+        std::uint64_t used = 0;
+        bool data = true;
+        for (unsigned i = c; i < c + count; ++i) {
+            const Chunk &one = group.chunks[i];
+            data = data && !one.reserved && !one.inodes &&
+                   (one.kind == ChunkKind::data || one.kind == ChunkKind::free);
+            used += kChunkBlocks - one.free;
+        }
+        if (data && used < count * kChunkBlocks && (!best || used < best->used))
+            best = Window{first, used};
+    }
+    return best;
+}
+
+std::optional<std::uint64_t> SpaceMap::broken_group(std::uint64_t from) const {
+    std::optional<std::uint64_t> best;
+    for (const GroupSet &set : by_run_[static_cast<unsigned>(Side::data)]) {
+        const auto found = set.search(from);
+        if (found && (!best || *found < *best)) best = found;
+    }
+    return best;
+}
+
 }  // namespace pmfs::core

@@ -1,6 +1,8 @@
 // Attributes, entries and callers, between the volume's words and libfuse's.
 #include "front/convert.h"
 
+#include "front/request.h"
+
 namespace pmfs::front {
 
 struct stat to_stat(const Attr &attr) {
@@ -38,6 +40,7 @@ Caller caller_of(fuse_req_t req, const fuse_file_info *info) {
     caller.gid = context->gid;
     caller.pid = static_cast<std::uint32_t>(context->pid);
     caller.handle = info != nullptr ? info->fh : 0;
+    caller.progress = &Request::current()->progress();
     return caller;
 }
 

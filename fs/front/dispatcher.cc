@@ -104,8 +104,9 @@ Dispatcher &Dispatcher::of(fuse_req_t req) {
     return *static_cast<Dispatcher *>(fuse_req_userdata(req));
 }
 
-void Dispatcher::dispatch(ReplyPort &port, Bytes message, bool flushed) {
+void Dispatcher::dispatch(ReplyPort &port, Bytes message, bool flushed, Progress progress) {
     const Request request(port, message, flushed);
+    request.progress() = std::move(progress);
     const pm::FaultScope faults;
     if (const int error = objection(message)) return refuse(request, error);
     if (request.opcode() == FUSE_INTERRUPT) return interrupt(request);
@@ -150,45 +151,50 @@ void Dispatcher::fail(fuse_req_t req, const Error &error) {
         return;
     }
     const bool flushed = Request::current()->flushed();
-    if (error.errno_value() == kParkErrno)
-        return volume_.when_ready(error, [run = put_aside(req), flushed] { run(flushed); });
-    // This may take as long as a lease's holder likes to, so the one who waits can be interrupted.
     const std::uint64_t unique = load<fuse_in_header>(Request::current()->message()).unique;
-    if (!start_waiting(unique, Request::current()->port())) {
-        fuse_reply_err(req, EINTR);
-        return;
-    }
-    const auto run = put_aside(req);
-    volume_.when_ready(error, [this, unique, run, flushed] {
-        if (stop_waiting(unique) != nullptr) run(flushed);
+    ReplyPort &port = Request::current()->port();
+    auto aside = put_aside(req);
+    if (error.errno_value() == kParkErrno)
+        return volume_.when_ready(error, [this, aside, flushed] { run(*aside, flushed); });
+    // This may take as long as a lease's holder likes to, so the one who waits can be interrupted.
+    if (!start_waiting(unique, std::move(aside))) return interrupted(port, unique);
+    volume_.when_ready(error, [this, unique, flushed] {
+        if (const auto waited = stop_waiting(unique)) run(*waited, flushed);
     });
 }
 
 // False: it was interrupted on its way here.
-bool Dispatcher::start_waiting(std::uint64_t unique, ReplyPort &port) {
+bool Dispatcher::start_waiting(std::uint64_t unique, std::shared_ptr<Aside> aside) {
     Lock held(waiting_mutex_);
     const auto found = std::find(interrupted_.begin(), interrupted_.end(), unique);
     if (found != interrupted_.end()) return false;
-    waiting_.emplace(unique, &port);
+    waiting_.emplace(unique, std::move(aside));
     return true;
 }
 
 // Null: it does not wait.
-ReplyPort *Dispatcher::stop_waiting(std::uint64_t unique) {
+std::shared_ptr<Dispatcher::Aside> Dispatcher::stop_waiting(std::uint64_t unique) {
     Lock held(waiting_mutex_);
     const auto found = waiting_.find(unique);
     if (found == waiting_.end()) return nullptr;
-    ReplyPort *port = found->second;
+    auto aside = std::move(found->second);
     waiting_.erase(found);
-    return port;
+    return aside;
 }
 
-// A request that waits for a lease is answered with EINTR: by the port that it came by, for the
-// kernel takes a reply nowhere else.  One that does not wait is remembered for a while.  (libfuse
-// need not hear of it: nothing here asks it, and it would keep each one in a list without end.)
+void Dispatcher::interrupted(ReplyPort &port, std::uint64_t unique) {
+    fuse_out_header header{sizeof header, -EINTR, unique};
+    const iovec piece{&header, sizeof header};
+    (void)port.send(std::span(&piece, 1));  // fails only when the connection has ended
+}
+
+// A request that waits for somebody is answered with EINTR, and what it had claimed is free: by the
+// port that it came by, for the kernel takes a reply nowhere else.  One that does not wait is
+// remembered for a while.  (libfuse need not hear of it: nothing here asks it, and it would keep
+// each one in a list without end.)
 void Dispatcher::interrupt(const Request &request) {
     const std::uint64_t unique = request.argument<fuse_interrupt_in>().unique;
-    ReplyPort *port = nullptr;
+    std::shared_ptr<Aside> aside;
     {
         Lock held(waiting_mutex_);
         const auto found = waiting_.find(unique);
@@ -196,12 +202,11 @@ void Dispatcher::interrupt(const Request &request) {
             interrupted_[interrupted_next_++ % interrupted_.size()] = unique;
             return;
         }
-        port = found->second;
+        aside = std::move(found->second);
         waiting_.erase(found);
     }
-    fuse_out_header header{sizeof header, -EINTR, unique};
-    const iovec piece{&header, sizeof header};
-    (void)port->send(std::span(&piece, 1));  // fails only when the connection has ended
+    aside->progress.drop();
+    interrupted(aside->port, unique);
 }
 
 // In the library's place, which would answer ENOSYS.
@@ -214,7 +219,7 @@ void Dispatcher::statx(const Request &request) {
         const auto unseen = volume_.unseen_from(ino);
         if (unseen.ok() && unseen.value())
             return notifier_->drop_pages({.ino = ino, .offset = *unseen.value()}, header.uid,
-                                         [run = copy_of(request)] { run(true); });
+                                         [this, aside = copy_of(request)] { run(*aside, true); });
     }
     if (pm::take_fault()) attr = Error(EIO, "the medium has a bad page here");
     if (!attr.ok()) log_damage(attr.error());
@@ -233,7 +238,7 @@ void Dispatcher::statx(const Request &request) {
 bool Dispatcher::flushed(fuse_req_t req, const Notifier::Pages &pages) {
     if (Request::current()->flushed()) return true;
     const std::uint32_t user = fuse_req_ctx(req)->uid;
-    notifier_->drop_pages(pages, user, [run = put_aside(req)] { run(true); });
+    notifier_->drop_pages(pages, user, [this, aside = put_aside(req)] { run(*aside, true); });
     return false;
 }
 
@@ -253,20 +258,24 @@ void Dispatcher::tell(fuse_req_t req, Stale stale, const Notifier::Pages &writte
     notifier_->forget_attributes(written.ino, std::move(answer));
 }
 
-// Takes a copy of the current request and gives `req` back to libfuse unanswered.  What it returns
-// dispatches the copy: libfuse makes a new `req` of it, with the same identity for the kernel.
-std::function<void(bool)> Dispatcher::put_aside(fuse_req_t req) {
+// Takes a copy of the current request and gives `req` back to libfuse unanswered.  When the copy is
+// run, libfuse makes a new `req` of it, with the same identity for the kernel.
+std::shared_ptr<Dispatcher::Aside> Dispatcher::put_aside(fuse_req_t req) {
     const Request *request = Request::current();
     PMFS_ASSERT(request != nullptr && !request->message().empty());
-    auto run = of(req).copy_of(*request);
+    auto aside = copy_of(*request);
     fuse_reply_none(req);
-    return run;
+    return aside;
 }
 
-std::function<void(bool)> Dispatcher::copy_of(const Request &request) {
+std::shared_ptr<Dispatcher::Aside> Dispatcher::copy_of(const Request &request) {
     const ConstBytes message = request.message();
-    auto copy = std::make_shared<std::vector<std::byte>>(message.begin(), message.end());
-    return [this, &port = request.port(), copy](bool flushed) { dispatch(port, *copy, flushed); };
+    return std::make_shared<Aside>(
+        Aside{request.port(), {message.begin(), message.end()}, std::move(request.progress())});
+}
+
+void Dispatcher::run(Aside &aside, bool flushed) {
+    dispatch(aside.port, aside.message, flushed, std::move(aside.progress));
 }
 
 Completion Dispatcher::answer_later(fuse_req_t req) {

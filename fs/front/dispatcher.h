@@ -5,8 +5,9 @@
 // cannot: it patches replies with flags newer than libfuse 3.14 (only those that the kernel
 // offered), and it puts requests aside.
 //
-// A server thread never waits.  An operation that cannot go on is put aside as the bytes it came
-// as, and dispatched again from its start: so every operation can be parked, and none knows how.
+// A server thread never waits.  A request that cannot go on is put aside as the bytes it came as,
+// with the place of its operation (volume/progress.h), and is dispatched again: so every operation
+// can be parked, and none knows how.
 #pragma once
 #include <linux/fuse.h>
 
@@ -14,6 +15,7 @@
 #include <atomic>
 #include <memory>
 #include <unordered_map>
+#include <vector>
 
 #include "base/bytes.h"
 #include "base/mutex.h"
@@ -47,7 +49,7 @@ public:
     // Handles one whole request; the reply may come later.  `message` must be writable (libfuse
     // takes it so) and may be used again when the call returns.  It may hold anything: what is not
     // a whole request of its kind, or names what the client does not hold, is refused.
-    void dispatch(ReplyPort &port, Bytes message) { dispatch(port, message, false); }
+    void dispatch(ReplyPort &port, Bytes message) { dispatch(port, message, false, {}); }
 
     // INIT was answered, and not with an error.
     bool ready() const { return ready_.load(std::memory_order_acquire); }
@@ -109,15 +111,22 @@ public:
 
 private:
     Dispatcher(Volume &volume, const DispatchOptions &options);
-    void dispatch(ReplyPort &port, Bytes message, bool flushed);
-    static std::function<void(bool flushed)> put_aside(fuse_req_t req);
-    std::function<void(bool flushed)> copy_of(const Request &request);
+    struct Aside {  // a request that waits
+        ReplyPort &port;
+        std::vector<std::byte> message;
+        Progress progress;
+    };
+    void dispatch(ReplyPort &port, Bytes message, bool flushed, Progress progress);
+    void run(Aside &aside, bool flushed);
+    static std::shared_ptr<Aside> put_aside(fuse_req_t req);
+    static std::shared_ptr<Aside> copy_of(const Request &request);
     int objection(ConstBytes message);
     static void refuse(const Request &request, int error);
     void interrupt(const Request &request);
+    static void interrupted(ReplyPort &port, std::uint64_t unique);
     void statx(const Request &request);
-    bool start_waiting(std::uint64_t unique, ReplyPort &port) EXCLUDES(waiting_mutex_);
-    ReplyPort *stop_waiting(std::uint64_t unique) EXCLUDES(waiting_mutex_);
+    bool start_waiting(std::uint64_t unique, std::shared_ptr<Aside> aside) EXCLUDES(waiting_mutex_);
+    std::shared_ptr<Aside> stop_waiting(std::uint64_t unique) EXCLUDES(waiting_mutex_);
     bool must_be_durable(const Request &request) const;
     ssize_t reply_when_durable(const Request &request, std::span<const iovec> reply);
     static ssize_t write_reply(int fd, iovec *iov, int count, void *userdata);
@@ -135,8 +144,8 @@ private:
     IoctlContext ioctls_;
 
     Mutex waiting_mutex_;
-    // Those that wait for leases, by `unique`, and where each is to be answered.
-    std::unordered_map<std::uint64_t, ReplyPort *> waiting_ GUARDED_BY(waiting_mutex_);
+    // Those that wait for leases or for another operation, by `unique`.
+    std::unordered_map<std::uint64_t, std::shared_ptr<Aside>> waiting_ GUARDED_BY(waiting_mutex_);
     // The last ones that were interrupted and did not wait: they may be about to.
     std::array<std::uint64_t, 256> interrupted_ GUARDED_BY(waiting_mutex_) = {};
     std::size_t interrupted_next_ GUARDED_BY(waiting_mutex_) = 0;

@@ -26,6 +26,7 @@ struct Job {
     std::vector<std::byte> in;  // as it came, so that it can be run again
     std::size_t out_size;
     IoctlDone done;
+    Progress progress = {};
 };
 
 // What a handler gives back besides an error: how much of the structure is worth copying out.
@@ -103,7 +104,7 @@ Result<> need_write_handle(const Job &job) {
 Result<std::size_t> info(Job &job, pmfs_info &io) {
     TRY(check_zero(io.flags));
     TRY(check_zero(io.reserved));
-    const FileInfo file = TRY(job.context.volume.file_info(job.ino));
+    const FileInfo file = TRY(job.context.volume.file_info(job.ino, &job.progress));
     io.inode = file.attr.ino.value();
     io.generation = file.attr.generation;
     io.size = file.attr.size;
@@ -460,6 +461,7 @@ void handle_ioctl(IoctlContext &context, const IoctlRequest &request, IoctlDone 
                                          .done = std::move(done)});
     // Nobody could interrupt it: libpmfs asks again until the leases are gone.
     job->caller.nonblocking = true;
+    job->caller.progress = &job->progress;
     if (command->flush) {
         context.flush(request.ino, request.caller.uid, [command, job] { run(*command, job); });
         return;

@@ -1,10 +1,12 @@
 // What a request says that libfuse does not hand to an operation: where it came from, flags newer
-// than the library, and its bytes, so that it can be put aside and run again from its start.
+// than the library, its bytes, so that it can be put aside and dispatched again, and the place of
+// an operation that it is in the middle of.
 #pragma once
 #include <linux/fuse.h>
 
 #include "base/bytes.h"
 #include "front/transport.h"
+#include "volume/progress.h"
 
 namespace pmfs::front {
 
@@ -25,6 +27,7 @@ public:
 
     ReplyPort &port() const { return port_; }
     ConstBytes message() const { return message_; }
+    Progress &progress() const { return progress_; }
     // The kernel's dirty pages of its file were written back for this run of it.
     bool flushed() const { return flushed_; }
 
@@ -47,6 +50,7 @@ private:
     ReplyPort &port_;
     ConstBytes message_;
     bool flushed_;
+    mutable Progress progress_;
     const Request *outer_;
 };
 

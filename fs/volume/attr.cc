@@ -119,29 +119,6 @@ Result<Attr> Volume::getattr(InodeNo ino) {
     return v.attr_of(ino, *inode);
 }
 
-Result<Attr> Volume::setattr(InodeNo ino, const SetAttr &set, const Caller &caller) {
-    Impl &v = *impl_;
-    TRY(v.writable());
-    ExclusiveLock held(v.lock);
-    if (set.size) TRY(v.set_size(ino, *set.size, caller));
-    if (set.size || set.uid || set.gid || set.kill_suid_sgid) TRY(v.drop_capability(ino));
-
-    Change change(*v.core);
-    TRY(change.begin());
-    auto *inode = TRY(core::edit_inode(change, ino));
-    if (set.mode) inode->mode.set((inode->mode.get() & S_IFMT) | (*set.mode & 07777));
-    if (set.uid) inode->uid.set(*set.uid);
-    if (set.gid) inode->gid.set(*set.gid);
-    // An explicit mode in the same request has had its say about the bits.
-    if (set.kill_suid_sgid && !set.mode) v.kill_setid(inode);
-    if (set.atime) inode->atime = core::to_media(*set.atime);
-    if (set.mtime) inode->mtime = core::to_media(*set.mtime);
-    inode->ctime = core::to_media(set.ctime ? *set.ctime : now_coarse());
-    const Attr attr = v.attr_of(ino, *inode);
-    TRY(change.commit());
-    return attr;
-}
-
 // --- references
 
 void Volume::forget(InodeNo ino, std::uint64_t count) {
@@ -160,72 +137,141 @@ Result<> Volume::check_held(InodeNo ino, bool by_number) {
     return {};
 }
 
-// Frees what an unlinked inode holds.  If there is no room in the journal it stays on the orphan
-// list, and is tried again behind a checkpoint, or at the next mount.
-void Volume::Impl::reap_or_park(InodeNo ino) {
-    Result<> done;
-    {
-        ExclusiveLock held(lock);
-        // Parked meanwhile, it may have gone another way, and its number may be another file's.
-        const auto inode = core::read_inode(Reader(*core), ino);
-        if (!inode.ok() || inode.value()->nlink.get() != 0) return;
-        if (!live.mark_unlinked(ino)) return;  // somebody refers to it after all, and will reap it
-        done = reap(ino);
-    }
-    if (done.ok() || !must_park(done.error())) return;
-    if (options.no_background) {
-        if (commit_now(true).ok()) reap_or_park(ino);
-        return;
-    }
-    parked_later([this, ino] { reap_or_park(ino); });
+Result<bool> Volume::Impl::clear_tree_step(InodeNo ino, media::TreeKind kind) {
+    const auto *inode = TRY(core::read_inode(Reader(*core), ino));
+    if (core::root_of(*inode, kind).get() == 0) return true;
+    const std::uint64_t before = inode->blocks.get();
+    TRY(core::tree_tidy(*core, {ino, kind}, 0));
+    inode = TRY(core::read_inode(Reader(*core), ino));
+    if (core::root_of(*inode, kind).get() != 0 && inode->blocks.get() >= before)
+        return corrupt("a tree cannot be emptied");
+    return false;
 }
 
 Result<> Volume::Impl::clear_tree(InodeNo ino, media::TreeKind kind) {
-    for (std::uint64_t before = ~0ull;;) {
-        const auto *inode = TRY(core::read_inode(Reader(*core), ino));
-        if (core::root_of(*inode, kind).get() == 0) return {};
-        if (inode->blocks.get() >= before) return corrupt("a tree cannot be emptied");
-        before = inode->blocks.get();
-        TRY(core::tree_tidy(*core, {ino, kind}, 0));
+    while (!TRY(clear_tree_step(ino, kind))) {
     }
+    return {};
 }
 
-Result<> Volume::Impl::reap(InodeNo ino) {
-    for (bool blocks_left = true; blocks_left;) {  // its blocks
-        Change change(*core);
-        TRY(change.begin());
-        auto *inode = TRY(core::edit_inode(change, ino));
-        if (S_ISDIR(inode->mode.get())) break;
-        const auto permit = TRY(core::permit(*inode, {}, core::Move::reap));
-        blocks_left = !TRY(core::map_trim(change, inode, ino, 0, permit));
-        TRY(change.commit());
-        TRY(core::map_tidy(*core, ino, ~0ull >> 1));
+namespace {
+
+// Frees what an inode without a name holds, and the inode.  The volume's own: it waits for no
+// request, and goes on at the next mount where it stopped.
+class Reap final : public Operation {
+public:
+    Reap(Volume::Impl &v, InodeNo ino) : Operation(v.file_claims, ino), v_(v) {}
+
+    Result<bool> step() override {
+        v_.lock.assert_held();
+        switch (stage_) {
+            case Stage::begin:
+                return begin();
+            case Stage::blocks:
+                if (TRY(free_blocks())) stage_ = Stage::xattrs;
+                return false;
+            case Stage::xattrs:
+                if (TRY(free_xattr())) stage_ = Stage::xattr_tree;
+                return false;
+            case Stage::xattr_tree:
+                if (TRY(v_.clear_tree_step(ino_, media::TreeKind::xattr))) stage_ = Stage::tree;
+                return false;
+            case Stage::tree:
+                if (TRY(v_.clear_tree_step(
+                        ino_, directory_ ? media::TreeKind::directory : media::TreeKind::map)))
+                    stage_ = Stage::inode;
+                return false;
+            case Stage::inode:
+                break;
+        }
+        TRY(free_inode());
+        return true;
     }
-    for (;;) {  // its attributes
-        const auto *was = TRY(core::read_inode(Reader(*core), ino));
-        if (was->xattr_root.get() == 0) break;
-        Change change(*core);
+
+private:
+    enum class Stage : std::uint8_t { begin, blocks, xattrs, xattr_tree, tree, inode };
+
+    // True: there is nothing to do.
+    Result<bool> begin() {
+        const auto inode = core::read_inode(Reader(*v_.core), ino_);
+        // It may have gone another way meanwhile, and its number may be another file's.
+        if (!inode.ok() || inode.value()->nlink.get() != 0) return true;
+        if (!v_.live.mark_unlinked(ino_)) return true;  // somebody refers to it, and will reap it
+        TRY(claim_.take());
+        directory_ = S_ISDIR(inode.value()->mode.get());
+        stage_ = directory_ ? Stage::xattrs : Stage::blocks;
+        return false;
+    }
+
+    Result<bool> free_blocks() {
+        Change change(*v_.core);
         TRY(change.begin());
-        auto *inode = TRY(core::edit_inode(change, ino));
-        auto removed = core::remove_any_xattr(change, inode, ino);
-        if (!removed.ok() && removed.error().errno_value() == ENODATA) break;
+        auto *inode = TRY(core::edit_inode(change, ino_));
+        const auto permit = TRY(core::permit(*inode, {}, core::Move::reap));
+        const bool all = TRY(core::map_trim(change, inode, ino_, 0, permit));
+        TRY(change.commit());
+        TRY(best_effort(core::map_tidy(*v_.core, ino_, ~0ull >> 1)));
+        return all;
+    }
+
+    Result<bool> free_xattr() {
+        const auto *was = TRY(core::read_inode(Reader(*v_.core), ino_));
+        if (was->xattr_root.get() == 0) return true;
+        Change change(*v_.core);
+        TRY(change.begin());
+        auto *inode = TRY(core::edit_inode(change, ino_));
+        auto removed = core::remove_any_xattr(change, inode, ino_);
+        if (!removed.ok() && removed.error().errno_value() == ENODATA) return true;
         TRY(std::move(removed));
         TRY(change.commit());
-        TRY(core::tree_tidy(*core, {ino, media::TreeKind::xattr}, 0));
+        TRY(best_effort(core::tree_tidy(*v_.core, {ino_, media::TreeKind::xattr}, 0)));
+        return false;
     }
-    TRY(clear_tree(ino, media::TreeKind::xattr));
-    const auto *last = TRY(core::read_inode(Reader(*core), ino));
-    TRY(clear_tree(ino,
-                   S_ISDIR(last->mode.get()) ? media::TreeKind::directory : media::TreeKind::map));
-    Change change(*core);
-    TRY(change.begin());
-    auto *inode = TRY(core::edit_inode(change, ino));
-    if (inode->nlink.get() != 0) return corrupt("an inode to be freed has a name");
-    TRY(core::remove_orphan(change, ino, inode));
-    TRY(core::free_inode(change, ino, inode));
-    TRY(change.commit());
-    allocator->release_reservation(ino.value());
+
+    Result<> free_inode() {
+        Change change(*v_.core);
+        TRY(change.begin());
+        auto *inode = TRY(core::edit_inode(change, ino_));
+        if (inode->nlink.get() != 0) return corrupt("an inode to be freed has a name");
+        TRY(core::remove_orphan(change, ino_, inode));
+        TRY(core::free_inode(change, ino_, inode));
+        TRY(change.commit());
+        v_.allocator->release_reservation(ino_.value());
+        return {};
+    }
+
+    Volume::Impl &v_;
+    Stage stage_ = Stage::begin;
+    bool directory_ = false;
+};
+
+}  // namespace
+
+// At a mount, where nobody waits for the lock.
+Result<> Volume::Impl::reap(InodeNo ino) {
+    Reap reap(*this, ino);
+    while (!TRY(reap.step())) {
+    }
     return {};
+}
+
+// If there is no room in the journal it stays on the orphan list, and goes on behind a checkpoint,
+// or at the next mount.
+void Volume::Impl::reap_or_park(InodeNo ino) {
+    go_on(std::make_shared<Reap>(*this, ino));
+}
+
+// Runs an operation of the volume's own, for which nobody waits.  Damage ends it.
+void Volume::Impl::go_on(std::shared_ptr<Operation> operation) {
+    for (;;) {
+        const Result<> done = scheduler.run(*operation);
+        if (done.ok() || !must_park(done.error())) return;
+        auto again = [this, operation] { go_on(operation); };
+        if (done.error().errno_value() == kClaimErrno)
+            return file_claims.wait(operation->ino(), std::move(again));
+        if (!options.no_background) return parked_later(std::move(again));
+        if (!commit_now(true).ok()) return;
+    }
 }
 
 }  // namespace pmfs

@@ -26,6 +26,28 @@ void Volume::Impl::parked_later(std::function<void()> again) {
     queue_changed.notify_one();
 }
 
+// Where there are no threads, tend() does it.
+void Volume::Impl::resume(InodeNo ino, std::function<void()> again) {
+    if (options.no_background) return caretaker.run(std::move(again));
+    // Those that wait for nobody's inode need no order among them.
+    constexpr std::uint64_t kNoFile = std::uint64_t{1} << 63;
+    const std::uint64_t file = ino.value() != 0 ? ino.value() : kNoFile + resumed.fetch_add(1);
+    (void)pool.submit({.user = static_cast<std::uint32_t>(ino.value()),
+                       .file = file,
+                       .run = [again = std::move(again)] {
+                           const pm::FaultScope faults;
+                           again();
+                       }});
+}
+
+// At the end.  They may hold claims and reservations, which go without the lock.
+void Volume::Impl::drop_parked() {
+    std::vector<std::function<void()>> dropped;
+    Lock held(queue_mutex);
+    dropped.swap(parked);
+    held.unlock();
+}
+
 Result<> Volume::commit_group() {
     return impl_->commit_now(true);
 }
@@ -36,6 +58,7 @@ Result<> Volume::Impl::commit_now(bool checkpoint) {
 }
 
 Result<> Volume::Impl::commit_held(bool checkpoint) {
+    if (!allocator->nothing_held()) readers.wait_for_readers();
     data_dirty.store(false, std::memory_order_release);
     const auto done = journal->group_commit(checkpoint);
     for (bool more = true; more;) {
@@ -75,10 +98,7 @@ void Volume::Impl::commit_loop() {
             const pm::FaultScope faults;
             const auto done = commit_now(!again.empty());
             for (auto &waiter : waiters) waiter(done);
-            for (auto &run : again) {
-                const pm::FaultScope own;
-                run();
-            }
+            for (auto &run : again) resume(InodeNo(), std::move(run));
         }
         if (stop) return;
     }

@@ -1,8 +1,9 @@
 // Reading and writing file data.
 //
-// Reads and overwrites in place hold the volume's lock shared.  All that changes the map, the size
-// or the times is a change: one transaction for each contiguous piece, front to back, so that an
-// interrupted write is a prefix.
+// Reads and overwrites in place look into the map with the volume's lock held shared, and copy
+// without it, inside an epoch (core/epoch.h).  All that changes the map, the size or the times is a
+// change: one transaction for each contiguous piece, front to back, so that an interrupted write is
+// a prefix.
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -49,18 +50,24 @@ std::uint64_t device_byte(const Extent &e, std::uint64_t file_byte) {
 
 Result<std::size_t> Volume::read(InodeNo ino, std::uint64_t offset, std::size_t size,
                                  const ReadSink &sink) {
-    Impl &v = *impl_;
-    SharedLock held(v.lock);
-    const Reader reader(*v.core);
+    thread_local std::vector<iovec> pieces;
+    // Before the map is looked at: what it says stays the file's data until the sink is done.
+    const core::Epochs::Section inside(impl_->readers);
+    const std::size_t count = TRY(impl_->find_data(ino, offset, size, &pieces));
+    sink(pieces);
+    return count;
+}
+
+// Where bytes of a file lie.  Fewer at its end.
+Result<std::size_t> Volume::Impl::find_data(InodeNo ino, std::uint64_t offset, std::size_t size,
+                                            std::vector<iovec> *pieces) {
+    SharedLock held(lock);
+    const Reader reader(*core);
     const auto *inode = TRY(read_file(reader, ino));
     const std::uint64_t file_size = inode->size.get();
-    if (offset >= file_size || size == 0) {
-        sink({});
-        return std::size_t{0};
-    }
+    pieces->clear();
+    if (offset >= file_size || size == 0) return std::size_t{0};
     const std::uint64_t end = std::min<std::uint64_t>(file_size, offset + size);
-    thread_local std::vector<iovec> pieces;
-    pieces.clear();
     for (std::uint64_t at = offset; at < end;) {
         const Extent e = TRY(core::find_extent(reader, *inode, ino, at / kBlockSize));
         std::uint64_t n = std::min(end, end_byte(e)) - at;
@@ -68,14 +75,13 @@ Result<std::size_t> Volume::read(InodeNo ino, std::uint64_t offset, std::size_t 
         if (e.hole() || e.unwritten) {
             n = std::min<std::uint64_t>(n, kZeroesSize);
         } else {
-            from = v.region->data() + device_byte(e, at);
-            if (v.region->lost(device_byte(e, at), n))
+            from = region->data() + device_byte(e, at);
+            if (region->lost(device_byte(e, at), n))
                 return Error(EIO, "the medium lost a page of the file");
         }
-        pieces.push_back({const_cast<std::byte *>(from), n});
+        pieces->push_back({const_cast<std::byte *>(from), n});
         at += n;
     }
-    sink(pieces);
     return static_cast<std::size_t>(end - offset);
 }
 
@@ -86,7 +92,7 @@ class InPlace {
 public:
     InPlace(Volume::Impl &v, InodeNo ino, Span span) : v_(v), ino_(ino), span_(span) {}
 
-    // True when the write can go ahead under the shared lock.
+    // True when the write can go ahead.  With the lock held shared, inside an epoch.
     Result<bool> fits(const Reader &reader, const media::Inode &inode, bool kill) {
         if (span_.to > inode.size.get()) return false;
         if (kill && Volume::Impl::has_setid(inode.mode.get())) return false;
@@ -127,18 +133,28 @@ private:
 }  // namespace
 
 core::Goal Volume::Impl::goal_for(const Reader &reader, const media::Inode &inode, InodeNo ino,
-                                  std::uint64_t file_block, std::uint64_t blocks) {
-    // From 256 KiB on a file gets chunks of its own.
-    constexpr std::uint64_t kLargeBlocks = 64;
+                                  std::uint64_t file_block, std::uint64_t blocks,
+                                  const Caller &caller) {
     core::Goal goal;
     goal.file_block = file_block;
     goal.owner = ino.value();
-    goal.large = file_block + blocks >= kLargeBlocks;
-    if (file_block == 0) return goal;
-    const auto before = core::last_extent(reader, inode, ino, file_block - 1);
-    if (!before.ok() || before.value().hole()) return goal;
-    const Extent &e = before.value();
-    goal.near = e.start + (file_block - e.file_block);
+    goal.group = core::group_of_inode(superblock, ino);
+    goal.privileged = caller.uid == 0;
+    bool follows = file_block == 0;
+    if (file_block != 0) {
+        const auto before = core::last_extent(reader, inode, ino, file_block - 1);
+        if (before.ok() && !before.value().hole()) {
+            goal.near = before.value().start + (file_block - before.value().file_block);
+            follows = before.value().end() == file_block;
+        }
+    }
+    // Whole chunks are for what lies behind a file's first one, and for files that are as large as
+    // that from the start; not for blocks here and there in a sparse file.
+    constexpr std::uint64_t kManyBlocks = 32;
+    const bool together = follows || blocks >= kManyBlocks || file_block % media::kChunkBlocks == 0;
+    goal.large =
+        blocks >= media::kChunkBlocks ||
+        (together && (file_block >= media::kChunkBlocks || inode.size.get() >= media::kChunkSize));
     return goal;
 }
 
@@ -165,20 +181,67 @@ Result<pm::Unfenced> Volume::Impl::zero_written(const Reader &reader, const medi
 
 namespace {
 
-// One write that changes metadata, under the exclusive lock.
-class Writer {
-public:
-    Writer(Volume::Impl &v, InodeNo ino, Span span, std::span<const std::byte> bytes, bool kill,
-           const Caller &caller, Stale *stale)
-        : v_(v),
-          ino_(ino),
-          span_(span),
-          bytes_(bytes),
-          kill_(kill),
-          caller_(caller),
-          stale_(stale) {}
+// Pieces up to this size are copied with the lock held: that takes less time than to take it again.
+constexpr std::uint64_t kCopyInLock = 16 << 10;
 
-    // All or nothing: nothing is written unless the seal allows every part of the write.
+// One write that changes metadata, from piece to piece.
+class Write final : public Operation {
+public:
+    Write(Volume::Impl &v, InodeNo ino, Span span, bool kill)
+        : Operation(v.file_claims, ino), v_(v), span_(span), kill_(kill), at_(span.from) {}
+    ~Write() override {
+        if (!reserved_) return;
+        ExclusiveLock held(v_.lock);
+        v_.allocator->cancel_reserved(run_);
+    }
+
+    // What lives with the call only.
+    void lend(std::span<const std::byte> bytes, const Caller &caller) {
+        bytes_ = bytes;
+        caller_ = caller;
+    }
+    std::size_t written() const { return static_cast<std::size_t>(at_ - span_.from); }
+    bool killed() const { return killed_; }
+
+    Hold hold() const override { return stage_ == Stage::copy ? Hold::none : Hold::exclusive; }
+    Result<bool> step() override {
+        if (stage_ == Stage::copy) return copy();
+        v_.lock.assert_held();
+        TRY(v_.writable());
+        if (stage_ == Stage::begin && !TRY(begin())) return false;
+        if (stage_ == Stage::commit) {
+            TRY(commit());
+        } else {
+            TRY(next());
+        }
+        return at_ == span_.to;
+    }
+
+private:
+    enum class Stage : std::uint8_t { begin, plan, copy, commit };
+    enum class Piece : std::uint8_t {
+        inside,  // written blocks, and the size stays
+        behind,  // written blocks behind the end of the file
+        unwritten,
+        hole,
+    };
+
+    // All or nothing: nothing is written unless the seal allows every part of the write.  False: a
+    // truncation was to be finished first, which takes a step more.
+    Result<bool> begin() {
+        const auto *was = TRY(read_file(Reader(*v_.core), ino_));
+        TRY(v_.file_claims.respect(ino_, &claim_));
+        if ((was->flags.get() & media::kTrimPending) != 0) {
+            TRY(claim_.take());
+            TRY(v_.trim_step(ino_));
+            return false;
+        }
+        TRY(ask_seal());
+        TRY(v_.drop_capability(ino_));
+        stage_ = Stage::plan;
+        return true;
+    }
+
     Result<> ask_seal() {
         const Reader reader(*v_.core);
         const auto *inode = TRY(core::read_inode(reader, ino_));
@@ -195,102 +258,178 @@ public:
         return {};
     }
 
-    Result<std::size_t> run() {
-        for (std::uint64_t at = span_.from; at < span_.to;) {
-            auto next = piece(at);
-            if (!next.ok()) {
-                // What is written is written; the rest is the next call's error.
-                if (next.error().errno_value() == ENOSPC && at > span_.from &&
-                    !caller_.written_back)
-                    return static_cast<std::size_t>(at - span_.from);
-                return next.error();
-            }
-            at = next.value();
-        }
-        return static_cast<std::size_t>(span_.to - span_.from);
-    }
-
-private:
-    // Writes from `at` as far as one transaction goes; returns where the next one begins.
-    Result<std::uint64_t> piece(std::uint64_t at) {
-        const std::uint64_t block = at / kBlockSize, end_block = span_.end_block();
+    // The piece at at_, whole if it is small; else what is needed before it is copied.
+    Result<> next() {
+        TRY(v_.file_claims.respect(ino_, &claim_));
+        const std::uint64_t block = at_ / kBlockSize, end_block = span_.end_block();
         const Reader reader(*v_.core);
         const auto *was = TRY(core::read_inode(reader, ino_));
         const Extent e = TRY(core::find_extent(reader, *was, ino_, block));
         const std::uint64_t upto = std::min(e.end(), end_block);
-        const bool allocate = e.hole(), convert = !e.hole() && e.unwritten;
-        const std::uint64_t in_place_end = std::min(span_.to, upto * kBlockSize);
-        if (touched_ && !allocate && !convert && in_place_end <= was->size.get()) {
-            // No record: a write that waits for room goes over what it wrote before, and must not
-            // fill the journal with that.
-            v_.journal->persist(v_.journal->write_data(device_byte(e, at), part(at, in_place_end)));
-            return in_place_end;
+        end_ = std::min(span_.to, upto * kBlockSize);
+        run_ = {e.start + (block - e.file_block), upto - block};
+        piece_ = e.hole()                  ? Piece::hole
+                 : e.unwritten             ? Piece::unwritten
+                 : end_ <= was->size.get() ? Piece::inside
+                                           : Piece::behind;
+        const bool small = end_ - at_ <= kCopyInLock;
+        // More steps that change something: nobody else may change the file before the last one.
+        if (end_ != span_.to || (!small && piece_ != Piece::inside)) TRY(claim_.take());
+        if (piece_ == Piece::hole || piece_ == Piece::unwritten) {
+            TRY(core::map_make_room(*v_.core, ino_, block, 2));
+            if (piece_ == Piece::unwritten) TRY(core::map_make_room(*v_.core, ino_, upto, 2));
         }
-        if (allocate || convert) TRY(core::map_make_room(*v_.core, ino_, block, 2));
-        if (convert) TRY(core::map_make_room(*v_.core, ino_, upto, 2));
+        if (piece_ == Piece::inside && (touched_ || !small)) {
+            // No record, but for times and mode, once for the whole write.
+            if (!touched_) TRY(touch());
+            inside_.emplace(v_.readers);
+            return copy_next();
+        }
+        if (small) return commit();
+        if (piece_ == Piece::hole) {
+            TRY(v_.permit(ino_, *was, core::Move::allocate, block, upto, caller_));
+            run_ = TRY(v_.allocator->reserve_data(
+                v_.goal_for(reader, *was, ino_, block, end_block - block, caller_), upto - block));
+            reserved_ = true;
+            end_ = std::min(span_.to, (block + run_.blocks) * kBlockSize);
+        }
+        return copy_next();
+    }
+    Result<> copy_next() {
+        stage_ = Stage::copy;
+        return {};
+    }
 
+    // Without the lock: the blocks are reserved, or the file's, which is claimed.
+    Result<bool> copy() {
+        v_.journal->persist(fill());
+        inside_.reset();
+        if (pm::take_fault()) return Error(EIO, "the medium has a bad page here");
+        copied_ = true;
+        stage_ = Stage::commit;
+        if (piece_ != Piece::inside) return false;
+        // No record tells of it.
+        v_.data_dirty.store(true, std::memory_order_release);
+        done_with_piece();
+        return at_ == span_.to;
+    }
+
+    Result<> touch() {
+        Change change(*v_.core);
+        TRY(change.begin());
+        touch(TRY(core::edit_inode(change, ino_)));
+        TRY(change.commit());
+        touched_ = true;
+        return {};
+    }
+    void touch(media::Inode *inode) {
+        const std::uint32_t mode = inode->mode.get();
+        if (kill_) Volume::Impl::kill_setid(inode);
+        killed_ |= inode->mode.get() != mode;
+        Volume::Impl::touch(inode, true);
+    }
+
+    Result<> commit() {
+        const std::uint64_t block = at_ / kBlockSize;
+        const Reader reader(*v_.core);
+        const auto *was = TRY(core::read_inode(reader, ino_));
         Change change(*v_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
         const std::uint64_t old_size = inode->size.get();
         if (span_.from > old_size)
             change.after(TRY(v_.zero_written(reader, *was, ino_, old_size, span_.from)));
-        std::uint64_t end;
-        if (allocate || convert) {
-            const auto permit =
-                TRY(v_.permit(ino_, *inode, core::Move::allocate, block, upto, caller_));
-            Run run{e.start + (block - e.file_block), upto - block};
-            if (allocate) {
-                run = TRY(v_.allocator->take_data(
-                    change, v_.goal_for(reader, *was, ino_, block, end_block - block),
-                    upto - block));
-                TRY(core::map_insert(change, inode, ino_,
-                                     {block, run.start, run.blocks, false, false}, permit));
-                inode->blocks.set(inode->blocks.get() + run.blocks);
-            } else {
-                TRY(core::map_set_written(change, inode, ino_, block, upto, permit));
-            }
-            end = std::min(span_.to, (block + run.blocks) * kBlockSize);
-            fill_new(change, run, at, end);
-        } else {
-            end = in_place_end;
-            change.after(v_.journal->write_data(device_byte(e, at), part(at, end)));
-        }
-        touched_ = true;
-        if (end > old_size) inode->size.set(end);
-        const std::uint32_t mode = inode->mode.get();
-        if (kill_) Volume::Impl::kill_setid(inode);
-        const bool killed = inode->mode.get() != mode;
-        Volume::Impl::touch(inode, true);
+        if (piece_ == Piece::hole || piece_ == Piece::unwritten)
+            TRY(change_map(change, inode, *was, block));
+        if (!copied_) change.after(fill());
+        if (end_ > old_size) inode->size.set(end_);
+        touch(inode);
         TRY(change.commit());
-        stale_->attributes |= killed;
-        return end;
+        touched_ = true;
+        done_with_piece();
+        if (at_ != span_.to) TRY(claim_.take());
+        return {};
     }
 
-    // New blocks: what the write does not cover of its first and last one is zeroed.
-    void fill_new(Change &change, const Run &run, std::uint64_t at, std::uint64_t end) {
-        const std::uint64_t device = run.start * kBlockSize, head = at % kBlockSize;
-        const std::uint64_t tail = device + run.blocks * kBlockSize;
-        if (head != 0) change.after(v_.journal->zero_data(device, head));
-        change.after(v_.journal->write_data(device + head, part(at, end)));
-        const std::uint64_t written_to = device + head + (end - at);
-        if (written_to < tail) change.after(v_.journal->zero_data(written_to, tail - written_to));
+    Result<> change_map(Change &change, media::Inode *inode, const media::Inode &was,
+                        std::uint64_t block) {
+        const std::uint64_t upto = block + run_.blocks;
+        const auto permit =
+            TRY(v_.permit(ino_, *inode, core::Move::allocate, block, upto, caller_));
+        if (piece_ == Piece::unwritten)
+            return core::map_set_written(change, inode, ino_, block, upto, permit);
+        if (reserved_) {
+            TRY(v_.allocator->take_reserved(change, run_));
+        } else {
+            run_ = TRY(v_.allocator->take_data(
+                change,
+                v_.goal_for(Reader(*v_.core), was, ino_, block, span_.end_block() - block, caller_),
+                upto - block));
+            end_ = std::min(span_.to, (block + run_.blocks) * kBlockSize);
+        }
+        TRY(core::map_insert(change, inode, ino_, {block, run_.start, run_.blocks, false, false},
+                             permit));
+        inode->blocks.set(inode->blocks.get() + run_.blocks);
+        return {};
     }
-    std::span<const std::byte> part(std::uint64_t at, std::uint64_t end) const {
-        return bytes_.subspan(at - span_.from, end - at);
+
+    void done_with_piece() {
+        reserved_ = copied_ = false;
+        at_ = end_;
+        stage_ = Stage::plan;
     }
+
+    // Of new blocks, what the write does not cover of the first and the last one is zeroed.
+    pm::Unfenced fill() {
+        pm::Unfenced duty;
+        const bool fresh = piece_ == Piece::hole || piece_ == Piece::unwritten;
+        const std::uint64_t start = run_.start * kBlockSize, head = at_ % kBlockSize;
+        if (fresh && head != 0) duty.add(v_.journal->zero_data(start, head));
+        duty.add(v_.journal->write_data(device(), part()));
+        const std::uint64_t written_to = device() + (end_ - at_);
+        const std::uint64_t tail = start + run_.blocks * kBlockSize;
+        if (fresh && written_to < tail)
+            duty.add(v_.journal->zero_data(written_to, tail - written_to));
+        return duty;
+    }
+    std::uint64_t device() const { return run_.start * kBlockSize + at_ % kBlockSize; }
+    std::span<const std::byte> part() const { return bytes_.subspan(at_ - span_.from, end_ - at_); }
 
     Volume::Impl &v_;
-    InodeNo ino_;
-    Span span_;
+    const Span span_;
+    const bool kill_;
     std::span<const std::byte> bytes_;
-    bool kill_;
-    const Caller &caller_;
-    Stale *stale_;
+    Caller caller_;
+    Stage stage_ = Stage::begin;
     bool touched_ = false;  // times and mode are those of this write
+    bool killed_ = false;
+    // The piece under way: bytes [at_, end_), in the blocks run_.
+    std::uint64_t at_, end_ = 0;
+    Run run_;
+    Piece piece_ = Piece::inside;
+    bool reserved_ = false, copied_ = false;
+    std::optional<core::Epochs::Section> inside_;  // while blocks of the file are written in place
 };
 
 }  // namespace
+
+// True when it was one that changes no metadata, and is done.
+Result<bool> Volume::Impl::write_in_place(InodeNo ino, std::uint64_t offset,
+                                          std::span<const std::byte> bytes, bool kill) {
+    const core::Epochs::Section inside(readers);
+    InPlace in_place(*this, ino, {offset, offset + bytes.size()});
+    {
+        SharedLock held(lock);
+        const Reader reader(*core);
+        const auto *inode = TRY(read_file(reader, ino));
+        if (!TRY(in_place.fits(reader, *inode, kill))) return false;
+        TRY(file_claims.respect_moves(ino));
+    }
+    in_place.write(bytes);
+    // Behind the data: a group commit that clears this before it syncs has missed nothing.
+    data_dirty.store(true, std::memory_order_release);
+    return true;
+}
 
 Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset,
                                   std::span<const std::byte> bytes, bool kill_suid_sgid,
@@ -302,62 +441,59 @@ Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset,
     if (offset > media::kFileSizeMax || bytes.size() > media::kFileSizeMax - offset)
         return Error(EFBIG, "a file has at most 2^50 bytes");
     if (bytes.empty()) return std::size_t{0};
-    const Span span{offset, offset + bytes.size()};
-    {
-        SharedLock held(v.lock);
-        const Reader reader(*v.core);
-        const auto *inode = TRY(read_file(reader, ino));
-        InPlace in_place(v, ino, span);
-        if (TRY(in_place.fits(reader, *inode, kill_suid_sgid))) {
-            in_place.write(bytes);
-            // Behind the data: a group commit that clears this before it syncs has missed nothing.
-            v.data_dirty.store(true, std::memory_order_release);
-            stale->pages = v.live.wrote_past_cache(caller.handle);
-            return bytes.size();
-        }
+    const bool resumes = caller.progress != nullptr && caller.progress->kept();
+    if (!resumes && TRY(v.write_in_place(ino, offset, bytes, kill_suid_sgid))) {
+        stale->pages = v.live.wrote_past_cache(caller.handle);
+        return bytes.size();
     }
-    ExclusiveLock held(v.lock);
-    TRY(read_file(Reader(*v.core), ino));
-    TRY(v.settle_trim(ino));
-    Writer writer(v, ino, span, bytes, kill_suid_sgid, caller, stale);
-    TRY(writer.ask_seal());
-    TRY(v.drop_capability(ino));
-    auto written = writer.run();
+    auto operation = resumed_or_new<Write>(caller.progress, ino, v, ino,
+                                           Span{offset, offset + bytes.size()}, kill_suid_sgid);
+    Write &write = *operation;
+    write.lend(bytes, caller);
+    const Result<> done = v.scheduler.run_or_keep(operation, caller.progress);
     stale->pages = v.live.wrote_past_cache(caller.handle);  // also of a part
-    // It is run again if it had to park, and would not find the bits any more.
-    if (!written.ok() && stale->attributes) v.attributes_changed(ino);
-    return written;
+    if (!operation) return done.error();
+    stale->attributes = write.killed();
+    // What is written is written; the rest is the next call's error.
+    if (!done.ok() && done.error().errno_value() == ENOSPC && write.written() != 0 &&
+        !caller.written_back)
+        return write.written();
+    // Nobody else tells the kernel; and run again, it would not find the bits any more.
+    if (!done.ok() && write.killed()) v.attributes_changed(ino);
+    TRY(Result<>(done));
+    return bytes.size();
 }
 
+namespace {
+// Of a file with many extents, so many are looked at in one hold of the lock.
+constexpr unsigned kExtentsLookedAt = 1024;
+}  // namespace
+
 Result<std::uint64_t> Volume::seek_data(InodeNo ino, std::uint64_t offset) {
-    Impl &v = *impl_;
-    SharedLock held(v.lock);
-    const Reader reader(*v.core);
-    const auto *inode = TRY(read_file(reader, ino));
-    const std::uint64_t size = inode->size.get();
-    if (offset >= size) return Error(ENXIO, "past the end of the file");
-    for (std::uint64_t at = offset / kBlockSize;;) {
-        const Extent e = TRY(core::next_extent(reader, *inode, ino, at));
-        if (e.hole() || e.file_block * kBlockSize >= size)
-            return Error(ENXIO, "no data up to the end of the file");
-        if (!e.unwritten) return std::max(offset, e.file_block * kBlockSize);
-        at = e.end();
-    }
+    return impl_->seek(ino, offset, true);
 }
 
 Result<std::uint64_t> Volume::seek_hole(InodeNo ino, std::uint64_t offset) {
-    Impl &v = *impl_;
-    SharedLock held(v.lock);
-    const Reader reader(*v.core);
-    const auto *inode = TRY(read_file(reader, ino));
-    const std::uint64_t size = inode->size.get();
-    if (offset >= size) return Error(ENXIO, "past the end of the file");
-    for (std::uint64_t at = offset / kBlockSize; at * kBlockSize < size;) {
-        const Extent e = TRY(core::find_extent(reader, *inode, ino, at));
-        if (e.hole() || e.unwritten) return std::max(offset, at * kBlockSize);
-        at = e.end();
+    return impl_->seek(ino, offset, false);
+}
+
+Result<std::uint64_t> Volume::Impl::seek(InodeNo ino, std::uint64_t offset, bool data) {
+    for (std::uint64_t at = offset / kBlockSize;;) {
+        SharedLock held(lock);
+        const Reader reader(*core);
+        const auto *inode = TRY(read_file(reader, ino));
+        const std::uint64_t size = inode->size.get();
+        if (offset >= size) return Error(ENXIO, "past the end of the file");
+        for (unsigned n = 0; n < kExtentsLookedAt; ++n) {
+            if (at * kBlockSize >= size) {
+                if (data) return Error(ENXIO, "no data up to the end of the file");
+                return size;
+            }
+            const Extent e = TRY(core::find_extent(reader, *inode, ino, at));
+            if ((e.hole() || e.unwritten) != data) return std::max(offset, at * kBlockSize);
+            at = e.end();
+        }
     }
-    return size;
 }
 
 }  // namespace pmfs

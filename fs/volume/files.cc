@@ -1,34 +1,22 @@
 // Open files: handles, and which of them the kernel may cache (architecture.md "Coherence").
 #include <sys/stat.h>
 
-#include <cstring>
-
 #include "volume/impl.h"
 
 namespace pmfs {
 
 using core::Reader;
 
-// A sealed map must be the one that was sealed: compared at the first open.
-Result<> Volume::Impl::check_seal(InodeNo ino, const media::Inode &inode) {
-    if ((inode.flags.get() & media::kSealed) == 0 || live.seal_checked(ino)) return {};
-    const auto digest = TRY(core::map_digest(Reader(*core), inode, ino));
-    if (std::memcmp(digest.data(), inode.seal_digest, digest.size()) != 0)
-        return corrupt("a sealed file's block map is not the one that was sealed");
-    live.set_seal_checked(ino, true);
-    return {};
-}
-
 Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
     Impl &v = *impl_;
     if (request.write || request.truncate) TRY(v.writable());
     OpenReply reply;
     if (request.truncate) reply.stale.attributes = TRY(truncate_by_open(ino, request));
+    TRY(v.check_seal(ino, request.caller));
     SharedLock held(v.lock);
     const Reader reader(*v.core);
     const auto *inode = TRY(core::read_inode(reader, ino));
     if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "not a regular file");
-    TRY(v.check_seal(ino, *inode));
     const std::uint32_t flags = inode->flags.get();
     bool direct = request.direct;
     // Sealed full: nobody caches.  Sealed as-is, or held by a grant: a store into a hole must fail
@@ -36,9 +24,11 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
     // volume's lock exclusively, so an open comes before them, and counts, or after them.
     if ((flags & media::kSealedFull) != 0) direct = true;
     if ((flags & media::kSealed) != 0 && request.write) direct = true;
-    auto opened = direct ? std::nullopt : v.live.open(ino, request, false);
+    OpenRequest lasting = request;  // it is remembered with the handle
+    lasting.caller.progress = nullptr;
+    auto opened = direct ? std::nullopt : v.live.open(ino, lasting, false);
     reply.direct_io = !opened;
-    if (!opened) opened = v.live.open(ino, request, true);
+    if (!opened) opened = v.live.open(ino, lasting, true);
     reply.handle = opened->handle;
     reply.keep_cache = opened->keep_cache;
     // Attributes that the kernel was given to keep are no longer to be kept.
@@ -49,13 +39,13 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
 
 // O_TRUNC, of which the kernel hears nothing but success.  True: set-id bits went.
 Result<bool> Volume::truncate_by_open(InodeNo ino, const OpenRequest &request) {
-    const std::uint32_t before = TRY(getattr(ino)).mode;
     SetAttr set;
     set.size = 0;
     set.mtime = now_coarse();
     set.kill_suid_sgid = request.kill_suid_sgid;
-    const Attr after = TRY(setattr(ino, set, request.caller));
-    return after.mode != before;
+    bool killed = false;
+    TRY(set_attributes(ino, set, request.caller, &killed));
+    return killed;
 }
 
 Result<Attr> Volume::create(InodeNo dir, std::string_view name, std::uint32_t mode,

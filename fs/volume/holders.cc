@@ -18,10 +18,6 @@ using media::kBlockSize;
 
 namespace {
 
-// The file whose leases the operation that this thread just ran has to wait for: when_ready() is
-// called on the same thread, right after.
-thread_local InodeNo waits_for;
-
 Move move_of(GrantKind kind) {
     switch (kind) {
         case GrantKind::temporary:
@@ -71,16 +67,18 @@ Error Volume::Impl::begin_break(InodeNo ino, const Caller &caller) {
     const auto handle = live.handle(caller.handle);
     if (caller.nonblocking || (handle && handle->opener.nonblocking))
         return Error(EAGAIN, "the file is leased; its holders were asked to go");
-    waits_for = ino;
-    return Error(kBreakErrno, "waits for the file's leases to be given back");
+    return Error(kBreakErrno, "waits for the file's leases to be given back").about(ino.value());
 }
 
 void Volume::when_ready(const Error &why, std::function<void()> again) {
     Impl &v = *impl_;
     if (why.errno_value() == kBreakErrno)
-        return v.caretaker.wait(std::exchange(waits_for, InodeNo()), std::move(again));
+        return v.caretaker.wait(InodeNo(why.subject()), std::move(again));
+    if (why.errno_value() == kClaimErrno)
+        return v.file_claims.wait(InodeNo(why.subject()), std::move(again));
     if (v.options.no_background || !v.commit_thread.joinable()) {
         (void)v.commit_now(true).ok();  // a failure shows in the operation that runs again
+        if (!v.options.no_background) return v.resume(InodeNo(why.subject()), std::move(again));
         return again();
     }
     v.parked_later(std::move(again));
@@ -293,6 +291,7 @@ Result<GrantId> Volume::Impl::take(const HandleInfo &opened, const GrantRequest 
                                    const Caller &caller, std::uint64_t *bad_offset) {
     const InodeNo ino = opened.ino;
     const Reader reader(*core);
+    TRY(file_claims.respect(ino));
     if (!options.read_only) TRY(settle_trim(ino));
     const auto *inode = TRY(core::read_inode(reader, ino));
     TRY(may_hold(*inode, opened, request, caller));
@@ -372,6 +371,8 @@ Result<GrantId> Volume::take_grant(HandleId handle, const GrantRequest &request,
         TRY(v.writable());
         if (!opened->write) return Error(EACCES, "to store, the file must be open for writing");
     }
+    // Who writes in place and found the file longer than it is may still store behind its end.
+    v.readers.wait_for_readers();
     GrantId id;
     {
         ExclusiveLock held(v.lock);

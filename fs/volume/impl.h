@@ -5,15 +5,19 @@
 #include <thread>
 
 #include "base/errors.h"
+#include "base/fair_pool.h"
 #include "base/mutex.h"
 #include "core/alloc.h"
 #include "core/change.h"
+#include "core/epoch.h"
 #include "core/extent_map.h"
 #include "core/inode.h"
 #include "journal/journal.h"
 #include "pm/lending.h"
 #include "volume/caretaker.h"
+#include "volume/claims.h"
 #include "volume/live.h"
+#include "volume/scheduler.h"
 #include "volume/volume.h"
 
 namespace pmfs {
@@ -37,8 +41,13 @@ public:
     std::unique_ptr<core::Core> core;
     LiveTable live;
 
-    // Shared: lookups, reads, overwrites in place.  Exclusive: whatever makes a Change.
+    // Shared: lookups.  Exclusive: whatever makes a Change.  File data is copied without it.
     SharedMutex lock;
+    core::Epochs readers;  // of file data, and writers in place
+    Claims file_claims;
+    Scheduler scheduler{lock};
+    // Goes on with operations that waited, on threads of its own; by the inode, fairly.
+    void resume(InodeNo ino, std::function<void()> again);
 
     // --- open and recovery
     Result<> start();
@@ -59,7 +68,8 @@ public:
     static void kill_setid(media::Inode *inode);
     Result<> drop_capability(InodeNo ino) REQUIRES(lock);
 
-    Result<> check_seal(InodeNo ino, const media::Inode &inode) REQUIRES_SHARED(lock);
+    // A sealed map must be the one that was sealed: compared once, while the inode is referred to.
+    Result<> check_seal(InodeNo ino, const Caller &caller) EXCLUDES(lock);
 
     // --- grants: holders.cc
     // With the lock held: what the seal and the grants say to a change of the map.  kBreakErrno:
@@ -133,22 +143,33 @@ public:
     std::optional<pm::Lender> lender;
     std::array<std::uint8_t, 16> boot_id{};
 
+    // --- data
+    Result<std::size_t> find_data(InodeNo ino, std::uint64_t offset, std::size_t size,
+                                  std::vector<iovec> *pieces) EXCLUDES(lock);
+    Result<bool> write_in_place(InodeNo ino, std::uint64_t offset, std::span<const std::byte> bytes,
+                                bool kill) EXCLUDES(lock);
+    Result<std::uint64_t> seek(InodeNo ino, std::uint64_t offset, bool data) EXCLUDES(lock);
+
     // --- size and space
     // Finishes an interrupted truncation or move: before anything changes the map.
     Result<> settle_trim(InodeNo ino) REQUIRES(lock);
-    Result<> set_size(InodeNo ino, std::uint64_t size, const Caller &caller) REQUIRES(lock);
+    // One step of it.  True: nothing is left behind the file.
+    Result<bool> trim_step(InodeNo ino) REQUIRES(lock);
     // Zeroes what written blocks hold in bytes [from, to), which the file is about to reach.
     Result<pm::Unfenced> zero_written(const core::Reader &reader, const media::Inode &inode,
                                       InodeNo ino, std::uint64_t from, std::uint64_t to);
     core::Goal goal_for(const core::Reader &reader, const media::Inode &inode, InodeNo ino,
-                        std::uint64_t file_block, std::uint64_t blocks);
+                        std::uint64_t file_block, std::uint64_t blocks, const Caller &caller);
     // An inode whose last name is gone and to which nobody refers.
     Result<> reap(InodeNo ino) REQUIRES(lock);
     void reap_or_park(InodeNo ino) EXCLUDES(lock);
+    void go_on(std::shared_ptr<Operation> operation) EXCLUDES(lock);
     // Frees the nodes of a tree that is empty of entries, or is not needed any more.
     Result<> clear_tree(InodeNo ino, media::TreeKind kind) REQUIRES(lock);
+    Result<bool> clear_tree_step(InodeNo ino, media::TreeKind kind) REQUIRES(lock);
 
     // --- names
+    static Result<> orphan(core::Change &change, InodeNo ino, media::Inode *inode);
     Result<Attr> lookup_number(InodeNo ino) REQUIRES_SHARED(lock);
     Result<core::NewInode> new_inode(core::Change &change, const media::Inode &dir, InodeNo dir_ino,
                                      std::uint64_t group, std::uint32_t mode, const Caller &caller);
@@ -162,6 +183,7 @@ public:
     Result<> make_durable() EXCLUDES(lock);
     // Runs `again` on another thread: on an image file behind a checkpoint.
     void parked_later(std::function<void()> again);
+    void drop_parked();
 
     std::atomic<bool> data_dirty{false};  // written since the last group commit began
     Mutex commit_run;                     // one group commit at a time
@@ -172,6 +194,8 @@ public:
     std::vector<std::function<void()>> parked GUARDED_BY(queue_mutex);
     std::thread commit_thread;
 
+    std::atomic<std::uint64_t> resumed{0};
+    FairPool pool{"pmfs-operation", 4};
     Caretaker caretaker;  // last: its thread ends first
 };
 

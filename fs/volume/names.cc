@@ -253,6 +253,12 @@ Result<Attr> Volume::link(InodeNo ino, InodeNo dir_ino, std::string_view name) {
     return attr;
 }
 
+// Its last name goes.  One that is to be trimmed stands on the list already.
+Result<> Volume::Impl::orphan(Change &change, InodeNo ino, media::Inode *inode) {
+    if ((inode->flags.get() & media::kTrimPending) != 0) return {};
+    return core::add_orphan(change, ino, inode);
+}
+
 Result<> Volume::unlink(InodeNo dir_ino, std::string_view name) {
     Impl &v = *impl_;
     TRY(v.writable());
@@ -267,7 +273,6 @@ Result<> Volume::unlink(InodeNo dir_ino, std::string_view name) {
         const auto *target = TRY(core::read_inode(reader, ino));
         if (S_ISDIR(target->mode.get())) return Error(EISDIR, "a directory: use rmdir");
         if (target->nlink.get() == 0) return corrupt("a name leads to an inode without links");
-        if (target->nlink.get() == 1) TRY(v.settle_trim(ino));
 
         Change change(*v.core);
         TRY(change.begin());
@@ -276,7 +281,7 @@ Result<> Volume::unlink(InodeNo dir_ino, std::string_view name) {
         TRY(core::dir_remove(change, dir, dir_ino, found.key));
         inode->nlink.set(inode->nlink.get() - 1);
         gone = inode->nlink.get() == 0;
-        if (gone) TRY(core::add_orphan(change, ino, inode));
+        if (gone) TRY(v.orphan(change, ino, inode));
         v.touch(inode, false);
         v.touch(dir, true);
         TRY(change.commit());

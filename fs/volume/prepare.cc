@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <vector>
 
 #include "volume/impl.h"
 
@@ -25,151 +26,219 @@ using media::kDonorBase;
 
 namespace {
 
-class Preparer {
+class Prepare final : public Operation {
 public:
-    Preparer(Volume::Impl &v, InodeNo ino, std::uint64_t unit, const Caller &caller)
-        : v_(v), ino_(ino), unit_(unit), caller_(caller) {}
+    Prepare(Volume::Impl &v, InodeNo ino, std::uint64_t unit, std::uint64_t first,
+            std::uint64_t end)
+        : Operation(v.file_claims, ino), v_(v), unit_(unit), at_(first), end_(end) {}
 
-    // Prepares from `at` as far as one hold of the lock should go; returns where to go on.  Nothing
-    // waits to be trimmed before it, and what it leaves behind the file is to be trimmed.
-    Result<std::uint64_t> step(std::uint64_t at, std::uint64_t end) {
-        const Reader reader(*v_.core);
-        const auto *inode = TRY(core::read_inode(reader, ino_));
-        const Extent e = TRY(core::find_extent(reader, *inode, ino_, at));
-        const std::uint64_t upto = std::min(e.end(), end);
-        if (unit_ == 1) return single(*inode, e, at, upto);
-        if (e.hole() && upto - at >= unit_) return fill_holes(at, upto);
-        const auto fits =
-            core::check_mappable(reader, *inode, ino_, at, at + unit_, unit_, nullptr);
-        if (fits.ok()) return at + unit_;
-        if (fits.error().errno_value() != EINVAL) return fits.error();
-        return move_unit(at);
+    void lend(const Caller &caller) { caller_ = caller; }
+
+    Hold hold() const override {
+        return stage_ == Stage::wait || stage_ == Stage::zero || stage_ == Stage::copy
+                   ? Hold::none
+                   : Hold::exclusive;
+    }
+    Result<bool> step() override {
+        switch (stage_) {
+            case Stage::wait:
+                // Those who write in place found the old blocks before this had claimed the inode.
+                v_.readers.wait_for_readers();
+                stage_ = Stage::copy;
+                return false;
+            case Stage::zero:
+                TRY(fill(Stage::set_written));
+                return false;
+            case Stage::copy:
+                TRY(fill(Stage::exchange));
+                return false;
+            default:
+                break;
+        }
+        v_.lock.assert_held();
+        TRY(v_.writable());
+        if (stage_ == Stage::plan) return plan();
+        if (stage_ == Stage::set_written) TRY(set_written());
+        if (stage_ == Stage::exchange) TRY(exchange());
+        return false;
+    }
+    void waits_for_leases() override {
+        if (stage_ == Stage::plan) claim_.release();
     }
 
 private:
-    static constexpr std::uint64_t kStepBlocks = 8 * kChunkBlocks;  // about 16 MiB a hold
+    enum class Stage : std::uint8_t { plan, zero, set_written, wait, copy, exchange };
+    static constexpr std::uint64_t kStepBlocks =
+        8 * kChunkBlocks;  // about 16 MiB are zeroed at once
+    static constexpr unsigned kExtentsLookedAt = 1024;
+    struct Source {  // of a piece of the unit that is moved; from 0: zeroes
+        std::uint64_t from, to, blocks;
+    };
 
     Result<MapPermit> permit(const media::Inode &inode, Move move, std::uint64_t first,
                              std::uint64_t end) {
         return v_.permit(ino_, inode, move, first, end, caller_);
     }
-    pm::Unfenced zero(const Run &run) {
-        return v_.journal->zero_data(run.start * kBlockSize, run.blocks * kBlockSize);
-    }
 
-    // No alignment is asked: holes are filled, unwritten blocks are zeroed, others stay.
-    Result<std::uint64_t> single(const media::Inode &was, const Extent &e, std::uint64_t at,
-                                 std::uint64_t upto) {
-        if (!e.hole() && !e.unwritten) return upto;
-        upto = std::min(upto, at + kStepBlocks);
-        TRY(core::map_make_room(*v_.core, ino_, at, 2));
-        if (!e.hole()) TRY(core::map_make_room(*v_.core, ino_, upto, 2));
-        Change change(*v_.core);
-        TRY(change.begin());
-        auto *inode = TRY(core::edit_inode(change, ino_));
-        const MapPermit allowed = TRY(permit(*inode, Move::allocate, at, upto));
-        Run run{e.start + (at - e.file_block), upto - at};
-        if (e.hole()) {
+    // What is to be done next.  What an earlier one left behind the file goes first.
+    Result<bool> plan() {
+        if (at_ >= end_ && !claim_.held()) return true;
+        TRY(claim_.take());
+        if (!TRY(v_.trim_step(ino_))) return false;
+        for (unsigned n = 0; at_ < end_ && n < kExtentsLookedAt; ++n) {
             const Reader reader(*v_.core);
-            run = TRY(v_.allocator->take_data(change, v_.goal_for(reader, was, ino_, at, upto - at),
-                                              upto - at));
-            TRY(core::map_insert(change, inode, ino_, {at, run.start, run.blocks, false, false},
-                                 allowed));
-            inode->blocks.set(inode->blocks.get() + run.blocks);
-        } else {
-            TRY(core::map_set_written(change, inode, ino_, at, upto, allowed));
+            const auto *inode = TRY(core::read_inode(reader, ino_));
+            const Extent e = TRY(core::find_extent(reader, *inode, ino_, at_));
+            const std::uint64_t upto = std::min(e.end(), end_);
+            if (e.hole() && (unit_ == 1 || upto - at_ >= unit_)) {
+                TRY(fill_hole(*inode, upto));
+                return false;
+            }
+            if (e.unwritten && fits(e, upto)) {
+                const std::uint64_t blocks =
+                    std::min(upto - at_, std::max(kStepBlocks, unit_)) / unit_ * unit_;
+                TRY(permit(*inode, Move::allocate, at_, at_ + blocks));
+                plan_zeroes(e.start + (at_ - e.file_block), blocks);
+                return false;
+            }
+            if (!e.hole() && !e.unwritten && fits(e, upto)) {
+                at_ += (upto - at_) / unit_ * unit_;
+                continue;
+            }
+            const auto whole =
+                core::check_mappable(reader, *inode, ino_, at_, at_ + unit_, unit_, nullptr);
+            if (whole.ok()) {
+                at_ += unit_;
+                continue;
+            }
+            if (whole.error().errno_value() != EINVAL) return whole.error();
+            TRY(take_donor());
+            return false;
         }
-        change.after(zero(run));
-        TRY(change.commit());
-        return at + run.blocks;
+        return at_ >= end_;
     }
 
-    // Whole units of hole: whole chunks, zeroed.
-    Result<std::uint64_t> fill_holes(std::uint64_t at, std::uint64_t upto) {
-        TRY(core::map_make_room(*v_.core, ino_, at, 1));
+    // Whether the extent has at least one whole unit from at_ on.
+    bool fits(const Extent &e, std::uint64_t upto) const {
+        return !e.shared && (e.start - e.file_block) % unit_ == 0 && upto - at_ >= unit_;
+    }
+
+    // Unwritten blocks, which the next steps zero: whole chunks but for single blocks.
+    Result<> fill_hole(const media::Inode &was, std::uint64_t upto) {
+        TRY(core::map_make_room(*v_.core, ino_, at_, 2));
         Change change(*v_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
-        const MapPermit allowed = TRY(permit(*inode, Move::allocate, at, upto));
-        std::uint64_t blocks = std::max(std::min(upto - at, kStepBlocks) / unit_ * unit_, unit_);
-        auto taken =
-            v_.allocator->take_chunks(change, blocks / kChunkBlocks, unit_, caller_.uid == 0);
-        if (!taken.ok() && taken.error().errno_value() == ENOSPC && blocks > unit_)
-            taken =
-                v_.allocator->take_chunks(change, unit_ / kChunkBlocks, unit_, caller_.uid == 0);
-        const Run run = TRY(std::move(taken));
-        TRY(core::map_insert(change, inode, ino_, {at, run.start, run.blocks, false, false},
+        const MapPermit allowed = TRY(permit(*inode, Move::allocate, at_, upto));
+        std::uint64_t blocks = std::min(upto - at_, std::max(kStepBlocks, unit_));
+        Run run;
+        if (unit_ == 1) {
+            const Reader reader(*v_.core);
+            run = TRY(v_.allocator->take_data(
+                change, v_.goal_for(reader, was, ino_, at_, upto - at_, caller_), blocks));
+        } else {
+            blocks = blocks / unit_ * unit_;
+            auto taken =
+                v_.allocator->take_chunks(change, blocks / kChunkBlocks, unit_, caller_.uid == 0);
+            if (!taken.ok() && taken.error().errno_value() == ENOSPC && blocks > unit_)
+                taken = v_.allocator->take_chunks(change, unit_ / kChunkBlocks, unit_,
+                                                  caller_.uid == 0);
+            run = TRY(std::move(taken));
+        }
+        TRY(core::map_insert(change, inode, ino_, {at_, run.start, run.blocks, true, false},
                              allowed));
         inode->blocks.set(inode->blocks.get() + run.blocks);
-        change.after(zero(run));
         TRY(change.commit());
-        return at + run.blocks;
+        plan_zeroes(run.start, run.blocks);
+        return {};
     }
 
-    Result<std::uint64_t> move_unit(std::uint64_t at) {
-        const Run donor = TRY(take_donor(at));
-        TRY(copy_unit(at, donor));
-        for (std::uint64_t done = 0; done < unit_;)
-            done += TRY(exchange(at + done, kDonorBase + done, unit_ - done));
-        return at + unit_;
+    void plan_zeroes(std::uint64_t start, std::uint64_t blocks) {
+        run_ = {start, blocks};
+        sources_.assign(1, {0, start, blocks});
+        stage_ = Stage::zero;
+    }
+
+    // Without the lock: the blocks are the claimed file's, and unwritten, so that nobody reads
+    // them.
+    Result<> fill(Stage then) {
+        pm::Unfenced duty;
+        for (const Source &s : sources_) {
+            if (s.from == 0) {
+                duty.add(v_.journal->zero_data(s.to * kBlockSize, s.blocks * kBlockSize));
+                continue;
+            }
+            const std::uint64_t from = s.from * kBlockSize, size = s.blocks * kBlockSize;
+            duty.add(v_.journal->write_data(s.to * kBlockSize, {v_.region->data() + from, size}));
+            lost_ = lost_ || v_.region->lost(from, size);
+        }
+        v_.journal->persist(std::move(duty));
+        if (lost_) return Error(EIO, "the medium lost a page of the file");
+        if (pm::take_fault()) return Error(EIO, "the medium has a bad page here");
+        stage_ = then;
+        return {};
+    }
+
+    Result<> set_written() {
+        TRY(core::map_make_room(*v_.core, ino_, at_, 2));
+        TRY(core::map_make_room(*v_.core, ino_, at_ + run_.blocks, 2));
+        Change change(*v_.core);
+        TRY(change.begin());
+        auto *inode = TRY(core::edit_inode(change, ino_));
+        const MapPermit allowed = TRY(permit(*inode, Move::allocate, at_, at_ + run_.blocks));
+        TRY(core::map_set_written(change, inode, ino_, at_, at_ + run_.blocks, allowed));
+        TRY(change.commit());
+        at_ += run_.blocks;
+        stage_ = Stage::plan;
+        return {};
     }
 
     // The donor range is unwritten, so that its old content can never be seen.
-    Result<Run> take_donor(std::uint64_t at) {
+    Result<> take_donor() {
         TRY(core::map_make_room(*v_.core, ino_, kDonorBase, 1));
         Change change(*v_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
-        const MapPermit allowed = TRY(permit(*inode, Move::relocate, at, at + unit_));
-        const Run run =
+        const MapPermit allowed = TRY(permit(*inode, Move::relocate, at_, at_ + unit_));
+        run_ =
             TRY(v_.allocator->take_chunks(change, unit_ / kChunkBlocks, unit_, caller_.uid == 0));
-        TRY(core::map_insert(change, inode, ino_, {kDonorBase, run.start, run.blocks, true, false},
-                             allowed));
-        inode->blocks.set(inode->blocks.get() + run.blocks);
+        TRY(core::map_insert(change, inode, ino_,
+                             {kDonorBase, run_.start, run_.blocks, true, false}, allowed));
+        inode->blocks.set(inode->blocks.get() + run_.blocks);
         inode->flags.set(inode->flags.get() | media::kTrimPending);
         inode->trim_from.set(kDonorBase);
         if (inode->nlink.get() != 0)
             TRY(core::add_orphan(change, ino_, inode));  // else it is there
         TRY(change.commit());
-        return run;
-    }
-
-    Result<> copy_unit(std::uint64_t at, const Run &donor) {
-        const Reader reader(*v_.core);
-        const auto *inode = TRY(core::read_inode(reader, ino_));
-        pm::Unfenced duty;
-        for (std::uint64_t done = 0; done < unit_;) {
-            auto found = core::find_extent(reader, *inode, ino_, at + done);
-            if (!found.ok()) {
-                v_.journal->persist(std::move(duty));
-                return found.error();
-            }
-            const Extent &e = found.value();
-            const std::uint64_t n = std::min(e.end(), at + unit_) - (at + done);
-            if (e.hole() || e.unwritten) {
-                duty.add(zero({donor.start + done, n}));
-            } else {
-                const std::uint64_t from = (e.start + (at + done - e.file_block)) * kBlockSize;
-                duty.add(v_.journal->write_data(
-                    (donor.start + done) * kBlockSize,
-                    {v_.region->data() + from, static_cast<std::size_t>(n * kBlockSize)}));
-                if (v_.region->lost(from, n * kBlockSize)) {
-                    v_.journal->persist(std::move(duty));
-                    return Error(EIO, "the medium lost a page of the file");
-                }
-            }
-            done += n;
-        }
-        v_.journal->persist(std::move(duty));
+        TRY(claim_.take(/*moves=*/true));
+        TRY(find_sources());
+        moved_ = 0;
+        stage_ = Stage::wait;
         return {};
     }
 
-    // Puts the donor's blocks in the place of one piece of the file; returns its length.
-    Result<std::uint64_t> exchange(std::uint64_t at, std::uint64_t donor, std::uint64_t blocks) {
+    Result<> find_sources() {
+        const Reader reader(*v_.core);
+        const auto *inode = TRY(core::read_inode(reader, ino_));
+        sources_.clear();
+        for (std::uint64_t done = 0; done < unit_;) {
+            const Extent e = TRY(core::find_extent(reader, *inode, ino_, at_ + done));
+            const std::uint64_t n = std::min(e.end(), at_ + unit_) - (at_ + done);
+            const bool zeroes = e.hole() || e.unwritten;
+            sources_.push_back(
+                {zeroes ? 0 : e.start + (at_ + done - e.file_block), run_.start + done, n});
+            done += n;
+        }
+        return {};
+    }
+
+    // Puts the donor's blocks in the place of one piece of the unit.
+    Result<> exchange() {
+        const std::uint64_t at = at_ + moved_, donor = kDonorBase + moved_;
         const Reader reader(*v_.core);
         const auto *was = TRY(core::read_inode(reader, ino_));
         const Extent e = TRY(core::find_extent(reader, *was, ino_, at));
-        std::uint64_t n = std::min(e.end(), at + blocks) - at;
+        std::uint64_t n = std::min(e.end(), at_ + unit_) - at;
         if (!e.hole()) n = v_.allocator->piece({e.start + (at - e.file_block), n}).blocks;
         TRY(core::map_make_room(*v_.core, ino_, at, 2));
         TRY(core::map_make_room(*v_.core, ino_, at + n, 2));
@@ -187,14 +256,24 @@ private:
         const Run fresh = TRY(core::map_remove(change, inode, ino_, donor, donor + n, allowed));
         TRY(core::map_insert(change, inode, ino_, {at, fresh.start, n, false, false}, allowed));
         TRY(change.commit());
-        TRY(best_effort(core::map_tidy(*v_.core, ino_, at)));
-        return n;
+        moved_ += n;
+        if (moved_ == unit_) {
+            at_ += unit_;
+            stage_ = Stage::plan;
+        }
+        return best_effort(core::map_tidy(*v_.core, ino_, at));
     }
 
     Volume::Impl &v_;
-    InodeNo ino_;
-    std::uint64_t unit_;  // blocks
-    const Caller &caller_;
+    const std::uint64_t unit_;  // blocks
+    std::uint64_t at_;          // prepared before it
+    const std::uint64_t end_;
+    Caller caller_;
+    Stage stage_ = Stage::plan;
+    Run run_;                      // that is zeroed, or the donor
+    std::vector<Source> sources_;  // what it is filled with
+    std::uint64_t moved_ = 0;      // of the donor
+    bool lost_ = false;
 };
 
 }  // namespace
@@ -226,13 +305,10 @@ Result<> Volume::prepare(InodeNo ino, std::uint64_t offset, std::uint64_t length
     first -= first % unit_blocks;
     end += (unit_blocks - end % unit_blocks) % unit_blocks;
     v.data_dirty.store(true, std::memory_order_release);
-    Preparer preparer(v, ino, unit_blocks, caller);
-    while (first < end) {
-        ExclusiveLock held(v.lock);
-        TRY(v.settle_trim(ino));
-        first = TRY(preparer.step(first, end));
-        TRY(v.settle_trim(ino));
-    }
+    auto operation = resumed_or_new<Prepare>(caller.progress, ino, v, ino, unit_blocks, first, end);
+    operation->lend(caller);
+    TRY(v.scheduler.run_or_keep(operation, caller.progress));
+    operation.reset();
     return v.make_durable();
 }
 

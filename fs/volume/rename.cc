@@ -88,8 +88,8 @@ Result<> exchange(core::Core &core, const Side &a, const Side &b) {
 }
 
 // Returns true when the last name of what was replaced is gone.
-Result<bool> move(core::Core &core, const Side &from, const Side &to) {
-    Change change(core);
+Result<bool> move(Volume::Impl &v, const Side &from, const Side &to) {
+    Change change(*v.core);
     TRY(change.begin());
     auto *from_dir = TRY(core::edit_inode(change, from.dir));
     auto *to_dir = TRY(core::edit_inode(change, to.dir));
@@ -107,7 +107,7 @@ Result<bool> move(core::Core &core, const Side &from, const Side &to) {
         if (to.is_dir) to_dir->nlink.set(to_dir->nlink.get() - 1);
         replaced->ctime = now;
         gone = replaced->nlink.get() == 0;
-        if (gone) TRY(core::add_orphan(change, to.found.ino, replaced));
+        if (gone) TRY(v.orphan(change, to.found.ino, replaced));
     } else {
         TRY(core::dir_insert(change, to_dir, to.dir, to.name, from.found.ino, from.found.type));
     }
@@ -150,11 +150,10 @@ Result<> Volume::rename(InodeNo from_dir, std::string_view from_name, InodeNo to
         }
         if (taken) {
             TRY(check_replace(reader, from, to));
-            if (!to.is_dir) TRY(v.settle_trim(to.found.ino));
         } else {
             TRY(core::dir_make_room(*v.core, to_dir, to_name, core::Need::essential));
         }
-        gone = TRY(move(*v.core, from, to));
+        gone = TRY(move(v, from, to));
         replaced = to.found.ino;
         // Renamed it is, whatever becomes of the leaf that held the old name.
         (void)core::tree_tidy(*v.core, {from_dir, media::TreeKind::directory}, from.found.key).ok();

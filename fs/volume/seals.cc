@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "volume/impl.h"
 #include "volume/seal_modes.h"
@@ -32,43 +33,212 @@ Result<> may_seal(const MountOptions &options, const media::Inode &inode, const 
 
 }  // namespace
 
+namespace {
+
+// Of a map so many extents are read in one step.
+constexpr unsigned kExtentsRead = 2048;
+
+// Sealing: what the whole map is like, then the seal.
+class Seal final : public Operation {
+public:
+    Seal(Volume::Impl &v, InodeNo ino, SealLevel level, bool privileged)
+        : Operation(v.file_claims, ino), v_(v), level_(level), privileged_(privileged) {}
+
+    void lend(const Caller &caller) { caller_ = caller; }
+    std::optional<std::uint64_t> bad_block() const { return bad_; }
+
+    Hold hold() const override {
+        return stage_ == Stage::scan || stage_ == Stage::fits ? Hold::shared : Hold::exclusive;
+    }
+    Result<bool> step() override {
+        if (stage_ == Stage::scan || stage_ == Stage::fits) {
+            v_.lock.assert_held_shared();
+            return read_on();
+        }
+        v_.lock.assert_held();
+        TRY(v_.writable());
+        if (stage_ == Stage::begin) return begin();
+        if (stage_ == Stage::trim) {
+            if (TRY(v_.trim_step(ino_))) stage_ = Stage::begin;
+            return false;
+        }
+        TRY(seal());
+        return true;
+    }
+
+private:
+    enum class Stage : std::uint8_t { begin, trim, fits, scan, seal };
+
+    // True: it is sealed so already.
+    Result<bool> begin() {
+        const Reader reader(*v_.core);
+        const auto *was = TRY(core::read_inode(reader, ino_));
+        TRY(may_seal(v_.options, *was, caller_, privileged_));
+        if (was->size.get() == 0) return Error(EINVAL, "an empty file has no block map to seal");
+        if (level_of(*was) >= level_) return true;
+        TRY(claim_.take());
+        if ((was->flags.get() & media::kTrimPending) != 0) {
+            stage_ = Stage::trim;
+            return false;
+        }
+        TRY(core::ask(*was, v_.live.standing(ino_), core::Move::seal));
+        scan_.emplace(*was);
+        stage_ = level_ == SealLevel::full ? Stage::fits : Stage::scan;
+        return false;
+    }
+
+    Result<bool> read_on() {
+        const Reader reader(*v_.core);
+        const auto *was = TRY(core::read_inode(reader, ino_));
+        if (stage_ == Stage::fits) {
+            const std::uint64_t unit = v_.superblock.mapping_unit.get() / kBlockSize;
+            const std::uint64_t end = blocks_up(was->size.get());
+            const std::uint64_t upto = std::min(end, at_ + kExtentsRead * unit);
+            std::uint64_t bad = 0;
+            const auto fits = core::check_mappable(reader, *was, ino_, at_, upto, unit, &bad);
+            if (!fits.ok() && fits.error().errno_value() == EINVAL) bad_ = bad;
+            TRY(Result<>(fits));
+            at_ = upto;
+            if (at_ == end) stage_ = Stage::scan;
+            return false;
+        }
+        if (TRY(scan_->scan(reader, *was, ino_, kExtentsRead))) stage_ = Stage::seal;
+        return false;
+    }
+
+    Result<> seal() {
+        const Reader reader(*v_.core);
+        const auto *was = TRY(core::read_inode(reader, ino_));
+        TRY(may_seal(v_.options, *was, caller_, privileged_));
+        TRY(core::ask(*was, v_.live.standing(ino_), core::Move::seal));
+        if (level_ != SealLevel::full && scan_->gaps() && v_.live.counts(ino_).cached_write != 0)
+            return Error(EBUSY, kGapsCached);
+        Change change(*v_.core);
+        TRY(change.begin());
+        auto *inode = TRY(core::edit_inode(change, ino_));
+        core::MapScan scan = *scan_;  // it may have to be committed again
+        const auto digest = scan.digest();
+        std::memcpy(inode->seal_digest, digest.data(), digest.size());
+        inode->flags.set(inode->flags.get() | media::kSealed |
+                         (level_ == SealLevel::full ? media::kSealedFull : 0u));
+        Volume::Impl::touch(inode, false);
+        TRY(change.commit());
+        return {};
+    }
+
+    Volume::Impl &v_;
+    const SealLevel level_;
+    const bool privileged_;
+    Caller caller_;
+    Stage stage_ = Stage::begin;
+    std::uint64_t at_ = 0;
+    std::optional<std::uint64_t> bad_;
+    std::optional<core::MapScan> scan_;
+};
+
+// Reads a whole map.  One that takes more than a step claims the inode.
+class ReadMap : public Operation {
+public:
+    ReadMap(Volume::Impl &v, InodeNo ino) : Operation(v.file_claims, ino), v_(v) {}
+
+    Hold hold() const override { return Hold::shared; }
+    Result<bool> step() override {
+        v_.lock.assert_held_shared();
+        const Reader reader(*v_.core);
+        const auto *inode = TRY(core::read_inode(reader, ino_));
+        if (!scan_) {
+            if (!TRY(begin(*inode))) return true;
+            TRY(v_.file_claims.respect(ino_, &claim_));
+            scan_.emplace(*inode);
+        }
+        if (!TRY(scan_->scan(reader, *inode, ino_, kExtentsRead))) {
+            TRY(claim_.take());
+            return false;
+        }
+        TRY(finish(*inode));
+        return true;
+    }
+
+protected:
+    // False: there is nothing to read.
+    virtual Result<bool> begin(const media::Inode &inode) = 0;
+    virtual Result<> finish(const media::Inode &inode) = 0;
+
+    Volume::Impl &v_;
+    std::optional<core::MapScan> scan_;
+};
+
+class CheckSeal final : public ReadMap {
+public:
+    using ReadMap::ReadMap;
+
+private:
+    Result<bool> begin(const media::Inode &inode) override {
+        return (inode.flags.get() & media::kSealed) != 0 && !v_.live.seal_checked(ino_);
+    }
+    Result<> finish(const media::Inode &inode) override {
+        if ((inode.flags.get() & media::kSealed) == 0) return {};  // not any more
+        const auto digest = scan_->digest();
+        if (std::memcmp(digest.data(), inode.seal_digest, digest.size()) != 0)
+            return corrupt("a sealed file's block map is not the one that was sealed");
+        v_.live.set_seal_checked(ino_, true);
+        return {};
+    }
+};
+
+class ReadInfo final : public ReadMap {
+public:
+    using ReadMap::ReadMap;
+    const FileInfo &info() const { return info_; }
+
+private:
+    Result<bool> begin(const media::Inode &inode) override {
+        info_.attr = v_.attr_of(ino_, inode);
+        return S_ISREG(inode.mode.get());
+    }
+    Result<> finish(const media::Inode &inode) override {
+        info_.attr = v_.attr_of(ino_, inode);
+        info_.seal = level_of(inode);
+        info_.in_trim = (inode.flags.get() & media::kTrimPending) != 0;
+        info_.extents = scan_->extents();
+        const auto digest = scan_->digest();
+        std::memcpy(info_.digest, digest.data(), digest.size());
+        const auto counts = v_.live.counts(ino_);
+        info_.grants = counts.grants;
+        info_.handles_cached = counts.cached;
+        info_.handles_cached_write = counts.cached_write;
+        info_.handles_direct = counts.direct;
+        return {};
+    }
+
+    FileInfo info_;
+};
+
+}  // namespace
+
+Result<> Volume::Impl::check_seal(InodeNo ino, const Caller &caller) {
+    {
+        SharedLock held(lock);
+        const auto *inode = TRY(core::read_inode(Reader(*core), ino));
+        if ((inode->flags.get() & media::kSealed) == 0 || live.seal_checked(ino)) return {};
+    }
+    auto operation = resumed_or_new<CheckSeal>(caller.progress, ino, *this, ino);
+    return scheduler.run_or_keep(operation, caller.progress);
+}
+
 Result<> Volume::seal(InodeNo ino, SealLevel level, const Caller &caller, bool privileged,
                       std::uint64_t *bad_offset) {
     Impl &v = *impl_;
     if (level == SealLevel::none) return Error(EINVAL, "a seal is as-is or full");
     TRY(v.writable());
-    // What is sealed already may be so by a call that is not durable yet: wait for that as well.
-    const auto done = [&]() -> Result<> {
-        ExclusiveLock held(v.lock);
-        const Reader reader(*v.core);
-        const auto *was = TRY(core::read_inode(reader, ino));
-        TRY(may_seal(v.options, *was, caller, privileged));
-        if (was->size.get() == 0) return Error(EINVAL, "an empty file has no block map to seal");
-        if (level_of(*was) >= level) return {};
-        TRY(v.settle_trim(ino));
-        TRY(core::ask(*was, v.live.standing(ino), core::Move::seal));
-        if (level == SealLevel::full) {
-            const std::uint64_t unit = v.superblock.mapping_unit.get() / kBlockSize;
-            std::uint64_t bad = 0;
-            const auto fits =
-                core::check_mappable(reader, *was, ino, 0, blocks_up(was->size.get()), unit, &bad);
-            if (!fits.ok() && bad_offset) *bad_offset = bad * kBlockSize;
-            TRY(Result<>(fits));
-        } else if (TRY(core::has_gaps(reader, *was, ino)) && v.live.counts(ino).cached_write != 0) {
-            return Error(EBUSY, kGapsCached);
-        }
-        Change change(*v.core);
-        TRY(change.begin());
-        auto *inode = TRY(core::edit_inode(change, ino));
-        const auto digest = TRY(core::map_digest(reader, *inode, ino));
-        std::memcpy(inode->seal_digest, digest.data(), digest.size());
-        inode->flags.set(inode->flags.get() | media::kSealed |
-                         (level == SealLevel::full ? media::kSealedFull : 0u));
-        v.touch(inode, false);
-        TRY(change.commit());
-        return {};
-    }();
+    auto operation = resumed_or_new<Seal>(caller.progress, ino, v, ino, level, privileged);
+    operation->lend(caller);
+    const Result<> done = v.scheduler.run_or_keep(operation, caller.progress);
+    if (operation && operation->bad_block() && bad_offset != nullptr)
+        *bad_offset = *operation->bad_block() * kBlockSize;
+    operation.reset();
     TRY(Result<>(done));
+    // What is sealed already may be so by a call that is not durable yet: wait for that as well.
     return v.make_durable();
 }
 
@@ -116,29 +286,11 @@ Result<> Volume::seal_by_fallocate(HandleId handle, InodeNo ino, unsigned mode,
     return seal(ino, SealLevel::full, caller, false, &bad);
 }
 
-Result<FileInfo> Volume::file_info(InodeNo ino) {
+Result<FileInfo> Volume::file_info(InodeNo ino, Progress *progress) {
     Impl &v = *impl_;
-    SharedLock held(v.lock);
-    const Reader reader(*v.core);
-    const auto *inode = TRY(core::read_inode(reader, ino));
-    FileInfo info;
-    info.attr = v.attr_of(ino, *inode);
-    if (!S_ISREG(inode->mode.get())) return info;
-    info.seal = level_of(*inode);
-    info.in_trim = (inode->flags.get() & media::kTrimPending) != 0;
-    for (std::uint64_t at = 0;; ++info.extents) {
-        const Extent e = TRY(core::next_extent(reader, *inode, ino, at));
-        if (e.hole()) break;
-        at = e.end();
-    }
-    const auto digest = TRY(core::map_digest(reader, *inode, ino));
-    std::memcpy(info.digest, digest.data(), digest.size());
-    const auto counts = v.live.counts(ino);
-    info.grants = counts.grants;
-    info.handles_cached = counts.cached;
-    info.handles_cached_write = counts.cached_write;
-    info.handles_direct = counts.direct;
-    return info;
+    auto operation = resumed_or_new<ReadInfo>(progress, ino, v, ino);
+    TRY(v.scheduler.run_or_keep(operation, progress));
+    return operation->info();
 }
 
 Result<std::size_t> Volume::extents(InodeNo ino, std::uint64_t from, std::span<Extent> out) {

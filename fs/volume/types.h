@@ -15,6 +15,7 @@
 #include "core/extent.h"
 #include "core/seal.h"
 #include "media/format.h"
+#include "volume/progress.h"
 
 namespace pmfs {
 
@@ -30,6 +31,8 @@ struct Caller {
     // The kernel writes pages back.  It takes any answer but an error for "all of it is stored", so
     // a part is an error.
     bool written_back = false;
+    // Where an operation that has to wait is kept, for the call's duration; null: nowhere.
+    Progress *progress = nullptr;
 };
 
 // What a kernel may still believe of a file after an operation whose answer does not tell it

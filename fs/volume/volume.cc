@@ -42,6 +42,8 @@ Volume::Impl::Impl(std::unique_ptr<pm::Region> r, const media::Superblock &sb,
       superblock(sb),
       options(o),
       live(o.grants_max),
+      file_claims(
+          [this](InodeNo ino, std::function<void()> again) { resume(ino, std::move(again)); }),
       caretaker({[this](InodeNo ino) { revoke_leases(ino); },
                  [this](InodeNo record) { holder_ended(record); },
                  [this](InodeNo record) { look_again(record); }},
@@ -50,6 +52,9 @@ Volume::Impl::Impl(std::unique_ptr<pm::Region> r, const media::Superblock &sb,
 Volume::Impl::~Impl() {
     caretaker.stop();
     stop_commits();
+    pool.finish();
+    file_claims.drop_waiting();
+    drop_parked();
 }
 
 Result<std::unique_ptr<Volume>> Volume::open(std::unique_ptr<pm::Region> region,
@@ -74,6 +79,7 @@ Result<> Volume::Impl::start() {
     journal->blocks().set_sane_check(&sane);
     if (options.park_hook) journal->set_park_hook(options.park_hook);
     allocator = TRY(core::Allocator::open(*journal, superblock));
+    allocator->set_readers(readers);
     core = std::make_unique<core::Core>(core::Core{*journal, superblock, *allocator});
     const core::Reader reader(*core);
     const auto root = core::read_inode(reader, InodeNo(media::kRootIno));
@@ -81,6 +87,7 @@ Result<> Volume::Impl::start() {
     if (!root.ok() || (root.value()->mode.get() & S_IFMT) != S_IFDIR)
         return corrupt("the root is not a directory");
     TRY(caretaker.start());
+    if (!options.no_background) TRY(pool.start());
     if (options.read_only) return {};
     if (auto made = pm::Lender::make(region->mapping_fd(), region->mapping_unit()); made.ok())
         lender.emplace(std::move(made).take());
@@ -120,6 +127,9 @@ Result<> Volume::Impl::finish_orphans() {
 void Volume::quiesce() {
     impl_->caretaker.stop();
     impl_->stop_commits();
+    impl_->pool.finish();
+    impl_->file_claims.drop_waiting();
+    impl_->drop_parked();
 }
 
 Result<> Volume::close() {

@@ -6,10 +6,10 @@
 //
 // Errors are errno values for the kernel.  EUCLEAN: the media contradicts itself (run fsck.pmfs);
 // EIO: the medium failed; EROFS: read-only, by choice or after damage; ETXTBSY: the block map is
-// sealed (docs/seal.md); kParkErrno: see types.h.
+// sealed (docs/seal.md); must_park(): see base/errors.h, and volume/progress.h.
 //
 // Lock order (outermost first): Volume::lock_ -> InodeTable shard -> Journal's -> none.
-// Completions are called without lock_ held; sinks are called with it and must not call back.
+// Completions and sinks are called without lock_ held.
 #pragma once
 #include <sys/uio.h>
 
@@ -135,7 +135,8 @@ public:
     // after an interruption.  length 0 = to the end.
     Result<> prepare(InodeNo ino, std::uint64_t offset, std::uint64_t length, std::uint64_t unit,
                      const Caller &caller);
-    Result<FileInfo> file_info(InodeNo ino);
+    // The file stands still between the steps of a long one: see kClaimErrno.
+    Result<FileInfo> file_info(InodeNo ino, Progress *progress = nullptr);
     // Extents from `from` (file block) on; fewer than out.size() = the end.
     Result<std::size_t> extents(InodeNo ino, std::uint64_t from, std::span<Extent> out);
 
@@ -190,6 +191,8 @@ private:
     Result<> seal_by_fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uint64_t offset,
                                std::uint64_t length, const Caller &caller);
     Result<bool> truncate_by_open(InodeNo ino, const OpenRequest &request);
+    Result<Attr> set_attributes(InodeNo ino, const SetAttr &set, const Caller &caller,
+                                bool *killed);
     explicit Volume(std::unique_ptr<Impl> impl);
     std::unique_ptr<Impl> impl_;
 };

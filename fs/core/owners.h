@@ -1,0 +1,48 @@
+// Who owns the data blocks of some chunks: found by reading inodes, for nothing on the medium says it
+// (docs/decisions/0013).
+//
+// A file's data is placed in the group of its inode where there is room, so the inodes of that group
+// are read first, and those of others only while some owner is still unknown.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "core/change.h"
+
+namespace pmfs::core {
+
+struct Owned {  // a piece of a file's map
+    InodeNo ino;
+    std::uint64_t file_block = 0, start = 0, blocks = 0;
+};
+
+class OwnerScan {
+public:
+    // Of device blocks [first, end), all in one group, of which `used` are in use.
+    OwnerScan(std::uint64_t first, std::uint64_t end, std::uint64_t used)
+        : first_(first), end_(end), unknown_(used) {}
+
+    // Looks at about so many extents more.  With the volume's lock held exclusively or shared; what
+    // changes between two calls may be missed, so whoever moves a piece looks at it anew.  True:
+    // all is known that can be.
+    Result<bool> step(const Reader &reader, unsigned extents_max);
+
+    // Blocks in use whose owner was not found.
+    std::uint64_t unknown() const { return unknown_; }
+    const std::vector<Owned> &found() const { return found_; }
+
+private:
+    Result<unsigned> look(const Reader &reader, InodeNo ino, const media::Inode &inode,
+                          unsigned extents_max);
+
+    const std::uint64_t first_, end_;
+    std::uint64_t unknown_;
+    std::vector<Owned> found_;
+    std::uint64_t chunks_done_ = 0;  // counted from the group's first one, and round
+    InodeNo ino_;                    // the next one to look at, or in the middle of
+    std::uint64_t at_ = 0;           // its file block
+};
+
+}  // namespace pmfs::core

@@ -1,0 +1,58 @@
+// Runs operations step by step, each under one hold of the volume's lock, and lets others in
+// between.
+#pragma once
+#include <memory>
+
+#include "base/errors.h"
+#include "base/mutex.h"
+#include "volume/operation.h"
+#include "volume/progress.h"
+
+namespace pmfs {
+
+class Scheduler {
+public:
+    explicit Scheduler(SharedMutex &lock) : lock_(lock) {}
+
+    // Until the operation is done or fails.  must_park(): its next step has to wait, and run() goes
+    // on with that one.
+    Result<> run(Operation &operation) EXCLUDES(lock_);
+    // The same, and leaves an operation that has to wait in `progress` (null: drops it).
+    template <class Op>
+    Result<> run_or_keep(std::unique_ptr<Op> &operation, Progress *progress) EXCLUDES(lock_) {
+        const Result<> done = run(*operation);
+        if (!done.ok() && must_park(done.error()) && progress != nullptr)
+            progress->keep(std::move(operation));
+        return done;
+    }
+
+private:
+    Result<bool> step(Operation &operation) EXCLUDES(lock_);
+
+    SharedMutex &lock_;
+    // Of the operations that have had a step, one at a time asks for the lock exclusively: it lets
+    // no reader in while somebody waits for that.
+    Mutex turn_;
+};
+
+template <class Op>
+std::unique_ptr<Op> Progress::take(InodeNo ino) {
+    Op *const found = dynamic_cast<Op *>(operation_.get());
+    if (found == nullptr || found->ino() != ino) {
+        drop();
+        return nullptr;
+    }
+    operation_.release();
+    return std::unique_ptr<Op>(found);
+}
+
+// What the request was in the middle of, or a new operation.
+template <class Op, class... Arguments>
+std::unique_ptr<Op> resumed_or_new(Progress *progress, InodeNo ino, Arguments &&...arguments) {
+    std::unique_ptr<Op> operation;
+    if (progress != nullptr && progress->kept()) operation = progress->take<Op>(ino);
+    if (!operation) operation = std::make_unique<Op>(std::forward<Arguments>(arguments)...);
+    return operation;
+}
+
+}  // namespace pmfs
