@@ -219,9 +219,11 @@ const Plant kPlants[] = {
      [](Populated &p) { p.b.classify(p.b.sb().journal_start.get(), 3, false); }},
     {Code::metadata_marked_data, "the superblock's copy",
      [](Populated &p) { p.b.classify(p.b.sb().copy_block.get(), 1, false); }},
-    {Code::metadata_marked_data, "a node moved among data, as data",
+    {Code::metadata_marked_data, "a forged node among data, with a forged name",
      [](Populated &p) {
          move_block(p, p.directory_leaf, p.free_data);
+         value_with(p, p.free_data, "tree file")[sizeof(DirValue) + 4] = std::byte{'/'};
+         p.b.seal(p.free_data);
          p.b.classify(p.free_data, 1, false);
          p.b.inode(p.directory).map_root.set(p.free_data);
      }},
