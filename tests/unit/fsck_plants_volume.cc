@@ -211,6 +211,14 @@ const Plant kPlants[] = {
      }},
     {Code::block_leaked, "in a chunk that is free but for it",
      [](Populated &p) { p.b.mark(p.free_chunk, 1, true); }},
+    {Code::block_leaked, "in a chunk that its group calls free",
+     [](Populated &p) {
+         p.b.mark(p.free_chunk, 1, true);
+         p.b.finish();
+         p.b.summary().kind[p.free_chunk / kChunkBlocks] = 0;
+         p.b.seal_summary();
+     },
+     false},
     {Code::metadata_marked_data, "a node",
      [](Populated &p) { p.b.classify(p.directory_leaf, 1, false); }},
     {Code::metadata_marked_data, "a root",
