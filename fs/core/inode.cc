@@ -80,7 +80,10 @@ Result<InodePlace> locate_inode(const Reader &reader, InodeNo ino) {
     if (place.block.value() >= sb.block_count.get() ||
         number_of(sb, place.block.value(), place.slot) != ino)
         return Error(ESTALE, "there is no inode of that number");
-    const InodeMap *map = TRY(read_map(reader, place.chunk()));
+    if (ino.value() == media::kRootIno) return place;  // whatever became of a map
+    const auto found = read_map(reader, place.chunk());
+    if (!found.ok() && is_damage(found.error())) return place;  // its class and header must do
+    const InodeMap *map = TRY(found);
     if (map == nullptr || !get(map->made, place.block.value() % kChunkBlocks))
         return Error(ESTALE, "there is no inode of that number");
     return place;
@@ -165,6 +168,12 @@ Result<std::optional<InodeNo>> free_in_group(Core &core, const Reader &reader,
     return std::optional<InodeNo>();
 }
 
+// Nothing may be left of an inode that was here before; but every transaction has a number that no
+// earlier one had, and takes an inode at most once.
+std::uint64_t next_generation(const Core &core) {
+    return core.journal.last().value() + 1;
+}
+
 // Eight more inodes: in a chunk of the group that has some and a free block, or in one that gets
 // its first ones, there or elsewhere.  Gives the group.
 Result<std::uint64_t> make_inodes(Core &core, std::uint64_t group) {
@@ -184,7 +193,11 @@ Result<std::uint64_t> make_inodes(Core &core, std::uint64_t group) {
         TRY(space.set_inode_map(change, *chunk, static_cast<unsigned>(place.start % kChunkBlocks)));
     }
     const Run run = TRY(core.allocator.take_meta_in(change, *chunk));
-    TRY(change.tx().fresh_inodes(BlockNo(run.start), InodeNo(run.start * kInodesPerBlock)));
+    media::Inode *slots =
+        TRY(change.tx().fresh_inodes(BlockNo(run.start), InodeNo(run.start * kInodesPerBlock)));
+    // Greater than that of any inode that was here and went with its place.
+    for (unsigned slot = 0; slot < kInodesPerBlock; ++slot)
+        slots[slot].generation.set(next_generation(core));
     put(map->made, run.start % kChunkBlocks, true);
     map->blocks.set(map->blocks.get() + 1);
     TRY(space.count_inodes(change, *chunk / kGroupChunks, 0, kInodesPerBlock));
@@ -229,9 +242,7 @@ Result<NewInode> take_inode(Change &change, std::uint64_t group) {
     const media::BlockHeader header = inode->header;
     std::memset(static_cast<void *>(inode), 0, sizeof *inode);
     inode->header = header;
-    // Nothing is left of an inode that was here before and went with its chunk; but every
-    // transaction has a number that no earlier one had.
-    inode->generation.set(core.journal.last().value() + 1);
+    inode->generation.set(next_generation(core));
     return NewInode{ino, inode};
 }
 

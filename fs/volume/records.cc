@@ -49,7 +49,6 @@ Result<const media::Inode *> file_of(const Reader &reader, const media::Inode &r
     if (!place.ok()) return place.error();
     const auto *slot = TRY(reader.inode(place.value().block, place.value().slot, file));
     const bool gone = slot->mode.get() == 0;
-    if (gone && slot->generation.get() == 0) return nullptr;  // its place was made anew
     if (slot->generation.get() < generation)
         return corrupt("the file that a grant record names is an older copy of itself");
     if (slot->generation.get() > generation || gone) return nullptr;

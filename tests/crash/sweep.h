@@ -68,7 +68,7 @@ struct Sweep {
     std::vector<Act> acts;  // the operations, each atomic
     bool prefix = false;    // a growing file may be found at a size in between
     std::uint64_t size = 4 << 20;
-    std::uint64_t journal_size = 64 << 10;
+    std::uint64_t journal_size = media::kJournalSizeMin;
     unsigned seeds = 6;
     Plant plant = Plant::none;  // from the first act on
     std::size_t plant_nth = SimMedia::kEvery;

@@ -110,7 +110,7 @@ TEST_CASE("crash: a truncation of more extents than a transaction takes") {
            {[](User &u) { u.truncate("f", 4096); }},
            false,
            4 << 20,
-           64 << 10,
+           media::kJournalSizeMin,
            4});
 }
 
@@ -195,7 +195,7 @@ TEST_CASE("crash: preparing moves a file to whole units and changes no byte of i
          {[](User &u) { u.prepare("f", 2 << 20); }, [](User &u) { u.seal("f", SealLevel::full); }},
          false,
          12 << 20,
-         64 << 10,
+         media::kJournalSizeMin,
          4});
 }
 

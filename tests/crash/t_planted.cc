@@ -40,11 +40,11 @@ TEST_CASE("crash: the same acts without a planted mistake are clean") {
 TEST_CASE("crash: missing flushes are caught") {
     // What was not flushed is in the journal until its tail has passed.
     Sweep sweep{"unflushed", nullptr, {}};
-    for (unsigned i = 0; i < 60; ++i)
+    for (unsigned i = 0; i < 250; ++i)
         sweep.acts.push_back([i](User &u) { u.make("f" + std::to_string(i), S_IFREG | 0644); });
     sweep.plant = Plant::drop_flushes;
     sweep.seeds = 3;
-    sweep.step = 101;
+    sweep.step = 401;
     CHECK(!run(sweep, SimMedia::Flavour::dax).violations.empty());
 }
 TEST_CASE("crash: missing fences are caught") {

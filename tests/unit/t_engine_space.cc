@@ -305,7 +305,7 @@ TEST_CASE("space: what an unlinked file will give back counts as free, once nobo
     const auto opened = volume->open_file(filler, {});
     REQUIRE(opened.ok());
     REQUIRE(volume->unlink(kRoot, "filler").ok());
-    CHECK(volume->info().blocks_available == 0);
+    CHECK(volume->info().blocks_available <= 1);  // the directory's leaf
     volume->release(opened.value().handle);
     const auto leaving = volume->info();  // the kernel still knows the inode
     CHECK(leaving.blocks_available > 10000);
@@ -365,7 +365,7 @@ TEST_CASE("space: a transaction that is dropped leaves no chunk reserved") {
     CHECK(allocator->available_blocks(true) == before);
     core::Change change(core);
     REQUIRE(change.begin().ok());
-    CHECK(allocator->take_chunks(change, before / media::kChunkBlocks, 512, true).ok());
+    CHECK(allocator->take_chunks(change, allocator->map().free_chunks(), 512, true).ok());
     CHECK(first >= 1);
 }
 
