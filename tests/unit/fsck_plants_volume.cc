@@ -114,6 +114,37 @@ const Plant kPlants[] = {
                                                std::uint64_t{1} << (block % 64));
      }},
 
+    {Code::inode_map_damaged, "a block of inodes in its place",
+     [](Populated &p) {
+         p.b.summary().inode_map[Populated::kFarChunk].set(
+             static_cast<std::uint16_t>(1 + p.pipe / kInodesPerBlock % kChunkBlocks));
+         p.b.seal_summary();
+     },
+     false},
+    {Code::inode_map_damaged, "of a chunk with a file that a grant record names",
+     [](Populated &p) {
+         p.b.inode(p.grant_tree).parent.set(p.pipe);
+         p.b.finish();
+         damage(p, p.b.inode_map_block(Populated::kFarChunk));
+     },
+     false},
+    {Code::block_owned_twice, "an inode map in the place of the superblock's copy",
+     [](Populated &p) {
+         p.b.summary().inode_map[Populated::kFarChunk].set(kChunkBlocks);
+         p.b.seal_summary();
+     },
+     false},
+    {Code::block_owned_twice, "a block of inodes in the place of the inode map",
+     [](Populated &p) {
+         InodeMap &map = p.b.inode_map(0);
+         map.made[0].set(map.made[0].get() | std::uint64_t{1} << kMap);
+         map.blocks.set(map.blocks.get() + 1);
+         p.b.seal(kMap);
+         p.b.summary().inodes_made.set(p.b.summary().inodes_made.get() + 8);
+         p.b.seal_summary();
+     },
+     false},
+
     // --- lists
     {Code::orphan_list_wrong_inode, "one that has a name",
      [](Populated &p) { p.b.inode(p.trimming).next.set(p.file); }},
