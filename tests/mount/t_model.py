@@ -329,7 +329,7 @@ def _(here):
 @claim(f"with the smallest journal, requests wait for a checkpoint and all is the same (seed {SEED})",
        seconds=600, alone=True)
 def _(maker):
-    volume = maker.volume(size="64M", mkfs=("--journal-size", "64K"), options="commit=0.2")
+    volume = maker.volume(size="64M", mkfs=("--journal-size", "256K"), options="commit=0.2")
     with model_directory() as there:
         here = volume.mnt / "here"
         here.mkdir()

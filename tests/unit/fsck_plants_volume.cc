@@ -114,6 +114,37 @@ const Plant kPlants[] = {
                                                std::uint64_t{1} << (block % 64));
      }},
 
+    {Code::inode_map_damaged, "a block of inodes in its place",
+     [](Populated &p) {
+         p.b.summary().inode_map[Populated::kFarChunk].set(
+             static_cast<std::uint16_t>(1 + p.pipe / kInodesPerBlock % kChunkBlocks));
+         p.b.seal_summary();
+     },
+     false},
+    {Code::inode_map_damaged, "of a chunk with a file that a grant record names",
+     [](Populated &p) {
+         p.b.inode(p.grant_tree).parent.set(p.pipe);
+         p.b.finish();
+         damage(p, p.b.inode_map_block(Populated::kFarChunk));
+     },
+     false},
+    {Code::block_owned_twice, "an inode map in the place of the superblock's copy",
+     [](Populated &p) {
+         p.b.summary().inode_map[Populated::kFarChunk].set(kChunkBlocks);
+         p.b.seal_summary();
+     },
+     false},
+    {Code::block_owned_twice, "a block of inodes in the place of the inode map",
+     [](Populated &p) {
+         InodeMap &map = p.b.inode_map(0);
+         map.made[0].set(map.made[0].get() | std::uint64_t{1} << kMap);
+         map.blocks.set(map.blocks.get() + 1);
+         p.b.seal(kMap);
+         p.b.summary().inodes_made.set(p.b.summary().inodes_made.get() + 8);
+         p.b.seal_summary();
+     },
+     false},
+
     // --- lists
     {Code::orphan_list_wrong_inode, "one that has a name",
      [](Populated &p) { p.b.inode(p.trimming).next.set(p.file); }},
@@ -211,6 +242,14 @@ const Plant kPlants[] = {
      }},
     {Code::block_leaked, "in a chunk that is free but for it",
      [](Populated &p) { p.b.mark(p.free_chunk, 1, true); }},
+    {Code::block_leaked, "in a chunk that its group calls free",
+     [](Populated &p) {
+         p.b.mark(p.free_chunk, 1, true);
+         p.b.finish();
+         p.b.summary().kind[p.free_chunk / kChunkBlocks] = 0;
+         p.b.seal_summary();
+     },
+     false},
     {Code::metadata_marked_data, "a node",
      [](Populated &p) { p.b.classify(p.directory_leaf, 1, false); }},
     {Code::metadata_marked_data, "a root",
@@ -219,9 +258,11 @@ const Plant kPlants[] = {
      [](Populated &p) { p.b.classify(p.b.sb().journal_start.get(), 3, false); }},
     {Code::metadata_marked_data, "the superblock's copy",
      [](Populated &p) { p.b.classify(p.b.sb().copy_block.get(), 1, false); }},
-    {Code::metadata_marked_data, "a node moved among data, as data",
+    {Code::metadata_marked_data, "a forged node among data, with a forged name",
      [](Populated &p) {
          move_block(p, p.directory_leaf, p.free_data);
+         value_with(p, p.free_data, "tree file")[sizeof(DirValue) + 4] = std::byte{'/'};
+         p.b.seal(p.free_data);
          p.b.classify(p.free_data, 1, false);
          p.b.inode(p.directory).map_root.set(p.free_data);
      }},

@@ -160,6 +160,25 @@ TEST_CASE("fsck: inodes in every group are found, and no list leaves its group")
     }
 }
 
+TEST_CASE("fsck: a grant record outlives its file, the file's slot and the slot's block") {
+    Populated p;
+    const auto expect_clean = [&](std::uint64_t file) {
+        p.b.inode(p.grant_tree).parent.set(file);
+        p.b.finish();
+        const auto report = fsck::check(p.b.region());
+        REQUIRE(report.ok());
+        INFO(codes_of(report.value()));
+        CHECK(report.value().clean());
+        CHECK_FALSE(report.value().unjudged);
+    };
+    REQUIRE(p.b.inode(p.freed).generation.get() == 1);
+    expect_clean(p.freed);
+    p.b.inode(p.freed).generation.set(0);  // its block was free meanwhile, and made anew
+    expect_clean(p.freed);
+    expect_clean(p.free_chunk * kInodesPerBlock + 5);
+    expect_clean(p.free_data * kInodesPerBlock);
+}
+
 TEST_CASE("fsck: a lost summary hides its group's inodes, and the others are judged") {
     Builder b(kGiB + 4 * kMiB);
     const std::uint64_t hidden = b.make(S_IFREG | 0600, kGroupChunks);
