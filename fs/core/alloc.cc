@@ -98,8 +98,16 @@ Result<Run> Allocator::place_fresh(Change *change, const Goal &goal, std::uint64
     return extend(change, *chunk * kChunkBlocks + offset, blocks, goal);
 }
 
-// Broken chunks: the shortest run that is long enough, in the group if it has one; else pieces of a
-// quarter at least, for else a free chunk is better broken.
+// The class of the shortest piece that is taken from a broken chunk before a free one is broken: a
+// quarter of what is wanted; less, the less of the free space is in whole chunks.
+unsigned Allocator::shortest_piece(unsigned wanted_class) const {
+    const std::uint64_t whole = map_->free_chunks() * kChunkBlocks;
+    const std::uint64_t broken = map_->free_blocks() - std::min(map_->free_blocks(), whole);
+    const unsigned fraction = whole >= 3 * broken ? 2 : whole >= broken ? 4 : 6;  // 1 / 2^fraction
+    return wanted_class > fraction ? wanted_class - fraction : 0;
+}
+
+// Broken chunks: the shortest run that is long enough, in the group if it has one; else pieces.
 Result<Run> Allocator::place_shared(Change *change, const Goal &goal, std::uint64_t blocks) {
     const std::uint64_t wanted = std::min(blocks, kChunkBlocks), group = group_for(goal);
     const unsigned above = class_above(wanted), below = class_below(wanted);
@@ -108,10 +116,8 @@ Result<Run> Allocator::place_shared(Change *change, const Goal &goal, std::uint6
         chunk = TRY(map_->find_run_here(Side::data, k, group, static_cast<unsigned>(wanted), true));
     for (unsigned k = above; k < kRunClasses && !chunk; ++k)
         chunk = TRY(map_->find_run(Side::data, k, group, true));
-    for (unsigned k = below; k + 2 >= above && !chunk; --k) {
+    for (unsigned k = below + 1, least = shortest_piece(above); k-- > least && !chunk;)
         chunk = TRY(map_->find_run(Side::data, k, group, true));
-        if (k == 0) break;
-    }
     if (!chunk) return Run{};
     return best_run(change, *chunk, wanted);
 }

@@ -117,6 +117,7 @@ private:
     Result<Run> place_near(Change *change, const Goal &goal, std::uint64_t blocks);
     Result<Run> place_fresh(Change *change, const Goal &goal, std::uint64_t blocks);
     Result<Run> place_shared(Change *change, const Goal &goal, std::uint64_t blocks);
+    unsigned shortest_piece(unsigned wanted_class) const;
     Result<Run> place_anywhere(Change *change, const Goal &goal, std::uint64_t blocks);
     Result<Run> place_meta(Change &change, std::uint64_t group, unsigned blocks);
     Result<Run> best_run(Change *change, std::uint64_t chunk, std::uint64_t blocks);

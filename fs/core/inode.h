@@ -49,8 +49,8 @@ Result<NewInode> take_inode(Change &change, std::uint64_t group);
 // An inode that is on no list and has no blocks is free; with the last one of a chunk its places
 // are.
 Result<> free_inode(Change &change, InodeNo ino, media::Inode *inode);
-// Calls `each` for inodes in use of a chunk, in order of their places, from the one of number `from`
-// (0: the first) on; false from it ends that.  The root comes as number 1 in its place.
+// Calls `each` for inodes in use of a chunk, in order of their places, from the one of number
+// `from` (0: the first) on; false from it ends that.  The root comes as number 1 in its place.
 Result<> for_each_inode(const Reader &reader, std::uint64_t chunk, InodeNo from,
                         const std::function<bool(InodeNo, const media::Inode &)> &each);
 

@@ -42,8 +42,8 @@ Result<bool> OwnerScan::step(const Reader &reader, unsigned extents_max) {
     while (unknown_ != 0 && chunks_done_ < chunks) {
         const std::uint64_t chunk = (first + chunks_done_) % chunks;
         bool stopped = false;
-        const auto done = for_each_inode(
-            reader, chunk, ino_, [&](InodeNo ino, const media::Inode &inode) {
+        const auto done =
+            for_each_inode(reader, chunk, ino_, [&](InodeNo ino, const media::Inode &inode) {
                 ino_ = ino;
                 const bool has_map = S_ISREG(inode.mode.get()) || S_ISLNK(inode.mode.get());
                 if (has_map && (inode.flags.get() & media::kGrantRecord) == 0) {

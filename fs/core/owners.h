@@ -1,8 +1,8 @@
-// Who owns the data blocks of some chunks: found by reading inodes, for nothing on the medium says it
-// (docs/decisions/0013).
+// Who owns the data blocks of some chunks: found by reading inodes, for nothing on the medium says
+// it (docs/decisions/0013).
 //
-// A file's data is placed in the group of its inode where there is room, so the inodes of that group
-// are read first, and those of others only while some owner is still unknown.
+// A file's data is placed in the group of its inode where there is room, so the inodes of that
+// group are read first, and those of others only while some owner is still unknown.
 #pragma once
 #include <cstdint>
 #include <vector>

@@ -23,10 +23,14 @@ static_assert(kSides * kRunClasses < kFreeShelf);
 
 }  // namespace
 
-std::uint8_t SpaceMap::shelf_of(const Chunk &c) {
+std::uint8_t SpaceMap::shelf_of(std::uint64_t chunk) {
+    const Chunk &c = chunk_at(chunk);
     if (c.reserved || c.longest == 0) return kNoShelf;
     if (c.kind == ChunkKind::free) return c.longest == kChunkBlocks ? kFreeShelf : kNoShelf;
-    const Side side = c.inodes ? Side::inode : c.kind == ChunkKind::meta ? Side::meta : Side::data;
+    // The superblock's copy is far from everything else, and no place for metadata on that account.
+    const bool copy = chunk == superblock_.copy_block.get() / kChunkBlocks;
+    const bool meta = c.kind == ChunkKind::meta && !copy;
+    const Side side = c.inodes ? Side::inode : meta ? Side::meta : Side::data;
     const auto k = static_cast<unsigned>(std::bit_width(std::min<unsigned>(c.longest, 511)) - 1);
     return static_cast<std::uint8_t>(static_cast<unsigned>(side) * kRunClasses + k);
 }
@@ -52,7 +56,7 @@ void SpaceMap::put_on_shelf(std::uint64_t chunk, std::uint8_t shelf) {
 void SpaceMap::index(std::uint64_t chunk, const Bits &available) {
     Chunk &c = chunk_at(chunk);
     c.longest = static_cast<std::uint16_t>(fitting_run(available, kBits + 1).length);
-    put_on_shelf(chunk, shelf_of(c));
+    put_on_shelf(chunk, shelf_of(chunk));
 }
 
 // As the medium has it; no transaction changes the chunk.  Its bitmap was read when the group was
@@ -96,7 +100,7 @@ void SpaceMap::index_group(std::uint64_t number) {
 void SpaceMap::set_reserved(std::uint64_t chunk, bool reserved) {
     Chunk &c = chunk_at(chunk);
     c.reserved = reserved;
-    put_on_shelf(chunk, shelf_of(c));
+    put_on_shelf(chunk, shelf_of(chunk));
 }
 
 bool SpaceMap::wholly_free(std::uint64_t chunk) {
@@ -147,8 +151,9 @@ Result<std::optional<std::uint64_t>> SpaceMap::find_free(std::uint64_t near, uns
     });
 }
 
-Result<std::optional<SpaceMap::Window>> SpaceMap::fewest_used(
-    std::uint64_t number, unsigned count, unsigned unit, const std::set<std::uint64_t> &but) {
+Result<std::optional<SpaceMap::Window>> SpaceMap::fewest_used(std::uint64_t number, unsigned count,
+                                                              unsigned unit,
+                                                              const std::set<std::uint64_t> &but) {
     TRY(load(number));
     const Group &group = groups_[number];
     std::optional<Window> best;

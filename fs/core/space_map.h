@@ -73,8 +73,9 @@ public:
     std::optional<std::uint64_t> free_group(std::uint64_t from) const {
         return with_free_.next(from);
     }
-    // The `count` chunks in a row, the first one at a multiple of `unit`, of the group that have the
-    // fewest blocks in use; only file data, some of it free.  Not those in `but` (by first chunk).
+    // The `count` chunks in a row, the first one at a multiple of `unit`, of the group that have
+    // the fewest blocks in use; only file data, some of it free.  Not those in `but` (by first
+    // chunk).
     struct Window {
         std::uint64_t first = 0, used = 0;
     };
@@ -196,7 +197,7 @@ private:
     void index_group(std::uint64_t group);
     template <class F>
     Result<std::optional<std::uint64_t>> in_groups(const GroupSet &set, std::uint64_t near, F look);
-    static std::uint8_t shelf_of(const Chunk &chunk);
+    std::uint8_t shelf_of(std::uint64_t chunk);
 
     journal::Journal &journal_;
     const media::Superblock &superblock_;

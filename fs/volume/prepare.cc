@@ -11,6 +11,7 @@
 #include <bit>
 #include <vector>
 
+#include "volume/evacuation.h"
 #include "volume/impl.h"
 
 namespace pmfs {
@@ -35,6 +36,7 @@ public:
     void lend(const Caller &caller) { caller_ = caller; }
 
     Hold hold() const override {
+        if (stage_ == Stage::evacuate) return evacuation_->hold();
         return stage_ == Stage::wait || stage_ == Stage::zero || stage_ == Stage::copy
                    ? Hold::none
                    : Hold::exclusive;
@@ -52,6 +54,9 @@ public:
             case Stage::copy:
                 TRY(fill(Stage::exchange));
                 return false;
+            case Stage::evacuate:
+                if (TRY(evacuation_->step())) stage_ = Stage::plan;
+                return false;
             default:
                 break;
         }
@@ -67,7 +72,7 @@ public:
     }
 
 private:
-    enum class Stage : std::uint8_t { plan, zero, set_written, wait, copy, exchange };
+    enum class Stage : std::uint8_t { plan, evacuate, zero, set_written, wait, copy, exchange };
     static constexpr std::uint64_t kStepBlocks =
         8 * kChunkBlocks;  // about 16 MiB are zeroed at once
     static constexpr unsigned kExtentsLookedAt = 1024;
@@ -123,6 +128,28 @@ private:
         return !e.shared && (e.start - e.file_block) % unit_ == 0 && upto - at_ >= unit_;
     }
 
+    // Whole chunks, up to `blocks`.  None: others' data has to be moved out of the way first, and
+    // the next steps do that.
+    Result<Run> take_whole(Change &change, std::uint64_t blocks) {
+        const bool privileged = caller_.uid == 0;
+        if (evacuation_) {
+            const Run run = TRY(evacuation_->take(change));
+            evacuation_->finish();
+            evacuation_.reset();
+            return run;
+        }
+        for (; blocks >= unit_; blocks = blocks > unit_ ? unit_ : 0) {
+            const auto taken =
+                v_.allocator->take_chunks(change, blocks / kChunkBlocks, unit_, privileged);
+            if (taken.ok() || taken.error().errno_value() != ENOSPC) return taken;
+        }
+        TRY(v_.allocator->check_space(unit_, privileged ? core::Need::root : core::Need::user));
+        const auto chunks = static_cast<unsigned>(unit_ / kChunkBlocks);
+        evacuation_ = std::make_unique<Evacuation>(v_, chunks, chunks, &claim_, ino_);
+        stage_ = Stage::evacuate;
+        return Run{};
+    }
+
     // Unwritten blocks, which the next steps zero: whole chunks but for single blocks.
     Result<> fill_hole(const media::Inode &was, std::uint64_t upto) {
         TRY(core::map_make_room(*v_.core, ino_, at_, 2));
@@ -137,13 +164,8 @@ private:
             run = TRY(v_.allocator->take_data(
                 change, v_.goal_for(reader, was, ino_, at_, upto - at_, caller_), blocks));
         } else {
-            blocks = blocks / unit_ * unit_;
-            auto taken =
-                v_.allocator->take_chunks(change, blocks / kChunkBlocks, unit_, caller_.uid == 0);
-            if (!taken.ok() && taken.error().errno_value() == ENOSPC && blocks > unit_)
-                taken = v_.allocator->take_chunks(change, unit_ / kChunkBlocks, unit_,
-                                                  caller_.uid == 0);
-            run = TRY(std::move(taken));
+            run = TRY(take_whole(change, blocks / unit_ * unit_));
+            if (run.blocks == 0) return {};
         }
         TRY(core::map_insert(change, inode, ino_, {at_, run.start, run.blocks, true, false},
                              allowed));
@@ -200,8 +222,8 @@ private:
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
         const MapPermit allowed = TRY(permit(*inode, Move::relocate, at_, at_ + unit_));
-        run_ =
-            TRY(v_.allocator->take_chunks(change, unit_ / kChunkBlocks, unit_, caller_.uid == 0));
+        run_ = TRY(take_whole(change, unit_));
+        if (run_.blocks == 0) return {};
         TRY(core::map_insert(change, inode, ino_,
                              {kDonorBase, run_.start, run_.blocks, true, false}, allowed));
         inode->blocks.set(inode->blocks.get() + run_.blocks);
@@ -274,6 +296,7 @@ private:
     std::vector<Source> sources_;  // what it is filled with
     std::uint64_t moved_ = 0;      // of the donor
     bool lost_ = false;
+    std::unique_ptr<Evacuation> evacuation_;  // when there were no whole chunks
 };
 
 }  // namespace

@@ -1,0 +1,77 @@
+// Makes chunks whole by moving other files' small data out of them (docs/decisions/0013).
+//
+// Works in steps, for an operation or a job that calls them in turn.  What is moved is journalled
+// piece by piece: a file reads the same before, between and after.  Never moved is what is sealed,
+// granted, pinned or quarantined, metadata, and what somebody else is changing.
+#pragma once
+#include <optional>
+#include <set>
+
+#include "core/alloc.h"
+#include "core/owners.h"
+#include "volume/claims.h"
+#include "volume/operation.h"
+#include "volume/volume.h"
+
+namespace pmfs {
+
+class Evacuation {
+public:
+    // `chunks` in a row, the first one at a multiple of `unit`.  `own`: of an operation that has
+    // claimed a file whose data may be moved as well.
+    Evacuation(Volume::Impl &volume, unsigned chunks, unsigned unit, Claim *own, InodeNo own_ino);
+    // Without the volume's lock.
+    ~Evacuation();
+    Evacuation(const Evacuation &) = delete;
+    Evacuation &operator=(const Evacuation &) = delete;
+
+    Hold hold() const;
+    // True: the chunks are empty and kept, until this goes or they are taken (take()).  ENOSPC:
+    // there are none that can be emptied.  kParkErrno: as for an operation.
+    Result<bool> step();
+    // Within a transaction of the caller's.  kParkErrno: not all of them can be had yet.
+    Result<core::Run> take(core::Change &change);
+    // The chunks, if there are any, are anybody's again.  With the lock held exclusively.
+    void finish();
+    // Chunks of which more than so many blocks are in use are not worth it.
+    void at_most(std::uint64_t used) { used_max_ = used; }
+    std::uint64_t moved() const { return moved_; }  // blocks
+
+private:
+    enum class Stage : std::uint8_t { choose, scan, plan, wait, copy, commit, done };
+    static constexpr unsigned kExtentsLookedAt = 1024;
+
+    Result<> choose();
+    Result<bool> scan();
+    Result<> plan();
+    Result<> copy();
+    Result<> commit();
+    Result<bool> plan_piece(const core::Reader &reader, const core::Owned &owned);
+    Result<> reserve();
+    bool may_move(const media::Inode &inode, const Extent &e);
+    bool unmoved(const Error &error) const;
+    void give_up_window();
+    Result<> claim(InodeNo ino);
+    void leave_inode();
+    void cancel();
+
+    Volume::Impl &v_;
+    const unsigned chunks_, unit_;
+    Claim *const own_;
+    const InodeNo own_ino_;
+    Stage stage_ = Stage::choose;
+    std::uint64_t used_max_ = ~std::uint64_t{0}, moved_ = 0;
+    std::uint64_t group_ = 0;
+    std::set<std::uint64_t> stuck_;  // windows, by first chunk
+    std::optional<core::SpaceMap::Window> window_;
+    std::optional<core::OwnerScan> scan_;
+    std::size_t next_ = 0;        // of what the scan found,
+    std::uint64_t offset_ = 0;    // and in that
+    std::optional<Claim> claim_;  // on an inode that is being changed
+    InodeNo claimed_;
+    core::Owned piece_;  // being moved, into run_
+    core::Run run_;
+    bool reserved_ = false, unwritten_ = false;
+};
+
+}  // namespace pmfs
