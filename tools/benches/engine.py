@@ -1,5 +1,20 @@
-"""The engine alone, in one process on a region in memory."""
+"""The engine alone, in one process on a region in memory.
+
+    lookup ... create_millionth   calls of one thread; the peer of data is the copy that it cannot do without
+    append_1m_two     two threads that append 1 MiB each to their own file, beside one; copy_1m_two is the
+                      same without a filesystem: what this machine lets two threads have
+    hold_WHAT         the longest getattr on another file, in ms, while WHAT works on a file of a million
+                      extents; the peer is the same with nothing else going on.  p999_WHAT: 99.9 % of those
+                      calls are shorter.  took_WHAT: how long the work took
+    threads_WHAT_NN   NN threads together, beside one (only with --long)
+"""
+EXTENTS = 1_000_000
 
 
 def rows(context):
-    yield from context.json_rows(context.program("bench_engine"))
+    program = context.program("bench_engine")
+    yield from context.json_rows(program, "calls")
+    yield from context.json_rows(program, "pair")
+    yield from context.json_rows(program, "holds", EXTENTS)
+    if context.long:
+        yield from context.json_rows(program, "threads")
