@@ -3,11 +3,10 @@
 // A volume on a memfd whose pages are all there, no FUSE.  One JSON line a row.  Here are the calls
 // of one thread and main(); engine_holds.cc, engine_threads.cc and engine_scale.cc have the other
 // parts.
-#include <libpmem2.h>
-
 #include <array>
 #include <random>
 
+#include "engine_floor.h"
 #include "engine_world.h"
 
 namespace {
@@ -22,35 +21,6 @@ constexpr std::size_t kBatch = 50;
 constexpr std::size_t kMillion = 1'000'000;
 constexpr std::size_t kMillionPart = 10'000;
 constexpr std::uint64_t kFileBlocks = 16 << 10;  // 64 MiB: more than caches hold
-
-// The least that 4 KiB can cost where a power cut is to find them: copied past the cache, fenced.
-class Floor {
-public:
-    Floor()
-        : bytes_(static_cast<std::byte *>(
-              ::mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0))) {
-        PMFS_ASSERT(bytes_ != MAP_FAILED);
-        populate(bytes_, kSize);
-        pmem2_source *source = nullptr;
-        PMFS_ASSERT(pmem2_source_from_anon(&source, kSize) == 0);
-        pmem2_map *map = nullptr;  // kept: it only tells which functions this processor has
-        PMFS_ASSERT(pmem2_map_from_existing(&map, source, bytes_, kSize,
-                                            PMEM2_GRANULARITY_CACHE_LINE) == 0);
-        copy_ = pmem2_get_memcpy_fn(map);
-        pmem2_source_delete(&source);
-    }
-    ~Floor() { ::munmap(bytes_, kSize); }
-    Floor(const Floor &) = delete;
-
-    void copy(std::uint64_t block, const void *from) {
-        copy_(bytes_ + block * kBlock, from, kBlock, PMEM2_F_MEM_NONTEMPORAL);
-    }
-
-private:
-    static constexpr std::size_t kSize = kFileBlocks * kBlock;
-    std::byte *bytes_;
-    pmem2_memcpy_fn copy_ = nullptr;
-};
 
 // Names in a directory of 10,000.
 class Names {
@@ -109,7 +79,7 @@ public:
 
     void round() {
         const double floor = time_calls(kCalls, kBatch, [&](std::size_t) {
-            floor_.copy(random_() % kFileBlocks, page_.data());
+            floor_.copy(random_() % kFileBlocks * kBlock, page_.data(), kBlock);
         });
         const double overwrite = time_calls(kCalls, kBatch, [&](std::size_t) {
             b_.write(file_.ino, random_() % kFileBlocks, page_);
@@ -138,7 +108,7 @@ private:
     World &b_;
     InodeNo dir_;
     Open file_;
-    Floor floor_;
+    Floor floor_{kFileBlocks * kBlock};
     std::array<std::byte, kBlock> page_{};
     std::minstd_rand random_;
     Figure overwrite_, append_, read_;

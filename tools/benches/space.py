@@ -132,12 +132,12 @@ def share_row(name, ours, theirs):
 
 def draw(context, all_aged):
     context.out.mkdir(parents=True, exist_ok=True)
-    lines = [(f"pmfs, seed {aged.seed}", aged.ours, False) for aged in all_aged]
-    lines += [(f"ext4, seed {aged.seed}", aged.theirs, True) for aged in all_aged if aged.theirs]
+    panels = [(name, {f"seed {aged.seed}": shares for aged in all_aged if (shares := getattr(aged, side))})
+              for name, side in (("pmfs", "ours"), ("ext4", "theirs"))]
     (context.out / "space.svg").write_text(plot.svg(
         "Whole aligned 2 MiB chunks in new files",
         "2 GiB, 75 % full; each round deletes a random quarter of the files and refills",
-        "rounds", "share of a new 64 MiB file (%)", lines))
+        "rounds", "share of a new 64 MiB file in whole chunks (%)", [panel for panel in panels if panel[1]]))
     (context.out / "space.json").write_text(json.dumps(
         [{"seed": aged.seed, "pmfs": aged.ours, "ext4": aged.theirs} for aged in all_aged], indent=1) + "\n")
     say(f"the plot is {context.out / 'space.svg'}")
