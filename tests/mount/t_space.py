@@ -8,6 +8,7 @@ from fixture import as_user, claim, fails, program, run, run_claims
 
 MIB = 1 << 20
 NOBODY = 65534
+NAMES, ALLOCATED = 300, 4 * MIB
 
 
 def near(got, wanted, percent=1.0):
@@ -25,27 +26,27 @@ def open_to_all(path):
     return path
 
 
-def full_of_data(volume, names=300, allocated=8 * MIB):
-    """A full volume, whose directory `mine` anybody may change; with names in it, and an allocated file."""
+def mine_on(volume):
+    """The directory `mine`, which a user may change: with names in it, and a file that is allocated."""
     mine = open_to_all(volume.mnt / "mine")
-    filling.make_files(mine / "names", names)
+    filling.make_files(mine / "names", NAMES)
     with open(mine / "allocated", "wb") as file:
-        os.posix_fallocate(file.fileno(), 0, allocated)
+        os.posix_fallocate(file.fileno(), 0, ALLOCATED)
     for path in (mine, mine / "names", mine / "allocated", *(mine / "names").iterdir()):
         os.chown(path, NOBODY, NOBODY)
+    return mine
+
+
+def full_of_data(volume):
+    mine = mine_on(volume)
     filling.write_until_full(volume.mnt / "data")
     filling.make_files(volume.mnt / "empty")
     return mine
 
 
 def full_of_names(volume):
-    """The same, but it is empty files that have used it up, also the inodes."""
-    mine = open_to_all(volume.mnt / "mine")
-    filling.make_files(mine / "names", 300)
-    with open(mine / "allocated", "wb") as file:
-        os.posix_fallocate(file.fileno(), 0, 8 * MIB)
-    for path in (mine, mine / "names", mine / "allocated", *(mine / "names").iterdir()):
-        os.chown(path, NOBODY, NOBODY)
+    """Empty files have used it up, also the inodes."""
+    mine = mine_on(volume)
     filling.make_files(volume.mnt / "empty")
     return mine
 
@@ -59,7 +60,7 @@ def on_full_volumes(check):
     def claims(maker):
         for make_full in FULL.values():
             for who in WHO.values():
-                volume = maker.volume(size="32M")
+                volume = maker.volume(size="16M")
                 mine = make_full(volume)
                 who(lambda place=mine: check(place))
                 end(volume)
@@ -184,7 +185,7 @@ def _(maker):
 
 def rename_all(mine):
     worked, count = filling.rename_longer(mine / "names")
-    assert worked == count == 300, f"{worked} of {count} renames to longer names"
+    assert worked == count == NAMES, f"{worked} of {count} renames to longer names"
 
 
 def write_all(mine):
@@ -194,7 +195,7 @@ def write_all(mine):
 
 def cut(mine):
     path = mine / "allocated"
-    for size in (7 * MIB + 1, 5 * MIB - 4097, 1, 0):
+    for size in (ALLOCATED - MIB + 1, 2 * MIB - 4097, 1, 0):
         os.truncate(path, size)
         assert path.stat().st_size == size
 
@@ -224,14 +225,14 @@ for words, check in (("a file can be renamed to a longer name on a full volume",
 
 @claim("what was removed from a full volume can be used again at once", alone=True, seconds=120)
 def _(maker):
-    volume = maker.volume(size="32M")
+    volume = maker.volume(size="16M")
     mine = full_of_data(volume)
     with fails(errno.ENOSPC):
         (mine / "more").write_bytes(b"x" * MIB)
     (mine / "more").unlink(missing_ok=True)
     os.unlink(mine / "allocated")
-    (mine / "again").write_bytes(b"y" * 7 * MIB)
-    assert (mine / "again").read_bytes() == b"y" * 7 * MIB
+    (mine / "again").write_bytes(b"y" * 3 * MIB)
+    assert (mine / "again").read_bytes() == b"y" * 3 * MIB
     end(volume)
 
 
