@@ -103,7 +103,7 @@ class Holds {
 public:
     explicit Holds(std::size_t extents)
         : extents_(extents),
-          world_(extents * kBlock * 5 / 4 + 512 * kMiB),
+          world_(2 * extents * kBlock + 1024 * kMiB),
           dir_(world_.directory("holds")) {
         const InodeNo others = world_.directory("others");
         for (std::size_t i = 0; i < kOthers; ++i) {
