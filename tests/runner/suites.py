@@ -79,6 +79,9 @@ def _coverage(root):
     tool = [sys.executable, root / "tests/runner/coverage.py", root / build]
     return [Program("begin", [*tool, "--begin"]),
             *(_doctest(root, build, name, PMFS_CRASH_SHORT="1") for name in ("unit", "front", "crash", "seal")),
+            *(_python(root, build, path) for path in sorted((root / "tests/seal").glob("t_*.py"))),
+            # (The programs themselves: what they do is seen on real mounts only.)
+            *_mount(root, build, without={"install", "limits", "model"}, words=("--media", "memory")),
             Program("lines", tool, shown=True)]
 
 
@@ -93,6 +96,6 @@ ALL = [
     Suite("lint", "the rules of the house", 600, ["clang"], _lint),
     Suite("asan", "AddressSanitizer and UBSan", 900, ["asan"], _asan),
     Suite("tsan", "ThreadSanitizer", 900, ["tsan"], _tsan),
-    Suite("coverage", "which lines the unit, seal and crash suites run", 1800, ["coverage"], _coverage,
+    Suite("coverage", "which lines of fs/, mkfs/ and fsck/ the tests run", 2400, ["coverage"], _coverage,
           named_only=True),
 ]
