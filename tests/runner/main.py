@@ -24,13 +24,15 @@ class Total:
     def __init__(self):
         self.passed = self.failed = 0
 
-    def add(self, suite, name, count, seconds, output):
+    def add(self, suite, name, count, seconds, output, shown=False):
         self.passed += count.passed
         self.failed += count.failed
         line = f"{suite}: {name}: {count.passed} passed"
         if count.failed:
             print(f"{'-' * 20} {suite}: {name} {'-' * 20}\n{output.rstrip()}\n{'-' * 60}")
             line += f", {count.failed} failed"
+        elif shown:
+            print(output.rstrip())
         for why in count.skipped:
             print(f"{suite}: {name}: skipped: {why}")
         for why in count.reasons:
@@ -65,17 +67,19 @@ def run_suite(suite, total):
             continue
         ended = program.run(test, left)
         count = counting.count(test, ended)
-        total.add(suite.name, test.name, count, time.monotonic() - begin, ended.output)
+        total.add(suite.name, test.name, count, time.monotonic() - begin, ended.output, test.shown)
 
 
 def main():
     names = [suite.name for suite in suites.ALL]
+    default = [suite.name for suite in suites.ALL if not suite.named_only]
     parser = argparse.ArgumentParser(
         prog="tools/test", description="Builds pmfs and tests it.",
         epilog="Suites: " + "; ".join(f"{suite.name}: {suite.what}" for suite in suites.ALL))
     parser.add_argument("suite", nargs="*", metavar="SUITE", choices=[[], *names],
-                        help="one or more of: " + " ".join(names) + " (default: all)")
-    chosen = parser.parse_args().suite or names
+                        help="one or more of: " + " ".join(names) +
+                        f" (default: {' '.join(default)})")
+    chosen = parser.parse_args().suite or default
     sys.stdout.reconfigure(line_buffering=True)
     program.prepare()
     total = Total()

@@ -28,6 +28,7 @@ class Program:
     command: list
     kind: str = "lines"  # "doctest", or "lines": `ok NAME` and `not ok NAME: why`
     environment: dict = dataclasses.field(default_factory=dict)
+    shown: bool = False  # what it prints is wanted also when all is well
 
 
 @dataclasses.dataclass

@@ -14,6 +14,7 @@ class Suite:
     seconds: int  # without builds
     builds: list  # words for tools/setup
     programs: Callable  # root -> [Program]
+    named_only: bool = False  # not among those that run when none is named
 
 
 def _doctest(root, build, name, *words, before=(), **environment):
@@ -73,6 +74,17 @@ def _lint(root):
             Program("runner", [sys.executable, root / "tests/runner/t_runner.py"])]
 
 
+def _coverage(root):
+    build = "build-coverage"
+    tool = [sys.executable, root / "tests/runner/coverage.py", root / build]
+    return [Program("begin", [*tool, "--begin"]),
+            *(_doctest(root, build, name, PMFS_CRASH_SHORT="1") for name in ("unit", "front", "crash", "seal")),
+            *(_python(root, build, path) for path in sorted((root / "tests/seal").glob("t_*.py"))),
+            # (The programs themselves: what they do is seen on real mounts only.)
+            *_mount(root, build, without={"install", "limits", "model"}, words=("--media", "memory")),
+            Program("lines", tool, shown=True)]
+
+
 ALL = [
     Suite("unit", "functions and classes", 300, ["release"],
           lambda root: [_doctest(root, "build", name) for name in ("unit", "front")]),
@@ -84,4 +96,6 @@ ALL = [
     Suite("lint", "the rules of the house", 600, ["clang"], _lint),
     Suite("asan", "AddressSanitizer and UBSan", 900, ["asan"], _asan),
     Suite("tsan", "ThreadSanitizer", 900, ["tsan"], _tsan),
+    Suite("coverage", "which lines of fs/, mkfs/ and fsck/ the tests run", 2400, ["coverage"], _coverage,
+          named_only=True),
 ]

@@ -1,5 +1,6 @@
 """The runner's own tests: what it must count, and what must not outlive a program."""
 import contextlib
+import io
 import subprocess
 import sys
 import tempfile
@@ -8,7 +9,9 @@ import traceback
 from pathlib import Path
 
 import counting
+import coverage
 import program
+import suites
 from program import Ended, Program
 
 _tests = []
@@ -65,6 +68,21 @@ def _():
 
 def shell(script, seconds=20):
     return program.run(Program("x", ["sh", "-c", script]), seconds)
+
+
+@test("coverage counts lines by folder, lists those that never ran, and has a goal")
+def _():
+    total = {"fs/pm/a.cc": {1: 1, 2: 0, 3: 0, 5: 0}, "mkfs/b.cc": {number: 7 for number in range(16)}}
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert coverage.report(total, 85) and not coverage.report(total, 86)
+    words = output.getvalue()
+    assert "fs/pm/a.cc: 25.0 %, never ran: 2-3 5" in words and "17 of 20 lines" in words, words
+    assert counting.count(Program("x", []), Ended(words, 1, False, 1, [], [])).failed == 1
+
+
+@test("a suite that takes long runs only when it is named")
+def _():
+    assert [suite.name for suite in suites.ALL if suite.named_only] == ["coverage"]
 
 
 @test("output and exit code come back")

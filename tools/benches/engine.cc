@@ -1,28 +1,18 @@
 // bench_engine: what an operation costs inside the server, without a kernel in between.
 //
-// A volume on a memfd whose pages are all there, one thread, no FUSE.  One JSON line a row.
-#include <dirent.h>
-#include <libpmem2.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-
+// A volume on a memfd whose pages are all there, no FUSE.  One JSON line a row.  Here are the calls
+// of one thread and main(); engine_holds.cc, engine_threads.cc and engine_scale.cc have the other
+// parts.
 #include <array>
-#include <cstdlib>
-#include <memory>
 #include <random>
-#include <string>
 
-#include "base/assert.h"
-#include "measure.h"
-#include "mkfs/make.h"
-#include "pm/region.h"
-#include "volume/volume.h"
+#include "engine_floor.h"
+#include "engine_world.h"
 
 namespace {
 
 using namespace pmfs;
-using bench::Figure;
-using bench::time_calls;
+using namespace pmfs::bench;
 
 constexpr std::size_t kRounds = 21;
 constexpr std::size_t kEntries = 10'000;  // of the directory that is looked at
@@ -30,109 +20,12 @@ constexpr std::size_t kCalls = 2'000;     // of a round
 constexpr std::size_t kBatch = 50;
 constexpr std::size_t kMillion = 1'000'000;
 constexpr std::size_t kMillionPart = 10'000;
-constexpr std::size_t kBlock = 4096;
 constexpr std::uint64_t kFileBlocks = 16 << 10;  // 64 MiB: more than caches hold
-
-template <class T>
-T must(Result<T> result, const char *what) {
-    if (!result.ok()) {
-        fmt::print(stderr, "bench_engine: {}: {}\n", what, result.error().what());
-        std::exit(1);
-    }
-    if constexpr (!std::is_void_v<T>) return std::move(result).take();
-}
-void must(Result<> result, const char *what) {
-    if (result.ok()) return;
-    fmt::print(stderr, "bench_engine: {}: {}\n", what, result.error().what());
-    std::exit(1);
-}
-
-// Makes every page present: what is measured is not the kernel's handing out of memory.
-void populate(const void *start, std::size_t size) {
-    PMFS_ASSERT(::madvise(const_cast<void *>(start), size, MADV_POPULATE_WRITE) == 0);
-}
-
-// The least that 4 KiB can cost where a power cut is to find them: copied past the cache, fenced.
-class Floor {
-public:
-    Floor()
-        : bytes_(static_cast<std::byte *>(
-              ::mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0))) {
-        PMFS_ASSERT(bytes_ != MAP_FAILED);
-        populate(bytes_, kSize);
-        pmem2_source *source = nullptr;
-        PMFS_ASSERT(pmem2_source_from_anon(&source, kSize) == 0);
-        pmem2_map *map = nullptr;  // kept: it only tells which functions this processor has
-        PMFS_ASSERT(pmem2_map_from_existing(&map, source, bytes_, kSize,
-                                            PMEM2_GRANULARITY_CACHE_LINE) == 0);
-        copy_ = pmem2_get_memcpy_fn(map);
-        pmem2_source_delete(&source);
-    }
-    ~Floor() { ::munmap(bytes_, kSize); }
-    Floor(const Floor &) = delete;
-
-    void copy(std::uint64_t block, const void *from) {
-        copy_(bytes_ + block * kBlock, from, kBlock, PMEM2_F_MEM_NONTEMPORAL);
-    }
-
-private:
-    static constexpr std::size_t kSize = kFileBlocks * kBlock;
-    std::byte *bytes_;
-    pmem2_memcpy_fn copy_ = nullptr;
-};
-
-struct Open {
-    InodeNo ino;
-    HandleId handle;
-};
-
-// A volume, and the calls that a front end would make.
-class Bench {
-public:
-    explicit Bench(std::uint64_t size) {
-        auto region = must(pm::memory_region(size), "memory");
-        populate(region->data(), size);
-        must(mkfs::make(*region, {}), "mkfs");
-        volume_ = must(Volume::open(std::move(region), {}), "mount");
-    }
-    Volume &volume() { return *volume_; }
-
-    InodeNo directory(const char *name) {
-        return must(volume_->make(InodeNo(1), name, S_IFDIR | 0755, 0, {}), "mkdir").ino;
-    }
-    Open create(InodeNo dir, const std::string &name) {
-        OpenRequest request;
-        request.write = true;
-        OpenReply reply;
-        const Attr made =
-            must(volume_->create(dir, name, S_IFREG | 0644, request, &reply), "create");
-        return {made.ino, reply.handle};
-    }
-    void close(Open file) {
-        volume_->release(file.handle);
-        volume_->forget(file.ino, 1);
-    }
-    void write(InodeNo ino, std::uint64_t block, std::span<const std::byte> bytes) {
-        must(volume_->write(ino, block * kBlock, bytes, false, {}), "write");
-    }
-
-private:
-    std::unique_ptr<Volume> volume_;
-};
-
-std::string name_of(std::size_t i) {
-    return fmt::format("entry-{:07}", i);
-}
-std::vector<std::string> names_of(std::size_t from, std::size_t count) {
-    std::vector<std::string> names;
-    for (std::size_t i = 0; i < count; ++i) names.push_back(name_of(from + i));
-    return names;
-}
 
 // Names in a directory of 10,000.
 class Names {
 public:
-    explicit Names(Bench &b)
+    explicit Names(World &b)
         : b_(b),
           dir_(b.directory("ten-thousand")),
           there_(names_of(0, kEntries)),
@@ -168,7 +61,7 @@ public:
     }
 
 private:
-    Bench &b_;
+    World &b_;
     InodeNo dir_;
     std::vector<std::string> there_, more_;
     std::minstd_rand random_;
@@ -178,7 +71,7 @@ private:
 // Data, beside the floor.
 class Data {
 public:
-    explicit Data(Bench &b) : b_(b), dir_(b.directory("data")), file_(b.create(dir_, "file")) {
+    explicit Data(World &b) : b_(b), dir_(b.directory("data")), file_(b.create(dir_, "file")) {
         const std::vector<std::byte> mib(1 << 20, std::byte{1});
         for (std::uint64_t at = 0; at < kFileBlocks; at += mib.size() / kBlock)
             b_.write(file_.ino, at, mib);
@@ -186,7 +79,7 @@ public:
 
     void round() {
         const double floor = time_calls(kCalls, kBatch, [&](std::size_t) {
-            floor_.copy(random_() % kFileBlocks, page_.data());
+            floor_.copy(random_() % kFileBlocks * kBlock, page_.data(), kBlock);
         });
         const double overwrite = time_calls(kCalls, kBatch, [&](std::size_t) {
             b_.write(file_.ino, random_() % kFileBlocks, page_);
@@ -212,10 +105,10 @@ public:
     }
 
 private:
-    Bench &b_;
+    World &b_;
     InodeNo dir_;
     Open file_;
-    Floor floor_;
+    Floor floor_{kFileBlocks * kBlock};
     std::array<std::byte, kBlock> page_{};
     std::minstd_rand random_;
     Figure overwrite_, append_, read_;
@@ -223,7 +116,7 @@ private:
 
 // A directory that grows to a million entries: the last ones against the first ones.
 void grow() {
-    Bench b(std::uint64_t{2} << 30);
+    World b(std::uint64_t{2} << 30);
     const InodeNo dir = b.directory("million");
     const auto part = [&](std::size_t from, std::size_t count) {
         const auto names = names_of(from, count);
@@ -237,20 +130,38 @@ void grow() {
     figure.print("engine.create_millionth", "us");
 }
 
+void measure_calls() {
+    World b(std::uint64_t{1} << 30);
+    Names names(b);
+    Data data(b);
+    for (std::size_t round = 0; round < kRounds + 1; ++round) {
+        names.round();
+        data.round();
+    }
+    names.print();
+    data.print();
+}
+
 }  // namespace
 
-int main() {
-    {
-        Bench b(std::uint64_t{1} << 30);
-        Names names(b);
-        Data data(b);
-        for (std::size_t round = 0; round < kRounds + 1; ++round) {
-            names.round();
-            data.round();
-        }
-        names.print();
-        data.print();
+int main(int count, char **words) {
+    const std::string part = count > 1 ? words[1] : "";
+    if (part == "calls" && count == 2) {
+        measure_calls();
+        grow();
+    } else if (part == "pair" && count == 2) {
+        measure_pair();
+    } else if (part == "holds" && count == 3) {
+        measure_holds(std::strtoull(words[2], nullptr, 10));
+    } else if (part == "threads" && count == 2) {
+        measure_threads();
+    } else if (part == "scale" && count == 5) {
+        measure_scale(words[2], std::strtoull(words[3], nullptr, 10), words[4]);
+    } else {
+        fmt::print(stderr,
+                   "usage: bench_engine calls | pair | holds EXTENTS | threads | scale KIND COUNT "
+                   "IMAGE\n");
+        return 2;
     }
-    grow();
     return 0;
 }

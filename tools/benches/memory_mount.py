@@ -1,4 +1,4 @@
-"""A volume on memory with room for a file of 1 GiB, mounted for a part of the benchmark."""
+"""A volume with room for a file of 1 GiB, on memory or in an image, mounted for a part of the benchmark."""
 import contextlib
 import shutil
 import tempfile
@@ -10,14 +10,14 @@ SECONDS_MAX = 300
 
 
 @contextlib.contextmanager
-def mounted(context):
+def mounted(context, kind="memory"):
     """Gives the directory it is mounted on; nothing is left of it at the end."""
     fixture.BUILD = context.build
     watchdog = fixture.Watchdog()
     place = Path(tempfile.mkdtemp(prefix="pmfs-bench-"))
     volume = None
     try:
-        volume = fixture.Mounted(place, "memory", size="1200M", mkfs=["--sparse"])
+        volume = fixture.Mounted(place, kind, size="1200M", mkfs=["--sparse"])
         watchdog.arm(SECONDS_MAX, [volume])
         yield volume.mnt
     finally:

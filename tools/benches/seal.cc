@@ -1,7 +1,9 @@
 // bench_seal: what grants, seals and breaks cost.
 //
 //     bench_seal engine       pins and the check, inside the server
-//     bench_seal DIRECTORY    through a mount: DIRECTORY is on a pmfs on memory with room for 1 GiB
+//     bench_seal DIRECTORY [busy]    through a mount: DIRECTORY is on a pmfs on memory with room
+//     for 1 GiB;
+//                             busy: only pmfs_map beside users that PREPARE
 //
 // One JSON line a row.
 #include <dlfcn.h>
@@ -14,14 +16,13 @@
 
 #include <atomic>
 #include <cstdarg>
-#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <thread>
 
 #include "core/pin_table.h"
-#include "measure.h"
 #include "mkfs/make.h"
+#include "seal_parts.h"
 #include "volume/volume.h"
 
 namespace {
@@ -45,24 +46,12 @@ extern "C" int ioctl(int fd, unsigned long request, ...) noexcept {
 namespace {
 
 using namespace pmfs;
-using bench::Figure;
+using namespace pmfs::bench;
 
 constexpr std::size_t kRounds = 21;
 constexpr std::size_t kHolders = 100;
 constexpr std::size_t kPins = 100'000;
 constexpr std::uint64_t kSize = std::uint64_t{1} << 30;
-
-[[noreturn]] void die(const char *what, int error) {
-    fmt::print(stderr, "bench_seal: {}: {}\n", what, std::strerror(error));
-    std::exit(1);
-}
-int must(int result, const char *what) {
-    if (result < 0) die(what, -result);
-    return result;
-}
-double microseconds_since(std::uint64_t begin_ns) {
-    return static_cast<double>(monotonic_ns() - begin_ns) / 1000;
-}
 
 // --- inside the server
 
@@ -79,7 +68,7 @@ void pin_all(core::PinTable &pins, std::size_t count) {
 
 double time_check(const core::PinTable &pins) {
     std::uint64_t at = 1, hits = 0;
-    const double us = bench::time_calls(100'000, 1000, [&](std::size_t) {
+    const double us = time_calls(100'000, 1000, [&](std::size_t) {
         at = at * 6364136223846793005u + 1442695040888963407u;
         const std::uint64_t first = (at >> 33) % 200'000;
         hits += pins.overlaps(first, first + 1);
@@ -146,7 +135,7 @@ private:
     }
     double time(InodeNo ino) {
         const std::vector<std::byte> block(4096, std::byte{9});
-        return bench::time_calls(20'000, 100, [&](std::size_t i) {
+        return time_calls(20'000, 100, [&](std::size_t i) {
             const std::uint64_t at = i * 48271 % kBlocks * 4096;
             if (!volume_->write(ino, at, block, false, {}).ok()) die("overwriting", EIO);
         });
@@ -227,8 +216,9 @@ void measure_break(const std::string &path) {
 }  // namespace
 
 int main(int argc, char **argv) {
-    if (argc != 2) {
-        fmt::print(stderr, "usage: bench_seal engine|DIRECTORY\n");
+    const bool busy = argc == 3 && std::string(argv[2]) == "busy";
+    if (argc != 2 && !busy) {
+        fmt::print(stderr, "usage: bench_seal engine | DIRECTORY [busy]\n");
         return 2;
     }
     if (std::string(argv[1]) == "engine") {
@@ -237,6 +227,10 @@ int main(int argc, char **argv) {
         return 0;
     }
     const std::string directory = argv[1];
+    if (busy) {
+        measure_busy(directory);
+        return 0;
+    }
     const int large = make_file(directory + "/large", kSize);
     measure_grant(large);
     measure_seal(large);

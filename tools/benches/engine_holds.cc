@@ -1,0 +1,232 @@
+// How long others wait while somebody works on a file of a million extents.
+//
+// Seen from outside: one thread does the work, another one runs getattr on other files and times
+// each call, and a third one does so with chmod, which a lock held for reading stands in the way of
+// as well.  The longest call of both is the longest time that any lock in their way was held. Where
+// the kernel took the processor away from a watching thread in the middle of a call, that call
+// tells nothing and is left out; what it does to the working thread cannot be seen here, so on a
+// busy machine the longest is an upper bound.  The peer of each row is the same figure with nothing
+// else going on.
+#include <linux/falloc.h>
+#include <sys/resource.h>
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "engine_world.h"
+
+namespace pmfs::bench {
+namespace {
+
+constexpr std::size_t kOthers = 1000;  // files that are looked at meanwhile
+constexpr std::uint64_t kPaceNs =
+    10'000;  // between two calls: what one client manages through FUSE
+constexpr std::chrono::milliseconds kWritePace{1}, kIdle{300};
+constexpr std::size_t kLeases = 100;  // held while HOLDERS is asked
+constexpr std::uint64_t kRemoveNs = 60'000'000'000;
+constexpr std::uint64_t kLeastNs = 300'000'000;  // short work is repeated for that long
+
+long switches() {
+    rusage usage{};
+    ::getrusage(RUSAGE_THREAD, &usage);
+    return usage.ru_nivcsw;
+}
+
+// Getattr and chmod by threads of their own, until it is stopped.
+class Watch {
+public:
+    Watch(World &world, const std::vector<InodeNo> &files)
+        : world_(world), files_(files), reader_([this] { read(); }), writer_([this] { write(); }) {
+        while (begun_ < 2) std::this_thread::yield();
+    }
+    void stop() {
+        stop_ = true;
+        reader_.join();
+        writer_.join();
+        std::ranges::sort(reads_);
+    }
+    double longest_ms() const { return std::max(reads_.back(), longest_write_) / 1000; }
+    double p999_us() const { return reads_[reads_.size() * 999 / 1000]; }
+
+private:
+    // At a steady pace.  A call is timed from when it was due: so what comes while somebody holds a
+    // lock counts as often as it would come from clients that do not wait for each other.
+    void read() {
+        reads_.reserve(std::size_t{1} << 22);
+        std::uint64_t due = monotonic_ns();
+        long last = switches();
+        for (std::size_t i = 0; !stop_; ++i) {
+            while (monotonic_ns() < due) {
+            }
+            const long before = switches();
+            if (before != last) due = monotonic_ns();  // late for a reason that is not ours
+            must(world_.volume().getattr(files_[i % files_.size()]), "getattr");
+            const std::uint64_t end = monotonic_ns();
+            last = switches();
+            if (last == before) reads_.push_back(microseconds(due, end));
+            due = last == before ? due + kPaceNs : end;
+            if (i == 0) ++begun_;
+        }
+    }
+    void write() {
+        SetAttr set;
+        for (std::size_t i = 0; !stop_; ++i) {
+            std::this_thread::sleep_for(kWritePace);
+            set.mode = 0600 + i % 0100;
+            const long before = switches();
+            const std::uint64_t begin = monotonic_ns();
+            must(world_.volume().setattr(files_[i % files_.size()], set, {}), "chmod");
+            const std::uint64_t end = monotonic_ns();
+            if (switches() == before)
+                longest_write_ = std::max(longest_write_, microseconds(begin, end));
+            if (i == 0) ++begun_;
+        }
+    }
+    static double microseconds(std::uint64_t begin, std::uint64_t end) {
+        return static_cast<double>(end - begin) / 1000;
+    }
+
+    World &world_;
+    const std::vector<InodeNo> &files_;
+    std::vector<double> reads_;  // microseconds
+    double longest_write_ = 0;
+    std::atomic<bool> stop_ = false;
+    std::atomic<int> begun_ = 0;
+    std::thread reader_, writer_;
+};
+
+struct Waits {
+    double longest_ms = 0, p999_us = 0;
+};
+class Holds {
+public:
+    explicit Holds(std::size_t extents)
+        : extents_(extents),
+          world_(2 * extents * kBlock + 1024 * kMiB),
+          dir_(world_.directory("holds")) {
+        const InodeNo others = world_.directory("others");
+        for (std::size_t i = 0; i < kOthers; ++i) {
+            const Open file = world_.create(others, name_of(i));
+            world_.volume().release(file.handle);
+            others_.push_back(file.ino);
+        }
+        // The calmest of some: on a busy machine others come in between.
+        for (int i = 0; i < 5; ++i) {
+            const Waits waits = watch([] { std::this_thread::sleep_for(kIdle); });
+            if (i == 0 || waits.p999_us < idle_.p999_us) idle_ = waits;
+        }
+    }
+
+    void measure() {
+        while_mapped();
+        Open file = scattered();
+        row("truncate", [&] { world_.truncate(file.ino, 0); });
+        remove(file, 0);
+        file = scattered();
+        row("unlink", [&] { remove(file, extents_); });
+        file = half_written();
+        row("prepare", [&] { must(world_.volume().prepare(file.ino, 0, 0, 0, {}), "prepare"); });
+        remove(file, extents_);
+    }
+
+private:
+    void while_mapped() {
+        Volume &volume = world_.volume();
+        Open file = scattered();
+        row(
+            "info", [&] { must(volume.file_info(file.ino), "info"); }, true);
+        volume.release(file.handle);
+        std::uint64_t bad = 0;
+        row("seal", [&] { must(volume.seal(file.ino, SealLevel::as_is, {}, true, &bad), "seal"); });
+        must(volume.unseal(file.ino, {}, true), "unseal");
+
+        OpenRequest request;
+        request.write = request.direct = true;
+        file.handle = must(volume.open_file(file.ino, request), "open").handle;
+        for (std::size_t i = 0; i < kLeases; ++i) {
+            GrantRequest lease;
+            lease.kind = core::GrantKind::breakable;
+            lease.offset = 2 * i * kBlock;
+            lease.length = kBlock;
+            must(volume.take_grant(file.handle, lease, {}, &bad), "lease");
+        }
+        row(
+            "holders", [&] { must(volume.holders(file.ino), "holders"); }, true);
+        volume.release(file.handle);
+
+        file.handle = must(volume.open_file(file.ino, request), "open").handle;
+        row("punch", [&] {
+            must(volume.fallocate(file.handle, file.ino, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                  0, 2 * extents_ * kBlock, {}),
+                 "punch");
+        });
+        remove(file, 0);
+    }
+    // A file in which every second block is written: no two extents can be one.
+    Open scattered() {
+        const Open file = world_.create(dir_, "file");
+        const std::vector<std::byte> page(kBlock, std::byte{1});
+        for (std::size_t i = 0; i < extents_; ++i) world_.write(file.ino, 2 * i, page);
+        return file;
+    }
+    // Allocated, and every second block is written: as many extents in half the space.
+    Open half_written() {
+        const Open file = world_.create(dir_, "file");
+        must(world_.volume().fallocate(file.handle, file.ino, 0, 0, extents_ * kBlock, {}),
+             "fallocate");
+        const std::vector<std::byte> page(kBlock, std::byte{1});
+        for (std::size_t i = 0; i < extents_; i += 2) world_.write(file.ino, i, page);
+        return file;
+    }
+    // Ends when `blocks` of its blocks are free again, for whoever gives them back may do so later.
+    void remove(Open file, std::uint64_t blocks) {
+        const std::uint64_t wanted = world_.volume().info().blocks_free + blocks;
+        world_.unlink(dir_, "file");
+        world_.close(file);
+        for (const std::uint64_t begin = monotonic_ns(); monotonic_ns() - begin < kRemoveNs;) {
+            if (world_.volume().info().blocks_free >= wanted) return;
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        }
+        fmt::print(stderr, "bench_engine: the blocks of a removed file are not free\n");
+        std::exit(1);
+    }
+
+    template <class Work>
+    Waits watch(Work work) {
+        Watch others(world_, others_);
+        work();
+        others.stop();
+        return {others.longest_ms(), others.p999_us()};
+    }
+    template <class Work>
+    void row(const std::string &name, Work work, bool again = false) {
+        double took = 0;
+        std::size_t times = 0;
+        const Waits waits = watch([&] {
+            const std::uint64_t begin = monotonic_ns();
+            do {
+                work();
+                ++times;
+            } while (again && monotonic_ns() - begin < kLeastNs);
+            took = static_cast<double>(monotonic_ns() - begin) / 1e6 / static_cast<double>(times);
+        });
+        print_row("engine.took_" + name, took, "ms");
+        print_row("engine.hold_" + name, waits.longest_ms, "ms", idle_.longest_ms);
+        print_row("engine.p999_" + name, waits.p999_us, "us", idle_.p999_us);
+    }
+
+    std::size_t extents_;
+    World world_;
+    InodeNo dir_;
+    std::vector<InodeNo> others_;
+    Waits idle_;
+};
+
+}  // namespace
+
+void measure_holds(std::size_t extents) {
+    Holds(extents).measure();
+}
+
+}  // namespace pmfs::bench
