@@ -83,6 +83,8 @@ Result<Run> Allocator::place_near(Change *change, const Goal &goal, std::uint64_
     const SpaceMap::Chunk &c = *TRY(map_->chunk(chunk));
     if (c.kind == ChunkKind::meta || c.inodes || (c.kind == ChunkKind::free && !goal.large))
         return Run{};
+    // A chunk that somebody has broken does not become whole by its head.
+    if (goal.large && goal.near % kChunkBlocks == 0 && c.free != kChunkBlocks) return Run{};
     return extend(change, goal.near, blocks, goal);
 }
 
@@ -105,6 +107,11 @@ unsigned Allocator::shortest_piece(unsigned wanted_class) const {
     const std::uint64_t broken = map_->free_blocks() - std::min(map_->free_blocks(), whole);
     const unsigned fraction = whole >= 3 * broken ? 2 : whole >= broken ? 4 : 6;  // 1 / 2^fraction
     return wanted_class > fraction ? wanted_class - fraction : 0;
+}
+
+Result<bool> Allocator::lacks_chunk(const Goal &goal) {
+    if (!goal.large || TRY(place_near(nullptr, goal, 1)).blocks != 0) return false;
+    return !TRY(map_->find_free(group_for(goal), 1, 1, true));
 }
 
 // Broken chunks: the shortest run that is long enough, in the group if it has one; else pieces.

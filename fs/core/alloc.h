@@ -57,6 +57,8 @@ public:
     // Takes what was reserved.  When the transaction does not commit, it is still reserved.
     Result<> take_reserved(Change &change, Run run);
     void cancel_reserved(Run run);
+    // Whether a large file could go on in a whole chunk, if there were a free one.
+    Result<bool> lacks_chunk(const Goal &goal);
     // Takes whole free chunks that begin at a multiple of `unit` blocks (a power of two, at least
     // 512): exactly `chunks` of them in one run.  ENOSPC if there is no such run.
     Result<Run> take_chunks(Change &change, std::uint64_t chunks, std::uint64_t unit,

@@ -332,6 +332,7 @@ void SpaceMap::tx_committed(TxSeq seq) {
     for (const Undo &u : undo_) {
         if (u.reserved != Bits{}) unhold(u.chunk, u.reserved);
         if (u.held == Bits{}) continue;
+        freed_ += static_cast<std::uint64_t>(u.free);
         held_queue_.push_back({seq, epoch, u.chunk, u.held});
         if (!u.freed_meta) continue;
         meta_freed_[u.chunk] = seq;

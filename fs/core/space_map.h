@@ -145,6 +145,9 @@ public:
     // Without the lock, a hint.
     bool nothing_held() const { return held_count_.load(std::memory_order_relaxed) == 0; }
 
+    // Blocks that were ever freed: whether something has changed since.
+    std::uint64_t freed() const { return freed_; }
+
     // --- counters; without the lock
     std::uint64_t free_blocks() const { return free_.load(std::memory_order_relaxed); }
     std::uint64_t held_blocks() const { return held_total_.load(std::memory_order_relaxed); }
@@ -208,6 +211,7 @@ private:
     std::deque<Held> held_queue_;                          // in order of seq
     std::vector<Undo> undo_;                               // of the open transaction
     std::unordered_map<std::uint64_t, TxSeq> meta_freed_;  // chunk -> last transaction
+    std::uint64_t freed_ = 0;
     std::int64_t pending_used_ = 0, pending_made_ = 0;     // of the open transaction
     Epochs *readers_ = nullptr;
     std::atomic<std::size_t> held_count_{0};  // length of held_queue_

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "core/xattr.h"
+#include "volume/evacuation.h"
 #include "volume/impl.h"
 
 namespace pmfs {
@@ -203,9 +204,13 @@ public:
     std::size_t written() const { return static_cast<std::size_t>(at_ - span_.from); }
     bool killed() const { return killed_; }
 
-    Hold hold() const override { return stage_ == Stage::copy ? Hold::none : Hold::exclusive; }
+    Hold hold() const override {
+        if (stage_ == Stage::evacuate) return evacuation_->hold();
+        return stage_ == Stage::copy ? Hold::none : Hold::exclusive;
+    }
     Result<bool> step() override {
         if (stage_ == Stage::copy) return copy();
+        if (stage_ == Stage::evacuate) return evacuate();
         v_.lock.assert_held();
         TRY(v_.writable());
         if (stage_ == Stage::begin && !TRY(begin())) return false;
@@ -218,7 +223,7 @@ public:
     }
 
 private:
-    enum class Stage : std::uint8_t { begin, plan, copy, commit };
+    enum class Stage : std::uint8_t { begin, plan, evacuate, copy, commit };
     enum class Piece : std::uint8_t {
         inside,  // written blocks, and the size stays
         behind,  // written blocks behind the end of the file
@@ -288,12 +293,36 @@ private:
         if (small) return commit();
         if (piece_ == Piece::hole) {
             TRY(v_.permit(ino_, *was, core::Move::allocate, block, upto, caller_));
-            run_ = TRY(v_.allocator->reserve_data(
-                v_.goal_for(reader, *was, ino_, block, end_block - block, caller_), upto - block));
+            const core::Goal goal =
+                v_.goal_for(reader, *was, ino_, block, end_block - block, caller_);
+            if (TRY(make_whole(goal))) return {};
+            run_ = TRY(v_.allocator->reserve_data(goal, upto - block));
             reserved_ = true;
             end_ = std::min(span_.to, (block + run_.blocks) * kBlockSize);
         }
         return copy_next();
+    }
+    // A large file's next chunk is worth moving half as much out of its way.  True: that comes
+    // first.
+    Result<bool> make_whole(const core::Goal &goal) {
+        if (evacuated_ == at_ + 1 || !v_.evacuations_help()) return false;
+        if (!TRY(v_.allocator->lacks_chunk(goal))) return false;
+        evacuated_ = at_ + 1;
+        evacuation_ = std::make_unique<Evacuation>(v_, 1, 1, &claim_, ino_);
+        evacuation_->at_most(media::kChunkBlocks / 2);
+        stage_ = Stage::evacuate;
+        return true;
+    }
+    Result<bool> evacuate() {
+        const auto done = evacuation_->step();
+        if (!done.ok() && done.error().errno_value() != ENOSPC) return done;
+        if (done.ok() && !done.value()) return false;
+        v_.lock.assert_held();  // it ends, in one way or the other, where it plans
+        if (!done.ok()) v_.no_evacuation_helps();
+        evacuation_->finish();
+        evacuation_.reset();
+        stage_ = Stage::plan;
+        return false;
     }
     Result<> copy_next() {
         stage_ = Stage::copy;
@@ -408,6 +437,8 @@ private:
     Run run_;
     Piece piece_ = Piece::inside;
     bool reserved_ = false, copied_ = false;
+    std::unique_ptr<Evacuation> evacuation_;
+    std::uint64_t evacuated_ = 0;                  // 1 + the place for which that was tried
     std::optional<core::Epochs::Section> inside_;  // while blocks of the file are written in place
 };
 

@@ -160,6 +160,15 @@ public:
                                       InodeNo ino, std::uint64_t from, std::uint64_t to);
     core::Goal goal_for(const core::Reader &reader, const media::Inode &inode, InodeNo ino,
                         std::uint64_t file_block, std::uint64_t blocks, const Caller &caller);
+    // Whether moving others' data out of the way is worth trying: since the last time in vain, a
+    // chunk's worth was freed.
+    bool evacuations_help() const REQUIRES(lock) {
+        return allocator->map().freed() >= evacuation_helps_at;
+    }
+    void no_evacuation_helps() REQUIRES(lock) {
+        evacuation_helps_at = allocator->map().freed() + media::kChunkBlocks;
+    }
+    std::uint64_t evacuation_helps_at GUARDED_BY(lock) = 0;
     // An inode whose last name is gone and to which nobody refers.
     Result<> reap(InodeNo ino) REQUIRES(lock);
     void reap_or_park(InodeNo ino) EXCLUDES(lock);
