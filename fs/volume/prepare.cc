@@ -81,7 +81,7 @@ private:
     }
 
     // What is to be done next.  What an earlier one left behind the file goes first.
-    Result<bool> plan() {
+    Result<bool> plan() REQUIRES(v_.lock) {
         if (at_ >= end_ && !claim_.held()) return true;
         TRY(claim_.take());
         if (!TRY(v_.trim_step(ino_))) return false;
