@@ -4,7 +4,9 @@
 #include <linux/falloc.h>
 #include <sys/stat.h>
 
+#include <atomic>
 #include <cstring>
+#include <thread>
 
 #include "core/epoch.h"
 #include "fsck/check.h"
@@ -257,6 +259,54 @@ TEST_CASE("steps: a freed block is nobody else's while somebody reads it") {
     CHECK(volume.commit_group().ok());
     const std::uint64_t end = volume.getattr(other).take().size;
     CHECK(volume.write(other, end, std::as_bytes(std::span(fresh)), false, user()).ok());
+}
+
+TEST_CASE("steps: no write in place is lost while the file's blocks are moved") {
+    auto region = std::move(pm::memory_region(128 << 20)).take();
+    REQUIRE(mkfs::make(*region, {}).ok());
+    auto opened = Volume::open(std::move(region), {});
+    REQUIRE(opened.ok());
+    Volume &volume = *opened.value();
+    constexpr std::uint64_t kSize = 2 << 20, kPiece = 64 << 10;
+    for (int round = 0; round < 10; ++round) {
+        const std::string name = "f" + std::to_string(round);
+        const InodeNo ino = volume.make(kRoot, name, S_IFREG | 0644, 0, user()).take().ino;
+        // Back to front, so that it is in pieces.
+        std::string bytes(kPiece, 'a');
+        for (std::uint64_t at = kSize; at > 0; at -= kPiece)
+            REQUIRE(volume.write(ino, at - kPiece, std::as_bytes(std::span(bytes)), false, user())
+                        .ok());
+        std::atomic<bool> done{false};
+        std::string wanted(kSize, 'a');
+        std::thread writer([&] {
+            for (unsigned n = 0; !done || n < 10; ++n) {
+                const std::string text(kPiece, static_cast<char>('A' + n % 26));
+                const std::uint64_t at = n * kPiece % kSize;
+                auto written = volume.write(ino, at, std::as_bytes(std::span(text)), false, user());
+                if (!written.ok()) continue;  // it would have to wait, and did nothing
+                wanted.replace(at, kPiece, text);
+            }
+        });
+        Result<> prepared;
+        do prepared = volume.prepare(ino, 0, 0, 2 << 20, user());
+        while (!prepared.ok() && must_park(prepared.error()));
+        done = true;
+        writer.join();
+        CHECK(prepared.ok());
+        std::string found;
+        REQUIRE(volume
+                    .read(ino, 0, kSize,
+                          [&](auto pieces) {
+                              for (const iovec &p : pieces)
+                                  found.append(static_cast<char *>(p.iov_base), p.iov_len);
+                          })
+                    .ok());
+        CHECK((found == wanted));
+        CHECK(volume.file_info(ino).take().extents == 1);
+        CHECK(volume.unlink(kRoot, name).ok());
+        volume.forget(ino, 1);
+    }
+    CHECK(volume.close().ok());
 }
 
 TEST_CASE("epochs: what was unmapped is free when those have left who could have seen it") {
