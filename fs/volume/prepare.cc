@@ -207,7 +207,7 @@ private:
         if (inode->nlink.get() != 0)
             TRY(core::add_orphan(change, ino_, inode));  // else it is there
         TRY(change.commit());
-        TRY(claim_.take(/*moves=*/true));
+        TRY(claim_.take(ClaimFor::moving));
         TRY(find_sources());
         moved_ = 0;
         stage_ = Stage::wait;
