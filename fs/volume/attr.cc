@@ -197,7 +197,7 @@ private:
         // It may have gone another way meanwhile, and its number may be another file's.
         if (!inode.ok() || inode.value()->nlink.get() != 0) return true;
         if (!v_.live.mark_unlinked(ino_)) return true;  // somebody refers to it, and will reap it
-        TRY(claim_.take());
+        TRY(claim_.take(ClaimFor::freeing));
         directory_ = S_ISDIR(inode.value()->mode.get());
         stage_ = directory_ ? Stage::xattrs : Stage::blocks;
         return false;

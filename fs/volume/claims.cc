@@ -25,8 +25,16 @@ Result<> Claims::respect_moves(InodeNo ino) {
     if (count_.load(std::memory_order_acquire) == 0) return {};
     Lock held(mutex_);
     const auto found = claimed_.find(ino.value());
-    if (found == claimed_.end() || !found->second.moves) return {};
+    if (found == claimed_.end() || found->second.purpose != ClaimFor::moving) return {};
     return claimed_error(ino);
+}
+
+std::optional<InodeNo> Claims::freeing() {
+    if (count_.load(std::memory_order_acquire) == 0) return std::nullopt;
+    Lock held(mutex_);
+    for (const auto &[ino, claimed] : claimed_)
+        if (claimed.purpose == ClaimFor::freeing) return InodeNo(ino);
+    return std::nullopt;
 }
 
 void Claims::wait(InodeNo ino, std::function<void()> again) {
@@ -51,15 +59,16 @@ void Claims::drop_waiting() {
     held.unlock();
 }
 
-Result<> Claims::take(InodeNo ino, const Claim *by, bool moves) {
+Result<> Claims::take(InodeNo ino, const Claim *by, ClaimFor purpose) {
     std::vector<std::function<void()>> ready;
     {
         Lock held(mutex_);
         const auto [found, fresh] = claimed_.try_emplace(ino.value());
         if (!fresh && found->second.by != by) return claimed_error(ino);
-        if (found->second.moves && !moves) ready = std::move(found->second.waiting);
+        const bool moved = found->second.purpose == ClaimFor::moving;
+        if (moved && purpose != ClaimFor::moving) ready = std::move(found->second.waiting);
         found->second.by = by;
-        found->second.moves = moves;
+        found->second.purpose = purpose;
         count_.store(claimed_.size(), std::memory_order_release);
     }
     resume_all(ino, std::move(ready));
@@ -83,8 +92,8 @@ void Claims::release(InodeNo ino) {
     resume_all(ino, std::move(ready));
 }
 
-Result<> Claim::take(bool moves) {
-    TRY(claims_.take(ino_, this, moves));
+Result<> Claim::take(ClaimFor purpose) {
+    TRY(claims_.take(ino_, this, purpose));
     held_ = true;
     return {};
 }

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -17,6 +18,10 @@
 namespace pmfs {
 
 class Claim;
+
+// moving: nobody may write to its blocks in place.  freeing: it has no name and no user, and
+// whoever finds no space waits for what it leaves.
+enum class ClaimFor : std::uint8_t { change, moving, freeing };
 
 class Claims {
 public:
@@ -29,6 +34,8 @@ public:
     Result<> respect(InodeNo ino, const Claim *own = nullptr);
     // Its blocks are being moved: nobody may write to them in place.
     Result<> respect_moves(InodeNo ino);
+    // An inode of whose blocks nobody knows any more, and which are being freed.
+    std::optional<InodeNo> freeing() EXCLUDES(mutex_);
     // Runs `again` when nobody claims the inode any more.
     void wait(InodeNo ino, std::function<void()> again) EXCLUDES(mutex_);
     // At the end: what waits is dropped.
@@ -38,10 +45,10 @@ private:
     friend class Claim;
     struct Claimed {
         const Claim *by = nullptr;
-        bool moves = false;
+        ClaimFor purpose = ClaimFor::change;
         std::vector<std::function<void()>> waiting;
     };
-    Result<> take(InodeNo ino, const Claim *by, bool moves) EXCLUDES(mutex_);
+    Result<> take(InodeNo ino, const Claim *by, ClaimFor purpose) EXCLUDES(mutex_);
     void release(InodeNo ino) EXCLUDES(mutex_);
     void resume_all(InodeNo ino, std::vector<std::function<void()>> ready);
 
@@ -59,9 +66,9 @@ public:
     Claim(const Claim &) = delete;
     Claim &operator=(const Claim &) = delete;
 
-    // With the volume's lock held, in whatever way.  kClaimErrno: somebody else has it.  `moves`:
-    // from now on nobody writes to the blocks in place; taken again without it, they may again.
-    Result<> take(bool moves = false);
+    // With the volume's lock held, in whatever way.  kClaimErrno: somebody else has it.  Taken
+    // again, it is for another purpose from now on.
+    Result<> take(ClaimFor purpose = ClaimFor::change);
     void release();
     bool held() const { return held_; }
 

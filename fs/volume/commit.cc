@@ -58,7 +58,8 @@ Result<> Volume::Impl::commit_now(bool checkpoint) {
 }
 
 Result<> Volume::Impl::commit_held(bool checkpoint) {
-    if (!allocator->nothing_held()) readers.wait_for_readers();
+    // Somebody may wait for blocks that were freed.
+    if (checkpoint && !allocator->nothing_held()) readers.wait_for_readers();
     data_dirty.store(false, std::memory_order_release);
     const auto done = journal->group_commit(checkpoint);
     for (bool more = true; more;) {

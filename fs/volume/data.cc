@@ -233,7 +233,7 @@ private:
 
     // All or nothing: nothing is written unless the seal allows every part of the write.  False: a
     // truncation was to be finished first, which takes a step more.
-    Result<bool> begin() {
+    Result<bool> begin() REQUIRES(v_.lock) {
         const auto *was = TRY(read_file(Reader(*v_.core), ino_));
         TRY(v_.file_claims.respect(ino_, &claim_));
         if ((was->flags.get() & media::kTrimPending) != 0) {

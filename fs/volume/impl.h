@@ -45,7 +45,7 @@ public:
     SharedMutex lock;
     core::Epochs readers;  // of file data, and writers in place
     Claims file_claims;
-    Scheduler scheduler{lock};
+    Scheduler scheduler{lock, file_claims};
     // Goes on with operations that waited, on threads of its own; by the inode, fairly.
     void resume(InodeNo ino, std::function<void()> again);
 

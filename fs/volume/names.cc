@@ -141,25 +141,28 @@ Result<Attr> Volume::make(InodeNo dir_ino, std::string_view name, std::uint32_t 
         !S_ISSOCK(mode))
         return Error(EINVAL, "no type of file that can be made");
     if ((mode & ~(S_IFMT | 07777u)) != 0) return Error(EINVAL, "a mode that no file can have");
-    ExclusiveLock held(v.lock);
-    TRY(prepare_name(*v.core, dir_ino, name));
-    const std::uint64_t group = TRY(prepare_inode(*v.core, dir_ino, mode, caller));
+    return v.scheduler.unless_space_comes([&]() -> Result<Attr> {
+        ExclusiveLock held(v.lock);
+        TRY(prepare_name(*v.core, dir_ino, name));
+        const std::uint64_t group = TRY(prepare_inode(*v.core, dir_ino, mode, caller));
 
-    Change change(*v.core);
-    TRY(change.begin());
-    auto *dir = TRY(core::edit_inode(change, dir_ino));
-    const auto made = TRY(v.new_inode(change, *dir, dir_ino, group, mode, caller));
-    if (S_ISCHR(mode) || S_ISBLK(mode)) made.inode->rdev.set(rdev);
-    if (S_ISDIR(mode)) {
-        if (dir->nlink.get() == media::kLinksMax) return Error(EMLINK, "too many subdirectories");
-        dir->nlink.set(dir->nlink.get() + 1);
-    }
-    TRY(core::dir_insert(change, dir, dir_ino, name, made.ino, type_of(mode)));
-    v.touch(dir, true);
-    const Attr attr = v.attr_of(made.ino, *made.inode);
-    TRY(change.commit());
-    v.live.reference(made.ino);
-    return attr;
+        Change change(*v.core);
+        TRY(change.begin());
+        auto *dir = TRY(core::edit_inode(change, dir_ino));
+        const auto made = TRY(v.new_inode(change, *dir, dir_ino, group, mode, caller));
+        if (S_ISCHR(mode) || S_ISBLK(mode)) made.inode->rdev.set(rdev);
+        if (S_ISDIR(mode)) {
+            if (dir->nlink.get() == media::kLinksMax)
+                return Error(EMLINK, "too many subdirectories");
+            dir->nlink.set(dir->nlink.get() + 1);
+        }
+        TRY(core::dir_insert(change, dir, dir_ino, name, made.ino, type_of(mode)));
+        v.touch(dir, true);
+        const Attr attr = v.attr_of(made.ino, *made.inode);
+        TRY(change.commit());
+        v.live.reference(made.ino);
+        return attr;
+    }());
 }
 
 namespace {
@@ -191,22 +194,24 @@ Result<Attr> Volume::symlink(InodeNo dir_ino, std::string_view name, std::string
     if (target.empty()) return Error(ENOENT, "a symlink needs a target");
     if (target.size() > media::kSymlinkMax)
         return Error(ENAMETOOLONG, "a symlink's target has at most 4095 bytes");
-    ExclusiveLock held(v.lock);
-    TRY(prepare_name(*v.core, dir_ino, name));
-    const std::uint64_t group = TRY(prepare_inode(*v.core, dir_ino, S_IFLNK, caller));
+    return v.scheduler.unless_space_comes([&]() -> Result<Attr> {
+        ExclusiveLock held(v.lock);
+        TRY(prepare_name(*v.core, dir_ino, name));
+        const std::uint64_t group = TRY(prepare_inode(*v.core, dir_ino, S_IFLNK, caller));
 
-    Change change(*v.core);
-    TRY(change.begin());
-    auto *dir = TRY(core::edit_inode(change, dir_ino));
-    const auto made = TRY(v.new_inode(change, *dir, dir_ino, group, S_IFLNK | 0777, caller));
-    // The name first, for a blob takes the room that is left in the transaction.
-    TRY(core::dir_insert(change, dir, dir_ino, name, made.ino, DT_LNK));
-    TRY(set_target(change, made, target));
-    v.touch(dir, true);
-    const Attr attr = v.attr_of(made.ino, *made.inode);
-    TRY(change.commit());
-    v.live.reference(made.ino);
-    return attr;
+        Change change(*v.core);
+        TRY(change.begin());
+        auto *dir = TRY(core::edit_inode(change, dir_ino));
+        const auto made = TRY(v.new_inode(change, *dir, dir_ino, group, S_IFLNK | 0777, caller));
+        // The name first, for a blob takes the room that is left in the transaction.
+        TRY(core::dir_insert(change, dir, dir_ino, name, made.ino, DT_LNK));
+        TRY(set_target(change, made, target));
+        v.touch(dir, true);
+        const Attr attr = v.attr_of(made.ino, *made.inode);
+        TRY(change.commit());
+        v.live.reference(made.ino);
+        return attr;
+    }());
 }
 
 Result<std::string> Volume::readlink(InodeNo ino) {
@@ -232,25 +237,27 @@ Result<std::string> Volume::readlink(InodeNo ino) {
 Result<Attr> Volume::link(InodeNo ino, InodeNo dir_ino, std::string_view name) {
     Impl &v = *impl_;
     TRY(v.writable());
-    ExclusiveLock held(v.lock);
-    const auto *was = TRY(core::read_inode(Reader(*v.core), ino));
-    if (S_ISDIR(was->mode.get())) return Error(EPERM, "a directory has one name");
-    if (was->nlink.get() == 0) return Error(ENOENT, "the file was removed");
-    if (was->nlink.get() == media::kLinksMax) return Error(EMLINK, "too many links");
-    TRY(prepare_name(*v.core, dir_ino, name));
+    return v.scheduler.unless_space_comes([&]() -> Result<Attr> {
+        ExclusiveLock held(v.lock);
+        const auto *was = TRY(core::read_inode(Reader(*v.core), ino));
+        if (S_ISDIR(was->mode.get())) return Error(EPERM, "a directory has one name");
+        if (was->nlink.get() == 0) return Error(ENOENT, "the file was removed");
+        if (was->nlink.get() == media::kLinksMax) return Error(EMLINK, "too many links");
+        TRY(prepare_name(*v.core, dir_ino, name));
 
-    Change change(*v.core);
-    TRY(change.begin());
-    auto *dir = TRY(core::edit_inode(change, dir_ino));
-    auto *inode = TRY(core::edit_inode(change, ino));
-    TRY(core::dir_insert(change, dir, dir_ino, name, ino, type_of(inode->mode.get())));
-    inode->nlink.set(inode->nlink.get() + 1);
-    v.touch(inode, false);
-    v.touch(dir, true);
-    const Attr attr = v.attr_of(ino, *inode);
-    TRY(change.commit());
-    v.live.reference(ino);
-    return attr;
+        Change change(*v.core);
+        TRY(change.begin());
+        auto *dir = TRY(core::edit_inode(change, dir_ino));
+        auto *inode = TRY(core::edit_inode(change, ino));
+        TRY(core::dir_insert(change, dir, dir_ino, name, ino, type_of(inode->mode.get())));
+        inode->nlink.set(inode->nlink.get() + 1);
+        v.touch(inode, false);
+        v.touch(dir, true);
+        const Attr attr = v.attr_of(ino, *inode);
+        TRY(change.commit());
+        v.live.reference(ino);
+        return attr;
+    }());
 }
 
 // Its last name goes.  One that is to be trimmed stands on the list already.

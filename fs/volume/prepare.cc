@@ -86,7 +86,7 @@ private:
     }
 
     // What is to be done next.  What an earlier one left behind the file goes first.
-    Result<bool> plan() {
+    Result<bool> plan() REQUIRES(v_.lock) {
         if (at_ >= end_ && !claim_.held()) return true;
         TRY(claim_.take());
         if (!TRY(v_.trim_step(ino_))) return false;
@@ -232,7 +232,7 @@ private:
         if (inode->nlink.get() != 0)
             TRY(core::add_orphan(change, ino_, inode));  // else it is there
         TRY(change.commit());
-        TRY(claim_.take(/*moves=*/true));
+        TRY(claim_.take(ClaimFor::moving));
         TRY(find_sources());
         moved_ = 0;
         stage_ = Stage::wait;

@@ -129,7 +129,7 @@ Result<> Volume::rename(InodeNo from_dir, std::string_view from_name, InodeNo to
         return Error(EINVAL, "rename knows NOREPLACE and EXCHANGE only");
     InodeNo replaced;
     bool gone = false;
-    {
+    TRY(v.scheduler.unless_space_comes([&]() -> Result<> {
         ExclusiveLock held(v.lock);
         const Reader reader(*v.core);
         Side from = TRY(look(reader, from_dir, from_name, true));
@@ -157,7 +157,8 @@ Result<> Volume::rename(InodeNo from_dir, std::string_view from_name, InodeNo to
         replaced = to.found.ino;
         // Renamed it is, whatever becomes of the leaf that held the old name.
         (void)core::tree_tidy(*v.core, {from_dir, media::TreeKind::directory}, from.found.key).ok();
-    }
+        return {};
+    }()));
     if (gone && v.live.mark_unlinked(replaced)) v.reap_or_park(replaced);
     return {};
 }

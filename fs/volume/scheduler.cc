@@ -41,6 +41,7 @@ Result<> Scheduler::run(Operation &operation) {
             Lock turn(turn_);
             done = step(operation);
         }
+        done = unless_space_comes(std::move(done));
         if (!done.ok()) {
             if (done.error().errno_value() == kBreakErrno) operation.waits_for_leases();
             return done.error();

@@ -12,7 +12,7 @@ namespace pmfs {
 
 class Scheduler {
 public:
-    explicit Scheduler(SharedMutex &lock) : lock_(lock) {}
+    Scheduler(SharedMutex &lock, Claims &claims) : lock_(lock), claims_(claims) {}
 
     // Until the operation is done or fails.  must_park(): its next step has to wait, and run() goes
     // on with that one.
@@ -26,10 +26,21 @@ public:
         return done;
     }
 
+    // What an operation says of a volume that is full, while blocks are being freed for which
+    // nobody else will wait: it has to wait for them.
+    template <class T>
+    Result<T> unless_space_comes(Result<T> result) {
+        if (result.ok() || result.error().errno_value() != ENOSPC) return result;
+        const auto ino = claims_.freeing();
+        if (!ino) return result;
+        return Error(kClaimErrno, "blocks are being freed").about(ino->value());
+    }
+
 private:
     Result<bool> step(Operation &operation) EXCLUDES(lock_);
 
     SharedMutex &lock_;
+    Claims &claims_;
     // Of the operations that have had a step, one at a time asks for the lock exclusively: it lets
     // no reader in while somebody waits for that.
     Mutex turn_;

@@ -152,7 +152,9 @@ public:
             scan_.emplace(*inode);
         }
         if (!TRY(scan_->scan(reader, *inode, ino_, kExtentsRead))) {
-            TRY(claim_.take());
+            const Result<> claimed = claim_.take();
+            if (!claimed.ok()) scan_.reset();  // another one reads: what was read may change
+            TRY(Result<>(claimed));
             return false;
         }
         TRY(finish(*inode));

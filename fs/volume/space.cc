@@ -134,7 +134,7 @@ private:
         return best_effort(core::map_tidy(*v_.core, ino_, kEndBlock));
     }
 
-    Result<> set_rest() {
+    Result<> set_rest() REQUIRES(v_.lock) {
         if (set_.size || set_.uid || set_.gid || set_.kill_suid_sgid) TRY(v_.drop_capability(ino_));
         Change change(*v_.core);
         TRY(change.begin());
@@ -239,7 +239,7 @@ private:
     std::uint64_t inner_first() const { return blocks_up(from_); }
     std::uint64_t inner_end() const { return std::max(inner_first(), to_ / kBlockSize); }
 
-    Result<> begin() {
+    Result<> begin() REQUIRES(v_.lock) {
         const auto *was = TRY(core::read_inode(Reader(*v_.core), ino_));
         if (!S_ISREG(was->mode.get())) return Error(ENODEV, "not a regular file");
         TRY(v_.permit(ino_, *was, punch_ || zero_ ? Move::punch : Move::allocate, first_, end_,

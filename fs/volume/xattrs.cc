@@ -65,20 +65,22 @@ Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const st
     }
     if (value.size() > media::kXattrValueMax) return Error(E2BIG, "a value has at most 64 KiB");
 
-    ExclusiveLock held(v.lock);
-    const Reader reader(*v.core);
-    const auto *was = TRY(core::read_inode(reader, ino));
-    const bool there = core::has_xattr(reader, *was, ino, name);
-    if ((flags & XATTR_CREATE) != 0 && there) return Error(EEXIST, "the attribute exists");
-    if ((flags & XATTR_REPLACE) != 0 && !there) return Error(ENODATA, "no such attribute");
-    TRY(core::xattr_make_room(*v.core, ino, name, value.size()));
-    Change change(*v.core);
-    TRY(change.begin());
-    auto *inode = TRY(core::edit_inode(change, ino));
-    TRY(core::set_xattr(change, inode, ino, name, value));
-    v.touch(inode, false);
-    TRY(change.commit());
-    return {};
+    return v.scheduler.unless_space_comes([&]() -> Result<> {
+        ExclusiveLock held(v.lock);
+        const Reader reader(*v.core);
+        const auto *was = TRY(core::read_inode(reader, ino));
+        const bool there = core::has_xattr(reader, *was, ino, name);
+        if ((flags & XATTR_CREATE) != 0 && there) return Error(EEXIST, "the attribute exists");
+        if ((flags & XATTR_REPLACE) != 0 && !there) return Error(ENODATA, "no such attribute");
+        TRY(core::xattr_make_room(*v.core, ino, name, value.size()));
+        Change change(*v.core);
+        TRY(change.begin());
+        auto *inode = TRY(core::edit_inode(change, ino));
+        TRY(core::set_xattr(change, inode, ino, name, value));
+        v.touch(inode, false);
+        TRY(change.commit());
+        return {};
+    }());
 }
 
 Result<std::vector<std::byte>> Volume::getxattr(InodeNo ino, std::string_view name) {

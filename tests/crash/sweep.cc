@@ -43,6 +43,12 @@ std::pair<InodeNo, std::string> User::split(const std::string &path) {
             path.substr(slash == std::string::npos ? 0 : slash + 1)};
 }
 
+Caller User::caller() {
+    Caller caller = kUser;
+    if (keeps_places_) caller.progress = &progress_;
+    return caller;
+}
+
 InodeNo User::find(const std::string &path) {
     InodeNo at(media::kRootIno);
     for (std::size_t from = 0; from < path.size();) {
@@ -58,7 +64,7 @@ InodeNo User::find(const std::string &path) {
 void User::make(const std::string &path, std::uint32_t mode) {
     const auto [dir, name] = split(path);
     volume_.forget(must(retry([&, dir = dir, name = name] {
-                       return volume_.make(dir, name, mode, 0, kUser);
+                       return volume_.make(dir, name, mode, 0, caller());
                    })).ino,
                    1);
 }
@@ -68,7 +74,7 @@ Result<std::size_t> User::try_write(const std::string &path, std::uint64_t offse
     for (std::size_t i = 0; i < size; ++i)  // every word says where it belongs
         bytes[i] = static_cast<std::byte>(i % 8 < 4 ? fill : (offset + i) >> (8 * (i % 4) + 3));
     const InodeNo ino = find(path);
-    return retry([&] { return volume_.write(ino, offset, bytes, false, kUser); });
+    return retry([&] { return volume_.write(ino, offset, bytes, false, caller()); });
 }
 void User::write(const std::string &path, std::uint64_t offset, std::size_t size,
                  unsigned char fill) {
@@ -78,17 +84,17 @@ void User::truncate(const std::string &path, std::uint64_t size) {
     SetAttr set;
     set.size = size;
     const InodeNo ino = find(path);
-    must(retry([&] { return volume_.setattr(ino, set, kUser); }));
+    must(retry([&] { return volume_.setattr(ino, set, caller()); }));
 }
 void User::allocate(const std::string &path, unsigned mode, std::uint64_t offset,
                     std::uint64_t size) {
     const InodeNo ino = find(path);
-    must(retry([&] { return volume_.fallocate(0, ino, mode, offset, size, kUser); }));
+    must(retry([&] { return volume_.fallocate(0, ino, mode, offset, size, caller()); }));
 }
 void User::symlink(const std::string &path, const std::string &target) {
     const auto [dir, name] = split(path);
     volume_.forget(must(retry([&, dir = dir, name = name] {
-                       return volume_.symlink(dir, name, target, kUser);
+                       return volume_.symlink(dir, name, target, caller());
                    })).ino,
                    1);
 }
@@ -118,26 +124,26 @@ void User::set_xattr(const std::string &path, const std::string &name, std::size
     const std::string value(size, fill);
     const InodeNo ino = find(path);
     must(retry(
-        [&] { return volume_.setxattr(ino, name, std::as_bytes(std::span(value)), 0, kUser); }));
+        [&] { return volume_.setxattr(ino, name, std::as_bytes(std::span(value)), 0, caller()); }));
 }
 void User::remove_xattr(const std::string &path, const std::string &name) {
     const InodeNo ino = find(path);
-    must(retry([&] { return volume_.removexattr(ino, name, kUser); }));
+    must(retry([&] { return volume_.removexattr(ino, name, caller()); }));
 }
 void User::seal(const std::string &path, SealLevel level) {
     const InodeNo ino = find(path);
     std::uint64_t bad = 0;
-    must(retry([&] { return volume_.seal(ino, level, kUser, true, &bad); }));
+    must(retry([&] { return volume_.seal(ino, level, caller(), true, &bad); }));
 }
 void User::unseal(const std::string &path) {
     const InodeNo ino = find(path);
-    must(retry([&] { return volume_.unseal(ino, kUser, true); }));
+    must(retry([&] { return volume_.unseal(ino, caller(), true); }));
 }
 void User::open(const std::string &path, bool truncate) {
     OpenRequest request;
     request.write = true;
     request.truncate = truncate;
-    request.caller = kUser;
+    request.caller = caller();
     const InodeNo ino = find(path);
     open_[path] = must(retry([&] { return volume_.open_file(ino, request); })).handle;
 }
@@ -147,7 +153,7 @@ void User::close(const std::string &path) {
 void User::take(const std::string &path, GrantKind kind) {
     OpenRequest request;
     request.write = request.direct = true;
-    request.caller = kUser;
+    request.caller = caller();
     const auto opened = volume_.open_file(find(path), request);
     must(opened);
     GrantRequest asked;
@@ -155,7 +161,7 @@ void User::take(const std::string &path, GrantKind kind) {
     asked.may_store = asked.maps = true;
     std::uint64_t bad = 0;
     const auto grant =
-        retry([&] { return volume_.take_grant(opened.value().handle, asked, kUser, &bad); });
+        retry([&] { return volume_.take_grant(opened.value().handle, asked, caller(), &bad); });
     must(grant);
     held_[path] = {opened.value().handle, grant.value()};
 }
@@ -175,7 +181,7 @@ void User::lose(const std::string &path) {
 }
 void User::prepare(const std::string &path, std::uint64_t unit) {
     const InodeNo ino = find(path);
-    must(retry([&] { return volume_.prepare(ino, 0, 0, unit, kUser); }));
+    must(retry([&] { return volume_.prepare(ino, 0, 0, unit, caller()); }));
 }
 
 namespace {
@@ -316,31 +322,47 @@ Swept run(const Sweep &sweep, SimMedia::Flavour flavour) {
 
 namespace {
 
-// The world after the acts when the transactions that `waits` says have to wait.
+// The worlds after the acts when the transactions that `waits` says have to wait.
 struct Parked {
     std::string broken;  // what does not hold
-    World world;
+    Story story;
+    std::vector<std::size_t> cuts;  // events when one had to wait
     std::size_t begun = 0;          // transactions
     std::uint64_t inodes_used = 0;  // (fsck counts the blocks; trees may be merged or not)
 };
-Parked act_parked(const Sweep &sweep, const MediaImage &base,
+Parked act_parked(const Sweep &sweep, SimMedia &media, bool keeps_places,
                   const std::function<bool(std::size_t)> &waits) {
     Parked parked;
-    SimMedia media(SimMedia::Flavour::image, base);
     bool acting = false;
     MountOptions options = mount_options(kBootA);
-    options.park_hook = [&] { return acting && waits(parked.begun++); };
+    options.park_hook = [&] {
+        if (!acting || !waits(parked.begun++)) return false;
+        parked.cuts.push_back(media.events());
+        return true;
+    };
     {
         auto volume = must(Volume::open(media.lend(), options));
-        User user(*volume);
+        User user(*volume, keeps_places);
+        const auto note = [&] {
+            parked.story.worlds.push_back(must(look_at(*volume)));
+            parked.story.returned.push_back(media.events());
+            parked.story.synced.push_back(parked.story.synced.empty() ? media.events()
+                                                                      : ~std::size_t{0});
+        };
+        note();
+        for (const Act &act : sweep.acts) {
+            acting = true;
+            act(user);
+            acting = false;
+            note();
+        }
         acting = true;
-        for (const Act &act : sweep.acts) act(user);
         for (int i = 0; i < 4; ++i) {  // what was put off
             must(volume->commit_group());
             volume->tend(0);
         }
         acting = false;
-        parked.world = must(look_at(*volume));
+        parked.story.worlds.back() = must(look_at(*volume));
         parked.inodes_used = volume->info().inodes_used;
         must(volume->close());
     }
@@ -354,23 +376,38 @@ Parked act_parked(const Sweep &sweep, const MediaImage &base,
 
 Swept run_parked(const Sweep &sweep) {
     const MediaImage base = base_image(sweep, SimMedia::Flavour::image);
-    const Parked straight = act_parked(sweep, base, [](std::size_t) { return false; });
+    SimMedia undisturbed(SimMedia::Flavour::image, base);
+    const Parked straight = act_parked(sweep, undisturbed, true, [](std::size_t) { return false; });
+    const World &wanted = straight.story.worlds.back();
     Swept swept;
-    const std::size_t step = short_form() ? std::max<std::size_t>(1, straight.begun / 40) : 1;
-    for (std::size_t nth = 0; nth < straight.begun; nth += step) {
+    // An odd one, so that it meets both.
+    const std::size_t step = short_form() ? straight.begun / 20 * 2 + 1 : 1;
+    for (std::size_t run = 0; run < 2 * straight.begun; run += step) {
+        const std::size_t nth = run / 2;
+        const bool keeps_places = run % 2 == 0;
         const auto waits = [nth](std::size_t number) {
             return number == nth || (nth % 2 == 1 && number == nth + 2);
         };
-        Parked parked = act_parked(sweep, base, waits);
+        SimMedia media(SimMedia::Flavour::image, base);
+        Parked parked = act_parked(sweep, media, keeps_places, waits);
         if (parked.broken.empty())
-            parked.broken = judge(parked.world, {&straight.world}, {&straight.world}, false);
+            parked.broken = judge(parked.story.worlds.back(), {&wanted}, {&wanted}, false);
         if (parked.broken.empty() && parked.inodes_used != straight.inodes_used)
             parked.broken = "an inode was not given back";
         ++swept.cuts;
+        const std::string where = "transaction " + std::to_string(nth) + " of " +
+                                  std::to_string(straight.begun) + " had to wait, " +
+                                  (keeps_places ? "kept" : "started over") + ": ";
         if (!parked.broken.empty())
-            swept.violations.push_back(sweep.name + ": transaction " + std::to_string(nth) +
-                                       " of " + std::to_string(straight.begun) +
-                                       " had to wait: " + parked.broken);
+            swept.violations.push_back(sweep.name + ": " + where + parked.broken);
+        const std::size_t before = swept.violations.size();
+        Judge judge(sweep, SimMedia::Flavour::image, parked.story, swept);
+        for (const std::size_t cut : parked.cuts) {
+            for (unsigned seed = 0; seed < 2; ++seed) judge.power_cut(media, cut, seed);
+            judge.kill(media, cut);
+        }
+        if (swept.violations.size() != before)
+            swept.violations.push_back(sweep.name + ": cut while " + where);
     }
     return swept;
 }

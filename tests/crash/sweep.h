@@ -13,7 +13,10 @@ namespace pmfs::test {
 // A user of a volume who goes by paths.  Each call asserts that it succeeds, unless it says try_.
 class User {
 public:
-    explicit User(Volume &volume) : volume_(volume) {}
+    // keeps_places: an operation that has to wait is continued, as a front end does it; else it is
+    // started over.
+    explicit User(Volume &volume, bool keeps_places = true)
+        : volume_(volume), keeps_places_(keeps_places) {}
     Volume &volume() { return volume_; }
 
     InodeNo find(const std::string &path);  // counts no reference
@@ -55,7 +58,10 @@ public:
 
 private:
     std::pair<InodeNo, std::string> split(const std::string &path);
+    Caller caller();
     Volume &volume_;
+    const bool keeps_places_;
+    Progress progress_;  // of the one operation that is under way
     std::map<std::string, std::pair<HandleId, GrantId>> held_;
     std::map<std::string, HandleId> open_;
 };
@@ -85,9 +91,10 @@ struct Swept {
 // a mount.
 Swept run(const Sweep &sweep, SimMedia::Flavour flavour);
 
-// Runs the acts on an image once for each transaction that they make, and lets that one wait for a
-// checkpoint (and the one after it, when it is tried again, for every second run).  What comes of
-// it must be the same world, and clean for fsck.
+// Runs the acts on an image for each transaction that they make, and lets that one wait for a
+// checkpoint (and the one after it, when it is tried again, for every second run); once with a
+// place where the operation is kept, and once without.  What comes of it must be the same world,
+// and clean for fsck.  So must what a power cut or a kill leaves while it waits, as in run().
 Swept run_parked(const Sweep &sweep);
 
 // True when CI asks for the short form.

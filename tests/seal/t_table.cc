@@ -41,7 +41,7 @@ struct Asked {  // by whom, and through which open file
 };
 
 enum class Kind { map, other };
-struct Operation {
+struct Attempt {
     const char *name;
     Kind kind;
     int u, p, t, b, r;
@@ -73,7 +73,7 @@ auto falloc(unsigned mode, std::uint64_t block, std::uint64_t blocks = 1) {
     };
 }
 
-std::vector<Operation> operations() {
+std::vector<Attempt> operations() {
     constexpr int x = ETXTBSY, i = EINVAL, n = EOPNOTSUPP;
     constexpr unsigned punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
     const auto write_at = [](std::uint64_t at) {
@@ -82,7 +82,7 @@ std::vector<Operation> operations() {
     const auto size = [](std::uint64_t to) {
         return [to](const Asked &a) { return truncate_to(a, to); };
     };
-    std::vector<Operation> all = {
+    std::vector<Attempt> all = {
         // operation                       U  P  T  B       R  keeps the map
         {"read", Kind::other, 0, 0, 0, 0, 0, true,
          [](const Asked &a) { return a.wire.read(a.file, 0, 100).error; }},
@@ -145,7 +145,7 @@ std::vector<Operation> operations() {
 }
 
 // What the table says to a state of several letters.
-int expected(const Operation &op, const State &s) {
+int expected(const Attempt &op, const State &s) {
     if (op.kind == Kind::other) {
         if (s.p && op.p != 0) return op.p;
         if (s.t && op.t != 0) return op.t;
@@ -164,7 +164,7 @@ class Table {
 public:
     explicit Table(Mounted &mounted) : volume_(mounted.volume()), wire_(mounted.wire()) {}
 
-    void cell_of(const Operation &op, const State &state, Door door, bool own, bool nonblocking) {
+    void cell_of(const Attempt &op, const State &state, Door door, bool own, bool nonblocking) {
         const std::string name = "f" + std::to_string(++files_);
         OpenFile holder = make(name, state, door);
         const int flags = nonblocking ? O_NONBLOCK : 0;
@@ -246,7 +246,7 @@ MountOptions options() {
 TEST_CASE("table: every operation in every state, own and foreign, is as the contract says") {
     Mounted mounted(Medium::memory, options());
     Table table(mounted);
-    for (const Operation &op : operations())
+    for (const Attempt &op : operations())
         for (const State &state : kStates)
             for (const Door door : kDoors) {
                 if (state.p ? !has_level(door, PMFS_SEAL_AS_IS) : door != Door::ioctl) continue;

@@ -79,6 +79,13 @@ private:
     std::string name() { return "n" + std::to_string(random_() % kNames); }
     std::uint64_t offset() { return random_() % 200'000; }
 
+    // With a place for what has to wait, as a request has one.
+    Caller user() {
+        Caller caller = kUser;
+        caller.progress = &progress_;
+        return caller;
+    }
+
     // Waits where a front end would park the request.  Any other answer is right: names come and
     // go under our hands.
     template <class F>
@@ -93,7 +100,7 @@ private:
     void one() {
         switch (random_() % 4) {
             case 0:
-                attempt([&] { return volume_.make(dir(), name(), S_IFREG | 0644, 0, kUser); });
+                attempt([&] { return volume_.make(dir(), name(), S_IFREG | 0644, 0, user()); });
                 break;
             case 1:
                 change_names();
@@ -115,10 +122,10 @@ private:
                 break;
             }
             case 2:
-                attempt([&] { return volume_.symlink(dir(), name(), "there", kUser); });
+                attempt([&] { return volume_.symlink(dir(), name(), "there", user()); });
                 break;
             case 3:
-                attempt([&] { return volume_.make(dir(), name(), S_IFDIR | 0755, 0, kUser); });
+                attempt([&] { return volume_.make(dir(), name(), S_IFDIR | 0755, 0, user()); });
                 break;
             case 4:
                 attempt([&] { return volume_.rmdir(dir(), name()); });
@@ -136,7 +143,7 @@ private:
         if (!found.ok()) return;
         const InodeNo ino = found.value().ino;
         const auto opened =
-            volume_.open_file(ino, {.write = true, .direct = true, .caller = kUser});
+            volume_.open_file(ino, {.write = true, .direct = true, .caller = user()});
         if (opened.ok()) {
             change_file(opened.value().handle, ino);
             look_at(ino);
@@ -152,13 +159,13 @@ private:
                 const std::string text(1 + random_() % 20'000, 'w');
                 const std::uint64_t at = offset();
                 attempt([&] {
-                    return volume_.write(ino, at, std::as_bytes(std::span(text)), true, kUser);
+                    return volume_.write(ino, at, std::as_bytes(std::span(text)), true, user());
                 });
                 break;
             }
             case 2:
                 attempt([&] {
-                    return volume_.setattr(ino, {.size = offset(), .kill_suid_sgid = true}, kUser);
+                    return volume_.setattr(ino, {.size = offset(), .kill_suid_sgid = true}, user());
                 });
                 break;
             case 3: {
@@ -167,7 +174,7 @@ private:
                                           FALLOC_FL_ZERO_RANGE};
                 const unsigned mode = modes[random_() % std::size(modes)];
                 attempt(
-                    [&] { return volume_.fallocate(handle, ino, mode, offset(), 70'000, kUser); });
+                    [&] { return volume_.fallocate(handle, ino, mode, offset(), 70'000, user()); });
                 break;
             }
             case 4:
@@ -186,25 +193,29 @@ private:
                 seal_and_grant(handle, ino);
                 break;
             default:
-                attempt([&] { return volume_.prepare(ino, 0, 0, 0, kUser); });
+                attempt([&] { return volume_.prepare(ino, 0, 0, 0, user()); });
         }
     }
 
     void change_xattrs(InodeNo ino) {
         const std::string value(random_() % 3000, 'x'), key = "user." + name();
         attempt(
-            [&] { return volume_.setxattr(ino, key, std::as_bytes(std::span(value)), 0, kUser); });
+            [&] { return volume_.setxattr(ino, key, std::as_bytes(std::span(value)), 0, user()); });
         attempt([&] { return volume_.listxattr(ino); });
-        attempt([&] { return volume_.removexattr(ino, "user." + name(), kUser); });
+        attempt([&] { return volume_.removexattr(ino, "user." + name(), user()); });
     }
 
     void seal_and_grant(HandleId handle, InodeNo ino) {
         std::uint64_t bad = 0;
-        attempt([&] { return volume_.seal(ino, SealLevel::as_is, kUser, true, &bad); });
-        const auto grant = volume_.take_grant(handle, {.may_store = true}, kUser, &bad);
+        attempt([&] { return volume_.seal(ino, SealLevel::as_is, user(), true, &bad); });
+        const auto grant = volume_.take_grant(handle, {.may_store = true}, user(), &bad);
         (void)volume_.holders(ino);
-        if (grant.ok()) CHECK(volume_.drop_grant(handle, grant.value()).ok());
-        attempt([&] { return volume_.unseal(ino, kUser, true); });
+        if (grant.ok()) {
+            Result<> dropped;
+            attempt([&] { return dropped = volume_.drop_grant(handle, grant.value()); });
+            CHECK(dropped.ok());
+        }
+        attempt([&] { return volume_.unseal(ino, user(), true); });
     }
 
     void look_at(InodeNo ino) {
@@ -221,6 +232,7 @@ private:
     Volume &volume_;
     const std::array<InodeNo, 2> dirs_;
     std::mt19937_64 random_;
+    Progress progress_;
 };
 
 void stress(std::unique_ptr<pm::Region> region, int rounds) {
