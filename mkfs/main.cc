@@ -54,22 +54,6 @@ void print_volume(const Words &words, const media::Superblock &sb, const char *m
     fmt::print("  reserve  {}.{:02} % for root\n", reserve / 100, reserve % 100);
 }
 
-// "1", "0.5" or "12.25", in hundredths.
-std::optional<std::uint32_t> hundredths(std::string_view text) {
-    const std::size_t point = std::min(text.find('.'), text.size());
-    std::string digits(text.substr(0, point));
-    std::string fraction(text.substr(std::min(point + 1, text.size())));
-    if (digits.empty() || digits.size() > 3 || fraction.size() > 2) return std::nullopt;
-    if (point != text.size() && fraction.empty()) return std::nullopt;
-    fraction.resize(2, '0');
-    std::uint32_t value = 0;
-    for (const char c : digits + fraction) {
-        if (c < '0' || c > '9') return std::nullopt;
-        value = value * 10 + static_cast<std::uint32_t>(c - '0');
-    }
-    return value;
-}
-
 // Nothing that somebody may want is overwritten unasked, and nothing that somebody may store to at
 // all: a process that outlived the server of an older volume would store into the new one.
 Result<> refuse_overwrite(const Words &words, pm::Region &region, std::string *found) {

@@ -12,14 +12,15 @@
 
 #include "base/bytes.h"
 #include "media/geometry.h"
+#include "media/make_group.h"
 #include "media/verify.h"
 #include "pm/advise.h"
+#include "pm/in_place.h"
 
 namespace pmfs::mkfs {
 
 using namespace media;
 using pm::Region;
-using pm::Unfenced;
 
 namespace {
 
@@ -60,71 +61,38 @@ class Maker {
 public:
     Maker(Region &region, const Superblock &sb, const MakeOptions &options,
           const std::array<std::uint8_t, 16> &secret)
-        : region_(region), sb_(sb), options_(options), secret_(secret) {}
+        : region_(region), sb_(sb), options_(options), secret_(secret), blocks_(region) {}
 
     Result<> run();
 
 private:
-    std::uint64_t block_count() const { return sb_.block_count.get(); }
-    std::uint64_t fsid() const { return sb_.header.fsid.get(); }
-    // Of the chunk that the root's block of inodes is in.
-    std::uint64_t root_map() const { return root_map_of(sb_); }
-    // The first block of `group` that is free.
-    std::uint64_t used_end(std::uint64_t group) const {
-        if (group != 0) return layout_of(group).end;
-        return std::max(sb_.root_block.get(), root_map()) + 1;
-    }
-    bool has_copy(std::uint64_t first_block, std::uint64_t blocks) const {
-        const std::uint64_t copy = sb_.copy_block.get();
-        return copy != 0 && copy >= first_block && copy - first_block < blocks;
-    }
     BlockHeader header(Magic magic, std::uint64_t self) const {
-        return header_of(magic, fsid(), self, 0);
+        return header_of(magic, sb_.header.fsid.get(), self, 0);
     }
 
-    // Seals and writes a block; run() fences.
+    // Seals and writes a block; run() makes it durable.
     template <class T>
     void put(std::uint64_t block, T &content) {
         static_assert(sizeof(T) == kBlockSize);
         seal_block(content);
-        put_bytes(block, bytes_of(content));
+        put_(block, bytes_of(content));
     }
-    void put_bytes(std::uint64_t block, ConstBytes bytes) {
-        if (region_.is_image())
-            region_.store_home(block * kBlockSize, bytes);
-        else
-            duty_.add(region_.write(block * kBlockSize, bytes));
-    }
-    Result<> settle();
 
-    void put_superblock(std::uint64_t block);
-    void put_group(std::uint64_t group);
-    void put_summaries(std::uint64_t group);
-    void put_bitmap(std::uint64_t block, std::uint64_t first_block, std::uint64_t used_end);
-    void put_inode_map(std::uint64_t block);
+    void put_superblock(std::uint64_t block) { put_(block, bytes_of(superblock_for(sb_, block))); }
     void put_mark_of_making();
     void put_journal();
     void put_root_block();
     Inode root_inode() const;
 
     Region &region_;
-    Superblock sb_;
+    const Superblock sb_;
     const MakeOptions &options_;
     const std::array<std::uint8_t, 16> secret_;
-    Unfenced duty_;
+    pm::InPlace blocks_;
+    const PutBlock put_ = [this](std::uint64_t block, ConstBytes bytes) {
+        blocks_.put(block * kBlockSize, bytes);
+    };
 };
-
-// Durable against a power cut, on every medium.
-Result<> Maker::settle() {
-    region_.fence(std::move(duty_));
-    if (region_.is_image()) TRY(region_.sync());
-    return {};
-}
-
-void Maker::put_superblock(std::uint64_t block) {
-    sb_.header = header(Magic::superblock, block);
-    put(block, sb_);
-}
 
 void Maker::put_mark_of_making() {
     struct {
@@ -133,80 +101,6 @@ void Maker::put_mark_of_making() {
     } mark{};
     mark.header = header(Magic::making, 0);
     put(0, mark);
-}
-
-// The bits of the kBitmapChunks chunks from `first_block` on, in use or metadata, which is the same
-// yet: all below `used_end`, and the volume's last block where it has a copy of the superblock.
-void Maker::put_bitmap(std::uint64_t block, std::uint64_t first_block, std::uint64_t used_end) {
-    BitmapBlock bitmap{};
-    bitmap.header = header(Magic::bitmap, block);
-    for (std::uint64_t row = 0; row < kBitmapChunks; ++row)
-        for (std::uint64_t word = 0; word < 8; ++word) {
-            const std::uint64_t from = first_block + row * kChunkBlocks + word * 64;
-            if (from >= used_end) break;
-            const std::uint64_t used = std::min<std::uint64_t>(used_end - from, 64);
-            bitmap.bits[row][word] = le64(~std::uint64_t{0} >> (64 - used));
-        }
-    if (has_copy(first_block, kBitmapChunks * kChunkBlocks))
-        bitmap.bits[(sb_.copy_block.get() - first_block) / kChunkBlocks][7] =
-            le64(std::uint64_t{1} << 63);
-    put(block, bitmap);
-}
-
-// Inodes are in the root's block only.
-void Maker::put_inode_map(std::uint64_t block) {
-    InodeMap map{};
-    map.header = header(Magic::inode_map, block);
-    if (block == root_map()) {
-        const std::uint64_t place = sb_.root_block.get() % kChunkBlocks;
-        const std::uint64_t slot = place * kInodesPerBlock;
-        map.used = map.blocks = le32(1);
-        map.made[place / 64] = le64(std::uint64_t{1} << (place % 64));
-        map.slots[slot / 64] = le64(std::uint64_t{1} << (slot % 64));
-    }
-    put(block, map);
-}
-
-void Maker::put_summaries(std::uint64_t group) {
-    const std::uint64_t start = group_start(group), end = used_end(group);
-    const std::uint64_t chunks = group_chunks(block_count(), group);
-    const std::uint64_t meta_chunks = divide_up(end - start, kChunkBlocks);
-    const GroupLayout layout = layout_of(group);
-
-    Summary summary{};
-    summary.group = le64(group);
-    summary.inode_map[0] = le16(static_cast<std::uint16_t>(1 + layout.inode_map - start));
-    if (group == 0) {
-        summary.inodes_used = le32(1);
-        summary.inodes_made = le32(kInodesPerBlock);
-        summary.inode_map[root_map() / kChunkBlocks] =
-            le16(static_cast<std::uint16_t>(1 + root_map() % kChunkBlocks));
-    }
-    std::fill_n(summary.kind, meta_chunks, static_cast<std::uint8_t>(ChunkKind::meta));
-    std::uint64_t partial_free = meta_chunks * kChunkBlocks - (end - start);
-    if (has_copy(start, chunks * kChunkBlocks)) {
-        // The journal takes a quarter at most, so this chunk has nothing else yet.
-        summary.kind[chunks - 1] = static_cast<std::uint8_t>(ChunkKind::meta);
-        partial_free += kChunkBlocks - 1;
-    }
-    summary.partial_free = le32(static_cast<std::uint32_t>(partial_free));
-    for (const std::uint64_t block : {layout.summary_a, layout.summary_b}) {
-        summary.header = header(Magic::summary, block);
-        put(block, summary);
-    }
-}
-
-void Maker::put_group(std::uint64_t group) {
-    const GroupLayout layout = layout_of(group);
-    if (group != 0) put_superblock(layout.superblock);
-    if (group == 0 && sb_.copy_block.get() != 0) put_superblock(sb_.copy_block.get());
-    put_summaries(group);
-    put_inode_map(layout.inode_map);
-    for (std::uint64_t i = 0; i < kBitmapBlocks; ++i) {
-        const std::uint64_t first = group_start(group) + i * kBitmapChunks * kChunkBlocks;
-        put_bitmap(layout.bitmaps + i, first, used_end(group));
-        put_bitmap(layout.classes + i, first, used_end(group));
-    }
 }
 
 Inode Maker::root_inode() const {
@@ -244,20 +138,23 @@ void Maker::put_root_block() {
     for (std::uint64_t slot = 1; slot < kInodesPerBlock; ++slot)
         slots[slot].header = header(Magic::inode, block * kInodesPerBlock + slot);
     for (Inode &slot : slots) seal_block(slot);
-    put_bytes(block, bytes_of(slots));
-    if (root_map() != layout_of(0).inode_map) put_inode_map(root_map());
+    put_(block, bytes_of(slots));
+    const std::uint64_t map = root_map_of(sb_);
+    if (map != layout_of(0).inode_map) make_inode_map(sb_, map, put_);
 }
 
 Result<> Maker::run() {
     put_mark_of_making();
-    TRY(settle());
-    for (std::uint64_t group = 0; group < group_count(block_count()); ++group) put_group(group);
+    TRY(blocks_.settle());
+    const std::uint64_t groups = group_count(sb_.block_count.get());
+    for (std::uint64_t group = 0; group < groups; ++group) make_group(sb_, group, put_);
+    for_each_copy(sb_, [this](std::uint64_t block) { put_superblock(block); });
     put_journal();
     put_root_block();
-    TRY(settle());
+    TRY(blocks_.settle());
     put_superblock(0);
-    TRY(settle());
-    if (region_.keeps(0, bytes_of(sb_))) return {};
+    TRY(blocks_.settle());
+    if (region_.keeps(0, bytes_of(superblock_for(sb_, 0)))) return {};
     return Error(
         EROFS, "the medium does not keep what is stored to it: is it read-only for this machine?");
 }
@@ -269,11 +166,6 @@ std::uint64_t journal_blocks_of(std::uint64_t journal_start, std::uint64_t journ
 }
 
 }  // namespace
-
-std::uint64_t root_map_of(const Superblock &sb) {
-    const std::uint64_t root = sb.root_block.get();
-    return root < kChunkBlocks ? layout_of(0).inode_map : root + 1;
-}
 
 std::uint64_t default_journal_size(std::uint64_t volume_size) {
     return std::clamp(align_down(volume_size / 256, kJournalSizeMin), kJournalSizeMin, 128 * kMiB);

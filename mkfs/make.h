@@ -42,8 +42,4 @@ Result<media::Superblock> plan(std::uint64_t region_size, std::uint64_t region_m
 // questions about what was there.  Errors: plan()'s; EROFS; what the medium's sync() says.
 Result<media::Superblock> make(pm::Region &region, const MakeOptions &options);
 
-// The block with the inode map of the root's chunk: behind the root's block, unless that is in
-// chunk 0, whose map has a place of its own.
-std::uint64_t root_map_of(const media::Superblock &sb);
-
 }  // namespace pmfs::mkfs

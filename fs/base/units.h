@@ -1,7 +1,10 @@
-// Sizes in words, for people.
+// Sizes and percentages in words, for people.
 #pragma once
+#include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 
 namespace pmfs {
 
@@ -18,6 +21,22 @@ inline std::string size_words(std::uint64_t bytes) {
     std::string text = std::to_string(whole);
     if (rest != 0) text += "." + std::to_string(rest * 10 / 1024);
     return text + " " + kUnits[unit];
+}
+
+// "1", "0.5" or "12.25", in hundredths.
+inline std::optional<std::uint32_t> hundredths(std::string_view text) {
+    const std::size_t point = std::min(text.find('.'), text.size());
+    std::string digits(text.substr(0, point));
+    std::string fraction(text.substr(std::min(point + 1, text.size())));
+    if (digits.empty() || digits.size() > 3 || fraction.size() > 2) return std::nullopt;
+    if (point != text.size() && fraction.empty()) return std::nullopt;
+    fraction.resize(2, '0');
+    std::uint32_t value = 0;
+    for (const char c : digits + fraction) {
+        if (c < '0' || c > '9') return std::nullopt;
+        value = value * 10 + static_cast<std::uint32_t>(c - '0');
+    }
+    return value;
 }
 
 }  // namespace pmfs

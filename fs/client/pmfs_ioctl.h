@@ -288,6 +288,34 @@ struct pmfs_volume {
     uint64_t reserved[6];
 };
 
+/* Root only (EPERM).  The volume takes more of its medium, which has become longer or was longer
+ * from the start; in whole chunks.  Nothing to be had is no error.  Durable when it returns, and in
+ * effect at once.  EINVAL: `size` is less than it has; ENOSPC: the medium is not so long;
+ * EOPNOTSUPP, ENOMEM: this server cannot, but after a new mount it can; EROFS; EUCLEAN: the volume
+ * is damaged. */
+struct pmfs_io_grow {
+    uint32_t version;
+    uint32_t flags;  /* 0 */
+    uint64_t size;   /* in: how large it shall be; 0: as large as the medium is */
+    uint64_t before; /* out, also on failure: how large it was, */
+    uint64_t now;    /* ... how large it is, */
+    uint64_t medium; /* ... and how long the medium is */
+    uint64_t reserved[3];
+};
+
+/* What can be changed of a volume as a whole, and what it is now.  To change something is for root
+ * only (EPERM).  Durable when it returns, and in effect at once.  EINVAL: a value that cannot be;
+ * EROFS; EUCLEAN: the volume is damaged. */
+#define PMFS_TUNE_RESERVE 1u /* set `reserve` */
+
+struct pmfs_io_tune {
+    uint32_t version;
+    uint32_t flags;   /* PMFS_TUNE_RESERVE: what to set; 0: nothing */
+    uint32_t reserve; /* in, out: what only root may fill, in ten-thousandths; at most 5000 */
+    uint32_t reserved0;
+    uint64_t reserved[4];
+};
+
 #define PMFS_CHUNK_FREE 0u
 #define PMFS_CHUNK_META 1u
 #define PMFS_CHUNK_DATA 2u
@@ -321,6 +349,8 @@ struct pmfs_chunks {
 #define PMFS_IOC_QUARANTINE_RELEASE _IOW(PMFS_IOC_MAGIC, 0x29, struct pmfs_io_quarantine_release)
 #define PMFS_IOC_VOLUME _IOWR(PMFS_IOC_MAGIC, 0x30, struct pmfs_volume)
 #define PMFS_IOC_CHUNKS _IOWR(PMFS_IOC_MAGIC, 0x31, struct pmfs_chunks)
+#define PMFS_IOC_GROW _IOWR(PMFS_IOC_MAGIC, 0x38, struct pmfs_io_grow)
+#define PMFS_IOC_TUNE _IOWR(PMFS_IOC_MAGIC, 0x39, struct pmfs_io_tune)
 
 /* The sizes are the interface: they are part of the command numbers.  FUSE carries at most 16383.
  */
@@ -344,6 +374,8 @@ PMFS_ABI_SIZE(pmfs_quarantined, 56);
 PMFS_ABI_SIZE(pmfs_quarantine, 32 + 56 * PMFS_QUARANTINE_MAX);
 PMFS_ABI_SIZE(pmfs_io_quarantine_release, 16);
 PMFS_ABI_SIZE(pmfs_volume, 792);
+PMFS_ABI_SIZE(pmfs_io_grow, 64);
+PMFS_ABI_SIZE(pmfs_io_tune, 48);
 PMFS_ABI_SIZE(pmfs_chunk, 4);
 PMFS_ABI_SIZE(pmfs_chunks, 24 + 4 * PMFS_CHUNKS_MAX);
 #undef PMFS_ABI_SIZE

@@ -38,32 +38,79 @@ Result<std::unique_ptr<SpaceMap>> SpaceMap::open(journal::Journal &journal,
                                                  const media::Superblock &superblock) {
     std::unique_ptr<SpaceMap> map(new SpaceMap(journal, superblock));
     const std::uint64_t blocks = superblock.block_count.get();
-    map->groups_.resize(media::group_count(blocks));
-    for (auto &side : map->by_run_)
-        for (GroupSet &set : side) set.resize(map->groups_.size());
-    for (GroupSet *set :
-         {&map->with_free_, &map->with_inodes_, &map->with_orphans_, &map->with_grants_})
-        set->resize(map->groups_.size());
-    for (std::uint64_t g = 0; g < map->groups_.size(); ++g) {
-        const auto *summary = TRY(map->read_summary(g));
-        Group &group = map->groups_[g];
-        group.chunk_count = static_cast<std::uint32_t>(media::group_chunks(blocks, g));
-        for (std::uint32_t c = 0; c < group.chunk_count; ++c)
-            group.free_chunks += summary->kind[c] == static_cast<std::uint8_t>(ChunkKind::free);
-        group.partial_free = summary->partial_free.get();
-        map->free_ += group.free_chunks * kChunkBlocks + group.partial_free;
-        map->free_chunks_ += group.free_chunks;
-        map->inodes_used_ += summary->inodes_used.get();
-        map->inodes_made_ += summary->inodes_made.get();
-        // What its chunks are like is seen when it is looked at.
-        map->with_free_.set(g, group.free_chunks != 0);
-        map->with_inodes_.set(g, summary->inodes_made.get() > summary->inodes_used.get());
-        map->with_orphans_.set(g, summary->orphan_head.get() != 0);
-        map->with_grants_.set(g, summary->grant_head.get() != 0);
-        for (auto &side : map->by_run_)
-            for (GroupSet &set : side) set.set(g, group.partial_free != 0);
-    }
+    map->set_groups(media::group_count(blocks));
+    for (std::uint64_t g = 0; g < map->groups_.size(); ++g)
+        map->add_group(g, *TRY(map->read_summary(g)), blocks);
     return map;
+}
+
+void SpaceMap::set_groups(std::uint64_t groups) {
+    groups_.resize(groups);
+    for (auto &side : by_run_)
+        for (GroupSet &set : side) set.resize(groups);
+    for (GroupSet *set : {&with_free_, &with_inodes_, &with_orphans_, &with_grants_})
+        set->resize(groups);
+}
+
+// What its chunks are like is seen when it is looked at.
+void SpaceMap::add_group(std::uint64_t number, const media::Summary &summary,
+                         std::uint64_t blocks) {
+    Group &group = groups_[number];
+    group.chunk_count = static_cast<std::uint32_t>(media::group_chunks(blocks, number));
+    for (std::uint32_t c = 0; c < group.chunk_count; ++c)
+        group.free_chunks += summary.kind[c] == static_cast<std::uint8_t>(ChunkKind::free);
+    group.partial_free = summary.partial_free.get();
+    free_ += group.free_chunks * kChunkBlocks + group.partial_free;
+    free_chunks_ += group.free_chunks;
+    inodes_used_ += summary.inodes_used.get();
+    inodes_made_ += summary.inodes_made.get();
+    with_free_.set(number, group.free_chunks != 0);
+    with_inodes_.set(number, summary.inodes_made.get() > summary.inodes_used.get());
+    with_orphans_.set(number, summary.orphan_head.get() != 0);
+    with_grants_.set(number, summary.grant_head.get() != 0);
+    for (auto &side : by_run_)
+        for (GroupSet &set : side) set.set(number, group.partial_free != 0);
+}
+
+// Chunks that the last group lacks are free, and have no bit set: so they can be given to it.
+Result<> SpaceMap::may_grow(std::uint64_t blocks) {
+    const std::uint64_t number = groups_.size() - 1;
+    const auto *summary = TRY(read_summary(number));
+    const std::uint64_t end = media::group_chunks(blocks, number);
+    for (std::uint64_t c = groups_[number].chunk_count; c < end; ++c) {
+        const std::uint64_t chunk = number * kGroupChunks + c;
+        if (summary->kind[c] != static_cast<std::uint8_t>(ChunkKind::free) ||
+            summary->inode_map[c].get() != 0 || TRY(home_bits(chunk, false)) != Bits{} ||
+            TRY(home_bits(chunk, true)) != Bits{})
+            return corrupt("a group has chunks in use that it lacks");
+    }
+    return {};
+}
+
+Result<> SpaceMap::grow(std::uint64_t blocks) {
+    const std::uint64_t before = groups_.size(), after = media::group_count(blocks);
+    for (std::uint64_t g = before; g < after; ++g) TRY(read_summary(g));
+    lengthen_group(before - 1, static_cast<std::uint32_t>(media::group_chunks(blocks, before - 1)));
+    set_groups(after);
+    for (std::uint64_t g = before; g < after; ++g) add_group(g, *TRY(read_summary(g)), blocks);
+    return {};
+}
+
+void SpaceMap::lengthen_group(std::uint64_t number, std::uint32_t chunks) {
+    Group &group = groups_[number];
+    const std::uint32_t before = group.chunk_count, more = chunks - before;
+    group.chunk_count = chunks;
+    group.free_chunks += more;
+    free_ += more * kChunkBlocks;
+    free_chunks_ += more;
+    if (!group.chunks) return with_free_.set(number, group.free_chunks != 0);
+    auto longer = std::make_unique<Chunk[]>(chunks);
+    std::copy_n(group.chunks.get(), before, longer.get());
+    group.chunks = std::move(longer);
+    for (std::uint32_t c = before; c < chunks; ++c) {
+        group.chunks[c].free = kChunkBlocks;
+        index_home(number * kGroupChunks + c);
+    }
 }
 
 Result<const media::Summary *> SpaceMap::read_summary(std::uint64_t group) {

@@ -53,6 +53,10 @@ public:
         bool reserved = false;      // set by the allocator: not in the index
         std::uint8_t shelf = 0xff;  // where the index has it: see space_index.cc
     };
+    // The volume gets longer, to `blocks`.  EUCLEAN: what is known of its last group cannot be true
+    // of a longer one.  Then, with the new groups on the medium: EUCLEAN, and nothing has changed.
+    Result<> may_grow(std::uint64_t blocks);
+    Result<> grow(std::uint64_t blocks);
     // ENOENT past the end.
     Result<const Chunk *> chunk(std::uint64_t chunk);
     std::uint64_t chunk_count() const;
@@ -183,6 +187,9 @@ private:
     SpaceMap(journal::Journal &journal, const media::Superblock &superblock)
         : journal_(journal), superblock_(superblock) {}
 
+    void set_groups(std::uint64_t groups);
+    void add_group(std::uint64_t group, const media::Summary &summary, std::uint64_t blocks);
+    void lengthen_group(std::uint64_t group, std::uint32_t chunks);
     Chunk &chunk_at(std::uint64_t chunk);
     Result<const media::Summary *> read_summary(std::uint64_t group);
     Result<Bits> home_bits(std::uint64_t chunk, bool classes);

@@ -264,6 +264,28 @@ Result<std::size_t> chunks(Job &job, pmfs_chunks &io) {
     return offsetof(pmfs_chunks, chunk) + count * sizeof(pmfs_chunk);
 }
 
+Result<std::size_t> grow(Job &job, pmfs_io_grow &io) {
+    TRY(check_zero(io.flags));
+    TRY(check_zero(io.reserved));
+    Growth growth;
+    const auto grown = job.context.volume.grow(io.size, job.caller, &growth);
+    io.before = growth.before;
+    io.now = growth.now;
+    io.medium = growth.medium;
+    TRY(grown);
+    return kAll;
+}
+
+Result<std::size_t> tune(Job &job, pmfs_io_tune &io) {
+    TRY(check_zero(io.flags & ~PMFS_TUNE_RESERVE));
+    TRY(check_zero(io.reserved0));
+    TRY(check_zero(io.reserved));
+    Volume &volume = job.context.volume;
+    if ((io.flags & PMFS_TUNE_RESERVE) != 0) TRY(volume.set_root_reserve(io.reserve, job.caller));
+    io.reserve = TRY(volume.root_reserve());
+    return kAll;
+}
+
 // --- seals ----------------------------------------------------------------------------------
 
 Result<std::size_t> seal(Job &job, pmfs_io_seal &io) {
@@ -421,6 +443,8 @@ constexpr Command kCommands[] = {
      run_typed<pmfs_io_quarantine_release, quarantine_release>},
     {PMFS_IOC_VOLUME, false, false, run_typed<pmfs_volume, volume>},
     {PMFS_IOC_CHUNKS, false, false, run_typed<pmfs_chunks, chunks>},
+    {PMFS_IOC_GROW, true, false, run_typed<pmfs_io_grow, grow>},
+    {PMFS_IOC_TUNE, true, false, run_typed<pmfs_io_tune, tune>},
 };
 
 void run(const Command &command, const std::shared_ptr<Job> &job) {

@@ -12,14 +12,24 @@ Blocks::Blocks(const pm::Region &region, const media::Superblock &sb)
     : region_(region),
       fsid_(sb.header.fsid.get()),
       count_(sb.block_count.get()),
+      room_(count_),
       knows_all_fields_(media::knows_all_fields(sb)) {
-    void *map = ::mmap(nullptr, count_, PROT_READ | PROT_WRITE,
+    void *map = ::mmap(nullptr, room_, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     touched_ = map == MAP_FAILED ? nullptr : static_cast<std::atomic<std::uint8_t> *>(map);
 }
 
 Blocks::~Blocks() {
-    if (ok()) ::munmap(static_cast<void *>(touched_), count_);
+    if (ok()) ::munmap(static_cast<void *>(touched_), room_);
+}
+
+Result<> Blocks::reserve(std::uint64_t count) {
+    if (count <= room_) return {};
+    void *map = ::mremap(static_cast<void *>(touched_), room_, count, MREMAP_MAYMOVE);
+    if (map == MAP_FAILED) return Error(ENOMEM, "no memory to note which blocks were verified");
+    touched_ = static_cast<std::atomic<std::uint8_t> *>(map);
+    room_ = count;
+    return {};
 }
 
 Result<const std::byte *> Blocks::get(BlockNo block, media::Magic magic) {

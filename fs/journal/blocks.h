@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/assert.h"
 #include "base/ids.h"
 #include "base/result.h"
 #include "media/format.h"
@@ -24,6 +25,13 @@ public:
     // False: no memory to note which blocks were verified.
     bool ok() const { return touched_ != nullptr; }
     std::uint64_t count() const { return count_; }
+    // Room to note which of `count` blocks were verified (ENOMEM), and that there are so many. With
+    // the volume's lock held exclusively.
+    Result<> reserve(std::uint64_t count);
+    void grow(std::uint64_t count) {
+        PMFS_ASSERT(count >= count_ && count <= room_);
+        count_ = count;
+    }
     std::uint64_t fsid() const { return fsid_; }
     const std::byte *raw(BlockNo block) const {
         return region_.meta() + block.value() * media::kBlockSize;
@@ -52,7 +60,7 @@ private:
 
     const pm::Region &region_;
     const std::uint64_t fsid_;
-    const std::uint64_t count_;
+    std::uint64_t count_, room_;
     const bool knows_all_fields_;
     // One byte a block, one bit an inode slot (a whole block uses bit 0); pages of it exist where
     // touched, so a volume of 1 TiB with few files costs little.

@@ -77,6 +77,13 @@ public:
     void forget_block(BlockNo block);
     // Tests: image files, whether a transaction that begins has to wait as if the ring were full.
     void set_park_hook(std::function<bool()> hook) { park_hook_ = std::move(hook); }
+    // The volume is going to have so many blocks: ENOMEM before anything changes.  Then, with the
+    // volume's lock held and no group_commit() running, it has.
+    Result<> reserve(std::uint64_t blocks) { return blocks_.reserve(blocks); }
+    void grow(std::uint64_t blocks) {
+        blocks_.grow(blocks);
+        homes_.blocks = blocks;
+    }
     // DAX: moves the tail up to the last record now (frees held-back chunks).
     void settle_tail();
 
@@ -101,7 +108,7 @@ private:
 
     pm::Region &region_;
     const RingPlace place_;
-    const Homes homes_;
+    Homes homes_;
     Blocks blocks_;
     std::uint64_t replayed_ = 0;
 

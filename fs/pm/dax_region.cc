@@ -107,8 +107,10 @@ MappedResult DaxRegion::over_memory(FileDescriptor fd, const Medium &medium, boo
                                     bool flushes) {
     if (flushes) TRY(prepare_fence_all_threads());
     const int protection = PROT_READ | (read_only ? 0 : PROT_WRITE);
-    Mapping memory = TRY(Mapping::make(fd.get(), medium.size, protection, MAP_SHARED));
-    UnitSet lost = TRY(UnitSet::make(medium.size, medium.unit));
+    Mapping memory = TRY(read_only ? Mapping::make(fd.get(), medium.size, protection, MAP_SHARED)
+                                   : Mapping::make_with_room(fd.get(), medium.size, medium.unit,
+                                                             protection, MAP_SHARED));
+    UnitSet lost = TRY(UnitSet::make(memory.room(), medium.unit));
     std::unique_ptr<DaxRegion> region(
         new DaxRegion(MediumKind::memory, std::move(fd), medium, read_only, std::move(lost)));
     region->memory_ = std::move(memory);
@@ -132,6 +134,15 @@ void DaxRegion::take_over(void *start, const Functions &functions, bool flushes)
     // A core dump of a terabyte helps nobody, and would hold user data.
     ::madvise(start_, size_, MADV_DONTDUMP);
     guard_ = FaultGuard(start_, size_, lost_);
+}
+
+// What libpmem2 mapped is libpmem2's.
+Result<> DaxRegion::extend_views(std::uint64_t size) {
+    if (memory_.start() == nullptr || read_only_) return Region::extend(size);
+    TRY(memory_.extend(fd_.get(), size, mapping_unit_, PROT_READ | PROT_WRITE, MAP_SHARED));
+    ::madvise(start_, size, MADV_DONTDUMP);
+    guard_.extend(align_up(size, mapping_unit_));
+    return {};
 }
 
 std::byte *DaxRegion::at(std::uint64_t offset, std::uint64_t size) {

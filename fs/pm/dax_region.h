@@ -30,6 +30,7 @@ protected:
     void do_store_meta(std::uint64_t offset, std::span<const std::byte> bytes) override;
     void do_fence() override;
     void do_fence_everywhere() override;
+    Result<> extend_views(std::uint64_t size) override;
 
 private:
     struct MapDeleter {

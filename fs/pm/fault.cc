@@ -109,6 +109,10 @@ FaultGuard::~FaultGuard() {
     watch_->taken = false;
 }
 
+void FaultGuard::extend(std::uint64_t size) {
+    watch_->size.store(size, std::memory_order_release);
+}
+
 void raise_fault() {
     fault_flag = 1;
 }

@@ -26,6 +26,8 @@ public:
         return *this;
     }
     ~FaultGuard();
+    // The mapping has become longer.
+    void extend(std::uint64_t size);
 
     struct Watch;
 

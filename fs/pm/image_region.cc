@@ -26,17 +26,21 @@ namespace {
 
 constexpr std::uint64_t kByCallFrom = 32 << 10;
 constexpr std::uint64_t kPage = 4096;
+constexpr int kPrivate = MAP_PRIVATE | MAP_NORESERVE;
 constexpr std::array<std::byte, 64 << 10> kZeroes = {};
 
 }  // namespace
 
 MappedResult ImageRegion::make(FileDescriptor fd, const Medium &medium, bool read_only) {
     const int protection = PROT_READ | (read_only ? 0 : PROT_WRITE);
-    Mapping shared = TRY(Mapping::make(fd.get(), medium.size, protection, MAP_SHARED));
-    Mapping own;
-    if (!read_only)
-        own = TRY(Mapping::make(fd.get(), medium.size, protection, MAP_PRIVATE | MAP_NORESERVE));
-    UnitSet lost = TRY(UnitSet::make(medium.size, kPage));
+    Mapping shared, own;
+    if (read_only) {
+        shared = TRY(Mapping::make(fd.get(), medium.size, protection, MAP_SHARED));
+    } else {
+        shared = TRY(Mapping::make_with_room(fd.get(), medium.size, kPage, protection, MAP_SHARED));
+        own = TRY(Mapping::make_with_room(fd.get(), medium.size, kPage, protection, kPrivate));
+    }
+    UnitSet lost = TRY(UnitSet::make(shared.room(), kPage));
     return std::unique_ptr<MappedRegion>(new ImageRegion(
         std::move(fd), std::move(shared), std::move(own), medium, read_only, std::move(lost)));
 }
@@ -49,9 +53,9 @@ ImageRegion::ImageRegion(FileDescriptor fd, Mapping shared, Mapping own, const M
       private_(std::move(own)) {
     data_ = shared_.start();
     meta_ = read_only ? data_ : private_.start();
-    ::madvise(shared_.start(), size_, MADV_DONTDUMP);
-    shared_guard_ = FaultGuard(shared_.start(), align_up(size_, kPage), lost_);
-    if (!read_only) private_guard_ = FaultGuard(private_.start(), align_up(size_, kPage), lost_);
+    ::madvise(shared_.start(), size(), MADV_DONTDUMP);
+    shared_guard_ = FaultGuard(shared_.start(), align_up(size(), kPage), lost_);
+    if (!read_only) private_guard_ = FaultGuard(private_.start(), align_up(size(), kPage), lost_);
 }
 
 // The bytes are nowhere, so the operation of this thread must fail, and so must every later sync.
@@ -64,7 +68,18 @@ void ImageRegion::fail_write() {
 // where the volume was.
 bool ImageRegion::whole() const {
     struct stat now {};
-    return ::fstat(fd_.get(), &now) == 0 && static_cast<std::uint64_t>(now.st_size) >= size_;
+    return ::fstat(fd_.get(), &now) == 0 && static_cast<std::uint64_t>(now.st_size) >= size();
+}
+
+Result<> ImageRegion::extend_views(std::uint64_t size) {
+    if (read_only_) return Region::extend(size);
+    constexpr int kProtection = PROT_READ | PROT_WRITE;
+    TRY(shared_.extend(fd_.get(), size, kPage, kProtection, MAP_SHARED));
+    TRY(private_.extend(fd_.get(), size, kPage, kProtection, kPrivate));
+    ::madvise(shared_.start(), size, MADV_DONTDUMP);
+    shared_guard_.extend(align_up(size, kPage));
+    private_guard_.extend(align_up(size, kPage));
+    return {};
 }
 
 Result<> ImageRegion::sync() {

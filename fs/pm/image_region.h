@@ -22,6 +22,7 @@ protected:
     // A store that a thread has executed is in the page cache, and outlives the process.
     void do_fence() override {}
     void do_fence_everywhere() override {}
+    Result<> extend_views(std::uint64_t size) override;
 
 private:
     ImageRegion(FileDescriptor fd, Mapping shared, Mapping own, const Medium &medium,

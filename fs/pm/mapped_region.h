@@ -16,6 +16,8 @@ public:
         return lost_.overlaps(offset, size);
     }
     int mapping_fd() const final { return fd_.get(); }
+    Result<std::uint64_t> medium_size() const final { return TRY(look_at(fd_.get())).size; }
+    Result<> extend(std::uint64_t size) final;
 
 protected:
     MappedRegion(MediumKind kind, FileDescriptor fd, const Medium &medium, bool read_only,
@@ -26,8 +28,11 @@ protected:
         mapping_unit_ = medium.unit;
         read_only_ = read_only;
     }
+    // Maps the medium up to `size` bytes where it is, or says why not.
+    virtual Result<> extend_views(std::uint64_t size) { return Region::extend(size); }
     void check_range(std::uint64_t offset, std::uint64_t size) const {
-        PMFS_ASSERT(offset <= size_ && size <= size_ - offset && !read_only_);
+        const std::uint64_t end = this->size();
+        PMFS_ASSERT(offset <= end && size <= end - offset && !read_only_);
     }
 
     FileDescriptor lock_;  // destroyed last: nobody gets the volume while it is still mapped here

@@ -1,19 +1,71 @@
 // mmap(2), with an error that a person can read.
 #include "pm/mapping.h"
 
+#include <algorithm>
+
+#include "base/bytes.h"
+
 namespace pmfs::pm {
 
-Result<Mapping> Mapping::make(int fd, std::uint64_t size, int protection, int flags) {
-    void *const at = ::mmap(nullptr, size, protection, flags, fd, 0);
-    if (at == MAP_FAILED) {
-        if (errno == ENOMEM) return Error(ENOMEM, "no address space or memory to map the region");
-        if (errno == EPERM) return Error(EPERM, "the file is sealed against writing or mapping");
-        return Error(errno, "the kernel refuses to map the region");
-    }
+namespace {
+
+constexpr std::uint64_t kHugePage = 2 << 20;  // what a view must be aligned to, so as to have them
+
+Error mmap_error(int error) {
+    if (error == ENOMEM) return Error(ENOMEM, "no address space or memory to map the region");
+    if (error == EPERM) return Error(EPERM, "the file is sealed against writing or mapping");
+    return Error(error, "the kernel refuses to map the region");
+}
+
+// How many addresses are kept for a medium, so that it can become longer.  A process has 2^47, and
+// an image file two views.
+std::uint64_t room_for(std::uint64_t size, std::uint64_t align) {
+    constexpr std::uint64_t kLeast = std::uint64_t{1} << 36, kMost = std::uint64_t{1} << 45;
+    return align_up(std::max(size, std::clamp(16 * size, kLeast, kMost)), align);
+}
+
+}  // namespace
+
+Result<Mapping> Mapping::make(int fd, std::uint64_t size, int protection, int flags,
+                              std::uint64_t offset) {
+    void *const at = ::mmap(nullptr, size, protection, flags, fd, static_cast<off_t>(offset));
+    if (at == MAP_FAILED) return mmap_error(errno);
     Mapping mapping;
     mapping.start_ = static_cast<std::byte *>(at);
-    mapping.size_ = size;
+    mapping.size_ = mapping.room_ = size;
     return mapping;
+}
+
+Result<Mapping> Mapping::make_with_room(int fd, std::uint64_t size, std::uint64_t unit,
+                                        int protection, int flags) {
+    const std::uint64_t align = std::max(unit, kHugePage), room = room_for(size, align);
+    void *const kept = ::mmap(nullptr, room + align, PROT_NONE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (kept == MAP_FAILED) return make(fd, size, protection, flags);
+    auto *const first = static_cast<std::byte *>(kept);
+    const std::uint64_t head = -reinterpret_cast<std::uintptr_t>(first) % align;
+    if (head != 0) ::munmap(first, head);
+    ::munmap(first + head + room, align - head);
+    Mapping mapping;  // gives the addresses back when the file cannot be mapped
+    mapping.start_ = first + head;
+    mapping.room_ = room;
+    mapping.size_ = size;
+    if (::mmap(mapping.start_, size, protection, flags | MAP_FIXED, fd, 0) == MAP_FAILED)
+        return mmap_error(errno);
+    return mapping;
+}
+
+Result<> Mapping::extend(int fd, std::uint64_t size, std::uint64_t unit, int protection,
+                         int flags) {
+    if (size > room_) return Error(ENOMEM, "no addresses were kept for a region of that size");
+    const std::uint64_t from = align_up(size_, unit);
+    if (size > from) {
+        // First somewhere else, so that nothing has changed if it cannot be.
+        Mapping more = TRY(make(fd, size - from, protection, flags, from));
+        if (!more.move_over(start_ + from)) return mmap_error(errno);
+    }
+    size_ = std::max(size_, size);
+    return {};
 }
 
 bool Mapping::move_over(std::byte *place) {

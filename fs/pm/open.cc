@@ -87,6 +87,14 @@ MappedResult open_medium(FileDescriptor fd, const Medium &medium, const std::str
 
 }  // namespace
 
+Result<> MappedRegion::extend(std::uint64_t size) {
+    if (size <= this->size()) return {};
+    if (size > TRY(medium_size())) return Error(EINVAL, "the medium is not so long");
+    TRY(extend_views(size));
+    size_.store(size, std::memory_order_release);
+    return {};
+}
+
 Result<std::unique_ptr<Region>> open_region(const std::string &path, const OpenOptions &options) {
     const bool write = !options.read_only && !options.private_copy;
     FileDescriptor lock = TRY(open_path(path, write));

@@ -14,6 +14,7 @@
 //
 // Only fs/pm, fs/journal, mkfs and tests may call the functions that store, flush or fence (lint).
 #pragma once
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -62,7 +63,7 @@ public:
 
     MediumKind kind() const { return kind_; }
     bool is_image() const { return kind_ == MediumKind::image; }
-    std::uint64_t size() const { return size_; }                  // bytes
+    std::uint64_t size() const { return size_.load(std::memory_order_relaxed); }  // bytes
     std::uint64_t mapping_unit() const { return mapping_unit_; }  // bytes: device's alignment
     const std::string &path() const { return path_; }
     bool read_only() const { return read_only_; }
@@ -109,6 +110,16 @@ public:
     // A write or a sync failed for good: nothing can be promised any more.
     virtual bool failed() const { return false; }
 
+    // How long the medium is now: it may have become longer since it was opened.
+    virtual Result<std::uint64_t> medium_size() const { return size(); }
+    // Makes the region reach to `size` bytes, which the medium has, in its place: views stay where
+    // they are, and other threads may go on.  EINVAL: the medium is not so long.  EOPNOTSUPP,
+    // ENOMEM: not without opening it anew.
+    virtual Result<> extend(std::uint64_t size) {
+        if (size <= this->size()) return {};
+        return Error(EOPNOTSUPP, "a medium of this kind does not get longer while it is open");
+    }
+
     // --- image files only
     // Makes everything durable that was written to the shared view before the call (fdatasync).
     // Blocks.  EIO: nothing can be promised any more; the caller turns the volume read-only.
@@ -131,7 +142,7 @@ protected:
 
     MediumKind kind_ = MediumKind::memory;
     bool read_only_ = false;
-    std::uint64_t size_ = 0;
+    std::atomic<std::uint64_t> size_ = 0;
     std::uint64_t mapping_unit_ = 4096;
     const std::byte *meta_ = nullptr;
     const std::byte *data_ = nullptr;

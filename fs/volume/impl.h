@@ -33,7 +33,8 @@ public:
     ~Impl();
 
     std::unique_ptr<pm::Region> region;
-    const media::Superblock superblock;
+    // The size and the root reserve change under a mount: with the lock held exclusively.
+    media::Superblock superblock;
     std::uint64_t superblock_from = 0;  // block; not 0: a copy stands in for a damaged one
     const MountOptions options;
     std::unique_ptr<journal::Journal> journal;
@@ -176,6 +177,12 @@ public:
     // Frees the nodes of a tree that is empty of entries, or is not needed any more.
     Result<> clear_tree(InodeNo ino, media::TreeKind kind) REQUIRES(lock);
     Result<bool> clear_tree_step(InodeNo ino, media::TreeKind kind) REQUIRES(lock);
+
+    // --- the superblock: grow.cc
+    Result<> may_tune(const Caller &caller) const;
+    Result<> grow_medium(std::uint64_t blocks) EXCLUDES(lock) REQUIRES(superblock_run);
+    Result<> grow(std::uint64_t blocks) EXCLUDES(lock) REQUIRES(superblock_run);
+    Mutex superblock_run;  // one change of the superblock at a time; outside `commit_run`
 
     // --- names
     static Result<> orphan(core::Change &change, InodeNo ino, media::Inode *inode);

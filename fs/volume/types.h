@@ -137,6 +137,11 @@ struct Holder {         // one row of `pmfsctl holders`
     bool lost = false;  // it has no grant any more, and is quarantined
 };
 
+struct Growth {  // bytes
+    std::uint64_t before = 0, now = 0;  // of the volume
+    std::uint64_t medium = 0;
+};
+
 struct VolumeInfo {
     std::uint8_t uuid[16] = {};
     std::string label;

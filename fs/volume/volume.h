@@ -173,6 +173,15 @@ public:
 
     // --- the volume
     VolumeInfo info();
+    // Takes more of the medium, up to `size` bytes (0: all that there is), in whole chunks, and
+    // tells what came of it, also on failure.  Nothing to be had is no error.  Durable when it
+    // returns.  EPERM: root only; EROFS; EUCLEAN; EINVAL: smaller than it is; ENOSPC: the medium is
+    // not so long; EOPNOTSUPP, ENOMEM: not under this mount, but under a new one.
+    Result<> grow(std::uint64_t size, const Caller &caller, Growth *growth);
+    // What only root may fill, in ten-thousandths of the volume; in effect at once, and durable.
+    Result<std::uint32_t> root_reserve();
+    // EPERM, EROFS, EUCLEAN; EINVAL: more than half.
+    Result<> set_root_reserve(std::uint32_t reserve, const Caller &caller);
     Result<> chunks(std::uint64_t first, std::span<ChunkInfo> out);
     const pm::Region &region() const;
 

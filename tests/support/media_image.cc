@@ -9,14 +9,30 @@
 
 namespace pmfs::test {
 
+MediaImage::MediaImage(std::vector<std::byte> bytes, std::uint64_t size)
+    : base_(std::make_shared<Base>()) {
+    PMFS_ASSERT(bytes.size() <= size);
+    bytes.resize(align_up(bytes.size(), kImagePage));
+    base_->size = align_up(size, kImagePage);
+    base_->bytes = std::move(bytes);
+}
+
 MediaImage::MediaImage(std::vector<std::byte> bytes) : base_(std::make_shared<Base>()) {
     bytes.resize(align_up(bytes.size(), kImagePage));
     base_->size = bytes.size();
     base_->bytes = std::move(bytes);
 }
 
+void MediaImage::Base::copy_page(std::byte *to, std::uint64_t page) const {
+    if (page * kImagePage < bytes.size())
+        std::memcpy(to, bytes.data() + page * kImagePage, kImagePage);
+    else
+        std::memset(to, 0, kImagePage);
+}
+
 std::vector<std::byte> MediaImage::bytes() const {
     std::vector<std::byte> all = base_->bytes;
+    all.resize(base_->size);
     for (const Change &change : changes_)
         std::memcpy(all.data() + change.page * kImagePage, change.bytes->data(), kImagePage);
     return all;
@@ -32,8 +48,9 @@ MediaBuffer::MediaBuffer(const MediaImage &image) : base_(image.base_) {
     }
     const std::uint64_t pages = base_->size / kImagePage;
     if (memory_.bytes == nullptr) {
-        memory_.bytes = std::make_unique_for_overwrite<std::byte[]>(base_->size);
-        std::memcpy(memory_.bytes.get(), base_->bytes.data(), base_->size);
+        memory_.bytes.reset(static_cast<std::byte *>(std::calloc(pages, kImagePage)));
+        PMFS_ASSERT(memory_.bytes != nullptr || pages == 0);
+        std::memcpy(memory_.bytes.get(), base_->bytes.data(), base_->bytes.size());
         memory_.dirty.resize(pages);
     }
     place_.resize(pages);
@@ -47,8 +64,7 @@ MediaBuffer::~MediaBuffer() {
 
 void MediaBuffer::reset() {
     for (const std::uint32_t page : memory_.dirty_pages) {
-        std::memcpy(memory_.bytes.get() + page * kImagePage,
-                    base_->bytes.data() + page * kImagePage, kImagePage);
+        base_->copy_page(memory_.bytes.get() + page * kImagePage, page);
         memory_.dirty[page] = false;
     }
     memory_.dirty_pages.clear();

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <span>
 #include <unordered_map>
@@ -24,6 +25,8 @@ class MediaImage {
 public:
     // The size becomes a multiple of the page: the last one is filled up with zeroes.
     MediaImage(std::vector<std::byte> bytes);
+    // With zeroes behind, up to `size`, which take no memory.
+    MediaImage(std::vector<std::byte> bytes, std::uint64_t size);
 
     std::uint64_t size() const { return base_->size; }
     std::vector<std::byte> bytes() const;
@@ -32,13 +35,19 @@ public:
 private:
     friend class MediaBuffer;
     friend class MediaEdit;
+    struct Free {
+        void operator()(std::byte *bytes) const { std::free(bytes); }
+    };
     struct Memory {
-        std::unique_ptr<std::byte[]> bytes;
+        std::unique_ptr<std::byte[], Free> bytes;
         std::vector<bool> dirty;                 // by page
         std::vector<std::uint32_t> dirty_pages;  // the same, as a list
     };
     struct Base {
-        std::vector<std::byte> bytes;
+        // What page `page` has at first.
+        void copy_page(std::byte *to, std::uint64_t page) const;
+
+        std::vector<std::byte> bytes;  // whole pages; zeroes behind
         std::uint64_t size = 0;
         Mutex mutex;
         std::vector<Memory> spare GUARDED_BY(mutex);  // to be used again: warm, and nearly equal

@@ -117,6 +117,16 @@ int File::revoke(pmfs_io_revoke *io) const {
     return call(PMFS_IOC_REVOKE, io);
 }
 
+int File::grow(pmfs_io_grow *io) const {
+    io->version = PMFS_ABI_VERSION;
+    return call(PMFS_IOC_GROW, io);
+}
+
+int File::tune(pmfs_io_tune *io) const {
+    io->version = PMFS_ABI_VERSION;
+    return call(PMFS_IOC_TUNE, io);
+}
+
 int File::seal(unsigned level, std::uint64_t *bad_offset) const {
     pmfs_io_seal io{};
     io.version = PMFS_ABI_VERSION;

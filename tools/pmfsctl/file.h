@@ -34,6 +34,8 @@ public:
     int quarantine(std::vector<pmfs_quarantined> *out) const;
     int release_quarantine(std::uint64_t id) const;
     int revoke(pmfs_io_revoke *io) const;
+    int grow(pmfs_io_grow *io) const;
+    int tune(pmfs_io_tune *io) const;
     int seal(unsigned level, std::uint64_t *bad_offset) const;
 
 private:

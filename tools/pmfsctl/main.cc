@@ -3,6 +3,7 @@
 #include <cstdlib>
 
 #include "base/printable.h"
+#include "base/units.h"
 #include "verbs.h"
 
 namespace {
@@ -92,6 +93,28 @@ void add_holding_verbs(CLI::App &app, Options &options, Run *run) {
     quarantine->callback(runs(pmfs::ctl::quarantine));
 }
 
+// What changes the volume as a whole.
+void add_volume_verbs(CLI::App &app, Options &options, Run *run) {
+    CLI::App *grow =
+        add_verb(app, "grow", "Take what the volume's medium has gained (root)", options, "PATH");
+    grow->add_option("--size", options.size, "Grow to this (default: all of the medium)")
+        ->transform(CLI::AsSizeValue(false))
+        ->check(CLI::PositiveNumber);
+    grow->callback([run] { *run = pmfs::ctl::grow; });
+    CLI::App *tune = add_verb(app, "tune", "What is kept for root", options, "PATH");
+    tune->add_option_function<std::string>(
+        "--reserve",
+        [&options](const std::string &text) {
+            options.reserve = pmfs::hundredths(text);
+            if (!options.reserve || *options.reserve > 5000)
+                throw CLI::ValidationError(
+                    "--reserve",
+                    text + ": a percentage from 0 to 50 is wanted, with two decimals at most");
+        },
+        "How many percent of the volume only root may fill, 0 to 50 (root)");
+    tune->callback([run] { *run = pmfs::ctl::tune; });
+}
+
 }  // namespace
 
 int main(int argc, char **argv) {
@@ -145,6 +168,7 @@ int main(int argc, char **argv) {
         ->check(CLI::Range(40, 1000));
     map->callback(runs(pmfs::ctl::map));
     add_holding_verbs(app, options, &run);
+    add_volume_verbs(app, options, &run);
 
     app.failure_message([](const CLI::App *, const CLI::Error &error) {
         return pmfs::printable(error.what()) + "\nRun with --help for more information.\n";

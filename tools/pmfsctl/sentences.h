@@ -17,7 +17,9 @@ enum class Verb {
     lease,
     pin,
     quarantine,
-    revoke
+    revoke,
+    grow,
+    tune
 };
 
 // Says on standard error why `verb` failed on `file`, and gives the exit code.  bad_offset: where,

@@ -1,6 +1,7 @@
 // pmfsctl's verbs, one function each: they ask libpmfs, and print for a person or as JSON.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,10 @@ struct Options {
     // quarantine
     std::uint64_t release = 0;
     bool release_all = false;
+    // grow: bytes; 0: as large as the medium is
+    std::uint64_t size = 0;
+    // tune: ten-thousandths
+    std::optional<std::uint32_t> reserve;
     // map
     Color color = Color::automatic;
     bool ascii = false;
@@ -45,6 +50,8 @@ int holders(const Options &options);
 int watch(const Options &options);
 int quarantine(const Options &options);
 int revoke(const Options &options);
+int grow(const Options &options);
+int tune(const Options &options);
 // These two end with the exit code of the command, if there is one.
 int lease(const Options &options);
 int pin(const Options &options);
