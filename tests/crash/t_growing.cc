@@ -60,7 +60,8 @@ bool check(SimMedia &media) {
         clean = false;
     }
     if (clean) return true;
-    REQUIRE(fsck::repair(*lent, report.value()).ok());
+    const auto repaired = fsck::repair(*lent, report.value());
+    REQUIRE_MESSAGE(repaired.ok(), std::string(repaired.ok() ? "" : repaired.error().what()));
     report = fsck::check(*lent);
     REQUIRE(report.ok());
     CHECK(report.value().clean());
