@@ -9,8 +9,8 @@ namespace pmfs {
 // Volume::when_ready(), on the thread that got it, and runs it again.  It never reaches a client.
 inline constexpr int kParkErrno = 0x10001;
 
-// The operation waits for leases to be given back (docs/seal.md "B"); nothing happened yet.  Parked
-// and run again in the same way.
+// The operation waits for the leases of the inode that the error is about() to be given back
+// (docs/seal.md "B"); nothing happened yet.  Parked and run again in the same way.
 inline constexpr int kBreakErrno = 0x10002;
 
 inline bool must_park(const Error &error) {

@@ -8,8 +8,11 @@
 
 namespace pmfs {
 
-FairPool::FairPool(const char *name, unsigned threads)
-    : name_(name), threads_wanted_(threads), running_max_(std::max(1u, threads / 2)) {}
+FairPool::FairPool(const char *name, unsigned threads, unsigned share)
+    : name_(name),
+      threads_wanted_(threads),
+      running_max_(share != 0 ? share : std::max(1u, threads / 2)),
+      lengthy_max_(std::max(1u, threads / 2)) {}
 
 Result<> FairPool::start() {
     while (threads_.size() < threads_wanted_)
@@ -24,7 +27,9 @@ FairPool::~FairPool() {
 bool FairPool::submit(Job job) {
     Lock held(mutex_);
     if (finishing_) return false;
-    users_[job.user].waiting.push_back(std::move(job));
+    // Who comes anew has been served as late as everybody: nobody gets ahead by leaving.
+    users_.try_emplace(job.user, User{{}, 0, turns_})
+        .first->second.waiting.push_back(std::move(job));
     ++waiting_;
     changed_.notify_one();
     return true;
@@ -45,15 +50,28 @@ void FairPool::finish() {
     threads_.clear();
 }
 
-// The first job of the least busy user whose file is free.
+// The user's first job that may run now: its file is free, and so is a thread for what is lengthy.
+// Jobs of one file keep their order, for what comes before a job of a file keeps that file busy.
+std::deque<FairPool::Job>::iterator FairPool::first_free(User &user) {
+    std::set<std::uint64_t> passed;
+    auto job = user.waiting.begin();
+    for (; job != user.waiting.end(); ++job) {
+        if (busy_files_.contains(job->file) || passed.contains(job->file)) continue;
+        if (!job->lengthy || lengthy_ < lengthy_max_) return job;
+        passed.insert(job->file);
+    }
+    return job;
+}
+
 bool FairPool::next(Job *job) {
     User *best = nullptr;
     std::deque<Job>::iterator chosen;
     for (auto &[id, user] : users_) {
-        if (user.running >= running_max_ || (best != nullptr && user.running >= best->running))
+        if (user.running >= running_max_) continue;
+        if (best != nullptr && (user.running > best->running ||
+                                (user.running == best->running && user.served >= best->served)))
             continue;
-        auto found = user.waiting.begin();
-        while (found != user.waiting.end() && busy_files_.contains(found->file)) ++found;
+        const auto found = first_free(user);
         if (found == user.waiting.end()) continue;
         best = &user;
         chosen = found;
@@ -62,13 +80,16 @@ bool FairPool::next(Job *job) {
     *job = std::move(*chosen);
     best->waiting.erase(chosen);
     ++best->running;
+    best->served = ++turns_;
     --waiting_;
+    lengthy_ += job->lengthy ? 1 : 0;
     busy_files_.insert(job->file);
     return true;
 }
 
 void FairPool::done(const Job &job) {
     busy_files_.erase(job.file);
+    lengthy_ -= job.lengthy ? 1 : 0;
     const auto user = users_.find(job.user);
     if (--user->second.running == 0 && user->second.waiting.empty()) users_.erase(user);
     changed_.notify_all();  // a user or a file may be free for what waited

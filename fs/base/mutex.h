@@ -15,6 +15,7 @@
 #include <mutex>
 
 #include "base/assert.h"
+#include "base/blocking.h"
 
 #if defined(__clang__)
 #define PMFS_THREAD_ATTRIBUTE(x) __attribute__((x))
@@ -83,11 +84,14 @@ private:
     bool held_;
 };
 
+// brief: whoever holds it makes no system call that may block (base/blocking.h).
+enum class Hold { any, brief };
+
 // Many readers or one writer.  A waiting writer keeps new readers out, so that a stream of readers
 // cannot starve it; hence a thread that holds it shared must not take it shared again.
 class CAPABILITY("mutex") SharedMutex {
 public:
-    SharedMutex() {
+    explicit SharedMutex(Hold hold = Hold::any) : counts_(hold == Hold::brief ? 1 : 0) {
         pthread_rwlockattr_t kind;
         PMFS_ASSERT(pthread_rwlockattr_init(&kind) == 0);
         PMFS_ASSERT(pthread_rwlockattr_setkind_np(
@@ -100,17 +104,43 @@ public:
     SharedMutex &operator=(const SharedMutex &) = delete;
 
     // The errors of these are deadlock with oneself and too many readers: both are our bugs.
-    void lock() ACQUIRE() { PMFS_ASSERT(pthread_rwlock_wrlock(&rwlock_) == 0); }
-    void lock_shared() ACQUIRE_SHARED() { PMFS_ASSERT(pthread_rwlock_rdlock(&rwlock_) == 0); }
-    void unlock() RELEASE() { pthread_rwlock_unlock(&rwlock_); }
-    void unlock_shared() RELEASE_SHARED() { pthread_rwlock_unlock(&rwlock_); }
-    bool try_lock() TRY_ACQUIRE(true) { return pthread_rwlock_trywrlock(&rwlock_) == 0; }
+    void lock() ACQUIRE() {
+        PMFS_ASSERT(pthread_rwlock_wrlock(&rwlock_) == 0);
+        brief_locks_held += counts_;
+    }
+    void lock_shared() ACQUIRE_SHARED() {
+        PMFS_ASSERT(pthread_rwlock_rdlock(&rwlock_) == 0);
+        brief_locks_held += counts_;
+    }
+    void unlock() RELEASE() {
+        brief_locks_held -= counts_;
+        pthread_rwlock_unlock(&rwlock_);
+    }
+    void unlock_shared() RELEASE_SHARED() {
+        brief_locks_held -= counts_;
+        pthread_rwlock_unlock(&rwlock_);
+    }
+    bool try_lock() TRY_ACQUIRE(true) {
+        const bool taken = pthread_rwlock_trywrlock(&rwlock_) == 0;
+        brief_locks_held += taken ? counts_ : 0;
+        return taken;
+    }
     bool try_lock_shared() TRY_ACQUIRE_SHARED(true) {
-        return pthread_rwlock_tryrdlock(&rwlock_) == 0;
+        const bool taken = pthread_rwlock_tryrdlock(&rwlock_) == 0;
+        brief_locks_held += taken ? counts_ : 0;
+        return taken;
+    }
+    // For functions that are called with the lock held by somebody who knows it under another name:
+    // clang believes it, and a brief lock is looked for.
+    void assert_held() const ASSERT_CAPABILITY(this) { assert_counted(); }
+    void assert_held_shared() const PMFS_THREAD_ATTRIBUTE(assert_shared_capability(this)) {
+        assert_counted();
     }
 
 private:
+    void assert_counted() const { PMFS_ASSERT(brief_locks_held >= counts_); }
     pthread_rwlock_t rwlock_;
+    const unsigned counts_;
 };
 
 class SCOPED_CAPABILITY ExclusiveLock {

@@ -8,6 +8,7 @@
 // compiler drops that check.  A Result is as trivial to copy as its T, and T may be move-only.
 #pragma once
 #include <cerrno>
+#include <cstdint>
 #include <type_traits>
 #include <utility>
 #include <variant>
@@ -28,14 +29,22 @@ public:
     constexpr const char *what() const { return what_; }
     constexpr const char *file() const { return file_; }
     constexpr int line() const { return line_; }
+    // The inode that it is about, where whoever gets the error has to know: kBreakErrno's.
+    constexpr std::uint64_t about() const { return about_; }
+    constexpr Error with(std::uint64_t about) const {
+        Error error = *this;
+        error.about_ = about;
+        return error;
+    }
 
 private:
     int errno_;
     int line_;
     const char *what_;
     const char *file_;
+    std::uint64_t about_ = 0;
 };
-static_assert(std::is_trivially_copyable_v<Error> && sizeof(Error) == 24);
+static_assert(std::is_trivially_copyable_v<Error> && sizeof(Error) == 32);
 
 // Media that contradicts itself.  EUCLEAN is what ext4 and XFS give, so callers know it.
 constexpr Error corrupt(const char *what, const char *file = __builtin_FILE(),

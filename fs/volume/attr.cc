@@ -122,24 +122,26 @@ Result<Attr> Volume::getattr(InodeNo ino) {
 Result<Attr> Volume::setattr(InodeNo ino, const SetAttr &set, const Caller &caller) {
     Impl &v = *impl_;
     TRY(v.writable());
-    ExclusiveLock held(v.lock);
-    if (set.size) TRY(v.set_size(ino, *set.size, caller));
-    if (set.size || set.uid || set.gid || set.kill_suid_sgid) TRY(v.drop_capability(ino));
+    return v.asking(caller, [&]() -> Result<Attr> {
+        ExclusiveLock held(v.lock);
+        if (set.size) TRY(v.set_size(ino, *set.size, caller));
+        if (set.size || set.uid || set.gid || set.kill_suid_sgid) TRY(v.drop_capability(ino));
 
-    Change change(*v.core);
-    TRY(change.begin());
-    auto *inode = TRY(core::edit_inode(change, ino));
-    if (set.mode) inode->mode.set((inode->mode.get() & S_IFMT) | (*set.mode & 07777));
-    if (set.uid) inode->uid.set(*set.uid);
-    if (set.gid) inode->gid.set(*set.gid);
-    // An explicit mode in the same request has had its say about the bits.
-    if (set.kill_suid_sgid && !set.mode) v.kill_setid(inode);
-    if (set.atime) inode->atime = core::to_media(*set.atime);
-    if (set.mtime) inode->mtime = core::to_media(*set.mtime);
-    inode->ctime = core::to_media(set.ctime ? *set.ctime : now_coarse());
-    const Attr attr = v.attr_of(ino, *inode);
-    TRY(change.commit());
-    return attr;
+        Change change(*v.core);
+        TRY(change.begin());
+        auto *inode = TRY(core::edit_inode(change, ino));
+        if (set.mode) inode->mode.set((inode->mode.get() & S_IFMT) | (*set.mode & 07777));
+        if (set.uid) inode->uid.set(*set.uid);
+        if (set.gid) inode->gid.set(*set.gid);
+        // An explicit mode in the same request has had its say about the bits.
+        if (set.kill_suid_sgid && !set.mode) v.kill_setid(inode);
+        if (set.atime) inode->atime = core::to_media(*set.atime);
+        if (set.mtime) inode->mtime = core::to_media(*set.mtime);
+        inode->ctime = core::to_media(set.ctime ? *set.ctime : now_coarse());
+        const Attr attr = v.attr_of(ino, *inode);
+        TRY(change.commit());
+        return attr;
+    });
 }
 
 // --- references

@@ -19,11 +19,33 @@ void Volume::fsync(InodeNo, Completion done) {
     done(v.commit_now(false));  // the commit thread is on its way out
 }
 
-void Volume::Impl::parked_later(std::function<void()> again) {
-    if (options.no_background || !commit_thread.joinable()) return caretaker.run(std::move(again));
+void Volume::when_ready(const Error &why, std::function<void()> again, std::uint32_t user) {
+    Impl &v = *impl_;
+    if (why.errno_value() == kBreakErrno) return v.holders->wait(why, user, std::move(again));
+    if (v.options.no_background || !v.commit_thread.joinable()) {
+        (void)v.commit_now(true).ok();  // a failure shows in the operation that runs again
+        return again();
+    }
+    v.park(user, std::move(again));
+}
+
+void Volume::Impl::park(std::uint32_t user, std::function<void()> again) {
+    if (options.no_background || !commit_thread.joinable()) return holders->run(std::move(again));
     Lock held(queue_mutex);
-    parked.push_back(std::move(again));
+    parked.push_back({user, std::move(again)});
     queue_changed.notify_one();
+}
+
+// There is room.  Not on this thread, for whoever syncs waits for it.
+void Volume::Impl::run_parked(std::vector<Parked> ready) {
+    static constexpr std::uint64_t kNoFile = std::uint64_t{1} << 63;  // each a job of its own
+    for (Parked &one : ready) {
+        auto run = [again = std::move(one.again)] {
+            const pm::FaultScope own;
+            again();
+        };
+        if (!workers.submit({one.user, kNoFile + parked_runs++, run})) run();
+    }
 }
 
 Result<> Volume::commit_group() {
@@ -58,7 +80,7 @@ Result<> Volume::Impl::make_durable() {
 void Volume::Impl::commit_loop() {
     for (;;) {
         std::vector<Completion> waiters;
-        std::vector<std::function<void()>> again;
+        std::vector<Parked> again;
         bool stop;
         {
             Lock held(queue_mutex);
@@ -75,10 +97,7 @@ void Volume::Impl::commit_loop() {
             const pm::FaultScope faults;
             const auto done = commit_now(!again.empty());
             for (auto &waiter : waiters) waiter(done);
-            for (auto &run : again) {
-                const pm::FaultScope own;
-                run();
-            }
+            run_parked(std::move(again));
         }
         if (stop) return;
     }

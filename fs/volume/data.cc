@@ -316,17 +316,19 @@ Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset,
             return bytes.size();
         }
     }
-    ExclusiveLock held(v.lock);
-    TRY(read_file(Reader(*v.core), ino));
-    TRY(v.settle_trim(ino));
-    Writer writer(v, ino, span, bytes, kill_suid_sgid, caller, stale);
-    TRY(writer.ask_seal());
-    TRY(v.drop_capability(ino));
-    auto written = writer.run();
-    stale->pages = v.live.wrote_past_cache(caller.handle);  // also of a part
-    // It is run again if it had to park, and would not find the bits any more.
-    if (!written.ok() && stale->attributes) v.attributes_changed(ino);
-    return written;
+    return v.asking(caller, [&]() -> Result<std::size_t> {
+        ExclusiveLock held(v.lock);
+        TRY(read_file(Reader(*v.core), ino));
+        TRY(v.settle_trim(ino));
+        Writer writer(v, ino, span, bytes, kill_suid_sgid, caller, stale);
+        TRY(writer.ask_seal());
+        TRY(v.drop_capability(ino));
+        auto written = writer.run();
+        stale->pages = v.live.wrote_past_cache(caller.handle);  // also of a part
+        // It is run again if it had to park, and would not find the bits any more.
+        if (!written.ok() && stale->attributes) v.attributes_changed(ino);
+        return written;
+    });
 }
 
 Result<std::uint64_t> Volume::seek_data(InodeNo ino, std::uint64_t offset) {

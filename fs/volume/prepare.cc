@@ -224,12 +224,14 @@ Result<> Volume::prepare(InodeNo ino, std::uint64_t offset, std::uint64_t length
     end += (unit_blocks - end % unit_blocks) % unit_blocks;
     v.data_dirty.store(true, std::memory_order_release);
     Preparer preparer(v, ino, unit_blocks, caller);
-    while (first < end) {
-        ExclusiveLock held(v.lock);
-        TRY(v.settle_trim(ino));
-        first = TRY(preparer.step(first, end));
-        TRY(v.settle_trim(ino));
-    }
+    while (first < end)
+        first = TRY(v.asking(caller, [&]() -> Result<std::uint64_t> {
+            ExclusiveLock held(v.lock);
+            TRY(v.settle_trim(ino));
+            const std::uint64_t next = TRY(preparer.step(first, end));
+            TRY(v.settle_trim(ino));
+            return next;
+        }));
     return v.make_durable();
 }
 

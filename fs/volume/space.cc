@@ -203,55 +203,59 @@ Result<> Volume::fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uin
     Impl &v = *impl_;
     if (mode == kSealMode || mode == kUnsealMode)
         return seal_by_fallocate(handle, ino, mode, offset, length, caller);
-    TRY(v.writable());
-    constexpr unsigned kPunch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-    const bool keep = (mode & FALLOC_FL_KEEP_SIZE) != 0;
-    const bool zero = (mode & ~FALLOC_FL_KEEP_SIZE) == FALLOC_FL_ZERO_RANGE;
-    if ((mode & (kSealMode | kUnsealMode) & ~FALLOC_FL_KEEP_SIZE) != 0)
-        return Error(EINVAL, "a seal mode stands alone, with KEEP_SIZE");
-    if (mode != 0 && mode != FALLOC_FL_KEEP_SIZE && mode != kPunch && !zero) {
-        // Collapse, insert and unshare: where the map may not change, that is the answer.
-        SharedLock held(v.lock);
-        const auto *inode = TRY(core::read_inode(Reader(*v.core), ino));
-        TRY(v.permit(ino, *inode, Move::punch, offset / kBlockSize, media::kFileBlocksMax, caller));
-        return Error(EOPNOTSUPP, "pmfs does not know this mode of fallocate");
-    }
-    if (length == 0) return Error(EINVAL, "fallocate of no bytes");
-    if (offset > media::kFileSizeMax || length > media::kFileSizeMax - offset)
-        return Error(EFBIG, "a file has at most 2^50 bytes");
-    const std::uint64_t to = offset + length;
-    const std::uint64_t first = offset / kBlockSize, end = blocks_up(to);
-    const std::uint64_t inner_first = blocks_up(offset);
-    const std::uint64_t inner_end = std::max(inner_first, to / kBlockSize);
-
-    ExclusiveLock held(v.lock);
-    v.data_dirty.store(true, std::memory_order_release);
-    const auto *was = TRY(core::read_inode(Reader(*v.core), ino));
-    if (!S_ISREG(was->mode.get())) return Error(ENODEV, "not a regular file");
-    TRY(v.permit(ino, *was, mode == kPunch || zero ? Move::punch : Move::allocate, first, end,
-                 caller));
-    TRY(v.settle_trim(ino));
-    TRY(v.drop_capability(ino));
-    Ranges ranges(v, ino, caller);
-    if (mode != kPunch) {
-        const std::uint64_t needed = TRY(ranges.holes(first, end));
-        if (needed > v.allocator->available_blocks()) v.allocator->find_empty_meta();
-        if (needed > v.allocator->available_blocks()) return Error(ENOSPC, "the volume is full");
-    }
-    if (mode == kPunch || zero) {
-        if (inner_first > inner_end || first == to / kBlockSize) {
-            TRY(ranges.zero_bytes(offset, to));  // inside one block
-        } else {
-            TRY(ranges.zero_bytes(offset, inner_first * kBlockSize));
-            TRY(ranges.zero_bytes(inner_end * kBlockSize, to));
-            v.live.not_dense_from(ino, inner_first);
-            TRY(ranges.clear(inner_first, inner_end, mode == kPunch));
+    return v.asking(caller, [&]() -> Result<> {
+        TRY(v.writable());
+        constexpr unsigned kPunch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+        const bool keep = (mode & FALLOC_FL_KEEP_SIZE) != 0;
+        const bool zero = (mode & ~FALLOC_FL_KEEP_SIZE) == FALLOC_FL_ZERO_RANGE;
+        if ((mode & (kSealMode | kUnsealMode) & ~FALLOC_FL_KEEP_SIZE) != 0)
+            return Error(EINVAL, "a seal mode stands alone, with KEEP_SIZE");
+        if (mode != 0 && mode != FALLOC_FL_KEEP_SIZE && mode != kPunch && !zero) {
+            // Collapse, insert and unshare: where the map may not change, that is the answer.
+            SharedLock held(v.lock);
+            const auto *inode = TRY(core::read_inode(Reader(*v.core), ino));
+            TRY(v.permit(ino, *inode, Move::punch, offset / kBlockSize, media::kFileBlocksMax,
+                         caller));
+            return Error(EOPNOTSUPP, "pmfs does not know this mode of fallocate");
         }
-    }
-    if (mode != kPunch) TRY(ranges.allocate(first, end));
-    const bool killed = TRY(ranges.finish(keep ? 0 : to));
-    if (stale != nullptr) stale->attributes = killed;
-    return {};
+        if (length == 0) return Error(EINVAL, "fallocate of no bytes");
+        if (offset > media::kFileSizeMax || length > media::kFileSizeMax - offset)
+            return Error(EFBIG, "a file has at most 2^50 bytes");
+        const std::uint64_t to = offset + length;
+        const std::uint64_t first = offset / kBlockSize, end = blocks_up(to);
+        const std::uint64_t inner_first = blocks_up(offset);
+        const std::uint64_t inner_end = std::max(inner_first, to / kBlockSize);
+
+        ExclusiveLock held(v.lock);
+        v.data_dirty.store(true, std::memory_order_release);
+        const auto *was = TRY(core::read_inode(Reader(*v.core), ino));
+        if (!S_ISREG(was->mode.get())) return Error(ENODEV, "not a regular file");
+        TRY(v.permit(ino, *was, mode == kPunch || zero ? Move::punch : Move::allocate, first, end,
+                     caller));
+        TRY(v.settle_trim(ino));
+        TRY(v.drop_capability(ino));
+        Ranges ranges(v, ino, caller);
+        if (mode != kPunch) {
+            const std::uint64_t needed = TRY(ranges.holes(first, end));
+            if (needed > v.allocator->available_blocks()) v.allocator->find_empty_meta();
+            if (needed > v.allocator->available_blocks())
+                return Error(ENOSPC, "the volume is full");
+        }
+        if (mode == kPunch || zero) {
+            if (inner_first > inner_end || first == to / kBlockSize) {
+                TRY(ranges.zero_bytes(offset, to));  // inside one block
+            } else {
+                TRY(ranges.zero_bytes(offset, inner_first * kBlockSize));
+                TRY(ranges.zero_bytes(inner_end * kBlockSize, to));
+                v.live.not_dense_from(ino, inner_first);
+                TRY(ranges.clear(inner_first, inner_end, mode == kPunch));
+            }
+        }
+        if (mode != kPunch) TRY(ranges.allocate(first, end));
+        const bool killed = TRY(ranges.finish(keep ? 0 : to));
+        if (stale != nullptr) stale->attributes = killed;
+        return {};
+    });
 }
 
 }  // namespace pmfs

@@ -38,18 +38,32 @@ Volume::~Volume() = default;
 
 Volume::Impl::Impl(std::unique_ptr<pm::Region> r, const media::Superblock &sb,
                    const MountOptions &o)
-    : region(std::move(r)),
-      superblock(sb),
-      options(o),
-      live(o.grants_max),
-      caretaker({[this](InodeNo ino) { revoke_leases(ino); },
-                 [this](InodeNo record) { holder_ended(record); },
-                 [this](InodeNo record) { look_again(record); }},
-                o.no_background) {}
+    : region(std::move(r)), superblock(sb), options(o), live(o.grants_max) {}
 
 Volume::Impl::~Impl() {
-    caretaker.stop();
+    quiesce();
+}
+
+void Volume::Impl::quiesce() {
+    if (holders) holders->stop();
+    workers.finish();
     stop_commits();
+}
+
+// Before the first operation, and behind the core.
+Result<> Volume::Impl::start_holders(const std::array<std::uint8_t, 16> &boot_id) {
+    holders = std::make_unique<Holders>(Ground{.lock = lock,
+                                               .core = *core,
+                                               .live = live,
+                                               .volume = *this,
+                                               .pool = options.no_background ? nullptr : &workers,
+                                               .processes = options.processes,
+                                               .boot_id = boot_id,
+                                               .read_only = options.read_only,
+                                               .lease_break_ms = options.lease_break_ms,
+                                               .pin_quota = options.pin_quota});
+    if (!options.no_background) TRY(workers.start());
+    return holders->start();
 }
 
 Result<std::unique_ptr<Volume>> Volume::open(std::unique_ptr<pm::Region> region,
@@ -69,7 +83,7 @@ Result<std::unique_ptr<Volume>> Volume::open(std::unique_ptr<pm::Region> region,
 }
 
 Result<> Volume::Impl::start() {
-    boot_id = options.boot_id ? *options.boot_id : journal::current_boot_id();
+    const auto boot_id = options.boot_id ? *options.boot_id : journal::current_boot_id();
     journal = TRY(journal::Journal::open(*region, superblock, boot_id, options.read_only));
     journal->blocks().set_sane_check(&sane);
     if (options.park_hook) journal->set_park_hook(options.park_hook);
@@ -80,14 +94,13 @@ Result<> Volume::Impl::start() {
     if (!root.ok() && root.error().errno_value() != ESTALE) return root.error();
     if (!root.ok() || (root.value()->mode.get() & S_IFMT) != S_IFDIR)
         return corrupt("the root is not a directory");
-    TRY(caretaker.start());
+    TRY(start_holders(boot_id));
     if (options.read_only) return {};
-    if (auto made = pm::Lender::make(region->mapping_fd(), region->mapping_unit()); made.ok())
-        lender.emplace(std::move(made).take());
-    {
+    auto lender = pm::Lender::make(region->mapping_fd(), region->mapping_unit());
+    holders->load(lender.ok() ? std::optional(std::move(lender).take()) : std::nullopt);
+    if (!holders->damaged()) {
         ExclusiveLock held(lock);
-        grants_damaged = !load_records().ok();
-        if (!grants_damaged) TRY(finish_orphans());
+        TRY(finish_orphans());
     }
     if (region->is_image() && !options.no_background)
         commit_thread = TRY(start_thread("pmfs-commit", [this] { commit_loop(); }));
@@ -117,8 +130,7 @@ Result<> Volume::Impl::finish_orphans() {
 }
 
 void Volume::quiesce() {
-    impl_->caretaker.stop();
-    impl_->stop_commits();
+    impl_->quiesce();
 }
 
 Result<> Volume::close() {
@@ -129,8 +141,9 @@ Result<> Volume::close() {
     ExclusiveLock held(v.lock);
     // The others have records, which the next mount finds.
     for (const Grant &grant : v.live.storing_unrecorded()) {
-        auto noted = v.stored(grant.file, grant.uid);
-        for (; !noted.ok() && must_park(noted.error()); noted = v.stored(grant.file, grant.uid))
+        auto noted = v.stored_held(grant.file, grant.uid);
+        for (; !noted.ok() && must_park(noted.error());
+             noted = v.stored_held(grant.file, grant.uid))
             TRY(v.make_room());
     }
     return v.journal->close();
@@ -138,7 +151,7 @@ Result<> Volume::close() {
 
 Result<> Volume::Impl::writable() const {
     if (options.read_only) return Error(EROFS, "the volume is mounted read-only");
-    if (grants_damaged)
+    if (holders->damaged())
         return Error(EROFS,
                      "the list of those who map the device is damaged; the volume is read-only");
     if (journal->failed()) return Error(EROFS, "the medium failed; the volume is read-only");
@@ -197,7 +210,7 @@ VolumeInfo Volume::info() {
     info.superblock_from = v.superblock_from;
     info.tx_last = v.journal->last().value();
     info.tx_durable = v.journal->durable().value();
-    info.damaged = v.journal->failed() || v.grants_damaged;
+    info.damaged = v.journal->failed() || v.holders->damaged();
     info.read_only = v.options.read_only || info.damaged;
     return info;
 }
@@ -208,6 +221,16 @@ Result<> Volume::chunks(std::uint64_t first, std::span<ChunkInfo> out) {
     for (std::size_t i = 0; i < out.size(); ++i)
         TRY(v.allocator->chunk_info(first + i, &out[i].kind, &out[i].used_blocks));
     return {};
+}
+
+void Volume::run_later(std::uint32_t user, std::uint64_t file, bool lengthy,
+                       std::function<void()> work) {
+    auto run = [work = std::move(work)] {
+        const pm::FaultScope faults;
+        work();
+    };
+    Impl &v = *impl_;
+    if (v.options.no_background || !v.workers.submit({user, file, run, lengthy})) run();
 }
 
 const pm::Region &Volume::region() const {
