@@ -150,8 +150,10 @@ void Dispatcher::fail(fuse_req_t req, const Error &error) {
         return;
     }
     const bool flushed = Request::current()->flushed();
+    const std::uint32_t user = fuse_req_ctx(req)->uid;
     if (error.errno_value() == kParkErrno)
-        return volume_.when_ready(error, [run = put_aside(req), flushed] { run(flushed); });
+        return volume_.when_ready(
+            error, [run = put_aside(req), flushed] { run(flushed); }, user);
     // This may take as long as a lease's holder likes to, so the one who waits can be interrupted.
     const std::uint64_t unique = load<fuse_in_header>(Request::current()->message()).unique;
     if (!start_waiting(unique, Request::current()->port())) {
@@ -159,9 +161,12 @@ void Dispatcher::fail(fuse_req_t req, const Error &error) {
         return;
     }
     const auto run = put_aside(req);
-    volume_.when_ready(error, [this, unique, run, flushed] {
-        if (stop_waiting(unique) != nullptr) run(flushed);
-    });
+    volume_.when_ready(
+        error,
+        [this, unique, run, flushed] {
+            if (stop_waiting(unique) != nullptr) run(flushed);
+        },
+        user);
 }
 
 // False: it was interrupted on its way here.

@@ -34,7 +34,9 @@ Result<media::FoundSuperblock> find_superblock(const pm::Region &region) {
 }  // namespace
 
 Volume::Volume(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-Volume::~Volume() = default;
+Volume::~Volume() {
+    if (impl_) impl_->quiesce();  // what its threads run calls the Volume
+}
 
 Volume::Impl::Impl(std::unique_ptr<pm::Region> r, const media::Superblock &sb,
                    const MountOptions &o)
