@@ -287,3 +287,47 @@ TEST_CASE(
     pool.finish();
     CHECK(!pool.submit({1, 1, [] {}}));
 }
+
+TEST_CASE("fair pool: lengthy jobs of many users leave half of the threads to others") {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool blocked = true, ran = false;
+    FairPool pool("pool", 4);
+    REQUIRE(pool.start().ok());
+    for (std::uint32_t user = 1; user <= 10; ++user)
+        pool.submit({user, user,
+                     [&] {
+                         std::unique_lock held(mutex);
+                         changed.wait(held, [&] { return !blocked; });
+                     },
+                     true});
+    pool.submit({20, 20, [&] {
+                     const std::lock_guard held(mutex);
+                     ran = true;
+                     changed.notify_all();
+                 }});
+    std::unique_lock held(mutex);
+    CHECK(changed.wait_for(held, std::chrono::seconds(20), [&] { return ran; }));
+    blocked = false;
+    changed.notify_all();
+    held.unlock();
+    pool.finish();
+}
+
+TEST_CASE("fair pool: a user that always comes again waits for its turn") {
+    FairPool pool("pool", 1);
+    std::atomic<int> turns{0}, before{-1};
+    std::atomic<bool> over{false};
+    std::function<void()> again = [&] {
+        ++turns;
+        if (!over && turns < 10'000) pool.submit({1, std::uint64_t(turns), again});
+    };
+    pool.submit({1, 0, again});
+    pool.submit({2, 1 << 20, [&] {
+                     before = turns.load();
+                     over = true;
+                 }});
+    REQUIRE(pool.start().ok());
+    pool.finish();
+    CHECK(before <= 1);
+}
