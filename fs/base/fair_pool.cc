@@ -12,7 +12,8 @@ FairPool::FairPool(const char *name, unsigned threads, unsigned share)
     : name_(name),
       threads_wanted_(threads),
       running_max_(share != 0 ? share : std::max(1u, threads / 2)),
-      lengthy_max_(std::max(1u, threads / 2)) {}
+      lengthy_max_(std::max(1u, threads / 2)),
+      lengthy_share_(std::max(1u, lengthy_max_ / 4)) {}
 
 Result<> FairPool::start() {
     while (threads_.size() < threads_wanted_)
@@ -28,7 +29,7 @@ bool FairPool::submit(Job job) {
     Lock held(mutex_);
     if (finishing_) return false;
     // Who comes anew has been served as late as everybody: nobody gets ahead by leaving.
-    users_.try_emplace(job.user, User{{}, 0, turns_})
+    users_.try_emplace(job.user, User{{}, 0, 0, turns_})
         .first->second.waiting.push_back(std::move(job));
     ++waiting_;
     changed_.notify_one();
@@ -57,7 +58,8 @@ std::deque<FairPool::Job>::iterator FairPool::first_free(User &user) {
     auto job = user.waiting.begin();
     for (; job != user.waiting.end(); ++job) {
         if (busy_files_.contains(job->file) || passed.contains(job->file)) continue;
-        if (!job->lengthy || lengthy_ < lengthy_max_) return job;
+        const bool room = lengthy_ < lengthy_max_ && user.lengthy < lengthy_share_;
+        if (!job->lengthy || room) return job;
         passed.insert(job->file);
     }
     return job;
@@ -83,14 +85,16 @@ bool FairPool::next(Job *job) {
     best->served = ++turns_;
     --waiting_;
     lengthy_ += job->lengthy ? 1 : 0;
+    best->lengthy += job->lengthy ? 1 : 0;
     busy_files_.insert(job->file);
     return true;
 }
 
 void FairPool::done(const Job &job) {
     busy_files_.erase(job.file);
-    lengthy_ -= job.lengthy ? 1 : 0;
     const auto user = users_.find(job.user);
+    lengthy_ -= job.lengthy ? 1 : 0;
+    user->second.lengthy -= job.lengthy ? 1 : 0;
     if (--user->second.running == 0 && user->second.waiting.empty()) users_.erase(user);
     changed_.notify_all();  // a user or a file may be free for what waited
 }

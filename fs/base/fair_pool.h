@@ -1,6 +1,7 @@
 // A bounded pool of threads for work that may block or take long, fair by user and by file: a user
 // who has much to do keeps a share of the threads at most, and a file one; and lengthy jobs keep
-// half of them altogether, so that whoever wants little need not wait for whoever wants much.
+// half of them altogether, each user's a quarter of that half: so whoever wants little need not
+// wait for whoever wants much.
 //
 // Jobs of one file run in the order that they came.  The user with the fewest running jobs is
 // served next, and of several the one who was not served for the longest time.
@@ -46,8 +47,8 @@ public:
 private:
     struct User {
         std::deque<Job> waiting;
-        unsigned running = 0;
-        std::uint64_t served = 0;  // its last turn's number
+        unsigned running = 0, lengthy = 0;  // lengthy: of those running
+        std::uint64_t served = 0;           // its last turn's number
     };
     std::deque<Job>::iterator first_free(User &user) REQUIRES(mutex_);
     void work() EXCLUDES(mutex_);
@@ -56,8 +57,8 @@ private:
 
     const char *const name_;
     const unsigned threads_wanted_;
-    const unsigned running_max_;  // of one user
-    const unsigned lengthy_max_;
+    const unsigned running_max_;                  // of one user
+    const unsigned lengthy_max_, lengthy_share_;  // of all, of one user
     Mutex mutex_;
     CondVar changed_;
     std::map<std::uint32_t, User> users_ GUARDED_BY(mutex_);  // those with jobs

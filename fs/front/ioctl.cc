@@ -410,7 +410,7 @@ constexpr Command kCommands[] = {
     {PMFS_IOC_INFO, at_once, false, run_typed<pmfs_info, info>},
     {PMFS_IOC_EXTENTS, at_once, false, run_typed<pmfs_extents, extents>},
     {PMFS_IOC_HOLDERS, at_once, false, run_typed<pmfs_holders, holders>},
-    {PMFS_IOC_SEAL, flushed_lengthy, true, run_typed<pmfs_io_seal, seal>},
+    {PMFS_IOC_SEAL, flushed, true, run_typed<pmfs_io_seal, seal>},
     {PMFS_IOC_UNSEAL, flushed, true, run_typed<pmfs_io_unseal, unseal>},
     {PMFS_IOC_PREPARE, flushed_lengthy, true, run_typed<pmfs_io_prepare, prepare>},
     {PMFS_IOC_GRANT, flushed, true, run_typed<pmfs_io_grant, grant>},

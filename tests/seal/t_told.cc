@@ -291,27 +291,41 @@ TEST_CASE(
 TEST_CASE("fair pool: lengthy jobs of many users leave half of the threads to others") {
     std::mutex mutex;
     std::condition_variable changed;
-    bool blocked = true, ran = false;
-    FairPool pool("pool", 4);
+    bool blocked = true;
+    unsigned lengthy = 0, others = 0;
+    FairPool pool("pool", 8);
     REQUIRE(pool.start().ok());
-    for (std::uint32_t user = 1; user <= 10; ++user)
-        pool.submit({user, user,
-                     [&] {
-                         std::unique_lock held(mutex);
-                         changed.wait(held, [&] { return !blocked; });
-                     },
-                     true});
-    pool.submit({20, 20, [&] {
+    const auto wait_for = [&](const unsigned &count, unsigned least) {
+        std::unique_lock held(mutex);
+        return changed.wait_for(held, std::chrono::seconds(20), [&] { return count >= least; });
+    };
+    const auto block = [&] {
+        std::unique_lock held(mutex);
+        ++lengthy;
+        changed.notify_all();
+        changed.wait(held, [&] { return !blocked; });
+    };
+    // However many a user has, another one's begins.
+    for (std::uint64_t file = 0; file < 10; ++file) pool.submit({1, file, block, true});
+    CHECK(wait_for(lengthy, 1));
+    pool.submit({2, 100, block, true});
+    CHECK(wait_for(lengthy, 2));
+    // However many there are, what is short begins.
+    for (std::uint32_t user = 3; user < 20; ++user) pool.submit({user, 100 + user, block, true});
+    pool.submit({20, 200, [&] {
                      const std::lock_guard held(mutex);
-                     ran = true;
+                     ++others;
                      changed.notify_all();
                  }});
-    std::unique_lock held(mutex);
-    CHECK(changed.wait_for(held, std::chrono::seconds(20), [&] { return ran; }));
-    blocked = false;
-    changed.notify_all();
-    held.unlock();
+    CHECK(wait_for(others, 1));
+    {
+        const std::lock_guard held(mutex);
+        CHECK(lengthy <= 4);
+        blocked = false;
+        changed.notify_all();
+    }
     pool.finish();
+    CHECK(lengthy == 28);
 }
 
 TEST_CASE("fair pool: a user that always comes again waits for its turn") {
@@ -326,8 +340,10 @@ TEST_CASE("fair pool: a user that always comes again waits for its turn") {
     pool.submit({2, 1 << 20, [&] {
                      before = turns.load();
                      over = true;
+                     over.notify_all();
                  }});
     REQUIRE(pool.start().ok());
+    over.wait(false);
     pool.finish();
     CHECK(before <= 1);
 }
