@@ -292,7 +292,7 @@ TEST_CASE("fair pool: lengthy jobs of many users leave half of the threads to ot
     std::mutex mutex;
     std::condition_variable changed;
     bool blocked = true;
-    unsigned lengthy = 0, others = 0;
+    unsigned lengthy = 0, second = 0, others = 0;
     FairPool pool("pool", 8);
     REQUIRE(pool.start().ok());
     const auto wait_for = [&](const unsigned &count, unsigned least) {
@@ -308,8 +308,17 @@ TEST_CASE("fair pool: lengthy jobs of many users leave half of the threads to ot
     // However many a user has, another one's begins.
     for (std::uint64_t file = 0; file < 10; ++file) pool.submit({1, file, block, true});
     CHECK(wait_for(lengthy, 1));
-    pool.submit({2, 100, block, true});
-    CHECK(wait_for(lengthy, 2));
+    pool.submit({2, 100,
+                 [&] {
+                     {
+                         const std::lock_guard held(mutex);
+                         ++second;
+                         changed.notify_all();
+                     }
+                     block();
+                 },
+                 true});
+    CHECK(wait_for(second, 1));
     // However many there are, what is short begins.
     for (std::uint32_t user = 3; user < 20; ++user) pool.submit({user, 100 + user, block, true});
     pool.submit({20, 200, [&] {
