@@ -88,7 +88,8 @@ private:
 enum class Hold { any, brief };
 
 // Many readers or one writer.  A waiting writer keeps new readers out, so that a stream of readers
-// cannot starve it; hence a thread that holds it shared must not take it shared again.
+// cannot starve it; hence a thread that holds it shared must not take it shared again.  And it
+// keeps other writers at the gate, so that one that takes the lock again and again cannot either.
 class CAPABILITY("mutex") SharedMutex {
 public:
     explicit SharedMutex(Hold hold = Hold::any) : counts_(hold == Hold::brief ? 1 : 0) {
@@ -105,7 +106,10 @@ public:
 
     // The errors of these are deadlock with oneself and too many readers: both are our bugs.
     void lock() ACQUIRE() {
-        PMFS_ASSERT(pthread_rwlock_wrlock(&rwlock_) == 0);
+        {
+            const std::lock_guard next(gate_);
+            PMFS_ASSERT(pthread_rwlock_wrlock(&rwlock_) == 0);
+        }
         brief_locks_held += counts_;
     }
     void lock_shared() ACQUIRE_SHARED() {
@@ -139,6 +143,7 @@ public:
 
 private:
     void assert_counted() const { PMFS_ASSERT(brief_locks_held >= counts_); }
+    std::mutex gate_;  // of the writer that is next
     pthread_rwlock_t rwlock_;
     const unsigned counts_;
 };
