@@ -17,7 +17,7 @@ struct Caller {
     std::uint32_t uid = 0;
     std::uint32_t gid = 0;
     std::uint32_t pid = 0;     // thread id as FUSE gives it; 0 = unknown (write-back)
-    HandleId handle = 0;       // that he uses; 0 = none, or not to be told
+    HandleId handle = 0;       // that it uses; 0 = none, or not to be told
     bool nonblocking = false;  // rather EAGAIN than wait for a lease to be given back
     // The kernel writes pages back.  It takes any answer but an error for "all of it is stored", so
     // a part is an error.
