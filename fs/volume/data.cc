@@ -477,22 +477,24 @@ Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset,
         stale->pages = v.live.wrote_past_cache(caller.handle);
         return bytes.size();
     }
-    auto operation = resumed_or_new<Write>(caller.progress, ino, v, ino,
-                                           Span{offset, offset + bytes.size()}, kill_suid_sgid);
-    Write &write = *operation;
-    write.lend(bytes, caller);
-    const Result<> done = v.scheduler.run_or_keep(operation, caller.progress);
-    stale->pages = v.live.wrote_past_cache(caller.handle);  // also of a part
-    if (!operation) return done.error();
-    stale->attributes = write.killed();
-    // What is written is written; the rest is the next call's error.
-    if (!done.ok() && done.error().errno_value() == ENOSPC && write.written() != 0 &&
-        !caller.written_back)
-        return write.written();
-    // Nobody else tells the kernel; and run again, it would not find the bits any more.
-    if (!done.ok() && write.killed()) v.attributes_changed(ino);
-    TRY(Result<>(done));
-    return bytes.size();
+    return v.asking(caller, [&]() -> Result<std::size_t> {
+        auto operation = resumed_or_new<Write>(
+            caller.progress, ino, v, ino, Span{offset, offset + bytes.size()}, kill_suid_sgid);
+        Write &write = *operation;
+        write.lend(bytes, caller);
+        const Result<> done = v.scheduler.run_or_keep(operation, caller.progress);
+        stale->pages = v.live.wrote_past_cache(caller.handle);  // also of a part
+        if (!operation) return done.error();
+        stale->attributes = write.killed();
+        // What is written is written; the rest is the next call's error.
+        if (!done.ok() && done.error().errno_value() == ENOSPC && write.written() != 0 &&
+            !caller.written_back)
+            return write.written();
+        // Nobody else tells the kernel; and run again, it would not find the bits any more.
+        if (!done.ok() && write.killed()) v.attributes_changed(ino);
+        TRY(Result<>(done));
+        return bytes.size();
+    });
 }
 
 namespace {

@@ -101,10 +101,10 @@ Result<> Evacuation::claim(InodeNo ino) {
     if (claimed_ == ino) return {};
     leave_inode();
     if (own_ != nullptr && ino == own_ino_) {
-        TRY(own_->take(true));
+        TRY(own_->take(ClaimFor::moving));
     } else {
         claim_.emplace(v_.file_claims, ino);
-        TRY(claim_->take(true));
+        TRY(claim_->take(ClaimFor::moving));
     }
     claimed_ = ino;
     return {};
@@ -112,7 +112,7 @@ Result<> Evacuation::claim(InodeNo ino) {
 
 void Evacuation::leave_inode() {
     if (claimed_ != InodeNo() && claimed_ == own_ino_ && own_ != nullptr)
-        (void)own_->take(false).ok();  // it is held
+        (void)own_->take(ClaimFor::change).ok();  // it is held
     claim_.reset();
     claimed_ = InodeNo();
 }
