@@ -88,6 +88,7 @@ struct VolumeInfo {
     std::uint64_t size = 0, mapping_unit = 0;
     std::uint64_t blocks_total = 0;      // without superblocks, summaries, bitmaps, journal
     std::uint64_t blocks_free = 0;       // of any kind
+    std::uint64_t blocks_for_root = 0;   // that root's files can get
     std::uint64_t blocks_available = 0;  // that users' files can get
     std::uint64_t inodes_used = 0;
     std::uint64_t inodes_available = 0;  // that users can make

@@ -44,9 +44,8 @@ Volume::Impl::Impl(std::unique_ptr<pm::Region> r, const media::Superblock &sb,
       superblock(sb),
       options(o),
       live(o.grants_max),
-      file_claims([this](InodeNo ino, std::function<void()> again) {
-          resume(ino, std::move(again), 0);
-      }) {}
+      file_claims(
+          [this](InodeNo ino, std::function<void()> again) { resume(ino, std::move(again), 0); }) {}
 
 Volume::Impl::~Impl() {
     quiesce();
@@ -215,6 +214,8 @@ VolumeInfo Volume::info() {
     info.blocks_total = sb.block_count.get() - own;
     const std::uint64_t leaving = v.leaving_blocks();
     info.blocks_free = std::min(v.allocator->free_blocks() + leaving, info.blocks_total);
+    info.blocks_for_root =
+        std::min(v.allocator->available_blocks(true) + leaving, info.blocks_free);
     info.blocks_available =
         std::min(v.allocator->available_blocks(false) + leaving, info.blocks_free);
     info.inodes_used = v.allocator->map().inodes_used();
