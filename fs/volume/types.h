@@ -80,7 +80,7 @@ struct FileInfo {
     std::uint64_t handles_cached = 0, handles_cached_write = 0, handles_direct = 0;
 };
 
-struct Growth {  // bytes
+struct Growth {                         // bytes
     std::uint64_t before = 0, now = 0;  // of the volume
     std::uint64_t medium = 0;
 };
