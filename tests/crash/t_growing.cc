@@ -181,3 +181,34 @@ TEST_CASE("growing: a reserve is changed or not, wherever that is cut off") {
                [](Volume &volume) { REQUIRE(volume.set_root_reserve(1000, kRootUser).ok()); },
                [](Volume &volume) { return volume.root_reserve().value_or(0); }, 100, 1000});
 }
+
+TEST_CASE("growing: a write or a sync that fails is told, and the volume has either size") {
+    constexpr std::uint64_t kBefore = 10 * kMiB, kAfter = kGiB + 6 * kMiB;
+    for (const auto flavour : kBoth)
+        for (const Plant plant : {Plant::fail_writes, Plant::fail_syncs}) {
+            if (plant == Plant::fail_syncs && flavour == SimMedia::Flavour::dax) continue;
+            const MediaImage image = volume_on(kBefore, kAfter);
+            Growth growth;
+            std::size_t nth = 0;
+            for (;; ++nth) {
+                CAPTURE(static_cast<int>(flavour));
+                CAPTURE(nth);
+                SimMedia media(flavour, image);
+                {
+                    const auto volume = open(media);
+                    media.plant(plant, nth);
+                    const auto grown = volume->grow(0, kRootUser, &growth);
+                    if (flavour == SimMedia::Flavour::dax ? grown.ok() : !media.failed()) break;
+                    CHECK_FALSE(grown.ok());
+                    CHECK(volume->info().size == kBefore);
+                }
+                SimMedia found(flavour, media.after_kill());
+                check(found);
+                const auto volume = open(found);
+                CHECK((volume->info().size == kBefore || volume->info().size == kAfter));
+                CHECK(volume->grow(0, kRootUser, &growth).ok());
+                CHECK(volume->info().size == kAfter);
+            }
+            CHECK(nth >= (plant == Plant::fail_writes ? 20 : 3));
+        }
+}
