@@ -52,7 +52,7 @@ Result<> Allocator::check_space(std::uint64_t blocks, Need need) {
 
 // What the open transaction itself holds back does not count: it would wait for its own end.
 Error Allocator::no_space() const {
-    if (map_->waits(journal_.region().is_image()))
+    if (space_comes())
         return Error(kParkErrno, "freed blocks wait for a group commit, or for their readers");
     return Error(ENOSPC, "the volume is full");
 }

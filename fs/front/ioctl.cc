@@ -264,6 +264,17 @@ Result<std::size_t> chunks(Job &job, pmfs_chunks &io) {
     return offsetof(pmfs_chunks, chunk) + count * sizeof(pmfs_chunk);
 }
 
+Result<std::size_t> compact(Job &job, pmfs_io_compact &io) {
+    TRY(check_zero(io.flags));
+    TRY(check_zero(io.reserved));
+    const Compacted done = TRY(job.context.volume.compact(io.from, job.caller));
+    io.next = done.next;
+    io.chunks = done.chunks;
+    io.moved = done.moved;
+    io.more = done.more ? 1 : 0;
+    return kAll;
+}
+
 // --- seals ----------------------------------------------------------------------------------
 
 Result<std::size_t> seal(Job &job, pmfs_io_seal &io) {
@@ -421,6 +432,7 @@ constexpr Command kCommands[] = {
      run_typed<pmfs_io_quarantine_release, quarantine_release>},
     {PMFS_IOC_VOLUME, false, false, run_typed<pmfs_volume, volume>},
     {PMFS_IOC_CHUNKS, false, false, run_typed<pmfs_chunks, chunks>},
+    {PMFS_IOC_COMPACT, true, false, run_typed<pmfs_io_compact, compact>},
 };
 
 void run(const Command &command, const std::shared_ptr<Job> &job) {

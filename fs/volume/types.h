@@ -160,6 +160,14 @@ struct ChunkInfo {
     std::uint16_t used_blocks = 0;  // 0..512
 };
 
+// What one call of compact() did.
+struct Compacted {
+    std::uint64_t chunks = 0;  // that were emptied
+    std::uint64_t moved = 0;   // bytes
+    std::uint64_t next = 0;    // the group to go on with,
+    bool more = false;         // if there is one
+};
+
 using media::GrantReason;
 struct Quarantined {  // a holder that lost its grant and may still map its blocks
     std::uint64_t id = 0;
