@@ -34,6 +34,7 @@ public:
     int quarantine(std::vector<pmfs_quarantined> *out) const;
     int release_quarantine(std::uint64_t id) const;
     int revoke(pmfs_io_revoke *io) const;
+    int compact(pmfs_io_compact *io) const;
     int seal(unsigned level, std::uint64_t *bad_offset) const;
 
 private:

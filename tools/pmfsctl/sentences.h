@@ -17,7 +17,8 @@ enum class Verb {
     lease,
     pin,
     quarantine,
-    revoke
+    revoke,
+    compact
 };
 
 // Says on standard error why `verb` failed on `file`, and gives the exit code.  bad_offset: where,

@@ -44,6 +44,7 @@ int map(const Options &options);
 int holders(const Options &options);
 int watch(const Options &options);
 int quarantine(const Options &options);
+int compact(const Options &options);
 int revoke(const Options &options);
 // These two end with the exit code of the command, if there is one.
 int lease(const Options &options);
