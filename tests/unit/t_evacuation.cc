@@ -43,6 +43,7 @@ public:
         REQUIRE(mkfs::make(*region, make).ok());
         MountOptions mount;
         mount.no_background = true;
+        mount.park_hook = [this] { return waits_ != 0 && --waits_ == 0; };
         media_ = std::make_unique<test::SimMedia>(
             image ? test::SimMedia::Flavour::image : test::SimMedia::Flavour::dax,
             test::MediaImage(std::vector<std::byte>(region->meta(), region->meta() + size)));
@@ -122,6 +123,9 @@ public:
                     .ok());
         return found;
     }
+    // The transaction of that number from now on has to wait.
+    void wait_behind(unsigned transactions) { waits_ = transactions + 1; }
+    void forget_content(InodeNo ino) { files_.erase(ino.value()); }
     // All files read what was written to them.
     void look() {
         for (const auto &[number, blocks] : files_)
@@ -203,7 +207,7 @@ private:
     std::unique_ptr<test::SimMedia> media_;
     std::unique_ptr<Volume> volume_;
     std::map<std::uint64_t, std::map<std::uint64_t, std::string>> files_;
-    unsigned writes_ = 0;
+    unsigned writes_ = 0, waits_ = 0;
 };
 
 }  // namespace
@@ -388,12 +392,47 @@ TEST_CASE("evacuation: unwritten blocks, open files without a name, and the file
 }
 
 TEST_CASE("evacuation: a file under another operation's claim is let be") {
-    World world(24 << 20);
+    World world(24 << 20, true);
     const std::vector<InodeNo> kept = world.broken(8, [](unsigned i) { return i % 2 == 0; });
     std::map<std::uint64_t, InodeNo> of_chunk;
     for (const InodeNo ino : kept) of_chunk[world.extent_at(ino, 0).start / 512] = ino;
-    const InodeNo big = world.sized("big", kChunk);
+    REQUIRE(of_chunk.size() > 4);
+    // Writes that wait in their middle claim one file in each chunk but one.
+    const std::string text(8 * kBlock, 'w');
+    std::vector<std::pair<InodeNo, std::unique_ptr<Progress>>> writes;
+    std::map<std::uint64_t, std::uint64_t> places;
+    for (const auto &[chunk, ino] : of_chunk) {
+        world.punch(ino, 2, 1);
+        world.punch(ino, 5, 1);
+    }
+    for (const auto &[chunk, ino] : of_chunk) {
+        if (writes.size() + 1 == of_chunk.size()) break;
+        writes.emplace_back(ino, std::make_unique<Progress>());
+        Caller caller = kUser;
+        caller.progress = writes.back().second.get();
+        world.wait_behind(2);
+        const auto done =
+            world->write(ino, 0, std::as_bytes(std::span(text)), false, caller);
+        REQUIRE(errno_of(done) == kParkErrno);
+        REQUIRE(errno_of(world->setattr(ino, size_of(0), kUser)) == kClaimErrno);
+        places[ino.value()] = world.extent_at(ino, 0).start;
+    }
+    const InodeNo big = world.sized("big", kChunk), more = world.sized("more", kChunk);
     CHECK(world.prepare(big).ok());
+    CHECK(errno_of(world.prepare(more)) == ENOSPC);
+    for (const auto &[ino, start] : places) CHECK(world.extent_at(InodeNo(ino), 0).start == start);
+    for (auto &[ino, place] : writes) {
+        Caller caller = kUser;
+        caller.progress = place.get();
+        CHECK(world
+                  .retry([&, ino = ino] {
+                      return world->write(ino, 0, std::as_bytes(std::span(text)), false, caller);
+                  })
+                  .ok());
+        CHECK((world.read(ino, 0, text.size()) == text));
+        world.forget_content(ino);
+    }
+    CHECK(world.prepare(more).ok());
     world.check();
 }
 
