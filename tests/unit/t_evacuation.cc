@@ -9,6 +9,7 @@
 #include <random>
 #include <thread>
 
+#include "base/clock.h"
 #include "fsck/check.h"
 #include "mkfs/make.h"
 #include "support/sim_media.h"
@@ -528,4 +529,58 @@ TEST_CASE("evacuation: compacting makes chunks whole, and then there is nothing 
         CHECK(errno_of(world->compact(1000, kAdmin)) == EINVAL);
         world.check();
     }
+}
+
+TEST_CASE("evacuation: however many extents and files there are, others get the lock in between") {
+    // Two files of 50,000 extents each, in turns, so that every chunk is full of both.
+    auto region = std::move(pm::memory_region(512 << 20)).take();
+    REQUIRE(mkfs::make(*region, {}).ok());
+    auto opened = Volume::open(std::move(region), {});
+    REQUIRE(opened.ok());
+    Volume &volume = *opened.value();
+    const auto file = [&](const std::string &name) {
+        return volume.make(kRoot, name, S_IFREG | 0644, 0, kUser).take().ino;
+    };
+    const InodeNo a = file("a"), b = file("b"), big = file("big"), rest = file("rest");
+    const std::string block(kBlock, 'x');
+    bool full = false;
+    for (std::uint64_t i = 0; i < 100000 && !full; ++i)
+        for (const InodeNo ino : {a, b})
+            full |= !volume
+                         .write(ino, i * 2 * kBlock, std::as_bytes(std::span(block)), false, kUser)
+                         .ok();
+    // The rest, so that no chunk is free; then every third block of one file goes.
+    for (std::uint64_t step = 4096, at = 0; step != 0; step /= 2)
+        while (volume.fallocate(0, rest, 0, at * kBlock, step * kBlock, kUser).ok()) at += step;
+    for (std::uint64_t i = 0; i < 30000; i += 2)
+        REQUIRE(volume
+                    .fallocate(0, a, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, i * 2 * kBlock,
+                               kBlock, kUser)
+                    .ok());
+    REQUIRE(volume.setattr(big, size_of(4 * kChunk), kUser).ok());
+    std::atomic<bool> done{false};
+    std::uint64_t longest = 0, looks = 0;
+    std::thread other([&] {
+        while (!done) {
+            const std::uint64_t before = monotonic_ns();
+            REQUIRE(volume.setattr(b, SetAttr{.mode = 0600}, kUser).ok());
+            longest = std::max(longest, monotonic_ns() - before);
+            ++looks;
+            std::this_thread::sleep_for(std::chrono::microseconds(200));
+        }
+    });
+    Result<> prepared;
+    Progress place;
+    Caller caller = kUser;
+    caller.progress = &place;
+    do prepared = volume.prepare(big, 0, 0, kChunk, caller);
+    while (!prepared.ok() && must_park(prepared.error()));
+    done = true;
+    other.join();
+    CHECK(prepared.ok());
+    CHECK(looks > 20);
+    CAPTURE(looks);
+    CHECK(longest < 50'000'000);  // a step takes 2 ms at most; this machine may be slow
+    MESSAGE("longest wait: ", longest / 1000, " us in ", looks);
+    CHECK(volume.close().ok());
 }
