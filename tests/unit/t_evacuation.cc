@@ -480,27 +480,30 @@ TEST_CASE("evacuation: what was kept and reserved is given up when the request i
 }
 
 TEST_CASE("evacuation: no write in place is lost while many at once move files") {
-    for (int round = 0; round < 12; ++round) {
-        World world(32 << 20);
-        const std::vector<InodeNo> kept = world.broken(100, [](unsigned i) { return i % 4 == 0; });
-        REQUIRE(kept.size() > 10);
+    for (int round = 0; round < 40; ++round) {
+        World world(12 << 20);
+        const std::vector<InodeNo> kept = world.broken(250, [](unsigned i) { return i % 2 == 0; });
+        REQUIRE(kept.size() > 2);
         std::vector<InodeNo> big;
         for (int i = 0; i < 2; ++i)
-            big.push_back(world.sized("big" + std::to_string(i), 3 * kChunk));
+            big.push_back(world.sized("big" + std::to_string(i), kChunk));
         std::atomic<bool> done{false};
+        std::atomic<unsigned> written_to{0};
         constexpr std::uint64_t kPiece = 20;  // blocks
         std::vector<std::string> wanted;
-        for (const InodeNo ino : kept) wanted.push_back(world.read(ino, 0, 100 * kBlock));
+        for (const InodeNo ino : kept) wanted.push_back(world.read(ino, 0, 250 * kBlock));
         std::thread writer([&] {
             for (unsigned n = 0; !done; ++n) {
                 const std::size_t i = n * 7 % kept.size();
                 const std::string text(kPiece * kBlock, static_cast<char>('A' + n % 26));
-                const std::uint64_t at = n * kPiece % 100 * kBlock;
+                const std::uint64_t at = n * kPiece % 240 * kBlock;
                 const auto written =
                     world->write(kept[i], at, std::as_bytes(std::span(text)), false, kUser);
                 if (written.ok()) wanted[i].replace(at, text.size(), text);
+                ++written_to;
             }
         });
+        while (written_to < 10) std::this_thread::yield();
         std::vector<std::thread> threads;
         std::atomic<int> prepared{0};
         for (unsigned t = 0; t < 3; ++t)
@@ -525,7 +528,7 @@ TEST_CASE("evacuation: no write in place is lost while many at once move files")
         writer.join();
         CHECK(prepared == 2);
         for (std::size_t i = 0; i < kept.size(); ++i)
-            CHECK((world.read(kept[i], 0, 100 * kBlock) == wanted[i]));
+            CHECK((world.read(kept[i], 0, 250 * kBlock) == wanted[i]));
     }
 }
 
