@@ -116,7 +116,8 @@ bool Evacuation::hopeless() {
     if (map.free_blocks() < inside + window_->used) return true;
     const std::uint64_t whole = map.free_chunks() * kChunkBlocks;
     if (worth_ == Worth::useful && map.free_blocks() < whole + inside + window_->used) return true;
-    const auto without = v_.allocator->quarantine().without({window_->first * kChunkBlocks, blocks});
+    const auto without =
+        v_.allocator->quarantine().without({window_->first * kChunkBlocks, blocks});
     return without.size() != 1 || without[0].blocks != blocks;
 }
 

@@ -186,8 +186,7 @@ public:
             all.push_back(try_make("s" + std::to_string(i)));
             if (all.back() == InodeNo() || !write(all.back(), 0, blocks)) break;
         }
-        if (all.back() != InodeNo())
-            remove("s" + std::to_string(all.size() - 1), all.back());
+        if (all.back() != InodeNo()) remove("s" + std::to_string(all.size() - 1), all.back());
         for (unsigned i = 0; i + 1 < all.size(); ++i) {
             if (keep(i))
                 kept.push_back(all[i]);
@@ -277,9 +276,9 @@ TEST_CASE("evacuation: what is free can be had as whole chunks, however old the 
             const std::uint64_t chunks = 1 + dice(2);
             const InodeNo ino = world.try_make("p" + std::to_string(prepared));
             if (ino == InodeNo()) break;
-            REQUIRE(world.retry([&] {
-                             return world->setattr(ino, size_of(chunks * kChunk), kUser);
-                         }).ok());
+            REQUIRE(
+                world.retry([&] { return world->setattr(ino, size_of(chunks * kChunk), kUser); })
+                    .ok());
             const std::uint64_t available = world->info().blocks_available;
             const auto done = world.prepare(ino);
             if (done.ok()) continue;
@@ -298,7 +297,8 @@ TEST_CASE("evacuation: what is free can be had as whole chunks, however old the 
     }
 }
 
-TEST_CASE("evacuation: sealed, granted, pinned and quarantined blocks stay, and so do large values") {
+TEST_CASE(
+    "evacuation: sealed, granted, pinned and quarantined blocks stay, and so do large values") {
     for (const bool image : {false, true}) {
         CAPTURE(image);
         World world(48 << 20, image);
@@ -416,8 +416,7 @@ TEST_CASE("evacuation: a file under another operation's claim is let be") {
         Caller caller = kUser;
         caller.progress = writes.back().second.get();
         world.wait_behind(2);
-        const auto done =
-            world->write(ino, 0, std::as_bytes(std::span(text)), false, caller);
+        const auto done = world->write(ino, 0, std::as_bytes(std::span(text)), false, caller);
         REQUIRE(errno_of(done) == kParkErrno);
         REQUIRE(errno_of(world->setattr(ino, size_of(0), kUser)) == kClaimErrno);
         places[ino.value()] = world.extent_at(ino, 0).start;
@@ -446,7 +445,7 @@ TEST_CASE("evacuation: what was kept and reserved is given up when the request i
     for (unsigned waits = 1; waits < 60; waits += waits < 30 ? 1 : 7) {
         CAPTURE(waits);
         World world(16 << 20, true);
-        world.broken(8, [](unsigned i) { return i % 2 == 0; });
+        world.broken(40, [](unsigned i) { return i % 2 == 0; });
         const InodeNo big = world.sized("big", kChunk), rest = world.make("rest");
         REQUIRE(world->commit_group().ok());
         {
@@ -485,8 +484,7 @@ TEST_CASE("evacuation: no write in place is lost while many at once move files")
         const std::vector<InodeNo> kept = world.broken(250, [](unsigned i) { return i % 2 == 0; });
         REQUIRE(kept.size() > 2);
         std::vector<InodeNo> big;
-        for (int i = 0; i < 2; ++i)
-            big.push_back(world.sized("big" + std::to_string(i), kChunk));
+        for (int i = 0; i < 2; ++i) big.push_back(world.sized("big" + std::to_string(i), kChunk));
         std::atomic<bool> done{false};
         std::atomic<unsigned> written_to{0};
         constexpr std::uint64_t kPiece = 20;  // blocks
@@ -566,9 +564,9 @@ TEST_CASE("evacuation: however many extents and files there are, others get the 
     bool full = false;
     for (std::uint64_t i = 0; i < 100000 && !full; ++i)
         for (const InodeNo ino : {a, b})
-            full |= !volume
-                         .write(ino, i * 2 * kBlock, std::as_bytes(std::span(block)), false, kUser)
-                         .ok();
+            full |=
+                !volume.write(ino, i * 2 * kBlock, std::as_bytes(std::span(block)), false, kUser)
+                     .ok();
     // The rest, so that no chunk is free; then every third block of one file goes.
     for (std::uint64_t step = 4096, at = 0; step != 0; step /= 2)
         while (volume.fallocate(0, rest, 0, at * kBlock, step * kBlock, kUser).ok()) at += step;

@@ -119,9 +119,9 @@ public:
                 continue;
             }
             const bool copy = c == superblock.copy_block.get() / kChunkBlocks;
-            const Side side = chunk.inodes                                  ? Side::inode
+            const Side side = chunk.inodes                             ? Side::inode
                               : chunk.kind == ChunkKind::meta && !copy ? Side::meta
-                                                                            : Side::data;
+                                                                       : Side::data;
             there[static_cast<unsigned>(side)]
                  [static_cast<unsigned>(std::bit_width(std::min(longest, 511u)) - 1)] = true;
         }
@@ -248,8 +248,7 @@ private:
             const auto run = t_.allocator->take_data(change, goal(), length());
             if (run.ok()) took(run.value(), false);
         } else if (what < 4) {
-            const auto run =
-                t_.allocator->take_meta(change, 0, 1 + dice(3), core::Need::essential);
+            const auto run = t_.allocator->take_meta(change, 0, 1 + dice(3), core::Need::essential);
             if (run.ok()) took(run.value(), true);
         } else if (what < 5 && !places_.empty()) {
             const Run run = places_.back();
@@ -274,8 +273,7 @@ private:
         const unsigned at = dice(static_cast<unsigned>(owned_.size()));
         Owned &one = owned_[at];
         const Run piece = t_.allocator->piece(one.run);
-        const Run gone{piece.start, dice(2) == 0 ? piece.blocks
-                                                  : 1 + random_() % piece.blocks};
+        const Run gone{piece.start, dice(2) == 0 ? piece.blocks : 1 + random_() % piece.blocks};
         REQUIRE(t_.allocator->give_back(change, gone).ok());
         t_.mark(gone, State::free);
         for (std::uint64_t b = gone.start; b < gone.start + gone.blocks; ++b) {
@@ -295,7 +293,8 @@ private:
 
 }  // namespace
 
-TEST_CASE("space map: whatever is taken and given back, the index and the counts are the bitmaps'") {
+TEST_CASE(
+    "space map: whatever is taken and given back, the index and the counts are the bitmaps'") {
     for (unsigned seed = 1; seed <= 10; ++seed)
         for (const bool image : {false, true}) {
             CAPTURE(seed);
@@ -314,7 +313,8 @@ TEST_CASE("space map: the shortest run that is long enough is taken, and whole c
     REQUIRE(change.begin().ok());
     // Gaps of 5, 9 and 40 blocks in one chunk.
     const Run all = t.allocator->take_chunks(change, 1, kChunkBlocks, true).take();
-    for (const Run gap : {Run{all.start + 10, 40}, Run{all.start + 100, 5}, Run{all.start + 200, 9}})
+    for (const Run gap :
+         {Run{all.start + 10, 40}, Run{all.start + 100, 5}, Run{all.start + 200, 9}})
         REQUIRE(t.allocator->give_back(change, gap).ok());
     REQUIRE(change.commit().ok());
     core::Change again(*t.core);
@@ -326,7 +326,8 @@ TEST_CASE("space map: the shortest run that is long enough is taken, and whole c
     CHECK(t.map().free_chunks() == whole);
 }
 
-TEST_CASE("space map: metadata goes into data's chunks when there is no room else, and these recover") {
+TEST_CASE(
+    "space map: metadata goes into data's chunks when there is no room else, and these recover") {
     for (const bool image : {false, true}) {
         Tested t(16 << 20, image);
         std::vector<Run> data, meta;
@@ -379,9 +380,8 @@ TEST_CASE("space map: metadata goes into data's chunks when there is no room els
         CHECK(kind_of(*gap) == ChunkKind::data);
         // On an image it is no place for data before a checkpoint: a record may be replayed there.
         const auto fits = [&] {
-            return act([&](core::Change &change) {
-                return t.allocator->take_data(change, root, 1).ok();
-            });
+            return act(
+                [&](core::Change &change) { return t.allocator->take_data(change, root, 1).ok(); });
         };
         if (image) {
             REQUIRE(t.journal->group_commit(false).ok());

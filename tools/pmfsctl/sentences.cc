@@ -107,8 +107,7 @@ std::string not_allowed(const File &file, Verb verb) {
     if (verb == Verb::quarantine)
         return fmt::format("{}: only root can vouch that nobody stores to those blocks any more",
                            file.name());
-    if (verb == Verb::compact)
-        return fmt::format("{}: only root compacts a volume", file.name());
+    if (verb == Verb::compact) return fmt::format("{}: only root compacts a volume", file.name());
     if (verb != Verb::seal && verb != Verb::unseal)
         return fmt::format("{}: you may not do that", file.name());
     return fmt::format(
