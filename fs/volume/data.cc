@@ -305,6 +305,7 @@ private:
     // A large file's next chunk is worth moving half as much out of its way.  True: that comes
     // first.
     Result<bool> make_whole(const core::Goal &goal) {
+        v_.lock.assert_held();
         if (evacuated_ == at_ + 1 || !v_.evacuations_help()) return false;
         if (!TRY(v_.allocator->lacks_chunk(goal))) return false;
         evacuated_ = at_ + 1;
