@@ -319,6 +319,7 @@ struct pmfs_io_tune {
 #define PMFS_CHUNK_FREE 0u
 #define PMFS_CHUNK_META 1u
 #define PMFS_CHUNK_DATA 2u
+#define PMFS_CHUNK_MIXED 3u /* metadata and data */
 
 struct pmfs_chunk {
     uint16_t used; /* blocks in use */
@@ -336,6 +337,20 @@ struct pmfs_chunks {
     struct pmfs_chunk chunk[PMFS_CHUNKS_MAX];
 };
 
+/* Root only (EPERM).  Moves data out of broken chunks so that they are whole again, for a fraction
+ * of a second.  First called with `from` 0, and as long as there is more, with what the last call
+ * gave as `next`. */
+struct pmfs_io_compact {
+    uint32_t version;
+    uint32_t flags;  /* 0 */
+    uint64_t from;   /* in; EINVAL: the volume has no such group */
+    uint64_t next;   /* out */
+    uint64_t chunks; /* out: made whole by this call */
+    uint64_t moved;  /* out: bytes, also out of chunks that could not be emptied after all */
+    uint32_t more;   /* out: 0 when the whole volume has been looked at */
+    uint32_t reserved;
+};
+
 #define PMFS_IOC_INFO _IOWR(PMFS_IOC_MAGIC, 0x01, struct pmfs_info)
 #define PMFS_IOC_EXTENTS _IOWR(PMFS_IOC_MAGIC, 0x02, struct pmfs_extents)
 #define PMFS_IOC_HOLDERS _IOWR(PMFS_IOC_MAGIC, 0x03, struct pmfs_holders)
@@ -351,6 +366,7 @@ struct pmfs_chunks {
 #define PMFS_IOC_CHUNKS _IOWR(PMFS_IOC_MAGIC, 0x31, struct pmfs_chunks)
 #define PMFS_IOC_GROW _IOWR(PMFS_IOC_MAGIC, 0x38, struct pmfs_io_grow)
 #define PMFS_IOC_TUNE _IOWR(PMFS_IOC_MAGIC, 0x39, struct pmfs_io_tune)
+#define PMFS_IOC_COMPACT _IOWR(PMFS_IOC_MAGIC, 0x3a, struct pmfs_io_compact)
 
 /* The sizes are the interface: they are part of the command numbers.  FUSE carries at most 16383.
  */
@@ -378,6 +394,7 @@ PMFS_ABI_SIZE(pmfs_io_grow, 64);
 PMFS_ABI_SIZE(pmfs_io_tune, 48);
 PMFS_ABI_SIZE(pmfs_chunk, 4);
 PMFS_ABI_SIZE(pmfs_chunks, 24 + 4 * PMFS_CHUNKS_MAX);
+PMFS_ABI_SIZE(pmfs_io_compact, 48);
 #undef PMFS_ABI_SIZE
 
 #ifdef __cplusplus

@@ -131,10 +131,12 @@ Result<Run> Allocator::place_shared(Change *change, const Goal &goal, std::uint6
 
 // Whatever is left, the longest first.
 Result<Run> Allocator::place_anywhere(Change *change, const Goal &goal, std::uint64_t blocks) {
-    for (const Side side : {Side::data, Side::meta, Side::inode})
+    for (const Side side : {Side::data, Side::meta, Side::inode}) {
+        if (goal.beside_data && side != Side::data) break;
         for (unsigned k = kRunClasses; k-- > 0;)
             if (const auto chunk = TRY(map_->find_run(side, k, group_for(goal), true)); chunk)
                 return best_run(change, *chunk, blocks);
+    }
     return Run{};
 }
 

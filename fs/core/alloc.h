@@ -30,7 +30,8 @@ struct Goal {
     std::uint64_t group = 0;       // where to look first when there is no best block
     bool large = false;            // take whole chunks
     bool privileged = false;       // may use what is reserved for root
-    bool broken = false;           // no free chunk is to be broken for it
+    bool broken = false;           // no free chunk is to be broken for it,
+    bool beside_data = false;      // and metadata's chunks are to be left alone
 };
 
 // How much of the free space an allocation has to leave.
@@ -84,6 +85,10 @@ public:
     Result<> give_back(Change &change, Run run);
     // Blocks that stay in use although they are given back.
     Quarantine &quarantine() { return quarantine_; }
+    // Blocks are held back that will come to be free.
+    bool space_comes() const { return map_->waits(journal_.region().is_image()); }
+    // Nobody keeps chunks for itself, but those that are being emptied.  True: somebody did.
+    bool drop_reservations();
     // How many blocks that would add to the transaction: 4, or fewer where it changes them already.
     std::size_t blocks_to_give_back(Change &change, Run run);
     // The longest head of `run` that give_back takes at once; tail_piece: the longest tail.
@@ -129,7 +134,6 @@ private:
     Result<> take_run(Change &change, Run run, SpaceMap::Use use);
     bool mine(std::uint64_t chunk, std::uint64_t owner) const;
     void reserve_chunk(std::uint64_t chunk, std::uint64_t owner);
-    bool drop_reservations();
     std::uint64_t group_for(const Goal &goal) const;
 
     journal::Journal &journal_;

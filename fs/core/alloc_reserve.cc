@@ -57,7 +57,7 @@ Result<> Allocator::check_space(std::uint64_t blocks, Need need) {
 
 // What the open transaction itself holds back does not count: it would wait for its own end.
 Error Allocator::no_space() const {
-    if (map_->waits(journal_.region().is_image()))
+    if (space_comes())
         return Error(kParkErrno, "freed blocks wait for a group commit, or for their readers");
     return Error(ENOSPC, "the volume is full");
 }
@@ -68,8 +68,8 @@ std::uint64_t Allocator::available_blocks(bool privileged) const {
     return free <= keep ? 0 : free - keep;
 }
 
-// What a name takes of a leaf: names of eight bytes (measured).
-constexpr double kNameBlocks = 0.0086;
+// What a name takes of a leaf, and of the nodes above: names of seven and eight bytes (measured).
+constexpr double kNameBlocks = 0.0100;
 
 // An inode takes an eighth of a block, and its name some; and each lets the reserve grow.
 std::uint64_t Allocator::available_inodes(bool privileged) const {

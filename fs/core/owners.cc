@@ -44,6 +44,7 @@ Result<bool> OwnerScan::step(const Reader &reader, unsigned extents_max) {
         bool stopped = false;
         const auto done =
             for_each_inode(reader, chunk, ino_, [&](InodeNo ino, const media::Inode &inode) {
+                if (ino != ino_) at_ = 0;  // the one in whose middle it stopped is gone
                 ino_ = ino;
                 const bool has_map = S_ISREG(inode.mode.get()) || S_ISLNK(inode.mode.get());
                 if (has_map && (inode.flags.get() & media::kGrantRecord) == 0) {

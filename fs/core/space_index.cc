@@ -153,6 +153,7 @@ Result<std::optional<std::uint64_t>> SpaceMap::find_free(std::uint64_t near, uns
 
 Result<std::optional<SpaceMap::Window>> SpaceMap::fewest_used(std::uint64_t number, unsigned count,
                                                               unsigned unit,
+                                                              std::uint64_t used_least,
                                                               const std::set<std::uint64_t> &but) {
     TRY(load(number));
     const Group &group = groups_[number];
@@ -169,19 +170,18 @@ Result<std::optional<SpaceMap::Window>> SpaceMap::fewest_used(std::uint64_t numb
                    (one.kind == ChunkKind::data || one.kind == ChunkKind::free);
             used += kChunkBlocks - one.free;
         }
-        if (data && used < count * kChunkBlocks && (!best || used < best->used))
+        if (data && used >= used_least && used < count * kChunkBlocks &&
+            (!best || used < best->used))
             best = Window{first, used};
     }
     return best;
 }
 
-std::optional<std::uint64_t> SpaceMap::broken_group(std::uint64_t from) const {
-    std::optional<std::uint64_t> best;
-    for (const GroupSet &set : by_run_[static_cast<unsigned>(Side::data)]) {
-        const auto found = set.search(from);
-        if (found && (!best || *found < *best)) best = found;
-    }
-    return best;
+std::optional<std::uint64_t> SpaceMap::broken_group(std::uint64_t from, bool whole) const {
+    for (std::uint64_t g = from; g < groups_.size(); ++g)
+        if (groups_[g].partial_free != 0 || (whole && groups_[g].free_chunks != 0))
+            return std::optional(g);
+    return std::nullopt;
 }
 
 }  // namespace pmfs::core

@@ -78,15 +78,17 @@ public:
         return with_free_.next(from);
     }
     // The `count` chunks in a row, the first one at a multiple of `unit`, of the group that have
-    // the fewest blocks in use; only file data, some of it free.  Not those in `but` (by first
-    // chunk).
+    // the fewest blocks in use, but `used_least`; only file data, some of it free.  Not those in
+    // `but` (by first chunk).
     struct Window {
         std::uint64_t first = 0, used = 0;
     };
     Result<std::optional<Window>> fewest_used(std::uint64_t group, unsigned count, unsigned unit,
+                                              std::uint64_t used_least,
                                               const std::set<std::uint64_t> &but);
-    // The group at or after `from` that has data and free blocks in one chunk.
-    std::optional<std::uint64_t> broken_group(std::uint64_t from) const;
+    // The group at or after `from` that has free blocks in broken chunks, or with `whole` in any
+    // others as well.  What is held back is free here.
+    std::optional<std::uint64_t> broken_group(std::uint64_t from, bool whole) const;
     // Blocks of the chunk that can be taken, as the change sees it (null: there is none).
     Result<Bits> available(Change *change, std::uint64_t chunk);
     bool wholly_free(std::uint64_t chunk);

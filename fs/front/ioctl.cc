@@ -286,6 +286,17 @@ Result<std::size_t> tune(Job &job, pmfs_io_tune &io) {
     return kAll;
 }
 
+Result<std::size_t> compact(Job &job, pmfs_io_compact &io) {
+    TRY(check_zero(io.flags));
+    TRY(check_zero(io.reserved));
+    const Compacted done = TRY(job.context.volume.compact(io.from, job.caller));
+    io.next = done.next;
+    io.chunks = done.chunks;
+    io.moved = done.moved;
+    io.more = done.more ? 1 : 0;
+    return kAll;
+}
+
 // --- seals ----------------------------------------------------------------------------------
 
 Result<std::size_t> seal(Job &job, pmfs_io_seal &io) {
@@ -446,6 +457,7 @@ constexpr Command kCommands[] = {
     {PMFS_IOC_CHUNKS, at_once, false, run_typed<pmfs_chunks, chunks>},
     {PMFS_IOC_GROW, flushed_lengthy, false, run_typed<pmfs_io_grow, grow>},
     {PMFS_IOC_TUNE, flushed, false, run_typed<pmfs_io_tune, tune>},
+    {PMFS_IOC_COMPACT, flushed_lengthy, false, run_typed<pmfs_io_compact, compact>},
 };
 
 void run(const Command &command, const std::shared_ptr<Job> &job) {

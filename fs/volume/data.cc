@@ -312,20 +312,22 @@ private:
     // A large file's next chunk is worth moving half as much out of its way.  True: that comes
     // first.
     Result<bool> make_whole(const core::Goal &goal) {
+        v_.lock.assert_held();
         if (evacuated_ == at_ + 1 || !v_.evacuations_help()) return false;
         if (!TRY(v_.allocator->lacks_chunk(goal))) return false;
         evacuated_ = at_ + 1;
-        evacuation_ = std::make_unique<Evacuation>(v_, 1, 1, &claim_, ino_);
+        evacuation_ =
+            std::make_unique<Evacuation>(v_, 1, 1, Evacuation::Worth::useful, &claim_, ino_);
         evacuation_->at_most(media::kChunkBlocks / 2);
         stage_ = Stage::evacuate;
         return true;
     }
     Result<bool> evacuate() {
         const auto done = evacuation_->step();
-        if (!done.ok() && done.error().errno_value() != ENOSPC) return done;
         if (done.ok() && !done.value()) return false;
-        v_.lock.assert_held();  // it ends, in one way or the other, where it plans
-        if (!done.ok()) v_.no_evacuation_helps();
+        if (!done.ok() && done.error().errno_value() == kParkErrno) return done;
+        v_.lock.assert_held();  // it ends, in one way or the other, where it chooses or plans
+        if (!done.ok() && done.error().errno_value() != kClaimErrno) v_.no_evacuation_helps();
         evacuation_->finish();
         evacuation_.reset();
         stage_ = Stage::plan;

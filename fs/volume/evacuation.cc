@@ -14,9 +14,20 @@ using core::Run;
 using media::kBlockSize;
 using media::kChunkBlocks;
 
-Evacuation::Evacuation(Volume::Impl &volume, unsigned chunks, unsigned unit, Claim *own,
-                       InodeNo own_ino)
-    : v_(volume), chunks_(chunks), unit_(unit), own_(own), own_ino_(own_ino) {}
+namespace {
+// No inode: whoever empties chunks.  Two would take each other's place for what they move.
+const InodeNo kTurn(~std::uint64_t{0});
+}  // namespace
+
+Evacuation::Evacuation(Volume::Impl &volume, unsigned chunks, unsigned unit, Worth worth,
+                       Claim *own, InodeNo own_ino)
+    : v_(volume),
+      chunks_(chunks),
+      unit_(unit),
+      worth_(worth),
+      own_(own),
+      own_ino_(own_ino),
+      turn_(volume.file_claims, kTurn) {}
 
 Evacuation::~Evacuation() {
     if (!window_) return;
@@ -29,20 +40,30 @@ void Evacuation::finish() {
     leave_inode();
     if (window_) v_.allocator->free_chunks(window_->first, chunks_);
     window_.reset();
+    scan_.reset();
+    stage_ = Stage::choose;
+}
+
+void Evacuation::within(std::uint64_t group, std::uint64_t end) {
+    first_group_ = group_ = group;
+    end_group_ = end;
 }
 
 Hold Evacuation::hold() const {
     if (stage_ == Stage::wait || stage_ == Stage::copy) return Hold::none;
-    return stage_ == Stage::scan ? Hold::shared : Hold::exclusive;
+    return stage_ == Stage::scan || stage_ == Stage::check ? Hold::shared : Hold::exclusive;
 }
 
 Result<bool> Evacuation::step() {
     switch (stage_) {
         case Stage::choose:
             TRY(choose());
-            return false;
+            return stage_ == Stage::done;
         case Stage::scan:
-            if (TRY(scan())) stage_ = Stage::plan;
+            if (TRY(scan())) stage_ = Stage::check;
+            return false;
+        case Stage::check:
+            check();
             return false;
         case Stage::plan:
             TRY(plan());
@@ -52,7 +73,7 @@ Result<bool> Evacuation::step() {
             stage_ = Stage::copy;
             return false;
         case Stage::copy:
-            TRY(copy());
+            copy();
             return false;
         case Stage::commit:
             TRY(commit());
@@ -65,31 +86,78 @@ Result<bool> Evacuation::step() {
 
 // The window with the fewest blocks in use, in the next group that has one.
 Result<> Evacuation::choose() {
+    TRY(turn_.take());
     core::SpaceMap &map = v_.allocator->map();
-    for (auto g = map.broken_group(group_); g; g = map.broken_group(++group_)) {
-        group_ = *g;
-        const auto found = TRY(map.fewest_used(group_, chunks_, unit_, stuck_));
-        if (!found || found->used > used_max_) continue;
-        if (chunks_ * kChunkBlocks > map.free_blocks()) break;  // no room for what is moved
-        window_ = found;
-        v_.allocator->keep_chunks(found->first, chunks_);
-        const std::uint64_t first = found->first * kChunkBlocks;
-        scan_.emplace(first, first + chunks_ * kChunkBlocks, found->used);
-        next_ = offset_ = 0;
-        stage_ = found->used == 0 ? Stage::done : Stage::scan;
+    const bool needed = worth_ == Worth::needed;
+    const auto group = map.broken_group(group_, needed);
+    if (!group || *group >= end_group_) return none();
+    group_ = *group;
+    // Where it is needed, wholly free chunks are those that are still held back.
+    const auto found = TRY(map.fewest_used(group_, chunks_, unit_, needed ? 0 : 1, stuck_));
+    if (!found || found->used > used_max_) {
+        ++group_;  // one group a step
         return {};
     }
+    window_ = found;
+    v_.allocator->keep_chunks(found->first, chunks_);
+    const std::uint64_t first = found->first * kChunkBlocks;
+    scan_.emplace(first, first + chunks_ * kChunkBlocks, found->used);
+    next_ = offset_ = 0;
+    failed_ = false;
+    stage_ = found->used == 0 ? Stage::done : hopeless() ? Stage::plan : Stage::scan;
+    failed_ = stage_ == Stage::plan;
+    return {};
+}
+
+// Whether the window cannot be emptied, by what is known before anybody looks for its owners.
+bool Evacuation::hopeless() {
+    const core::SpaceMap &map = v_.allocator->map();
+    const std::uint64_t blocks = chunks_ * kChunkBlocks, inside = blocks - window_->used;
+    if (map.free_blocks() < inside + window_->used) return true;
+    const std::uint64_t whole = map.free_chunks() * kChunkBlocks;
+    if (worth_ == Worth::useful && map.free_blocks() < whole + inside + window_->used) return true;
+    const auto without =
+        v_.allocator->quarantine().without({window_->first * kChunkBlocks, blocks});
+    return without.size() != 1 || without[0].blocks != blocks;
+}
+
+// All windows were tried.  Those that were given up may be had when others have freed blocks.
+Result<> Evacuation::none() {
+    stuck_.clear();
+    group_ = first_group_;
+    if (worth_ == Worth::useful) return Error(ENOSPC, "no chunk is worth emptying");
+    if (waits_++ < kWaitsMax && v_.allocator->drop_reservations()) return {};
+    if (waits_ < kWaitsMax && v_.allocator->space_comes())
+        return Error(kParkErrno, "freed blocks wait for a group commit, or for their readers");
     return Error(ENOSPC, "no chunk can be emptied");
 }
 
 Result<bool> Evacuation::scan() {
-    return scan_->step(Reader(*v_.core), kExtentsLookedAt);
+    const auto done = scan_->step(Reader(*v_.core), kLookedAt);
+    failed_ = !done.ok();
+    return failed_ || done.value();
+}
+
+// Nothing is moved while one of the pieces certainly cannot be.
+void Evacuation::check() {
+    const Reader reader(*v_.core);
+    const std::vector<core::Owned> &found = scan_->found();
+    for (unsigned n = 0; !failed_ && next_ < found.size(); ++next_) {
+        if (n++ == kLookedAt) return;
+        piece_ = found[next_];
+        const auto inode = core::read_inode(reader, piece_.ino);
+        if (!inode.ok()) continue;  // gone
+        const bool own = own_ != nullptr && piece_.ino == own_ino_;
+        failed_ = !may_move(*inode.value()) ||
+                  !v_.file_claims.respect(piece_.ino, own ? own_ : nullptr).ok();
+    }
+    next_ = 0;
+    stage_ = Stage::plan;
 }
 
 void Evacuation::give_up_window() {
     stuck_.insert(window_->first);
     finish();
-    stage_ = Stage::choose;
 }
 
 void Evacuation::cancel() {
@@ -117,15 +185,7 @@ void Evacuation::leave_inode() {
     claimed_ = InodeNo();
 }
 
-// Refusals that concern this piece only.
-bool Evacuation::unmoved(const Error &error) const {
-    const int value = error.errno_value();
-    return value == EINVAL || value == ETXTBSY || value == EBUSY || value == EAGAIN ||
-           value == EDEADLK || value == kClaimErrno || value == kBreakErrno || value == ESTALE ||
-           is_damage(error);
-}
-
-// True: there is a next step; something of the piece is to be moved, or the window was given up.
+// True: something of the piece is to be moved, or the window was given up.
 Result<bool> Evacuation::plan_piece(const Reader &reader, const core::Owned &owned) {
     const std::uint64_t first = window_->first * kChunkBlocks;
     while (offset_ < owned.blocks) {
@@ -143,9 +203,7 @@ Result<bool> Evacuation::plan_piece(const Reader &reader, const core::Owned &own
         }
         piece_ = {owned.ino, at, start, v_.allocator->piece({start, blocks}).blocks};
         unwritten_ = e.unwritten;
-        const auto claimed = claim(owned.ino);
-        if (!claimed.ok() && !unmoved(claimed.error())) return claimed.error();
-        if (!claimed.ok() || !may_move(*inode.value(), e)) {
+        if (e.shared || !claim(owned.ino).ok() || !may_move(*inode.value())) {
             give_up_window();
             return true;
         }
@@ -160,8 +218,9 @@ Result<> Evacuation::reserve() {
     core::Goal goal;
     goal.group = piece_.start / media::kGroupBlocks;
     goal.broken = goal.privileged = true;
+    goal.beside_data = worth_ == Worth::useful;
     const auto place = v_.allocator->reserve_data(goal, piece_.blocks);
-    if (!place.ok() && place.error().errno_value() != ENOSPC) return place.error();
+    if (!place.ok() && must_park(place.error()) && worth_ == Worth::needed) return place.error();
     if (!place.ok()) {
         give_up_window();
         return {};
@@ -176,24 +235,30 @@ Result<> Evacuation::reserve() {
 // The next piece: what is to be copied, and where to.
 Result<> Evacuation::plan() {
     const Reader reader(*v_.core);
-    if (scan_->unknown() != 0) {
+    std::uint64_t used = 0, known = 0;
+    for (unsigned c = 0; c < chunks_; ++c)
+        used += kChunkBlocks - TRY(v_.allocator->map().chunk(window_->first + c))->free;
+    for (std::size_t i = next_; i < scan_->found().size(); ++i) known += scan_->found()[i].blocks;
+    if (failed_ || used > known) {  // also when somebody has grown into it
         give_up_window();
         return {};
     }
-    for (; next_ < scan_->found().size(); ++next_, offset_ = 0)
-        if (TRY(plan_piece(reader, scan_->found()[next_]))) return {};
+    const std::vector<core::Owned> &found = scan_->found();
+    for (unsigned n = 0; used != 0 && next_ < found.size(); ++next_, offset_ = 0) {
+        if (n++ == kLookedAt) return {};
+        if (TRY(plan_piece(reader, found[next_]))) return {};
+    }
     leave_inode();
-    for (unsigned c = 0; c < chunks_; ++c)
-        if (TRY(v_.allocator->map().chunk(window_->first + c))->free != kChunkBlocks) {
-            give_up_window();  // somebody has grown into it
-            return {};
-        }
+    if (used != 0) {
+        give_up_window();
+        return {};
+    }
     stage_ = Stage::done;
     return {};
 }
 
-bool Evacuation::may_move(const media::Inode &inode, const Extent &e) {
-    if ((inode.flags.get() & media::kTrimPending) != 0 || e.shared) return false;
+bool Evacuation::may_move(const media::Inode &inode) {
+    if ((inode.flags.get() & media::kTrimPending) != 0) return false;
     const auto without = v_.allocator->quarantine().without({piece_.start, piece_.blocks});
     if (without.size() != 1 || without[0].blocks != piece_.blocks) return false;
     const std::uint64_t end = piece_.file_block + piece_.blocks;
@@ -202,38 +267,25 @@ bool Evacuation::may_move(const media::Inode &inode, const Extent &e) {
 }
 
 // Without the lock: the old blocks are the claimed file's, the new ones are reserved.
-Result<> Evacuation::copy() {
+void Evacuation::copy() {
     const std::uint64_t from = piece_.start * kBlockSize, size = piece_.blocks * kBlockSize;
-    v_.journal->persist(
-        v_.journal->write_data(run_.start * kBlockSize, {v_.region->data() + from, size}));
-    if (v_.region->lost(from, size) || pm::take_fault())
-        return Error(EIO, "the medium lost a page of a file");
+    failed_ = v_.region->lost(from, size);
+    if (!failed_)
+        v_.journal->persist(
+            v_.journal->write_data(run_.start * kBlockSize, {v_.region->data() + from, size}));
+    failed_ = failed_ || v_.region->lost(from, size) || pm::take_fault();
     v_.data_dirty.store(true, std::memory_order_release);
     stage_ = Stage::commit;
-    return {};
 }
 
+// What refuses concerns this window only: a bad page, a seal, a file that is gone.
 Result<> Evacuation::commit() {
-    const std::uint64_t at = piece_.file_block, end = at + piece_.blocks;
-    TRY(core::map_make_room(*v_.core, piece_.ino, at, 2));
-    TRY(core::map_make_room(*v_.core, piece_.ino, end, 2));
-    Change change(*v_.core);
-    TRY(change.begin());
-    auto *inode = TRY(core::edit_inode(change, piece_.ino));
-    const auto permit =
-        core::permit(*inode, v_.live.standing(piece_.ino, at, end), core::Move::relocate);
-    if (!permit.ok()) {
-        if (!unmoved(permit.error())) return permit.error();
+    const Result<> done = failed_ ? Result<>(Error(EIO, "a bad page")) : exchange();
+    if (!done.ok() && done.error().errno_value() == kParkErrno) return done;
+    if (!done.ok()) {
         give_up_window();
         return {};
     }
-    const Run old = TRY(core::map_remove(change, inode, piece_.ino, at, end, permit.value()));
-    if (old.start != piece_.start) return corrupt("a block map changed under its claim");
-    TRY(v_.allocator->give_back(change, old));
-    TRY(v_.allocator->take_reserved(change, run_));
-    TRY(core::map_insert(change, inode, piece_.ino,
-                         {at, run_.start, run_.blocks, unwritten_, false}, permit.value()));
-    TRY(change.commit());
     reserved_ = false;
     moved_ += run_.blocks;
     offset_ += run_.blocks;
@@ -241,8 +293,30 @@ Result<> Evacuation::commit() {
     return {};
 }
 
+Result<> Evacuation::exchange() {
+    const std::uint64_t at = piece_.file_block, end = at + piece_.blocks;
+    TRY(core::map_make_room(*v_.core, piece_.ino, at, 2));
+    TRY(core::map_make_room(*v_.core, piece_.ino, end, 2));
+    Change change(*v_.core);
+    TRY(change.begin());
+    auto *inode = TRY(core::edit_inode(change, piece_.ino));
+    const auto standing = v_.live.standing(piece_.ino, at, end);
+    const auto permit = TRY(core::permit(*inode, standing, core::Move::relocate));
+    const Run old = TRY(core::map_remove(change, inode, piece_.ino, at, end, permit));
+    if (old.start != piece_.start) return corrupt("a block map changed under its claim");
+    TRY(v_.allocator->give_back(change, old));
+    TRY(v_.allocator->take_reserved(change, run_));
+    TRY(core::map_insert(change, inode, piece_.ino,
+                         {at, run_.start, run_.blocks, unwritten_, false}, permit));
+    TRY(change.commit());
+    return {};
+}
+
 Result<Run> Evacuation::take(Change &change) {
-    return v_.allocator->take_kept(change, window_->first, chunks_);
+    const auto taken = v_.allocator->take_kept(change, window_->first, chunks_);
+    if (taken.ok() || taken.error().errno_value() != ENOSPC) return taken;
+    give_up_window();
+    return Run{};
 }
 
 }  // namespace pmfs

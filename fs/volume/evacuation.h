@@ -2,7 +2,8 @@
 //
 // Works in steps, for an operation or a job that calls them in turn.  What is moved is journalled
 // piece by piece: a file reads the same before, between and after.  Never moved is what is sealed,
-// granted, pinned or quarantined, metadata, and what somebody else is changing.
+// granted, pinned or quarantined, metadata, values of attributes, and what somebody else is
+// changing.  Chunks with such blocks are given up, and others are tried.
 #pragma once
 #include <optional>
 #include <set>
@@ -17,9 +18,15 @@ namespace pmfs {
 
 class Evacuation {
 public:
+    // needed: the last resort of an operation that needs the chunks, which waits for blocks to be
+    // freed.  useful: it costs no
+    // metadata its chunks, and nobody waits.
+    enum class Worth : std::uint8_t { needed, useful };
+
     // `chunks` in a row, the first one at a multiple of `unit`.  `own`: of an operation that has
     // claimed a file whose data may be moved as well.
-    Evacuation(Volume::Impl &volume, unsigned chunks, unsigned unit, Claim *own, InodeNo own_ino);
+    Evacuation(Volume::Impl &volume, unsigned chunks, unsigned unit, Worth worth, Claim *own,
+               InodeNo own_ino);
     // Without the volume's lock.
     ~Evacuation();
     Evacuation(const Evacuation &) = delete;
@@ -27,29 +34,40 @@ public:
 
     Hold hold() const;
     // True: the chunks are empty and kept, until this goes or they are taken (take()).  ENOSPC:
-    // there are none that can be emptied.  kParkErrno: as for an operation.
+    // there are none that can be emptied.  kParkErrno: as for an operation.  kClaimErrno: somebody
+    // else is about it, of whom there is one at a time.  All but kParkErrno come with the lock held
+    // exclusively.
     Result<bool> step();
-    // Within a transaction of the caller's.  kParkErrno: not all of them can be had yet.
+    // Within a transaction of the caller's.  kParkErrno: not all of them can be had yet.  None:
+    // somebody else had a block of them, and others are to be emptied (step()).
     Result<core::Run> take(core::Change &change);
     // The chunks, if there are any, are anybody's again.  With the lock held exclusively.
     void finish();
     // Chunks of which more than so many blocks are in use are not worth it.
     void at_most(std::uint64_t used) { used_max_ = used; }
+    // In these groups only; the next step begins in the first one.
+    void within(std::uint64_t group, std::uint64_t end);
+    std::uint64_t group() const { return group_; }  // where it is
     std::uint64_t moved() const { return moved_; }  // blocks
 
 private:
-    enum class Stage : std::uint8_t { choose, scan, plan, wait, copy, commit, done };
-    static constexpr unsigned kExtentsLookedAt = 1024;
+    enum class Stage : std::uint8_t { choose, scan, check, plan, wait, copy, commit, done };
+    static constexpr unsigned kLookedAt = 1024;  // extents or pieces, in one step
+    // Nothing could be emptied, and blocks that come to be free were waited for: so often.
+    static constexpr unsigned kWaitsMax = 16;
 
     Result<> choose();
+    Result<> none();
     Result<bool> scan();
+    void check();
     Result<> plan();
-    Result<> copy();
+    bool hopeless();
+    void copy();
     Result<> commit();
+    Result<> exchange();
     Result<bool> plan_piece(const core::Reader &reader, const core::Owned &owned);
     Result<> reserve();
-    bool may_move(const media::Inode &inode, const Extent &e);
-    bool unmoved(const Error &error) const;
+    bool may_move(const media::Inode &inode);
     void give_up_window();
     Result<> claim(InodeNo ino);
     void leave_inode();
@@ -57,11 +75,14 @@ private:
 
     Volume::Impl &v_;
     const unsigned chunks_, unit_;
+    const Worth worth_;
     Claim *const own_;
     const InodeNo own_ino_;
+    Claim turn_;
     Stage stage_ = Stage::choose;
     std::uint64_t used_max_ = ~std::uint64_t{0}, moved_ = 0;
-    std::uint64_t group_ = 0;
+    std::uint64_t first_group_ = 0, group_ = 0, end_group_ = ~std::uint64_t{0};
+    unsigned waits_ = 0;
     std::set<std::uint64_t> stuck_;  // windows, by first chunk
     std::optional<core::SpaceMap::Window> window_;
     std::optional<core::OwnerScan> scan_;
@@ -71,7 +92,7 @@ private:
     InodeNo claimed_;
     core::Owned piece_;  // being moved, into run_
     core::Run run_;
-    bool reserved_ = false, unwritten_ = false;
+    bool reserved_ = false, unwritten_ = false, failed_ = false;
 };
 
 }  // namespace pmfs

@@ -134,6 +134,10 @@ private:
         const bool privileged = caller_.uid == 0;
         if (evacuation_) {
             const Run run = TRY(evacuation_->take(change));
+            if (run.blocks == 0) {
+                stage_ = Stage::evacuate;
+                return run;
+            }
             evacuation_->finish();
             evacuation_.reset();
             return run;
@@ -145,7 +149,8 @@ private:
         }
         TRY(v_.allocator->check_space(unit_, privileged ? core::Need::root : core::Need::user));
         const auto chunks = static_cast<unsigned>(unit_ / kChunkBlocks);
-        evacuation_ = std::make_unique<Evacuation>(v_, chunks, chunks, &claim_, ino_);
+        evacuation_ = std::make_unique<Evacuation>(v_, chunks, chunks, Evacuation::Worth::needed,
+                                                   &claim_, ino_);
         stage_ = Stage::evacuate;
         return Run{};
     }

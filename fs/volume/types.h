@@ -109,6 +109,14 @@ struct ChunkInfo {
     std::uint16_t used_blocks = 0;  // 0..512
 };
 
+// What one call of compact() did.
+struct Compacted {
+    std::uint64_t chunks = 0;  // that were emptied
+    std::uint64_t moved = 0;   // bytes
+    std::uint64_t next = 0;    // the group to go on with,
+    bool more = false;         // if there is one
+};
+
 // A transport whose kernel keeps attributes.  It is told of those that change outside of its
 // requests or beside their answers.  Called by any thread, with the volume's lock held.
 class AttributeWatcher {

@@ -184,6 +184,10 @@ public:
     // EPERM, EROFS, EUCLEAN; EINVAL: more than half.
     Result<> set_root_reserve(std::uint32_t reserve, const Caller &caller);
     Result<> chunks(std::uint64_t first, std::span<ChunkInfo> out);
+    // Moves data out of broken chunks of the group `from` that are at most three quarters full, for
+    // a part of a second; a call empties at least one, or there is none left in the group.  EPERM:
+    // root only.
+    Result<Compacted> compact(std::uint64_t from, const Caller &caller);
     const pm::Region &region() const;
 
     // --- durability

@@ -179,6 +179,17 @@ void User::lose(const std::string &path) {
     }
     volume_.release(handle);
 }
+void User::compact() {
+    for (std::uint64_t from = 0;;) {
+        const auto done = retry([&] {
+            Caller root = caller();
+            root.uid = 0;
+            return volume_.compact(from, root);
+        });
+        if (!must(done).more) return;
+        from = done.value().next;
+    }
+}
 void User::prepare(const std::string &path, std::uint64_t unit) {
     const InodeNo ino = find(path);
     must(retry([&] { return volume_.prepare(ino, 0, 0, unit, caller()); }));

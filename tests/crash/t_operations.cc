@@ -245,3 +245,49 @@ TEST_CASE("crash: directories that shrink") {
     sweep.seeds = 3;
     check(sweep);
 }
+
+namespace {
+
+// Every chunk is broken: of files of 128 blocks, partly written, the first and the last of four
+// are left.
+void with_broken_chunks(User &u) {
+    unsigned made = 0;
+    for (; u.volume().info().blocks_available > 140; ++made) {
+        const std::string name = "s" + std::to_string(made);
+        u.make(name, kFile);
+        u.allocate(name, 0, 0, 512 << 10);
+        u.write(name, 8192, 12288, static_cast<unsigned char>(1 + made));
+    }
+    u.make("big", kFile);
+    u.truncate("big", 2 << 20);
+    u.write("big", 300000, 5000, 99);
+    for (unsigned i = 0; i < made; ++i)
+        if (i % 4 == 1 || i % 4 == 2) u.unlink("s" + std::to_string(i));
+    (void)u.volume().commit_group().ok();
+    (void)u.volume().commit_group().ok();
+    std::vector<ChunkInfo> chunks(u.volume().info().chunks);
+    REQUIRE(u.volume().chunks(0, chunks).ok());
+    for (const ChunkInfo &c : chunks) CHECK(c.kind != 0);
+}
+
+}  // namespace
+
+TEST_CASE("crash: moving others' data out of the way of whole chunks changes no byte of it") {
+    check({"evacuate",
+           with_broken_chunks,
+           {[](User &u) { u.prepare("big", 2 << 20); }},
+           false,
+           12 << 20,
+           media::kJournalSizeMin,
+           4});
+}
+
+TEST_CASE("crash: compacting a volume changes no byte of it") {
+    check({"compact",
+           with_broken_chunks,
+           {[](User &u) { u.compact(); }},
+           false,
+           12 << 20,
+           media::kJournalSizeMin,
+           4});
+}

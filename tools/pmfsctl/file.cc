@@ -112,6 +112,11 @@ int File::release_quarantine(std::uint64_t id) const {
     return call(PMFS_IOC_QUARANTINE_RELEASE, &io);
 }
 
+int File::compact(pmfs_io_compact *io) const {
+    io->version = PMFS_ABI_VERSION;
+    return call(PMFS_IOC_COMPACT, io);
+}
+
 int File::revoke(pmfs_io_revoke *io) const {
     io->version = PMFS_ABI_VERSION;
     return call(PMFS_IOC_REVOKE, io);

@@ -36,6 +36,7 @@ public:
     int revoke(pmfs_io_revoke *io) const;
     int grow(pmfs_io_grow *io) const;
     int tune(pmfs_io_tune *io) const;
+    int compact(pmfs_io_compact *io) const;
     int seal(unsigned level, std::uint64_t *bad_offset) const;
 
 private:

@@ -167,6 +167,9 @@ int main(int argc, char **argv) {
     map->add_option("--width", options.width, "Columns (default: the terminal's)")
         ->check(CLI::Range(40, 1000));
     map->callback(runs(pmfs::ctl::map));
+    add_verb(app, "compact", "Move data together, so that more chunks are free as a whole (root)",
+             options, "PATH")
+        ->callback(runs(pmfs::ctl::compact));
     add_holding_verbs(app, options, &run);
     add_volume_verbs(app, options, &run);
 

@@ -15,18 +15,19 @@
 namespace pmfs::ctl {
 namespace {
 
-constexpr unsigned kKinds = 3;  // PMFS_CHUNK_*
+constexpr unsigned kKinds = 4;  // PMFS_CHUNK_*
 constexpr unsigned kMargin = 11;
 
 using Glyphs = std::array<std::string_view, 8>;  // from nearly empty to full
 // Kinds differ in shape as well as in colour, so that the picture can be printed.
-constexpr std::array<Glyphs, kKinds> kBlocks = {Glyphs{"·", "·", "·", "·", "·", "·", "·", "·"},
-                                                Glyphs{"░", "░", "░", "▒", "▒", "▒", "▓", "▓"},
-                                                Glyphs{"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"}};
-constexpr std::array<Glyphs, kKinds> kPlain = {Glyphs{".", ".", ".", ".", ".", ".", ".", "."},
-                                               Glyphs{"m", "m", "m", "m", "M", "M", "M", "M"},
-                                               Glyphs{"1", "2", "3", "4", "5", "6", "7", "8"}};
-constexpr std::array<std::string_view, kKinds> kColors = {"\x1b[90m", "\x1b[33m", "\x1b[36m"};
+constexpr std::array<Glyphs, kKinds> kBlocks = {
+    Glyphs{"·", "·", "·", "·", "·", "·", "·", "·"}, Glyphs{"░", "░", "░", "▒", "▒", "▒", "▓", "▓"},
+    Glyphs{"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"}, Glyphs{"╴", "╴", "─", "─", "╼", "╼", "━", "━"}};
+constexpr std::array<Glyphs, kKinds> kPlain = {
+    Glyphs{".", ".", ".", ".", ".", ".", ".", "."}, Glyphs{"m", "m", "m", "m", "M", "M", "M", "M"},
+    Glyphs{"1", "2", "3", "4", "5", "6", "7", "8"}, Glyphs{"x", "x", "x", "x", "X", "X", "X", "X"}};
+constexpr std::array<std::string_view, kKinds> kColors = {"\x1b[90m", "\x1b[33m", "\x1b[36m",
+                                                          "\x1b[35m"};
 constexpr std::string_view kColorOff = "\x1b[0m";
 
 struct Cell {
@@ -47,10 +48,12 @@ void add(Cell &cell, const pmfs_chunk &chunk) {
 
 // The kind that has most blocks in use; free only if nothing is.
 unsigned face(const Cell &cell) {
-    if (cell.count[PMFS_CHUNK_META] + cell.count[PMFS_CHUNK_DATA] == 0) return PMFS_CHUNK_FREE;
-    const bool data =
-        cell.used[PMFS_CHUNK_DATA] > cell.used[PMFS_CHUNK_META] || cell.count[PMFS_CHUNK_META] == 0;
-    return data ? PMFS_CHUNK_DATA : PMFS_CHUNK_META;
+    unsigned most = PMFS_CHUNK_FREE;
+    for (const unsigned kind : {PMFS_CHUNK_META, PMFS_CHUNK_MIXED, PMFS_CHUNK_DATA}) {
+        if (cell.count[kind] == 0) continue;
+        if (most == PMFS_CHUNK_FREE || cell.used[kind] > cell.used[most]) most = kind;
+    }
+    return most;
 }
 
 class Painter {
@@ -81,7 +84,8 @@ private:
     const Glyphs &glyphs(unsigned kind) const { return (style_.ascii ? kPlain : kBlocks)[kind]; }
 
     std::string_view glyph(const Cell &cell, unsigned kind) const {
-        const std::uint64_t used = cell.used[PMFS_CHUNK_META] + cell.used[PMFS_CHUNK_DATA];
+        const std::uint64_t used =
+            cell.used[PMFS_CHUNK_META] + cell.used[PMFS_CHUNK_DATA] + cell.used[PMFS_CHUNK_MIXED];
         const std::uint64_t all = std::max<std::uint64_t>(1, cell.chunks * chunk_blocks_);
         return glyphs(kind)[std::min<std::uint64_t>(7, used * 8 / all)];
     }
@@ -95,14 +99,21 @@ std::string legend(const Painter &painter, const Cell &total, const pmfs_volume 
     const auto bytes = [&](unsigned kind) {
         return size_words(total.used[kind] * volume.block_size);
     };
+    const std::string mixed =
+        total.count[PMFS_CHUNK_MIXED] == 0
+            ? ""
+            : fmt::format("  {}{}{} both: {} in {} chunks\n", painter.sample(PMFS_CHUNK_MIXED, 0),
+                          painter.sample(PMFS_CHUNK_MIXED, 3), painter.sample(PMFS_CHUNK_MIXED, 7),
+                          bytes(PMFS_CHUNK_MIXED), total.count[PMFS_CHUNK_MIXED]);
     std::string text = fmt::format(
         "\n  {}{}{} data, by fill: {} in {} chunks\n  {}{}{} metadata: {} in {} chunks\n"
+        "{}"
         "  {}   free: {} chunks of {}\n",
         painter.sample(PMFS_CHUNK_DATA, 0), painter.sample(PMFS_CHUNK_DATA, 4),
         painter.sample(PMFS_CHUNK_DATA, 7), bytes(PMFS_CHUNK_DATA), total.count[PMFS_CHUNK_DATA],
         painter.sample(PMFS_CHUNK_META, 0), painter.sample(PMFS_CHUNK_META, 4),
         painter.sample(PMFS_CHUNK_META, 7), bytes(PMFS_CHUNK_META), total.count[PMFS_CHUNK_META],
-        painter.sample(PMFS_CHUNK_FREE, 0), total.count[PMFS_CHUNK_FREE],
+        mixed, painter.sample(PMFS_CHUNK_FREE, 0), total.count[PMFS_CHUNK_FREE],
         size_words(volume.chunk_size));
     if (chunks_per_cell > 1)
         text +=

@@ -109,6 +109,7 @@ std::string not_allowed(const File &file, Verb verb) {
                            file.name());
     if (verb == Verb::grow || verb == Verb::tune)
         return fmt::format("{}: only root changes the volume as a whole", file.name());
+    if (verb == Verb::compact) return fmt::format("{}: only root compacts a volume", file.name());
     if (verb != Verb::seal && verb != Verb::unseal)
         return fmt::format("{}: you may not do that", file.name());
     return fmt::format(

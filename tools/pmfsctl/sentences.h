@@ -19,7 +19,8 @@ enum class Verb {
     quarantine,
     revoke,
     grow,
-    tune
+    tune,
+    compact
 };
 
 // Says on standard error why `verb` failed on `file`, and gives the exit code.  bad_offset: where,

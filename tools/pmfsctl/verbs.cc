@@ -141,10 +141,10 @@ int map_volume(const File &file, const Options &options) {
         fmt::print("{}", draw(volume, chunks, style));
         return kDone;
     }
-    static constexpr const char *kKinds[] = {"free", "metadata", "data"};
+    static constexpr const char *kKinds[] = {"free", "metadata", "data", "mixed"};
     Json list = Json::array();
     for (const pmfs_chunk &chunk : chunks)
-        list.push_back({{"kind", chunk.kind < 3 ? kKinds[chunk.kind] : "unknown"},
+        list.push_back({{"kind", chunk.kind < std::size(kKinds) ? kKinds[chunk.kind] : "unknown"},
                         {"used", std::uint64_t{chunk.used} * volume.block_size}});
     return print({{"size", volume.size}, {"chunk_size", volume.chunk_size}, {"chunks", list}});
 }

@@ -49,6 +49,7 @@ int map(const Options &options);
 int holders(const Options &options);
 int watch(const Options &options);
 int quarantine(const Options &options);
+int compact(const Options &options);
 int revoke(const Options &options);
 int grow(const Options &options);
 int tune(const Options &options);

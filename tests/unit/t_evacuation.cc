@@ -1,0 +1,604 @@
+// Chunks made whole by moving other files' data out of them: nothing is lost, what must not move
+// does not, and what is free can be had.
+#include <doctest/doctest.h>
+#include <linux/falloc.h>
+#include <sys/stat.h>
+
+#include <atomic>
+#include <map>
+#include <random>
+#include <thread>
+
+#include "base/clock.h"
+#include "fsck/check.h"
+#include "mkfs/make.h"
+#include "support/sim_media.h"
+#include "volume/volume.h"
+
+using namespace pmfs;
+
+namespace {
+
+const InodeNo kRoot(media::kRootIno);
+constexpr std::uint64_t kBlock = media::kBlockSize, kChunk = media::kChunkSize;
+constexpr Caller kUser{1000, 1000, 1}, kAdmin{0, 0, 1};
+
+template <class T>
+int errno_of(const Result<T> &result) {
+    return result.ok() ? 0 : result.error().errno_value();
+}
+
+SetAttr size_of(std::uint64_t size) {
+    SetAttr set;
+    set.size = size;
+    return set;
+}
+
+// A volume, on memory or on an image, and what its files hold.
+class World {
+public:
+    explicit World(std::uint64_t size, bool image = false) {
+        auto region = std::move(pm::memory_region(size)).take();
+        mkfs::MakeOptions make;
+        make.journal_size = media::kJournalSizeMin;
+        REQUIRE(mkfs::make(*region, make).ok());
+        MountOptions mount;
+        mount.no_background = true;
+        mount.park_hook = [this] { return waits_ != 0 && --waits_ == 0; };
+        media_ = std::make_unique<test::SimMedia>(
+            image ? test::SimMedia::Flavour::image : test::SimMedia::Flavour::dax,
+            test::MediaImage(std::vector<std::byte>(region->meta(), region->meta() + size)));
+        auto opened = Volume::open(media_->lend(), mount);
+        REQUIRE(opened.ok());
+        volume_ = std::move(opened).take();
+    }
+    Volume *operator->() { return volume_.get(); }
+
+    template <class F>
+    auto retry(F operation, int most = 2000) {
+        auto done = operation();
+        for (; most > 0 && !done.ok() && must_park(done.error()); --most) {
+            REQUIRE(volume_->commit_group().ok());
+            volume_->tend(0);
+            done = operation();
+        }
+        return done;
+    }
+    InodeNo make(const std::string &name) {
+        const InodeNo ino = try_make(name);
+        REQUIRE(ino != InodeNo());
+        return ino;
+    }
+    InodeNo try_make(const std::string &name) {  // none: the volume is full
+        const auto made =
+            retry([&] { return volume_->make(kRoot, name, S_IFREG | 0644, 0, kUser); });
+        if (!made.ok()) REQUIRE(errno_of(made) == ENOSPC);
+        return made.ok() ? made.value().ino : InodeNo();
+    }
+    // Each block says whose it is.
+    bool write(InodeNo ino, std::uint64_t block, std::uint64_t blocks) {
+        std::string text(blocks * kBlock, 0);
+        ++writes_;
+        for (std::uint64_t i = 0; i < blocks; ++i) {
+            const std::string word = std::to_string(ino.value()) + "/" + std::to_string(block + i) +
+                                     "#" + std::to_string(writes_) + ";";
+            text.replace(i * kBlock, word.size(), word);
+        }
+        Progress place;
+        Caller caller = kUser;
+        caller.progress = &place;
+        const auto done = retry([&] {
+            return volume_->write(ino, block * kBlock, std::as_bytes(std::span(text)), false,
+                                  caller);
+        });
+        if (!done.ok()) {
+            REQUIRE(errno_of(done) == ENOSPC);
+            return false;
+        }
+        auto &file = files_[ino.value()];
+        const std::uint64_t written = done.value() / kBlock;
+        for (std::uint64_t i = 0; i < written; ++i)
+            file[block + i] = text.substr(i * kBlock, kBlock);
+        return written == blocks;
+    }
+    void punch(InodeNo ino, std::uint64_t block, std::uint64_t blocks) {
+        REQUIRE(retry([&] {
+                    return volume_->fallocate(0, ino, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                              block * kBlock, blocks * kBlock, kUser);
+                }).ok());
+        for (std::uint64_t i = 0; i < blocks; ++i) files_[ino.value()].erase(block + i);
+    }
+    void remove(const std::string &name, InodeNo ino) {
+        REQUIRE(retry([&] { return volume_->unlink(kRoot, name); }).ok());
+        volume_->forget(ino, 1);
+        files_.erase(ino.value());
+    }
+    std::string read(InodeNo ino, std::uint64_t offset, std::uint64_t size) {
+        std::string found;
+        REQUIRE(volume_
+                    ->read(ino, offset, size,
+                           [&](auto pieces) {
+                               for (const iovec &p : pieces)
+                                   found.append(static_cast<char *>(p.iov_base), p.iov_len);
+                           })
+                    .ok());
+        return found;
+    }
+    // The transaction of that number from now on has to wait.
+    void wait_behind(unsigned transactions) { waits_ = transactions + 1; }
+    void forget_content(InodeNo ino) { files_.erase(ino.value()); }
+    // All files read what was written to them.
+    void look() {
+        for (const auto &[number, blocks] : files_)
+            for (const auto &[block, text] : blocks)
+                CHECK((read(InodeNo(number), block * kBlock, kBlock) == text));
+    }
+    void check() {
+        look();
+        REQUIRE(volume_->close().ok());
+        const auto region = media_->lend();
+        const auto report = fsck::check(*region);
+        REQUIRE(report.ok());
+        for (const auto &p : report.value().problems)
+            MESSAGE(fsck::id_of(p.code), " ", fsck::info_of(p.code).sentence, " ", p.detail);
+        CHECK(report.value().clean());
+    }
+    Result<> prepare(InodeNo ino, const Caller &who = kUser, std::uint64_t unit = kChunk) {
+        Progress place;
+        Caller caller = who;
+        caller.progress = &place;
+        return retry([&] { return volume_->prepare(ino, 0, 0, unit, caller); });
+    }
+    std::vector<ChunkInfo> chunks() {
+        std::vector<ChunkInfo> all(volume_->info().chunks);
+        REQUIRE(volume_->chunks(0, all).ok());
+        return all;
+    }
+    std::uint64_t free_chunks() {
+        const auto all = chunks();
+        return static_cast<std::uint64_t>(
+            std::count_if(all.begin(), all.end(), [](const auto &c) { return c.kind == 0; }));
+    }
+    Compacted compact() {
+        Compacted sum;
+        for (std::uint64_t from = 0, calls = 0;; ++calls) {
+            REQUIRE(calls < 1000);
+            Progress place;
+            Caller caller = kAdmin;
+            caller.progress = &place;
+            const auto done = retry([&] { return volume_->compact(from, caller); });
+            REQUIRE(done.ok());
+            sum.chunks += done.value().chunks;
+            sum.moved += done.value().moved;
+            if (!done.value().more) return sum;
+            from = done.value().next;
+        }
+    }
+    Extent extent_at(InodeNo ino, std::uint64_t block) {
+        Extent e{};
+        REQUIRE(volume_->extents(ino, block, std::span(&e, 1)).take() == 1);
+        return e;
+    }
+    // Small files in all chunks, of which those that `keep` says stay.
+    std::vector<InodeNo> broken(std::uint64_t blocks, const std::function<bool(unsigned)> &keep) {
+        std::vector<InodeNo> all, kept;
+        for (unsigned i = 0;; ++i) {
+            all.push_back(try_make("s" + std::to_string(i)));
+            if (all.back() == InodeNo() || !write(all.back(), 0, blocks)) break;
+        }
+        if (all.back() != InodeNo()) remove("s" + std::to_string(all.size() - 1), all.back());
+        for (unsigned i = 0; i + 1 < all.size(); ++i) {
+            if (keep(i))
+                kept.push_back(all[i]);
+            else
+                remove("s" + std::to_string(i), all[i]);
+        }
+        REQUIRE(volume_->commit_group().ok());
+        REQUIRE(volume_->commit_group().ok());
+        return kept;
+    }
+    InodeNo sized(const std::string &name, std::uint64_t size) {
+        const InodeNo ino = make(name);
+        REQUIRE(retry([&] { return volume_->setattr(ino, size_of(size), kUser); }).ok());
+        return ino;
+    }
+
+private:
+    std::unique_ptr<test::SimMedia> media_;
+    std::unique_ptr<Volume> volume_;
+    std::map<std::uint64_t, std::map<std::uint64_t, std::string>> files_;
+    unsigned writes_ = 0, waits_ = 0;
+};
+
+}  // namespace
+
+TEST_CASE("evacuation: a chunk is made of broken ones, on memory and on an image") {
+    for (const bool image : {false, true}) {
+        CAPTURE(image);
+        World world(32 << 20, image);
+        world.broken(8, [](unsigned i) { return i % 2 == 0; });
+        CHECK(world.free_chunks() == 0);
+        const InodeNo big = world.sized("big", 2 * kChunk);
+        CHECK(world.prepare(big).ok());
+        Extent e[3];
+        CHECK(world->extents(big, 0, e).take() <= 2);
+        for (int i = 0; i < 2; ++i)
+            CHECK(world.extent_at(big, static_cast<unsigned>(i) * 512).start % 512 ==
+                  (world.extent_at(big, static_cast<unsigned>(i) * 512).file_block) % 512);
+        world.check();
+    }
+}
+
+// prepare() succeeds until bytes are short, whatever has become of the volume before.
+TEST_CASE("evacuation: what is free can be had as whole chunks, however old the volume is") {
+    for (unsigned seed = 1; seed <= 12; ++seed) {
+        const bool image = seed % 3 == 0;
+        CAPTURE(seed);
+        World world((16u << 20) << seed % 3, image);
+        std::mt19937 random(seed);
+        const auto dice = [&](unsigned n) { return random() % n; };
+        std::map<std::string, InodeNo> files;
+        unsigned number = 0;
+        for (int round = 0; round < 1200; ++round) {
+            const unsigned what = dice(10);
+            if (what < 5 || files.empty()) {
+                const std::string name = "f" + std::to_string(number++);
+                const InodeNo ino = world.try_make(name);
+                if (ino == InodeNo()) continue;
+                files[name] = ino;
+                world.write(ino, dice(4), 1 + dice(dice(8) == 0 ? 300 : 30));
+            } else {
+                auto one = files.begin();
+                std::advance(one, dice(static_cast<unsigned>(files.size())));
+                if (what < 7) {
+                    world.remove(one->first, one->second);
+                    files.erase(one);
+                } else if (what < 9) {
+                    world.punch(one->second, dice(20), 1 + dice(10));
+                } else {
+                    world.write(one->second, dice(600), 1 + dice(20));
+                }
+            }
+        }
+        // Half of the files go, so that there is something to be had.
+        for (auto one = files.begin(); one != files.end();) {
+            if (dice(2) == 0) {
+                ++one;
+                continue;
+            }
+            world.remove(one->first, one->second);
+            one = files.erase(one);
+        }
+        REQUIRE(world->commit_group().ok());
+        REQUIRE(world->commit_group().ok());
+        unsigned prepared = 0;
+        for (;; ++prepared) {
+            const std::uint64_t chunks = 1 + dice(2);
+            const InodeNo ino = world.try_make("p" + std::to_string(prepared));
+            if (ino == InodeNo()) break;
+            REQUIRE(
+                world.retry([&] { return world->setattr(ino, size_of(chunks * kChunk), kUser); })
+                    .ok());
+            const std::uint64_t available = world->info().blocks_available;
+            const auto done = world.prepare(ino);
+            if (done.ok()) continue;
+            CHECK(errno_of(done) == ENOSPC);
+            // A few blocks of metadata come with it; what is in a chunk with metadata stays.
+            std::uint64_t stays = 0;
+            for (const ChunkInfo &c : world.chunks())
+                if (c.kind == 1 || c.kind == 3) stays += 512u - c.used_blocks;
+            CAPTURE(available);
+            CAPTURE(stays);
+            CHECK(available < chunks * 512 + stays + 16);
+            break;
+        }
+        CAPTURE(prepared);
+        world.check();
+    }
+}
+
+TEST_CASE(
+    "evacuation: sealed, granted, pinned and quarantined blocks stay, and so do large values") {
+    for (const bool image : {false, true}) {
+        CAPTURE(image);
+        World world(48 << 20, image);
+        const InodeNo valued = world.make("valued");
+        const std::vector<std::byte> value(60000, std::byte{'v'});
+        REQUIRE(
+            world.retry([&] { return world->setxattr(valued, "user.v", value, 0, kUser); }).ok());
+        const std::vector<InodeNo> kept = world.broken(8, [](unsigned i) { return i % 2 == 0; });
+        // One file in every chunk but three.
+        std::map<std::uint64_t, InodeNo> of_chunk;
+        for (const InodeNo ino : kept) of_chunk[world.extent_at(ino, 0).start / 512] = ino;
+        REQUIRE(of_chunk.size() > 10);
+        std::map<std::uint64_t, std::uint64_t> places;
+        std::vector<HandleId> handles;
+        unsigned n = 0;
+        for (const auto &[chunk, ino] : of_chunk) {
+            std::uint64_t bad = 0;
+            if (n + 3 >= of_chunk.size()) break;
+            places[ino.value()] = world.extent_at(ino, 0).start;
+            if (n++ % 5 == 0) {
+                REQUIRE(world
+                            .retry([&, ino = ino] {
+                                return world->seal(ino, SealLevel::as_is, kUser, true, &bad);
+                            })
+                            .ok());
+                continue;
+            }
+            OpenRequest open;
+            open.write = open.direct = true;
+            open.caller = kUser;
+            const auto opened = world->open_file(ino, open);
+            REQUIRE(opened.ok());
+            GrantRequest request;
+            request.kind = n % 5 == 1   ? GrantKind::temporary
+                           : n % 5 == 2 ? GrantKind::breakable
+                           : n % 5 == 3 ? GrantKind::temporary
+                                        : GrantKind::pin;
+            request.may_store = request.maps = request.kind != GrantKind::pin;
+            if (request.kind == GrantKind::pin) request.length = kBlock;
+            const auto taken = world.retry(
+                [&] { return world->take_grant(opened.value().handle, request, kUser, &bad); });
+            REQUIRE(taken.ok());
+            if (n % 5 != 3) continue;
+            world->lose_grant(opened.value().handle, taken.value());
+            REQUIRE(world->commit_group().ok());
+            world->tend(0);
+            CHECK(world->quarantine().take().size() != 0);
+        }
+        // Those three can be had, and no more.
+        unsigned had = 0;
+        for (; had < 10; ++had) {
+            const auto done = world.prepare(world.sized("big" + std::to_string(had), kChunk));
+            if (done.ok()) continue;
+            CHECK(errno_of(done) == ENOSPC);
+            break;
+        }
+        CHECK(had >= 2);
+        CHECK(had <= 3);
+        (void)world.compact();
+        for (const auto &[ino, start] : places)
+            CHECK(world.extent_at(InodeNo(ino), 0).start == start);
+        CHECK((world->getxattr(valued, "user.v").take() == value));
+        world.look();
+    }
+}
+
+TEST_CASE("evacuation: unwritten blocks, open files without a name, and the file itself move too") {
+    World world(32 << 20);
+    const std::vector<InodeNo> kept = world.broken(8, [](unsigned i) { return i % 2 == 0; });
+    OpenRequest open;
+    open.write = true;
+    open.caller = kUser;
+    for (unsigned i = 0; i < kept.size(); ++i) {
+        if (i % 3 == 0) {
+            world.punch(kept[i], 2, 4);
+            REQUIRE(world->fallocate(0, kept[i], FALLOC_FL_KEEP_SIZE, 2 * kBlock, 4 * kBlock, kUser)
+                        .ok());
+        }
+        if (i % 3 == 1) {
+            REQUIRE(world->open_file(kept[i], open).ok());
+            REQUIRE(world->unlink(kRoot, "s" + std::to_string(2 * i)).ok());
+            world->forget(kept[i], 1);
+        }
+    }
+    const InodeNo big = world.sized("big", 4 * kChunk);
+    world.write(big, 100, 50);  // in pieces
+    world.write(big, 30, 20);
+    CHECK(world.prepare(big).ok());
+    CHECK(world.read(kept[0], 2 * kBlock, kBlock) == std::string(kBlock, 0));
+    world.look();
+    for (unsigned i = 1; i < kept.size(); i += 3) CHECK(world->getattr(kept[i]).ok());
+}
+
+TEST_CASE("evacuation: a file under another operation's claim is let be") {
+    World world(24 << 20, true);
+    const std::vector<InodeNo> kept = world.broken(8, [](unsigned i) { return i % 2 == 0; });
+    std::map<std::uint64_t, InodeNo> of_chunk;
+    const std::vector<ChunkInfo> chunks = world.chunks();
+    for (const InodeNo ino : kept) {
+        const std::uint64_t chunk = world.extent_at(ino, 0).start / 512;
+        if (chunks[chunk].kind == 2) of_chunk[chunk] = ino;
+    }
+    REQUIRE(of_chunk.size() > 4);
+    // Writes that wait in their middle claim one file in each chunk but one.
+    const std::string text(8 * kBlock, 'w');
+    std::vector<std::pair<InodeNo, std::unique_ptr<Progress>>> writes;
+    std::map<std::uint64_t, std::uint64_t> places;
+    for (const auto &[chunk, ino] : of_chunk) {
+        world.punch(ino, 2, 1);
+        world.punch(ino, 5, 1);
+    }
+    for (const auto &[chunk, ino] : of_chunk) {
+        if (writes.size() + 1 == of_chunk.size()) break;
+        writes.emplace_back(ino, std::make_unique<Progress>());
+        Caller caller = kUser;
+        caller.progress = writes.back().second.get();
+        world.wait_behind(2);
+        const auto done = world->write(ino, 0, std::as_bytes(std::span(text)), false, caller);
+        REQUIRE(errno_of(done) == kParkErrno);
+        REQUIRE(errno_of(world->setattr(ino, size_of(0), kUser)) == kClaimErrno);
+        places[ino.value()] = world.extent_at(ino, 0).start;
+    }
+    const InodeNo big = world.sized("big", kChunk), more = world.sized("more", kChunk);
+    CHECK(world.prepare(big).ok());
+    CHECK(errno_of(world.prepare(more)) == ENOSPC);
+    for (const auto &[ino, start] : places) CHECK(world.extent_at(InodeNo(ino), 0).start == start);
+    for (auto &[ino, place] : writes) {
+        Caller caller = kUser;
+        caller.progress = place.get();
+        CHECK(world
+                  .retry([&, ino = ino] {
+                      return world->write(ino, 0, std::as_bytes(std::span(text)), false, caller);
+                  })
+                  .ok());
+        CHECK((world.read(ino, 0, text.size()) == text));
+        world.forget_content(ino);
+    }
+    CHECK(world.prepare(more).ok());
+    world.check();
+}
+
+TEST_CASE("evacuation: what was kept and reserved is given up when the request is dropped") {
+    unsigned dropped = 0;
+    for (unsigned waits = 1; waits < 60; waits += waits < 30 ? 1 : 7) {
+        CAPTURE(waits);
+        World world(16 << 20, true);
+        world.broken(40, [](unsigned i) { return i % 2 == 0; });
+        const InodeNo big = world.sized("big", kChunk), rest = world.make("rest");
+        REQUIRE(world->commit_group().ok());
+        {
+            Progress place;
+            Caller caller = kUser;
+            caller.progress = &place;
+            world.wait_behind(waits);
+            const auto done = world->prepare(big, 0, 0, kChunk, caller);
+            if (!done.ok()) {
+                REQUIRE(must_park(done.error()));
+                ++dropped;
+            }
+        }
+        world.wait_behind(1000000);
+        REQUIRE(world->commit_group().ok());
+        REQUIRE(world->commit_group().ok());
+        // All that is free can be had.
+        const std::uint64_t said = world->info().blocks_available;
+        std::uint64_t had = 0;
+        for (std::uint64_t step = 1024; step != 0; step /= 2)
+            while (world
+                       .retry([&] {
+                           return world->fallocate(0, rest, 0, had * kBlock, step * kBlock, kUser);
+                       })
+                       .ok())
+                had += step;
+        CHECK(had + 16 >= said);
+        world.check();
+    }
+    CHECK(dropped > 20);
+}
+
+TEST_CASE("evacuation: no write in place is lost while many at once move files") {
+    for (int round = 0; round < 40; ++round) {
+        World world(12 << 20);
+        const std::vector<InodeNo> kept = world.broken(250, [](unsigned i) { return i % 2 == 0; });
+        REQUIRE(kept.size() > 2);
+        std::vector<InodeNo> big;
+        for (int i = 0; i < 2; ++i) big.push_back(world.sized("big" + std::to_string(i), kChunk));
+        std::atomic<bool> done{false};
+        std::atomic<unsigned> written_to{0};
+        constexpr std::uint64_t kPiece = 20;  // blocks
+        std::vector<std::string> wanted;
+        for (const InodeNo ino : kept) wanted.push_back(world.read(ino, 0, 250 * kBlock));
+        std::thread writer([&] {
+            for (unsigned n = 0; !done; ++n) {
+                const std::size_t i = n * 7 % kept.size();
+                const std::string text(kPiece * kBlock, static_cast<char>('A' + n % 26));
+                const std::uint64_t at = n * kPiece % 240 * kBlock;
+                const auto written =
+                    world->write(kept[i], at, std::as_bytes(std::span(text)), false, kUser);
+                if (written.ok()) wanted[i].replace(at, text.size(), text);
+                ++written_to;
+            }
+        });
+        while (written_to < 10) std::this_thread::yield();
+        std::vector<std::thread> threads;
+        std::atomic<int> prepared{0};
+        for (unsigned t = 0; t < 3; ++t)
+            threads.emplace_back([&, t] {
+                Progress place;
+                Caller caller = t < 2 ? kUser : kAdmin;
+                caller.progress = &place;
+                for (int tries = 0; tries < 100000; ++tries) {
+                    Result<> result;
+                    if (t < 2) {
+                        result = world->prepare(big[t], 0, 0, kChunk, caller);
+                    } else if (const auto made = world->compact(0, caller); !made.ok()) {
+                        result = made.error();
+                    }
+                    if (result.ok()) prepared += t < 2 ? 1 : 0;
+                    if (result.ok() || !must_park(result.error())) return;
+                    std::this_thread::yield();
+                }
+            });
+        for (std::thread &thread : threads) thread.join();
+        done = true;
+        writer.join();
+        CHECK(prepared == 2);
+        for (std::size_t i = 0; i < kept.size(); ++i)
+            CHECK((world.read(kept[i], 0, 250 * kBlock) == wanted[i]));
+    }
+}
+
+TEST_CASE("evacuation: compacting makes chunks whole, and then there is nothing to be done") {
+    for (const bool image : {false, true}) {
+        CAPTURE(image);
+        World world(64 << 20, image);
+        world.broken(8, [](unsigned i) { return i % 4 == 0; });
+        const std::uint64_t before = world.free_chunks();
+        const Compacted done = world.compact();
+        REQUIRE(world->commit_group().ok());
+        CHECK(done.chunks >= 15);
+        CHECK(world.free_chunks() >= before + 15);
+        CHECK(done.moved <= done.chunks * kChunk / 4 * 3);
+        const Compacted again = world.compact();
+        CHECK(again.chunks <= 1);
+        CHECK(errno_of(world->compact(0, kUser)) == EPERM);
+        CHECK(errno_of(world->compact(1000, kAdmin)) == EINVAL);
+        world.check();
+    }
+}
+
+TEST_CASE("evacuation: however many extents and files there are, others get the lock in between") {
+    // Two files of 50,000 extents each, in turns, so that every chunk is full of both.
+    auto region = std::move(pm::memory_region(512 << 20)).take();
+    REQUIRE(mkfs::make(*region, {}).ok());
+    auto opened = Volume::open(std::move(region), {});
+    REQUIRE(opened.ok());
+    Volume &volume = *opened.value();
+    const auto file = [&](const std::string &name) {
+        return volume.make(kRoot, name, S_IFREG | 0644, 0, kUser).take().ino;
+    };
+    const InodeNo a = file("a"), b = file("b"), big = file("big"), rest = file("rest");
+    const std::string block(kBlock, 'x');
+    bool full = false;
+    for (std::uint64_t i = 0; i < 100000 && !full; ++i)
+        for (const InodeNo ino : {a, b})
+            full |=
+                !volume.write(ino, i * 2 * kBlock, std::as_bytes(std::span(block)), false, kUser)
+                     .ok();
+    // The rest, so that no chunk is free; then every third block of one file goes.
+    for (std::uint64_t step = 4096, at = 0; step != 0; step /= 2)
+        while (volume.fallocate(0, rest, 0, at * kBlock, step * kBlock, kUser).ok()) at += step;
+    for (std::uint64_t i = 0; i < 30000; i += 2)
+        REQUIRE(volume
+                    .fallocate(0, a, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, i * 2 * kBlock,
+                               kBlock, kUser)
+                    .ok());
+    REQUIRE(volume.setattr(big, size_of(4 * kChunk), kUser).ok());
+    std::atomic<bool> done{false};
+    std::uint64_t longest = 0, looks = 0;
+    std::thread other([&] {
+        while (!done) {
+            const std::uint64_t before = monotonic_ns();
+            REQUIRE(volume.setattr(b, SetAttr{.mode = 0600}, kUser).ok());
+            longest = std::max(longest, monotonic_ns() - before);
+            ++looks;
+            std::this_thread::sleep_for(std::chrono::microseconds(200));
+        }
+    });
+    Result<> prepared;
+    Progress place;
+    Caller caller = kUser;
+    caller.progress = &place;
+    do prepared = volume.prepare(big, 0, 0, kChunk, caller);
+    while (!prepared.ok() && must_park(prepared.error()));
+    done = true;
+    other.join();
+    CHECK(prepared.ok());
+    CHECK(looks > 20);
+    CAPTURE(looks);
+    CHECK(longest < 250'000'000);  // a step takes 2 ms at most; the machine may be busy
+    MESSAGE("longest wait: ", longest / 1000, " us in ", looks);
+    CHECK(volume.close().ok());
+}

@@ -1,0 +1,481 @@
+// The allocator against a model that is nothing but one state a block.
+#include <doctest/doctest.h>
+#include <sys/stat.h>
+
+#include <cstring>
+#include <random>
+#include <set>
+
+#include "core/alloc.h"
+#include "core/change.h"
+#include "journal/journal.h"
+#include "media/geometry.h"
+#include "mkfs/make.h"
+#include "support/sim_media.h"
+#include "volume/volume.h"
+
+using namespace pmfs;
+using core::Bits;
+using core::Run;
+using core::Side;
+using media::ChunkKind;
+
+namespace {
+
+constexpr std::uint64_t kChunkBlocks = media::kChunkBlocks;
+
+template <class T>
+int errno_of(const Result<T> &result) {
+    return result.ok() ? 0 : result.error().errno_value();
+}
+
+enum class State : std::uint8_t { free, data, meta, fixed };
+
+class Tested {
+public:
+    Tested(std::uint64_t size, bool image) {
+        auto region = std::move(pm::memory_region(size)).take();
+        mkfs::MakeOptions make;
+        make.journal_size = media::kJournalSizeMin;
+        REQUIRE(mkfs::make(*region, make).ok());
+        media_ = std::make_unique<test::SimMedia>(
+            image ? test::SimMedia::Flavour::image : test::SimMedia::Flavour::dax,
+            test::MediaImage(std::vector<std::byte>(region->meta(), region->meta() + size)));
+        region_ = media_->lend();
+        std::memcpy(static_cast<void *>(&superblock), region_->data(), sizeof superblock);
+        auto opened =
+            journal::Journal::open(*region_, superblock, journal::current_boot_id(), false);
+        REQUIRE(opened.ok());
+        journal = std::move(opened).take();
+        auto allocated = core::Allocator::open(*journal, superblock);
+        REQUIRE(allocated.ok());
+        allocator = std::move(allocated).take();
+        core.emplace(core::Core{*journal, superblock, *allocator});
+        model.resize(superblock.block_count.get());
+        for (std::uint64_t c = 0; c < chunks(); ++c)
+            for (unsigned i = 0; i < kChunkBlocks; ++i)
+                if (!core::bit_at(available(c), i)) model[c * kChunkBlocks + i] = State::fixed;
+    }
+    core::SpaceMap &map() { return allocator->map(); }
+    std::uint64_t chunks() { return map().chunk_count(); }
+    Bits available(std::uint64_t chunk) {
+        const auto bits = map().available(nullptr, chunk);
+        REQUIRE(bits.ok());
+        return bits.value();
+    }
+    void checkpoint() {
+        REQUIRE(journal->group_commit(true).ok());
+        allocator->release_held();
+        freed.clear();
+        freed_meta.clear();
+    }
+    void mark(Run run, State state) {
+        for (std::uint64_t b = run.start; b < run.start + run.blocks; ++b) model[b] = state;
+    }
+    // What was just given out was nobody's.
+    void given(Run run, bool data) {
+        REQUIRE(run.blocks != 0);
+        for (std::uint64_t b = run.start; b < run.start + run.blocks; ++b) {
+            REQUIRE(b < model.size());
+            CHECK(model[b] == State::free);
+            CHECK(!reserved.contains(b));
+            CHECK(!freed.contains(b));
+            if (data) CHECK(!freed_meta.contains(b));
+        }
+    }
+    // The index says what the model says, after a commit or an abort.
+    void compare(bool image) {
+        std::uint64_t free_total = 0;
+        std::array<std::array<bool, core::kRunClasses>, core::kSides> there{};
+        bool whole = false;
+        for (std::uint64_t c = 0; c < chunks(); ++c) {
+            unsigned free = 0, data = 0, meta = 0;
+            Bits bits{};
+            for (unsigned i = 0; i < kChunkBlocks; ++i) {
+                const std::uint64_t b = c * kChunkBlocks + i;
+                free += model[b] == State::free;
+                data += model[b] == State::data;
+                meta += model[b] == State::meta || model[b] == State::fixed;
+                core::set_bit(bits, i,
+                              model[b] == State::free && !reserved.contains(b) &&
+                                  !(image && freed.contains(b)));
+            }
+            free_total += free;
+            const auto found = map().chunk(c);
+            REQUIRE(found.ok());
+            const core::SpaceMap::Chunk &chunk = *found.value();
+            CAPTURE(c);
+            CHECK(chunk.free == free);
+            CHECK(chunk.kind == (free == kChunkBlocks ? ChunkKind::free
+                                 : meta == 0          ? ChunkKind::data
+                                 : data == 0          ? ChunkKind::meta
+                                                      : ChunkKind::mixed));
+            CHECK((available(c) == bits));
+            const unsigned longest = core::fitting_run(bits, core::kBits + 1).length;
+            CHECK(chunk.longest == longest);
+            if (longest == 0 || kept.contains(c) || chunk.reserved) continue;
+            if (free == kChunkBlocks) {
+                whole |= longest == kChunkBlocks;
+                continue;
+            }
+            const bool copy = c == superblock.copy_block.get() / kChunkBlocks;
+            const Side side = chunk.inodes                             ? Side::inode
+                              : chunk.kind == ChunkKind::meta && !copy ? Side::meta
+                                                                       : Side::data;
+            there[static_cast<unsigned>(side)]
+                 [static_cast<unsigned>(std::bit_width(std::min(longest, 511u)) - 1)] = true;
+        }
+        CHECK(map().free_blocks() == free_total);
+        CHECK(map().held_blocks() == reserved.size() + (image ? freed.size() : 0));
+        for (unsigned s = 0; s < core::kSides; ++s)
+            for (unsigned k = 0; k < core::kRunClasses; ++k)
+                CHECK(map().find_run(static_cast<Side>(s), k, 0, false).take().has_value() ==
+                      there[s][k]);
+        CHECK(map().find_free(0, 1, 1, false).take().has_value() == whole);
+    }
+
+    media::Superblock superblock;
+    std::unique_ptr<journal::Journal> journal;
+    std::unique_ptr<core::Allocator> allocator;
+    std::optional<core::Core> core;
+    std::vector<State> model;
+    std::set<std::uint64_t> reserved, freed, freed_meta;  // blocks
+    std::set<std::uint64_t> kept;                         // chunks
+
+private:
+    std::unique_ptr<test::SimMedia> media_;
+    std::unique_ptr<pm::Region> region_;
+};
+
+struct Owned {
+    Run run;
+    bool meta;
+};
+
+// Takes and gives at random, in transactions that commit or do not.
+class Player {
+public:
+    Player(unsigned seed, bool image) : image_(image), random_(seed), t_(24 << 20, image) {}
+
+    void play(unsigned transactions) {
+        for (unsigned n = 0; n < transactions; ++n) {
+            if (dice(8) == 0) outside();
+            const auto model = t_.model;
+            const auto owned = owned_;
+            const auto freed = t_.freed, freed_meta = t_.freed_meta, reserved = t_.reserved;
+            const auto places = places_;
+            core::Change change(*t_.core);
+            if (const auto begun = change.begin(); !begun.ok()) {
+                REQUIRE(must_park(begun.error()));
+                t_.checkpoint();
+                continue;
+            }
+            for (unsigned i = dice(3); i < 3; ++i) act(change);
+            if (dice(4) != 0 && change.commit().ok()) {
+                if (!image_) t_.freed.clear();
+                continue;
+            }
+            t_.model = model;
+            owned_ = owned;
+            t_.freed = freed;
+            t_.freed_meta = freed_meta;
+            t_.reserved = reserved;
+            places_ = places;
+        }
+    }
+    Tested &tested() { return t_; }
+
+private:
+    unsigned dice(unsigned n) { return static_cast<unsigned>(random_() % n); }
+    core::Goal goal() {
+        core::Goal goal;
+        if (dice(3) == 0 && !owned_.empty()) {
+            const Run run = owned_[dice(static_cast<unsigned>(owned_.size()))].run;
+            goal.near = run.start + run.blocks;
+        }
+        goal.large = dice(6) == 0;
+        goal.file_block = goal.large ? 512 + dice(512) : dice(64);
+        goal.owner = dice(4) == 0 ? 1 + dice(3) : 0;
+        goal.privileged = dice(2) == 0;
+        goal.broken = dice(4) == 0;
+        return goal;
+    }
+    std::uint64_t length() { return 1 + dice(dice(4) == 0 ? 600 : 12); }
+
+    // What needs no transaction.
+    void outside() {
+        switch (dice(5)) {
+            case 0: {
+                const auto run = t_.allocator->reserve_data(goal(), length());
+                if (!run.ok()) break;
+                t_.given(run.value(), true);
+                for (std::uint64_t i = 0; i < run.value().blocks; ++i)
+                    t_.reserved.insert(run.value().start + i);
+                places_.push_back(run.value());
+                break;
+            }
+            case 1: {
+                if (places_.empty()) break;
+                const Run run = places_.back();
+                places_.pop_back();
+                t_.allocator->cancel_reserved(run);
+                for (std::uint64_t i = 0; i < run.blocks; ++i) t_.reserved.erase(run.start + i);
+                break;
+            }
+            case 2: {
+                const std::uint64_t chunk = dice(static_cast<unsigned>(t_.chunks()));
+                if (t_.kept.contains(chunk) || t_.map().chunk(chunk).take()->reserved) break;
+                t_.allocator->keep_chunks(chunk, 1);
+                t_.kept.insert(chunk);
+                if (t_.kept.size() < 3) break;
+                t_.allocator->free_chunks(*t_.kept.begin(), 1);
+                t_.kept.erase(t_.kept.begin());
+                break;
+            }
+            case 3:
+                t_.allocator->release_reservation(1 + dice(3));
+                break;
+            default:
+                t_.checkpoint();
+        }
+        t_.compare(image_);
+    }
+
+    void act(core::Change &change) {
+        if (!change.has_room(4)) return;
+        const unsigned what = dice(8);
+        if (what < 3) {
+            const auto run = t_.allocator->take_data(change, goal(), length());
+            if (run.ok()) took(run.value(), false);
+        } else if (what < 4) {
+            const auto run = t_.allocator->take_meta(change, 0, 1 + dice(3), core::Need::essential);
+            if (run.ok()) took(run.value(), true);
+        } else if (what < 5 && !places_.empty()) {
+            const Run run = places_.back();
+            if (!t_.allocator->take_reserved(change, run).ok()) return;
+            places_.pop_back();
+            for (std::uint64_t i = 0; i < run.blocks; ++i) t_.reserved.erase(run.start + i);
+            owned_.push_back({run, false});
+            t_.mark(run, State::data);
+        } else if (!owned_.empty()) {
+            give(change);
+        }
+    }
+    void took(Run run, bool meta) {
+        t_.given(run, !meta);
+        for (std::uint64_t b = run.start; b < run.start + run.blocks; ++b)
+            CHECK(!t_.kept.contains(b / kChunkBlocks));
+        owned_.push_back({run, meta});
+        t_.mark(run, meta ? State::meta : State::data);
+    }
+    // A part of what somebody owns.
+    void give(core::Change &change) {
+        const unsigned at = dice(static_cast<unsigned>(owned_.size()));
+        Owned &one = owned_[at];
+        const Run piece = t_.allocator->piece(one.run);
+        const Run gone{piece.start, dice(2) == 0 ? piece.blocks : 1 + random_() % piece.blocks};
+        REQUIRE(t_.allocator->give_back(change, gone).ok());
+        t_.mark(gone, State::free);
+        for (std::uint64_t b = gone.start; b < gone.start + gone.blocks; ++b) {
+            t_.freed.insert(b);
+            if (one.meta && image_) t_.freed_meta.insert(b);
+        }
+        one.run = {one.run.start + gone.blocks, one.run.blocks - gone.blocks};
+        if (one.run.blocks == 0) owned_.erase(owned_.begin() + at);
+    }
+
+    const bool image_;
+    std::mt19937 random_;
+    Tested t_;
+    std::vector<Owned> owned_;
+    std::vector<Run> places_;  // reserved
+};
+
+}  // namespace
+
+TEST_CASE(
+    "space map: whatever is taken and given back, the index and the counts are the bitmaps'") {
+    for (unsigned seed = 1; seed <= 10; ++seed)
+        for (const bool image : {false, true}) {
+            CAPTURE(seed);
+            CAPTURE(image);
+            Player player(seed, image);
+            for (int i = 0; i < 20; ++i) {
+                player.play(40);
+                player.tested().compare(image);
+            }
+        }
+}
+
+TEST_CASE("space map: the shortest run that is long enough is taken, and whole chunks stay whole") {
+    Tested t(64 << 20, false);
+    core::Change change(*t.core);
+    REQUIRE(change.begin().ok());
+    // Gaps of 5, 9 and 40 blocks in one chunk.
+    const Run all = t.allocator->take_chunks(change, 1, kChunkBlocks, true).take();
+    for (const Run gap :
+         {Run{all.start + 10, 40}, Run{all.start + 100, 5}, Run{all.start + 200, 9}})
+        REQUIRE(t.allocator->give_back(change, gap).ok());
+    REQUIRE(change.commit().ok());
+    core::Change again(*t.core);
+    REQUIRE(again.begin().ok());
+    const std::uint64_t whole = t.map().free_chunks();
+    CHECK(t.allocator->take_data(again, {}, 9).take().start == all.start + 200);
+    CHECK(t.allocator->take_data(again, {}, 5).take().start == all.start + 100);
+    CHECK(t.allocator->take_data(again, {}, 6).take().start == all.start + 10);
+    CHECK(t.map().free_chunks() == whole);
+}
+
+TEST_CASE(
+    "space map: metadata goes into data's chunks when there is no room else, and these recover") {
+    for (const bool image : {false, true}) {
+        Tested t(16 << 20, image);
+        std::vector<Run> data, meta;
+        const auto act = [&](auto what) {
+            core::Change change(*t.core);
+            auto begun = change.begin();
+            if (!begun.ok()) {
+                t.checkpoint();
+                begun = change.begin();
+            }
+            REQUIRE(begun.ok());
+            const bool more = what(change);
+            REQUIRE(change.commit().ok());
+            return more;
+        };
+        core::Goal root;
+        root.privileged = true;
+        while (act([&](core::Change &change) {
+            const auto run = t.allocator->take_data(change, root, 64);
+            if (run.ok()) data.push_back(run.value());
+            return run.ok();
+        })) {
+        }
+        // A gap in a chunk of data; then metadata takes all that is left.
+        const auto kind_of = [&](const Run &run) {
+            return t.map().chunk(run.start / kChunkBlocks).take()->kind;
+        };
+        const auto gap = std::find_if(data.begin(), data.end(), [&](const Run &run) {
+            return kind_of(run) == ChunkKind::data;
+        });
+        REQUIRE(gap != data.end());
+        act([&](core::Change &change) {
+            REQUIRE(t.allocator->give_back(change, *gap).ok());
+            return true;
+        });
+        t.checkpoint();
+        while (act([&](core::Change &change) {
+            const auto run = t.allocator->take_meta(change, 0, 1, core::Need::essential);
+            if (run.ok()) meta.push_back(run.value());
+            return run.ok();
+        })) {
+        }
+        CHECK(t.map().free_blocks() == 0);
+        CHECK(kind_of(*gap) == ChunkKind::mixed);
+        for (const Run &run : meta)
+            act([&](core::Change &change) {
+                REQUIRE(t.allocator->give_back(change, run).ok());
+                return true;
+            });
+        CHECK(kind_of(*gap) == ChunkKind::data);
+        // On an image it is no place for data before a checkpoint: a record may be replayed there.
+        const auto fits = [&] {
+            return act(
+                [&](core::Change &change) { return t.allocator->take_data(change, root, 1).ok(); });
+        };
+        if (image) {
+            REQUIRE(t.journal->group_commit(false).ok());
+            t.allocator->release_held();
+            CHECK_FALSE(fits());
+        }
+        t.checkpoint();
+        CHECK(fits());
+    }
+}
+
+TEST_CASE("space map: each need leaves what the next one may have") {
+    Tested t(16 << 20, false);
+    core::Change change(*t.core);
+    REQUIRE(change.begin().ok());
+    const std::uint64_t free = t.map().free_blocks();
+    const std::uint64_t user = t.allocator->available_blocks(false);
+    const std::uint64_t root = t.allocator->available_blocks(true);
+    CHECK(user < root);
+    CHECK(root < free);
+    CHECK(t.allocator->check_space(user, core::Need::user).ok());
+    CHECK(errno_of(t.allocator->check_space(user + 1, core::Need::user)) == ENOSPC);
+    CHECK(t.allocator->check_space(root, core::Need::root).ok());
+    CHECK(errno_of(t.allocator->check_space(root + 1, core::Need::root)) == ENOSPC);
+    CHECK(t.allocator->check_space(root + 1, core::Need::growth).ok());
+    CHECK(errno_of(t.allocator->check_space(free, core::Need::growth)) == ENOSPC);
+    CHECK(t.allocator->check_space(free, core::Need::essential).ok());
+    CHECK(errno_of(t.allocator->check_space(free + 1, core::Need::essential)) == ENOSPC);
+}
+
+namespace {
+
+std::unique_ptr<Volume> volume_of(std::uint64_t size) {
+    auto region = std::move(pm::memory_region(size)).take();
+    REQUIRE(mkfs::make(*region, {}).ok());
+    auto opened = Volume::open(std::move(region), {});
+    REQUIRE(opened.ok());
+    return std::move(opened).take();
+}
+const InodeNo kRoot(media::kRootIno);
+constexpr Caller kUser{1000, 1000, 1};
+
+std::string name_of(std::uint64_t n) {
+    const std::string digits = std::to_string(n);
+    return std::string(8 - digits.size(), '0') + digits;
+}
+
+}  // namespace
+
+TEST_CASE("space map: with the last inode of a chunk its places are free space again") {
+    const auto volume = volume_of(64 << 20);
+    const auto kinds = [&] {
+        std::vector<ChunkInfo> chunks(volume->info().chunks);
+        REQUIRE(volume->chunks(0, chunks).ok());
+        std::array<unsigned, 4> count{};
+        for (const ChunkInfo &c : chunks) ++count[c.kind];
+        return count;
+    };
+    const auto before = kinds();
+    const std::uint64_t free = volume->info().blocks_free;
+    std::vector<InodeNo> all;
+    for (std::uint64_t n = 0; n < 20000; ++n)
+        all.push_back(volume->make(kRoot, name_of(n), S_IFREG | 0644, 0, kUser).take().ino);
+    CHECK(kinds()[1] > before[1]);
+    for (std::uint64_t n = 0; n < all.size(); ++n) {
+        REQUIRE(volume->unlink(kRoot, name_of(n)).ok());
+        volume->forget(all[n], 1);
+    }
+    CHECK((kinds() == before));
+    CHECK(volume->info().blocks_free + 2 >= free);
+}
+
+TEST_CASE("space map: how many files and how much data there can be is said within 1 %") {
+    for (const std::uint64_t size : {8u << 20, 64u << 20}) {
+        CAPTURE(size);
+        const auto volume = volume_of(size);
+        const std::uint64_t said = volume->info().inodes_available;
+        std::uint64_t made = 0;
+        while (volume->make(kRoot, name_of(made), S_IFREG | 0644, 0, kUser).ok()) ++made;
+        CAPTURE(made);
+        CAPTURE(said);
+        CHECK(made * 100 >= said * 99);
+        CHECK(made * 99 <= said * 100);
+    }
+    for (const std::uint64_t size : {8u << 20, 64u << 20, 512u << 20}) {
+        CAPTURE(size);
+        const auto volume = volume_of(size);
+        const InodeNo ino = volume->make(kRoot, "f", S_IFREG | 0644, 0, kUser).take().ino;
+        const std::uint64_t said = volume->info().blocks_available;
+        const std::uint64_t block = media::kBlockSize;
+        std::uint64_t had = 0;
+        for (std::uint64_t step = 4096; step != 0; step /= 2)
+            while (volume->fallocate(0, ino, 0, had * block, step * block, kUser).ok()) had += step;
+        CHECK(had <= said);
+        CHECK(had * 100 >= said * 99);
+    }
+}
