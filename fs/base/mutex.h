@@ -15,6 +15,7 @@
 #include <mutex>
 
 #include "base/assert.h"
+#include "base/blocking.h"
 
 #if defined(__clang__)
 #define PMFS_THREAD_ATTRIBUTE(x) __attribute__((x))
@@ -84,11 +85,16 @@ private:
     bool held_;
 };
 
+// never: whoever holds it makes no system call that may block (base/blocking.h).
+enum class Blocking { may, never };
+
 // Many readers or one writer.  A waiting writer keeps new readers out, so that a stream of readers
-// cannot starve it; hence a thread that holds it shared must not take it shared again.
+// cannot starve it; hence a thread that holds it shared must not take it shared again.  And it
+// keeps other writers at the gate, so that one that takes the lock again and again cannot either.
 class CAPABILITY("mutex") SharedMutex {
 public:
-    SharedMutex() {
+    explicit SharedMutex(Blocking blocking = Blocking::may)
+        : counts_(blocking == Blocking::never ? 1 : 0) {
         pthread_rwlockattr_t kind;
         PMFS_ASSERT(pthread_rwlockattr_init(&kind) == 0);
         PMFS_ASSERT(pthread_rwlockattr_setkind_np(
@@ -101,20 +107,47 @@ public:
     SharedMutex &operator=(const SharedMutex &) = delete;
 
     // The errors of these are deadlock with oneself and too many readers: both are our bugs.
-    void lock() ACQUIRE() { PMFS_ASSERT(pthread_rwlock_wrlock(&rwlock_) == 0); }
-    void lock_shared() ACQUIRE_SHARED() { PMFS_ASSERT(pthread_rwlock_rdlock(&rwlock_) == 0); }
-    void unlock() RELEASE() { pthread_rwlock_unlock(&rwlock_); }
-    void unlock_shared() RELEASE_SHARED() { pthread_rwlock_unlock(&rwlock_); }
-    bool try_lock() TRY_ACQUIRE(true) { return pthread_rwlock_trywrlock(&rwlock_) == 0; }
-    bool try_lock_shared() TRY_ACQUIRE_SHARED(true) {
-        return pthread_rwlock_tryrdlock(&rwlock_) == 0;
+    void lock() ACQUIRE() {
+        {
+            const std::lock_guard next(gate_);
+            PMFS_ASSERT(pthread_rwlock_wrlock(&rwlock_) == 0);
+        }
+        brief_locks_held += counts_;
     }
-    // For clang only, in a function that somebody calls who holds the lock but cannot say so.
-    void assert_held() ASSERT_CAPABILITY(this) {}
-    void assert_held_shared() ASSERT_SHARED_CAPABILITY(this) {}
+    void lock_shared() ACQUIRE_SHARED() {
+        PMFS_ASSERT(pthread_rwlock_rdlock(&rwlock_) == 0);
+        brief_locks_held += counts_;
+    }
+    void unlock() RELEASE() {
+        brief_locks_held -= counts_;
+        pthread_rwlock_unlock(&rwlock_);
+    }
+    void unlock_shared() RELEASE_SHARED() {
+        brief_locks_held -= counts_;
+        pthread_rwlock_unlock(&rwlock_);
+    }
+    bool try_lock() TRY_ACQUIRE(true) {
+        const bool taken = pthread_rwlock_trywrlock(&rwlock_) == 0;
+        brief_locks_held += taken ? counts_ : 0;
+        return taken;
+    }
+    bool try_lock_shared() TRY_ACQUIRE_SHARED(true) {
+        const bool taken = pthread_rwlock_tryrdlock(&rwlock_) == 0;
+        brief_locks_held += taken ? counts_ : 0;
+        return taken;
+    }
+    // For functions that are called with the lock held by somebody who knows it under another name:
+    // clang believes it, and a brief lock is looked for.
+    void assert_held() const ASSERT_CAPABILITY(this) { assert_counted(); }
+    void assert_held_shared() const PMFS_THREAD_ATTRIBUTE(assert_shared_capability(this)) {
+        assert_counted();
+    }
 
 private:
+    void assert_counted() const { PMFS_ASSERT(brief_locks_held >= counts_); }
+    std::mutex gate_;  // of the writer that is next
     pthread_rwlock_t rwlock_;
+    const unsigned counts_;
 };
 
 class SCOPED_CAPABILITY ExclusiveLock {

@@ -15,6 +15,8 @@
 #include <string>
 #include <string_view>
 
+#include "base/blocking.h"
+
 namespace pmfs {
 
 namespace {
@@ -25,6 +27,7 @@ constexpr std::uint32_t kFirstTimeNamespace = 0xEFFFFFFA;
 
 // The file /proc/WHO/NAME, or nothing.
 std::string read_proc(const std::string &who, const char *name) {
+    may_block("read of /proc");
     const std::string path = "/proc/" + who + "/" + name;
     const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (!file.ok()) return {};
@@ -82,12 +85,14 @@ bool proc_is_ours() {
 }
 
 std::uint32_t own_namespace(const char *name) {
+    may_block("stat of /proc/self/ns");
     struct stat status;
     const std::string path = std::string("/proc/self/ns/") + name;
     return ::stat(path.c_str(), &status) == 0 ? static_cast<std::uint32_t>(status.st_ino) : 0;
 }
 
 FileDescriptor open_pidfd(std::uint32_t pid) {
+    may_block("pidfd_open");
     return FileDescriptor(static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(pid), 0)));
 }
 

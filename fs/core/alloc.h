@@ -36,9 +36,11 @@ struct Goal {
 
 // How much of the free space an allocation has to leave.
 enum class Need : std::uint8_t {
-    user,       // data and new inodes: all reserves
-    root,       // ... of root: without the root reserve
-    growth,     // metadata that the above bring with them: half of what must always work
+    user,       // file data: all reserves
+    root,       // ... of root: what must always work
+    name,       // new files: the root reserve, and three quarters of what must always work
+    root_name,  // ... of root
+    growth,     // metadata that the above bring with them: half of that
     essential,  // what must always work: nothing
 };
 

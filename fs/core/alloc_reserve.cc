@@ -24,11 +24,16 @@ std::uint64_t Allocator::essential_reserve(std::uint64_t inodes) const {
 std::uint64_t Allocator::reserve_of(Need need) const {
     const std::uint64_t essential = essential_reserve(map_->inodes_used());
     const std::uint64_t total = superblock_.block_count.get();
+    const std::uint64_t root = total * superblock_.root_reserve.get() / 10000;
     switch (need) {
         case Need::user:
-            return essential + total * superblock_.root_reserve.get() / 10000;
+            return essential + root;
         case Need::root:
             return essential;
+        case Need::name:
+            return essential / 4 * 3 + root;
+        case Need::root_name:
+            return essential / 4 * 3;
         case Need::growth:
             return essential / 2;
         case Need::essential:
@@ -70,14 +75,15 @@ constexpr double kNameBlocks = 0.0100;
 std::uint64_t Allocator::available_inodes(bool privileged) const {
     const std::uint64_t used = map_->inodes_used(), made = map_->inodes_made();
     const std::uint64_t places = made - std::min(made, used);
-    const std::uint64_t free = available_blocks(privileged);
+    const std::uint64_t keep = reserve_of(privileged ? Need::root_name : Need::name);
+    const std::uint64_t free = map_->free_blocks() - std::min(map_->free_blocks(), keep);
     const double each = 1.0 / media::kInodesPerBlock + kNameBlocks;
     const auto take = [&](std::uint64_t inodes) {
         const std::uint64_t fresh = inodes - std::min(inodes, places);
         const double blocks = static_cast<double>(fresh) / media::kInodesPerBlock +
                               static_cast<double>(inodes) * kNameBlocks;
-        return blocks +
-               static_cast<double>(essential_reserve(used + inodes) - essential_reserve(used));
+        return blocks + 0.75 * static_cast<double>(essential_reserve(used + inodes) -
+                                                   essential_reserve(used));
     };
     std::uint64_t low = 0,
                   high = places + static_cast<std::uint64_t>(static_cast<double>(free) / each);

@@ -123,7 +123,7 @@ std::optional<PinTable::Removed> PinTable::remove(std::uint64_t handle, std::uin
         return std::nullopt;
     Pin &pin = pins_[index];
     const auto user = coverage_.find(pin.uid);
-    const Removed removed{pin.uid, count(user->second, pin.first, pin.end, -1)};
+    const Removed removed{pin.uid, count(user->second, pin.first, pin.end, -1), pin.counted};
     if (user->second.empty()) coverage_.erase(user);
     if (pin.next != 0) pins_[pin.next - 1].previous = pin.previous;
     if (pin.previous != 0)

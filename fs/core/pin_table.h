@@ -1,5 +1,5 @@
 // The range pins of one file: counted, found in O(log n), charged once to each user however often
-// he pins a block (docs/seal.md "R").
+// it pins a block (docs/seal.md "R").
 //
 // A pin costs about 90 bytes: a record, and at most two more segments of its user's coverage, which
 // is a map from first blocks to segments that are pinned equally often.
@@ -23,6 +23,7 @@ public:
         std::uint32_t generation = 0;  // of the record, so that an old number finds nothing
         std::uint32_t previous = 0,
                       next = 0;  // of the same handle; free: `next` free one.  0: none
+        bool counted = false;    // its owner's business
     };
 
     // Blocks that `uid` would be charged for, if it pinned [first, end) now.
@@ -33,6 +34,7 @@ public:
     struct Removed {
         std::uint32_t uid;
         std::uint64_t blocks;
+        bool counted;
     };
     std::optional<Removed> remove(std::uint64_t handle, std::uint64_t number);
     // Any pin of the handle, 0 when it has none: for the end of a handle.

@@ -2,12 +2,16 @@
 #include "core/quarantine.h"
 
 #include <algorithm>
+#include <iterator>
+
+#include "base/assert.h"
 
 namespace pmfs::core {
 
 void Quarantine::add(InodeNo record, std::vector<Run> runs) {
+    (void)remove(record);
+    for (const Run &run : runs) count(run, true);
     records_[record.value()] = std::move(runs);
-    rebuild();
 }
 
 std::vector<Run> Quarantine::remove(InodeNo record) {
@@ -15,30 +19,62 @@ std::vector<Run> Quarantine::remove(InodeNo record) {
     if (found == records_.end()) return {};
     std::vector<Run> runs = std::move(found->second);
     records_.erase(found);
-    rebuild();
+    for (const Run &run : runs) count(run, false);
     return runs;
 }
 
-void Quarantine::rebuild() {
-    std::vector<Run> all;
-    for (const auto &[record, runs] : records_) all.insert(all.end(), runs.begin(), runs.end());
-    std::sort(all.begin(), all.end(), [](const Run &a, const Run &b) { return a.start < b.start; });
-    merged_.clear();
-    for (const Run &run : all) {
-        const std::uint64_t end = run.start + run.blocks;
-        if (!merged_.empty() && merged_.rbegin()->second >= run.start)
-            merged_.rbegin()->second = std::max(merged_.rbegin()->second, end);
-        else
-            merged_.emplace_hint(merged_.end(), run.start, end);
+// No segment reaches across `at`.
+void Quarantine::split(std::uint64_t at) {
+    auto it = held_.lower_bound(at);
+    if (it == held_.begin()) return;
+    --it;
+    if (it->second.end <= at) return;
+    held_.emplace(at, it->second);
+    it->second.end = at;
+}
+
+// Makes one of the segments that meet at `at`, where equally many records hold them.
+void Quarantine::join(std::uint64_t at) {
+    const auto right = held_.find(at);
+    if (right == held_.end() || right == held_.begin()) return;
+    const auto left = std::prev(right);
+    if (left->second.end != at || left->second.records != right->second.records) return;
+    left->second.end = right->second.end;
+    held_.erase(right);
+}
+
+void Quarantine::count(const Run &run, bool more) {
+    const std::uint64_t end = run.start + run.blocks;
+    split(run.start);
+    split(end);
+    auto it = held_.lower_bound(run.start);
+    for (std::uint64_t at = run.start; at < end;) {
+        if (it == held_.end() || it->first > at) {  // nobody's
+            PMFS_ASSERT(more);
+            const std::uint64_t upto = it == held_.end() ? end : std::min(end, it->first);
+            it = std::next(held_.emplace_hint(it, at, Segment{upto, 1}));
+            at = upto;
+            continue;
+        }
+        at = it->second.end;
+        it->second.records += more ? 1u : ~0u;
+        it = it->second.records == 0 ? held_.erase(it) : std::next(it);
     }
+    for (auto seam = held_.upper_bound(run.start); seam != held_.end() && seam->first <= end;) {
+        const std::uint64_t at = seam->first;
+        join(at);
+        seam = held_.upper_bound(at);
+    }
+    join(run.start);
 }
 
 void Quarantine::strike(std::uint64_t first, std::array<std::uint64_t, 8> &bits) {
     const std::uint64_t end = first + 64 * bits.size();
-    auto it = merged_.upper_bound(first);
-    if (it != merged_.begin()) --it;
-    for (; it != merged_.end() && it->first < end; ++it) {
-        for (std::uint64_t at = std::max(first, it->first); at < std::min(end, it->second); ++at) {
+    auto it = held_.upper_bound(first);
+    if (it != held_.begin()) --it;
+    for (; it != held_.end() && it->first < end; ++it) {
+        for (std::uint64_t at = std::max(first, it->first); at < std::min(end, it->second.end);
+             ++at) {
             std::uint64_t &word = bits[(at - first) / 64];
             const std::uint64_t bit = std::uint64_t{1} << ((at - first) % 64);
             struck_ += (word & bit) != 0;
@@ -51,12 +87,12 @@ std::vector<Run> Quarantine::without(Run run) const {
     std::vector<Run> left;
     std::uint64_t at = run.start;
     const std::uint64_t end = run.start + run.blocks;
-    auto it = merged_.upper_bound(run.start);
-    if (it != merged_.begin()) --it;
-    for (; it != merged_.end() && it->first < end; ++it) {
-        if (it->second <= at) continue;
+    auto it = held_.upper_bound(run.start);
+    if (it != held_.begin()) --it;
+    for (; it != held_.end() && it->first < end; ++it) {
+        if (it->second.end <= at) continue;
         if (it->first > at) left.push_back({at, it->first - at});
-        at = it->second;
+        at = it->second.end;
     }
     if (at < end) left.push_back({at, end - at});
     return left;

@@ -1,10 +1,10 @@
-// Blocks that somebody may still store to although he lost his grant: a holder that outlived the
-// server, or did not give his lease back in time.  Whoever frees such a block frees nothing: it
-// stays in use, and belongs to the holder's record (media/format.h "GrantHolder") until he is known
-// to be gone.
+// Blocks that somebody may still store to although its grant was lost: a holder that outlived the
+// server, or did not give its lease back in time.  Whoever frees such a block frees nothing: it
+// stays in use, and belongs to the holder's record (media/format.h "GrantHolder") until the holder
+// is known to be gone.
 //
-// Empty in all but rare times, and changed rarely: so it is rebuilt at each change, and O(log n) to
-// ask.
+// A map of segments that equally many records hold: O(log n) to ask, and a change costs the runs of
+// the record that it is about, however many others there are.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -23,7 +23,7 @@ struct Run {
 
 class Quarantine {
 public:
-    bool empty() const { return merged_.empty(); }
+    bool empty() const { return held_.empty(); }
     void add(InodeNo record, std::vector<Run> runs);
     // What was added for the record, which holds nothing back any more.
     std::vector<Run> remove(InodeNo record);
@@ -35,9 +35,17 @@ public:
     std::uint64_t struck() const { return struck_; }
 
 private:
-    void rebuild();
+    struct Segment {
+        std::uint64_t end = 0;
+        std::uint32_t records = 0;  // never 0
+    };
+    using Held = std::map<std::uint64_t, Segment>;
+    void split(std::uint64_t at);
+    void join(std::uint64_t at);
+    void count(const Run &run, bool more);
+
     std::map<std::uint64_t, std::vector<Run>> records_;
-    std::map<std::uint64_t, std::uint64_t> merged_;  // start -> end; apart from each other
+    Held held_;  // by first block; what no segment covers nobody holds
     std::uint64_t struck_ = 0;
 };
 

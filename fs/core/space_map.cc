@@ -272,9 +272,11 @@ Result<> SpaceMap::give(Change &change, std::uint64_t chunk, const Bits &bits) {
     const ChunkKind kind = TRY(kind_without(change, chunk, bits));
     const auto n = static_cast<std::int32_t>(count_bits(bits));
     undo_.push_back({chunk, n, c.kind, c.inodes, meta, bits, Bits{}});
+    const bool same = kind == c.kind;
     account(chunk, n, kind);
     hold_bits(chunk, bits);
-    index(chunk, TRY(available(&change, chunk)));
+    // Nothing more can be taken than before: what is freed is held back.
+    if (!same) index(chunk, TRY(available(&change, chunk)));
     return write_summary(change, chunk);
 }
 
@@ -333,7 +335,11 @@ void SpaceMap::tx_committed(TxSeq seq) {
         if (u.reserved != Bits{}) unhold(u.chunk, u.reserved);
         if (u.held == Bits{}) continue;
         freed_ += static_cast<std::uint64_t>(u.free);
-        held_queue_.push_back({seq, epoch, u.chunk, u.held});
+        if (!held_queue_.empty() && held_queue_.back().seq == seq &&
+            held_queue_.back().chunk == u.chunk)
+            for (std::size_t i = 0; i < u.held.size(); ++i) held_queue_.back().bits[i] |= u.held[i];
+        else
+            held_queue_.push_back({seq, epoch, u.chunk, u.held});
         if (!u.freed_meta) continue;
         meta_freed_[u.chunk] = seq;
         set_bit(groups_[u.chunk / kGroupChunks].blocked,
@@ -390,8 +396,9 @@ void SpaceMap::release_held() {
         held_queue_.pop_front();
     }
     held_count_.store(held_queue_.size(), std::memory_order_relaxed);
-    if (meta_freed_.empty()) return;
     const TxSeq checkpointed = journal_.checkpointed();
+    if (meta_freed_.empty() || checkpointed == unblocked_) return;
+    unblocked_ = checkpointed;
     std::erase_if(meta_freed_, [&](const auto &one) {
         if (one.second > checkpointed) return false;
         set_bit(groups_[one.first / kGroupChunks].blocked,

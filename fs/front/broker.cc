@@ -36,6 +36,7 @@ constexpr std::uint64_t kFirstConnection = 2;  // a connection's keys are 2 * id
 constexpr unsigned kTickMs = 250;              // how late a token or a silent connection may lapse
 constexpr unsigned kRefusalsLoggedMax = 20;    // in kRefusalWindow, so that nobody can fill the log
 constexpr std::uint64_t kSecond = 1'000'000'000;
+constexpr std::uint64_t kConnectionJobs = std::uint64_t{1} << 62;  // no file's number
 constexpr std::uint64_t kRefusalWindow = 10 * kSecond;
 
 using Claim = BrokerClaim;
@@ -459,7 +460,10 @@ void Broker::Impl::close_connection(std::uint64_t id) {
         places_.give_back(gone.peer.uid);
         lost = claims_.end_connection(id);
     }
-    for (const Claim &claim : lost) volume_.lose_grant(claim.handle, claim.grant);
+    // There may be thousands, and nobody else's connection is to wait for them.
+    volume_.run_later(gone.peer.uid, kConnectionJobs + id, true, [&volume = volume_, lost] {
+        for (const Claim &claim : lost) volume.lose_grant(claim.handle, claim.grant);
+    });
 }
 
 // The peer is the holder from now on, also in the record on the medium.

@@ -11,8 +11,8 @@
 // back and that it has ended, goes over a channel that its holder asked for; a grant that maps
 // nothing may be bound for that alone, whoever holds it.
 //
-// One thread (epoll).  No call waits for it, except stop().  Lock order: the Volume's, then the
-// Broker's.
+// One thread (epoll).  No call waits for it, except stop().  Nobody calls it with the Volume's lock
+// held, and it calls nobody with its own.
 #pragma once
 #include <sys/types.h>
 
@@ -59,8 +59,8 @@ public:
     const std::string &socket_path() const;
     std::uint64_t epoch() const;  // random, chosen at start
 
-    // EACCES for a caller that the socket would refuse for certain, before a grant is taken for
-    // him. (His groups are known only to the socket.)
+    // EACCES for a caller that the socket would refuse for certain, before a grant is taken for it.
+    // (Its groups are known only to the socket.)
     Result<> may_map(const Caller &caller) const;
     // True for root and for a member of the group; false also when it cannot be told.  The caller
     // must be waiting for the answer to its request, so that it is who it was.

@@ -6,6 +6,8 @@
 
 #include <cstring>
 
+#include "base/blocking.h"
+
 namespace pmfs::front {
 namespace {
 
@@ -95,6 +97,7 @@ void Claims::set_channel(std::uint64_t number, FileDescriptor channel) {
 void Claims::send(HandleId handle, GrantId grant, const void *packet, std::size_t size) const {
     const auto found = by_grant_.find({handle, grant});
     if (found == by_grant_.end()) return;
+    may_block("send to a holder");
     const FileDescriptor &channel = entries_.at(found->second).channel;
     if (channel.ok()) (void)!::send(channel.get(), packet, size, MSG_NOSIGNAL | MSG_DONTWAIT);
 }

@@ -151,16 +151,21 @@ void Dispatcher::fail(fuse_req_t req, const Error &error) {
         return;
     }
     const bool flushed = Request::current()->flushed();
+    const std::uint32_t user = fuse_req_ctx(req)->uid;
     const std::uint64_t unique = load<fuse_in_header>(Request::current()->message()).unique;
     ReplyPort &port = Request::current()->port();
     auto aside = put_aside(req);
     if (error.errno_value() == kParkErrno)
-        return volume_.when_ready(error, [this, aside, flushed] { run(*aside, flushed); });
+        return volume_.when_ready(
+            error, [this, aside, flushed] { run(*aside, flushed); }, user);
     // This may take as long as a lease's holder likes to, so the one who waits can be interrupted.
     if (!start_waiting(unique, std::move(aside))) return interrupted(port, unique);
-    volume_.when_ready(error, [this, unique, flushed] {
-        if (const auto waited = stop_waiting(unique)) run(*waited, flushed);
-    });
+    volume_.when_ready(
+        error,
+        [this, unique, flushed] {
+            if (const auto waited = stop_waiting(unique)) run(*waited, flushed);
+        },
+        user);
 }
 
 // False: it was interrupted on its way here.

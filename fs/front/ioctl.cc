@@ -398,9 +398,9 @@ Result<std::size_t> revoke(Job &job, pmfs_io_revoke &io) {
 
 struct Command {
     unsigned number;
-    // Runs on a thread of the notifier's, after the kernel's dirty pages of the file are written
-    // back: for what needs that, and for what may take long (an fdatasync on an image file).
-    bool flush;
+    // Runs on a thread of Volume::run_later, after the kernel's dirty pages of the file are written
+    // back: for what needs that, and for what may wait for a disk (an fdatasync on an image file).
+    enum class Way { at_once, flushed, flushed_lengthy } way;
     bool changes;  // times, blocks or mode of the file: the kernel hears of it before the answer
     Result<std::size_t> (*run)(Job &job, std::vector<std::byte> &bytes);
 };
@@ -417,22 +417,23 @@ Result<std::size_t> run_typed(Job &job, std::vector<std::byte> &bytes) {
     return used;
 }
 
+using enum Command::Way;
 constexpr Command kCommands[] = {
-    {PMFS_IOC_INFO, false, false, run_typed<pmfs_info, info>},
-    {PMFS_IOC_EXTENTS, false, false, run_typed<pmfs_extents, extents>},
-    {PMFS_IOC_HOLDERS, false, false, run_typed<pmfs_holders, holders>},
-    {PMFS_IOC_SEAL, true, true, run_typed<pmfs_io_seal, seal>},
-    {PMFS_IOC_UNSEAL, true, true, run_typed<pmfs_io_unseal, unseal>},
-    {PMFS_IOC_PREPARE, true, true, run_typed<pmfs_io_prepare, prepare>},
-    {PMFS_IOC_GRANT, true, true, run_typed<pmfs_io_grant, grant>},
-    {PMFS_IOC_RELEASE_GRANT, false, true, run_typed<pmfs_io_release_grant, release_grant>},
-    {PMFS_IOC_REVOKE, true, true, run_typed<pmfs_io_revoke, revoke>},
-    {PMFS_IOC_QUARANTINE, false, false, run_typed<pmfs_quarantine, quarantine>},
-    {PMFS_IOC_QUARANTINE_RELEASE, true, false,
+    {PMFS_IOC_INFO, at_once, false, run_typed<pmfs_info, info>},
+    {PMFS_IOC_EXTENTS, at_once, false, run_typed<pmfs_extents, extents>},
+    {PMFS_IOC_HOLDERS, at_once, false, run_typed<pmfs_holders, holders>},
+    {PMFS_IOC_SEAL, flushed, true, run_typed<pmfs_io_seal, seal>},
+    {PMFS_IOC_UNSEAL, flushed, true, run_typed<pmfs_io_unseal, unseal>},
+    {PMFS_IOC_PREPARE, flushed_lengthy, true, run_typed<pmfs_io_prepare, prepare>},
+    {PMFS_IOC_GRANT, flushed, true, run_typed<pmfs_io_grant, grant>},
+    {PMFS_IOC_RELEASE_GRANT, at_once, true, run_typed<pmfs_io_release_grant, release_grant>},
+    {PMFS_IOC_REVOKE, flushed, true, run_typed<pmfs_io_revoke, revoke>},
+    {PMFS_IOC_QUARANTINE, at_once, false, run_typed<pmfs_quarantine, quarantine>},
+    {PMFS_IOC_QUARANTINE_RELEASE, flushed, false,
      run_typed<pmfs_io_quarantine_release, quarantine_release>},
-    {PMFS_IOC_VOLUME, false, false, run_typed<pmfs_volume, volume>},
-    {PMFS_IOC_CHUNKS, false, false, run_typed<pmfs_chunks, chunks>},
-    {PMFS_IOC_COMPACT, true, false, run_typed<pmfs_io_compact, compact>},
+    {PMFS_IOC_VOLUME, at_once, false, run_typed<pmfs_volume, volume>},
+    {PMFS_IOC_CHUNKS, at_once, false, run_typed<pmfs_chunks, chunks>},
+    {PMFS_IOC_COMPACT, flushed_lengthy, false, run_typed<pmfs_io_compact, compact>},
 };
 
 void run(const Command &command, const std::shared_ptr<Job> &job) {
@@ -441,7 +442,8 @@ void run(const Command &command, const std::shared_ptr<Job> &job) {
     auto used = command.run(*job, bytes);
     if (pm::take_fault()) used = Error(EIO, "the medium has a bad page here");
     if (!used.ok() && must_park(used.error())) {
-        job->context.volume.when_ready(used.error(), [&command, job] { run(command, job); });
+        job->context.volume.when_ready(
+            used.error(), [&command, job] { run(command, job); }, job->caller.uid);
         return;
     }
     IoctlReply reply;
@@ -474,11 +476,13 @@ void handle_ioctl(IoctlContext &context, const IoctlRequest &request, IoctlDone 
     // Nobody could interrupt it: libpmfs asks again until the leases are gone.
     job->caller.nonblocking = true;
     job->caller.progress = &job->progress;
-    if (command->flush) {
-        context.flush(request.ino, request.caller.uid, [command, job] { run(*command, job); });
-        return;
-    }
-    run(*command, job);
+    if (command->way == at_once) return run(*command, job);
+    // What comes behind the flush leaves its thread to the next flush.
+    context.flush(request.ino, request.caller.uid, [command, job] {
+        job->context.volume.run_later(job->caller.uid, job->ino.value(),
+                                      command->way == flushed_lengthy,
+                                      [command, job] { run(*command, job); });
+    });
 }
 
 }  // namespace pmfs::front

@@ -6,13 +6,15 @@
 namespace pmfs::front {
 namespace {
 
-constexpr unsigned kPageThreads = 8;
+// Each waits for the kernel's write-back of one file, which waits for that file's leases as long as
+// their time is: so there are many, and a user has few of them.
+constexpr unsigned kPageThreads = 32, kPageShare = 4;
 
 }  // namespace
 
 Notifier::Notifier(Kernel kernel)
     : kernel_(std::move(kernel)),
-      pages_("pmfs-notify", kPageThreads),
+      pages_("pmfs-notify", kPageThreads, kPageShare),
       attributes_("pmfs-attr", 1) {}
 
 Result<> Notifier::start() {

@@ -71,7 +71,7 @@ void statfs(fuse_req_t req, fuse_ino_t) {
     struct statvfs stat {};
     stat.f_bsize = stat.f_frsize = 4096;
     stat.f_blocks = info.blocks_total;
-    stat.f_bfree = info.blocks_free;
+    stat.f_bfree = info.blocks_for_root;  // as ext4 does: the difference is root's reserve
     stat.f_bavail = info.blocks_available;
     // Inodes have no limit of their own: as many as there is space for.
     stat.f_ffree = stat.f_favail = info.inodes_available;

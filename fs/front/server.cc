@@ -10,10 +10,12 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <thread>
 
+#include "base/blocking.h"
 #include "front/broker.h"
 #include "front/broker_socket.h"
 #include "front/dev_fuse.h"
@@ -103,6 +105,13 @@ FileDescriptor block_signals() {
     return FileDescriptor(::signalfd(-1, &set, SFD_CLOEXEC));
 }
 
+// It would make everybody wait for one.
+void log_blocking_call(const char *call) {
+    static std::atomic<unsigned> logged{0};
+    if (logged.fetch_add(1) < 20)
+        spdlog::error("a bug of pmfs: {} with the volume's lock held", call);
+}
+
 class Server {
 public:
     explicit Server(const ServeOptions &options)
@@ -131,6 +140,7 @@ private:
 };
 
 Outcome Server::open() {
+    set_blocking_watch(log_blocking_call);
     pm::OpenOptions open;
     open.patient = true;
     // What a crash left in the journal has to be replayed also for a read-only mount: into memory.

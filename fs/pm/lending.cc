@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <string>
 
+#include "base/blocking.h"
 #include "base/clock.h"
 
 namespace pmfs::pm {
@@ -79,6 +80,7 @@ Result<> Lender::try_out(std::uint64_t mapping_unit) const {
 }
 
 Result<FileDescriptor> Lender::open(bool writable) const {
+    may_block("open of the medium");
     const std::string path = "/proc/self/fd/" + std::to_string(medium_.get());
     FileDescriptor lent(::open(path.c_str(), (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
     if (!lent.ok()) return Error(errno, "cannot open the medium anew");
@@ -86,6 +88,7 @@ Result<FileDescriptor> Lender::open(bool writable) const {
 }
 
 Result<> Lender::mark(const FileDescriptor &lent, std::uint64_t number) {
+    may_block("fcntl F_OFD_SETLK");
     const struct flock lock = one_byte(F_RDLCK, number);
     if (::fcntl(lent.get(), F_OFD_SETLK, &lock) != 0)
         return Error(errno, "cannot lock a descriptor of the medium");
@@ -99,6 +102,7 @@ bool Lender::anybody_has_one(int medium) {
 }
 
 Lender::Use Lender::use_of(std::uint64_t number) const {
+    may_block("fcntl F_OFD_GETLK");
     struct flock lock = one_byte(F_WRLCK, number);
     if (::fcntl(medium_.get(), F_OFD_GETLK, &lock) != 0) return Use::unknown;
     return lock.l_type == F_UNLCK ? Use::none : Use::some;

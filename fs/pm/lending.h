@@ -22,11 +22,11 @@ public:
 
     // A new description without a lock.  May block.
     Result<FileDescriptor> open(bool writable) const;
-    // Puts the lock on it.  Does not block.  number: less than 2^62, the borrower's.
+    // Puts the lock on it.  May block for a while.  number: less than 2^62, the borrower's.
     static Result<> mark(const FileDescriptor &lent, std::uint64_t number);
 
     enum class Use { none, some, unknown };
-    // Who has a descriptor or a mapping with that number.  Does not block.
+    // Who has a descriptor or a mapping with that number.  May block for a while.
     Use use_of(std::uint64_t number) const;
 
     // Whether anybody at all has a descriptor or a mapping that some server of this medium lent: to

@@ -19,30 +19,43 @@ void Volume::fsync(InodeNo, Completion done) {
     done(v.commit_now(false));  // the commit thread is on its way out
 }
 
-void Volume::Impl::parked_later(std::function<void()> again) {
-    if (options.no_background || !commit_thread.joinable()) return caretaker.run(std::move(again));
+void Volume::when_ready(const Error &why, std::function<void()> again, std::uint32_t user) {
+    Impl &v = *impl_;
+    if (why.errno_value() == kBreakErrno) return v.holders->wait(why, user, std::move(again));
+    if (why.errno_value() == kClaimErrno)
+        return v.file_claims.wait(InodeNo(why.subject()), std::move(again));
+    if (v.options.no_background || !v.commit_thread.joinable()) {
+        (void)v.commit_now(true).ok();  // a failure shows in the operation that runs again
+        if (!v.options.no_background)
+            return v.resume(InodeNo(why.subject()), std::move(again), user);
+        return again();
+    }
+    v.park(user, std::move(again));
+}
+
+void Volume::Impl::park(std::uint32_t user, std::function<void()> again) {
+    if (options.no_background || !commit_thread.joinable()) return holders->run(std::move(again));
     Lock held(queue_mutex);
-    parked.push_back(std::move(again));
+    parked.push_back({user, std::move(again)});
     queue_changed.notify_one();
 }
 
 // Where there are no threads, tend() does it.
-void Volume::Impl::resume(InodeNo ino, std::function<void()> again) {
-    if (options.no_background) return caretaker.run(std::move(again));
+void Volume::Impl::resume(InodeNo ino, std::function<void()> again, std::uint32_t user) {
+    if (options.no_background) return holders->run(std::move(again));
     // Those that wait for nobody's inode need no order among them.
     constexpr std::uint64_t kNoFile = std::uint64_t{1} << 63;
     const std::uint64_t file = ino.value() != 0 ? ino.value() : kNoFile + resumed.fetch_add(1);
-    (void)pool.submit({.user = static_cast<std::uint32_t>(ino.value()),
-                       .file = file,
-                       .run = [again = std::move(again)] {
-                           const pm::FaultScope faults;
-                           again();
-                       }});
+    auto run = [again = std::move(again)] {
+        const pm::FaultScope faults;
+        again();
+    };
+    (void)workers.submit({user, file, std::move(run)});
 }
 
 // At the end.  They may hold claims and reservations, which go without the lock.
 void Volume::Impl::drop_parked() {
-    std::vector<std::function<void()>> dropped;
+    std::vector<Parked> dropped;
     Lock held(queue_mutex);
     dropped.swap(parked);
     held.unlock();
@@ -82,7 +95,7 @@ Result<> Volume::Impl::make_durable() {
 void Volume::Impl::commit_loop() {
     for (;;) {
         std::vector<Completion> waiters;
-        std::vector<std::function<void()>> again;
+        std::vector<Parked> again;
         bool stop;
         {
             Lock held(queue_mutex);
@@ -99,7 +112,8 @@ void Volume::Impl::commit_loop() {
             const pm::FaultScope faults;
             const auto done = commit_now(!again.empty());
             for (auto &waiter : waiters) waiter(done);
-            for (auto &run : again) resume(InodeNo(), std::move(run));
+            // Not on this thread, for whoever syncs waits for it.
+            for (Parked &one : again) resume(InodeNo(), std::move(one.again), one.user);
         }
         if (stop) return;
     }

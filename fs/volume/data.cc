@@ -273,16 +273,23 @@ private:
         const std::uint64_t upto = std::min(e.end(), end_block);
         end_ = std::min(span_.to, upto * kBlockSize);
         run_ = {e.start + (block - e.file_block), upto - block};
+        base_ = block;
         piece_ = e.hole()                  ? Piece::hole
                  : e.unwritten             ? Piece::unwritten
                  : end_ <= was->size.get() ? Piece::inside
                                            : Piece::behind;
-        const bool small = end_ - at_ <= kCopyInLock;
+        bool small = end_ - at_ <= kCopyInLock;
         // More steps that change something: nobody else may change the file before the last one.
         if (end_ != span_.to || (!small && piece_ != Piece::inside)) TRY(claim_.take());
         if (piece_ == Piece::hole || piece_ == Piece::unwritten) {
-            TRY(core::map_make_room(*v_.core, ino_, block, 2));
-            if (piece_ == Piece::unwritten) TRY(core::map_make_room(*v_.core, ino_, upto, 2));
+            auto room = core::map_make_room(*v_.core, ino_, block, 2);
+            if (room.ok() && piece_ == Piece::unwritten)
+                room = core::map_make_room(*v_.core, ino_, upto, 2);
+            const bool full = !room.ok() && room.error().errno_value() == ENOSPC;
+            if (!full || piece_ == Piece::hole) TRY(std::move(room));
+            // No block for one extent more: all of this one becomes written (as ext4 does it).
+            if (full) TRY(whole_extent(e));
+            small = small && !full;
         }
         if (piece_ == Piece::inside && (touched_ || !small)) {
             // No record, but for times and mode, once for the whole write.
@@ -325,6 +332,13 @@ private:
         evacuation_.reset();
         stage_ = Stage::plan;
         return false;
+    }
+    // A volume that is full to the last block; nothing else may come between.
+    Result<> whole_extent(const Extent &e) {
+        TRY(claim_.take());
+        run_ = {e.start, e.blocks};
+        base_ = e.file_block;
+        return {};
     }
     Result<> copy_next() {
         stage_ = Stage::copy;
@@ -384,11 +398,11 @@ private:
 
     Result<> change_map(Change &change, media::Inode *inode, const media::Inode &was,
                         std::uint64_t block) {
-        const std::uint64_t upto = block + run_.blocks;
+        const std::uint64_t upto = base_ + run_.blocks;
         const auto permit =
-            TRY(v_.permit(ino_, *inode, core::Move::allocate, block, upto, caller_));
+            TRY(v_.permit(ino_, *inode, core::Move::allocate, base_, upto, caller_));
         if (piece_ == Piece::unwritten)
-            return core::map_set_written(change, inode, ino_, block, upto, permit);
+            return core::map_set_written(change, inode, ino_, base_, upto, permit);
         if (reserved_) {
             TRY(v_.allocator->take_reserved(change, run_));
         } else {
@@ -414,7 +428,7 @@ private:
     pm::Unfenced fill() {
         pm::Unfenced duty;
         const bool fresh = piece_ == Piece::hole || piece_ == Piece::unwritten;
-        const std::uint64_t start = run_.start * kBlockSize, head = at_ % kBlockSize;
+        const std::uint64_t start = run_.start * kBlockSize, head = device() - start;
         if (fresh && head != 0) duty.add(v_.journal->zero_data(start, head));
         duty.add(v_.journal->write_data(device(), part()));
         const std::uint64_t written_to = device() + (end_ - at_);
@@ -423,7 +437,7 @@ private:
             duty.add(v_.journal->zero_data(written_to, tail - written_to));
         return duty;
     }
-    std::uint64_t device() const { return run_.start * kBlockSize + at_ % kBlockSize; }
+    std::uint64_t device() const { return run_.start * kBlockSize + (at_ - base_ * kBlockSize); }
     std::span<const std::byte> part() const { return bytes_.subspan(at_ - span_.from, end_ - at_); }
 
     Volume::Impl &v_;
@@ -436,6 +450,7 @@ private:
     bool killed_ = false;
     // The piece under way: bytes [at_, end_), in the blocks run_.
     std::uint64_t at_, end_ = 0;
+    std::uint64_t base_ = 0;  // the file block of the first one
     Run run_;
     Piece piece_ = Piece::inside;
     bool reserved_ = false, copied_ = false;
@@ -479,22 +494,24 @@ Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset,
         stale->pages = v.live.wrote_past_cache(caller.handle);
         return bytes.size();
     }
-    auto operation = resumed_or_new<Write>(caller.progress, ino, v, ino,
-                                           Span{offset, offset + bytes.size()}, kill_suid_sgid);
-    Write &write = *operation;
-    write.lend(bytes, caller);
-    const Result<> done = v.scheduler.run_or_keep(operation, caller.progress);
-    stale->pages = v.live.wrote_past_cache(caller.handle);  // also of a part
-    if (!operation) return done.error();
-    stale->attributes = write.killed();
-    // What is written is written; the rest is the next call's error.
-    if (!done.ok() && done.error().errno_value() == ENOSPC && write.written() != 0 &&
-        !caller.written_back)
-        return write.written();
-    // Nobody else tells the kernel; and run again, it would not find the bits any more.
-    if (!done.ok() && write.killed()) v.attributes_changed(ino);
-    TRY(Result<>(done));
-    return bytes.size();
+    return v.asking(caller, [&]() -> Result<std::size_t> {
+        auto operation = resumed_or_new<Write>(caller.progress, ino, v, ino,
+                                               Span{offset, offset + bytes.size()}, kill_suid_sgid);
+        Write &write = *operation;
+        write.lend(bytes, caller);
+        const Result<> done = v.scheduler.run_or_keep(operation, caller.progress);
+        stale->pages = v.live.wrote_past_cache(caller.handle);  // also of a part
+        if (!operation) return done.error();
+        stale->attributes = write.killed();
+        // What is written is written; the rest is the next call's error.
+        if (!done.ok() && done.error().errno_value() == ENOSPC && write.written() != 0 &&
+            !caller.written_back)
+            return write.written();
+        // Nobody else tells the kernel; and run again, it would not find the bits any more.
+        if (!done.ok() && write.killed()) v.attributes_changed(ino);
+        TRY(Result<>(done));
+        return bytes.size();
+    });
 }
 
 namespace {

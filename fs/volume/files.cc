@@ -67,16 +67,12 @@ Result<Attr> Volume::create(InodeNo dir, std::string_view name, std::uint32_t mo
 
 void Volume::release(HandleId handle) {
     Impl &v = *impl_;
-    // A mapping may outlive its handle, and what may have stored moves the file's times.  While
-    // that waits for the journal, the handle and all its grants stay.
-    for (const Grant &grant : v.live.grants_of(handle)) {
-        if (!grant.maps && !grant.may_store) continue;
-        if (v.lose(handle, grant.id, GrantReason::handle_closed).ok()) continue;
+    // While that waits for the journal, the handle and all its grants stay.
+    if (!v.holders->close_handle(handle).ok())
         return v.parked_later([this, handle] { release(handle); });
-    }
     const auto released = v.live.release(handle);
     if (!released) return;
-    if (released->leases_gone) v.caretaker.leases_gone(released->ino);
+    if (released->leases_gone) v.holders->leases_gone(released->ino);
     if (released->last_handle && !v.allocator->nothing_reserved()) {
         ExclusiveLock held(v.lock);
         v.allocator->release_reservation(released->ino.value());

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <map>
 #include <thread>
+#include <type_traits>
 
 #include "base/errors.h"
 #include "base/fair_pool.h"
@@ -12,11 +13,10 @@
 #include "core/epoch.h"
 #include "core/extent_map.h"
 #include "core/inode.h"
+#include "holders/holders.h"
+#include "holders/live.h"
 #include "journal/journal.h"
-#include "pm/lending.h"
-#include "volume/caretaker.h"
 #include "volume/claims.h"
-#include "volume/live.h"
 #include "volume/scheduler.h"
 #include "volume/volume.h"
 
@@ -26,11 +26,11 @@ inline std::uint64_t blocks_up(std::uint64_t bytes) {
     return (bytes + media::kBlockSize - 1) / media::kBlockSize;
 }
 
-class Volume::Impl {
+class Volume::Impl final : public VolumeSide {
 public:
     Impl(std::unique_ptr<pm::Region> region, const media::Superblock &superblock,
          const MountOptions &options);
-    ~Impl();
+    ~Impl() override;
 
     std::unique_ptr<pm::Region> region;
     const media::Superblock superblock;
@@ -42,20 +42,22 @@ public:
     LiveTable live;
 
     // Shared: lookups.  Exclusive: whatever makes a Change.  File data is copied without it.
-    SharedMutex lock;
+    SharedMutex lock{Blocking::never};
     core::Epochs readers;  // of file data, and writers in place
     Claims file_claims;
     Scheduler scheduler{lock, file_claims};
-    // Goes on with operations that waited, on threads of its own; by the inode, fairly.
-    void resume(InodeNo ino, std::function<void()> again);
+    // Goes on with operations that waited, on threads of its own; by the user and inode, fairly.
+    void resume(InodeNo ino, std::function<void()> again, std::uint32_t user);
 
     // --- open and recovery
     Result<> start();
+    Result<> start_holders(const std::array<std::uint8_t, 16> &boot_id);
+    void quiesce();
     Result<> finish_orphans() REQUIRES(lock);
 
     std::uint64_t leaving_blocks() REQUIRES_SHARED(lock);
     // EROFS where nothing may be written.
-    Result<> writable() const;
+    Result<> writable() const override;
 
     // --- attributes
     Attr attr_of(InodeNo ino, const media::Inode &inode);
@@ -71,77 +73,34 @@ public:
     // A sealed map must be the one that was sealed: compared once, while the inode is referred to.
     Result<> check_seal(InodeNo ino, const Caller &caller) EXCLUDES(lock);
 
-    // --- grants: holders.cc
+    // --- holders (holders/holders.h)
     // With the lock held: what the seal and the grants say to a change of the map.  kBreakErrno:
-    // leases were asked to go, and the operation waits for them.
+    // leases are in the way, and asking() asks them to go.
     Result<core::MapPermit> permit(InodeNo ino, const media::Inode &inode, core::Move move,
-                                   std::uint64_t first, std::uint64_t end, const Caller &caller);
-    static bool owns(const Grant &grant, const Caller &caller, const Process &process);
-    Error begin_break(InodeNo ino, const Caller &caller);
-    void revoke_leases(InodeNo ino) EXCLUDES(lock);
-    static Result<> may_hold(const media::Inode &inode, const HandleInfo &opened,
-                             const GrantRequest &request, const Caller &caller);
-    Result<std::uint64_t> pin_limit(const Caller &caller);
-    Result<GrantId> take(const HandleInfo &opened, const GrantRequest &request,
-                         const Caller &caller, std::uint64_t *bad_offset) REQUIRES(lock);
-    Result<> write_grant(const Grant &grant) REQUIRES(lock);
-    // Ends a grant without its holder's word.  kParkErrno: nothing has changed, run it again.
-    Result<> lose(HandleId handle, GrantId id, GrantReason reason) EXCLUDES(lock);
-    void lose_or_park(HandleId handle, GrantId id, GrantReason reason) EXCLUDES(lock);
-    Result<> end_record(const Grant &grant, GrantReason reason) REQUIRES(lock);
-    Result<> drop_lost(HandleId handle, GrantId id) EXCLUDES(lock);
-    void after_drop(const LiveTable::Dropped &dropped) EXCLUDES(lock);
-    // Somebody may have stored to the file past us: its mtime and ctime move.
-    Result<> stored(InodeNo ino, std::uint32_t uid) REQUIRES(lock);
-    Result<> clear_behind_end(InodeNo ino) REQUIRES(lock);
-    Result<> mark_mapped(const Grant &grant) REQUIRES(lock);
-    void tell_holders(const std::function<void(GrantWatcher &)> &what) EXCLUDES(watcher_lock);
-    SharedMutex watcher_lock;  // shared while the watcher is called; inside `lock`
-    GrantWatcher *watcher GUARDED_BY(watcher_lock) = nullptr;
-    AttributeWatcher *attribute_watcher = nullptr;
+                                   std::uint64_t first, std::uint64_t end, const Caller &) {
+        return holders->permit(ino, inode, move, first, end);
+    }
+    // Runs a body that takes the lock.  Behind it, leases that were in its way are asked to go.
+    template <class Body>
+    std::invoke_result_t<Body> asking(const Caller &caller, const Body &body) EXCLUDES(lock) {
+        auto done = body();
+        if (done.ok() || done.error().errno_value() != kBreakErrno) return done;
+        const Error answer = holders->begin_break(done.error(), caller);
+        if (!must_park(answer) && caller.progress != nullptr) caller.progress->drop();
+        return answer;
+    }
 
-    // --- grant records: records.cc
-    Result<InodeNo> add_record(const Grant &grant, InodeNo file) REQUIRES(lock);
-    Result<> claim(InodeNo record, GrantReason reason) REQUIRES(lock);
-    Result<std::vector<core::Run>> claims_of(InodeNo record) REQUIRES_SHARED(lock);
-    Result<std::vector<core::Run>> unclaimed(InodeNo record) REQUIRES_SHARED(lock);
-    void set_holder(media::Inode *record, const Grant &grant) const;
-    Result<> set_record_holder(const Grant &grant) REQUIRES(lock);
-    Result<std::vector<core::Run>> given_up(InodeNo record) REQUIRES_SHARED(lock);
-    Result<> stored_by(InodeNo record) REQUIRES(lock);
-    Result<> drop_record(InodeNo record, bool settle) REQUIRES(lock);
-
-    // --- quarantine: lost.cc
-    // What the kernel says of the descriptor that was lent: none when it cannot be asked.
-    std::optional<pm::Lender::Use> use_of(InodeNo record, const media::Inode &inode) const;
-    // ended: nobody maps by this record's grant any more.
-    Life life_of_record(InodeNo record, const media::Inode &inode) const;
-    Result<> quarantine(InodeNo record, GrantReason reason) REQUIRES(lock);
-    // Frees the record, and what only it keeps from being free.  On failure it keeps the rest.
-    Result<> settle_record(InodeNo record) REQUIRES(lock);
-    Result<> end_quarantine(InodeNo record) EXCLUDES(lock);
-    void holder_ended(InodeNo record) EXCLUDES(lock);
-    void look_again(InodeNo record) EXCLUDES(lock);
-    bool maps_no_more(InodeNo record) REQUIRES_SHARED(lock);
-    Result<> load_records() REQUIRES(lock);
+    // --- what holders ask of the volume (holders/ground.h): stores.cc
+    Result<> unclaimed_held(InodeNo ino) override { return file_claims.respect(ino); }
+    void wait_for_writers() override { readers.wait_for_readers(); }
+    Result<> settle_trim_held(InodeNo ino) override;
+    Result<> clear_map_held(InodeNo ino) override;
+    Result<> stored_held(InodeNo ino, std::uint32_t uid) override;
+    Result<> will_store_held(InodeNo ino, std::uint32_t uid) override;
+    Result<> clear_behind_end_held(InodeNo ino) override;
+    Result<> checkpoint() override { return commit_now(true); }
+    // At close, for a step that must park.
     Result<> make_room() REQUIRES(lock);
-    // Mappings of the file that may have outlived their grants.
-    std::vector<InodeNo> lost_records(InodeNo file) REQUIRES_SHARED(lock);
-    Result<std::vector<Holder>> lost_holders(InodeNo file) EXCLUDES(lock);
-    // Their records are: nothing may be freed, so nothing may be written.
-    std::atomic<bool> grants_damaged{false};
-    struct LostHolder {
-        Process process;
-        InodeNo file;
-        std::uint64_t generation = 0;
-        GrantReason reason = GrantReason::server_died;
-        bool ended = false;   // its pidfd said so
-        HandleId handle = 0;  // with which it may still say that it has unmapped; 0 = none
-        GrantId grant = 0;
-    };
-    std::map<std::uint64_t, LostHolder> quarantined GUARDED_BY(lock);  // by record
-    std::optional<pm::Lender> lender;
-    std::array<std::uint8_t, 16> boot_id{};
 
     // --- data
     Result<std::size_t> find_data(InodeNo ino, std::uint64_t offset, std::size_t size,
@@ -171,7 +130,7 @@ public:
     std::uint64_t evacuation_helps_at GUARDED_BY(lock) = 0;
     // An inode whose last name is gone and to which nobody refers.
     Result<> reap(InodeNo ino) REQUIRES(lock);
-    void reap_or_park(InodeNo ino) EXCLUDES(lock);
+    void reap_or_park(InodeNo ino) EXCLUDES(lock) override;
     void go_on(std::shared_ptr<Operation> operation) EXCLUDES(lock);
     // Frees the nodes of a tree that is empty of entries, or is not needed any more.
     Result<> clear_tree(InodeNo ino, media::TreeKind kind) REQUIRES(lock);
@@ -189,9 +148,10 @@ public:
     Result<> commit_held(bool checkpoint) EXCLUDES(lock) REQUIRES(commit_run);
     void stop_commits();
     // seal, unseal, prepare and grants are durable when they return.
-    Result<> make_durable() EXCLUDES(lock);
+    Result<> make_durable() EXCLUDES(lock) override;
     // Runs `again` on another thread: on an image file behind a checkpoint.
-    void parked_later(std::function<void()> again);
+    void parked_later(std::function<void()> again) override { park(0, std::move(again)); }
+    void park(std::uint32_t user, std::function<void()> again);
     void drop_parked();
 
     std::atomic<bool> data_dirty{false};  // written since the last group commit began
@@ -200,12 +160,19 @@ public:
     CondVar queue_changed;
     bool stopping GUARDED_BY(queue_mutex) = false;
     std::vector<Completion> syncing GUARDED_BY(queue_mutex);
-    std::vector<std::function<void()>> parked GUARDED_BY(queue_mutex);
+    struct Parked {
+        std::uint32_t user = 0;
+        std::function<void()> again;
+    };
+    std::vector<Parked> parked GUARDED_BY(queue_mutex);
     std::thread commit_thread;
 
+    // What may take long, and what had to wait: fair by user and by file.
+    FairPool workers{"pmfs-work", 8};
     std::atomic<std::uint64_t> resumed{0};
-    FairPool pool{"pmfs-operation", 4};
-    Caretaker caretaker;  // last: its thread ends first
+    std::unique_ptr<Holders> holders;
+
+    AttributeWatcher *attribute_watcher = nullptr;
 };
 
 }  // namespace pmfs

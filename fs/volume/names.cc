@@ -128,7 +128,7 @@ Result<std::uint64_t> prepare_inode(core::Core &core, InodeNo dir, std::uint32_t
     const std::uint64_t group =
         spread ? core.allocator.next_group() : core::group_of_inode(core.superblock, dir);
     return core::ensure_free_inode(core, group,
-                                   caller.uid == 0 ? core::Need::root : core::Need::user);
+                                   caller.uid == 0 ? core::Need::root_name : core::Need::name);
 }
 
 }  // namespace

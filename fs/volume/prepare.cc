@@ -333,10 +333,12 @@ Result<> Volume::prepare(InodeNo ino, std::uint64_t offset, std::uint64_t length
     first -= first % unit_blocks;
     end += (unit_blocks - end % unit_blocks) % unit_blocks;
     v.data_dirty.store(true, std::memory_order_release);
-    auto operation = resumed_or_new<Prepare>(caller.progress, ino, v, ino, unit_blocks, first, end);
-    operation->lend(caller);
-    TRY(v.scheduler.run_or_keep(operation, caller.progress));
-    operation.reset();
+    TRY(v.asking(caller, [&]() -> Result<> {
+        auto operation =
+            resumed_or_new<Prepare>(caller.progress, ino, v, ino, unit_blocks, first, end);
+        operation->lend(caller);
+        return v.scheduler.run_or_keep(operation, caller.progress);
+    }));
     return v.make_durable();
 }
 

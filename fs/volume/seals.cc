@@ -253,9 +253,7 @@ Result<> Volume::unseal(InodeNo ino, const Caller &caller, bool privileged) {
         const auto *was = TRY(core::read_inode(Reader(*v.core), ino));
         TRY(may_seal(v.options, *was, caller, privileged));
         if (level_of(*was) == SealLevel::none) return {};
-        core::Standing standing = v.live.standing(ino);
-        standing.lost = !v.lost_records(ino).empty();
-        TRY(core::ask(*was, standing, core::Move::unseal));
+        TRY(core::ask(*was, v.holders->standing(ino), core::Move::unseal));
         Change change(*v.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino));

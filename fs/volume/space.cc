@@ -172,11 +172,13 @@ Result<Attr> Volume::set_attributes(InodeNo ino, const SetAttr &set, const Calle
                                     bool *killed) {
     Impl &v = *impl_;
     TRY(v.writable());
-    auto operation = resumed_or_new<SetAttributes>(caller.progress, ino, v, ino, set);
-    operation->lend(caller);
-    TRY(v.scheduler.run_or_keep(operation, caller.progress));
-    *killed = operation->killed();
-    return operation->attr();
+    return v.asking(caller, [&]() -> Result<Attr> {
+        auto operation = resumed_or_new<SetAttributes>(caller.progress, ino, v, ino, set);
+        operation->lend(caller);
+        TRY(v.scheduler.run_or_keep(operation, caller.progress));
+        *killed = operation->killed();
+        return operation->attr();
+    });
 }
 
 namespace {
@@ -412,20 +414,25 @@ Result<> Volume::fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uin
         return Error(EINVAL, "a seal mode stands alone, with KEEP_SIZE");
     if (mode != 0 && mode != FALLOC_FL_KEEP_SIZE && mode != kPunch && !zero) {
         // Collapse, insert and unshare: where the map may not change, that is the answer.
-        SharedLock held(v.lock);
-        const auto *inode = TRY(core::read_inode(Reader(*v.core), ino));
-        TRY(v.permit(ino, *inode, Move::punch, offset / kBlockSize, media::kFileBlocksMax, caller));
-        return Error(EOPNOTSUPP, "pmfs does not know this mode of fallocate");
+        return v.asking(caller, [&]() -> Result<> {
+            SharedLock held(v.lock);
+            const auto *inode = TRY(core::read_inode(Reader(*v.core), ino));
+            TRY(v.permit(ino, *inode, Move::punch, offset / kBlockSize, media::kFileBlocksMax,
+                         caller));
+            return Error(EOPNOTSUPP, "pmfs does not know this mode of fallocate");
+        });
     }
     if (length == 0) return Error(EINVAL, "fallocate of no bytes");
     if (offset > media::kFileSizeMax || length > media::kFileSizeMax - offset)
         return Error(EFBIG, "a file has at most 2^50 bytes");
     const std::uint64_t to = offset + length;
-    auto operation = resumed_or_new<Fallocate>(caller.progress, ino, v, ino, mode, offset, to);
-    operation->lend(caller);
-    TRY(v.scheduler.run_or_keep(operation, caller.progress));
-    if (stale != nullptr) stale->attributes = operation->killed();
-    return {};
+    return v.asking(caller, [&]() -> Result<> {
+        auto operation = resumed_or_new<Fallocate>(caller.progress, ino, v, ino, mode, offset, to);
+        operation->lend(caller);
+        TRY(v.scheduler.run_or_keep(operation, caller.progress));
+        if (stale != nullptr) stale->attributes = operation->killed();
+        return {};
+    });
 }
 
 }  // namespace pmfs

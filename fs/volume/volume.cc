@@ -34,7 +34,9 @@ Result<media::FoundSuperblock> find_superblock(const pm::Region &region) {
 }  // namespace
 
 Volume::Volume(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-Volume::~Volume() = default;
+Volume::~Volume() {
+    if (impl_) impl_->quiesce();  // what its threads run calls the Volume
+}
 
 Volume::Impl::Impl(std::unique_ptr<pm::Region> r, const media::Superblock &sb,
                    const MountOptions &o)
@@ -43,18 +45,34 @@ Volume::Impl::Impl(std::unique_ptr<pm::Region> r, const media::Superblock &sb,
       options(o),
       live(o.grants_max),
       file_claims(
-          [this](InodeNo ino, std::function<void()> again) { resume(ino, std::move(again)); }),
-      caretaker({[this](InodeNo ino) { revoke_leases(ino); },
-                 [this](InodeNo record) { holder_ended(record); },
-                 [this](InodeNo record) { look_again(record); }},
-                o.no_background) {}
+          [this](InodeNo ino, std::function<void()> again) { resume(ino, std::move(again), 0); }) {}
 
 Volume::Impl::~Impl() {
-    caretaker.stop();
+    quiesce();
+}
+
+void Volume::Impl::quiesce() {
+    if (holders) holders->stop();
     stop_commits();
-    pool.finish();
+    workers.finish();
     file_claims.drop_waiting();
     drop_parked();
+}
+
+// Before the first operation, and behind the core.
+Result<> Volume::Impl::start_holders(const std::array<std::uint8_t, 16> &boot_id) {
+    holders = std::make_unique<Holders>(Ground{.lock = lock,
+                                               .core = *core,
+                                               .live = live,
+                                               .volume = *this,
+                                               .pool = options.no_background ? nullptr : &workers,
+                                               .processes = options.processes,
+                                               .boot_id = boot_id,
+                                               .read_only = options.read_only,
+                                               .lease_break_ms = options.lease_break_ms,
+                                               .pin_quota = options.pin_quota});
+    if (!options.no_background) TRY(workers.start());
+    return holders->start();
 }
 
 Result<std::unique_ptr<Volume>> Volume::open(std::unique_ptr<pm::Region> region,
@@ -74,7 +92,7 @@ Result<std::unique_ptr<Volume>> Volume::open(std::unique_ptr<pm::Region> region,
 }
 
 Result<> Volume::Impl::start() {
-    boot_id = options.boot_id ? *options.boot_id : journal::current_boot_id();
+    const auto boot_id = options.boot_id ? *options.boot_id : journal::current_boot_id();
     journal = TRY(journal::Journal::open(*region, superblock, boot_id, options.read_only));
     journal->blocks().set_sane_check(&sane);
     if (options.park_hook) journal->set_park_hook(options.park_hook);
@@ -86,15 +104,13 @@ Result<> Volume::Impl::start() {
     if (!root.ok() && root.error().errno_value() != ESTALE) return root.error();
     if (!root.ok() || (root.value()->mode.get() & S_IFMT) != S_IFDIR)
         return corrupt("the root is not a directory");
-    TRY(caretaker.start());
-    if (!options.no_background) TRY(pool.start());
+    TRY(start_holders(boot_id));
     if (options.read_only) return {};
-    if (auto made = pm::Lender::make(region->mapping_fd(), region->mapping_unit()); made.ok())
-        lender.emplace(std::move(made).take());
-    {
+    auto lender = pm::Lender::make(region->mapping_fd(), region->mapping_unit());
+    holders->load(lender.ok() ? std::optional(std::move(lender).take()) : std::nullopt);
+    if (!holders->damaged()) {
         ExclusiveLock held(lock);
-        grants_damaged = !load_records().ok();
-        if (!grants_damaged) TRY(finish_orphans());
+        TRY(finish_orphans());
     }
     if (region->is_image() && !options.no_background)
         commit_thread = TRY(start_thread("pmfs-commit", [this] { commit_loop(); }));
@@ -125,11 +141,7 @@ Result<> Volume::Impl::finish_orphans() {
 }
 
 void Volume::quiesce() {
-    impl_->caretaker.stop();
-    impl_->stop_commits();
-    impl_->pool.finish();
-    impl_->file_claims.drop_waiting();
-    impl_->drop_parked();
+    impl_->quiesce();
 }
 
 Result<> Volume::close() {
@@ -140,8 +152,9 @@ Result<> Volume::close() {
     ExclusiveLock held(v.lock);
     // The others have records, which the next mount finds.
     for (const Grant &grant : v.live.storing_unrecorded()) {
-        auto noted = v.stored(grant.file, grant.uid);
-        for (; !noted.ok() && must_park(noted.error()); noted = v.stored(grant.file, grant.uid))
+        auto noted = v.stored_held(grant.file, grant.uid);
+        for (; !noted.ok() && must_park(noted.error());
+             noted = v.stored_held(grant.file, grant.uid))
             TRY(v.make_room());
     }
     return v.journal->close();
@@ -149,7 +162,7 @@ Result<> Volume::close() {
 
 Result<> Volume::Impl::writable() const {
     if (options.read_only) return Error(EROFS, "the volume is mounted read-only");
-    if (grants_damaged)
+    if (holders->damaged())
         return Error(EROFS,
                      "the list of those who map the device is damaged; the volume is read-only");
     if (journal->failed()) return Error(EROFS, "the medium failed; the volume is read-only");
@@ -201,6 +214,8 @@ VolumeInfo Volume::info() {
     info.blocks_total = sb.block_count.get() - own;
     const std::uint64_t leaving = v.leaving_blocks();
     info.blocks_free = std::min(v.allocator->free_blocks() + leaving, info.blocks_total);
+    info.blocks_for_root =
+        std::min(v.allocator->available_blocks(true) + leaving, info.blocks_free);
     info.blocks_available =
         std::min(v.allocator->available_blocks(false) + leaving, info.blocks_free);
     info.inodes_used = v.allocator->map().inodes_used();
@@ -208,7 +223,7 @@ VolumeInfo Volume::info() {
     info.superblock_from = v.superblock_from;
     info.tx_last = v.journal->last().value();
     info.tx_durable = v.journal->durable().value();
-    info.damaged = v.journal->failed() || v.grants_damaged;
+    info.damaged = v.journal->failed() || v.holders->damaged();
     info.read_only = v.options.read_only || info.damaged;
     return info;
 }
@@ -219,6 +234,16 @@ Result<> Volume::chunks(std::uint64_t first, std::span<ChunkInfo> out) {
     for (std::size_t i = 0; i < out.size(); ++i)
         TRY(v.allocator->chunk_info(first + i, &out[i].kind, &out[i].used_blocks));
     return {};
+}
+
+void Volume::run_later(std::uint32_t user, std::uint64_t file, bool lengthy,
+                       std::function<void()> work) {
+    auto run = [work = std::move(work)] {
+        const pm::FaultScope faults;
+        work();
+    };
+    Impl &v = *impl_;
+    if (v.options.no_background || !v.workers.submit({user, file, run, lengthy})) run();
 }
 
 const pm::Region &Volume::region() const {

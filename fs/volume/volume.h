@@ -8,7 +8,7 @@
 // EIO: the medium failed; EROFS: read-only, by choice or after damage; ETXTBSY: the block map is
 // sealed (docs/seal.md); must_park(): see base/errors.h, and volume/progress.h.
 //
-// Lock order (outermost first): Volume::lock_ -> InodeTable shard -> Journal's -> none.
+// Lock order (outermost first): Volume::lock_ -> LiveTable shard -> Journal's -> none.
 // Completions and sinks are called without lock_ held.
 #pragma once
 #include <sys/uio.h>
@@ -33,10 +33,11 @@ struct MountOptions {
     bool no_background = false;          // tests: no group-commit thread; call commit_group()
     unsigned commit_interval_ms = 5000;  // image files: longest time without a group commit
     // Grants that may stand at a time, those whose holders are in quarantine included: an eighth is
-    // kept for root, and no other user gets more than half.
+    // kept for root, and no other user gets more than half.  Of pins that map nothing sixteen times
+    // as many.
     std::size_t grants_max = 8192;
     unsigned lease_break_ms = 45000;         // how long a lease's holder may take to give it back
-    std::optional<std::uint64_t> pin_quota;  // bytes a user may pin; default: his RLIMIT_MEMLOCK
+    std::optional<std::uint64_t> pin_quota;  // bytes a user may pin; default: its RLIMIT_MEMLOCK
     ProcessView processes;
     std::function<bool()> park_hook;  // tests: Journal::set_park_hook
     // Tests: the kernel boot that this mount pretends to live in.
@@ -182,8 +183,14 @@ public:
 
     // --- durability
     // For an operation that must_park(), called by the thread that got `why` from it: `again` runs
-    // on another thread after a checkpoint, or when the leases that it waits for are gone.
-    void when_ready(const Error &why, std::function<void()> again);
+    // on another thread after a checkpoint, or when the leases that it waits for are gone.  `user`:
+    // for whom, so that nobody's operations keep all threads busy.
+    void when_ready(const Error &why, std::function<void()> again, std::uint32_t user = 0);
+    // Runs `work` on a thread for what may take long or wait for a disk: a bounded number of them,
+    // fair by user and by file, and half of them for what is `lengthy` at most.  Without background
+    // threads: at once.
+    void run_later(std::uint32_t user, std::uint64_t file, bool lengthy,
+                   std::function<void()> work);
     // Tests without background threads: does what waited for a time, a lease or a process.
     void tend(std::uint64_t now_ns);
     // One group commit and checkpoint, now and by this thread (image files; else nothing).

@@ -1,3 +1,9 @@
 // The front suite: what the dispatcher makes of requests as bytes, good ones and others.
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
+
+#include "base/blocking.h"
+
+// A system call that may block, with the volume's lock held, ends the suite.
+[[maybe_unused]] static const bool watched =
+    (pmfs::set_blocking_watch(pmfs::abort_on_blocking), true);

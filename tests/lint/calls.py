@@ -23,7 +23,7 @@ def check_durable(source):
 
 # What: (pattern, where it may stand).
 MAPS = {
-    "a permit is asked for in": (r"\bpermit\s*\(", ("fs/core/seal.h", "fs/core/seal.cc", "fs/volume/")),
+    "a permit is asked for in": (r"\bpermit\s*\(", ("fs/core/seal.h", "fs/core/seal.cc", "fs/holders/", "fs/volume/")),
     "a MapPermit is made in": (r"(?<!using core::)\bMapPermit\s*(\w+\s*)?(\{|\(|;)",
                                ("fs/core/seal.h", "fs/core/seal.cc")),
     "map_insert_unchecked is for": (r"\bmap_insert_unchecked\b",
@@ -32,7 +32,7 @@ MAPS = {
     # attr.cc frees what is left of the tree when the last name and the last handle are gone.
     "the map's tree is named in": (r"\bTreeKind::map\b",
                                    ("fs/media/", "fs/core/extent_map.cc", "fs/volume/attr.cc",
-                                    "fs/volume/records.cc",
+                                    "fs/volume/stores.cc",
                                     "fsck/", "mkfs/")),
     "inline extents are counted in": (r"\binline_count\s*(\.\s*set\b|=[^=])",
                                       ("fs/media/", "fs/core/extent_map.cc", "mkfs/")),

@@ -3,11 +3,15 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <chrono>
+#include <condition_variable>
 #include <cstring>
+#include <mutex>
 #include <random>
 #include <vector>
 
 #include "fixture.h"
+#include "front/ioctl.h"
 
 using namespace pmfs;
 using namespace pmfs::test;
@@ -181,4 +185,61 @@ TEST_CASE("ioctl: no bytes, handle or node crash the server or pass for a handle
     CHECK(info_of(wire, again).grants == 0);
     CHECK(look(wire, again).data == pattern(20 * kBlock, 1));
     wire.release(again);
+}
+
+TEST_CASE("ioctl: a request that was flushed leaves the flushing thread, and waits for its turn") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    Volume &volume = mounted.volume();
+    const OpenFile file = wire.create("f");
+    REQUIRE(wire.write(file, 0, pattern(kBlock, 1)) == 0);
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool busy = false, blocked = true, answered = false;
+    const auto wait_for = [&](bool &what, bool value) {
+        std::unique_lock held(mutex);
+        return changed.wait_for(held, std::chrono::seconds(20), [&] { return what == value; });
+    };
+    // Something else goes on with the same file.
+    volume.run_later(7, file.node, false, [&] {
+        {
+            const std::lock_guard held(mutex);
+            busy = true;
+            changed.notify_all();
+        }
+        CHECK(wait_for(blocked, false));
+    });
+    REQUIRE(wait_for(busy, true));
+    bool flushed = false;
+    front::IoctlContext context{
+        .volume = volume,
+        .flush =
+            [&](InodeNo, std::uint32_t, std::function<void()> then) {
+                then();
+                flushed = true;
+            },
+        .forget_attributes = [](InodeNo, std::function<void()> then) { then(); }};
+    auto io = versioned<pmfs_io_prepare>();
+    front::IoctlRequest request;
+    request.ino = InodeNo(file.node);
+    request.handle = file.handle;
+    request.command = PMFS_IOC_PREPARE;
+    request.in = std::as_bytes(std::span(&io, 1));
+    int error = -1;
+    front::handle_ioctl(context, request, [&](const front::IoctlReply &reply) {
+        const std::lock_guard held(mutex);
+        error = reply.error;
+        answered = true;
+        changed.notify_all();
+    });
+    CHECK(flushed);
+    {
+        const std::lock_guard held(mutex);
+        CHECK(!answered);
+        blocked = false;
+        changed.notify_all();
+    }
+    CHECK(wait_for(answered, true));
+    CHECK(error == 0);
+    wire.release(file);
 }

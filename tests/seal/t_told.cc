@@ -200,10 +200,12 @@ TEST_CASE("told: a write-back that is stored in part is an error, and a write a 
     Mounted mounted(Medium::memory);
     Wire &wire = mounted.wire();
     const OpenFile filler = wire.create("filler"), file = wire.create("f");
-    const auto room = [&] { return mounted.volume().info().blocks_available; };
     std::uint64_t end = 0;
-    for (; room() > 16; end += 8) REQUIRE(wire.fallocate(filler, 0, end * kBlock, 8 * kBlock) == 0);
-    const std::uint64_t blocks = room() + 16;
+    for (std::uint64_t step : {1024, 32, 1})
+        for (; wire.fallocate(filler, 0, end * kBlock, step * kBlock) == 0;) end += step;
+    REQUIRE(wire.fallocate(filler, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 16 * kBlock) ==
+            0);
+    const std::uint64_t blocks = 32;
     REQUIRE(wire.truncate(file.node, blocks * kBlock) == 0);
     const std::string bytes(blocks * kBlock, 'b');
     CHECK(wire.write_back(file.node, file.handle, 0, bytes) == ENOSPC);
@@ -286,4 +288,73 @@ TEST_CASE(
     }
     pool.finish();
     CHECK(!pool.submit({1, 1, [] {}}));
+}
+
+TEST_CASE("fair pool: lengthy jobs of many users leave half of the threads to others") {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool blocked = true;
+    unsigned lengthy = 0, second = 0, others = 0;
+    FairPool pool("pool", 8);
+    REQUIRE(pool.start().ok());
+    const auto wait_for = [&](const unsigned &count, unsigned least) {
+        std::unique_lock held(mutex);
+        return changed.wait_for(held, std::chrono::seconds(20), [&] { return count >= least; });
+    };
+    const auto block = [&] {
+        std::unique_lock held(mutex);
+        ++lengthy;
+        changed.notify_all();
+        changed.wait(held, [&] { return !blocked; });
+    };
+    // However many a user has, another one's begins.
+    for (std::uint64_t file = 0; file < 10; ++file) pool.submit({1, file, block, true});
+    CHECK(wait_for(lengthy, 1));
+    pool.submit({2, 100,
+                 [&] {
+                     {
+                         const std::lock_guard held(mutex);
+                         ++second;
+                         changed.notify_all();
+                     }
+                     block();
+                 },
+                 true});
+    CHECK(wait_for(second, 1));
+    // However many there are, what is short begins.
+    for (std::uint32_t user = 3; user < 20; ++user) pool.submit({user, 100 + user, block, true});
+    pool.submit({20, 200, [&] {
+                     const std::lock_guard held(mutex);
+                     ++others;
+                     changed.notify_all();
+                 }});
+    CHECK(wait_for(others, 1));
+    {
+        const std::lock_guard held(mutex);
+        CHECK(lengthy <= 4);
+        blocked = false;
+        changed.notify_all();
+    }
+    pool.finish();
+    CHECK(lengthy == 28);
+}
+
+TEST_CASE("fair pool: a user that always comes again waits for its turn") {
+    FairPool pool("pool", 1);
+    std::atomic<int> turns{0}, before{-1};
+    std::atomic<bool> over{false};
+    std::function<void()> again = [&] {
+        ++turns;
+        if (!over && turns < 10'000) pool.submit({1, std::uint64_t(turns), again});
+    };
+    pool.submit({1, 0, again});
+    pool.submit({2, 1 << 20, [&] {
+                     before = turns.load();
+                     over = true;
+                     over.notify_all();
+                 }});
+    REQUIRE(pool.start().ok());
+    over.wait(false);
+    pool.finish();
+    CHECK(before <= 1);
 }

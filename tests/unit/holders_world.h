@@ -5,9 +5,11 @@
 #include <linux/falloc.h>
 #include <sys/stat.h>
 
+#include <functional>
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -135,7 +137,8 @@ public:
         }
     }
 
-    std::set<std::uint32_t> dead;  // process ids
+    std::set<std::uint32_t> dead;       // process ids
+    std::function<void()> while_asked;  // once, behind an answer whether a process lives
     std::uint64_t lockable = ~std::uint64_t{0};
     std::vector<GrantId> asked, revoked;
 
@@ -152,8 +155,11 @@ private:
             return thread == 0 ? Process{} : Process{thread / 10 * 10, 7};
         };
         options.processes.life = [this](const Process &process) {
-            if (process.pid == 0) return Life::unknown;
-            return dead.contains(process.pid) ? Life::ended : Life::alive;
+            const Life answer = process.pid == 0             ? Life::unknown
+                                : dead.contains(process.pid) ? Life::ended
+                                                             : Life::alive;
+            if (const auto also = std::exchange(while_asked, nullptr)) also();
+            return answer;
         };
         options.processes.lockable_bytes = [this](std::uint32_t) { return lockable; };
         region_ = region.get();

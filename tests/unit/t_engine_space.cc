@@ -337,6 +337,35 @@ TEST_CASE("space: fallocate may have what metadata gave back") {
     volume.check();
 }
 
+TEST_CASE("space: a write into allocated space needs no block, not even the last one") {
+    auto region = std::move(pm::memory_region(64 << 20)).take();
+    pm::Region *kept = region.get();
+    mkfs::MakeOptions options;
+    options.root_reserve = 0;
+    REQUIRE(mkfs::make(*region, options).ok());
+    auto volume = Volume::open(std::move(region), {}).take();
+    const InodeNo ino = fill(*volume);
+    const std::uint64_t blocks = volume->getattr(ino).take().blocks - 400;
+    std::string text(4096, 'x');
+    bool was_full = false;
+    for (std::uint64_t at = 0; at < blocks; at += 2) {  // each a piece of its own
+        std::memcpy(text.data(), &at, sizeof at);
+        REQUIRE(errno_of(volume->write(ino, at * 4096, bytes_of(text), false, kUser)) == 0);
+        was_full = was_full || volume->info().blocks_free == 0;
+    }
+    CHECK(was_full);
+    for (std::uint64_t at = 0; at < blocks; at += 2) {
+        std::memcpy(text.data(), &at, sizeof at);
+        REQUIRE(read_at(*volume, ino, at * 4096, 4096) == text);
+        if (at + 1 < blocks - 1)
+            REQUIRE(read_at(*volume, ino, at * 4096 + 4096, 4096) == std::string(4096, '\0'));
+    }
+    REQUIRE(volume->unlink(kRoot, "filler").ok());
+    const auto report = fsck::check(*kept);
+    REQUIRE(report.ok());
+    CHECK(report.value().clean());
+}
+
 TEST_CASE("space: a transaction that is dropped leaves no chunk reserved") {
     auto region = std::move(pm::memory_region(16 << 20)).take();
     REQUIRE(mkfs::make(*region, {}).ok());

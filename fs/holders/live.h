@@ -13,15 +13,15 @@
 #include "base/mutex.h"
 #include "base/places.h"
 #include "core/seal.h"
-#include "volume/grants.h"
-#include "volume/types.h"
+#include "holders/grants.h"
+#include "holders/types.h"
 
 namespace pmfs {
 
 class LiveTable {
 public:
     explicit LiveTable(std::size_t grants_max)
-        : grants_share_(grants_max / 2), places_(grants_max) {}
+        : grants_share_(grants_max / 2), places_(grants_max), pin_places_(grants_max * kPinsEach) {}
 
     void reference(InodeNo ino, std::uint64_t count = 1);
     // Counts one only if it was looked up before; false: it was not.
@@ -86,10 +86,16 @@ public:
     };
     std::optional<Dropped> drop_grant(HandleId handle, GrantId id);
     std::vector<Grant> ask_leases(InodeNo ino);
+    // The record's grant stands, and its holder is about to get a descriptor by it; false: it does
+    // not.  Then whoever ends the grant sees it in `lendings`.
+    bool note_lent(HandleId handle, GrantId id, InodeNo record);
     GrantId next_grant_id() { return grant_ids_.fetch_add(1) + 1; }
 
     // --- pins.  ENOMEM: the user would be charged more than `limit` bytes, on all files together.
-    Result<GrantId> pin(InodeNo ino, const core::PinTable::Pin &pin, std::uint64_t limit);
+    // EUSERS: there are as many pins as there may be, kPinsEach for each grant.  `counted`: it maps
+    // nothing, and so is not counted among the grants.
+    static constexpr std::size_t kPinsEach = 16;
+    Result<GrantId> pin(InodeNo ino, core::PinTable::Pin pin, std::uint64_t limit, bool counted);
     bool unpin(HandleId handle, GrantId pin);
     std::vector<Holder> pins(InodeNo ino);
 
@@ -98,6 +104,7 @@ private:
         std::uint64_t lookups = 0;
         std::uint64_t cached = 0, cached_write = 0, direct = 0, direct_write = 0;
         std::uint64_t dense_end = 0;
+        HandleId first_handle = 0;  // of its list; 0 = none
         bool unlinked = false;
         bool seal_checked = false;
         bool stored_directly = false;  // past the cache, since the last cached open
@@ -105,17 +112,24 @@ private:
 
         bool idle() const { return lookups == 0 && cached == 0 && direct == 0 && grants.empty(); }
     };
+    struct OpenHandle : HandleInfo {
+        HandleId previous = 0, next = 0;  // of the same inode; 0 = none
+    };
     static constexpr std::size_t kShards = 16;
     struct Shard {
         Mutex mutex;
         std::unordered_map<std::uint64_t, Inode> inodes GUARDED_BY(mutex);
-        std::unordered_map<HandleId, HandleInfo> handles GUARDED_BY(mutex);
+        std::unordered_map<HandleId, OpenHandle> handles GUARDED_BY(mutex);
     };
     Shard &shard_of(std::uint64_t ino_or_handle) { return shards_[ino_or_handle % kShards]; }
     // Forgets an idle inode; true when it is to be reaped.
     static bool drop_if_idle(Shard &shard, InodeNo ino) REQUIRES(shard.mutex);
+    static void enlist(Shard &shard, Inode &inode, OpenHandle handle) REQUIRES(shard.mutex);
+    static void delist(Shard &shard, Inode &inode, const OpenHandle &handle) REQUIRES(shard.mutex);
     bool drop_pin(Inode &inode, HandleId handle, std::uint64_t number);
-    void charge(std::uint32_t uid, std::uint64_t blocks, bool add);
+    Result<> charge(const core::PinTable::Pin &pin, std::uint64_t blocks, std::uint64_t limit)
+        EXCLUDES(pins_mutex_);
+    void discharge(std::uint32_t uid, std::uint64_t blocks, bool counted) EXCLUDES(pins_mutex_);
     std::optional<Grant> remove(Inode &inode, HandleId handle, GrantId id);
 
     std::array<Shard, kShards> shards_;
@@ -125,6 +139,7 @@ private:
     const std::size_t grants_share_;
     Places places_ GUARDED_BY(places_mutex_);  // of all grants but pins that map nothing
     Mutex pins_mutex_;
+    Places pin_places_ GUARDED_BY(pins_mutex_);  // of pins that map nothing
     std::unordered_map<std::uint32_t, std::uint64_t> pinned_
         GUARDED_BY(pins_mutex_);  // uid -> blocks
 };

@@ -1,6 +1,6 @@
 // Who holds the block map of one file, beyond its persistent seal: temporary grants, breakable
 // leases and pins (docs/seal.md).  All of it dies with the server, but for the records of those who
-// map the device (core/grant_record.h).
+// map the device (records.h).
 //
 // Guarded by the lock of the LiveTable's shard that it lies in.
 #pragma once
@@ -14,7 +14,7 @@
 #include "base/process.h"
 #include "core/pin_table.h"
 #include "core/seal.h"
-#include "volume/types.h"
+#include "holders/types.h"
 
 namespace pmfs {
 
@@ -34,6 +34,7 @@ struct Grant {
     std::uint64_t first = 0, end = 0;  // file blocks, rounded out to mapping units
     InodeNo record;                    // on the medium, while it maps; 0 = none
     std::uint64_t pin = 0;             // a pin that maps: its number in the pin table
+    unsigned lendings = 0;             // descriptors that its holder was given
 };
 
 // Why SEAL as-is and grants are EBUSY then: a store by mmap into a hole could fail only later, in

@@ -1,8 +1,9 @@
 // The thread that waits so that no server thread has to: for leases to be given back or their time
 // to be over, and for processes to end.
 //
-// Started when there is something to wait for.  Takes its own lock only, inside every other, and
-// calls out without it.
+// It only waits and dispatches: what is due runs on a pool that is fair by user and by file, so one
+// file's affairs never delay another's.  Takes its own lock only, inside every other, and calls out
+// without it.
 #pragma once
 #include <functional>
 #include <map>
@@ -11,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/fair_pool.h"
 #include "base/file_descriptor.h"
 #include "base/ids.h"
 #include "base/mutex.h"
@@ -25,8 +27,8 @@ public:
         std::function<void(InodeNo)> process_ended;  // of this record
         std::function<void(InodeNo)> look_again;     // whether anybody maps by this record
     };
-    // without_thread: tests call tend().
-    Caretaker(Duties duties, bool without_thread);
+    // pool: outlives it, but for what is queued there; null: no thread, for tests call tend().
+    Caretaker(Duties duties, FairPool *pool);
     // Starts the thread.  EAGAIN: there are no more.
     Result<> start() EXCLUDES(mutex_);
     ~Caretaker();
@@ -40,44 +42,54 @@ public:
     std::optional<std::uint32_t> time_left_ms(InodeNo ino, std::uint64_t now_ns) EXCLUDES(mutex_);
     // Leases of the file are gone, and those who waited for that have not all had their turn.
     bool has_turns(InodeNo ino) EXCLUDES(mutex_);
-    // Runs `again` on the thread when no lease of the file is in the way any more.
-    void wait(InodeNo ino, std::function<void()> again) EXCLUDES(mutex_);
-    // Runs `again` on the thread.
+    // Runs `again` for the user when no lease of the file is in the way any more.
+    void wait(InodeNo ino, std::uint32_t user, std::function<void()> again) EXCLUDES(mutex_);
+    // Runs `again` when its turn comes, for nobody in particular.
     void run(std::function<void()> again) EXCLUDES(mutex_);
     // The last lease of the file is gone.
     void leases_gone(InodeNo ino) EXCLUDES(mutex_);
 
     // process: a pidfd, or none.  look: the end is to be looked for as well, again and again.
+    // O(log n), and however many there are none of them is looked at while nothing happens.
     void watch(InodeNo record, FileDescriptor process, bool look) EXCLUDES(mutex_);
     void forget(InodeNo record) EXCLUDES(mutex_);
 
-    // Does what is due at `now_ns`.
+    // Dispatches what is due at `now_ns`.
     void tend(std::uint64_t now_ns) EXCLUDES(mutex_);
 
 private:
-    struct Break {
-        std::uint64_t deadline_ns = 0;
-        std::vector<std::function<void()>> waiting;  // in the order that they came
-    };
-    struct Ready {
-        std::uint64_t ino = 0;  // for whose leases it waited; 0: for none
+    struct Waiting {
+        std::uint64_t ino = 0;  // for whose leases it waits; 0: for none
+        std::uint32_t user = 0;
         std::function<void()> again;
     };
+    struct Break {
+        std::uint64_t deadline_ns = 0;
+        bool revoking = false;         // its time was over, and somebody is at it
+        std::vector<Waiting> waiting;  // in the order that they came
+    };
     void loop() EXCLUDES(mutex_);
-    void make_ready(std::uint64_t ino, std::function<void()> again) REQUIRES(mutex_);
+    void make_ready(Waiting waiting) REQUIRES(mutex_);
     void wake() REQUIRES(mutex_);
     int milliseconds_left() EXCLUDES(mutex_);
+    std::vector<InodeNo> late(std::uint64_t now_ns) REQUIRES(mutex_);
+    std::vector<InodeNo> ended() REQUIRES(mutex_);
+    std::vector<InodeNo> looks(std::uint64_t now_ns) REQUIRES(mutex_);
+    void dispatch(std::uint32_t user, std::uint64_t file, std::function<void()> what)
+        EXCLUDES(mutex_);
+    void had_turn(std::uint64_t ino) EXCLUDES(mutex_);
 
     const Duties duties_;
-    const bool without_thread_;
-    FileDescriptor wake_;
+    FairPool *const pool_;
+    FileDescriptor wake_, epoll_;  // epoll_: of wake_, and of the pidfds by their record
     Mutex mutex_;
     std::map<std::uint64_t, Break> breaks_ GUARDED_BY(mutex_);  // by inode
-    std::vector<Ready> ready_ GUARDED_BY(mutex_);
+    std::vector<Waiting> ready_ GUARDED_BY(mutex_);
     std::map<std::uint64_t, unsigned> turns_ GUARDED_BY(mutex_);  // of those in ready_ and running
     std::map<std::uint64_t, FileDescriptor> processes_ GUARDED_BY(mutex_);  // by record
     std::set<std::uint64_t> looked_for_ GUARDED_BY(mutex_);                 // records
     std::uint64_t next_look_ns_ GUARDED_BY(mutex_) = 0;
+    bool looking_ GUARDED_BY(mutex_) = false;
     bool stopping_ GUARDED_BY(mutex_) = false;
     std::thread thread_;
 };

@@ -1,5 +1,5 @@
 // References, handles and grants: see live.h.
-#include "volume/live.h"
+#include "holders/live.h"
 
 #include <algorithm>
 
@@ -113,7 +113,7 @@ std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, const OpenRequest 
     }
     // The shard is the inode's, so that a handle alone leads to both.
     const HandleId id = handle_ids_.fetch_add(1) * kShards + ino.value() % kShards;
-    shard.handles[id] = {id, ino, request.read, request.write, direct_io, request.caller};
+    enlist(shard, i, {{id, ino, request.read, request.write, direct_io, request.caller}});
     if (direct_io) {
         ++i.direct;
         i.direct_write += request.write ? 1 : 0;
@@ -129,9 +129,10 @@ std::optional<LiveTable::Released> LiveTable::release(HandleId handle) {
     Lock lock(shard.mutex);
     const auto found = shard.handles.find(handle);
     if (found == shard.handles.end()) return std::nullopt;
-    const HandleInfo info = found->second;
-    shard.handles.erase(found);
+    const OpenHandle info = found->second;
     Inode &i = shard.inodes[info.ino.value()];
+    delist(shard, i, info);
+    shard.handles.erase(found);
     const bool leased = i.grants.leased();
     for (const Grant &grant : i.grants.of_handle(handle)) remove(i, handle, grant.id);
     while (drop_pin(i, handle, 0)) continue;
@@ -159,9 +160,30 @@ std::vector<HandleInfo> LiveTable::handles(InodeNo ino) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
     std::vector<HandleInfo> all;
-    for (const auto &[id, info] : shard.handles)
-        if (info.ino == ino) all.push_back(info);
+    const auto found = shard.inodes.find(ino.value());
+    if (found == shard.inodes.end()) return all;
+    for (HandleId id = found->second.first_handle; id != 0;) {
+        const OpenHandle &handle = shard.handles.at(id);
+        all.push_back(handle);
+        id = handle.next;
+    }
     return all;
+}
+
+// The handles of an inode are a list, so that nobody looks through those of others.
+void LiveTable::enlist(Shard &shard, Inode &inode, OpenHandle handle) {
+    handle.next = inode.first_handle;
+    if (handle.next != 0) shard.handles.at(handle.next).previous = handle.handle;
+    inode.first_handle = handle.handle;
+    shard.handles[handle.handle] = handle;
+}
+
+void LiveTable::delist(Shard &shard, Inode &inode, const OpenHandle &handle) {
+    if (handle.next != 0) shard.handles.at(handle.next).previous = handle.previous;
+    if (handle.previous != 0)
+        shard.handles.at(handle.previous).next = handle.next;
+    else
+        inode.first_handle = handle.next;
 }
 
 // --- grants
@@ -248,6 +270,17 @@ void LiveTable::set_record(HandleId handle, GrantId id, InodeNo record, const Pr
     grant->holder = holder;
 }
 
+bool LiveTable::note_lent(HandleId handle, GrantId id, InodeNo record) {
+    Shard &shard = shard_of(handle);
+    Lock lock(shard.mutex);
+    const auto found = shard.handles.find(handle);
+    if (found == shard.handles.end()) return false;
+    Grant *grant = shard.inodes[found->second.ino.value()].grants.find(handle, id);
+    if (grant == nullptr || grant->record != record) return false;
+    ++grant->lendings;
+    return true;
+}
+
 std::optional<LiveTable::Dropped> LiveTable::drop_grant(HandleId handle, GrantId id) {
     Shard &shard = shard_of(handle);
     Lock lock(shard.mutex);
@@ -272,30 +305,41 @@ std::vector<Grant> LiveTable::ask_leases(InodeNo ino) {
 
 // --- pins
 
-void LiveTable::charge(std::uint32_t uid, std::uint64_t blocks, bool add) {
+Result<> LiveTable::charge(const core::PinTable::Pin &pin, std::uint64_t blocks,
+                           std::uint64_t limit) {
     Lock lock(pins_mutex_);
+    const auto found = pinned_.find(pin.uid);
+    const std::uint64_t charged = found == pinned_.end() ? 0 : found->second;
+    if (blocks != 0 && charged + blocks > limit / media::kBlockSize)
+        return Error(ENOMEM, "that would pin more than the user may");
+    // What is charged once can be pinned often, and each pin takes memory.
+    if (pin.counted && pin_places_.take(pin.uid, grants_share_ * kPinsEach) != Places::Taken::yes)
+        return Error(EUSERS, "there are as many pins as there may be (-o mappings=)");
+    if (blocks != 0) pinned_[pin.uid] = charged + blocks;
+    return {};
+}
+
+void LiveTable::discharge(std::uint32_t uid, std::uint64_t blocks, bool counted) {
+    Lock lock(pins_mutex_);
+    if (counted) pin_places_.give_back(uid);
+    if (blocks == 0) return;
     std::uint64_t &charged = pinned_[uid];
-    charged = add ? charged + blocks : charged - blocks;
+    charged -= blocks;
     if (charged == 0) pinned_.erase(uid);
 }
 
-Result<GrantId> LiveTable::pin(InodeNo ino, const core::PinTable::Pin &pin, std::uint64_t limit) {
+Result<GrantId> LiveTable::pin(InodeNo ino, core::PinTable::Pin pin, std::uint64_t limit,
+                               bool counted) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
     if (!shard.handles.contains(pin.handle)) return Error(EBADF, "the file was closed");
     core::PinTable &pins = shard.inodes[ino.value()].grants.pins();
+    pin.counted = counted;
     const std::uint64_t blocks = pins.new_blocks(pin.uid, pin.first, pin.end);
-    {
-        Lock quota(pins_mutex_);
-        const auto found = pinned_.find(pin.uid);
-        const std::uint64_t charged = found == pinned_.end() ? 0 : found->second;
-        if (blocks != 0 && charged + blocks > limit / media::kBlockSize)
-            return Error(ENOMEM, "that would pin more than the user may");
-        if (blocks != 0) pinned_[pin.uid] = charged + blocks;
-    }
+    TRY(charge(pin, blocks, limit));
     const auto number = pins.add(pin);
     if (number) return *number;
-    if (blocks != 0) charge(pin.uid, blocks, false);
+    discharge(pin.uid, blocks, counted);
     return Error(ENOMEM, "a block of the file is pinned as often as can be counted");
 }
 
@@ -306,7 +350,7 @@ bool LiveTable::drop_pin(Inode &inode, HandleId handle, std::uint64_t number) {
     if (number == 0) number = pins->pin_of(handle);
     const auto removed = inode.grants.pins().remove(handle, number);
     if (!removed) return false;
-    if (removed->blocks != 0) charge(removed->uid, removed->blocks, false);
+    discharge(removed->uid, removed->blocks, removed->counted);
     return true;
 }
 

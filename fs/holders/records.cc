@@ -1,16 +1,14 @@
-// Grant records: who maps the device, remembered on the medium (media/format.h "GrantHolder").
-//
-// A record is an inode on a list of its own.  It claims the device blocks that its holder maps.
-// While the grant lives the file's map stands still, so the claims cost nothing; when the grant is
-// lost and somebody may still map they are quarantined (lost.cc): whatever the file gives up stays
-// in use.
-// When the holder is gone, the blocks that the file gave up are freed, and the record goes.
+// Grant records on the medium: see records.h.
+#include "holders/records.h"
+
 #include <sys/stat.h>
 
 #include <algorithm>
 
-#include "volume/impl.h"
-#include "volume/record.h"
+#include "base/clock.h"
+#include "core/btree.h"
+#include "core/extent_map.h"
+#include "core/inode.h"
 
 namespace pmfs {
 
@@ -57,11 +55,14 @@ Result<const media::Inode *> file_of(const Reader &reader, const media::Inode &r
 
 }  // namespace
 
-Result<InodeNo> Volume::Impl::add_record(const Grant &grant, InodeNo file) {
+Result<InodeNo> Records::add(const Grant &grant) {
+    ground_.lock.assert_held();
+    const InodeNo file = grant.file;
     const std::uint64_t group = TRY(core::ensure_free_inode(
-        *core, core::group_of_inode(superblock, file), core::Need::essential));
-    const std::uint64_t generation = TRY(core::read_inode(Reader(*core), file))->generation.get();
-    Change change(*core);
+        ground_.core, core::group_of_inode(ground_.core.superblock, file), core::Need::essential));
+    const std::uint64_t generation =
+        TRY(core::read_inode(Reader(ground_.core), file))->generation.get();
+    Change change(ground_.core);
     TRY(change.begin());
     const core::NewInode made = TRY(core::take_inode(change, group));
     media::Inode *inode = made.inode;
@@ -72,24 +73,23 @@ Result<InodeNo> Volume::Impl::add_record(const Grant &grant, InodeNo file) {
     inode->entries.set(generation);
     inode->trim_from.set(grant.first);
     inode->rdev.set(grant.end);
-    touch(inode, true);
-    inode->crtime = inode->ctime;
-    set_holder(inode, grant);
+    inode->mtime = inode->ctime = inode->crtime = core::to_media(now_coarse());
+    describe(inode, grant);
     TRY(core::push_inode(change, made.ino, inode, core::kGrants));
     TRY(change.commit());
     return made.ino;
 }
 
-// Makes the record claim what its holder maps; may be called again after it had to park.
-Result<> Volume::Impl::claim(InodeNo record, GrantReason reason) {
-    const Reader reader(*core);
+Result<> Records::claim(InodeNo record, GrantReason reason) {
+    ground_.lock.assert_held();
+    const Reader reader(ground_.core);
     const auto *was = TRY(core::read_inode(reader, record));
     if ((was->flags.get() & media::kGrantRecord) == 0) return corrupt("no record of a grant");
     media::GrantHolder holder = holder_of(*was);
     if ((holder.flags.get() & media::kGrantClaimed) != 0) return {};
     for (const Run &run : TRY(unclaimed(record))) {
-        TRY(core::map_make_room(*core, record, run.start, 1));
-        Change change(*core);
+        TRY(core::map_make_room(ground_.core, record, run.start, 1));
+        Change change(ground_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, record));
         const auto permit = TRY(core::permit(*inode, {}, Move::allocate));
@@ -97,7 +97,7 @@ Result<> Volume::Impl::claim(InodeNo record, GrantReason reason) {
                              {run.start, run.start, run.blocks, false, false}, permit));
         TRY(change.commit());
     }
-    Change change(*core);
+    Change change(ground_.core);
     TRY(change.begin());
     const auto number = static_cast<std::uint32_t>(reason) << media::kGrantReasonShift;
     holder.flags.set(holder.flags.get() | media::kGrantClaimed | number |
@@ -107,14 +107,15 @@ Result<> Volume::Impl::claim(InodeNo record, GrantReason reason) {
     return {};
 }
 
-Result<std::vector<Run>> Volume::Impl::claims_of(InodeNo record) {
-    const Reader reader(*core);
+Result<std::vector<Run>> Records::claims_of(InodeNo record) {
+    ground_.lock.assert_held_shared();
+    const Reader reader(ground_.core);
     return runs_of(reader, *TRY(core::read_inode(reader, record)), record, 0, kAllBlocks);
 }
 
-// What the holder maps and the record does not claim yet.
-Result<std::vector<Run>> Volume::Impl::unclaimed(InodeNo record) {
-    const Reader reader(*core);
+Result<std::vector<Run>> Records::unclaimed(InodeNo record) {
+    ground_.lock.assert_held_shared();
+    const Reader reader(ground_.core);
     const auto *inode = TRY(core::read_inode(reader, record));
     const std::uint64_t first = inode->trim_from.get(), end = inode->rdev.get();
     const auto claims = TRY(claims_of(record));
@@ -124,9 +125,9 @@ Result<std::vector<Run>> Volume::Impl::unclaimed(InodeNo record) {
                       claims);
 }
 
-void Volume::Impl::set_holder(media::Inode *record, const Grant &grant) const {
+void Records::describe(media::Inode *record, const Grant &grant) const {
     media::GrantHolder holder{};
-    std::copy(boot_id.begin(), boot_id.end(), holder.boot_id);
+    std::copy(ground_.boot_id.begin(), ground_.boot_id.end(), holder.boot_id);
     holder.start_time.set(grant.holder.start_time);
     holder.pid.set(grant.holder.pid);
     holder.flags.set(media::kGrantPlaced | (grant.may_store ? media::kGrantStores : 0u) |
@@ -137,26 +138,26 @@ void Volume::Impl::set_holder(media::Inode *record, const Grant &grant) const {
     place.pid_namespace.set(grant.holder.pid_namespace);
     place.time_namespace.set(grant.holder.time_namespace);
     if (grant.lent) {
-        place.medium_device.set(lender->place().device);
-        place.medium_inode.set(lender->place().inode);
+        place.medium_device.set(system_.place().device);
+        place.medium_inode.set(system_.place().inode);
     }
     store_place(record, place);
 }
 
-Result<> Volume::Impl::set_record_holder(const Grant &grant) {
-    Change change(*core);
+Result<> Records::set_holder(const Grant &grant) {
+    ground_.lock.assert_held();
+    Change change(ground_.core);
     TRY(change.begin());
     auto *inode = TRY(core::edit_inode(change, grant.record));
     inode->uid.set(grant.uid);
-    set_holder(inode, grant);
+    describe(inode, grant);
     TRY(change.commit());
     return {};
 }
 
-// What of the record's claims neither its file maps nor another record holds.  EUCLEAN: it cannot
-// be known, so nothing is.
-Result<std::vector<Run>> Volume::Impl::given_up(InodeNo record) {
-    const Reader reader(*core);
+Result<std::vector<Run>> Records::given_up(InodeNo record) {
+    ground_.lock.assert_held_shared();
+    const Reader reader(ground_.core);
     const auto *inode = TRY(core::read_inode(reader, record));
     auto claims = TRY(runs_of(reader, *inode, record, 0, kAllBlocks));
     const auto *target = TRY(file_of(reader, *inode));
@@ -165,52 +166,77 @@ Result<std::vector<Run>> Volume::Impl::given_up(InodeNo record) {
                       TRY(runs_of(reader, *target, InodeNo(inode->parent.get()), 0, kAllBlocks)));
 }
 
-// The grant of this record ends, or is known to have ended: what its holder may have stored to the
-// file moves the file's times.
-Result<> Volume::Impl::stored_by(InodeNo record) {
-    const Reader reader(*core);
+Result<> Records::stored_by(InodeNo record) {
+    ground_.lock.assert_held();
+    const Reader reader(ground_.core);
     const auto *inode = TRY(core::read_inode(reader, record));
     if ((holder_of(*inode).flags.get() & media::kGrantStores) == 0) return {};
     const InodeNo file(inode->parent.get());
     const auto found = core::read_inode(reader, file);
     if (!found.ok() || found.value()->generation.get() != inode->entries.get()) return {};
-    return stored(file, inode->uid.get());
+    return ground_.volume.stored_held(file, inode->uid.get());
 }
 
-// Frees the record and, with `settle`, what only it keeps from being free.
-Result<> Volume::Impl::drop_record(InodeNo record, bool settle) {
+Result<> Records::drop(InodeNo record, bool settle) {
+    ground_.lock.assert_held();
     TRY(stored_by(record));
     std::vector<Run> free;
     if (settle)
         for (const Run &run : TRY(given_up(record)))
-            for (const Run &part : allocator->quarantine().without(run)) free.push_back(part);
+            for (const Run &part : ground_.core.allocator.quarantine().without(run))
+                free.push_back(part);
+    TRY(drop_claims(record, free));
+    TRY(ground_.volume.clear_map_held(record));
+    Change change(ground_.core);
+    TRY(change.begin());
+    auto *inode = TRY(core::edit_inode(change, record));
+    TRY(core::unlink_inode(change, record, inode, core::kGrants));
+    TRY(core::free_inode(change, record, inode));
+    TRY(change.commit());
+    return {};
+}
+
+// Empties the record's map, and frees what of it is in `free`.
+Result<> Records::drop_claims(InodeNo record, const std::vector<Run> &free) {
+    core::Allocator &allocator = ground_.core.allocator;
     for (bool first = true;; first = false) {
-        Change change(*core);
+        Change change(ground_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, record));
         const Reader reader(change);
         const Extent e = TRY(core::last_extent(reader, *inode, record, kAllBlocks));
-        if (e.hole() || (first && free.empty() && inode->map_root.get() == 0)) break;
+        if (e.hole() || (first && free.empty() && inode->map_root.get() == 0)) return {};
         const auto permit = TRY(core::permit(*inode, {}, Move::reap));
-        const Run piece = allocator->tail_piece({e.start, e.blocks});
+        const Run piece = allocator.tail_piece({e.start, e.blocks});
         // In this order: chunks that become free are no place for an extent any more.
         TRY(core::map_remove(change, inode, record, piece.start, piece.start + piece.blocks,
                              permit));
         for (const Run &run : free) {
             const std::uint64_t from = std::max(run.start, piece.start);
             const std::uint64_t end = std::min(run.start + run.blocks, piece.start + piece.blocks);
-            if (from < end) TRY(allocator->give_back(change, {from, end - from}));
+            if (from < end) TRY(allocator.give_back(change, {from, end - from}));
         }
         TRY(change.commit());
-        TRY(best_effort(core::map_tidy(*core, record, kAllBlocks)));
+        TRY(best_effort(core::map_tidy(ground_.core, record, kAllBlocks)));
     }
-    TRY(clear_tree(record, media::TreeKind::map));
-    Change change(*core);
-    TRY(change.begin());
-    auto *inode = TRY(core::edit_inode(change, record));
-    TRY(core::unlink_inode(change, record, inode, core::kGrants));
-    TRY(core::free_inode(change, record, inode));
-    TRY(change.commit());
+}
+
+Result<Trace> Records::trace(InodeNo record) {
+    ground_.lock.assert_held_shared();
+    return trace_of(record, *TRY(core::read_inode(Reader(ground_.core), record)));
+}
+
+Result<> Records::list(std::vector<Trace> *all) {
+    ground_.lock.assert_held_shared();
+    const Reader reader(ground_.core);
+    for (const std::uint64_t at : TRY(core::all_listed(reader, core::kGrants))) {
+        const InodeNo record(at);
+        const auto found = core::read_inode(reader, record);
+        // Damage: who else holds what cannot be told, so nothing may be freed until fsck.
+        if (!found.ok() || (found.value()->flags.get() & media::kGrantRecord) == 0)
+            return corrupt("the list of those who map the device is damaged");
+        all->push_back(trace_of(record, *found.value()));
+    }
     return {};
 }
 

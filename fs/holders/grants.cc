@@ -1,5 +1,5 @@
 // The grants of one file: see grants.h.
-#include "volume/grants.h"
+#include "holders/grants.h"
 
 namespace pmfs {
 

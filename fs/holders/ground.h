@@ -1,0 +1,63 @@
+// What the room of the holders stands on: the parts of the volume below it, which outlive it, and
+// the few things that it asks of the volume itself.
+//
+// Who calls what: the volume calls Holders; Holders calls Records and Quarantines; these call each
+// other never, and all of them System.  None of them calls the volume but by VolumeSide.
+#pragma once
+#include <functional>
+#include <optional>
+
+#include "base/fair_pool.h"
+#include "base/mutex.h"
+#include "core/alloc.h"
+#include "core/change.h"
+#include "holders/live.h"
+#include "holders/types.h"
+
+namespace pmfs {
+
+class VolumeSide {
+public:
+    virtual ~VolumeSide() = default;
+    virtual Result<> writable() const = 0;
+
+    // --- with the volume's lock held exclusively.  kParkErrno: run it again behind a checkpoint.
+    // kClaimErrno: an operation is changing the file's map.
+    virtual Result<> unclaimed_held(InodeNo ino) = 0;
+    // Finishes an interrupted truncation or move.
+    virtual Result<> settle_trim_held(InodeNo ino) = 0;
+    // Frees the nodes of a map's tree that is empty of extents.
+    virtual Result<> clear_map_held(InodeNo ino) = 0;
+    // Somebody may have stored to the file past us: its mtime and ctime move.  Only kParkErrno is a
+    // failure: no other one keeps a grant from ending.
+    virtual Result<> stored_held(InodeNo ino, std::uint32_t uid) = 0;
+    // Somebody is about to store: that as well, and the file loses what any write takes from it.
+    virtual Result<> will_store_held(InodeNo ino, std::uint32_t uid) = 0;
+    // What lies behind the end of the file, in its last mapping unit, is zero.
+    virtual Result<> clear_behind_end_held(InodeNo ino) = 0;
+
+    // --- without any lock
+    // Until all have left who write to files in place now: they may have found one longer than it is.
+    virtual void wait_for_writers() = 0;
+    // The last one who referred to a file without a name is gone.
+    virtual void reap_or_park(InodeNo ino) = 0;
+    virtual Result<> make_durable() = 0;
+    virtual Result<> checkpoint() = 0;
+    // Runs `again` on another thread behind a checkpoint.
+    virtual void parked_later(std::function<void()> again) = 0;
+};
+
+struct Ground {
+    SharedMutex &lock;  // the volume's: exclusive for whatever makes a Change
+    core::Core &core;
+    LiveTable &live;
+    VolumeSide &volume;
+    FairPool *pool = nullptr;  // for what may take long; null: whoever calls tend() does it
+    ProcessView processes;
+    std::array<std::uint8_t, 16> boot_id{};
+    bool read_only = false;
+    unsigned lease_break_ms = 0;
+    std::optional<std::uint64_t> pin_quota;  // bytes a user may pin; none: its RLIMIT_MEMLOCK
+};
+
+}  // namespace pmfs

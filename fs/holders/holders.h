@@ -1,0 +1,104 @@
+// The room of those who hold block maps: temporary grants, breakable leases and pins (docs/seal.md
+// "T", "B", "R"), and who lost one and may still map.
+//
+// The volume calls it: operations ask permit() with the lock held, and, when that says kBreakErrno,
+// begin_break() without it.  The rest are requests of holders and of the administrator, and take
+// the lock themselves.  What the room calls in turn stands in ground.h.
+#pragma once
+#include <atomic>
+#include <functional>
+#include <vector>
+
+#include "holders/caretaker.h"
+#include "holders/quarantines.h"
+
+namespace pmfs {
+
+class Holders {
+public:
+    explicit Holders(const Ground &ground);
+    // Starts the caretaker.  EAGAIN: there are no more threads.
+    Result<> start();
+    // What waits for leases is dropped, and nothing can wait any more.
+    void stop() { caretaker_.stop(); }
+    // Before anything is freed, on a volume that may be written to.
+    void load(std::optional<pm::Lender> lender);
+    // The records of those who map are damaged: nothing may be freed, so nothing may be written.
+    bool damaged() const { return damaged_; }
+
+    // --- for operations, with the volume's lock held
+    // What the seal and the grants say to a change of the map.  kBreakErrno: leases are to be asked
+    // to go, by begin_break().
+    Result<core::MapPermit> permit(InodeNo ino, const media::Inode &inode, core::Move move,
+                                   std::uint64_t first, std::uint64_t end);
+    // How the file stands to an UNSEAL.
+    core::Standing standing(InodeNo ino);
+
+    // --- for operations, without it
+    // Asks the leases of the file that `why` (kBreakErrno) is about to go.  What it gives is the
+    // operation's answer: EDEADLK: one is its caller's; EAGAIN: it does not wait; kBreakErrno:
+    // wait().
+    Error begin_break(const Error &why, const Caller &caller);
+    // Runs `again` when the leases that `why` is about are gone, for this user.
+    void wait(const Error &why, std::uint32_t user, std::function<void()> again);
+    // The handle's last request.  kParkErrno: nothing has changed, run it again.
+    Result<> close_handle(HandleId handle);
+    // ... and its leases are gone.
+    void leases_gone(InodeNo ino) { caretaker_.leases_gone(ino); }
+
+    // --- for holders
+    Result<GrantId> take(HandleId handle, const GrantRequest &request, const Caller &caller,
+                         std::uint64_t *bad_offset);
+    Result<> drop(HandleId handle, GrantId id);
+    // The grant ends without its holder's word.
+    void lose_or_park(HandleId handle, GrantId id, GrantReason reason);
+    Result<> adopt(HandleId handle, GrantId id, const Caller &holder);
+    Result<FileDescriptor> lend_device(HandleId handle, GrantId id);
+    std::uint32_t lease_time_left(HandleId handle, GrantId id);
+    void set_watcher(GrantWatcher *watcher) EXCLUDES(watcher_lock_);
+
+    // --- for the administrator
+    Result<std::vector<Holder>> list(InodeNo ino);
+    Result<std::uint64_t> revoke(InodeNo ino, GrantId id, std::uint32_t pid, const Caller &caller);
+    Result<std::vector<Quarantined>> quarantine() { return quarantines_.list(); }
+    Result<> release_quarantine(std::uint64_t id, const Caller &caller);
+
+    // Runs `again` when its turn comes: where there is no thread that waits for checkpoints.
+    void run(std::function<void()> again) { caretaker_.run(std::move(again)); }
+    // What is due at `now_ns`: tests without threads.
+    void tend(std::uint64_t now_ns) { caretaker_.tend(now_ns); }
+
+private:
+    // What the system said of the caller, before the lock was taken.
+    struct Identity {
+        Process process;
+        std::uint64_t pin_limit = 0;  // bytes; of a pin's taker
+    };
+    Identity identify(const GrantRequest &request, const Caller &caller) const;
+    Result<GrantId> take_held(const HandleInfo &opened, const GrantRequest &request,
+                              const Caller &caller, const Identity &identity,
+                              std::uint64_t *bad_offset) REQUIRES(ground_.lock);
+    Result<Grant> design(const HandleInfo &opened, const GrantRequest &request,
+                         const Caller &caller, std::uint64_t *bad_offset) REQUIRES(ground_.lock);
+    Result<> write_grant(const Grant &grant) REQUIRES(ground_.lock);
+    Result<> lose(HandleId handle, GrantId id, GrantReason reason) EXCLUDES(ground_.lock);
+    // The record of a grant that ends without its holder's word.
+    Result<> end_record(const Grant &grant, GrantReason reason, Result<System::Finding> &found)
+        REQUIRES(ground_.lock);
+    Result<> drop_held(const Grant &grant, System::Finding &found) REQUIRES(ground_.lock);
+    Result<System::Finding> look(const Grant &grant) EXCLUDES(ground_.lock);
+    void after_drop(const LiveTable::Dropped &dropped) EXCLUDES(ground_.lock);
+    void revoke_leases(InodeNo ino) EXCLUDES(ground_.lock);
+    void tell_holders(const std::function<void(GrantWatcher &)> &what) EXCLUDES(watcher_lock_);
+
+    const Ground ground_;
+    System system_;
+    Records records_;
+    SharedMutex watcher_lock_;  // shared while the watcher is called; never inside the volume's
+    GrantWatcher *watcher_ GUARDED_BY(watcher_lock_) = nullptr;
+    std::atomic<bool> damaged_{false};
+    Caretaker caretaker_;
+    Quarantines quarantines_;
+};
+
+}  // namespace pmfs

@@ -1,0 +1,277 @@
+// Holders that lost their grants: see quarantines.h.
+#include "holders/quarantines.h"
+
+#include <algorithm>
+
+#include "base/errors.h"
+#include "core/inode.h"
+
+namespace pmfs {
+
+using core::Reader;
+using core::Run;
+using pm::Lender;
+
+namespace {
+
+GrantReason reason_of(const media::GrantHolder &holder) {
+    const std::uint32_t flags = holder.flags.get();
+    const std::uint32_t number = (flags & media::kGrantReasons) >> media::kGrantReasonShift;
+    if (number != 0 && number <= static_cast<std::uint32_t>(GrantReason::still_mapped))
+        return static_cast<GrantReason>(number);
+    return (flags & media::kGrantRevoked) != 0 ? GrantReason::late : GrantReason::server_died;
+}
+
+}  // namespace
+
+std::size_t Quarantines::count() const {
+    ground_.lock.assert_held_shared();
+    return lost_.size();
+}
+
+std::vector<InodeNo> Quarantines::of_file(InodeNo file) const {
+    std::vector<InodeNo> records;
+    const auto inode = core::read_inode(Reader(ground_.core), file);
+    if (!inode.ok()) return records;
+    for (auto at = by_file_.lower_bound({file.value(), 0});
+         at != by_file_.end() && at->first == file.value(); ++at)
+        if (lost_.at(at->second).generation == inode.value()->generation.get())
+            records.push_back(InodeNo(at->second));
+    return records;
+}
+
+bool Quarantines::any_of(InodeNo file) const {
+    ground_.lock.assert_held_shared();
+    return !of_file(file).empty();
+}
+
+// --- the begin
+
+// Makes the record claim what its holder maps, as far as that can be; `runs`: what is to be held.
+Result<> Quarantines::claim(InodeNo record, GrantReason reason, std::vector<Run> *runs) {
+    auto claimed = records_.claim(record, reason);
+    // A volume too full for the claims, or a file that cannot be read: they hold in memory, and
+    // what is given up stays in use until fsck finds it.
+    if (!claimed.ok() && claimed.error().errno_value() != ENOSPC && !is_damage(claimed.error()))
+        return claimed;
+    *runs = TRY(records_.claims_of(record));
+    if (claimed.ok()) return {};
+    const auto more = records_.unclaimed(record);
+    if (!more.ok() && !is_damage(more.error())) return more.error();
+    if (more.ok()) runs->insert(runs->end(), more.value().begin(), more.value().end());
+    std::sort(runs->begin(), runs->end(),
+              [](const Run &a, const Run &b) { return a.start < b.start; });
+    return {};
+}
+
+Result<> Quarantines::begin(InodeNo record, GrantReason reason, System::Finding &found,
+                            const Grant *grant) {
+    ground_.lock.assert_held();
+    if (const auto noted = records_.stored_by(record); !noted.ok() && !is_damage(noted.error()))
+        return noted;
+    std::vector<Run> runs;
+    TRY(claim(record, reason, &runs));
+    const auto *inode = TRY(core::read_inode(Reader(ground_.core), record));
+    ground_.core.allocator.quarantine().add(record, std::move(runs));
+    Lost lost;
+    lost.process = trace_of(record, *inode).process;
+    lost.file = InodeNo(inode->parent.get());
+    lost.generation = inode->entries.get();
+    lost.reason = reason;
+    by_file_.insert({lost.file.value(), record.value()});
+    if (grant != nullptr) {
+        lost.handle = grant->handle;
+        lost.grant = grant->id;
+        by_grant_[{lost.handle, lost.grant}] = record;
+    }
+    lost_[record.value()] = lost;
+    caretaker_.watch(record, std::move(found.process), found.use.has_value());
+    return {};
+}
+
+// --- the end
+
+Result<> Quarantines::settle(InodeNo record) {
+    core::Quarantine &held_back = ground_.core.allocator.quarantine();
+    const std::vector<Run> claimed = TRY(records_.claims_of(record));
+    // Nobody sees the volume without them: the lock is held.
+    std::vector<Run> kept = held_back.remove(record);
+    Result<> done = records_.drop(record, true);
+    if (done.ok()) return {};
+    // What it claims no more was freed, or is its file's alone.
+    if (const auto left = records_.claims_of(record); left.ok())
+        kept = difference(kept, difference(claimed, left.value()));
+    held_back.add(record, std::move(kept));
+    return done;
+}
+
+void Quarantines::forget(InodeNo record) {
+    const auto found = lost_.find(record.value());
+    if (found == lost_.end()) return;
+    by_file_.erase({found->second.file.value(), record.value()});
+    by_grant_.erase({found->second.handle, found->second.grant});
+    lost_.erase(found);
+}
+
+Result<> Quarantines::end(InodeNo record) {
+    {
+        ExclusiveLock held(ground_.lock);
+        if (!lost_.contains(record.value())) return {};
+        TRY(settle(record));
+        forget(record);
+    }
+    caretaker_.forget(record);
+    return {};
+}
+
+std::optional<Trace> Quarantines::trace(InodeNo record) {
+    SharedLock held(ground_.lock);
+    if (!lost_.contains(record.value())) return std::nullopt;
+    const auto found = records_.trace(record);
+    if (!found.ok()) return std::nullopt;
+    return found.value();
+}
+
+void Quarantines::look_again(InodeNo record, bool process_ended) {
+    const auto traced = trace(record);
+    if (!traced) return;
+    const System::Finding found = system_.look(*traced, false);
+    if (found.life != Life::ended && (!process_ended || found.use)) return;
+    const auto done = end(record);
+    if (!done.ok() && must_park(done.error()))
+        ground_.volume.parked_later(
+            [this, record, process_ended] { look_again(record, process_ended); });
+}
+
+Result<> Quarantines::drop(HandleId handle, GrantId id) {
+    InodeNo record;
+    {
+        SharedLock held(ground_.lock);
+        const auto found = by_grant_.find({handle, id});
+        if (found == by_grant_.end() || id == 0)
+            return Error(ENOENT, "the handle holds no such grant");
+        record = found->second;
+    }
+    if (const auto traced = trace(record)) {
+        const auto use = system_.use_of(*traced);
+        if (use && *use != Lender::Use::none) return {};  // it ends with the last mapping
+    }
+    return end(record);
+}
+
+Result<> Quarantines::patiently(const std::function<Result<>()> &step) {
+    Result<> done = step();
+    while (!done.ok() && must_park(done.error())) {
+        TRY(ground_.volume.checkpoint());
+        done = step();
+    }
+    return done;
+}
+
+Result<> Quarantines::release(InodeNo record) {
+    {
+        SharedLock held(ground_.lock);
+        if (!lost_.contains(record.value())) return Error(ENOENT, "there is no such quarantine");
+    }
+    return patiently([&] { return end(record); });
+}
+
+// --- at a mount
+
+// Before anything is freed: records by which nobody maps any more go; the others' blocks stay. All
+// are quarantined before the first goes, for several may claim a block that their file gave up: it
+// is free with the last of them, and nobody may free it twice.
+Result<> Quarantines::load() {
+    std::vector<Trace> all;
+    Result<> listed;
+    {
+        SharedLock held(ground_.lock);
+        listed = records_.list(&all);
+    }
+    std::vector<InodeNo> ended;
+    for (const Trace &one : all) {
+        System::Finding found = system_.look(one, true);
+        if (found.life == Life::ended) {
+            ExclusiveLock held(ground_.lock);
+            ground_.core.allocator.quarantine().add(one.record,
+                                                    TRY(records_.claims_of(one.record)));
+            ended.push_back(one.record);
+            continue;
+        }
+        TRY(patiently([&]() -> Result<> {
+            ExclusiveLock held(ground_.lock);
+            const auto *inode = TRY(core::read_inode(Reader(ground_.core), one.record));
+            return begin(one.record, reason_of(holder_of(*inode)), found, nullptr);
+        }));
+    }
+    TRY(std::move(listed));
+    for (const InodeNo record : ended)
+        (void)patiently([&]() -> Result<> {  // a damaged one stays, with what it claims
+            ExclusiveLock held(ground_.lock);
+            return settle(record);
+        })
+            .ok();
+    return {};
+}
+
+// --- who is in it
+
+Result<std::vector<Holder>> Quarantines::holders(InodeNo file) {
+    SharedLock held(ground_.lock);
+    std::vector<Holder> all;
+    for (const InodeNo record : of_file(file)) {
+        const auto *inode = TRY(core::read_inode(Reader(ground_.core), record));
+        Holder holder;
+        holder.grant = record.value();
+        holder.pid = lost_.at(record.value()).process.pid;
+        holder.uid = inode->uid.get();
+        holder.offset = inode->trim_from.get() * media::kBlockSize;
+        holder.length = (inode->rdev.get() - inode->trim_from.get()) * media::kBlockSize;
+        holder.may_store = (holder_of(*inode).flags.get() & media::kGrantStores) != 0;
+        holder.maps = holder.lost = true;
+        all.push_back(holder);
+    }
+    return all;
+}
+
+Result<std::optional<Quarantined>> Quarantines::row(InodeNo record, Trace *trace) {
+    SharedLock held(ground_.lock);
+    const auto found = lost_.find(record.value());
+    if (found == lost_.end()) return std::optional<Quarantined>();
+    const auto *inode = TRY(core::read_inode(Reader(ground_.core), record));
+    *trace = trace_of(record, *inode);
+    Quarantined one;
+    one.id = record.value();
+    one.file = found->second.file;
+    one.process = found->second.process;
+    one.uid = inode->uid.get();
+    one.may_store = (holder_of(*inode).flags.get() & media::kGrantStores) != 0;
+    one.reason = found->second.reason;
+    for (const Run &run : TRY(records_.claims_of(record)))
+        one.total += run.blocks * media::kBlockSize;
+    const auto kept = records_.given_up(record);
+    if (!kept.ok()) one.held = one.total;  // as far as anybody knows
+    if (kept.ok())
+        for (const Run &run : kept.value()) one.held += run.blocks * media::kBlockSize;
+    return std::optional(one);
+}
+
+Result<std::vector<Quarantined>> Quarantines::list() {
+    std::vector<InodeNo> records;
+    {
+        SharedLock held(ground_.lock);
+        for (const auto &[number, lost] : lost_) records.push_back(InodeNo(number));
+    }
+    std::vector<Quarantined> all;
+    for (const InodeNo record : records) {
+        Trace trace;
+        auto one = TRY(row(record, &trace));
+        if (!one) continue;
+        one->alive = system_.life_of(one->process) == Life::alive;
+        one->mapped = system_.use_of(trace) == Lender::Use::some;
+        all.push_back(*one);
+    }
+    return all;
+}
+
+}  // namespace pmfs

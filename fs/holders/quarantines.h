@@ -1,0 +1,77 @@
+// Holders that lost their grants and may still map the device: their blocks are quarantined until
+// nobody maps them any more (docs/seal.md "Quarantine").
+//
+// What is in memory changes only behind the transaction that it belongs to, and both under one
+// hold of the lock: an end that had to wait for the journal leaves the quarantine as it was, and
+// looks at everything anew when it is run again.
+//
+// Called by Holders.  Its own news (a process ended, nobody maps any more) comes by the caretaker.
+#pragma once
+#include <map>
+#include <set>
+#include <vector>
+
+#include "holders/caretaker.h"
+#include "holders/records.h"
+
+namespace pmfs {
+
+class Quarantines {
+public:
+    Quarantines(const Ground &ground, const System &system, Records &records, Caretaker &caretaker)
+        : ground_(ground), system_(system), records_(records), caretaker_(caretaker) {}
+
+    // --- with the volume's lock held, exclusively for the first
+    // The record's grant is lost, and `found` is what was seen of its holder (its pidfd is taken).
+    // `grant`: by which it may still say that it has unmapped; null: none.  kParkErrno: run it
+    // again.
+    Result<> begin(InodeNo record, GrantReason reason, System::Finding &found, const Grant *grant);
+    std::size_t count() const;
+    // Whether mappings of the file may have outlived their grants.
+    bool any_of(InodeNo file) const;
+
+    // --- without it
+    // At a mount, before anything is freed.  EUCLEAN: who else holds what cannot be told.
+    Result<> load();
+    // The holder says that it has unmapped.  ENOENT: it has lost no such grant.
+    Result<> drop(HandleId handle, GrantId id);
+    // Root says that nobody stores there any more.  ENOENT.
+    Result<> release(InodeNo record);
+    // Is it over?  process_ended: its pidfd said so; where the kernel says who maps it has the last
+    // word, for somebody may share the process's memory.
+    void look_again(InodeNo record, bool process_ended);
+    Result<std::vector<Holder>> holders(InodeNo file);
+    Result<std::vector<Quarantined>> list();
+
+private:
+    struct Lost {
+        Process process;
+        InodeNo file;
+        std::uint64_t generation = 0;
+        GrantReason reason = GrantReason::server_died;
+        HandleId handle = 0;  // 0 = none
+        GrantId grant = 0;
+    };
+    using Key = std::pair<std::uint64_t, std::uint64_t>;
+    Result<> claim(InodeNo record, GrantReason reason, std::vector<core::Run> *runs);
+    // Frees the record, and what only it keeps from being free.  On failure it keeps the rest.
+    Result<> settle(InodeNo record) REQUIRES(ground_.lock);
+    Result<> end(InodeNo record) EXCLUDES(ground_.lock);
+    void forget(InodeNo record) REQUIRES(ground_.lock);
+    // Nothing: it is not in quarantine, or cannot be read.
+    std::optional<Trace> trace(InodeNo record) EXCLUDES(ground_.lock);
+    std::vector<InodeNo> of_file(InodeNo file) const REQUIRES_SHARED(ground_.lock);
+    Result<> patiently(const std::function<Result<>()> &step) EXCLUDES(ground_.lock);
+    // A row, without what only the system knows.  Nothing: it has ended meanwhile.
+    Result<std::optional<Quarantined>> row(InodeNo record, Trace *trace) EXCLUDES(ground_.lock);
+
+    const Ground &ground_;
+    const System &system_;
+    Records &records_;
+    Caretaker &caretaker_;
+    std::map<std::uint64_t, Lost> lost_ GUARDED_BY(ground_.lock);  // by record
+    std::set<Key> by_file_ GUARDED_BY(ground_.lock);               // file, record
+    std::map<Key, InodeNo> by_grant_ GUARDED_BY(ground_.lock);     // handle and grant -> record
+};
+
+}  // namespace pmfs

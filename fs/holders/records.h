@@ -1,0 +1,53 @@
+// Grant records: who maps the device, remembered on the medium (media/format.h "GrantHolder").
+//
+// A record is an inode on a list of its own.  It claims the device blocks that its holder maps.
+// While the grant lives the file's map stands still, so the claims cost nothing; when the grant is
+// lost and somebody may still map they are quarantined (quarantines.h): whatever the file gives up
+// stays in use.
+// When the holder is gone, the blocks that the file gave up are freed, and the record goes.
+//
+// All of it with the volume's lock held (each says so with assert_held), exclusively for what
+// changes a record.  kParkErrno: what is done so far is sound, run it again.
+#pragma once
+#include <vector>
+
+#include "holders/ground.h"
+#include "holders/record.h"
+#include "holders/system.h"
+
+namespace pmfs {
+
+class Records {
+public:
+    Records(const Ground &ground, const System &system) : ground_(ground), system_(system) {}
+
+    Result<InodeNo> add(const Grant &grant);
+    // Another process holds the grant.
+    Result<> set_holder(const Grant &grant);
+    // Makes the record claim what its holder maps; may be called again after it had to park.
+    Result<> claim(InodeNo record, GrantReason reason);
+    // Frees the record and, with `settle`, what only it keeps from being free.
+    Result<> drop(InodeNo record, bool settle);
+    // The grant of this record ends, or is known to have ended: what its holder may have stored to
+    // the file moves the file's times.
+    Result<> stored_by(InodeNo record);
+
+    Result<Trace> trace(InodeNo record);
+    Result<std::vector<core::Run>> claims_of(InodeNo record);
+    // What the holder maps and the record does not claim yet.
+    Result<std::vector<core::Run>> unclaimed(InodeNo record);
+    // What of the record's claims neither its file maps nor another record holds.  EUCLEAN: it
+    // cannot be known, so nothing is.
+    Result<std::vector<core::Run>> given_up(InodeNo record);
+    // All of them, as they stand on the medium's list.  EUCLEAN: the list is damaged behind those.
+    Result<> list(std::vector<Trace> *all);
+
+private:
+    void describe(media::Inode *record, const Grant &grant) const;
+    Result<> drop_claims(InodeNo record, const std::vector<core::Run> &free);
+
+    const Ground &ground_;
+    const System &system_;
+};
+
+}  // namespace pmfs

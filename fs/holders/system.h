@@ -1,0 +1,60 @@
+// Questions to the kernel about holders: who is it, does it live, does anybody map?
+//
+// Each is a system call or several, so none may be asked with the volume's lock held: what is
+// needed is read with the lock (trace_of), asked about without it, and looked at again with it.
+// That is safe, for an answer that frees anything never changes: whoever has ended stays so, and
+// where nobody maps by a number, nobody will but by a descriptor that is lent anew.
+#pragma once
+#include <array>
+#include <optional>
+
+#include "holders/types.h"
+#include "pm/lending.h"
+
+namespace pmfs {
+
+// What a grant's record says of its holder.
+struct Trace {
+    InodeNo record;
+    Process process;
+    std::array<std::uint8_t, 16> boot{};
+    bool lent = false;  // with what follows
+    std::uint64_t lock_number = 0;
+    pm::Lender::Place place;
+};
+Trace trace_of(InodeNo record, const media::Inode &inode);
+
+class System {
+public:
+    System(const ProcessView &processes, const std::array<std::uint8_t, 16> &boot)
+        : processes_(processes), boot_(boot) {}
+    // Before anything else.  Without a lender nothing is lent.
+    void set_lender(pm::Lender lender) { lender_.emplace(std::move(lender)); }
+    bool lends() const { return lender_.has_value(); }
+    pm::Lender::Place place() const { return lender_->place(); }
+
+    Process process_of(std::uint32_t thread) const;
+    std::uint64_t lockable_bytes(std::uint32_t pid) const;
+
+    // What the kernel says of the descriptor that was lent: none when it cannot be asked.
+    std::optional<pm::Lender::Use> use_of(const Trace &trace) const;
+    // Whether the process lives, whoever else maps.
+    Life life_of(const Process &process) const;
+    struct Finding {
+        std::optional<pm::Lender::Use> use;
+        Life life = Life::unknown;  // ended: nobody maps by this record any more
+        FileDescriptor process;     // becomes readable when the process ends; none: see life
+    };
+    // watch: and a pidfd of the process, unless it has ended.
+    Finding look(const Trace &trace, bool watch) const;
+
+    // A descriptor of the medium that the kernel tells the end of.
+    Result<FileDescriptor> lend(const Trace &trace, bool writable) const;
+
+private:
+    const ProcessView processes_;
+    const std::array<std::uint8_t, 16> boot_;
+    std::optional<pm::Lender> lender_;
+};
+
+}  // namespace pmfs

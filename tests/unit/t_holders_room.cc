@@ -1,0 +1,238 @@
+// How the room of holders keeps out of everybody's way: no questions to the kernel under the
+// volume's lock, no file's affairs before another's, and nothing that grows with all holders.
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <random>
+
+#include "base/blocking.h"
+#include "base/mutex.h"
+#include "core/quarantine.h"
+#include "holders/caretaker.h"
+#include "holders/live.h"
+#include "holders_world.h"
+
+using namespace pmfs;
+using namespace pmfs::test;
+using namespace std::chrono_literals;
+
+namespace {
+
+std::atomic<unsigned> blocking_calls;
+
+// Something that happens, and is waited for.
+class Event {
+public:
+    void happen() {
+        const std::lock_guard held(mutex_);
+        happened_ = true;
+        changed_.notify_all();
+    }
+    bool wait() {  // false: it does not
+        std::unique_lock held(mutex_);
+        return changed_.wait_for(held, 20s, [this] { return happened_; });
+    }
+
+private:
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    bool happened_ = false;
+};
+
+}  // namespace
+
+TEST_CASE(
+    "blocking: what may block is seen under a brief lock, shared or not, and under no other") {
+    set_blocking_watch([](const char *) { ++blocking_calls; });
+    SharedMutex brief(Blocking::never), other;
+    blocking_calls = 0;
+    may_block("nothing is held");
+    {
+        ExclusiveLock held(other);
+        may_block("another lock");
+    }
+    CHECK(blocking_calls == 0);
+    {
+        SharedLock held(brief);
+        may_block("shared");
+        CHECK(blocking_calls == 1);
+    }
+    {
+        ExclusiveLock held(brief);
+        (void)process_of_thread(1);  // /proc
+    }
+    CHECK(blocking_calls > 1);
+    const unsigned seen = blocking_calls;
+    may_block("behind it");
+    CHECK(blocking_calls == seen);
+    set_blocking_watch(abort_on_blocking);
+}
+
+TEST_CASE("holders: a grant that gets another holder while the old one is asked about is kept") {
+    World world;
+    const World::File file = world.make("f", 4);
+    const auto id = world.take(file, GrantKind::temporary, 20, true);
+    REQUIRE(id.ok());
+    world.dead.insert(20);
+    world.while_asked = [&] {
+        REQUIRE(world->adopt_grant(file.handle, id.value(), World::user(30)).ok());
+    };
+    world->lose_grant(file.handle, id.value());
+    REQUIRE(world->quarantine().take().size() == 1);  // process 30 lives, and may map
+    CHECK(world->quarantine().take()[0].process.pid == 30);
+    world.check();
+}
+
+TEST_CASE("caretaker: the end of one file's leases that takes long delays no other's") {
+    Event held_up, may_go_on, other_ran, all_over;
+    FairPool pool("test", 4);
+    REQUIRE(pool.start().ok());
+    Caretaker caretaker({.revoke =
+                             [&](InodeNo ino) {
+                                 if (ino != InodeNo(1)) return;
+                                 held_up.happen();
+                                 CHECK(may_go_on.wait());
+                             },
+                         .process_ended = [](InodeNo) {},
+                         .look_again = [](InodeNo) {}},
+                        &pool);
+    REQUIRE(caretaker.start().ok());
+    caretaker.begin_break(InodeNo(1), 0);
+    caretaker.wait(InodeNo(1), 1000, [&] { all_over.happen(); });
+    CHECK(held_up.wait());
+    caretaker.begin_break(InodeNo(2), 0);
+    caretaker.wait(InodeNo(2), 1001, [&] { other_ran.happen(); });
+    CHECK(other_ran.wait());
+    may_go_on.happen();
+    CHECK(all_over.wait());
+    caretaker.stop();
+    pool.finish();
+}
+
+TEST_CASE("caretaker: of many processes that are watched, the one that ends is heard of, once") {
+    constexpr unsigned kMany = 400;
+    std::map<std::uint64_t, int> ended;
+    Caretaker caretaker({.revoke = [](InodeNo) {},
+                         .process_ended = [&](InodeNo record) { ++ended[record.value()]; },
+                         .look_again = [](InodeNo) {}},
+                        nullptr);
+    REQUIRE(caretaker.start().ok());
+    std::vector<int> processes;  // (an eventfd, too, becomes readable)
+    for (unsigned i = 1; i <= kMany; ++i) {
+        const int fd = ::eventfd(0, EFD_CLOEXEC);
+        REQUIRE(fd >= 0);
+        processes.push_back(fd);
+        caretaker.watch(InodeNo(i), FileDescriptor(fd), false);
+    }
+    const auto end = [&](unsigned record) {
+        const std::uint64_t one = 1;
+        REQUIRE(::write(processes[record - 1], &one, sizeof one) == sizeof one);
+    };
+    caretaker.tend(1);
+    CHECK(ended.empty());
+    end(7), end(8), end(300);
+    caretaker.forget(InodeNo(8));
+    caretaker.tend(2);
+    caretaker.tend(3);
+    CHECK(ended == std::map<std::uint64_t, int>{{7, 1}, {300, 1}});
+    for (unsigned i = 100; i < 300; ++i) end(i);  // more than are taken at a time
+    caretaker.tend(4);
+    CHECK(ended.size() == 202);
+}
+
+TEST_CASE("quarantine: a block is held until the last of the records that hold it lets it go") {
+    constexpr std::uint64_t kBlocks = 512;
+    std::mt19937_64 random(9);
+    core::Quarantine quarantine;
+    std::map<std::uint64_t, std::vector<core::Run>> records;
+    for (int step = 0; step < 4000; ++step) {
+        const std::uint64_t record = 1 + random() % 12;
+        if (random() % 2 == 0 && records.contains(record)) {
+            CHECK(quarantine.remove(InodeNo(record)).size() == records[record].size());
+            records.erase(record);
+        } else {
+            std::vector<core::Run> runs;
+            for (std::uint64_t at = random() % 40; at < kBlocks - 60; at += 1 + random() % 60) {
+                runs.push_back({at, 1 + random() % 30});
+                at += runs.back().blocks;
+            }
+            quarantine.add(InodeNo(record), runs);
+            records[record] = std::move(runs);
+        }
+        std::array<bool, kBlocks> held{};
+        for (const auto &[number, runs] : records)
+            for (const core::Run &run : runs)
+                for (std::uint64_t b = 0; b < run.blocks; ++b) held[run.start + b] = true;
+        std::array<std::uint64_t, 8> bits;
+        bits.fill(~0ull);
+        quarantine.strike(0, bits);
+        std::array<bool, kBlocks> left{};
+        for (const core::Run &run : quarantine.without({0, kBlocks}))
+            for (std::uint64_t b = 0; b < run.blocks; ++b) left[run.start + b] = true;
+        bool as_held = quarantine.empty() == records.empty();
+        for (std::uint64_t b = 0; b < kBlocks; ++b)
+            as_held =
+                as_held && held[b] == !left[b] && held[b] == ((bits[b / 64] >> (b % 64) & 1) == 0);
+        REQUIRE(as_held);
+    }
+}
+
+TEST_CASE("live: the handles of an inode are its own, in whatever order they are closed") {
+    LiveTable live(64);
+    const InodeNo one(16), other(32);  // of the same shard
+    std::vector<HandleId> mine;
+    for (int i = 0; i < 5; ++i) {
+        mine.push_back(live.open(one, {}, true)->handle);
+        REQUIRE(live.open(other, {}, true));
+    }
+    const auto open = [&] {
+        std::set<HandleId> all;
+        for (const HandleInfo &info : live.handles(one)) {
+            CHECK(info.ino == one);
+            all.insert(info.handle);
+        }
+        return all;
+    };
+    CHECK(open() == std::set<HandleId>(mine.begin(), mine.end()));
+    for (const int gone : {2, 0, 4, 1, 3}) {
+        REQUIRE(live.release(mine[static_cast<std::size_t>(gone)]));
+        mine[static_cast<std::size_t>(gone)] = 0;
+        std::set<HandleId> left(mine.begin(), mine.end());
+        left.erase(0);
+        CHECK(open() == left);
+    }
+    CHECK(live.handles(other).size() == 5);
+}
+
+TEST_CASE("pins: there are as many as the mount allows, for all users and for each") {
+    World world(16 << 20, 16);  // so 256 pins: 128 a user, 224 for all but root
+    const World::File file = world.make("f", 4);
+    std::vector<GrantId> pins;
+    for (std::uint32_t user = 1000; user < 1003; ++user) {
+        for (;;) {  // what is pinned already costs no quota
+            const auto id = world.take(file, GrantKind::pin, 20, false, 0, 0, user);
+            if (!id.ok()) {
+                CHECK(errno_of(id) == EUSERS);
+                break;
+            }
+            pins.push_back(id.value());
+            REQUIRE(pins.size() < 1000);
+        }
+        CHECK(pins.size() == (user == 1000 ? 128 : 224));
+    }
+    CHECK(world.take(file, GrantKind::pin, 20, false, 0, 0, 0).ok());
+    for (int i = 0; i < 100; ++i) REQUIRE(world->drop_grant(file.handle, pins[i]).ok());
+    CHECK(world.take(file, GrantKind::pin, 20, false, 0, 0, 1000).ok());
+    world->release(file.handle);
+    const World::File again = world.open(file.ino);
+    for (int i = 0; i < 128; ++i)
+        REQUIRE(world.take(again, GrantKind::pin, 20, false, 0, 0, 1000).ok());
+    CHECK(errno_of(world.take(again, GrantKind::pin, 20, false, 0, 0, 1000)) == EUSERS);
+    // One that maps counts among the grants.
+    CHECK(world.take(again, GrantKind::pin, 20, true, 0, 0, 1000).ok());
+}
