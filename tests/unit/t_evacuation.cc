@@ -220,8 +220,6 @@ TEST_CASE("evacuation: a chunk is made of broken ones, on memory and on an image
         CHECK(world.free_chunks() == 0);
         const InodeNo big = world.sized("big", 2 * kChunk);
         CHECK(world.prepare(big).ok());
-        Extent e[3];
-        CHECK(world->extents(big, 0, e).take() <= 2);
         for (int i = 0; i < 2; ++i)
             CHECK(world.extent_at(big, static_cast<unsigned>(i) * 512).start % 512 ==
                   (world.extent_at(big, static_cast<unsigned>(i) * 512).file_block) % 512);
@@ -292,7 +290,6 @@ TEST_CASE("evacuation: what is free can be had as whole chunks, however old the 
             CHECK(available < chunks * 512 + stays + 16);
             break;
         }
-        CAPTURE(prepared);
         world.check();
     }
 }
@@ -597,8 +594,6 @@ TEST_CASE("evacuation: however many extents and files there are, others get the 
     other.join();
     CHECK(prepared.ok());
     CHECK(looks > 20);
-    CAPTURE(looks);
     CHECK(longest < 250'000'000);  // a step takes 2 ms at most; the machine may be busy
-    MESSAGE("longest wait: ", longest / 1000, " us in ", looks);
     CHECK(volume.close().ok());
 }
