@@ -1,8 +1,9 @@
 // Proof that nobody makes a system call that may block while it holds a lock that everybody needs.
 //
-// A lock that is made with Blocking::never (mutex.h) counts itself for the thread that holds it.  What
-// may block, or asks the system about others (/proc, pidfds, locks of files, sockets), says so with
-// may_block() first.  Tests make a violation fatal, and a server logs it: see set_blocking_watch().
+// A lock that is made with Blocking::never (mutex.h) counts itself for the thread that holds it.
+// What may block, or asks the system about others (/proc, pidfds, locks of files, sockets), says so
+// with may_block() first.  Tests make a violation fatal, and a server logs it: see
+// set_blocking_watch().
 #pragma once
 
 namespace pmfs {

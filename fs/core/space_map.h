@@ -222,7 +222,7 @@ private:
     std::unordered_map<std::uint64_t, TxSeq> meta_freed_;  // chunk -> last transaction
     std::uint64_t freed_ = 0;
     TxSeq unblocked_;  // what was freed until then is in meta_freed_ no more
-    std::int64_t pending_used_ = 0, pending_made_ = 0;     // of the open transaction
+    std::int64_t pending_used_ = 0, pending_made_ = 0;  // of the open transaction
     Epochs *readers_ = nullptr;
     std::atomic<std::size_t> held_count_{0};  // length of held_queue_
     std::atomic<std::uint64_t> free_{0}, held_total_{0}, free_chunks_{0};

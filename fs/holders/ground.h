@@ -37,7 +37,8 @@ public:
     virtual Result<> clear_behind_end_held(InodeNo ino) = 0;
 
     // --- without any lock
-    // Until all have left who write to files in place now: they may have found one longer than it is.
+    // Until all have left who write to files in place now: they may have found one longer than it
+    // is.
     virtual void wait_for_writers() = 0;
     // The last one who referred to a file without a name is gone.
     virtual void reap_or_park(InodeNo ino) = 0;

@@ -81,7 +81,7 @@ struct Superblock {
     le64 root_block;            // the block of inodes whose first one is the root
     le32 root_reserve;          // what only root may fill, in ten-thousandths of the volume
     le32 zero;
-    le64 created_sec;           // seconds since 1970, UTC
+    le64 created_sec;  // seconds since 1970, UTC
     std::uint8_t uuid[16];
     std::uint8_t label[64];     // UTF-8, zero-filled; need not end with a zero
     std::uint8_t hash_key[16];  // SipHash-2-4 key of directory and xattr names
@@ -106,9 +106,9 @@ enum class ChunkKind : std::uint8_t {
 };
 
 // One bit a block.  A chunk's 512 bits are one cache line: chunk c of a group is in bitmap block
-// c / 63, line 1 + c % 63.  Bits of chunks that a short last group lacks are zero.  A group has nine
-// such blocks for usage (1 = in use) and nine for classes (1 = in use, and metadata: whatever has a
-// BlockHeader or is a block of inodes, but for blobs).
+// c / 63, line 1 + c % 63.  Bits of chunks that a short last group lacks are zero.  A group has
+// nine such blocks for usage (1 = in use) and nine for classes (1 = in use, and metadata: whatever
+// has a BlockHeader or is a block of inodes, but for blobs).
 inline constexpr std::uint64_t kBitmapChunks = 63;
 struct BitmapBlock {
     BlockHeader header;
@@ -275,9 +275,9 @@ static_assert(offsetof(Inode, map_root) == 152);
 static_assert(offsetof(Inode, seal_digest) == 208);
 static_assert(offsetof(Inode, inline_bytes) == 240);
 
-// Which blocks of a chunk hold inodes, and which of those are in use.  In chunk 0 of a group it has a
-// place of its own (GroupLayout); elsewhere it comes with the first inode of its chunk and goes with
-// the last one.
+// Which blocks of a chunk hold inodes, and which of those are in use.  In chunk 0 of a group it has
+// a place of its own (GroupLayout); elsewhere it comes with the first inode of its chunk and goes
+// with the last one.
 struct InodeMap {
     BlockHeader header;
     le32 used;    // bits in `slots`
