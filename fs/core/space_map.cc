@@ -12,7 +12,6 @@ namespace pmfs::core {
 
 using media::ChunkKind;
 using media::kChunkBlocks;
-using media::kGroupBlocks;
 using media::kGroupChunks;
 using media::Magic;
 

@@ -22,7 +22,8 @@ Result<> Notifier::start() {
     return attributes_.start();
 }
 
-void Notifier::drop_pages(const Pages &pages, std::uint32_t user, std::function<void()> then) {
+void Notifier::drop_pages(const Pages &pages, std::uint32_t user,
+                          const std::function<void()> &then) {
     auto run = [this, pages, then] {
         kernel_.drop_pages(pages);
         then();
@@ -45,7 +46,7 @@ void Notifier::drop_pages_later(InodeNo ino, std::uint32_t user) {
     pages_.submit({user, ino.value(), run});
 }
 
-void Notifier::forget_attributes(InodeNo ino, std::function<void()> then) {
+void Notifier::forget_attributes(InodeNo ino, const std::function<void()> &then) {
     auto run = [this, ino, then] {
         kernel_.forget_attributes(ino);
         then();

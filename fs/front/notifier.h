@@ -34,7 +34,7 @@ public:
     // Runs `then` once the kernel holds no page of the range, dirty or clean.  Stores through a
     // mapping that come later are later.  `user`: for whom, so that no user can keep all threads
     // busy.  `then` may block, but not for a request.
-    void drop_pages(const Pages &pages, std::uint32_t user, std::function<void()> then);
+    void drop_pages(const Pages &pages, std::uint32_t user, const std::function<void()> &then);
     // More than kWaitingMax requests wait for drop_pages().  Those that come now must not: the
     // kernel has a number of background requests (asynchronous direct reads and writes, write-back)
     // that may be under way at once, and write-back, which drop_pages() waits for, needs one.
@@ -43,7 +43,7 @@ public:
     void drop_pages_later(InodeNo ino, std::uint32_t user) EXCLUDES(mutex_);
     static constexpr std::size_t kWaitingMax = 4096;
     // Runs `then` once the kernel asks for the attributes of the inode before it uses them again.
-    void forget_attributes(InodeNo ino, std::function<void()> then);
+    void forget_attributes(InodeNo ino, const std::function<void()> &then);
 
     // Sends what is queued.  From then on nobody is told, and `then` runs at once.
     void finish();

@@ -138,7 +138,7 @@ void DaxRegion::take_over(void *start, const Functions &functions, bool flushes)
 
 // What libpmem2 mapped is libpmem2's.
 Result<> DaxRegion::extend_views(std::uint64_t size) {
-    if (memory_.start() == nullptr || read_only_) return Region::extend(size);
+    if (memory_.start() == nullptr || read_only_) return MappedRegion::extend(size);
     TRY(memory_.extend(fd_.get(), size, mapping_unit_, PROT_READ | PROT_WRITE, MAP_SHARED));
     ::madvise(start_, size, MADV_DONTDUMP);
     guard_.extend(align_up(size, mapping_unit_));

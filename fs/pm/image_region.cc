@@ -72,7 +72,7 @@ bool ImageRegion::whole() const {
 }
 
 Result<> ImageRegion::extend_views(std::uint64_t size) {
-    if (read_only_) return Region::extend(size);
+    if (read_only_) return MappedRegion::extend(size);
     constexpr int kProtection = PROT_READ | PROT_WRITE;
     TRY(shared_.extend(fd_.get(), size, kPage, kProtection, MAP_SHARED));
     TRY(private_.extend(fd_.get(), size, kPage, kProtection, kPrivate));

@@ -53,7 +53,7 @@ std::unique_ptr<Op> Progress::take(InodeNo ino) {
         drop();
         return nullptr;
     }
-    operation_.release();
+    (void)operation_.release();
     return std::unique_ptr<Op>(found);
 }
 

@@ -214,11 +214,11 @@ TEST_CASE("ioctl: a request that was flushed leaves the flushing thread, and wai
     front::IoctlContext context{
         .volume = volume,
         .flush =
-            [&](InodeNo, std::uint32_t, std::function<void()> then) {
+            [&](InodeNo, std::uint32_t, const std::function<void()> &then) {
                 then();
                 flushed = true;
             },
-        .forget_attributes = [](InodeNo, std::function<void()> then) { then(); }};
+        .forget_attributes = [](InodeNo, const std::function<void()> &then) { then(); }};
     auto io = versioned<pmfs_io_prepare>();
     front::IoctlRequest request;
     request.ino = InodeNo(file.node);
