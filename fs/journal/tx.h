@@ -89,7 +89,7 @@ private:
     friend class Journal;
     struct Shadow {
         BlockNo block;
-        media::Magic magic;  // inode: a block of the inode table ...
+        media::Magic magic;  // inode: a block of inodes ...
         bool fresh;
         std::uint8_t slots;   // ... of which these inodes are copied
         std::uint64_t lines;  // that differ from home; set by commit

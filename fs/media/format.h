@@ -176,7 +176,7 @@ enum InodeFlag : std::uint32_t {
 
 enum ExtentFlag : std::uint32_t {
     kUnwritten = 1 << 0,  // allocated; reads as zeroes
-    kShared = 1 << 1,     // reserved for reflink (incompat feature): never set in version 1.0
+    kShared = 1 << 1,     // reserved for reflink (incompat feature): never set yet
 };
 
 struct InlineExtent {

@@ -64,7 +64,7 @@ public:
     Result<Attr> lookup(InodeNo dir, std::string_view name);
     void forget(InodeNo ino, std::uint64_t count);
     // ESTALE unless `ino` is the root, or was given to somebody who has not given it back: so that
-    // no number leads to what is not a file (the inode table, a grant's record), or has no name any
+    // no number leads to what is not a file (a grant's record), or has no name any
     // more.  `by_number`: any file that has a name will do (a handle of open_by_handle_at(2)).
     Result<> check_held(InodeNo ino, bool by_number = false);
     Result<Attr> make(InodeNo dir, std::string_view name, std::uint32_t mode, std::uint64_t rdev,
