@@ -2,8 +2,8 @@
 // legal moves are a table of their own (seal_table.h).
 //
 // Whoever changes an extent map shows a MapPermit, and only permit() gives one: so no path to
-// the map can forget to ask.  Lint holds the list of those who may call the few functions that recovery
-// uses without one.
+// the map can forget to ask.  Lint holds the list of those who may call the few functions that
+// recovery uses without one.
 #pragma once
 #include <sodium.h>
 
