@@ -142,7 +142,7 @@ Result<Run> Allocator::place_anywhere(Change *change, const Goal &goal, std::uin
 }
 
 Result<Run> Allocator::place_data(Change *change, const Goal &goal, std::uint64_t blocks) {
-    blocks = within_reserve(blocks, goal.privileged ? Need::root : Need::user);
+    blocks = within_reserve(blocks, need_of_data(goal.privileged));
     if (blocks == 0) return no_space();
     // What is behind its first chunk is placed as a large file's.
     if (!goal.large && goal.file_block < kChunkBlocks)
@@ -172,14 +172,9 @@ std::uint64_t Allocator::next_group() {
 }
 
 Result<> Allocator::take_run(Change &change, Run run, SpaceMap::Use use) {
-    for (std::uint64_t at = run.start, end = run.start + run.blocks; at < end;) {
-        const std::uint64_t chunk = at / kChunkBlocks, from = at % kChunkBlocks;
-        const std::uint64_t n = std::min(end - at, kChunkBlocks - from);
-        TRY(map_->take(change, chunk,
-                       bit_range(static_cast<unsigned>(from), static_cast<unsigned>(n)), use));
-        at += n;
-    }
-    return {};
+    return for_each_chunk(run, [&](std::uint64_t chunk, const Bits &bits) {
+        return map_->take(change, chunk, bits, use);
+    });
 }
 
 Result<Run> Allocator::take_data(Change &change, const Goal &goal, std::uint64_t blocks) {
@@ -188,22 +183,12 @@ Result<Run> Allocator::take_data(Change &change, const Goal &goal, std::uint64_t
     return run;
 }
 
-namespace {
-
-template <class F>
-void for_each_chunk(Run run, F f) {
-    for (std::uint64_t at = run.start, end = run.start + run.blocks; at < end;) {
-        const std::uint64_t from = at % kChunkBlocks, n = std::min(end - at, kChunkBlocks - from);
-        f(at / kChunkBlocks, bit_range(static_cast<unsigned>(from), static_cast<unsigned>(n)));
-        at += n;
-    }
-}
-
-}  // namespace
-
 Result<Run> Allocator::reserve_data(const Goal &goal, std::uint64_t blocks) {
     const Run run = TRY(place_data(nullptr, goal, blocks));
-    for_each_chunk(run, [&](std::uint64_t chunk, const Bits &bits) { map_->hold(chunk, bits); });
+    TRY(for_each_chunk(run, [&](std::uint64_t chunk, const Bits &bits) -> Result<> {
+        map_->hold(chunk, bits);
+        return {};
+    }));
     return run;
 }
 
@@ -212,13 +197,16 @@ Result<> Allocator::take_reserved(Change &change, Run run) {
 }
 
 void Allocator::cancel_reserved(Run run) {
-    for_each_chunk(run, [&](std::uint64_t chunk, const Bits &bits) { map_->unhold(chunk, bits); });
+    (void)for_each_chunk(run, [&](std::uint64_t chunk, const Bits &bits) -> Result<> {
+        map_->unhold(chunk, bits);
+        return {};
+    }).ok();
 }
 
 Result<Run> Allocator::take_chunks(Change &change, std::uint64_t chunks, std::uint64_t unit,
                                    bool privileged) {
     const std::uint64_t blocks = chunks * kChunkBlocks;
-    TRY(check_space(blocks, privileged ? Need::root : Need::user));
+    TRY(check_space(blocks, need_of_data(privileged)));
     const auto find = [&] {
         return map_->find_free(0, static_cast<unsigned>(chunks),
                                static_cast<unsigned>(unit / kChunkBlocks), true);

@@ -8,6 +8,7 @@
 //
 // Called with the volume's lock held exclusively, but for the counters.
 #pragma once
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -43,6 +44,24 @@ enum class Need : std::uint8_t {
     growth,     // metadata that the above bring with them: half of that
     essential,  // what must always work: nothing
 };
+
+inline Need need_of_data(bool privileged) {
+    return privileged ? Need::root : Need::user;
+}
+
+// Calls `f(chunk, bits)` with each chunk that the run reaches into, and the bits of its blocks
+// there; the first failure ends that.
+template <class F>
+Result<> for_each_chunk(Run run, F f) {
+    for (std::uint64_t at = run.start, end = run.start + run.blocks; at < end;) {
+        const std::uint64_t from = at % media::kChunkBlocks;
+        const std::uint64_t n = std::min(end - at, media::kChunkBlocks - from);
+        TRY(f(at / media::kChunkBlocks,
+              bit_range(static_cast<unsigned>(from), static_cast<unsigned>(n))));
+        at += n;
+    }
+    return {};
+}
 
 class Allocator {
 public:

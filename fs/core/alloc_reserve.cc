@@ -63,7 +63,7 @@ Error Allocator::no_space() const {
 }
 
 std::uint64_t Allocator::available_blocks(bool privileged) const {
-    const std::uint64_t keep = reserve_of(privileged ? Need::root : Need::user);
+    const std::uint64_t keep = reserve_of(need_of_data(privileged));
     const std::uint64_t free = map_->free_blocks();
     return free <= keep ? 0 : free - keep;
 }
@@ -160,19 +160,13 @@ Result<> Allocator::give_back(Change &change, Run run) {
     const std::uint64_t total = superblock_.block_count.get();
     if (run.blocks == 0 || run.start >= total || run.blocks > total - run.start)
         return corrupt("an extent points past the end of the volume");
-    const std::uint64_t end = run.start + run.blocks;
-    for (std::uint64_t at = run.start; at < end;) {
-        const std::uint64_t chunk = at / kChunkBlocks, from = at % kChunkBlocks;
-        const std::uint64_t n = std::min(end - at, kChunkBlocks - from);
-        Bits bits = bit_range(static_cast<unsigned>(from), static_cast<unsigned>(n));
-        at += n;
+    return for_each_chunk(run, [&](std::uint64_t chunk, Bits bits) -> Result<> {
         if (!quarantine_.empty()) {
             quarantine_.strike(chunk * kChunkBlocks, bits);
-            if (bits == Bits{}) continue;
+            if (bits == Bits{}) return {};
         }
-        TRY(map_->give(change, chunk, bits));
-    }
-    return {};
+        return map_->give(change, chunk, bits);
+    });
 }
 
 Result<> Allocator::chunk_info(std::uint64_t chunk, std::uint8_t *kind, std::uint16_t *used) {

@@ -89,18 +89,22 @@ Result<InodePlace> locate_inode(const Reader &reader, InodeNo ino) {
     return place;
 }
 
-Result<const media::Inode *> read_inode(const Reader &reader, InodeNo ino) {
-    const InodePlace place = TRY(locate_inode(reader, ino));
+static Result<const media::Inode *> read_placed(const Reader &reader, InodeNo ino,
+                                                const InodePlace &place) {
     const media::Inode *inode = TRY(reader.inode(place.block, place.slot, ino));
     if (inode->mode.get() == 0) return Error(ESTALE, "the inode is not in use");
     if (inode->size.get() > media::kFileSizeMax) return corrupt("a file is larger than it may be");
     return inode;
 }
 
+Result<const media::Inode *> read_inode(const Reader &reader, InodeNo ino) {
+    return read_placed(reader, ino, TRY(locate_inode(reader, ino)));
+}
+
 Result<media::Inode *> edit_inode(Change &change, InodeNo ino) {
     const Reader reader(change);
-    TRY(read_inode(reader, ino));
     const InodePlace place = TRY(locate_inode(reader, ino));
+    TRY(read_placed(reader, ino, place));
     return change.tx().edit_inode(place.block, place.slot, ino);
 }
 

@@ -62,13 +62,8 @@ void SpaceMap::index(std::uint64_t chunk, const Bits &available) {
 // As the medium has it; no transaction changes the chunk.  Its bitmap was read when the group was
 // loaded, so it can be read again; if not, nothing can be taken there.
 void SpaceMap::index_home(std::uint64_t chunk) {
-    const auto used = home_bits(chunk, false);
-    Bits bits{};
-    const Bits *held = held_of(chunk);
-    if (used.ok())
-        for (std::size_t i = 0; i < bits.size(); ++i)
-            bits[i] = ~used.value()[i] & (held == nullptr ? ~std::uint64_t{0} : ~(*held)[i]);
-    index(chunk, bits);
+    const auto bits = available(nullptr, chunk);
+    index(chunk, bits.ok() ? bits.value() : Bits{});
 }
 
 // The first chunk that `look` finds in a group of the set, from `near` on and round.
@@ -178,10 +173,9 @@ Result<std::optional<SpaceMap::Window>> SpaceMap::fewest_used(std::uint64_t numb
 }
 
 std::optional<std::uint64_t> SpaceMap::broken_group(std::uint64_t from, bool whole) const {
-    for (std::uint64_t g = from; g < groups_.size(); ++g)
-        if (groups_[g].partial_free != 0 || (whole && groups_[g].free_chunks != 0))
-            return std::optional(g);
-    return std::nullopt;
+    const auto broken = with_partial_.search(from);
+    const auto free = whole ? with_whole_.search(from) : std::nullopt;
+    return broken && free ? std::min(broken, free) : broken ? broken : free;
 }
 
 }  // namespace pmfs::core

@@ -47,7 +47,8 @@ void SpaceMap::set_groups(std::uint64_t groups) {
     groups_.resize(groups);
     for (auto &side : by_run_)
         for (GroupSet &set : side) set.resize(groups);
-    for (GroupSet *set : {&with_free_, &with_inodes_, &with_orphans_, &with_grants_})
+    for (GroupSet *set :
+         {&with_free_, &with_inodes_, &with_orphans_, &with_grants_, &with_partial_, &with_whole_})
         set->resize(groups);
 }
 
@@ -63,6 +64,7 @@ void SpaceMap::add_group(std::uint64_t number, const media::Summary &summary,
     free_chunks_ += group.free_chunks;
     inodes_used_ += summary.inodes_used.get();
     inodes_made_ += summary.inodes_made.get();
+    note_counts(number);
     with_free_.set(number, group.free_chunks != 0);
     with_inodes_.set(number, summary.inodes_made.get() > summary.inodes_used.get());
     with_orphans_.set(number, summary.orphan_head.get() != 0);
@@ -102,6 +104,7 @@ void SpaceMap::lengthen_group(std::uint64_t number, std::uint32_t chunks) {
     group.free_chunks += more;
     free_ += more * kChunkBlocks;
     free_chunks_ += more;
+    note_counts(number);
     if (!group.chunks) return with_free_.set(number, group.free_chunks != 0);
     auto longer = std::make_unique<Chunk[]>(chunks);
     std::copy_n(group.chunks.get(), before, longer.get());
@@ -229,6 +232,12 @@ void SpaceMap::account(std::uint64_t chunk, std::int32_t free, ChunkKind kind) {
     c.kind = kind;
     count(true);
     free_ += static_cast<std::uint64_t>(static_cast<std::int64_t>(free));
+    note_counts(chunk / kGroupChunks);
+}
+
+void SpaceMap::note_counts(std::uint64_t number) {
+    with_partial_.set(number, groups_[number].partial_free != 0);
+    with_whole_.set(number, groups_[number].free_chunks != 0);
 }
 
 Result<> SpaceMap::write_summary(Change &change, std::uint64_t chunk) {

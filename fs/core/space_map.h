@@ -192,6 +192,7 @@ private:
     void set_groups(std::uint64_t groups);
     void add_group(std::uint64_t group, const media::Summary &summary, std::uint64_t blocks);
     void lengthen_group(std::uint64_t group, std::uint32_t chunks);
+    void note_counts(std::uint64_t group);
     Chunk &chunk_at(std::uint64_t chunk);
     Result<const media::Summary *> read_summary(std::uint64_t group);
     Result<Bits> home_bits(std::uint64_t chunk, bool classes);
@@ -216,9 +217,10 @@ private:
     std::vector<Group> groups_;
     std::array<std::array<GroupSet, kRunClasses>, kSides> by_run_;
     GroupSet with_free_, with_inodes_, with_orphans_, with_grants_;
-    std::unordered_map<std::uint64_t, Bits> held_;         // by chunk
-    std::deque<Held> held_queue_;                          // in order of seq
-    std::vector<Undo> undo_;                               // of the open transaction
+    GroupSet with_partial_, with_whole_;            // by the counts: what is held back is free
+    std::unordered_map<std::uint64_t, Bits> held_;  // by chunk
+    std::deque<Held> held_queue_;                   // in order of seq
+    std::vector<Undo> undo_;                        // of the open transaction
     std::unordered_map<std::uint64_t, TxSeq> meta_freed_;  // chunk -> last transaction
     std::uint64_t freed_ = 0;
     TxSeq unblocked_;  // what was freed until then is in meta_freed_ no more

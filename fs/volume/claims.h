@@ -71,6 +71,7 @@ public:
     Result<> take(ClaimFor purpose = ClaimFor::change);
     void release();
     bool held() const { return held_; }
+    InodeNo ino() const { return ino_; }
 
 private:
     Claims &claims_;

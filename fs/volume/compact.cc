@@ -17,7 +17,7 @@ public:
     Compact(Volume::Impl &v, std::uint64_t from)
         : Operation(v.file_claims, InodeNo()),
           v_(v),
-          evacuation_(v, 1, 1, Evacuation::Worth::useful, nullptr, InodeNo()) {
+          evacuation_(v, 1, 1, Evacuation::Worth::useful, nullptr) {
         evacuation_.at_most(kUsedMax);
         evacuation_.within(from, from + 1);
         done_.next = from;

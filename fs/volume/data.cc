@@ -316,8 +316,7 @@ private:
         if (evacuated_ == at_ + 1 || !v_.evacuations_help()) return false;
         if (!TRY(v_.allocator->lacks_chunk(goal))) return false;
         evacuated_ = at_ + 1;
-        evacuation_ =
-            std::make_unique<Evacuation>(v_, 1, 1, Evacuation::Worth::useful, &claim_, ino_);
+        evacuation_ = std::make_unique<Evacuation>(v_, 1, 1, Evacuation::Worth::useful, &claim_);
         evacuation_->at_most(media::kChunkBlocks / 2);
         stage_ = Stage::evacuate;
         return true;

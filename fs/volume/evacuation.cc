@@ -20,13 +20,12 @@ const InodeNo kTurn(~std::uint64_t{0});
 }  // namespace
 
 Evacuation::Evacuation(Volume::Impl &volume, unsigned chunks, unsigned unit, Worth worth,
-                       Claim *own, InodeNo own_ino)
+                       Claim *own)
     : v_(volume),
       chunks_(chunks),
       unit_(unit),
       worth_(worth),
       own_(own),
-      own_ino_(own_ino),
       turn_(volume.file_claims, kTurn) {}
 
 Evacuation::~Evacuation() {
@@ -103,9 +102,8 @@ Result<> Evacuation::choose() {
     const std::uint64_t first = found->first * kChunkBlocks;
     scan_.emplace(first, first + chunks_ * kChunkBlocks, found->used);
     next_ = offset_ = 0;
-    failed_ = false;
-    stage_ = found->used == 0 ? Stage::done : hopeless() ? Stage::plan : Stage::scan;
-    failed_ = stage_ == Stage::plan;
+    failed_ = found->used != 0 && hopeless();
+    stage_ = found->used == 0 ? Stage::done : failed_ ? Stage::plan : Stage::scan;
     return {};
 }
 
@@ -147,7 +145,7 @@ void Evacuation::check() {
         piece_ = found[next_];
         const auto inode = core::read_inode(reader, piece_.ino);
         if (!inode.ok()) continue;  // gone
-        const bool own = own_ != nullptr && piece_.ino == own_ino_;
+        const bool own = own_ != nullptr && piece_.ino == own_->ino();
         failed_ = !may_move(*inode.value()) ||
                   !v_.file_claims.respect(piece_.ino, own ? own_ : nullptr).ok();
     }
@@ -168,7 +166,7 @@ void Evacuation::cancel() {
 Result<> Evacuation::claim(InodeNo ino) {
     if (claimed_ == ino) return {};
     leave_inode();
-    if (own_ != nullptr && ino == own_ino_) {
+    if (own_ != nullptr && ino == own_->ino()) {
         TRY(own_->take(ClaimFor::moving));
     } else {
         claim_.emplace(v_.file_claims, ino);
@@ -179,7 +177,7 @@ Result<> Evacuation::claim(InodeNo ino) {
 }
 
 void Evacuation::leave_inode() {
-    if (claimed_ != InodeNo() && claimed_ == own_ino_ && own_ != nullptr)
+    if (own_ != nullptr && claimed_ == own_->ino())
         (void)own_->take(ClaimFor::change).ok();  // it is held
     claim_.reset();
     claimed_ = InodeNo();

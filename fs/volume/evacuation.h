@@ -25,8 +25,7 @@ public:
 
     // `chunks` in a row, the first one at a multiple of `unit`.  `own`: of an operation that has
     // claimed a file whose data may be moved as well.
-    Evacuation(Volume::Impl &volume, unsigned chunks, unsigned unit, Worth worth, Claim *own,
-               InodeNo own_ino);
+    Evacuation(Volume::Impl &volume, unsigned chunks, unsigned unit, Worth worth, Claim *own);
     // Without the volume's lock.
     ~Evacuation();
     Evacuation(const Evacuation &) = delete;
@@ -77,7 +76,6 @@ private:
     const unsigned chunks_, unit_;
     const Worth worth_;
     Claim *const own_;
-    const InodeNo own_ino_;
     Claim turn_;
     Stage stage_ = Stage::choose;
     std::uint64_t used_max_ = ~std::uint64_t{0}, moved_ = 0;

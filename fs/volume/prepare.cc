@@ -147,10 +147,10 @@ private:
                 v_.allocator->take_chunks(change, blocks / kChunkBlocks, unit_, privileged);
             if (taken.ok() || taken.error().errno_value() != ENOSPC) return taken;
         }
-        TRY(v_.allocator->check_space(unit_, privileged ? core::Need::root : core::Need::user));
+        TRY(v_.allocator->check_space(unit_, core::need_of_data(privileged)));
         const auto chunks = static_cast<unsigned>(unit_ / kChunkBlocks);
-        evacuation_ = std::make_unique<Evacuation>(v_, chunks, chunks, Evacuation::Worth::needed,
-                                                   &claim_, ino_);
+        evacuation_ =
+            std::make_unique<Evacuation>(v_, chunks, chunks, Evacuation::Worth::needed, &claim_);
         stage_ = Stage::evacuate;
         return Run{};
     }
