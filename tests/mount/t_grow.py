@@ -133,25 +133,6 @@ def _(maker):
     assert size_of(volume) == 16 * MIB
 
 
-@claim("where no addresses were kept for it, a new mount is needed, and said so", alone=True)
-def _(maker):
-    volume = maker.volume(size="16M")
-    assert volume.unmount() == 0
-    little = ["prlimit", f"--as={40 * GIB}"]
-    volume.mount(inside=little)
-    maker.watch()
-    os.truncate(volume.region, 20 * MIB)
-    refused(ctl("grow", volume.mnt), "mount it again")
-    assert size_of(volume) == 16 * MIB
-    (volume.mnt / "f").write_text("some words")
-    assert volume.unmount() == 0
-    volume.mount(inside=little)
-    maker.watch()
-    done("grow", volume.mnt)
-    assert size_of(volume) == 20 * MIB
-    assert (volume.mnt / "f").read_text() == "some words"
-
-
 @claim("tune --reserve changes what others than root may fill, at once and for good", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""A server that cannot get what it asks the system for: threads, and to be spared when memory is short."""
+"""A server that cannot get what it asks the system for: threads, addresses, and to be spared when
+memory is short."""
 import os
 import re
 import subprocess
@@ -80,6 +81,37 @@ def _(maker):
     said = server.communicate(timeout=30)[1]
     if Path("/proc/self/oom_score_adj").read_text().strip() != "-1000":
         assert "OOMScoreAdjust=-1000" in said and "CAP_SYS_RESOURCE" in said, said
+
+
+@claim("where no addresses were kept for it, grow needs a new mount, and says so", alone=True)
+def _(maker):
+    def grow():
+        return subprocess.run([program("pmfsctl"), "grow", volume.mnt], capture_output=True, text=True,
+                              timeout=60, check=False)
+
+    def size():
+        status = os.statvfs(volume.mnt)
+        return status.f_blocks * status.f_frsize
+
+    volume = maker.volume(size="16M")
+    assert volume.unmount() == 0
+    little = ["prlimit", f"--as={40 << 30}"]
+    volume.mount(inside=little)
+    maker.watch()
+    before = size()
+    os.truncate(volume.region, 20 << 20)
+    said = grow()
+    assert said.returncode == 1 and said.stdout == "" and said.stderr.count("\n") == 1, said
+    assert said.stderr.startswith("pmfsctl: ") and "mount it again" in said.stderr, said
+    assert size() == before
+    (volume.mnt / "f").write_text("some words")
+    assert volume.unmount() == 0
+    volume.mount(inside=little)
+    maker.watch()
+    said = grow()
+    assert said.returncode == 0 and said.stderr == "", said
+    assert size() > before + (3 << 20)
+    assert (volume.mnt / "f").read_text() == "some words"
 
 
 if __name__ == "__main__":

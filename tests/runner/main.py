@@ -8,6 +8,7 @@ import argparse
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -40,22 +41,37 @@ class Total:
         print(f"{line} ({seconds:.1f} s)", flush=True)
 
 
-def build(kind, total, suite):
-    """True when tools/setup could build; a failure to build counts as one failed test."""
-    begin = time.monotonic()
-    done = subprocess.run([ROOT / "tools/setup", kind], stdin=subprocess.DEVNULL, check=False)
-    seconds = time.monotonic() - begin
-    if done.returncode == 0:
-        if seconds > 5:
+class Builds:
+    """Builds what the chosen suites need, in their order, while the suites before them run.
+
+    Tests leave a CPU idle for much of the time; a build takes what is left over."""
+
+    def __init__(self, kinds):
+        self.ended = {kind: threading.Event() for kind in kinds}
+        self.results = {}  # kind: (built, seconds)
+        threading.Thread(target=self._build, daemon=True).start()
+
+    def _build(self):
+        for kind, ended in self.ended.items():
+            begin = time.monotonic()
+            child = program.start_beside(["nice", "-n", "19", ROOT / "tools/setup", kind])
+            self.results[kind] = child.wait() == 0, time.monotonic() - begin
+            ended.set()
+
+    def wait(self, kind, total, suite):
+        """True when tools/setup could build; a failure to build counts as one failed test."""
+        self.ended[kind].wait()
+        built, seconds = self.results[kind]
+        if not built:
+            total.add(suite, f"build of {kind}", counting.Count(0, 1, ["did not build"]), seconds, "")
+        elif seconds > 5:
             print(f"{suite}: built {kind} ({seconds:.1f} s)", flush=True)
-        return True
-    total.add(suite, f"build of {kind}", counting.Count(0, 1, ["did not build"]), seconds, "")
-    return False
+        return built
 
 
-def run_suite(suite, total):
+def run_suite(suite, builds, total):
     for kind in suite.builds:
-        if not build(kind, total, suite.name):
+        if not builds.wait(kind, total, suite.name):
             return
     deadline = time.monotonic() + suite.seconds
     for test in suite.programs(ROOT):
@@ -85,14 +101,15 @@ def main():
     total = Total()
     begin = time.monotonic()
     try:
-        for suite in suites.ALL:
-            if suite.name in chosen:
-                run_suite(suite, total)
+        wanted = [suite for suite in suites.ALL if suite.name in chosen]
+        builds = Builds(dict.fromkeys(kind for suite in wanted for kind in suite.builds))
+        for suite in wanted:
+            run_suite(suite, builds, total)
     except KeyboardInterrupt:
         total.failed += 1
         print("interrupted")
     finally:
-        program.end_all()
+        program.end_all(beside=True)
     print(f"all: {time.monotonic() - begin:.0f} s on {os.cpu_count()} CPUs")
     print(f"{total.passed} passed, {total.failed} failed", flush=True)
     sys.exit(1 if total.failed or not total.passed else 0)

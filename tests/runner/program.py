@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -42,6 +43,8 @@ class Ended:
 
 
 _isolate = []
+_beside = set()  # pids
+_starting = threading.Lock()
 
 
 def prepare():
@@ -55,6 +58,14 @@ def prepare():
                            stderr=subprocess.DEVNULL)
         if subprocess.run([*private, "true"], check=False, capture_output=True).returncode == 0:
             _isolate.extend(private)
+
+
+def start_beside(command):
+    """Starts a process that belongs to no program: run() leaves it alone.  Gives its Popen."""
+    with _starting:
+        child = subprocess.Popen([*map(str, command)], stdin=subprocess.DEVNULL)
+        _beside.add(child.pid)
+    return child
 
 
 def run(program, seconds):
@@ -114,33 +125,35 @@ def _wait_for_the_rest():
         time.sleep(0.05)
 
 
-def _descendants():
+def _descendants(beside=False):
     """{pid: name} of every process below this one; reaps those that have ended."""
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
     parents, names = {}, {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            # pid (name, which may hold anything) state parent ...
-            head, _, tail = (entry / "stat").read_text(errors="replace").rpartition(")")
-            state, parent = tail.split()[:2]
-            if state != "Z":
-                parents[int(entry.name)] = int(parent)
-                names[int(entry.name)] = head.partition("(")[2]
+    with _starting:
+        spared = set() if beside else set(_beside)
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            with contextlib.suppress(OSError):
+                # pid (name, which may hold anything) state parent ...
+                head, _, tail = (entry / "stat").read_text(errors="replace").rpartition(")")
+                state, parent = tail.split()[:2]
+                pid = int(entry.name)
+                if state != "Z":
+                    parents[pid] = int(parent)
+                    names[pid] = head.partition("(")[2]
+                elif int(parent) == os.getpid() and pid not in _beside:
+                    os.waitpid(pid, os.WNOHANG)
     below, fresh = {}, {os.getpid()}
     while fresh:
-        fresh = {pid for pid, parent in parents.items() if parent in fresh}
+        fresh = {pid for pid, parent in parents.items() if parent in fresh and pid not in spared}
         below.update((pid, names[pid]) for pid in fresh)
     return below
 
 
-def end_all():
-    """Kills every process below this one, until none is left."""
+def end_all(beside=False):
+    """Kills every process below this one, until none is left; `beside`: of start_beside(), too."""
     deadline = time.monotonic() + GRACE_SECONDS
-    while (rest := _descendants()) and time.monotonic() < deadline:
+    while (rest := _descendants(beside)) and time.monotonic() < deadline:
         for pid in rest:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -109,6 +109,17 @@ def _():
     assert ended.left_behind == ["sleep"] and not program._descendants(), ended
 
 
+@test("a build beside the programs is left alone, with what it started, and its exit code is not lost")
+def _():
+    beside = program.start_beside(["sh", "-c", "sleep 77 & wait"])
+    short = program.start_beside(["sh", "-c", "exit 3"])
+    ended = shell("setsid sleep 77 > /dev/null 2>&1 & sleep 0.2; kill $!")
+    assert not ended.left_behind and not program._descendants(), ended
+    assert beside.poll() is None and short.wait() == 3
+    program.end_all(beside=True)
+    assert beside.wait() != 0 and not program._descendants(beside=True)
+
+
 # A FUSE mount whose server answers nothing but INIT, and a process that waits for it unkillably.
 DEAD_MOUNT = """
 import os, struct, sys, threading, ctypes
