@@ -3,17 +3,27 @@
 
 namespace pmfs {
 
+namespace {
+
+// Until `word` is such that done(word).
+template <class Done>
+void wait_until(const std::atomic<std::uint32_t> &word, Done done) {
+    for (std::uint32_t now = word.load(); !done(now); now = word.load()) word.wait(now);
+}
+
+}  // namespace
+
 void PhaseFair::wait_for_phase(std::uint32_t writer) {
-    for (;;) {
-        const std::uint32_t in = readers_in_.load();
-        if ((in & kWriter) != writer) return;
-        readers_in_.wait(in);  // (readers that come end it as well)
-    }
+    // (Readers that come change the word, too.)
+    wait_until(readers_in_, [&](std::uint32_t in) { return (in & kWriter) != writer; });
+}
+
+void PhaseFair::wait_for_turn(std::uint32_t ticket) {
+    wait_until(turns_[ticket % kTurns], [&](std::uint32_t turn) { return turn == ticket; });
 }
 
 void PhaseFair::wait_for_readers(std::uint32_t in) {
-    for (std::uint32_t out = readers_out_.load(); out != in; out = readers_out_.load())
-        readers_out_.wait(out);
+    wait_until(readers_out_, [&](std::uint32_t out) { return out == in; });
 }
 
 bool PhaseFair::try_lock_shared() {

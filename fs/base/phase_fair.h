@@ -35,8 +35,7 @@ public:
 
     void lock() {
         const std::uint32_t ticket = next_ticket_.fetch_add(1);
-        std::atomic<std::uint32_t> &turn = turns_[ticket % kTurns];
-        for (std::uint32_t now = turn.load(); now != ticket; now = turn.load()) turn.wait(now);
+        if (turns_[ticket % kTurns].load() != ticket) wait_for_turn(ticket);
         ticket_ = ticket;
         const std::uint32_t in = readers_in_.fetch_add(kPresent | (ticket & kPhase));
         // (Its low bits are clear: no writer was there.)
@@ -58,6 +57,7 @@ private:
     static constexpr std::size_t kTurns = 16;
 
     void wait_for_phase(std::uint32_t writer);
+    void wait_for_turn(std::uint32_t ticket);
     void wait_for_readers(std::uint32_t in);
 
     alignas(64) std::atomic<std::uint32_t> readers_in_{0};

@@ -1,6 +1,8 @@
 // Steps and the lock: see scheduler.h.
 #include "volume/scheduler.h"
 
+#include "base/clock.h"
+
 namespace pmfs {
 
 Progress::Progress() = default;
@@ -19,8 +21,17 @@ void Progress::drop() {
 Result<bool> Scheduler::step(Operation &operation) {
     switch (operation.hold()) {
         case Hold::exclusive: {
+            // Steps are short, and to hand the lock over and get it back takes longer than most: so
+            // there are some in one hold.
+            constexpr std::uint64_t kHoldNs = 50'000;
             ExclusiveLock held(lock_);
-            return operation.step();
+            const std::uint64_t begin = monotonic_ns();
+            for (;;) {
+                const Result<bool> done = operation.step();
+                if (!done.ok() || done.value() || operation.hold() != Hold::exclusive ||
+                    monotonic_ns() - begin > kHoldNs)
+                    return done;
+            }
         }
         case Hold::shared: {
             SharedLock held(lock_);
