@@ -219,7 +219,7 @@ void Journal::apply_home(const Tx &tx) {
                                    {shadow.bytes + at, static_cast<std::size_t>(run) * kLineSize}));
             lines &= run == 64 ? 0 : ~(((std::uint64_t{1} << run) - 1) << first);
         }
-        blocks_.mark_verified(shadow.block, shadow.inodes() ? shadow.slots : Blocks::kWhole);
+        blocks_.mark_verified(shadow.block, shadow.inodes() ? shadow.slots() : Blocks::kWhole);
     }
 }
 
