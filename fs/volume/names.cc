@@ -154,10 +154,11 @@ Result<core::NewInode> new_inode(Change &change, const media::Inode &dir, InodeN
 // Makes of a new inode what it is to be, behind the entry that leads to it.
 using Fill = std::function<Result<>(Change &, media::Inode *dir, const core::NewInode &)>;
 
-// A new name and its inode.  Counts one reference.
+// A new name and its inode.  Counts one reference.  `blob`: its content takes blocks.
 Result<Attr> make_named(Engine &e, InodeNo dir_ino, std::string_view name, std::uint32_t mode,
-                        const Caller &caller, const Fill &fill) REQUIRES(e.lock) {
+                        bool blob, const Caller &caller, const Fill &fill) REQUIRES(e.lock) {
     TRY(prepare_name(*e.core, dir_ino, name));
+    if (blob) TRY(core::dir_make_leaf(*e.core, dir_ino));
     const std::uint64_t group = TRY(prepare_inode(*e.core, dir_ino, mode, caller));
 
     Change change(*e.core);
@@ -211,7 +212,7 @@ Result<Attr> Volume::make(InodeNo dir_ino, std::string_view name, std::uint32_t 
     };
     return parts_->scheduler.unless_space_comes([&]() -> Result<Attr> {
         ExclusiveLock held(e.lock);
-        return make_named(e, dir_ino, name, mode, caller, fill);
+        return make_named(e, dir_ino, name, mode, false, caller, fill);
     }());
 }
 
@@ -225,9 +226,10 @@ Result<Attr> Volume::symlink(InodeNo dir_ino, std::string_view name, std::string
     const auto fill = [&](Change &change, media::Inode *, const core::NewInode &made) {
         return set_target(change, made, target);
     };
+    const bool blob = target.size() > media::kInlineBytes;
     return parts_->scheduler.unless_space_comes([&]() -> Result<Attr> {
         ExclusiveLock held(e.lock);
-        return make_named(e, dir_ino, name, S_IFLNK | 0777, caller, fill);
+        return make_named(e, dir_ino, name, S_IFLNK | 0777, blob, caller, fill);
     }());
 }
 

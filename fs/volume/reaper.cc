@@ -143,7 +143,7 @@ void Reaper::go_on(std::shared_ptr<Operation> operation) {
 // needs it.
 Result<> Reaper::finish_orphans() {
     const core::Reader reader(*engine_.core);
-    core::GroupSet &groups = engine_.allocator->map().listed(true);
+    const core::GroupSet &groups = engine_.allocator->map().listed(true);
     for (auto g = groups.search(0); g; g = groups.search(*g + 1)) {
         for (std::uint64_t last = 0;;) {
             const InodeNo ino(TRY(core::read_summary(reader, *g))->orphan_head.get());
@@ -166,7 +166,7 @@ std::uint64_t leaving_blocks(Engine &e) {
     const core::Reader reader(*e.core);
     std::uint64_t blocks = 0;
     int looked_at = 0;
-    core::GroupSet &groups = e.allocator->map().listed(true);
+    const core::GroupSet &groups = e.allocator->map().listed(true);
     for (auto g = groups.search(0); g; g = groups.search(*g + 1)) {
         const auto summary = core::read_summary(reader, *g);
         std::uint64_t next = summary.ok() ? summary.value()->orphan_head.get() : 0;
