@@ -92,13 +92,6 @@ Result<> Commits::between(const std::function<Result<>()> &body) {
     return body();
 }
 
-// The step got on by a transaction at least.
-Result<> Commits::make_room_held() {
-    TRY(engine_.journal->group_commit(true));
-    engine_.allocator->release_held();
-    return {};
-}
-
 void Commits::loop() {
     for (;;) {
         std::vector<Completion> waiters;
@@ -124,6 +117,13 @@ void Commits::loop() {
         }
         if (stop) return;
     }
+}
+
+// The step got on by a transaction at least.
+Result<> make_room(Engine &e) {
+    TRY(e.journal->group_commit(true));
+    e.allocator->release_held();
+    return {};
 }
 
 }  // namespace pmfs

@@ -38,9 +38,6 @@ public:
     // Nobody stores records home while `body` runs.
     Result<> between(const std::function<Result<>()> &body) EXCLUDES(engine_.lock, run_);
 
-    // At a mount and at the end, for a step that must park while nobody else is there.
-    Result<> make_room_held() REQUIRES(engine_.lock);
-
 private:
     struct Parked {
         std::uint32_t user = 0;
@@ -60,5 +57,8 @@ private:
     std::vector<Parked> parked_ GUARDED_BY(queue_mutex_);
     std::thread thread_;
 };
+
+// At a mount and at the end, for a step that must park while nobody else is there.
+Result<> make_room(Engine &engine) REQUIRES(engine.lock);
 
 }  // namespace pmfs

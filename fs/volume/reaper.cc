@@ -113,14 +113,6 @@ private:
 
 }  // namespace
 
-// Where nobody waits for the lock.
-Result<> Reaper::finish(InodeNo ino) {
-    Reap reap(engine_, ino);
-    while (!TRY(reap.step())) {
-    }
-    return {};
-}
-
 void Reaper::reap(InodeNo ino) {
     go_on(std::make_shared<Reap>(engine_, ino));
 }
@@ -138,20 +130,27 @@ void Reaper::go_on(std::shared_ptr<Operation> operation) {
     }
 }
 
+static Result<> finish(Engine &e, InodeNo ino) REQUIRES(e.lock) {
+    Reap reap(e, ino);
+    while (!TRY(reap.step())) {
+    }
+    return {};
+}
+
 // What a crash interrupted: inodes without a name go, truncations and moves are finished.  Damage
 // ends it for a group: what is left on its list takes space, and fsck frees it, but nobody's file
 // needs it.
-Result<> Reaper::finish_orphans() {
-    const core::Reader reader(*engine_.core);
-    const core::GroupSet &groups = engine_.allocator->map().listed(true);
+Result<> finish_orphans(Engine &e) {
+    const core::Reader reader(*e.core);
+    const core::GroupSet &groups = e.allocator->map().listed(true);
     for (auto g = groups.search(0); g; g = groups.search(*g + 1)) {
         for (std::uint64_t last = 0;;) {
             const InodeNo ino(TRY(core::read_summary(reader, *g))->orphan_head.get());
             const auto inode = core::read_inode(reader, ino);
             if (!inode.ok() || last == ino.value()) break;  // none, or it does not get shorter
-            auto done = inode.value()->nlink.get() == 0 ? finish(ino) : settle_trim(engine_, ino);
+            auto done = inode.value()->nlink.get() == 0 ? finish(e, ino) : settle_trim(e, ino);
             if (!done.ok() && must_park(done.error())) {
-                TRY(commits_.make_room_held());
+                TRY(make_room(e));
                 continue;
             }
             if (!done.ok()) break;

@@ -20,17 +20,17 @@ public:
     // If there is no room in the journal the inode stays on the orphan list, and goes on behind a
     // checkpoint, or at the next mount.
     void reap(InodeNo ino) EXCLUDES(engine_.lock);
-    // At a mount, where nobody waits for the lock.
-    Result<> finish_orphans() REQUIRES(engine_.lock);
 
 private:
-    Result<> finish(InodeNo ino) REQUIRES(engine_.lock);
     void go_on(std::shared_ptr<Operation> operation) EXCLUDES(engine_.lock);
 
     Engine &engine_;
     Scheduler &scheduler_;
     Commits &commits_;
 };
+
+// At a mount, where nobody waits for the lock: what a crash interrupted is finished.
+Result<> finish_orphans(Engine &engine) REQUIRES(engine.lock);
 
 // Blocks of files without a name that nobody has open: they are free as soon as the client forgets
 // them, which is a moment after the last unlink.  A hint: the lists are followed so far and no

@@ -91,7 +91,7 @@ Result<> Volume::Parts::start() {
     engine.holders->load(lender.ok() ? std::optional(std::move(lender).take()) : std::nullopt);
     if (!engine.holders->damaged()) {
         ExclusiveLock held(engine.lock);
-        TRY(reaper.finish_orphans());
+        TRY(finish_orphans(engine));
     }
     return commits.start();
 }
@@ -126,7 +126,7 @@ Result<> Volume::close() {
         auto noted = parts_->for_holders.stored_held(grant.file, grant.uid);
         for (; !noted.ok() && must_park(noted.error());
              noted = parts_->for_holders.stored_held(grant.file, grant.uid))
-            TRY(parts_->commits.make_room_held());
+            TRY(make_room(e));
     }
     return e.journal->close();
 }
