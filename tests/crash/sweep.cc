@@ -324,7 +324,10 @@ Swept run(const Sweep &sweep, SimMedia::Flavour flavour) {
     Judge judge(sweep, flavour, story, swept);
     const std::size_t end = media.events();
     const unsigned seeds = short_form() ? 3 : sweep.seeds;
-    for (std::size_t cut = begin; cut <= end; cut += sweep.step) {
+    // An odd one, so that it meets every kind of event.
+    const std::size_t step =
+        short_form() ? std::max(sweep.step, (end - begin) / 200 * 2 + 1) : sweep.step;
+    for (std::size_t cut = begin; cut <= end; cut += step) {
         for (unsigned seed = 0; seed < seeds; ++seed) judge.power_cut(media, cut, seed);
         judge.kill(media, cut);
     }
