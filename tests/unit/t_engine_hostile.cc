@@ -11,37 +11,23 @@
 #include "media/geometry.h"
 #include "media/verify.h"
 #include "mkfs/make.h"
+#include "unit/files.h"
 #include "unit/tampered.h"
-#include "volume/volume.h"
 
 using namespace pmfs;
-using test::Tampered;
+using namespace pmfs::test;
 
 namespace {
-
-constexpr Caller kUser{1000, 1000, 1};
-const InodeNo kRoot(media::kRootIno);
 
 media::InlineExtent *extents_of(media::Inode &inode) {
     return reinterpret_cast<media::InlineExtent *>(inode.inline_bytes);
 }
 
-InodeNo make_file(Volume &v, const std::string &name) {
-    const auto made = v.make(kRoot, name, S_IFREG | 0644, 0, kUser);
-    REQUIRE(made.ok());
-    return made.value().ino;
-}
 void write(Volume &v, InodeNo ino, std::uint64_t offset, const std::string &text) {
     REQUIRE(v.write(ino, offset, std::as_bytes(std::span(text)), false, kUser).ok());
 }
-template <class T>
-int errno_of(const Result<T> &result) {
-    return result.ok() ? 0 : result.error().errno_value();
-}
 int truncate(Volume &v, InodeNo ino, std::uint64_t size) {
-    SetAttr set;
-    set.size = size;
-    return errno_of(v.setattr(ino, set, kUser));
+    return errno_of(v.setattr(ino, size_of(size), kUser));
 }
 
 // An entry of a node, by slot.
