@@ -210,9 +210,9 @@ public:
     }
     Result<bool> step() override {
         if (stage_ == Stage::copy) return copy();
+        TRY(v_.writable());
         if (stage_ == Stage::evacuate) return evacuate();
         v_.lock.assert_held();
-        TRY(v_.writable());
         if (stage_ == Stage::begin && !TRY(begin())) return false;
         if (stage_ == Stage::commit) {
             TRY(commit());
@@ -318,6 +318,7 @@ private:
         evacuated_ = at_ + 1;
         evacuation_ = std::make_unique<Evacuation>(v_, 1, 1, Evacuation::Worth::useful, &claim_);
         evacuation_->at_most(media::kChunkBlocks / 2);
+        waited_ = false;
         stage_ = Stage::evacuate;
         return true;
     }
@@ -326,6 +327,9 @@ private:
         if (done.ok() && !done.value()) return false;
         if (!done.ok() && done.error().errno_value() == kParkErrno) return done;
         v_.lock.assert_held();  // it ends, in one way or the other, where it chooses or plans
+        // On an image, what was moved out comes to be free by a group commit.
+        if (done.ok() && !std::exchange(waited_, true) && v_.allocator->space_comes())
+            return Error(kParkErrno, "the blocks of an emptied chunk wait for a group commit");
         if (!done.ok() && done.error().errno_value() != kClaimErrno) v_.no_evacuation_helps();
         evacuation_->finish();
         evacuation_.reset();
@@ -455,6 +459,7 @@ private:
     bool reserved_ = false, copied_ = false;
     std::unique_ptr<Evacuation> evacuation_;
     std::uint64_t evacuated_ = 0;                  // 1 + the place for which that was tried
+    bool waited_ = false;                          // for its blocks to be free
     std::optional<core::Epochs::Section> inside_;  // while blocks of the file are written in place
 };
 

@@ -55,6 +55,7 @@ public:
                 TRY(fill(Stage::exchange));
                 return false;
             case Stage::evacuate:
+                TRY(v_.writable());
                 if (TRY(evacuation_->step())) stage_ = Stage::plan;
                 return false;
             default:

@@ -1,6 +1,7 @@
 // A small volume on simulated media, with the smallest journal: where nearly everything has to wait
 // sooner or later, and where a test can say which transaction does.
 #pragma once
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -14,20 +15,19 @@ namespace pmfs::test {
 
 class SmallVolume {
 public:
+    enum class Threads { no, yes };  // those of the volume; without them, a test's own calls do all
+
     explicit SmallVolume(std::uint64_t size, SimMedia::Flavour flavour = SimMedia::Flavour::image,
-                         std::uint64_t journal = media::kJournalSizeMin) {
+                         std::uint64_t journal = media::kJournalSizeMin,
+                         Threads threads = Threads::no)
+        : flavour_(flavour), threads_(threads) {
         auto region = std::move(pm::memory_region(size)).take();
         mkfs::MakeOptions options;
         options.journal_size = journal;
         REQUIRE(mkfs::make(*region, options).ok());
         media_ = std::make_unique<SimMedia>(
             flavour, MediaImage(std::vector<std::byte>(region->meta(), region->meta() + size)));
-        MountOptions mount;
-        mount.no_background = true;
-        mount.park_hook = [this] { return begun_++ == waits_; };
-        auto opened = Volume::open(media_->lend(), mount);
-        REQUIRE(opened.ok());
-        volume_ = std::move(opened).take();
+        open();
     }
     Volume *operator->() { return volume_.get(); }
     Volume &operator*() { return *volume_; }
@@ -57,6 +57,13 @@ public:
             media_->store_direct((sb.journal_start.get() + b) * media::kBlockSize, zeroes);
     }
     SimMedia &media() { return *media_; }
+    // The server dies, what it stored stays, and the volume is mounted again.
+    void kill() {
+        const MediaImage left = media_->after_kill();
+        volume_.reset();
+        media_ = std::make_unique<SimMedia>(flavour_, left);
+        open();
+    }
     // Of the volume when it is closed.
     void check() {
         REQUIRE(volume_->close().ok());
@@ -64,10 +71,20 @@ public:
     }
 
 private:
+    void open() {
+        MountOptions mount;
+        mount.no_background = threads_ == Threads::no;
+        mount.park_hook = [this] { return begun_++ == waits_; };
+        auto opened = Volume::open(media_->lend(), mount);
+        REQUIRE(opened.ok());
+        volume_ = std::move(opened).take();
+    }
     static constexpr std::size_t kNever = ~std::size_t{0};
+    const SimMedia::Flavour flavour_;
+    const Threads threads_;
+    std::atomic<std::size_t> begun_{0}, waits_{kNever};
     std::unique_ptr<SimMedia> media_;
     std::unique_ptr<Volume> volume_;
-    std::size_t begun_ = 0, waits_ = kNever;
 };
 
 }  // namespace pmfs::test
