@@ -8,14 +8,14 @@
 // Of libstdc++ neither std::mutex nor std::lock_guard is annotated on Debian's clang, so these wrap
 // them.  A function whose name ends in _locked is called with the lock held.
 #pragma once
-#include <pthread.h>
-
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
 
 #include "base/assert.h"
 #include "base/blocking.h"
+#include "base/hold_watch.h"
+#include "base/phase_fair.h"
 
 #if defined(__clang__)
 #define PMFS_THREAD_ATTRIBUTE(x) __attribute__((x))
@@ -88,53 +88,35 @@ private:
 // never: whoever holds it makes no system call that may block (base/blocking.h).
 enum class Blocking { may, never };
 
-// Many readers or one writer.  A waiting writer keeps new readers out, so that a stream of readers
-// cannot starve it; hence a thread that holds it shared must not take it shared again.  And it
-// keeps other writers at the gate, so that one that takes the lock again and again cannot either.
+// Many readers or one writer, by turns (phase_fair.h).  A thread that holds it must not take it
+// again, shared or not.
 class CAPABILITY("mutex") SharedMutex {
 public:
     explicit SharedMutex(Blocking blocking = Blocking::may)
-        : counts_(blocking == Blocking::never ? 1 : 0) {
-        pthread_rwlockattr_t kind;
-        PMFS_ASSERT(pthread_rwlockattr_init(&kind) == 0);
-        PMFS_ASSERT(pthread_rwlockattr_setkind_np(
-                        &kind, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP) == 0);
-        PMFS_ASSERT(pthread_rwlock_init(&rwlock_, &kind) == 0);
-        pthread_rwlockattr_destroy(&kind);
-    }
-    ~SharedMutex() { pthread_rwlock_destroy(&rwlock_); }
+        : counts_(blocking == Blocking::never ? 1 : 0) {}
     SharedMutex(const SharedMutex &) = delete;
     SharedMutex &operator=(const SharedMutex &) = delete;
 
-    // The errors of these are deadlock with oneself and too many readers: both are our bugs.
     void lock() ACQUIRE() {
-        {
-            const std::lock_guard next(gate_);
-            PMFS_ASSERT(pthread_rwlock_wrlock(&rwlock_) == 0);
-        }
-        brief_locks_held += counts_;
+        lock_.lock();
+        taken();
     }
     void lock_shared() ACQUIRE_SHARED() {
-        PMFS_ASSERT(pthread_rwlock_rdlock(&rwlock_) == 0);
-        brief_locks_held += counts_;
+        lock_.lock_shared();
+        taken();
     }
     void unlock() RELEASE() {
-        brief_locks_held -= counts_;
-        pthread_rwlock_unlock(&rwlock_);
+        leaves();
+        lock_.unlock();
     }
     void unlock_shared() RELEASE_SHARED() {
-        brief_locks_held -= counts_;
-        pthread_rwlock_unlock(&rwlock_);
-    }
-    bool try_lock() TRY_ACQUIRE(true) {
-        const bool taken = pthread_rwlock_trywrlock(&rwlock_) == 0;
-        brief_locks_held += taken ? counts_ : 0;
-        return taken;
+        leaves();
+        lock_.unlock_shared();
     }
     bool try_lock_shared() TRY_ACQUIRE_SHARED(true) {
-        const bool taken = pthread_rwlock_tryrdlock(&rwlock_) == 0;
-        brief_locks_held += taken ? counts_ : 0;
-        return taken;
+        if (!lock_.try_lock_shared()) return false;
+        taken();
+        return true;
     }
     // For functions that are called with the lock held by somebody who knows it under another name:
     // clang believes it, and a brief lock is looked for.
@@ -145,8 +127,18 @@ public:
 
 private:
     void assert_counted() const { PMFS_ASSERT(brief_locks_held >= counts_); }
-    std::mutex gate_;  // of the writer that is next
-    pthread_rwlock_t rwlock_;
+    void taken() {
+        if (counts_ == 0) return;
+        brief_locks_held += counts_;
+        if (holds_watched.load(std::memory_order_relaxed)) hold_begins();
+    }
+    void leaves() {
+        if (counts_ == 0) return;
+        if (holds_watched.load(std::memory_order_relaxed)) hold_ends();
+        brief_locks_held -= counts_;
+    }
+
+    PhaseFair lock_;
     const unsigned counts_;
 };
 

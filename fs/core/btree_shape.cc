@@ -98,38 +98,84 @@ Result<bool> shrink_root(Core &core, TreeId id, const Cursor &at) {
     return true;
 }
 
-// Moves all of the right one of two neighbours into the left one, if they fit with room to spare or
-// one of them is empty.
-Result<bool> merge(Core &core, TreeId id, const Cursor &at, unsigned level) {
+// Two neighbours under one parent, and their nodes as they are.
+struct Neighbours {
+    BlockNo left, right;
+    unsigned right_slot;  // of the parent
+    NodeView l, r;
+};
+
+// The node at `level` of the cursor and the one behind it, or before it; its parent has both.
+Result<Neighbours> neighbours(Core &core, TreeId id, const Cursor &at, unsigned level) {
     const NodeView parent = at.node(level + 1);
-    if (parent.count() < 2) return false;
     const unsigned slot = at.slot(level + 1);
     const unsigned right_slot = slot + 1 < parent.count() ? slot + 1 : slot;
-    const BlockNo left_block(parent.child(right_slot - 1)), right_block(parent.child(right_slot));
+    const BlockNo left(parent.child(right_slot - 1)), right(parent.child(right_slot));
     const Reader reader(core);
-    const NodeView l(TRY(reader.get<NodeHeader>(left_block, Magic::node)));
-    const NodeView r(TRY(reader.get<NodeHeader>(right_block, Magic::node)));
-    if (l.level() != level || r.level() != level || left_block == right_block)
+    const NodeView l(TRY(reader.get<NodeHeader>(left, Magic::node)));
+    const NodeView r(TRY(reader.get<NodeHeader>(right, Magic::node)));
+    if (l.level() != level || r.level() != level || left == right)
         return corrupt("neighbouring nodes of a tree are of different levels");
     for (const NodeView &node : {l, r})
         if (node.header().owner.get() != id.owner.value() ||
             node.header().kind != static_cast<std::uint8_t>(id.kind))
             return corrupt("a tree's pointer leads to a node of another tree");
+    return Neighbours{left, right, right_slot, l, r};
+}
+
+// Moves all of the right one of two neighbours into the left one, if they fit with room to spare or
+// one of them is empty.
+Result<bool> merge(Core &core, TreeId id, const Cursor &at, unsigned level) {
+    const NodeView parent = at.node(level + 1);
+    if (parent.count() < 2) return false;
+    const Neighbours pair = TRY(neighbours(core, id, at, level));
     // An empty one goes in any case: whoever looks for an entry would walk over it.
-    const bool empty = l.count() == 0 || r.count() == 0;
-    if (!empty && l.used_bytes() + r.used_bytes() > kNodeBytes * 3 / 4) return false;
+    const bool empty = pair.l.count() == 0 || pair.r.count() == 0;
+    if (!empty && pair.l.used_bytes() + pair.r.used_bytes() > kNodeBytes * 3 / 4) return false;
 
     Change change(core);
     TRY(change.begin());
     media::Inode *inode = TRY(edit_inode(change, id.owner));
-    NodeEdit left = TRY(edit_node(change, left_block));
-    NodeEdit right = TRY(edit_node(change, right_block));
+    NodeEdit left = TRY(edit_node(change, pair.left));
+    NodeEdit right = TRY(edit_node(change, pair.right));
     // The first key of an interior node counts as minus infinity; beside others it must be true.
-    if (level != 0) right.set_key(0, parent.key(right_slot));
+    if (level != 0) right.set_key(0, parent.key(pair.right_slot));
     right.move_tail(0, left);
     NodeEdit up = TRY(edit_node(change, at.block(level + 1)));
-    up.erase(right_slot);
-    TRY(free_node(change, inode, right_block));
+    up.erase(pair.right_slot);
+    TRY(free_node(change, inode, pair.right));
+    TRY(change.commit());
+    return true;
+}
+
+// A node with one child gets another one from its neighbour, which is too full to take it in: so
+// that the child has a neighbour to be merged with.  False: it has two children, or no neighbour.
+Result<bool> borrow(Core &core, TreeId id, const Cursor &at, unsigned level) {
+    const NodeView parent = at.node(level + 1);
+    if (level == 0 || at.node(level).count() != 1 || parent.count() < 2) return false;
+    const Neighbours pair = TRY(neighbours(core, id, at, level));
+    if (pair.l.count() + pair.r.count() < 3) return false;
+
+    Change change(core);
+    TRY(change.begin());
+    NodeEdit left = TRY(edit_node(change, pair.left));
+    NodeEdit right = TRY(edit_node(change, pair.right));
+    NodeEdit up = TRY(edit_node(change, at.block(level + 1)));
+    const std::uint64_t separator = up.key(pair.right_slot);
+    if (at.block(level) == pair.right) {
+        const unsigned last = left.count() - 1;
+        const std::uint64_t key = left.key(last);
+        const media::le64 child(left.child(last));
+        right.set_key(0, separator);
+        right.insert(0, key, bytes_of_child(child));
+        left.erase(last);
+        up.set_key(pair.right_slot, key);
+    } else {
+        const media::le64 child(right.child(0));
+        left.insert(left.count(), separator, bytes_of_child(child));
+        right.erase(0);
+        up.set_key(pair.right_slot, right.key(0));
+    }
     TRY(change.commit());
     return true;
 }
@@ -149,7 +195,14 @@ Result<> tree_tidy(Core &core, TreeId id, std::uint64_t key) {
             continue;
         }
         if (at.node(level).used_bytes() >= kNodeBytes / 4) return {};
-        if (!TRY(merge(core, id, at, level)) && at.node(level).count() != 0) return {};
+        if (!TRY(merge(core, id, at, level))) {
+            // An empty leaf that is its parent's only child: its parents get others first.
+            if (at.node(0).count() != 0) return {};
+            if (TRY(borrow(core, id, at, level))) {
+                level = 0;
+                continue;
+            }
+        }
         ++level;
     }
 }

@@ -1,9 +1,6 @@
 // Steps and the lock: see scheduler.h.
 #include "volume/scheduler.h"
 
-#include <chrono>
-#include <thread>
-
 #include "base/clock.h"
 
 namespace pmfs {
@@ -24,8 +21,17 @@ void Progress::drop() {
 Result<bool> Scheduler::step(Operation &operation) {
     switch (operation.hold()) {
         case Hold::exclusive: {
+            // Steps are short, and to hand the lock over and get it back takes longer than most: so
+            // there are some in one hold.
+            constexpr std::uint64_t kHoldNs = 50'000;
             ExclusiveLock held(lock_);
-            return operation.step();
+            const std::uint64_t begin = monotonic_ns();
+            for (;;) {
+                const Result<bool> done = operation.step();
+                if (!done.ok() || done.value() || operation.hold() != Hold::exclusive ||
+                    monotonic_ns() - begin > kHoldNs)
+                    return done;
+            }
         }
         case Hold::shared: {
             SharedLock held(lock_);
@@ -38,25 +44,8 @@ Result<bool> Scheduler::step(Operation &operation) {
 }
 
 Result<> Scheduler::run(Operation &operation) {
-    // The lock lets no reader in while a writer waits.  So an operation of many steps does not ask
-    // for it all the time: after half a millisecond it rests for as long as the kernel can tell.
-    constexpr std::uint64_t kWork = 500'000;
-    constexpr std::chrono::microseconds kRest(20);
-    std::uint64_t rested = 0;
-    for (bool first = true;; first = false) {
-        if (!first && operation.hold() == Hold::exclusive) {
-            const std::uint64_t now = monotonic_ns();
-            if (rested != 0 && now - rested > kWork) std::this_thread::sleep_for(kRest);
-            if (rested == 0 || now - rested > kWork) rested = monotonic_ns();
-        }
-        Result<bool> done = true;
-        if (first || operation.hold() != Hold::exclusive) {
-            done = step(operation);
-        } else {
-            Lock turn(turn_);
-            done = step(operation);
-        }
-        done = unless_space_comes(std::move(done));
+    for (;;) {
+        const Result<bool> done = unless_space_comes(step(operation));
         if (!done.ok()) {
             if (done.error().errno_value() == kBreakErrno) operation.waits_for_leases();
             return done.error();

@@ -41,9 +41,6 @@ private:
 
     SharedMutex &lock_;
     Claims &claims_;
-    // Of the operations that have had a step, one at a time asks for the lock exclusively: it lets
-    // no reader in while somebody waits for that.
-    Mutex turn_;
 };
 
 template <class Op>

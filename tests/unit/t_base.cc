@@ -203,23 +203,105 @@ TEST_CASE("mutex: one thread at a time; a condition wakes its waiter") {
     CHECK(is_free(mutex));
 }
 
+// In a branch of its own, as above.
+bool readers_may_come(SharedMutex &mutex) {
+    if (!mutex.try_lock_shared()) return false;
+    mutex.unlock_shared();
+    return true;
+}
+
 TEST_CASE("shared mutex: readers together, a writer alone") {
     SharedMutex mutex;
-    mutex.lock_shared();
-    bool together = false, wrote = true;
-    std::thread([&] {
-        if (mutex.try_lock_shared()) {
-            together = true;
-            mutex.unlock_shared();
-        }
-        wrote = is_free(mutex);
-    }).join();
-    mutex.unlock_shared();
+    bool together = false, beside_writer = true;
+    {
+        SharedLock held(mutex);
+        std::thread([&] { together = readers_may_come(mutex); }).join();
+    }
+    {
+        ExclusiveLock held(mutex);
+        std::thread([&] { beside_writer = readers_may_come(mutex); }).join();
+    }
     CHECK(together);
-    CHECK_FALSE(wrote);
-    { ExclusiveLock lock(mutex); }
-    { SharedLock lock(mutex); }
-    CHECK(is_free(mutex));
+    CHECK_FALSE(beside_writer);
+    CHECK(readers_may_come(mutex));
+
+    std::uint64_t sum = 0;  // even, but inside of a writer
+    std::atomic<int> torn{0};
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 4; ++i)
+        threads.emplace_back([&, i] {
+            for (int n = 0; n < 20'000; ++n) {
+                if (i < 2) {
+                    ExclusiveLock held(mutex);
+                    ++sum;
+                    ++sum;
+                } else {
+                    SharedLock held(mutex);
+                    if (sum % 2 != 0) ++torn;
+                }
+            }
+        });
+    for (auto &thread : threads) thread.join();
+    CHECK(sum == 80'000);
+    CHECK(torn == 0);
+}
+
+// The order in which three threads get the lock behind one that holds it.
+TEST_CASE("shared mutex: a reader waits for one writer at most, and writers go in their order") {
+    SharedMutex mutex;
+    std::atomic<int> came{0};
+    std::vector<std::string> order;
+    Mutex order_mutex;
+    const auto note = [&](const char *who) {
+        Lock held(order_mutex);
+        order.emplace_back(who);
+    };
+    std::vector<std::thread> threads;
+    const auto start = [&](auto body) {
+        const int before = came.load();
+        threads.emplace_back([&came, body] {
+            ++came;
+            body();
+        });
+        while (came.load() == before) std::this_thread::yield();
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));  // until it waits for the lock
+    };
+    {
+        ExclusiveLock held(mutex);
+        start([&] {
+            ExclusiveLock writer(mutex);
+            note("first writer");
+        });
+        start([&] {
+            ExclusiveLock writer(mutex);
+            note("second writer");
+        });
+        start([&] {
+            SharedLock reader(mutex);
+            note("reader");
+        });
+    }
+    for (auto &thread : threads) thread.join();
+    CHECK(order == std::vector<std::string>{"reader", "first writer", "second writer"});
+}
+
+TEST_CASE("holds: the longest work under a brief lock is told, and other locks are not watched") {
+    SharedMutex brief(Blocking::never), other;
+    const auto work = [](SharedMutex &mutex, std::uint64_t ns) {
+        ExclusiveLock held(mutex);
+        const auto busy_until = monotonic_ns() + ns;
+        while (monotonic_ns() < busy_until) {
+        }
+    };
+    work(brief, 3'000'000);
+    CHECK(longest_hold_ns() == 0);
+    watch_holds(true);
+    work(other, 3'000'000);
+    CHECK(longest_hold_ns() == 0);
+    work(brief, 3'000'000);
+    CHECK(longest_hold_ns() > 0);
+    watch_holds(false);
+    CHECK(longest_hold_ns() == 0);
 }
 
 TEST_CASE("clock: the coarse time is the time, a few milliseconds old at most") {

@@ -333,6 +333,34 @@ TEST_CASE("space: a file in many pieces goes in few transactions") {
     volume.check();
 }
 
+// Wide enough that one node above the leaves does not hold them all.
+TEST_CASE("space: a map of many extents gives its nodes back as it is emptied, from either end") {
+    constexpr std::uint64_t kExtents = 60'000, kLeft = 10;
+    for (const bool from_front : {true, false}) {
+        CAPTURE(from_front);
+        Mounted volume(512 << 20);
+        const InodeNo ino = make_file(*volume, "f");
+        for (std::uint64_t i = 0; i < kExtents; ++i)
+            REQUIRE(volume->fallocate(0, ino, 0, i * 8192, 4096, kUser).ok());
+        const std::uint64_t nodes = volume->getattr(ino).take().blocks - kExtents;
+        CHECK(nodes > 300);
+        const std::uint64_t most = (kExtents - kLeft) * 8192;
+        if (from_front) {
+            REQUIRE(
+                volume
+                    ->fallocate(0, ino, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, most, kUser)
+                    .ok());
+        } else {
+            SetAttr set;
+            set.size = kLeft * 8192;
+            REQUIRE(volume->setattr(ino, set, kUser).ok());
+        }
+        CHECK(volume->file_info(ino).take().extents == kLeft);
+        CHECK(volume->getattr(ino).take().blocks <= kLeft + 2);
+        volume.check();
+    }
+}
+
 TEST_CASE(
     "space: a journal that lost its records makes the volume read-only, and goes on reading") {
     SmallVolume volume(16 << 20);

@@ -1,0 +1,37 @@
+// Waiting for the other side's phase to end: see phase_fair.h.
+#include "base/phase_fair.h"
+
+namespace pmfs {
+
+namespace {
+
+// Until `word` is such that done(word).
+template <class Done>
+void wait_until(const std::atomic<std::uint32_t> &word, Done done) {
+    for (std::uint32_t now = word.load(); !done(now); now = word.load()) word.wait(now);
+}
+
+}  // namespace
+
+void PhaseFair::wait_for_phase(std::uint32_t writer) {
+    // (Readers that come change the word, too.)
+    wait_until(readers_in_, [&](std::uint32_t in) { return (in & kWriter) != writer; });
+}
+
+void PhaseFair::wait_for_turn(std::uint32_t ticket) {
+    wait_until(turns_[ticket % kTurns], [&](std::uint32_t turn) { return turn == ticket; });
+}
+
+void PhaseFair::wait_for_readers(std::uint32_t in) {
+    wait_until(readers_out_, [&](std::uint32_t out) { return out == in; });
+}
+
+bool PhaseFair::try_lock_shared() {
+    std::uint32_t in = readers_in_.load();
+    do {
+        if ((in & kWriter) != 0) return false;
+    } while (!readers_in_.compare_exchange_weak(in, in + kReader));
+    return true;
+}
+
+}  // namespace pmfs
