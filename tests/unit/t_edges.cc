@@ -10,6 +10,7 @@
 #include "core/group_set.h"
 #include "unit/holders_world.h"
 #include "unit/small_volume.h"
+#include "unit/tampered.h"
 
 using namespace pmfs;
 using namespace pmfs::test;
@@ -233,4 +234,50 @@ TEST_CASE("group sets: the next member is found whatever lies between, as in a p
         CHECK(set.search(from) == next);
         CHECK(set.next(from) == (next || model.empty() ? next : std::optional(*model.begin())));
     }
+}
+
+TEST_CASE("links: a directory and a file have as many as can be counted, and no more") {
+    Tampered volume;
+    const InodeNo ino = make_file(*volume, "f");
+    const InodeNo dir = volume->make(kRoot, "d", S_IFDIR | 0755, 0, kUser).take().ino;
+    volume.close();
+    for (const InodeNo one : {ino, dir}) {
+        media::Inode &inode = volume.inode(one);
+        inode.nlink.set(media::kLinksMax - 1);
+        media::seal_block(inode);
+    }
+    REQUIRE(volume.reopen().ok());
+    CHECK(volume->link(ino, kRoot, "g").ok());
+    CHECK(errno_of(volume->link(ino, kRoot, "h")) == EMLINK);
+    CHECK(volume->make(dir, "a", S_IFDIR | 0755, 0, kUser).ok());
+    CHECK(errno_of(volume->make(dir, "b", S_IFDIR | 0755, 0, kUser)) == EMLINK);
+    CHECK(errno_of(volume->lookup(dir, "b")) == ENOENT);
+    CHECK(volume->make(dir, "c", S_IFREG | 0644, 0, kUser).ok());
+}
+
+TEST_CASE("quarantine: where not even its record has room, what a lost holder maps stays in use") {
+    World world;
+    const auto file = world.make("f", 1);
+    const InodeNo between = world.make("between", 1).ino;
+    const std::string text(kBlock, 'x');
+    for (std::uint64_t i = 1; i < 40; ++i)  // in more pieces than an inode keeps
+        for (const InodeNo ino : {file.ino, between})
+            REQUIRE(world->write(ino, i * kBlock, bytes_of(text), false, World::user(10)).ok());
+    const auto grant = world.take(file, GrantKind::temporary, 10, true);
+    REQUIRE(errno_of(grant) == 0);
+    const InodeNo filler = make_file(*world.operator->(), "filler");
+    std::uint64_t end = 0;
+    for (std::uint64_t step = 4096; step != 0; step /= 2)
+        while (world->fallocate(0, filler, 0, end * kBlock, step * kBlock, kAdmin).ok())
+            end += step;
+    for (std::uint64_t at = 0; world->info().blocks_free != 0 && at < end; at += 2)
+        REQUIRE(world->write(filler, at * kBlock, bytes_of(text), false, kUser).ok());
+    REQUIRE(world->info().blocks_free == 0);
+    const auto mapped = world.blocks_of(file.ino);
+    REQUIRE(mapped.size() == 40);
+    world->lose_grant(file.handle, grant.value());
+    CHECK(world->quarantine().take().size() == 1);
+    REQUIRE(world.truncate(file, 0, 20).ok());
+    CHECK(world->info().blocks_free < 40);  // the nodes of its map, and nothing that is mapped
+    CHECK(disjoint(world.fill("more"), mapped));
 }
