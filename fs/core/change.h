@@ -37,10 +37,10 @@ public:
     bool has_room(std::size_t more) const { return tx_.blocks() + more <= media::kTxBlocksMax; }
     void after(pm::Unfenced data) { tx_.after(std::move(data)); }
 
-    // Edits a block that exists twice: a damaged copy is made anew from the sound one.
+    // Edits `lines` of a block that exists twice: a damaged copy is made anew from the sound one.
     template <class T>
-    Result<T *> edit_copy(BlockNo copy, BlockNo other, media::Magic magic) {
-        if (auto found = tx_.edit<T>(copy, magic); found.ok()) return found.value();
+    Result<T *> edit_copy(BlockNo copy, BlockNo other, media::Magic magic, journal::Lines lines) {
+        if (auto found = tx_.edit<T>(copy, magic, lines); found.ok()) return found.value();
         const T *sound = TRY(tx_.read<T>(other, magic));
         T *made = TRY(tx_.fresh<T>(copy, magic));
         copy_body(made, sound, sizeof(T));
@@ -60,9 +60,11 @@ public:
     explicit Reader(Core &core) : core_(core), tx_(nullptr) {}
     explicit Reader(Change &change) : core_(change.core()), tx_(&change.tx()) {}
 
+    // `lines`: those that the caller looks at.
     template <class T>
-    Result<const T *> get(BlockNo block, media::Magic magic) const {
-        if (tx_) return tx_->read<T>(block, magic);
+    Result<const T *> get(BlockNo block, media::Magic magic,
+                          journal::Lines lines = journal::kAllLines) const {
+        if (tx_) return tx_->read<T>(block, magic, lines);
         return reinterpret_cast<const T *>(TRY(core_.blocks().get(block, magic)));
     }
     Result<const media::Inode *> inode(BlockNo block, unsigned slot, InodeNo self) const {

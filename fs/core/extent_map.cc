@@ -57,8 +57,11 @@ MapValue encode_value(const Extent &e) {
 Result<> check_classes(const Reader &reader, std::uint64_t from, std::uint64_t end) {
     const std::uint64_t chunk = from / media::kChunkBlocks, in_group = chunk % media::kGroupChunks;
     const auto layout = media::layout_of(chunk / media::kGroupChunks);
+    const std::size_t row =
+        offsetof(media::BitmapBlock, bits) + media::bitmap_row(in_group) * media::kLineSize;
     const auto *classes = TRY(reader.get<media::BitmapBlock>(
-        BlockNo(layout.classes + media::bitmap_index(in_group)), media::Magic::bitmap));
+        BlockNo(layout.classes + media::bitmap_index(in_group)), media::Magic::bitmap,
+        journal::lines_of(row, media::kLineSize)));
     const Bits blocks = bit_range(static_cast<unsigned>(from % media::kChunkBlocks),
                                   static_cast<unsigned>(end - from));
     for (std::size_t i = 0; i < blocks.size(); ++i)
@@ -77,7 +80,11 @@ Result<Extent> checked(const Reader &reader, const Extent &e) {
     const std::uint64_t end = e.start + e.blocks;
     if ((end - 1) / media::kGroupBlocks != e.start / media::kGroupBlocks)
         return corrupt("an extent reaches into the next group");  // which begins with metadata
-    const media::Summary *summary = TRY(read_summary(reader, e.start / media::kGroupBlocks));
+    const std::uint64_t first = e.start / media::kChunkBlocks,
+                        last = (end - 1) / media::kChunkBlocks;
+    const std::size_t kinds = offsetof(media::Summary, kind) + first % media::kGroupChunks;
+    const media::Summary *summary = TRY(read_summary(reader, e.start / media::kGroupBlocks,
+                                                     journal::lines_of(kinds, last - first + 1)));
     for (std::uint64_t at = e.start; at < end;) {
         const std::uint64_t chunk = at / media::kChunkBlocks;
         const std::uint64_t upto = std::min(end, (chunk + 1) * media::kChunkBlocks);

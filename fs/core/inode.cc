@@ -17,18 +17,23 @@ using media::kGroupChunks;
 using media::kInodesPerBlock;
 using media::Magic;
 
-Result<const media::Summary *> read_summary(const Reader &reader, std::uint64_t group) {
+Result<const media::Summary *> read_summary(const Reader &reader, std::uint64_t group,
+                                            journal::Lines lines) {
     const auto layout = media::layout_of(group);
-    auto found = reader.get<media::Summary>(BlockNo(layout.summary_a), Magic::summary);
+    auto found = reader.get<media::Summary>(BlockNo(layout.summary_a), Magic::summary, lines);
     if (found.ok()) return found;
-    return reader.get<media::Summary>(BlockNo(layout.summary_b), Magic::summary);
+    return reader.get<media::Summary>(BlockNo(layout.summary_b), Magic::summary, lines);
 }
 
 namespace {
 
+constexpr journal::Lines kMapLines = journal::lines_of(0, offsetof(InodeMap, zero));
+
 // The block of a chunk's inode map; 0: it has none.
 Result<BlockNo> map_block(const Reader &reader, std::uint64_t chunk) {
-    const media::Summary *summary = TRY(read_summary(reader, chunk / kGroupChunks));
+    const std::size_t field = offsetof(media::Summary, inode_map) + chunk % kGroupChunks * 2;
+    const media::Summary *summary =
+        TRY(read_summary(reader, chunk / kGroupChunks, journal::lines_of(field, 2)));
     const std::uint64_t at = summary->inode_map[chunk % kGroupChunks].get();
     if (at > kChunkBlocks) return corrupt("a chunk's inode map is outside of it");
     return BlockNo(at == 0 ? 0 : chunk * kChunkBlocks + at - 1);
@@ -37,13 +42,13 @@ Result<BlockNo> map_block(const Reader &reader, std::uint64_t chunk) {
 Result<const InodeMap *> read_map(const Reader &reader, std::uint64_t chunk) {
     const BlockNo block = TRY(map_block(reader, chunk));
     if (block.value() == 0) return nullptr;
-    return reader.get<InodeMap>(block, Magic::inode_map);
+    return reader.get<InodeMap>(block, Magic::inode_map, kMapLines);
 }
 
 Result<InodeMap *> edit_map(Change &change, std::uint64_t chunk) {
     const BlockNo block = TRY(map_block(Reader(change), chunk));
     if (block.value() == 0) return corrupt("a chunk with an inode has no inode map");
-    return change.tx().edit<InodeMap>(block, Magic::inode_map);
+    return change.tx().edit<InodeMap>(block, Magic::inode_map, kMapLines);
 }
 
 bool get(const media::le64 *words, std::uint64_t bit) {
@@ -339,7 +344,7 @@ Result<std::vector<std::uint64_t>> all_listed(const Reader &reader, ListHead hea
 
 static Result<> set_head(Change &change, std::uint64_t group, ListHead head, std::uint64_t ino) {
     TRY(change.core().allocator.map().edit_summary(
-        change, group, [&](media::Summary *s) { (s->*head).set(ino); }));
+        change, group, 0, [&](media::Summary *s) { (s->*head).set(ino); }));
     return {};
 }
 

@@ -54,7 +54,9 @@ Result<> free_inode(Change &change, InodeNo ino, media::Inode *inode);
 Result<> for_each_inode(const Reader &reader, std::uint64_t chunk, InodeNo from,
                         const std::function<bool(InodeNo, const media::Inode &)> &each);
 
-Result<const media::Summary *> read_summary(const Reader &reader, std::uint64_t group);
+// Either copy of it; `lines`: those that are looked at.
+Result<const media::Summary *> read_summary(const Reader &reader, std::uint64_t group,
+                                            journal::Lines lines = SpaceMap::kSummaryHead);
 
 // --- lists that are chained both ways from a head in their group's summary
 using ListHead = media::le64 media::Summary::*;

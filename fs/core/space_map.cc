@@ -25,6 +25,12 @@ BlockNo bitmap_block(std::uint64_t chunk, bool classes) {
 std::uint64_t row_of(std::uint64_t chunk) {
     return media::bitmap_row(chunk % kGroupChunks);
 }
+// The line of a bitmap block that is about the chunk.
+journal::Lines row_lines(std::uint64_t chunk) {
+    constexpr std::size_t kRow = kChunkBlocks / 8;
+    static_assert(kRow == media::kLineSize && offsetof(media::BitmapBlock, bits) % kRow == 0);
+    return journal::lines_of(offsetof(media::BitmapBlock, bits) + row_of(chunk) * kRow, kRow);
+}
 Bits bits_of(const media::BitmapBlock &bitmap, std::uint64_t chunk) {
     Bits bits;
     for (std::size_t i = 0; i < bits.size(); ++i) bits[i] = bitmap.bits[row_of(chunk)][i].get();
@@ -145,6 +151,13 @@ Result<Bits> SpaceMap::home_bits(std::uint64_t chunk, bool classes) {
     return bits_of(*bitmap, chunk);
 }
 
+// The same as the change sees them.
+Result<Bits> SpaceMap::bits_in(Change &change, std::uint64_t chunk, bool classes) {
+    return bits_of(*TRY(change.tx().read<media::BitmapBlock>(bitmap_block(chunk, classes),
+                                                             Magic::bitmap, row_lines(chunk))),
+                   chunk);
+}
+
 // Reads a group's bitmaps, once.  Counts that disagree with the summary are EUCLEAN: nobody may
 // allocate from a group whose bookkeeping is wrong.
 Result<> SpaceMap::load(std::uint64_t number) {
@@ -208,10 +221,8 @@ const Bits *SpaceMap::held_of(std::uint64_t chunk) const {
 
 Result<Bits> SpaceMap::available(Change *change, std::uint64_t chunk) {
     TRY(load(chunk / kGroupChunks));
-    Bits bits = change == nullptr ? TRY(home_bits(chunk, false))
-                                  : bits_of(*TRY(change->tx().read<media::BitmapBlock>(
-                                                bitmap_block(chunk, false), Magic::bitmap)),
-                                            chunk);
+    Bits bits =
+        change == nullptr ? TRY(home_bits(chunk, false)) : TRY(bits_in(*change, chunk, false));
     const Bits *held = held_of(chunk);
     for (std::size_t i = 0; i < bits.size(); ++i)
         bits[i] = ~bits[i] & (held == nullptr ? ~std::uint64_t{0} : ~(*held)[i]);
@@ -243,15 +254,17 @@ void SpaceMap::note_counts(std::uint64_t number) {
 Result<> SpaceMap::write_summary(Change &change, std::uint64_t chunk) {
     const Group &group = groups_[chunk / kGroupChunks];
     const auto kind = static_cast<std::uint8_t>(chunk_at(chunk).kind);
-    return edit_summary(change, chunk / kGroupChunks, [&](media::Summary *s) {
-        s->partial_free.set(group.partial_free);
-        s->kind[chunk % kGroupChunks] = kind;
-    });
+    const std::size_t at = offsetof(media::Summary, kind) + chunk % kGroupChunks;
+    return edit_summary(change, chunk / kGroupChunks, journal::lines_of(at, 1),
+                        [&](media::Summary *s) {
+                            s->partial_free.set(group.partial_free);
+                            s->kind[chunk % kGroupChunks] = kind;
+                        });
 }
 
 Result<> SpaceMap::edit_bits(Change &change, std::uint64_t chunk, const Bits &bits, bool take) {
-    auto *bitmap =
-        TRY(change.tx().edit<media::BitmapBlock>(bitmap_block(chunk, false), Magic::bitmap));
+    auto *bitmap = TRY(change.tx().edit<media::BitmapBlock>(bitmap_block(chunk, false),
+                                                            Magic::bitmap, row_lines(chunk)));
     auto &row = bitmap->bits[row_of(chunk)];
     for (std::size_t i = 0; i < bits.size(); ++i) {
         const std::uint64_t was = row[i].get();
@@ -271,8 +284,8 @@ Result<> SpaceMap::take(Change &change, std::uint64_t chunk, const Bits &bits, U
     undo_.push_back(
         {chunk, -n, c.kind, c.inodes, false, Bits{}, use == Use::reserved ? bits : Bits{}});
     if (meta) {
-        auto *classes =
-            TRY(change.tx().edit<media::BitmapBlock>(bitmap_block(chunk, true), Magic::bitmap));
+        auto *classes = TRY(change.tx().edit<media::BitmapBlock>(bitmap_block(chunk, true),
+                                                                 Magic::bitmap, row_lines(chunk)));
         for (std::size_t i = 0; i < bits.size(); ++i) {
             media::le64 &word = classes->bits[row_of(chunk)][i];
             word.set(word.get() | bits[i]);
@@ -292,13 +305,12 @@ Result<> SpaceMap::take(Change &change, std::uint64_t chunk, const Bits &bits, U
 // True when some of the bits were metadata.
 Result<bool> SpaceMap::clear_classes(Change &change, std::uint64_t chunk, const Bits &bits) {
     if (chunk_at(chunk).kind == ChunkKind::data) return false;
-    const BlockNo block = bitmap_block(chunk, true);
-    const Bits classes =
-        bits_of(*TRY(change.tx().read<media::BitmapBlock>(block, Magic::bitmap)), chunk);
+    const Bits classes = TRY(bits_in(change, chunk, true));
     bool any = false;
     for (std::size_t i = 0; i < bits.size(); ++i) any |= (classes[i] & bits[i]) != 0;
     if (!any) return false;
-    auto *copy = TRY(change.tx().edit<media::BitmapBlock>(block, Magic::bitmap));
+    auto *copy = TRY(change.tx().edit<media::BitmapBlock>(bitmap_block(chunk, true), Magic::bitmap,
+                                                          row_lines(chunk)));
     for (std::size_t i = 0; i < bits.size(); ++i)
         copy->bits[row_of(chunk)][i].set(classes[i] & ~bits[i]);
     return true;
@@ -309,14 +321,9 @@ Result<ChunkKind> SpaceMap::kind_without(Change &change, std::uint64_t chunk, co
     const Chunk &c = chunk_at(chunk);
     if (c.free + count_bits(gone) == kChunkBlocks) return ChunkKind::free;
     if (c.kind != ChunkKind::mixed) return c.kind;
-    const auto read = [&](bool classes) -> Result<Bits> {
-        return bits_of(
-            *TRY(change.tx().read<media::BitmapBlock>(bitmap_block(chunk, classes), Magic::bitmap)),
-            chunk);
-    };
-    const Bits classes = TRY(read(true));
+    const Bits classes = TRY(bits_in(change, chunk, true));
     if (classes == Bits{}) return ChunkKind::data;
-    return classes == TRY(read(false)) ? ChunkKind::meta : ChunkKind::mixed;
+    return classes == TRY(bits_in(change, chunk, false)) ? ChunkKind::meta : ChunkKind::mixed;
 }
 
 Result<> SpaceMap::give(Change &change, std::uint64_t chunk, const Bits &bits) {
@@ -350,9 +357,10 @@ Result<> SpaceMap::set_inode_map(Change &change, std::uint64_t chunk, std::optio
     undo_.push_back({chunk, 0, c.kind, c.inodes, false, Bits{}, Bits{}});
     c.inodes = at.has_value();
     const auto value = static_cast<std::uint16_t>(at ? *at + 1 : 0);
-    TRY(edit_summary(change, chunk / kGroupChunks, [&](media::Summary *s) {
-        s->inode_map[chunk % kGroupChunks] = media::le16(value);
-    }));
+    const std::size_t field = offsetof(media::Summary, inode_map) + chunk % kGroupChunks * 2;
+    TRY(edit_summary(
+        change, chunk / kGroupChunks, journal::lines_of(field, 2),
+        [&](media::Summary *s) { s->inode_map[chunk % kGroupChunks] = media::le16(value); }));
     index(chunk, TRY(available(&change, chunk)));
     return {};
 }
@@ -364,7 +372,7 @@ Result<> SpaceMap::count_inodes(Change &change, std::uint64_t group, std::int32_
     const auto add = [](media::le32 &counter, std::int32_t n) {
         counter.set(counter.get() + static_cast<std::uint32_t>(n));
     };
-    return edit_summary(change, group, [&](media::Summary *s) {
+    return edit_summary(change, group, 0, [&](media::Summary *s) {
         add(s->inodes_used, used);
         add(s->inodes_made, made);
     });

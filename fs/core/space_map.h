@@ -110,13 +110,17 @@ public:
     void hold(std::uint64_t chunk, const Bits &bits);
     void unhold(std::uint64_t chunk, const Bits &bits);
 
-    // Calls f(media::Summary *) for both copies of a group's summary.
+    // Calls f(media::Summary *) for both copies of a group's summary.  It may touch the fields that
+    // are counts and heads of lists, and in `lines` what stands for a chunk.
+    static constexpr journal::Lines kSummaryHead =
+        journal::lines_of(0, offsetof(media::Summary, reserved));
     template <class F>
-    Result<> edit_summary(Change &change, std::uint64_t group, F f) {
+    Result<> edit_summary(Change &change, std::uint64_t group, journal::Lines lines, F f) {
         const auto layout = media::group_layout(group * media::kGroupBlocks);
         const BlockNo place[2] = {BlockNo(layout.summary_a), BlockNo(layout.summary_b)};
         for (int i = 0; i < 2; ++i)
-            f(TRY(change.edit_copy<media::Summary>(place[i], place[1 - i], media::Magic::summary)));
+            f(TRY(change.edit_copy<media::Summary>(place[i], place[1 - i], media::Magic::summary,
+                                                   kSummaryHead | lines)));
         return {};
     }
     // The chunk has an inode map from now on (or: no more), at that block of it.
@@ -196,6 +200,7 @@ private:
     Chunk &chunk_at(std::uint64_t chunk);
     Result<const media::Summary *> read_summary(std::uint64_t group);
     Result<Bits> home_bits(std::uint64_t chunk, bool classes);
+    static Result<Bits> bits_in(Change &change, std::uint64_t chunk, bool classes);
     Result<> check_fixed(std::uint64_t group, const media::Summary &summary);
     Result<> edit_bits(Change &change, std::uint64_t chunk, const Bits &bits, bool take);
     Result<bool> clear_classes(Change &change, std::uint64_t chunk, const Bits &bits);

@@ -68,7 +68,8 @@ Result<> Journal::start_epoch(const Chain &chain, const BootId &boot_id) {
     TRY(check_ring_headers_kept(region_, place_, blocks_.fsid(),
                                 {generation_, seq, 0, secret_, boot_id_}));
     Lock lock(mutex_);
-    next_seq_ = tail_seq_ = seq;
+    next_seq_ = seq;
+    tail_seq_ = seq;
     head_offset_ = tail_offset_ = tx_offset_end_ = 0;
     return {};
 }
@@ -183,18 +184,14 @@ Result<> Journal::append_locked(std::span<std::byte> record) {
 
 Result<TxSeq> Journal::commit(Tx &tx) {
     if (pm::take_fault()) return Error(EIO, "the medium failed while an operation was prepared");
-    std::uint64_t seq;
-    {
-        Lock lock(mutex_);
-        seq = next_seq_;
-    }
+    std::uint64_t seq = next_seq_.load(std::memory_order_relaxed);
     tx.finish_blocks(seq);
     const std::size_t size = build_record(tx, seq);
     if (tx.data_.owed()) region_.fence(std::move(tx.data_));
     {
         Lock lock(mutex_);
-        if (next_seq_ != seq) {  // a group mark came between: number the record anew
-            seq = next_seq_;
+        if (const auto next = next_seq_.load(); next != seq) {  // a group mark came between
+            seq = next;
             tx.finish_blocks(seq);
             build_record(tx, seq);
         }
@@ -220,7 +217,7 @@ void Journal::apply_home(const Tx &tx) {
                                    {shadow.bytes + at, static_cast<std::size_t>(run) * kLineSize}));
             lines &= run == 64 ? 0 : ~(((std::uint64_t{1} << run) - 1) << first);
         }
-        blocks_.mark_verified(shadow.block, shadow.inodes() ? shadow.slots : Blocks::kWhole);
+        blocks_.mark_verified(shadow.block, shadow.inodes() ? shadow.slots() : Blocks::kWhole);
     }
 }
 

@@ -123,7 +123,9 @@ private:
 
     mutable Mutex mutex_;
     std::atomic<std::uint64_t> last_seq_{0};         // of the last transaction
-    std::uint64_t next_seq_ GUARDED_BY(mutex_) = 1;  // of the next record; marks count too
+    // Of the next record; marks count too.  Changed under mutex_ only; a commit looks at it before
+    // it has that, for a lock would wait for the data's stores.
+    std::atomic<std::uint64_t> next_seq_{1};
     std::atomic<std::uint64_t> durable_seq_{0};
     std::atomic<std::uint64_t> checkpointed_seq_{0};
 

@@ -1,6 +1,8 @@
 // A transaction's copies and their finishing: see tx.h.
 #include "journal/tx.h"
 
+#include <sanitizer/asan_interface.h>
+
 #include <array>
 #include <bit>
 #include <cstring>
@@ -35,12 +37,28 @@ Result<Tx::Shadow *> Tx::add(BlockNo block, media::Magic magic, bool fresh) {
     if (used_ == shadows_.size()) return corrupt("a change touches more blocks than any may");
     Shadow &shadow = shadows_[used_];
     shadow = {block, magic, fresh, 0, 0, journal_.shadows_.get() + used_ * kBlockSize};
-    if (fresh)
-        std::memset(shadow.bytes, 0, kBlockSize);
-    else if (!shadow.inodes())  // inodes are copied one by one
-        std::memcpy(shadow.bytes, journal_.blocks().raw(block), kBlockSize);
     ++used_;
+    if (fresh) {
+        ASAN_UNPOISON_MEMORY_REGION(shadow.bytes, kBlockSize);
+        std::memset(shadow.bytes, 0, kBlockSize);
+        shadow.copied = kAllLines;
+    } else {
+        ASAN_POISON_MEMORY_REGION(shadow.bytes, kBlockSize);
+    }
     return &shadow;
+}
+
+void Tx::copy_lines(Shadow &shadow, Lines lines) {
+    const std::byte *home = journal_.blocks().raw(shadow.block);
+    for (Lines missing = lines & ~shadow.copied; missing != 0;) {
+        const auto first = static_cast<unsigned>(std::countr_zero(missing));
+        const auto count = static_cast<unsigned>(std::countr_one(missing >> first));
+        const std::size_t at = first * kLineSize, size = count * kLineSize;
+        ASAN_UNPOISON_MEMORY_REGION(shadow.bytes + at, size);
+        std::memcpy(shadow.bytes + at, home + at, size);
+        missing &= ~lines_of(at, size);
+    }
+    shadow.copied |= lines;
 }
 
 Result<std::byte *> Tx::make_fresh(BlockNo block, media::Magic magic) {
@@ -54,7 +72,6 @@ Result<std::byte *> Tx::make_fresh(BlockNo block, media::Magic magic) {
 
 Result<media::Inode *> Tx::fresh_inodes(BlockNo block, InodeNo first) {
     auto *slots = reinterpret_cast<media::Inode *>(TRY(make_fresh(block, media::Magic::inode)));
-    find(block)->slots = 0xff;
     for (std::uint64_t i = 0; i < kInodesPerBlock; ++i)
         slots[i].header =
             media::header_of(media::Magic::inode, journal_.blocks().fsid(), first.value() + i, 0);
@@ -70,24 +87,25 @@ Result<media::Inode *> Tx::inode_in(const std::byte *block, unsigned slot, Inode
 
 Result<media::Inode *> Tx::edit_inode(BlockNo block, unsigned slot, InodeNo self) {
     Shadow *shadow = find(block);
-    if (shadow) TRY(shadow->as(media::Magic::inode));
+    if (shadow) TRY(shadow->is(media::Magic::inode));
     if (!shadow || !shadow->has(slot)) {
-        const media::Inode *home = TRY(journal_.blocks().inode(block, slot, self));
+        TRY(journal_.blocks().inode(block, slot, self));
         if (!shadow) shadow = TRY(add(block, media::Magic::inode, false));
-        std::memcpy(shadow->bytes + slot * kInodeSize, home, kInodeSize);
-        shadow->slots |= static_cast<std::uint8_t>(1u << slot);
+        copy_lines(*shadow, lines_of_slot(slot));
     }
     return inode_in(shadow->bytes, slot, self);
 }
 
 namespace {
 
-// Which of the lines of two equally long pieces differ; bit i = line i.
-std::uint64_t differing_lines(const std::byte *a, const std::byte *b, std::size_t lines) {
-    std::uint64_t mask = 0;
-    for (std::size_t i = 0; i < lines; ++i)
-        if (std::memcmp(a + i * kLineSize, b + i * kLineSize, kLineSize) != 0)
-            mask |= std::uint64_t{1} << i;
+// Which of `lines` differ.
+Lines differing(const std::byte *a, const std::byte *b, Lines lines) {
+    Lines mask = 0;
+    for (; lines != 0; lines &= lines - 1) {
+        const auto line = static_cast<std::size_t>(std::countr_zero(lines));
+        if (std::memcmp(a + line * kLineSize, b + line * kLineSize, kLineSize) != 0)
+            mask |= Lines{1} << line;
+    }
     return mask;
 }
 
@@ -96,12 +114,12 @@ void finish(std::byte *bytes, std::size_t size, std::uint64_t seq) {
     media::seal_block(std::span<std::byte>(bytes, size));
 }
 
-// The same for a block of which `lines` differ from its home, the first one always among them: from
-// the checksum that the home has, for a CRC is linear.  With few lines that is cheaper than reading
-// the whole block, and damage that came to another line meanwhile is not sealed over.
-void finish_lines(std::byte *bytes, const std::byte *home, std::uint64_t lines, std::uint64_t seq) {
-    constexpr int kFewLines = 10;
-    if (std::popcount(lines) > kFewLines) return finish(bytes, kBlockSize, seq);
+constexpr int kFewLines = 10;
+
+// The same for a block of which few lines differ from its home, the first one always among them:
+// from the checksum that the home has, for a CRC is linear.  With few lines that is cheaper than
+// reading the whole block, and damage that came to another line meanwhile is not sealed over.
+void finish_lines(std::byte *bytes, const std::byte *home, Lines lines, std::uint64_t seq) {
     auto *header = reinterpret_cast<media::BlockHeader *>(bytes);
     header->tx.set(seq);
     header->crc32c = reinterpret_cast<const media::BlockHeader *>(home)->crc32c;  // it counts as 0
@@ -120,32 +138,27 @@ void finish_lines(std::byte *bytes, const std::byte *home, std::uint64_t lines, 
 // Finds the changed lines, and gives each changed block (inode) its number and checksum.  What is
 // fresh is logged whole: nobody knows which of its lines the medium holds durably.
 void Tx::finish_blocks(std::uint64_t seq) {
-    constexpr std::size_t kInodeLines = kInodeSize / kLineSize;
     for (std::size_t i = 0; i < used_; ++i) {
         Shadow &shadow = shadows_[i];
         const std::byte *home = journal_.blocks().raw(shadow.block);
+        shadow.lines = shadow.fresh ? kAllLines : differing(shadow.bytes, home, shadow.copied);
         if (shadow.inodes()) {
-            shadow.lines = 0;
-            for (std::size_t slot = 0; slot < kInodesPerBlock; ++slot) {
-                if (!shadow.has(slot)) continue;
-                const std::size_t at = slot * kInodeSize;
-                std::uint64_t mask =
-                    shadow.fresh ? (std::uint64_t{1} << kInodeLines) - 1
-                                 : differing_lines(shadow.bytes + at, home + at, kInodeLines);
-                if (mask == 0) continue;
-                finish(shadow.bytes + at, kInodeSize, seq);
-                shadow.lines |= (mask | 1) << (slot * kInodeLines);
+            for (unsigned slot = 0; slot < kInodesPerBlock; ++slot) {
+                const Lines all = lines_of_slot(slot);
+                if ((shadow.lines & all) == 0) continue;
+                finish(shadow.bytes + slot * kInodeSize, kInodeSize, seq);
+                shadow.lines |= all & ~(all << 1);  // the first one
             }
             continue;
         }
-        shadow.lines = shadow.fresh ? ~std::uint64_t{0}
-                                    : differing_lines(shadow.bytes, home, media::kLinesPerBlock);
         if (shadow.lines == 0) continue;
         shadow.lines |= 1;
-        if (shadow.fresh)
-            finish(shadow.bytes, kBlockSize, seq);
-        else
+        if (std::popcount(shadow.lines) <= kFewLines) {
             finish_lines(shadow.bytes, home, shadow.lines, seq);
+        } else {
+            copy_lines(shadow, kAllLines);
+            finish(shadow.bytes, kBlockSize, seq);
+        }
     }
 }
 

@@ -9,8 +9,9 @@
 // edit() gives a copy in memory; nothing reaches the medium before commit(), which finds the lines
 // that differ, sets transaction number and checksum of each changed block, appends one record to
 // the ring, fences, and applies the lines to their homes.  So no change can be forgotten in the
-// log, and dropping an uncommitted Tx undoes everything.  The volume's lock allows one Tx at a
-// time.
+// log, and dropping an uncommitted Tx undoes everything.  Who changes a field or two of a large
+// block names their lines, and only those are copied and compared; AddressSanitizer sees whoever
+// looks at others.  The volume's lock allows one Tx at a time.
 #pragma once
 #include <array>
 #include <cstddef>
@@ -34,6 +35,15 @@ public:
     virtual void tx_aborted() = 0;
 };
 
+// Lines of a block: bit i is bytes [64 i, 64 i + 64).
+using Lines = std::uint64_t;
+inline constexpr Lines kAllLines = ~Lines{0};
+constexpr Lines lines_of(std::size_t offset, std::size_t size) {
+    const std::size_t first = offset / media::kLineSize;
+    const std::size_t count = (offset + size - 1) / media::kLineSize - first + 1;
+    return (count == 64 ? kAllLines : (Lines{1} << count) - 1) << first;
+}
+
 class Tx {
 public:
     explicit Tx(Journal &journal) : journal_(journal) {}
@@ -48,23 +58,28 @@ public:
     // another one, here and below, is EUCLEAN, for only an image that contradicts itself leads to
     // that.  So is a change of more blocks than any operation makes.
     template <class T>
-    Result<const T *> read(BlockNo block, media::Magic magic) {
-        if (const Shadow *s = find(block)) return reinterpret_cast<const T *>(TRY(s->as(magic)));
+    Result<const T *> read(BlockNo block, media::Magic magic, Lines lines = kAllLines) {
+        if (Shadow *s = find(block))
+            return reinterpret_cast<const T *>(TRY(copied(*s, magic, lines)));
         return reinterpret_cast<const T *>(TRY(journal_.blocks().get(block, magic)));
     }
     Result<const media::Inode *> read_inode(BlockNo block, unsigned slot, InodeNo self) {
         if (const Shadow *s = find(block); s) {
-            const std::byte *copy = TRY(s->as(media::Magic::inode));
-            if (s->has(slot)) return TRY(inode_in(copy, slot, self));
+            TRY(s->is(media::Magic::inode));
+            if (s->has(slot)) return TRY(inode_in(s->bytes, slot, self));
         }
         return journal_.blocks().inode(block, slot, self);
     }
-    // A copy of a block to change.  Stays where it is until the transaction ends.
+    // A copy of a block to change: `lines` of it are there, and those that were asked for before.
+    // Stays where it is until the transaction ends.
     template <class T>
-    Result<T *> edit(BlockNo block, media::Magic magic) {
-        if (Shadow *s = find(block)) return reinterpret_cast<T *>(TRY(s->as(magic)));
-        TRY(journal_.blocks().get(block, magic));
-        return reinterpret_cast<T *>(TRY(add(block, magic, false))->bytes);
+    Result<T *> edit(BlockNo block, media::Magic magic, Lines lines = kAllLines) {
+        Shadow *s = find(block);
+        if (s == nullptr) {
+            TRY(journal_.blocks().get(block, magic));
+            s = TRY(add(block, magic, false));
+        }
+        return reinterpret_cast<T *>(TRY(copied(*s, magic, lines | 1)));
     }
     Result<media::Inode *> edit_inode(BlockNo block, unsigned slot, InodeNo self);
     // A block that held nothing: zeroed, its header filled in.  All of it is logged.  EUCLEAN for
@@ -87,18 +102,27 @@ public:
 
 private:
     friend class Journal;
+    static constexpr Lines lines_of_slot(unsigned slot) {
+        return lines_of(slot * media::kInodeSize, media::kInodeSize);
+    }
     struct Shadow {
         BlockNo block;
-        media::Magic magic;  // inode: a block of inodes ...
+        media::Magic magic;  // inode: a block of inodes
         bool fresh;
-        std::uint8_t slots;   // ... of which these inodes are copied
-        std::uint64_t lines;  // that differ from home; set by commit
+        Lines copied;  // from home; of a block of inodes all lines of an inode, or none
+        Lines lines;   // that differ from home; set by commit
         std::byte *bytes;
 
         bool inodes() const { return magic == media::Magic::inode; }
-        bool has(unsigned slot) const { return (slots >> slot & 1) != 0; }
-        Result<std::byte *> as(media::Magic wanted) const {
-            if (magic == wanted) return bytes;
+        bool has(unsigned slot) const { return (copied & lines_of_slot(slot)) != 0; }
+        std::uint8_t slots() const {
+            std::uint8_t mask = 0;
+            for (unsigned slot = 0; slot < media::kInodesPerBlock; ++slot)
+                mask |= static_cast<std::uint8_t>(has(slot) << slot);
+            return mask;
+        }
+        Result<> is(media::Magic wanted) const {
+            if (magic == wanted) return {};
             return corrupt("a pointer leads to a metadata block of another kind");
         }
     };
@@ -109,6 +133,12 @@ private:
         return nullptr;
     }
     Result<Shadow *> add(BlockNo block, media::Magic magic, bool fresh);
+    Result<std::byte *> copied(Shadow &shadow, media::Magic magic, Lines lines) {
+        TRY(shadow.is(magic));
+        if ((lines & ~shadow.copied) != 0) copy_lines(shadow, lines);
+        return shadow.bytes;
+    }
+    void copy_lines(Shadow &shadow, Lines lines);
     Result<std::byte *> make_fresh(BlockNo block, media::Magic magic);
     static Result<media::Inode *> inode_in(const std::byte *block, unsigned slot, InodeNo self);
     void finish_blocks(std::uint64_t seq);
