@@ -119,7 +119,7 @@ const Meddle kMeddles[] = {
          for (std::uint64_t step = 1024; step != 0; step /= 2)
              while (world
                         .retry([&] {
-                            return world->fallocate(0, rest, 0, at * kBlock, step * kBlock, kUser);
+                            return world->fallocate(0, rest, 0, at * kBlock, step * kBlock, kAdmin);
                         })
                         .ok())
                  at += step;
@@ -165,33 +165,36 @@ TEST_CASE("evacuation: what others do to the files while it waits is respected")
 }
 
 TEST_CASE("evacuation: a chunk in which a write has reserved blocks is not taken from it") {
-    SpaceWorld world(16 << 20, true);
-    world.broken(40, every_second);
-    const InodeNo big = world.sized("big", kChunk);
-    REQUIRE(world->commit_group().ok());
-    // Each has its place in memory, and the medium says nothing of it yet.
-    const std::string text(20 * kBlock, 'r');
-    std::vector<std::pair<InodeNo, std::unique_ptr<Progress>>> writes;
-    for (unsigned i = 0; i < 24; ++i) {
-        const InodeNo ino = world.make("r" + std::to_string(i));
-        auto place = std::make_unique<Progress>();
-        world.wait_behind(0);
-        const auto done = world->write(ino, 0, bytes_of(text), false, with(*place));
-        world.wait_no_more();
-        REQUIRE(errno_of(done) == kParkErrno);
-        writes.emplace_back(ino, std::move(place));
+    for (const unsigned reserved : {24u, 60u, 80u, 100u, 110u, 120u}) {
+        CAPTURE(reserved);
+        SpaceWorld world(32 << 20, true);
+        world.broken(40, every_second);
+        const InodeNo big = world.sized("big", kChunk);
+        REQUIRE(world->commit_group().ok());
+        // Each has its place in memory, and the medium says nothing of it yet.
+        const std::string text(20 * kBlock, 'r');
+        std::vector<std::pair<InodeNo, std::unique_ptr<Progress>>> writes;
+        for (unsigned i = 0; i < reserved; ++i) {
+            const InodeNo ino = world.make("r" + std::to_string(i));
+            auto place = std::make_unique<Progress>();
+            world.wait_behind(0);
+            const auto done = world->write(ino, 0, bytes_of(text), false, with(*place));
+            world.wait_no_more();
+            REQUIRE(errno_of(done) == kParkErrno);
+            writes.emplace_back(ino, std::move(place));
+        }
+        const auto done = world.prepare(big);
+        if (!done.ok()) CHECK(errno_of(done) == ENOSPC);
+        for (auto &[ino, place] : writes) {
+            CHECK(world
+                      .retry([&, ino = ino, place = place.get()] {
+                          return world->write(ino, 0, bytes_of(text), false, with(*place));
+                      })
+                      .ok());
+            CHECK((world.read(ino, 0, text.size()) == text));
+        }
+        world.check();
     }
-    const auto done = world.prepare(big);
-    if (!done.ok()) CHECK(errno_of(done) == ENOSPC);
-    for (auto &[ino, place] : writes) {
-        CHECK(world
-                  .retry([&, ino = ino, place = place.get()] {
-                      return world->write(ino, 0, bytes_of(text), false, with(*place));
-                  })
-                  .ok());
-        CHECK((world.read(ino, 0, text.size()) == text));
-    }
-    world.check();
 }
 
 TEST_CASE("evacuation: a page that cannot be written costs no data, and prepare finds another") {
