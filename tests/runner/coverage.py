@@ -15,6 +15,7 @@ import concurrent.futures
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,9 @@ def counts(build, notes):
     found = collections.defaultdict(dict)
     # gcov leaves no files behind with --stdout; in a folder of its own it cannot touch others' either.
     with tempfile.TemporaryDirectory() as scratch:
+        counted = Path(notes).with_suffix(".gcda")
+        if counted.exists() and counted.stat().st_size == 0:  # as begin() left it; gcov refuses that
+            notes = shutil.copy(notes, scratch)
         done = subprocess.run(["gcov", "--json-format", "--stdout", notes], cwd=scratch, capture_output=True,
                               text=True, check=False)
     if done.returncode != 0:

@@ -82,50 +82,55 @@ TEST_CASE("evacuation: a large write does without where somebody else is about i
     world.check();
 }
 
+namespace {
+
+struct Meddle {
+    const char *name;
+    // With file `i` of those whose data may be moved.
+    std::function<void(SpaceWorld &, unsigned i, InodeNo)> act;
+    bool stays = false;  // what was done to keeps its place
+};
+
+// The files that are claimed just now may not be changed: that is the point.
+const Meddle kMeddles[] = {
+    {"punch",
+     [](SpaceWorld &world, unsigned, InodeNo ino) {
+         const auto done = world->fallocate(0, ino, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                            2 * kBlock, 3 * kBlock, kUser);
+         if (!done.ok()) REQUIRE(must_park(done.error()));
+         if (done.ok()) world.forget_content(ino);
+     }},
+    {"remove",
+     [](SpaceWorld &world, unsigned i, InodeNo ino) {
+         if (i % 3 == 0) world.remove("s" + std::to_string(2 * i), ino);
+     }},
+    {"seal",
+     [](SpaceWorld &world, unsigned, InodeNo ino) {
+         std::uint64_t bad = 0;
+         const auto done = world->seal(ino, SealLevel::as_is, kUser, true, &bad);
+         if (!done.ok()) REQUIRE(errno_of(done) == kClaimErrno);
+     },
+     true},
+    {"fill",
+     [](SpaceWorld &world, unsigned i, InodeNo) {
+         if (i != 0) return;
+         const InodeNo rest = world.make("rest");
+         std::uint64_t at = 0;
+         for (std::uint64_t step = 1024; step != 0; step /= 2)
+             while (world
+                        .retry([&] {
+                            return world->fallocate(0, rest, 0, at * kBlock, step * kBlock, kAdmin);
+                        })
+                        .ok())
+                 at += step;
+     }},
+};
+
+}  // namespace
+
 TEST_CASE("evacuation: what others do to the files while it waits is respected") {
-    struct Meddle {
-        const char *name;
-        // With file `i` of those whose data may be moved.
-        std::function<void(SpaceWorld &, unsigned i, InodeNo)> act;
-        bool stays = false;  // what was done to keeps its place
-    };
-    // The files that are claimed just now may not be changed: that is the point.
-    const Meddle meddles[] = {
-        {"punch",
-         [](SpaceWorld &world, unsigned, InodeNo ino) {
-             const auto done = world->fallocate(0, ino, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                                2 * kBlock, 3 * kBlock, kUser);
-             if (!done.ok()) REQUIRE(must_park(done.error()));
-             if (done.ok()) world.forget_content(ino);
-         }},
-        {"remove",
-         [](SpaceWorld &world, unsigned i, InodeNo ino) {
-             if (i % 3 == 0) world.remove("s" + std::to_string(2 * i), ino);
-         }},
-        {"seal",
-         [](SpaceWorld &world, unsigned, InodeNo ino) {
-             std::uint64_t bad = 0;
-             const auto done = world->seal(ino, SealLevel::as_is, kUser, true, &bad);
-             if (!done.ok()) REQUIRE(errno_of(done) == kClaimErrno);
-         },
-         true},
-        {"fill",
-         [](SpaceWorld &world, unsigned i, InodeNo) {
-             if (i != 0) return;
-             const InodeNo rest = world.make("rest");
-             std::uint64_t at = 0;
-             for (std::uint64_t step = 1024; step != 0; step /= 2)
-                 while (world
-                            .retry([&] {
-                                return world->fallocate(0, rest, 0, at * kBlock, step * kBlock,
-                                                        kUser);
-                            })
-                            .ok())
-                     at += step;
-         }},
-    };
     std::map<std::string, unsigned> waited;
-    for (const Meddle &meddle : meddles) {
+    for (const Meddle &meddle : kMeddles) {
         for (unsigned waits = 1; waits < 26; waits += 3) {
             CAPTURE(meddle.name);
             CAPTURE(waits);
@@ -156,37 +161,40 @@ TEST_CASE("evacuation: what others do to the files while it waits is respected")
             world.check();
         }
     }
-    for (const Meddle &meddle : meddles) CHECK(waited[meddle.name] > 2);
+    for (const Meddle &meddle : kMeddles) CHECK(waited[meddle.name] > 2);
 }
 
 TEST_CASE("evacuation: a chunk in which a write has reserved blocks is not taken from it") {
-    SpaceWorld world(16 << 20, true);
-    world.broken(40, every_second);
-    const InodeNo big = world.sized("big", kChunk);
-    REQUIRE(world->commit_group().ok());
-    // Each has its place in memory, and the medium says nothing of it yet.
-    const std::string text(20 * kBlock, 'r');
-    std::vector<std::pair<InodeNo, std::unique_ptr<Progress>>> writes;
-    for (unsigned i = 0; i < 24; ++i) {
-        const InodeNo ino = world.make("r" + std::to_string(i));
-        auto place = std::make_unique<Progress>();
-        world.wait_behind(0);
-        const auto done = world->write(ino, 0, bytes_of(text), false, with(*place));
-        world.wait_no_more();
-        REQUIRE(errno_of(done) == kParkErrno);
-        writes.emplace_back(ino, std::move(place));
+    for (const unsigned reserved : {24u, 60u, 80u, 100u, 110u, 120u}) {
+        CAPTURE(reserved);
+        SpaceWorld world(32 << 20, true);
+        world.broken(40, every_second);
+        const InodeNo big = world.sized("big", kChunk);
+        REQUIRE(world->commit_group().ok());
+        // Each has its place in memory, and the medium says nothing of it yet.
+        const std::string text(20 * kBlock, 'r');
+        std::vector<std::pair<InodeNo, std::unique_ptr<Progress>>> writes;
+        for (unsigned i = 0; i < reserved; ++i) {
+            const InodeNo ino = world.make("r" + std::to_string(i));
+            auto place = std::make_unique<Progress>();
+            world.wait_behind(0);
+            const auto done = world->write(ino, 0, bytes_of(text), false, with(*place));
+            world.wait_no_more();
+            REQUIRE(errno_of(done) == kParkErrno);
+            writes.emplace_back(ino, std::move(place));
+        }
+        const auto done = world.prepare(big);
+        if (!done.ok()) CHECK(errno_of(done) == ENOSPC);
+        for (auto &[ino, place] : writes) {
+            CHECK(world
+                      .retry([&, ino = ino, place = place.get()] {
+                          return world->write(ino, 0, bytes_of(text), false, with(*place));
+                      })
+                      .ok());
+            CHECK((world.read(ino, 0, text.size()) == text));
+        }
+        world.check();
     }
-    const auto done = world.prepare(big);
-    if (!done.ok()) CHECK(errno_of(done) == ENOSPC);
-    for (auto &[ino, place] : writes) {
-        CHECK(world
-                  .retry([&, ino = ino, place = place.get()] {
-                      return world->write(ino, 0, bytes_of(text), false, with(*place));
-                  })
-                  .ok());
-        CHECK((world.read(ino, 0, text.size()) == text));
-    }
-    world.check();
 }
 
 TEST_CASE("evacuation: a page that cannot be written costs no data, and prepare finds another") {
