@@ -100,6 +100,15 @@ Result<> dir_make_room(Core &core, InodeNo dir, std::string_view name, Need need
                           need);
 }
 
+Result<> dir_make_leaf(Core &core, InodeNo dir) {
+    if (TRY(read_inode(Reader(core), dir))->map_root.get() != 0) return {};
+    Change change(core);
+    TRY(change.begin());
+    TRY(tree_begin(change, TRY(edit_inode(change, dir)), tree_of(dir)));
+    TRY(change.commit());
+    return {};
+}
+
 Result<> dir_insert(Change &change, media::Inode *dir, InodeNo dir_ino, std::string_view name,
                     InodeNo ino, std::uint8_t type) {
     const std::uint64_t key = TRY(free_key(Reader(change), *dir, dir_ino, name));

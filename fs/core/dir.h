@@ -35,6 +35,8 @@ Result<Name> decode_name(const Cursor &at);
 
 // In transactions of its own: room for one more name.
 Result<> dir_make_room(Core &core, InodeNo dir, std::string_view name, Need need);
+// Gives a directory that has none its first leaf, for a change that would be too large with it.
+Result<> dir_make_leaf(Core &core, InodeNo dir);
 // Within a transaction; `dir` is its copy.  The name is not there, and there is room.
 Result<> dir_insert(Change &change, media::Inode *dir, InodeNo dir_ino, std::string_view name,
                     InodeNo ino, std::uint8_t type);

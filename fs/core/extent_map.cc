@@ -6,6 +6,7 @@
 
 #include "base/assert.h"
 #include "core/btree.h"
+#include "core/budget.h"
 #include "core/inode.h"
 #include "media/geometry.h"
 
@@ -300,9 +301,9 @@ Result<bool> map_trim(Change &change, media::Inode *inode, InodeNo ino, std::uin
         const std::uint64_t first = std::max(e.file_block, from);
         const Run tail{e.start + (first - e.file_block), e.end() - first};
         const Run piece = change.core().allocator.tail_piece(tail);
-        // A leaf, what the allocator changes, and the orphan list's blocks to come.
-        if (!change.has_room(1 + change.core().allocator.blocks_to_give_back(change, piece) + 4))
-            return false;
+        const std::size_t gives = change.core().allocator.blocks_to_give_back(change, piece);
+        // The orphan list is the caller's.
+        if (!change.has_room(budget::kLeaf + gives + budget::kListChange)) return false;
         TRY(map_remove(change, inode, ino, e.end() - piece.blocks, e.end(), permit));
         TRY(change.core().allocator.give_back(change, piece));
         inode->blocks.set(inode->blocks.get() - piece.blocks);

@@ -16,6 +16,9 @@
 
 namespace pmfs::core {
 
+// Behind the last block of every map.
+inline constexpr std::uint64_t kLastBlock = ~std::uint64_t{0} >> 1;
+
 // The extent that covers `file_block`, whole; or the hole around it, from `file_block` on to the
 // next extent (to the end of all files if there is none).
 Result<Extent> find_extent(const Reader &reader, const media::Inode &inode, InodeNo ino,

@@ -329,7 +329,7 @@ static Result<media::Inode *> edit_listed(Change &change, InodeNo ino) {
 Result<std::vector<std::uint64_t>> all_listed(const Reader &reader, ListHead head) {
     std::vector<std::uint64_t> all;
     std::unordered_set<std::uint64_t> seen;
-    GroupSet &groups = reader.core().allocator.map().listed(head == kOrphans);
+    const GroupSet &groups = reader.core().allocator.map().listed(head == kOrphans);
     for (auto g = groups.search(0); g; g = groups.search(*g + 1)) {
         for (std::uint64_t at = (TRY(read_summary(reader, *g))->*head).get(); at != 0;) {
             const auto inode = read_inode(reader, InodeNo(at));
@@ -343,14 +343,14 @@ Result<std::vector<std::uint64_t>> all_listed(const Reader &reader, ListHead hea
 }
 
 static Result<> set_head(Change &change, std::uint64_t group, ListHead head, std::uint64_t ino) {
-    TRY(change.core().allocator.map().edit_summary(
-        change, group, 0, [&](media::Summary *s) { (s->*head).set(ino); }));
+    SpaceMap &map = change.core().allocator.map();
+    TRY(map.edit_summary(change, group, 0, [&](media::Summary *s) { (s->*head).set(ino); }));
+    map.set_listed(group, head == kOrphans, ino != 0);
     return {};
 }
 
 Result<> push_inode(Change &change, InodeNo ino, media::Inode *inode, ListHead head) {
     const std::uint64_t group = group_of_inode(change.core().superblock, ino);
-    change.core().allocator.map().listed(head == kOrphans).set(group, true);
     const std::uint64_t first = (TRY(read_summary(Reader(change), group))->*head).get();
     inode->next.set(first);
     inode->prev.set(0);

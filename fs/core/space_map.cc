@@ -390,7 +390,15 @@ void SpaceMap::has_free_inode(std::uint64_t chunk, bool has) {
     if (has) with_inodes_.set(group, true);
 }
 
+void SpaceMap::set_listed(std::uint64_t group, bool orphans, bool listed) {
+    GroupSet &groups = list_groups(orphans);
+    relisted_.push_back({group, orphans, groups.has(group), listed});
+    if (listed) groups.set(group, true);
+}
+
 void SpaceMap::tx_committed(TxSeq seq) {
+    for (const Listed &one : relisted_) list_groups(one.orphans).set(one.group, one.listed);
+    relisted_.clear();
     const bool frees =
         std::any_of(undo_.begin(), undo_.end(), [](const Undo &u) { return u.held != Bits{}; });
     const std::uint64_t epoch = frees && readers_ != nullptr ? readers_->advance() : 0;
@@ -415,6 +423,8 @@ void SpaceMap::tx_committed(TxSeq seq) {
 }
 
 void SpaceMap::tx_aborted() {
+    for (; !relisted_.empty(); relisted_.pop_back())
+        list_groups(relisted_.back().orphans).set(relisted_.back().group, relisted_.back().before);
     for (std::size_t i = undo_.size(); i-- > 0;) {
         const Undo &u = undo_[i];
         account(u.chunk, -u.free, u.old_kind);

@@ -138,7 +138,10 @@ public:
     void has_free_inode(std::uint64_t chunk, bool has);
     void group_has_no_free_inode(std::uint64_t group) { with_inodes_.set(group, false); }
     // Groups whose lists of orphans or of grant records may have something.
-    GroupSet &listed(bool orphans) { return orphans ? with_orphans_ : with_grants_; }
+    const GroupSet &listed(bool orphans) const { return orphans ? with_orphans_ : with_grants_; }
+    // What the open transaction makes of that: a group without anything on the list is struck off
+    // when it commits.
+    void set_listed(std::uint64_t group, bool orphans, bool listed);
 
     void tx_committed(TxSeq seq) override;
     void tx_aborted() override;
@@ -183,6 +186,10 @@ private:
         Bits held;      // added to the held bits
         Bits reserved;  // to be no longer held when it commits
     };
+    struct Listed {
+        std::uint64_t group;
+        bool orphans, before, listed;
+    };
     struct Held {
         TxSeq seq;
         std::uint64_t epoch;
@@ -194,6 +201,7 @@ private:
         : journal_(journal), superblock_(superblock) {}
 
     void set_groups(std::uint64_t groups);
+    GroupSet &list_groups(bool orphans) { return orphans ? with_orphans_ : with_grants_; }
     void add_group(std::uint64_t group, const media::Summary &summary, std::uint64_t blocks);
     void lengthen_group(std::uint64_t group, std::uint32_t chunks);
     void note_counts(std::uint64_t group);
@@ -225,7 +233,8 @@ private:
     GroupSet with_partial_, with_whole_;            // by the counts: what is held back is free
     std::unordered_map<std::uint64_t, Bits> held_;  // by chunk
     std::deque<Held> held_queue_;                   // in order of seq
-    std::vector<Undo> undo_;                        // of the open transaction
+    std::vector<Undo> undo_;                        // of the open transaction,
+    std::vector<Listed> relisted_;                  // and of it as well
     std::unordered_map<std::uint64_t, TxSeq> meta_freed_;  // chunk -> last transaction
     std::uint64_t freed_ = 0;
     TxSeq unblocked_;  // what was freed until then is in meta_freed_ no more

@@ -6,6 +6,7 @@
 
 #include "base/assert.h"
 #include "core/btree.h"
+#include "core/budget.h"
 #include "core/dir.h"
 #include "core/inode.h"
 #include "media/verify.h"
@@ -24,9 +25,7 @@ TreeId tree_of(InodeNo ino) {
     return {ino, media::TreeKind::xattr};
 }
 
-// As many places as one transaction can take blocks from, or give them back to.
-constexpr std::size_t kBlobRunsMax = 3;
-constexpr std::size_t kRunTxBlocks = 3;  // a bitmap, two summaries
+using budget::kBlobRunsMax;
 static_assert(sizeof(XattrValue) + media::kNameMax + kBlobRunsMax * sizeof(BlobRun) <=
               media::kTreeValueMax);
 static_assert(sizeof(XattrValue) + media::kNameMax + media::kXattrInlineMax <=
@@ -97,7 +96,7 @@ Result<> remove_entry(Change &change, media::Inode *inode, InodeNo ino, const En
     for (Run run : runs) {
         inode->blocks.set(inode->blocks.get() - run.blocks);
         while (run.blocks != 0) {
-            if (!change.has_room(kRunTxBlocks))
+            if (!change.has_room(budget::kDataRun))
                 return corrupt("a large attribute lies in more places than it can");
             const Run piece = change.core().allocator.piece(run);
             TRY(change.core().allocator.give_back(change, piece));
@@ -115,7 +114,7 @@ Result<std::vector<Run>> write_blob(Change &change, media::Inode *inode, InodeNo
     BlobBlock blob;
     for (std::size_t at = 0; at < value.size();) {
         const std::uint64_t left = (value.size() - at + kBlobBytes - 1) / kBlobBytes;
-        if (runs.size() == kBlobRunsMax || !change.has_room(kRunTxBlocks))
+        if (runs.size() == kBlobRunsMax || !change.has_room(budget::kDataRun))
             return Error(ENOSPC, "the free space is too scattered for so large a value");
         const Run run = TRY(change.core().allocator.take_data(change, {}, left));
         runs.push_back(run);

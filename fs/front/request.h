@@ -1,6 +1,12 @@
 // What a request says that libfuse does not hand to an operation: where it came from, flags newer
 // than the library, its bytes, so that it can be put aside and dispatched again, and the place of
 // an operation that it is in the middle of.
+//
+// It hangs on the thread that answers it, for libfuse 3.14 hands an operation a fuse_req_t and
+// nothing of ours: the user data is the session's, and one session for each thread would take an
+// INIT each and give an answer that comes from another thread to the wrong request.  No number of
+// the message can be asked of a fuse_req_t either.  So a Request is made for one scope, by the
+// dispatcher and by answers that come later, and whoever needs it longer copies what it needs.
 #pragma once
 #include <linux/fuse.h>
 

@@ -8,6 +8,10 @@
 
 namespace pmfs::media {
 
+// Blocks that so many bytes need.
+constexpr std::uint64_t blocks_up(std::uint64_t bytes) {
+    return (bytes + kBlockSize - 1) / kBlockSize;
+}
 constexpr std::uint64_t group_count(std::uint64_t block_count) {
     return (block_count + kGroupBlocks - 1) / kGroupBlocks;
 }

@@ -4,7 +4,7 @@
 // it has moved enough for one call, and says where to go on.
 #include "base/clock.h"
 #include "volume/evacuation.h"
-#include "volume/impl.h"
+#include "volume/parts.h"
 
 namespace pmfs {
 
@@ -14,10 +14,10 @@ namespace {
 
 class Compact final : public Operation {
 public:
-    Compact(Volume::Impl &v, std::uint64_t from)
-        : Operation(v.file_claims, InodeNo()),
-          v_(v),
-          evacuation_(v, 1, 1, Evacuation::Worth::useful, nullptr) {
+    Compact(Engine &e, std::uint64_t from)
+        : Operation(e.claims, InodeNo()),
+          e_(e),
+          evacuation_(e, 1, 1, Evacuation::Worth::useful, nullptr) {
         evacuation_.at_most(kUsedMax);
         evacuation_.within(from, from + 1);
         done_.next = from;
@@ -26,16 +26,16 @@ public:
     const Compacted &done() const { return done_; }
     Hold hold() const override { return evacuation_.hold(); }
     Result<bool> step() override {
-        TRY(v_.writable());
+        TRY(writable(e_));
         const auto stepped = evacuation_.step();
         if (stepped.ok() && !stepped.value()) return false;
         if (!stepped.ok() && must_park(stepped.error())) return stepped.error();
-        v_.lock.assert_held();  // it ends where it chooses or plans
+        e_.lock.assert_held();  // it ends where it chooses or plans
         done_.moved = evacuation_.moved() * media::kBlockSize;
         if (!stepped.ok()) {
             evacuation_.finish();
             if (stepped.error().errno_value() != ENOSPC) return stepped.error();
-            const auto next = v_.allocator->map().broken_group(done_.next + 1, false);
+            const auto next = e_.allocator->map().broken_group(done_.next + 1, false);
             done_.more = next.has_value();
             done_.next = next.value_or(0);
             return true;
@@ -50,7 +50,7 @@ private:
     static constexpr std::uint64_t kUsedMax = kChunkBlocks / 4 * 3;
     static constexpr std::uint64_t kCallNs = 200'000'000;
 
-    Volume::Impl &v_;
+    Engine &e_;
     Evacuation evacuation_;
     Compacted done_;
     const std::uint64_t deadline_ns_ = monotonic_ns() + kCallNs;
@@ -59,13 +59,13 @@ private:
 }  // namespace
 
 Result<Compacted> Volume::compact(std::uint64_t from, const Caller &caller) {
-    Impl &v = *impl_;
+    Engine &e = parts_->engine;
     if (caller.uid != 0) return Error(EPERM, "only root compacts a volume");
-    TRY(v.writable());
-    if (from >= v.allocator->map().group_count())
+    TRY(writable(e));
+    if (from >= e.allocator->map().group_count())
         return Error(EINVAL, "the volume has no such group");
-    auto operation = resumed_or_new<Compact>(caller.progress, InodeNo(), v, from);
-    TRY(v.scheduler.run_or_keep(operation, caller.progress));
+    auto operation = resumed_or_new<Compact>(caller.progress, InodeNo(), e, from);
+    TRY(parts_->scheduler.run_or_keep(operation, caller.progress));
     return operation->done();
 }
 

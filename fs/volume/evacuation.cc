@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
+#include "core/extent_map.h"
 #include "core/inode.h"
-#include "volume/impl.h"
 
 namespace pmfs {
 
@@ -19,25 +19,24 @@ namespace {
 const InodeNo kTurn(~std::uint64_t{0});
 }  // namespace
 
-Evacuation::Evacuation(Volume::Impl &volume, unsigned chunks, unsigned unit, Worth worth,
-                       Claim *own)
-    : v_(volume),
+Evacuation::Evacuation(Engine &engine, unsigned chunks, unsigned unit, Worth worth, Claim *own)
+    : e_(engine),
       chunks_(chunks),
       unit_(unit),
       worth_(worth),
       own_(own),
-      turn_(volume.file_claims, kTurn) {}
+      turn_(engine.claims, kTurn) {}
 
 Evacuation::~Evacuation() {
     if (!window_) return;
-    ExclusiveLock held(v_.lock);
+    ExclusiveLock held(e_.lock);
     finish();
 }
 
 void Evacuation::finish() {
     cancel();
     leave_inode();
-    if (window_) v_.allocator->free_chunks(window_->first, chunks_);
+    if (window_) e_.allocator->free_chunks(window_->first, chunks_);
     window_.reset();
     scan_.reset();
     stage_ = Stage::choose;
@@ -68,7 +67,7 @@ Result<bool> Evacuation::step() {
             TRY(plan());
             return stage_ == Stage::done;
         case Stage::wait:  // for those who write in place to what they found before the claim
-            v_.readers.wait_for_readers();
+            e_.readers.wait_for_readers();
             stage_ = Stage::copy;
             return false;
         case Stage::copy:
@@ -86,7 +85,7 @@ Result<bool> Evacuation::step() {
 // The window with the fewest blocks in use, in the next group that has one.
 Result<> Evacuation::choose() {
     TRY(turn_.take());
-    core::SpaceMap &map = v_.allocator->map();
+    core::SpaceMap &map = e_.allocator->map();
     const bool needed = worth_ == Worth::needed;
     const auto group = map.broken_group(group_, needed);
     if (!group || *group >= end_group_) return none();
@@ -98,7 +97,7 @@ Result<> Evacuation::choose() {
         return {};
     }
     window_ = found;
-    v_.allocator->keep_chunks(found->first, chunks_);
+    e_.allocator->keep_chunks(found->first, chunks_);
     const std::uint64_t first = found->first * kChunkBlocks;
     scan_.emplace(first, first + chunks_ * kChunkBlocks, found->used);
     next_ = offset_ = 0;
@@ -109,13 +108,13 @@ Result<> Evacuation::choose() {
 
 // Whether the window cannot be emptied, by what is known before anybody looks for its owners.
 bool Evacuation::hopeless() {
-    const core::SpaceMap &map = v_.allocator->map();
+    const core::SpaceMap &map = e_.allocator->map();
     const std::uint64_t blocks = chunks_ * kChunkBlocks, inside = blocks - window_->used;
     if (map.free_blocks() < inside + window_->used) return true;
     const std::uint64_t whole = map.free_chunks() * kChunkBlocks;
     if (worth_ == Worth::useful && map.free_blocks() < whole + inside + window_->used) return true;
     const auto without =
-        v_.allocator->quarantine().without({window_->first * kChunkBlocks, blocks});
+        e_.allocator->quarantine().without({window_->first * kChunkBlocks, blocks});
     return without.size() != 1 || without[0].blocks != blocks;
 }
 
@@ -124,21 +123,21 @@ Result<> Evacuation::none() {
     stuck_.clear();
     group_ = first_group_;
     if (worth_ == Worth::useful) return Error(ENOSPC, "no chunk is worth emptying");
-    if (waits_++ < kWaitsMax && v_.allocator->drop_reservations()) return {};
-    if (waits_ < kWaitsMax && v_.allocator->space_comes())
+    if (waits_++ < kWaitsMax && e_.allocator->drop_reservations()) return {};
+    if (waits_ < kWaitsMax && e_.allocator->space_comes())
         return Error(kParkErrno, "freed blocks wait for a group commit, or for their readers");
     return Error(ENOSPC, "no chunk can be emptied");
 }
 
 Result<bool> Evacuation::scan() {
-    const auto done = scan_->step(Reader(*v_.core), kLookedAt);
+    const auto done = scan_->step(Reader(*e_.core), kLookedAt);
     failed_ = !done.ok();
     return failed_ || done.value();
 }
 
 // Nothing is moved while one of the pieces certainly cannot be.
 void Evacuation::check() {
-    const Reader reader(*v_.core);
+    const Reader reader(*e_.core);
     const std::vector<core::Owned> &found = scan_->found();
     for (unsigned n = 0; !failed_ && next_ < found.size(); ++next_) {
         if (n++ == kLookedAt) return;
@@ -146,8 +145,8 @@ void Evacuation::check() {
         const auto inode = core::read_inode(reader, piece_.ino);
         if (!inode.ok()) continue;  // gone
         const bool own = own_ != nullptr && piece_.ino == own_->ino();
-        failed_ = !may_move(*inode.value()) ||
-                  !v_.file_claims.respect(piece_.ino, own ? own_ : nullptr).ok();
+        failed_ =
+            !may_move(*inode.value()) || !e_.claims.respect(piece_.ino, own ? own_ : nullptr).ok();
     }
     next_ = 0;
     stage_ = Stage::plan;
@@ -159,7 +158,7 @@ void Evacuation::give_up_window() {
 }
 
 void Evacuation::cancel() {
-    if (reserved_) v_.allocator->cancel_reserved(run_);
+    if (reserved_) e_.allocator->cancel_reserved(run_);
     reserved_ = false;
 }
 
@@ -169,7 +168,7 @@ Result<> Evacuation::claim(InodeNo ino) {
     if (own_ != nullptr && ino == own_->ino()) {
         TRY(own_->take(ClaimFor::moving));
     } else {
-        claim_.emplace(v_.file_claims, ino);
+        claim_.emplace(e_.claims, ino);
         TRY(claim_->take(ClaimFor::moving));
     }
     claimed_ = ino;
@@ -199,7 +198,7 @@ Result<bool> Evacuation::plan_piece(const Reader &reader, const core::Owned &own
             offset_ += blocks;  // it was moved, or changed by others
             continue;
         }
-        piece_ = {owned.ino, at, start, v_.allocator->piece({start, blocks}).blocks};
+        piece_ = {owned.ino, at, start, e_.allocator->piece({start, blocks}).blocks};
         unwritten_ = e.unwritten;
         if (e.shared || !claim(owned.ino).ok() || !may_move(*inode.value())) {
             give_up_window();
@@ -217,7 +216,7 @@ Result<> Evacuation::reserve() {
     goal.group = piece_.start / media::kGroupBlocks;
     goal.broken = goal.privileged = true;
     goal.beside_data = worth_ == Worth::useful;
-    const auto place = v_.allocator->reserve_data(goal, piece_.blocks);
+    const auto place = e_.allocator->reserve_data(goal, piece_.blocks);
     if (!place.ok() && must_park(place.error()) && worth_ == Worth::needed) return place.error();
     if (!place.ok()) {
         give_up_window();
@@ -232,10 +231,10 @@ Result<> Evacuation::reserve() {
 
 // The next piece: what is to be copied, and where to.
 Result<> Evacuation::plan() {
-    const Reader reader(*v_.core);
+    const Reader reader(*e_.core);
     std::uint64_t used = 0, known = 0;
     for (unsigned c = 0; c < chunks_; ++c)
-        used += kChunkBlocks - TRY(v_.allocator->map().chunk(window_->first + c))->free;
+        used += kChunkBlocks - TRY(e_.allocator->map().chunk(window_->first + c))->free;
     for (std::size_t i = next_; i < scan_->found().size(); ++i) known += scan_->found()[i].blocks;
     if (failed_ || used > known) {  // also when somebody has grown into it
         give_up_window();
@@ -257,22 +256,22 @@ Result<> Evacuation::plan() {
 
 bool Evacuation::may_move(const media::Inode &inode) {
     if ((inode.flags.get() & media::kTrimPending) != 0) return false;
-    const auto without = v_.allocator->quarantine().without({piece_.start, piece_.blocks});
+    const auto without = e_.allocator->quarantine().without({piece_.start, piece_.blocks});
     if (without.size() != 1 || without[0].blocks != piece_.blocks) return false;
     const std::uint64_t end = piece_.file_block + piece_.blocks;
-    const auto standing = v_.live.standing(piece_.ino, piece_.file_block, end);
+    const auto standing = e_.live.standing(piece_.ino, piece_.file_block, end);
     return core::ask(inode, standing, core::Move::relocate).ok();
 }
 
 // Without the lock: the old blocks are the claimed file's, the new ones are reserved.
 void Evacuation::copy() {
     const std::uint64_t from = piece_.start * kBlockSize, size = piece_.blocks * kBlockSize;
-    failed_ = v_.region->lost(from, size);
+    failed_ = e_.region->lost(from, size);
     if (!failed_)
-        v_.journal->persist(
-            v_.journal->write_data(run_.start * kBlockSize, {v_.region->data() + from, size}));
-    failed_ = failed_ || v_.region->lost(from, size) || pm::take_fault();
-    v_.data_dirty.store(true, std::memory_order_release);
+        e_.journal->persist(
+            e_.journal->write_data(run_.start * kBlockSize, {e_.region->data() + from, size}));
+    failed_ = failed_ || e_.region->lost(from, size) || pm::take_fault();
+    e_.data_dirty.store(true, std::memory_order_release);
     stage_ = Stage::commit;
 }
 
@@ -293,17 +292,17 @@ Result<> Evacuation::commit() {
 
 Result<> Evacuation::exchange() {
     const std::uint64_t at = piece_.file_block, end = at + piece_.blocks;
-    TRY(core::map_make_room(*v_.core, piece_.ino, at, 2));
-    TRY(core::map_make_room(*v_.core, piece_.ino, end, 2));
-    Change change(*v_.core);
+    TRY(core::map_make_room(*e_.core, piece_.ino, at, 2));
+    TRY(core::map_make_room(*e_.core, piece_.ino, end, 2));
+    Change change(*e_.core);
     TRY(change.begin());
     auto *inode = TRY(core::edit_inode(change, piece_.ino));
-    const auto standing = v_.live.standing(piece_.ino, at, end);
+    const auto standing = e_.live.standing(piece_.ino, at, end);
     const auto permit = TRY(core::permit(*inode, standing, core::Move::relocate));
     const Run old = TRY(core::map_remove(change, inode, piece_.ino, at, end, permit));
     if (old.start != piece_.start) return corrupt("a block map changed under its claim");
-    TRY(v_.allocator->give_back(change, old));
-    TRY(v_.allocator->take_reserved(change, run_));
+    TRY(e_.allocator->give_back(change, old));
+    TRY(e_.allocator->take_reserved(change, run_));
     TRY(core::map_insert(change, inode, piece_.ino,
                          {at, run_.start, run_.blocks, unwritten_, false}, permit));
     TRY(change.commit());
@@ -311,7 +310,7 @@ Result<> Evacuation::exchange() {
 }
 
 Result<Run> Evacuation::take(Change &change) {
-    const auto taken = v_.allocator->take_kept(change, window_->first, chunks_);
+    const auto taken = e_.allocator->take_kept(change, window_->first, chunks_);
     if (taken.ok() || taken.error().errno_value() != ENOSPC) return taken;
     give_up_window();
     return Run{};

@@ -11,25 +11,32 @@
 #include "core/alloc.h"
 #include "core/owners.h"
 #include "volume/claims.h"
+#include "volume/engine.h"
 #include "volume/operation.h"
-#include "volume/volume.h"
 
 namespace pmfs {
 
 class Evacuation {
 public:
     // needed: the last resort of an operation that needs the chunks, which waits for blocks to be
-    // freed.  useful: it costs no
-    // metadata its chunks, and nobody waits.
+    // freed.  useful: it costs no metadata its chunks, and nobody waits.
     enum class Worth : std::uint8_t { needed, useful };
 
     // `chunks` in a row, the first one at a multiple of `unit`.  `own`: of an operation that has
     // claimed a file whose data may be moved as well.
-    Evacuation(Volume::Impl &volume, unsigned chunks, unsigned unit, Worth worth, Claim *own);
+    Evacuation(Engine &engine, unsigned chunks, unsigned unit, Worth worth, Claim *own);
     // Without the volume's lock.
     ~Evacuation();
     Evacuation(const Evacuation &) = delete;
     Evacuation &operator=(const Evacuation &) = delete;
+
+    // Whether a useful one is worth trying: since the last one in vain, a chunk's worth was freed.
+    static bool may_help(const Engine &engine) REQUIRES(engine.lock) {
+        return engine.allocator->map().freed() >= engine.evacuation_helps_at;
+    }
+    static void was_vain(Engine &engine) REQUIRES(engine.lock) {
+        engine.evacuation_helps_at = engine.allocator->map().freed() + media::kChunkBlocks;
+    }
 
     Hold hold() const;
     // True: the chunks are empty and kept, until this goes or they are taken (take()).  ENOSPC:
@@ -72,7 +79,7 @@ private:
     void leave_inode();
     void cancel();
 
-    Volume::Impl &v_;
+    Engine &e_;
     const unsigned chunks_, unit_;
     const Worth worth_;
     Claim *const own_;

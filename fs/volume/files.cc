@@ -1,20 +1,22 @@
 // Open files: handles, and which of them the kernel may cache (architecture.md "Coherence").
 #include <sys/stat.h>
 
-#include "volume/impl.h"
+#include "core/inode.h"
+#include "volume/attributes.h"
+#include "volume/parts.h"
 
 namespace pmfs {
 
 using core::Reader;
 
 Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
-    Impl &v = *impl_;
-    if (request.write || request.truncate) TRY(v.writable());
+    Engine &e = parts_->engine;
+    if (request.write || request.truncate) TRY(writable(e));
     OpenReply reply;
     if (request.truncate) reply.stale.attributes = TRY(truncate_by_open(ino, request));
-    TRY(v.check_seal(ino, request.caller));
-    SharedLock held(v.lock);
-    const Reader reader(*v.core);
+    TRY(check_seal(ino, request.caller));
+    SharedLock held(e.lock);
+    const Reader reader(*e.core);
     const auto *inode = TRY(core::read_inode(reader, ino));
     if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "not a regular file");
     const std::uint32_t flags = inode->flags.get();
@@ -26,14 +28,14 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
     if ((flags & media::kSealed) != 0 && request.write) direct = true;
     OpenRequest lasting = request;  // it is remembered with the handle
     lasting.caller.progress = nullptr;
-    auto opened = direct ? std::nullopt : v.live.open(ino, lasting, false);
+    auto opened = direct ? std::nullopt : e.live.open(ino, lasting, false);
     reply.direct_io = !opened;
-    if (!opened) opened = v.live.open(ino, lasting, true);
+    if (!opened) opened = e.live.open(ino, lasting, true);
     reply.handle = opened->handle;
     reply.keep_cache = opened->keep_cache;
     // Attributes that the kernel was given to keep are no longer to be kept.
     if (request.write && !reply.direct_io)
-        reply.stale.attributes |= TRY(v.unseen_from(ino, *inode)).has_value();
+        reply.stale.attributes |= TRY(pmfs::unseen_from(e, ino, *inode)).has_value();
     return reply;
 }
 
@@ -61,33 +63,44 @@ Result<Attr> Volume::create(InodeNo dir, std::string_view name, std::uint32_t mo
     }
     *reply = opened.value();
     reply->stale = {};  // nobody knew the file before
-    attr.unsettled = request.write && (reply->direct_io || impl_->options.writeback);
+    attr.unsettled = request.write && (reply->direct_io || parts_->engine.options.writeback);
     return attr;
 }
 
 void Volume::release(HandleId handle) {
-    Impl &v = *impl_;
+    Engine &e = parts_->engine;
     // While that waits for the journal, the handle and all its grants stay.
-    if (!v.holders->close_handle(handle).ok())
-        return v.parked_later([this, handle] { release(handle); });
-    const auto released = v.live.release(handle);
+    if (!e.holders->close_handle(handle).ok())
+        return parts_->commits.park(0, [this, handle] { release(handle); });
+    const auto released = e.live.release(handle);
     if (!released) return;
-    if (released->leases_gone) v.holders->leases_gone(released->ino);
-    if (released->last_handle && !v.allocator->nothing_reserved()) {
-        ExclusiveLock held(v.lock);
-        v.allocator->release_reservation(released->ino.value());
+    if (released->leases_gone) e.holders->leases_gone(released->ino);
+    if (released->last_handle && !e.allocator->nothing_reserved()) {
+        ExclusiveLock held(e.lock);
+        e.allocator->release_reservation(released->ino.value());
     }
-    if (released->reap) v.reap_or_park(released->ino);
+    if (released->reap) parts_->reaper.reap(released->ino);
+}
+
+Result<std::optional<std::uint64_t>> Volume::unseen_from(InodeNo ino) {
+    Engine &e = parts_->engine;
+    SharedLock held(e.lock);
+    return pmfs::unseen_from(e, ino, *TRY(core::read_inode(Reader(*e.core), ino)));
+}
+
+bool Volume::unseen_by(HandleId handle) {
+    const auto opened = parts_->engine.live.handle(handle);
+    return opened && opened->direct_io && parts_->engine.live.counts(opened->ino).cached_write != 0;
 }
 
 Result<HandleInfo> Volume::handle_info(HandleId handle) {
-    const auto found = impl_->live.handle(handle);
+    const auto found = parts_->engine.live.handle(handle);
     if (!found) return Error(EBADF, "no such open file");
     return *found;
 }
 
 Result<std::vector<HandleInfo>> Volume::handles(InodeNo ino) {
-    return impl_->live.handles(ino);
+    return parts_->engine.live.handles(ino);
 }
 
 }  // namespace pmfs

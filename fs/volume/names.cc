@@ -1,13 +1,18 @@
-// Names: looking up, making, linking and removing.  Renaming is in rename.cc.
+// Names and references to what they lead to: looking up, making, linking and removing.  Renaming is
+// in rename.cc.
 #include <dirent.h>
 #include <sys/stat.h>
 
 #include <cstring>
+#include <functional>
 #include <vector>
 
 #include "core/dir.h"
+#include "core/extent_map.h"
+#include "core/inode.h"
 #include "core/xattr.h"
-#include "volume/impl.h"
+#include "volume/attributes.h"
+#include "volume/parts.h"
 
 namespace pmfs {
 
@@ -39,25 +44,25 @@ void tidy_dir(core::Core &core, InodeNo dir, std::uint64_t key) {
     (void)core::tree_tidy(core, {dir, media::TreeKind::directory}, key).ok();
 }
 
-}  // namespace
-
 // An inode by its number alone, as a handle of open_by_handle_at(2) names it: a file that has a
 // name, or one without that somebody knows already.
-Result<Attr> Volume::Impl::lookup_number(InodeNo ino) {
-    const auto *inode = TRY(core::read_inode(Reader(*core), ino));
+Result<Attr> lookup_number(Engine &e, InodeNo ino) REQUIRES_SHARED(e.lock) {
+    const auto *inode = TRY(core::read_inode(Reader(*e.core), ino));
     if ((inode->flags.get() & media::kGrantRecord) != 0)
         return Error(ESTALE, "the inode is no file");
-    const bool known = live.reference_known(ino);
+    const bool known = e.live.reference_known(ino);
     if (!known && inode->nlink.get() == 0) return Error(ESTALE, "the file was removed");
-    if (!known) live.reference(ino);
-    return attr_of(ino, *inode);
+    if (!known) e.live.reference(ino);
+    return attr_of(e, ino, *inode);
 }
 
+}  // namespace
+
 Result<Attr> Volume::lookup(InodeNo dir_ino, std::string_view name) {
-    Impl &v = *impl_;
-    SharedLock held(v.lock);
-    const Reader reader(*v.core);
-    if (name == ".") return v.lookup_number(dir_ino);
+    Engine &e = parts_->engine;
+    SharedLock held(e.lock);
+    const Reader reader(*e.core);
+    if (name == ".") return lookup_number(e, dir_ino);
     const auto *dir = TRY(read_dir(reader, dir_ino));
     InodeNo ino;
     if (name == "..") {
@@ -72,14 +77,30 @@ Result<Attr> Volume::lookup(InodeNo dir_ino, std::string_view name) {
     if (!found.ok() && found.error().errno_value() == ESTALE)
         return corrupt("a name leads to an inode that is not in use");
     const auto *inode = TRY(std::move(found));
-    v.live.reference(ino);
-    return v.attr_of(ino, *inode);
+    e.live.reference(ino);
+    return attr_of(e, ino, *inode);
+}
+
+void Volume::forget(InodeNo ino, std::uint64_t count) {
+    if (ino.value() == media::kRootIno) return;
+    if (parts_->engine.live.forget(ino, count)) parts_->reaper.reap(ino);
+}
+
+Result<> Volume::check_held(InodeNo ino, bool by_number) {
+    Engine &e = parts_->engine;
+    if (ino.value() == media::kRootIno || e.live.referenced(ino)) return {};
+    const Error stale(ESTALE, "nobody was given an inode of that number");
+    if (!by_number) return stale;
+    SharedLock held(e.lock);
+    const auto *inode = TRY(core::read_inode(Reader(*e.core), ino));
+    if (inode->nlink.get() == 0) return stale;
+    return {};
 }
 
 Result<> Volume::readdir(InodeNo dir_ino, std::uint64_t cookie, const DirSink &sink) {
-    Impl &v = *impl_;
-    SharedLock held(v.lock);
-    const Reader reader(*v.core);
+    Engine &e = parts_->engine;
+    SharedLock held(e.lock);
+    const Reader reader(*e.core);
     const auto *dir = TRY(read_dir(reader, dir_ino));
     if (cookie < 1 && !sink({1, dir_ino, DT_DIR, "."})) return {};
     if (cookie < 2 && !sink({2, InodeNo(dir->parent.get()), DT_DIR, ".."})) return {};
@@ -89,22 +110,6 @@ Result<> Volume::readdir(InodeNo dir_ino, std::uint64_t cookie, const DirSink &s
         if (!sink({name.key, name.ino, name.type, name.text})) return {};
     }
     return {};
-}
-
-Result<core::NewInode> Volume::Impl::new_inode(Change &change, const media::Inode &dir,
-                                               InodeNo dir_ino, std::uint64_t group,
-                                               std::uint32_t mode, const Caller &caller) {
-    const auto made = TRY(core::take_inode(change, group));
-    const bool sticky_group = (dir.mode.get() & S_ISGID) != 0;
-    if (sticky_group && S_ISDIR(mode)) mode |= S_ISGID;
-    made.inode->mode.set(mode);
-    made.inode->uid.set(caller.uid);
-    made.inode->gid.set(sticky_group ? dir.gid.get() : caller.gid);
-    made.inode->nlink.set(S_ISDIR(mode) ? 2 : 1);
-    if (S_ISDIR(mode)) made.inode->parent.set(dir_ino.value());
-    const media::Time now = core::to_media(now_coarse());
-    made.inode->atime = made.inode->mtime = made.inode->ctime = made.inode->crtime = now;
-    return made;
 }
 
 namespace {
@@ -131,41 +136,44 @@ Result<std::uint64_t> prepare_inode(core::Core &core, InodeNo dir, std::uint32_t
                                    caller.uid == 0 ? core::Need::root_name : core::Need::name);
 }
 
-}  // namespace
-
-Result<Attr> Volume::make(InodeNo dir_ino, std::string_view name, std::uint32_t mode,
-                          std::uint64_t rdev, const Caller &caller) {
-    Impl &v = *impl_;
-    TRY(v.writable());
-    if (!S_ISREG(mode) && !S_ISDIR(mode) && !S_ISCHR(mode) && !S_ISBLK(mode) && !S_ISFIFO(mode) &&
-        !S_ISSOCK(mode))
-        return Error(EINVAL, "no type of file that can be made");
-    if ((mode & ~(S_IFMT | 07777u)) != 0) return Error(EINVAL, "a mode that no file can have");
-    return v.scheduler.unless_space_comes([&]() -> Result<Attr> {
-        ExclusiveLock held(v.lock);
-        TRY(prepare_name(*v.core, dir_ino, name));
-        const std::uint64_t group = TRY(prepare_inode(*v.core, dir_ino, mode, caller));
-
-        Change change(*v.core);
-        TRY(change.begin());
-        auto *dir = TRY(core::edit_inode(change, dir_ino));
-        const auto made = TRY(v.new_inode(change, *dir, dir_ino, group, mode, caller));
-        if (S_ISCHR(mode) || S_ISBLK(mode)) made.inode->rdev.set(rdev);
-        if (S_ISDIR(mode)) {
-            if (dir->nlink.get() == media::kLinksMax)
-                return Error(EMLINK, "too many subdirectories");
-            dir->nlink.set(dir->nlink.get() + 1);
-        }
-        TRY(core::dir_insert(change, dir, dir_ino, name, made.ino, type_of(mode)));
-        v.touch(dir, true);
-        const Attr attr = v.attr_of(made.ino, *made.inode);
-        TRY(change.commit());
-        v.live.reference(made.ino);
-        return attr;
-    }());
+Result<core::NewInode> new_inode(Change &change, const media::Inode &dir, InodeNo dir_ino,
+                                 std::uint64_t group, std::uint32_t mode, const Caller &caller) {
+    const auto made = TRY(core::take_inode(change, group));
+    const bool sticky_group = (dir.mode.get() & S_ISGID) != 0;
+    if (sticky_group && S_ISDIR(mode)) mode |= S_ISGID;
+    made.inode->mode.set(mode);
+    made.inode->uid.set(caller.uid);
+    made.inode->gid.set(sticky_group ? dir.gid.get() : caller.gid);
+    made.inode->nlink.set(S_ISDIR(mode) ? 2 : 1);
+    if (S_ISDIR(mode)) made.inode->parent.set(dir_ino.value());
+    const media::Time now = core::to_media(now_coarse());
+    made.inode->atime = made.inode->mtime = made.inode->ctime = made.inode->crtime = now;
+    return made;
 }
 
-namespace {
+// Makes of a new inode what it is to be, behind the entry that leads to it.
+using Fill = std::function<Result<>(Change &, media::Inode *dir, const core::NewInode &)>;
+
+// A new name and its inode.  Counts one reference.  `blob`: its content takes blocks.
+Result<Attr> make_named(Engine &e, InodeNo dir_ino, std::string_view name, std::uint32_t mode,
+                        bool blob, const Caller &caller, const Fill &fill) REQUIRES(e.lock) {
+    TRY(prepare_name(*e.core, dir_ino, name));
+    if (blob) TRY(core::dir_make_leaf(*e.core, dir_ino));
+    const std::uint64_t group = TRY(prepare_inode(*e.core, dir_ino, mode, caller));
+
+    Change change(*e.core);
+    TRY(change.begin());
+    auto *dir = TRY(core::edit_inode(change, dir_ino));
+    const auto made = TRY(new_inode(change, *dir, dir_ino, group, mode, caller));
+    // The entry first, for a blob takes the room that is left in the transaction.
+    TRY(core::dir_insert(change, dir, dir_ino, name, made.ino, type_of(mode)));
+    TRY(fill(change, dir, made));
+    touch(dir, true);
+    const Attr attr = attr_of(e, made.ino, *made.inode);
+    TRY(change.commit());
+    e.live.reference(made.ino);
+    return attr;
+}
 
 Result<> set_target(Change &change, const core::NewInode &link, std::string_view target) {
     link.inode->size.set(target.size());
@@ -187,37 +195,48 @@ Result<> set_target(Change &change, const core::NewInode &link, std::string_view
 
 }  // namespace
 
+Result<Attr> Volume::make(InodeNo dir_ino, std::string_view name, std::uint32_t mode,
+                          std::uint64_t rdev, const Caller &caller) {
+    Engine &e = parts_->engine;
+    TRY(writable(e));
+    if (!S_ISREG(mode) && !S_ISDIR(mode) && !S_ISCHR(mode) && !S_ISBLK(mode) && !S_ISFIFO(mode) &&
+        !S_ISSOCK(mode))
+        return Error(EINVAL, "no type of file that can be made");
+    if ((mode & ~(S_IFMT | 07777u)) != 0) return Error(EINVAL, "a mode that no file can have");
+    const auto fill = [&](Change &, media::Inode *dir, const core::NewInode &made) -> Result<> {
+        if (S_ISCHR(mode) || S_ISBLK(mode)) made.inode->rdev.set(rdev);
+        if (!S_ISDIR(mode)) return {};
+        if (dir->nlink.get() == media::kLinksMax) return Error(EMLINK, "too many subdirectories");
+        dir->nlink.set(dir->nlink.get() + 1);
+        return {};
+    };
+    return parts_->scheduler.unless_space_comes([&]() -> Result<Attr> {
+        ExclusiveLock held(e.lock);
+        return make_named(e, dir_ino, name, mode, false, caller, fill);
+    }());
+}
+
 Result<Attr> Volume::symlink(InodeNo dir_ino, std::string_view name, std::string_view target,
                              const Caller &caller) {
-    Impl &v = *impl_;
-    TRY(v.writable());
+    Engine &e = parts_->engine;
+    TRY(writable(e));
     if (target.empty()) return Error(ENOENT, "a symlink needs a target");
     if (target.size() > media::kSymlinkMax)
         return Error(ENAMETOOLONG, "a symlink's target has at most 4095 bytes");
-    return v.scheduler.unless_space_comes([&]() -> Result<Attr> {
-        ExclusiveLock held(v.lock);
-        TRY(prepare_name(*v.core, dir_ino, name));
-        const std::uint64_t group = TRY(prepare_inode(*v.core, dir_ino, S_IFLNK, caller));
-
-        Change change(*v.core);
-        TRY(change.begin());
-        auto *dir = TRY(core::edit_inode(change, dir_ino));
-        const auto made = TRY(v.new_inode(change, *dir, dir_ino, group, S_IFLNK | 0777, caller));
-        // The name first, for a blob takes the room that is left in the transaction.
-        TRY(core::dir_insert(change, dir, dir_ino, name, made.ino, DT_LNK));
-        TRY(set_target(change, made, target));
-        v.touch(dir, true);
-        const Attr attr = v.attr_of(made.ino, *made.inode);
-        TRY(change.commit());
-        v.live.reference(made.ino);
-        return attr;
+    const auto fill = [&](Change &change, media::Inode *, const core::NewInode &made) {
+        return set_target(change, made, target);
+    };
+    const bool blob = target.size() > media::kInlineBytes;
+    return parts_->scheduler.unless_space_comes([&]() -> Result<Attr> {
+        ExclusiveLock held(e.lock);
+        return make_named(e, dir_ino, name, S_IFLNK | 0777, blob, caller, fill);
     }());
 }
 
 Result<std::string> Volume::readlink(InodeNo ino) {
-    Impl &v = *impl_;
-    SharedLock held(v.lock);
-    const Reader reader(*v.core);
+    Engine &engine = parts_->engine;
+    SharedLock held(engine.lock);
+    const Reader reader(*engine.core);
     const auto *inode = TRY(core::read_inode(reader, ino));
     if (!S_ISLNK(inode->mode.get())) return Error(EINVAL, "not a symlink");
     const std::uint64_t size = inode->size.get();
@@ -230,50 +249,44 @@ Result<std::string> Volume::readlink(InodeNo ino) {
         if (e.hole()) return corrupt("a symlink's target is missing");
         runs.push_back({e.start + (at - e.file_block), 1});
     }
-    const auto bytes = TRY(core::read_blob(*v.core, ino, runs, size));
+    const auto bytes = TRY(core::read_blob(*engine.core, ino, runs, size));
     return std::string(reinterpret_cast<const char *>(bytes.data()), bytes.size());
 }
 
 Result<Attr> Volume::link(InodeNo ino, InodeNo dir_ino, std::string_view name) {
-    Impl &v = *impl_;
-    TRY(v.writable());
-    return v.scheduler.unless_space_comes([&]() -> Result<Attr> {
-        ExclusiveLock held(v.lock);
-        const auto *was = TRY(core::read_inode(Reader(*v.core), ino));
+    Engine &e = parts_->engine;
+    TRY(writable(e));
+    return parts_->scheduler.unless_space_comes([&]() -> Result<Attr> {
+        ExclusiveLock held(e.lock);
+        const auto *was = TRY(core::read_inode(Reader(*e.core), ino));
         if (S_ISDIR(was->mode.get())) return Error(EPERM, "a directory has one name");
         if (was->nlink.get() == 0) return Error(ENOENT, "the file was removed");
         if (was->nlink.get() == media::kLinksMax) return Error(EMLINK, "too many links");
-        TRY(prepare_name(*v.core, dir_ino, name));
+        TRY(prepare_name(*e.core, dir_ino, name));
 
-        Change change(*v.core);
+        Change change(*e.core);
         TRY(change.begin());
         auto *dir = TRY(core::edit_inode(change, dir_ino));
         auto *inode = TRY(core::edit_inode(change, ino));
         TRY(core::dir_insert(change, dir, dir_ino, name, ino, type_of(inode->mode.get())));
         inode->nlink.set(inode->nlink.get() + 1);
-        v.touch(inode, false);
-        v.touch(dir, true);
-        const Attr attr = v.attr_of(ino, *inode);
+        touch(inode, false);
+        touch(dir, true);
+        const Attr attr = attr_of(e, ino, *inode);
         TRY(change.commit());
-        v.live.reference(ino);
+        e.live.reference(ino);
         return attr;
     }());
 }
 
-// Its last name goes.  One that is to be trimmed stands on the list already.
-Result<> Volume::Impl::orphan(Change &change, InodeNo ino, media::Inode *inode) {
-    if ((inode->flags.get() & media::kTrimPending) != 0) return {};
-    return core::add_orphan(change, ino, inode);
-}
-
 Result<> Volume::unlink(InodeNo dir_ino, std::string_view name) {
-    Impl &v = *impl_;
-    TRY(v.writable());
+    Engine &e = parts_->engine;
+    TRY(writable(e));
     InodeNo ino;
     bool gone;
     {
-        ExclusiveLock held(v.lock);
-        const Reader reader(*v.core);
+        ExclusiveLock held(e.lock);
+        const Reader reader(*e.core);
         const auto *was = TRY(read_dir(reader, dir_ino));
         const auto found = TRY(core::find_name(reader, *was, dir_ino, name));
         ino = found.ino;
@@ -281,37 +294,37 @@ Result<> Volume::unlink(InodeNo dir_ino, std::string_view name) {
         if (S_ISDIR(target->mode.get())) return Error(EISDIR, "a directory: use rmdir");
         if (target->nlink.get() == 0) return corrupt("a name leads to an inode without links");
 
-        Change change(*v.core);
+        Change change(*e.core);
         TRY(change.begin());
         auto *dir = TRY(core::edit_inode(change, dir_ino));
         auto *inode = TRY(core::edit_inode(change, ino));
         TRY(core::dir_remove(change, dir, dir_ino, found.key));
         inode->nlink.set(inode->nlink.get() - 1);
         gone = inode->nlink.get() == 0;
-        if (gone) TRY(v.orphan(change, ino, inode));
-        v.touch(inode, false);
-        v.touch(dir, true);
+        if (gone) TRY(orphan(change, ino, inode));
+        touch(inode, false);
+        touch(dir, true);
         TRY(change.commit());
-        tidy_dir(*v.core, dir_ino, found.key);
+        tidy_dir(*e.core, dir_ino, found.key);
     }
-    if (gone && v.live.mark_unlinked(ino)) v.reap_or_park(ino);
+    if (gone && e.live.mark_unlinked(ino)) parts_->reaper.reap(ino);
     return {};
 }
 
 Result<> Volume::rmdir(InodeNo dir_ino, std::string_view name) {
-    Impl &v = *impl_;
-    TRY(v.writable());
+    Engine &e = parts_->engine;
+    TRY(writable(e));
     InodeNo ino;
     {
-        ExclusiveLock held(v.lock);
-        const Reader reader(*v.core);
+        ExclusiveLock held(e.lock);
+        const Reader reader(*e.core);
         const auto *was = TRY(read_dir(reader, dir_ino));
         const auto found = TRY(core::find_name(reader, *was, dir_ino, name));
         ino = found.ino;
         const auto *target = TRY(read_dir(reader, ino));
         if (target->entries.get() != 0) return Error(ENOTEMPTY, "the directory is not empty");
 
-        Change change(*v.core);
+        Change change(*e.core);
         TRY(change.begin());
         auto *dir = TRY(core::edit_inode(change, dir_ino));
         auto *inode = TRY(core::edit_inode(change, ino));
@@ -319,12 +332,12 @@ Result<> Volume::rmdir(InodeNo dir_ino, std::string_view name) {
         dir->nlink.set(dir->nlink.get() - 1);
         inode->nlink.set(0);
         TRY(core::add_orphan(change, ino, inode));
-        v.touch(inode, false);
-        v.touch(dir, true);
+        touch(inode, false);
+        touch(dir, true);
         TRY(change.commit());
-        tidy_dir(*v.core, dir_ino, found.key);
+        tidy_dir(*e.core, dir_ino, found.key);
     }
-    if (v.live.mark_unlinked(ino)) v.reap_or_park(ino);
+    if (e.live.mark_unlinked(ino)) parts_->reaper.reap(ino);
     return {};
 }
 

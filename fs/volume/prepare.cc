@@ -11,8 +11,13 @@
 #include <bit>
 #include <vector>
 
+#include "core/extent_map.h"
+#include "core/inode.h"
+#include "volume/asking.h"
+#include "volume/data.h"
 #include "volume/evacuation.h"
-#include "volume/impl.h"
+#include "volume/parts.h"
+#include "volume/trim.h"
 
 namespace pmfs {
 
@@ -29,9 +34,8 @@ namespace {
 
 class Prepare final : public Operation {
 public:
-    Prepare(Volume::Impl &v, InodeNo ino, std::uint64_t unit, std::uint64_t first,
-            std::uint64_t end)
-        : Operation(v.file_claims, ino), v_(v), unit_(unit), at_(first), end_(end) {}
+    Prepare(Engine &e, InodeNo ino, std::uint64_t unit, std::uint64_t first, std::uint64_t end)
+        : Operation(e.claims, ino), e_(e), unit_(unit), at_(first), end_(end) {}
 
     void lend(const Caller &caller) { caller_ = caller; }
 
@@ -45,7 +49,7 @@ public:
         switch (stage_) {
             case Stage::wait:
                 // Those who write in place found the old blocks before this had claimed the inode.
-                v_.readers.wait_for_readers();
+                e_.readers.wait_for_readers();
                 stage_ = Stage::copy;
                 return false;
             case Stage::zero:
@@ -55,14 +59,14 @@ public:
                 TRY(fill(Stage::exchange));
                 return false;
             case Stage::evacuate:
-                TRY(v_.writable());
+                TRY(writable(e_));
                 if (TRY(evacuation_->step())) stage_ = Stage::plan;
                 return false;
             default:
                 break;
         }
-        v_.lock.assert_held();
-        TRY(v_.writable());
+        e_.lock.assert_held();
+        TRY(writable(e_));
         if (stage_ == Stage::plan) return plan();
         if (stage_ == Stage::set_written) TRY(set_written());
         if (stage_ == Stage::exchange) TRY(exchange());
@@ -83,16 +87,16 @@ private:
 
     Result<MapPermit> permit(const media::Inode &inode, Move move, std::uint64_t first,
                              std::uint64_t end) {
-        return v_.permit(ino_, inode, move, first, end, caller_);
+        return e_.holders->permit(ino_, inode, move, first, end);
     }
 
     // What is to be done next.  What an earlier one left behind the file goes first.
-    Result<bool> plan() REQUIRES(v_.lock) {
+    Result<bool> plan() REQUIRES(e_.lock) {
         if (at_ >= end_ && !claim_.held()) return true;
         TRY(claim_.take());
-        if (!TRY(v_.trim_step(ino_))) return false;
+        if (!TRY(trim_step(e_, ino_))) return false;
         for (unsigned n = 0; at_ < end_ && n < kExtentsLookedAt; ++n) {
-            const Reader reader(*v_.core);
+            const Reader reader(*e_.core);
             const auto *inode = TRY(core::read_inode(reader, ino_));
             const Extent e = TRY(core::find_extent(reader, *inode, ino_, at_));
             const std::uint64_t upto = std::min(e.end(), end_);
@@ -145,30 +149,30 @@ private:
         }
         for (; blocks >= unit_; blocks = blocks > unit_ ? unit_ : 0) {
             const auto taken =
-                v_.allocator->take_chunks(change, blocks / kChunkBlocks, unit_, privileged);
+                e_.allocator->take_chunks(change, blocks / kChunkBlocks, unit_, privileged);
             if (taken.ok() || taken.error().errno_value() != ENOSPC) return taken;
         }
-        TRY(v_.allocator->check_space(unit_, core::need_of_data(privileged)));
+        TRY(e_.allocator->check_space(unit_, core::need_of_data(privileged)));
         const auto chunks = static_cast<unsigned>(unit_ / kChunkBlocks);
         evacuation_ =
-            std::make_unique<Evacuation>(v_, chunks, chunks, Evacuation::Worth::needed, &claim_);
+            std::make_unique<Evacuation>(e_, chunks, chunks, Evacuation::Worth::needed, &claim_);
         stage_ = Stage::evacuate;
         return Run{};
     }
 
     // Unwritten blocks, which the next steps zero: whole chunks but for single blocks.
     Result<> fill_hole(const media::Inode &was, std::uint64_t upto) {
-        TRY(core::map_make_room(*v_.core, ino_, at_, 2));
-        Change change(*v_.core);
+        TRY(core::map_make_room(*e_.core, ino_, at_, 2));
+        Change change(*e_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
         const MapPermit allowed = TRY(permit(*inode, Move::allocate, at_, upto));
         std::uint64_t blocks = std::min(upto - at_, std::max(kStepBlocks, unit_));
         Run run;
         if (unit_ == 1) {
-            const Reader reader(*v_.core);
-            run = TRY(v_.allocator->take_data(
-                change, v_.goal_for(reader, was, ino_, at_, upto - at_, caller_), blocks));
+            const Reader reader(*e_.core);
+            run = TRY(e_.allocator->take_data(
+                change, goal_for(reader, was, ino_, at_, upto - at_, caller_), blocks));
         } else {
             run = TRY(take_whole(change, blocks / unit_ * unit_));
             if (run.blocks == 0) return {};
@@ -193,14 +197,14 @@ private:
         pm::Unfenced duty;
         for (const Source &s : sources_) {
             if (s.from == 0) {
-                duty.add(v_.journal->zero_data(s.to * kBlockSize, s.blocks * kBlockSize));
+                duty.add(e_.journal->zero_data(s.to * kBlockSize, s.blocks * kBlockSize));
                 continue;
             }
             const std::uint64_t from = s.from * kBlockSize, size = s.blocks * kBlockSize;
-            duty.add(v_.journal->write_data(s.to * kBlockSize, {v_.region->data() + from, size}));
-            lost_ = lost_ || v_.region->lost(from, size);
+            duty.add(e_.journal->write_data(s.to * kBlockSize, {e_.region->data() + from, size}));
+            lost_ = lost_ || e_.region->lost(from, size);
         }
-        v_.journal->persist(std::move(duty));
+        e_.journal->persist(std::move(duty));
         if (lost_) return Error(EIO, "the medium lost a page of the file");
         if (pm::take_fault()) return Error(EIO, "the medium has a bad page here");
         stage_ = then;
@@ -208,9 +212,9 @@ private:
     }
 
     Result<> set_written() {
-        TRY(core::map_make_room(*v_.core, ino_, at_, 2));
-        TRY(core::map_make_room(*v_.core, ino_, at_ + run_.blocks, 2));
-        Change change(*v_.core);
+        TRY(core::map_make_room(*e_.core, ino_, at_, 2));
+        TRY(core::map_make_room(*e_.core, ino_, at_ + run_.blocks, 2));
+        Change change(*e_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
         const MapPermit allowed = TRY(permit(*inode, Move::allocate, at_, at_ + run_.blocks));
@@ -223,8 +227,8 @@ private:
 
     // The donor range is unwritten, so that its old content can never be seen.
     Result<> take_donor() {
-        TRY(core::map_make_room(*v_.core, ino_, kDonorBase, 1));
-        Change change(*v_.core);
+        TRY(core::map_make_room(*e_.core, ino_, kDonorBase, 1));
+        Change change(*e_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
         const MapPermit allowed = TRY(permit(*inode, Move::relocate, at_, at_ + unit_));
@@ -246,7 +250,7 @@ private:
     }
 
     Result<> find_sources() {
-        const Reader reader(*v_.core);
+        const Reader reader(*e_.core);
         const auto *inode = TRY(core::read_inode(reader, ino_));
         sources_.clear();
         for (std::uint64_t done = 0; done < unit_;) {
@@ -263,22 +267,22 @@ private:
     // Puts the donor's blocks in the place of one piece of the unit.
     Result<> exchange() {
         const std::uint64_t at = at_ + moved_, donor = kDonorBase + moved_;
-        const Reader reader(*v_.core);
+        const Reader reader(*e_.core);
         const auto *was = TRY(core::read_inode(reader, ino_));
         const Extent e = TRY(core::find_extent(reader, *was, ino_, at));
         std::uint64_t n = std::min(e.end(), at_ + unit_) - at;
-        if (!e.hole()) n = v_.allocator->piece({e.start + (at - e.file_block), n}).blocks;
-        TRY(core::map_make_room(*v_.core, ino_, at, 2));
-        TRY(core::map_make_room(*v_.core, ino_, at + n, 2));
-        TRY(core::map_make_room(*v_.core, ino_, donor + n, 2));
+        if (!e.hole()) n = e_.allocator->piece({e.start + (at - e.file_block), n}).blocks;
+        TRY(core::map_make_room(*e_.core, ino_, at, 2));
+        TRY(core::map_make_room(*e_.core, ino_, at + n, 2));
+        TRY(core::map_make_room(*e_.core, ino_, donor + n, 2));
 
-        Change change(*v_.core);
+        Change change(*e_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
         const MapPermit allowed = TRY(permit(*inode, Move::relocate, at, at + n));
         if (!e.hole()) {
             const Run old = TRY(core::map_remove(change, inode, ino_, at, at + n, allowed));
-            TRY(v_.allocator->give_back(change, old));
+            TRY(e_.allocator->give_back(change, old));
             inode->blocks.set(inode->blocks.get() - old.blocks);
         }
         const Run fresh = TRY(core::map_remove(change, inode, ino_, donor, donor + n, allowed));
@@ -289,10 +293,10 @@ private:
             at_ += unit_;
             stage_ = Stage::plan;
         }
-        return best_effort(core::map_tidy(*v_.core, ino_, at));
+        return best_effort(core::map_tidy(*e_.core, ino_, at));
     }
 
-    Volume::Impl &v_;
+    Engine &e_;
     const std::uint64_t unit_;  // blocks
     std::uint64_t at_;          // prepared before it
     const std::uint64_t end_;
@@ -309,13 +313,13 @@ private:
 
 Result<> Volume::prepare(InodeNo ino, std::uint64_t offset, std::uint64_t length,
                          std::uint64_t unit, const Caller &caller) {
-    Impl &v = *impl_;
-    TRY(v.writable());
-    const std::uint64_t volume_unit = v.superblock.mapping_unit.get();
+    Engine &e = parts_->engine;
+    TRY(writable(e));
+    const std::uint64_t volume_unit = e.superblock.mapping_unit.get();
     std::uint64_t first, end;
     {
-        SharedLock held(v.lock);
-        const auto *inode = TRY(core::read_inode(Reader(*v.core), ino));
+        SharedLock held(e.lock);
+        const auto *inode = TRY(core::read_inode(Reader(*e.core), ino));
         if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "not a regular file");
         const std::uint64_t size = inode->size.get();
         if (offset > size || length > size - offset)
@@ -333,14 +337,14 @@ Result<> Volume::prepare(InodeNo ino, std::uint64_t offset, std::uint64_t length
     if (unit_blocks > 1) unit_blocks = std::max(unit_blocks, kChunkBlocks);
     first -= first % unit_blocks;
     end += (unit_blocks - end % unit_blocks) % unit_blocks;
-    v.data_dirty.store(true, std::memory_order_release);
-    TRY(v.asking(caller, [&]() -> Result<> {
+    e.data_dirty.store(true, std::memory_order_release);
+    TRY(asking(e, caller, [&]() -> Result<> {
         auto operation =
-            resumed_or_new<Prepare>(caller.progress, ino, v, ino, unit_blocks, first, end);
+            resumed_or_new<Prepare>(caller.progress, ino, e, ino, unit_blocks, first, end);
         operation->lend(caller);
-        return v.scheduler.run_or_keep(operation, caller.progress);
+        return parts_->scheduler.run_or_keep(operation, caller.progress);
     }));
-    return v.make_durable();
+    return parts_->commits.make_durable();
 }
 
 }  // namespace pmfs

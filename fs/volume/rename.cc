@@ -4,7 +4,9 @@
 #include <sys/stat.h>
 
 #include "core/dir.h"
-#include "volume/impl.h"
+#include "core/inode.h"
+#include "volume/attributes.h"
+#include "volume/parts.h"
 
 namespace pmfs {
 
@@ -88,8 +90,8 @@ Result<> exchange(core::Core &core, const Side &a, const Side &b) {
 }
 
 // Returns true when the last name of what was replaced is gone.
-Result<bool> move(Volume::Impl &v, const Side &from, const Side &to) {
-    Change change(*v.core);
+Result<bool> move(core::Core &core, const Side &from, const Side &to) {
+    Change change(core);
     TRY(change.begin());
     auto *from_dir = TRY(core::edit_inode(change, from.dir));
     auto *to_dir = TRY(core::edit_inode(change, to.dir));
@@ -107,7 +109,7 @@ Result<bool> move(Volume::Impl &v, const Side &from, const Side &to) {
         if (to.is_dir) to_dir->nlink.set(to_dir->nlink.get() - 1);
         replaced->ctime = now;
         gone = replaced->nlink.get() == 0;
-        if (gone) TRY(v.orphan(change, to.found.ino, replaced));
+        if (gone) TRY(orphan(change, to.found.ino, replaced));
     } else {
         TRY(core::dir_insert(change, to_dir, to.dir, to.name, from.found.ino, from.found.type));
     }
@@ -123,15 +125,15 @@ Result<bool> move(Volume::Impl &v, const Side &from, const Side &to) {
 
 Result<> Volume::rename(InodeNo from_dir, std::string_view from_name, InodeNo to_dir,
                         std::string_view to_name, unsigned flags, std::vector<InodeNo> *moved) {
-    Impl &v = *impl_;
-    TRY(v.writable());
+    Engine &e = parts_->engine;
+    TRY(writable(e));
     if (flags != 0 && flags != RENAME_NOREPLACE && flags != RENAME_EXCHANGE)
         return Error(EINVAL, "rename knows NOREPLACE and EXCHANGE only");
     InodeNo replaced;
     bool gone = false;
-    TRY(v.scheduler.unless_space_comes([&]() -> Result<> {
-        ExclusiveLock held(v.lock);
-        const Reader reader(*v.core);
+    TRY(parts_->scheduler.unless_space_comes([&]() -> Result<> {
+        ExclusiveLock held(e.lock);
+        const Reader reader(*e.core);
         Side from = TRY(look(reader, from_dir, from_name, true));
         Side to = TRY(look(reader, to_dir, to_name, flags == RENAME_EXCHANGE));
         const bool taken = to.found.ino.value() != 0;
@@ -146,20 +148,20 @@ Result<> Volume::rename(InodeNo from_dir, std::string_view from_name, InodeNo to
         if (flags == RENAME_EXCHANGE) {
             if (to.is_dir && TRY(is_above(reader, to.found.ino, from_dir)))
                 return Error(EINVAL, "a directory cannot move into itself");
-            return exchange(*v.core, from, to);
+            return exchange(*e.core, from, to);
         }
         if (taken) {
             TRY(check_replace(reader, from, to));
         } else {
-            TRY(core::dir_make_room(*v.core, to_dir, to_name, core::Need::essential));
+            TRY(core::dir_make_room(*e.core, to_dir, to_name, core::Need::essential));
         }
-        gone = TRY(move(v, from, to));
+        gone = TRY(move(*e.core, from, to));
         replaced = to.found.ino;
         // Renamed it is, whatever becomes of the leaf that held the old name.
-        (void)core::tree_tidy(*v.core, {from_dir, media::TreeKind::directory}, from.found.key).ok();
+        (void)core::tree_tidy(*e.core, {from_dir, media::TreeKind::directory}, from.found.key).ok();
         return {};
     }()));
-    if (gone && v.live.mark_unlinked(replaced)) v.reap_or_park(replaced);
+    if (gone && e.live.mark_unlinked(replaced)) parts_->reaper.reap(replaced);
     return {};
 }
 

@@ -1,12 +1,17 @@
-// Seals and grants: who may, what must be true, and what is written (docs/seal.md).
+// Seals: who may, what must be true, and what is written (docs/seal.md).
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <cstring>
 #include <optional>
 
-#include "volume/impl.h"
+#include "core/extent_map.h"
+#include "core/inode.h"
+#include "media/geometry.h"
+#include "volume/attributes.h"
+#include "volume/parts.h"
 #include "volume/seal_modes.h"
+#include "volume/trim.h"
 
 namespace pmfs {
 
@@ -41,8 +46,8 @@ constexpr unsigned kExtentsRead = 2048;
 // Sealing: what the whole map is like, then the seal.
 class Seal final : public Operation {
 public:
-    Seal(Volume::Impl &v, InodeNo ino, SealLevel level, bool privileged)
-        : Operation(v.file_claims, ino), v_(v), level_(level), privileged_(privileged) {}
+    Seal(Engine &e, InodeNo ino, SealLevel level, bool privileged)
+        : Operation(e.claims, ino), e_(e), level_(level), privileged_(privileged) {}
 
     void lend(const Caller &caller) { caller_ = caller; }
     std::optional<std::uint64_t> bad_block() const { return bad_; }
@@ -52,14 +57,14 @@ public:
     }
     Result<bool> step() override {
         if (stage_ == Stage::scan || stage_ == Stage::fits) {
-            v_.lock.assert_held_shared();
+            e_.lock.assert_held_shared();
             return read_on();
         }
-        v_.lock.assert_held();
-        TRY(v_.writable());
+        e_.lock.assert_held();
+        TRY(writable(e_));
         if (stage_ == Stage::begin) return begin();
         if (stage_ == Stage::trim) {
-            if (TRY(v_.trim_step(ino_))) stage_ = Stage::begin;
+            if (TRY(trim_step(e_, ino_))) stage_ = Stage::begin;
             return false;
         }
         TRY(seal());
@@ -71,9 +76,9 @@ private:
 
     // True: it is sealed so already.
     Result<bool> begin() {
-        const Reader reader(*v_.core);
+        const Reader reader(*e_.core);
         const auto *was = TRY(core::read_inode(reader, ino_));
-        TRY(may_seal(v_.options, *was, caller_, privileged_));
+        TRY(may_seal(e_.options, *was, caller_, privileged_));
         if (was->size.get() == 0) return Error(EINVAL, "an empty file has no block map to seal");
         if (level_of(*was) >= level_) return true;
         TRY(claim_.take());
@@ -81,18 +86,18 @@ private:
             stage_ = Stage::trim;
             return false;
         }
-        TRY(core::ask(*was, v_.live.standing(ino_), core::Move::seal));
+        TRY(core::ask(*was, e_.live.standing(ino_), core::Move::seal));
         scan_.emplace(*was);
         stage_ = level_ == SealLevel::full ? Stage::fits : Stage::scan;
         return false;
     }
 
     Result<bool> read_on() {
-        const Reader reader(*v_.core);
+        const Reader reader(*e_.core);
         const auto *was = TRY(core::read_inode(reader, ino_));
         if (stage_ == Stage::fits) {
-            const std::uint64_t unit = v_.superblock.mapping_unit.get() / kBlockSize;
-            const std::uint64_t end = blocks_up(was->size.get());
+            const std::uint64_t unit = e_.superblock.mapping_unit.get() / kBlockSize;
+            const std::uint64_t end = media::blocks_up(was->size.get());
             const std::uint64_t upto = std::min(end, at_ + kExtentsRead * unit);
             std::uint64_t bad = 0;
             const auto fits = core::check_mappable(reader, *was, ino_, at_, upto, unit, &bad);
@@ -107,13 +112,13 @@ private:
     }
 
     Result<> seal() {
-        const Reader reader(*v_.core);
+        const Reader reader(*e_.core);
         const auto *was = TRY(core::read_inode(reader, ino_));
-        TRY(may_seal(v_.options, *was, caller_, privileged_));
-        TRY(core::ask(*was, v_.live.standing(ino_), core::Move::seal));
-        if (level_ != SealLevel::full && scan_->gaps() && v_.live.counts(ino_).cached_write != 0)
+        TRY(may_seal(e_.options, *was, caller_, privileged_));
+        TRY(core::ask(*was, e_.live.standing(ino_), core::Move::seal));
+        if (level_ != SealLevel::full && scan_->gaps() && e_.live.counts(ino_).cached_write != 0)
             return Error(EBUSY, kGapsCached);
-        Change change(*v_.core);
+        Change change(*e_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
         core::MapScan scan = *scan_;  // it may have to be committed again
@@ -121,12 +126,12 @@ private:
         std::memcpy(inode->seal_digest, digest.data(), digest.size());
         inode->flags.set(inode->flags.get() | media::kSealed |
                          (level_ == SealLevel::full ? media::kSealedFull : 0u));
-        Volume::Impl::touch(inode, false);
+        touch(inode, false);
         TRY(change.commit());
         return {};
     }
 
-    Volume::Impl &v_;
+    Engine &e_;
     const SealLevel level_;
     const bool privileged_;
     Caller caller_;
@@ -139,16 +144,16 @@ private:
 // Reads a whole map.  One that takes more than a step claims the inode.
 class ReadMap : public Operation {
 public:
-    ReadMap(Volume::Impl &v, InodeNo ino) : Operation(v.file_claims, ino), v_(v) {}
+    ReadMap(Engine &e, InodeNo ino) : Operation(e.claims, ino), e_(e) {}
 
     Hold hold() const override { return Hold::shared; }
     Result<bool> step() override {
-        v_.lock.assert_held_shared();
-        const Reader reader(*v_.core);
+        e_.lock.assert_held_shared();
+        const Reader reader(*e_.core);
         const auto *inode = TRY(core::read_inode(reader, ino_));
         if (!scan_) {
             if (!TRY(begin(*inode))) return true;
-            TRY(v_.file_claims.respect(ino_, &claim_));
+            TRY(e_.claims.respect(ino_, &claim_));
             scan_.emplace(*inode);
         }
         if (!TRY(scan_->scan(reader, *inode, ino_, kExtentsRead))) {
@@ -166,7 +171,7 @@ protected:
     virtual Result<bool> begin(const media::Inode &inode) = 0;
     virtual Result<> finish(const media::Inode &inode) = 0;
 
-    Volume::Impl &v_;
+    Engine &e_;
     std::optional<core::MapScan> scan_;
 };
 
@@ -176,14 +181,14 @@ public:
 
 private:
     Result<bool> begin(const media::Inode &inode) override {
-        return (inode.flags.get() & media::kSealed) != 0 && !v_.live.seal_checked(ino_);
+        return (inode.flags.get() & media::kSealed) != 0 && !e_.live.seal_checked(ino_);
     }
     Result<> finish(const media::Inode &inode) override {
         if ((inode.flags.get() & media::kSealed) == 0) return {};  // not any more
         const auto digest = scan_->digest();
         if (std::memcmp(digest.data(), inode.seal_digest, digest.size()) != 0)
             return corrupt("a sealed file's block map is not the one that was sealed");
-        v_.live.set_seal_checked(ino_, true);
+        e_.live.set_seal_checked(ino_, true);
         return {};
     }
 };
@@ -195,17 +200,17 @@ public:
 
 private:
     Result<bool> begin(const media::Inode &inode) override {
-        info_.attr = v_.attr_of(ino_, inode);
+        info_.attr = attr_of(e_, ino_, inode);
         return S_ISREG(inode.mode.get());
     }
     Result<> finish(const media::Inode &inode) override {
-        info_.attr = v_.attr_of(ino_, inode);
+        info_.attr = attr_of(e_, ino_, inode);
         info_.seal = level_of(inode);
         info_.in_trim = (inode.flags.get() & media::kTrimPending) != 0;
         info_.extents = scan_->extents();
         const auto digest = scan_->digest();
         std::memcpy(info_.digest, digest.data(), digest.size());
-        const auto counts = v_.live.counts(ino_);
+        const auto counts = e_.live.counts(ino_);
         info_.grants = counts.grants;
         info_.handles_cached = counts.cached;
         info_.handles_cached_write = counts.cached_write;
@@ -218,67 +223,69 @@ private:
 
 }  // namespace
 
-Result<> Volume::Impl::check_seal(InodeNo ino, const Caller &caller) {
+// A sealed map must be the one that was sealed: compared once, while the inode is referred to.
+Result<> Volume::check_seal(InodeNo ino, const Caller &caller) {
+    Engine &e = parts_->engine;
     {
-        SharedLock held(lock);
-        const auto *inode = TRY(core::read_inode(Reader(*core), ino));
-        if ((inode->flags.get() & media::kSealed) == 0 || live.seal_checked(ino)) return {};
+        SharedLock held(e.lock);
+        const auto *inode = TRY(core::read_inode(Reader(*e.core), ino));
+        if ((inode->flags.get() & media::kSealed) == 0 || e.live.seal_checked(ino)) return {};
     }
-    auto operation = resumed_or_new<CheckSeal>(caller.progress, ino, *this, ino);
-    return scheduler.run_or_keep(operation, caller.progress);
+    auto operation = resumed_or_new<CheckSeal>(caller.progress, ino, e, ino);
+    return parts_->scheduler.run_or_keep(operation, caller.progress);
 }
 
 Result<> Volume::seal(InodeNo ino, SealLevel level, const Caller &caller, bool privileged,
                       std::uint64_t *bad_offset) {
-    Impl &v = *impl_;
+    Engine &e = parts_->engine;
     if (level == SealLevel::none) return Error(EINVAL, "a seal is as-is or full");
-    TRY(v.writable());
-    auto operation = resumed_or_new<Seal>(caller.progress, ino, v, ino, level, privileged);
+    TRY(writable(e));
+    auto operation = resumed_or_new<Seal>(caller.progress, ino, e, ino, level, privileged);
     operation->lend(caller);
-    const Result<> done = v.scheduler.run_or_keep(operation, caller.progress);
+    const Result<> done = parts_->scheduler.run_or_keep(operation, caller.progress);
     if (operation && operation->bad_block() && bad_offset != nullptr)
         *bad_offset = *operation->bad_block() * kBlockSize;
     operation.reset();
     TRY(Result<>(done));
     // What is sealed already may be so by a call that is not durable yet: wait for that as well.
-    return v.make_durable();
+    return parts_->commits.make_durable();
 }
 
 Result<> Volume::unseal(InodeNo ino, const Caller &caller, bool privileged) {
-    Impl &v = *impl_;
-    TRY(v.writable());
+    Engine &e = parts_->engine;
+    TRY(writable(e));
     // What is sealed already may be so by a call that is not durable yet: wait for that as well.
     const auto done = [&]() -> Result<> {
-        ExclusiveLock held(v.lock);
-        const auto *was = TRY(core::read_inode(Reader(*v.core), ino));
-        TRY(may_seal(v.options, *was, caller, privileged));
+        ExclusiveLock held(e.lock);
+        const auto *was = TRY(core::read_inode(Reader(*e.core), ino));
+        TRY(may_seal(e.options, *was, caller, privileged));
         if (level_of(*was) == SealLevel::none) return {};
-        TRY(core::ask(*was, v.holders->standing(ino), core::Move::unseal));
-        Change change(*v.core);
+        TRY(core::ask(*was, e.holders->standing(ino), core::Move::unseal));
+        Change change(*e.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino));
         inode->flags.set(inode->flags.get() & ~(media::kSealed | media::kSealedFull));
         std::memset(inode->seal_digest, 0, sizeof inode->seal_digest);
-        v.touch(inode, false);
+        touch(inode, false);
         TRY(change.commit());
         return {};
     }();
     TRY(Result<>(done));
-    return v.make_durable();
+    return parts_->commits.make_durable();
 }
 
 Result<> Volume::seal_by_fallocate(HandleId handle, InodeNo ino, unsigned mode,
                                    std::uint64_t offset, std::uint64_t length,
                                    const Caller &caller) {
-    Impl &v = *impl_;
+    Engine &e = parts_->engine;
     {
-        SharedLock held(v.lock);
-        const auto *inode = TRY(core::read_inode(Reader(*v.core), ino));
+        SharedLock held(e.lock);
+        const auto *inode = TRY(core::read_inode(Reader(*e.core), ino));
         if (offset != 0 || length < inode->size.get() || length == 0)
             return Error(EINVAL,
                          "a seal covers the whole file: offset 0, length at least its size");
     }
-    const auto opened = v.live.handle(handle);
+    const auto opened = e.live.handle(handle);
     if (!opened || opened->ino != ino || !opened->write)
         return Error(EBADF, "the file is not open for writing");
     if (mode == kUnsealMode) return unseal(ino, caller, false);
@@ -287,16 +294,16 @@ Result<> Volume::seal_by_fallocate(HandleId handle, InodeNo ino, unsigned mode,
 }
 
 Result<FileInfo> Volume::file_info(InodeNo ino, Progress *progress) {
-    Impl &v = *impl_;
-    auto operation = resumed_or_new<ReadInfo>(progress, ino, v, ino);
-    TRY(v.scheduler.run_or_keep(operation, progress));
+    Engine &e = parts_->engine;
+    auto operation = resumed_or_new<ReadInfo>(progress, ino, e, ino);
+    TRY(parts_->scheduler.run_or_keep(operation, progress));
     return operation->info();
 }
 
 Result<std::size_t> Volume::extents(InodeNo ino, std::uint64_t from, std::span<Extent> out) {
-    Impl &v = *impl_;
-    SharedLock held(v.lock);
-    const Reader reader(*v.core);
+    Engine &engine = parts_->engine;
+    SharedLock held(engine.lock);
+    const Reader reader(*engine.core);
     const auto *inode = TRY(core::read_inode(reader, ino));
     if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "only regular files have a block map");
     std::size_t n = 0;

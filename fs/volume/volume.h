@@ -8,8 +8,8 @@
 // EIO: the medium failed; EROFS: read-only, by choice or after damage; ETXTBSY: the block map is
 // sealed (docs/seal.md); must_park(): see base/errors.h, and volume/progress.h.
 //
-// Lock order (outermost first): Volume::lock_ -> LiveTable shard -> Journal's -> none.
-// Completions and sinks are called without lock_ held.
+// Lock order (outermost first): Engine::lock -> LiveTable shard -> Journal's -> none.
+// Completions and sinks are called without it.
 #pragma once
 #include <sys/uio.h>
 
@@ -205,16 +205,16 @@ public:
     // One group commit and checkpoint, now and by this thread (image files; else nothing).
     Result<> commit_group();
 
-    class Impl;  // fs/volume only
-
 private:
+    struct Parts;  // parts.h
     Result<> seal_by_fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uint64_t offset,
                                std::uint64_t length, const Caller &caller);
+    Result<> check_seal(InodeNo ino, const Caller &caller);
     Result<bool> truncate_by_open(InodeNo ino, const OpenRequest &request);
     Result<Attr> set_attributes(InodeNo ino, const SetAttr &set, const Caller &caller,
                                 bool *killed);
-    explicit Volume(std::unique_ptr<Impl> impl);
-    std::unique_ptr<Impl> impl_;
+    explicit Volume(std::unique_ptr<Parts> parts);
+    std::unique_ptr<Parts> parts_;
 };
 
 }  // namespace pmfs

@@ -4,8 +4,10 @@
 
 #include "core/btree.h"
 #include "core/dir.h"
+#include "core/inode.h"
 #include "core/xattr.h"
-#include "volume/impl.h"
+#include "volume/attributes.h"
+#include "volume/parts.h"
 
 namespace pmfs {
 
@@ -53,8 +55,8 @@ std::string_view name_of_level(SealLevel level) {
 
 Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const std::byte> value,
                           int flags, const Caller &caller) {
-    Impl &v = *impl_;
-    TRY(v.writable());
+    Engine &e = parts_->engine;
+    TRY(writable(e));
     TRY(check_changeable(name));
     if (is_seal(name)) {
         const std::string_view text = text_of(value);
@@ -65,29 +67,29 @@ Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const st
     }
     if (value.size() > media::kXattrValueMax) return Error(E2BIG, "a value has at most 64 KiB");
 
-    return v.scheduler.unless_space_comes([&]() -> Result<> {
-        ExclusiveLock held(v.lock);
-        const Reader reader(*v.core);
+    return parts_->scheduler.unless_space_comes([&]() -> Result<> {
+        ExclusiveLock held(e.lock);
+        const Reader reader(*e.core);
         const auto *was = TRY(core::read_inode(reader, ino));
         const bool there = core::has_xattr(reader, *was, ino, name);
         if ((flags & XATTR_CREATE) != 0 && there) return Error(EEXIST, "the attribute exists");
         if ((flags & XATTR_REPLACE) != 0 && !there) return Error(ENODATA, "no such attribute");
-        TRY(core::xattr_make_room(*v.core, ino, name, value.size()));
-        Change change(*v.core);
+        TRY(core::xattr_make_room(*e.core, ino, name, value.size()));
+        Change change(*e.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino));
         TRY(core::set_xattr(change, inode, ino, name, value));
-        v.touch(inode, false);
+        touch(inode, false);
         TRY(change.commit());
         return {};
     }());
 }
 
 Result<std::vector<std::byte>> Volume::getxattr(InodeNo ino, std::string_view name) {
-    Impl &v = *impl_;
+    Engine &e = parts_->engine;
     TRY(check_xattr_name(name));
-    SharedLock held(v.lock);
-    const Reader reader(*v.core);
+    SharedLock held(e.lock);
+    const Reader reader(*e.core);
     const auto *inode = TRY(core::read_inode(reader, ino));
     if (is_seal(name)) {
         const std::uint32_t flags = inode->flags.get();
@@ -101,9 +103,9 @@ Result<std::vector<std::byte>> Volume::getxattr(InodeNo ino, std::string_view na
 }
 
 Result<std::string> Volume::listxattr(InodeNo ino) {
-    Impl &v = *impl_;
-    SharedLock held(v.lock);
-    const Reader reader(*v.core);
+    Engine &e = parts_->engine;
+    SharedLock held(e.lock);
+    const Reader reader(*e.core);
     const auto *inode = TRY(core::read_inode(reader, ino));
     std::string names;
     const auto add = [&names](std::string_view name) {
@@ -116,22 +118,22 @@ Result<std::string> Volume::listxattr(InodeNo ino) {
 }
 
 Result<> Volume::removexattr(InodeNo ino, std::string_view name, const Caller &caller) {
-    Impl &v = *impl_;
-    TRY(v.writable());
+    Engine &e = parts_->engine;
+    TRY(writable(e));
     TRY(check_changeable(name));
     // Of what is not sealed, too: unsealing twice is 0 by every door (docs/seal.md).
     if (is_seal(name)) return unseal(ino, caller, name == kTrustedSeal);
-    ExclusiveLock held(v.lock);
-    const auto *was = TRY(core::read_inode(Reader(*v.core), ino));
+    ExclusiveLock held(e.lock);
+    const auto *was = TRY(core::read_inode(Reader(*e.core), ino));
     if (was->xattr_root.get() == 0) return Error(ENODATA, "no such attribute");
-    Change change(*v.core);
+    Change change(*e.core);
     TRY(change.begin());
     auto *inode = TRY(core::edit_inode(change, ino));
     TRY(core::remove_xattr(change, inode, ino, name));
-    v.touch(inode, false);
+    touch(inode, false);
     TRY(change.commit());
-    return best_effort(core::tree_tidy(*v.core, {ino, media::TreeKind::xattr},
-                                       core::name_hash(v.superblock, name)));
+    return best_effort(core::tree_tidy(*e.core, {ino, media::TreeKind::xattr},
+                                       core::name_hash(e.superblock, name)));
 }
 
 }  // namespace pmfs

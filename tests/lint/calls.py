@@ -29,10 +29,10 @@ MAPS = {
     "map_insert_unchecked is for": (r"\bmap_insert_unchecked\b",
                                     ("fs/core/extent_map.h", "fs/core/extent_map.cc",
                                      "fs/core/inode.cc")),
-    # attr.cc frees what is left of the tree when the last name and the last handle are gone.
+    # reaper.cc frees what is left of the tree when the last name and the last handle are gone.
     "the map's tree is named in": (r"\bTreeKind::map\b",
-                                   ("fs/media/", "fs/core/extent_map.cc", "fs/volume/attr.cc",
-                                    "fs/volume/stores.cc",
+                                   ("fs/media/", "fs/core/extent_map.cc", "fs/volume/reaper.cc",
+                                    "fs/volume/for_holders.cc",
                                     "fsck/", "mkfs/")),
     "inline extents are counted in": (r"\binline_count\s*(\.\s*set\b|=[^=])",
                                       ("fs/media/", "fs/core/extent_map.cc", "mkfs/")),
@@ -84,7 +84,7 @@ RULES = [
               {"fs/volume/a.cc": "use(core::MapPermit());\n"},
               {"fs/core/inode.cc": "i->inline_count.set(1);\n"},
               {"fs/volume/a.cc": "i->map_root = media::le64(1);\n"},
-              {"fs/volume/space.cc": "tree_erase(c, i, {n, media::TreeKind::map}, 0);\n"}],
+              {"fs/volume/fallocate.cc": "tree_erase(c, i, {n, media::TreeKind::map}, 0);\n"}],
          good=[{"fs/volume/a.cc": "const MapPermit ok = TRY(core::permit(*i, {}, m, 0, 1));\n"},
                {"fs/volume/a.cc": "using core::MapPermit;\n"},
                {"fs/core/a.h": "Result<> map_insert(Change &c, const MapPermit &permit);\n"},

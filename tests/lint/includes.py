@@ -37,6 +37,10 @@ LIBRARIES = {
 }
 # Where #include "x" is looked for, behind the file's own folder.
 ROOTS = ("fs/", "", "tests/", "fs/client/")
+# All of a volume's parts together: for the files that implement Volume, which have no header of
+# their own.  What has one is a part, and includes what it may call.
+ALL_PARTS = "fs/volume/parts.h"
+VOLUME = "fs/volume/volume.cc"
 _INCLUDE = re.compile(r'^\s*#\s*include\s*(?:"([^"]+)"|<([^>]+)>)', re.M)
 
 
@@ -66,6 +70,9 @@ def check(tree):
                 if not any(target == place or place.endswith("/") and target.startswith(place)
                            for place in allowed):
                     yield source.path, line, f"{folder} may not include {target}"
+                if target == ALL_PARTS and source.path != VOLUME and (
+                        source.path.endswith(".h") or source.path[:-3] + ".h" in paths):
+                    yield source.path, line, f"a part of the volume may not include {target}"
             elif ours:
                 yield source.path, line, f"no such file: {ours}"
             else:
@@ -76,6 +83,9 @@ def check(tree):
 
 _HEADERS = {"fs/pm/region.h": "", "fs/core/dir.h": "", "fs/volume/volume.h": "",
             "fs/journal/replay.h": "", "fs/journal/journal.h": "", "fs/client/pmfs.h": ""}
+
+
+_PARTS = {ALL_PARTS: ""}
 
 
 def _with(path, text):
@@ -95,8 +105,12 @@ RULES = [Rule(
          _with("fsck/x.cc", '#  include "core/dir.h"\n'),
          _with("mkfs/x.cc", '#include "journal/replay.h"\n'),
          _with("tools/pmfsctl/x.cc", '#include "volume/volume.h"\n'),
-         _with("fs/core/x.cc", "#include <libpmem2.h>\n")],
+         _with("fs/core/x.cc", "#include <libpmem2.h>\n"),
+         {**_PARTS, "fs/volume/reaper.h": '#include "volume/parts.h"\n'},
+         {**_PARTS, "fs/volume/reaper.h": "", "fs/volume/reaper.cc": '#include "volume/parts.h"\n'}],
     good=[_with("fs/core/x.cc", '#include "pm/region.h"\n#include "journal/journal.h"\n'),
           _with("fsck/x.cc", '#include "journal/replay.h"\n'),
           _with("tools/pmfsctl/x.cc", "#include <pmfs.h>\n"),
-          _with("fs/pm/x.cc", "#include <libpmem2.h>\n")])]
+          _with("fs/pm/x.cc", "#include <libpmem2.h>\n"),
+          {**_PARTS, "fs/volume/names.cc": '#include "volume/parts.h"\n',
+           "fs/volume/volume.h": "", VOLUME: '#include "volume/parts.h"\n'}])]

@@ -8,6 +8,7 @@
 
 #include "core/alloc.h"
 #include "core/change.h"
+#include "core/inode.h"
 #include "journal/journal.h"
 #include "media/geometry.h"
 #include "mkfs/make.h"
@@ -472,4 +473,43 @@ TEST_CASE("space map: how many files and how much data there can be is said with
         CHECK(had <= said);
         CHECK(had * 100 >= said * 99);
     }
+}
+
+TEST_CASE("space map: a group whose list of orphans has become empty is looked at no more") {
+    Tested t(64 << 20, false);
+    REQUIRE(core::ensure_free_inode(*t.core, 0, core::Need::name).ok());
+    const auto listed = [&] { return t.map().listed(true).has(0); };
+    CHECK(!listed());
+    InodeNo ino;
+    {
+        core::Change change(*t.core);
+        REQUIRE(change.begin().ok());
+        const auto made = core::take_inode(change, 0).take();
+        ino = made.ino;
+        made.inode->mode.set(S_IFREG);
+        REQUIRE(core::add_orphan(change, ino, made.inode).ok());
+        REQUIRE(change.commit().ok());
+    }
+    CHECK(listed());
+    const auto take_off = [&](bool put_back, bool commit) {
+        core::Change change(*t.core);
+        REQUIRE(change.begin().ok());
+        media::Inode *inode = core::edit_inode(change, ino).take();
+        REQUIRE(core::remove_orphan(change, ino, inode).ok());
+        if (put_back) REQUIRE(core::add_orphan(change, ino, inode).ok());
+        if (commit) REQUIRE(change.commit().ok());
+    };
+    take_off(false, false);
+    CHECK(listed());  // it did not happen
+    take_off(true, true);
+    CHECK(listed());
+    take_off(false, true);
+    CHECK(!listed());
+    {
+        core::Change change(*t.core);  // nor did this
+        REQUIRE(change.begin().ok());
+        REQUIRE(core::add_orphan(change, ino, core::edit_inode(change, ino).take()).ok());
+        CHECK(listed());
+    }
+    CHECK(!listed());
 }

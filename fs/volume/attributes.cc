@@ -1,0 +1,103 @@
+// Reading and changing them in the small: see attributes.h.
+#include "volume/attributes.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "core/btree.h"
+#include "core/extent_map.h"
+#include "core/inode.h"
+#include "core/xattr.h"
+#include "media/geometry.h"
+
+namespace pmfs {
+
+using core::Change;
+using core::Reader;
+
+namespace {
+// Of the extents behind what is known to be dense, so many are looked at in one call.
+constexpr unsigned kExtentsLookedAt = 1024;
+}  // namespace
+
+Result<std::optional<std::uint64_t>> unseen_from(Engine &engine, InodeNo ino,
+                                                 const media::Inode &inode) {
+    const auto counts = engine.live.counts(ino);
+    if (!S_ISREG(inode.mode.get()) || counts.cached_write == 0) return std::nullopt;
+    if (engine.options.writeback) return 0;  // also of what is written, and behind the end
+    const std::uint64_t end = media::blocks_up(inode.size.get());
+    std::uint64_t at = std::min(counts.dense_end, end);
+    for (unsigned n = 0; at < end && n < kExtentsLookedAt; ++n) {
+        const Extent e = TRY(core::find_extent(Reader(*engine.core), inode, ino, at));
+        if (e.hole() || e.unwritten || e.shared) break;
+        at = std::min(e.end(), end);
+    }
+    if (at > counts.dense_end) engine.live.dense_to(ino, at);
+    if (at == end) return std::nullopt;
+    return at * media::kBlockSize;
+}
+
+Attr attr_of(Engine &engine, InodeNo ino, const media::Inode &inode) {
+    Attr a;
+    a.ino = ino;
+    a.generation = inode.generation.get();
+    a.mode = inode.mode.get();
+    a.nlink = inode.nlink.get();
+    a.uid = inode.uid.get();
+    a.gid = inode.gid.get();
+    a.rdev = inode.rdev.get();
+    const bool directory = S_ISDIR(a.mode);
+    a.size = directory ? std::max<std::uint64_t>(inode.blocks.get(), 1) * media::kBlockSize
+                       : inode.size.get();
+    a.blocks = inode.blocks.get();
+    a.atime = core::from_media(inode.atime);
+    a.mtime = core::from_media(inode.mtime);
+    a.ctime = core::from_media(inode.ctime);
+    a.crtime = core::from_media(inode.crtime);
+    if (S_ISREG(a.mode)) {
+        const auto counts = engine.live.counts(ino);
+        a.unsettled = counts.direct_write != 0;
+        if (!a.unsettled && counts.cached_write != 0) {
+            const auto unseen =
+                unseen_from(engine, ino, inode);  // damage: whoever needs the map says so
+            a.unsettled = !unseen.ok() || unseen.value();
+        }
+    }
+    return a;
+}
+
+void touch(media::Inode *inode, bool mtime) {
+    const media::Time now = core::to_media(now_coarse());
+    inode->ctime = now;
+    if (mtime) inode->mtime = now;
+}
+
+// S_ISGID without group execution means mandatory locking, which nobody does, and stays.
+bool has_setid(std::uint32_t mode) {
+    return (mode & S_ISUID) != 0 || (mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
+}
+void kill_setid(media::Inode *inode) {
+    const std::uint32_t mode = inode->mode.get();
+    if (S_ISDIR(mode) || !has_setid(mode)) return;  // (a directory's mean something else)
+    const bool group = (mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
+    inode->mode.set(mode & ~(S_ISUID | (group ? S_ISGID : 0u)));
+}
+
+Result<> drop_capability(Engine &engine, InodeNo ino) {
+    const Reader reader(*engine.core);
+    const auto *inode = TRY(core::read_inode(reader, ino));
+    if (!core::has_xattr(reader, *inode, ino, kCapability)) return {};
+    Change change(*engine.core);
+    TRY(change.begin());
+    auto *copy = TRY(core::edit_inode(change, ino));
+    TRY(core::remove_xattr(change, copy, ino, kCapability));
+    TRY(change.commit());
+    return {};
+}
+
+void attributes_changed(const Engine &engine, InodeNo ino) {
+    if (engine.attribute_watcher != nullptr) engine.attribute_watcher->attributes_changed(ino);
+}
+
+}  // namespace pmfs

@@ -1,0 +1,31 @@
+// A file's data: where its bytes lie, where new blocks should go, and zeroes where nothing was
+// written.
+#pragma once
+#include <sys/uio.h>
+
+#include <vector>
+
+#include "core/extent.h"
+#include "volume/engine.h"
+
+namespace pmfs {
+
+// A regular file's inode.  EISDIR, EINVAL.
+Result<const media::Inode *> read_file(const core::Reader &reader, InodeNo ino);
+
+// Where an extent ends in the file.  A hole behind the last extent has no end that bytes can count.
+std::uint64_t end_byte(const Extent &extent);
+// Where a byte of the file, which lies in the extent, is on the device.
+std::uint64_t device_byte(const Extent &extent, std::uint64_t file_byte);
+
+// Where new blocks from `file_block` on are best placed.
+core::Goal goal_for(const core::Reader &reader, const media::Inode &inode, InodeNo ino,
+                    std::uint64_t file_block, std::uint64_t blocks, const Caller &caller);
+
+// Zeroes what written blocks hold in bytes [from, to), which the file is about to reach: they must
+// read as zeroes there.
+Result<pm::Unfenced> zero_written(journal::Journal &journal, const core::Reader &reader,
+                                  const media::Inode &inode, InodeNo ino, std::uint64_t from,
+                                  std::uint64_t to);
+
+}  // namespace pmfs

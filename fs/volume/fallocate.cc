@@ -1,0 +1,281 @@
+// fallocate(2), but for the two modes that are doors of a seal (seals.cc).
+#include <linux/falloc.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "core/extent_map.h"
+#include "core/inode.h"
+#include "core/seal.h"
+#include "media/geometry.h"
+#include "volume/asking.h"
+#include "volume/attributes.h"
+#include "volume/data.h"
+#include "volume/parts.h"
+#include "volume/seal_modes.h"
+#include "volume/trim.h"
+
+namespace pmfs {
+
+using core::Change;
+using core::Move;
+using core::Reader;
+using core::Run;
+using media::blocks_up;
+using media::kBlockSize;
+
+namespace {
+
+// fallocate(2) on one file, which is claimed from the first step on.
+class Fallocate final : public Operation {
+public:
+    Fallocate(Engine &e, InodeNo ino, unsigned mode, std::uint64_t from, std::uint64_t to)
+        : Operation(e.claims, ino),
+          e_(e),
+          keeps_size_((mode & FALLOC_FL_KEEP_SIZE) != 0),
+          punch_(mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)),
+          zero_((mode & ~FALLOC_FL_KEEP_SIZE) == FALLOC_FL_ZERO_RANGE),
+          from_(from),
+          to_(to),
+          first_(from / kBlockSize),
+          end_(blocks_up(to)) {}
+
+    void lend(const Caller &caller) { caller_ = caller; }
+    bool killed() const { return killed_; }
+
+    Result<bool> step() override {
+        e_.lock.assert_held();
+        TRY(writable(e_));
+        switch (stage_) {
+            case Stage::begin:
+                TRY(begin());
+                return false;
+            case Stage::trim:
+                if (TRY(trim_step(e_, ino_))) enter(Stage::count);
+                return false;
+            case Stage::count:
+                if (punch_ || TRY(count())) enter(Stage::edges);
+                return false;
+            case Stage::edges:
+                TRY(edges());
+                return false;
+            case Stage::clear:
+                if (TRY(clear())) enter(punch_ ? Stage::finish : Stage::allocate);
+                return false;
+            case Stage::allocate:
+                if (TRY(allocate())) enter(Stage::finish);
+                return false;
+            case Stage::finish:
+                break;
+        }
+        TRY(finish());
+        return true;
+    }
+
+private:
+    enum class Stage : std::uint8_t { begin, trim, count, edges, clear, allocate, finish };
+    // Of extents that stay as they are, so many are looked at in one step.
+    static constexpr unsigned kExtentsLookedAt = 1024;
+
+    void enter(Stage stage) {
+        stage_ = stage;
+        at_ = stage == Stage::clear ? inner_first() : first_;
+    }
+    std::uint64_t inner_first() const { return blocks_up(from_); }
+    std::uint64_t inner_end() const { return std::max(inner_first(), to_ / kBlockSize); }
+
+    Result<> begin() REQUIRES(e_.lock) {
+        const auto *was = TRY(core::read_inode(Reader(*e_.core), ino_));
+        if (!S_ISREG(was->mode.get())) return Error(ENODEV, "not a regular file");
+        TRY(e_.holders->permit(ino_, *was, punch_ || zero_ ? Move::punch : Move::allocate, first_,
+                               end_));
+        TRY(claim_.take());
+        TRY(drop_capability(e_, ino_));
+        enter((was->flags.get() & media::kTrimPending) != 0 ? Stage::trim : Stage::count);
+        return {};
+    }
+
+    // What is needed must be there before anything is done.
+    Result<bool> count() {
+        const Reader reader(*e_.core);
+        const auto *inode = TRY(core::read_inode(reader, ino_));
+        for (unsigned n = 0; at_ < end_ && n < kExtentsLookedAt; ++n) {
+            const Extent e = TRY(core::find_extent(reader, *inode, ino_, at_));
+            if (e.hole()) needed_ += std::min(e.end(), end_) - at_;
+            at_ = e.end();
+        }
+        if (at_ < end_) return false;
+        if (needed_ > e_.allocator->available_blocks(caller_.uid == 0))
+            return Error(ENOSPC, "the volume is full");
+        return true;
+    }
+
+    Result<> edges() {
+        if (!punch_ && !zero_) {
+            enter(Stage::allocate);
+            return {};
+        }
+        const bool in_one_block = inner_first() > inner_end() || first_ == to_ / kBlockSize;
+        if (in_one_block) {
+            TRY(zero_bytes(from_, to_));
+        } else {
+            TRY(zero_bytes(from_, inner_first() * kBlockSize));
+            TRY(zero_bytes(inner_end() * kBlockSize, to_));
+        }
+        enter(!in_one_block ? Stage::clear : punch_ ? Stage::finish : Stage::allocate);
+        return {};
+    }
+
+    // Zeroes bytes inside written blocks; holes and unwritten blocks are zero already.
+    Result<> zero_bytes(std::uint64_t from, std::uint64_t to) {
+        if (from >= to) return {};
+        const Reader reader(*e_.core);
+        const auto *inode = TRY(core::read_inode(reader, ino_));
+        e_.journal->persist(TRY(zero_written(*e_.journal, reader, *inode, ino_, from, to)));
+        e_.data_dirty.store(true, std::memory_order_release);
+        return {};
+    }
+
+    // Holes (punch) or unwritten blocks (zero) where blocks were; no data is moved.
+    Result<bool> clear() {
+        e_.live.not_dense_from(ino_, inner_first());
+        for (unsigned n = 0; n < kExtentsLookedAt; ++n) {
+            const Reader reader(*e_.core);
+            const auto *was = TRY(core::read_inode(reader, ino_));
+            const Extent e = TRY(core::next_extent(reader, *was, ino_, at_));
+            if (at_ >= inner_end() || e.hole() || e.file_block >= inner_end()) return true;
+            at_ = std::max(at_, e.file_block);
+            const std::uint64_t upto = std::min(e.end(), inner_end());
+            if (punch_ || !e.unwritten) {
+                const Run whole{e.start + (at_ - e.file_block), upto - at_};
+                TRY(clear_piece(at_ + e_.allocator->piece(whole).blocks));
+                return false;
+            }
+            at_ = upto;
+        }
+        return false;
+    }
+
+    Result<> clear_piece(std::uint64_t upto) {
+        TRY(core::map_make_room(*e_.core, ino_, at_, 2));
+        TRY(core::map_make_room(*e_.core, ino_, upto, 2));
+        Change change(*e_.core);
+        TRY(change.begin());
+        auto *inode = TRY(core::edit_inode(change, ino_));
+        const auto permit = TRY(e_.holders->permit(ino_, *inode, Move::punch, at_, upto));
+        const Run run = TRY(core::map_remove(change, inode, ino_, at_, upto, permit));
+        if (punch_) {
+            TRY(e_.allocator->give_back(change, run));
+            inode->blocks.set(inode->blocks.get() - run.blocks);
+        } else {
+            TRY(core::map_insert(change, inode, ino_, {at_, run.start, run.blocks, true, false},
+                                 permit));
+        }
+        TRY(change.commit());
+        const std::uint64_t cleared = at_;
+        at_ = upto;
+        return best_effort(core::map_tidy(*e_.core, ino_, cleared));
+    }
+
+    // Unwritten blocks where holes were.
+    Result<bool> allocate() {
+        for (unsigned n = 0; at_ < end_ && n < kExtentsLookedAt; ++n) {
+            const Reader reader(*e_.core);
+            const auto *was = TRY(core::read_inode(reader, ino_));
+            const Extent e = TRY(core::find_extent(reader, *was, ino_, at_));
+            const std::uint64_t upto = std::min(e.end(), end_);
+            if (e.hole()) {
+                TRY(allocate_piece(upto));
+                return at_ >= end_;
+            }
+            at_ = upto;
+        }
+        return at_ >= end_;
+    }
+
+    Result<> allocate_piece(std::uint64_t upto) {
+        TRY(core::map_make_room(*e_.core, ino_, at_, 1));
+        Change change(*e_.core);
+        TRY(change.begin());
+        auto *inode = TRY(core::edit_inode(change, ino_));
+        const auto permit = TRY(e_.holders->permit(ino_, *inode, Move::allocate, at_, upto));
+        const Reader reader(*e_.core);
+        const Run run = TRY(e_.allocator->take_data(
+            change, goal_for(reader, *inode, ino_, at_, upto - at_, caller_), upto - at_));
+        TRY(core::map_insert(change, inode, ino_, {at_, run.start, run.blocks, true, false},
+                             permit));
+        inode->blocks.set(inode->blocks.get() + run.blocks);
+        TRY(change.commit());
+        at_ += run.blocks;
+        return {};
+    }
+
+    // The last change: size, times, and the set-id bits if the caller may not keep them: a
+    // FALLOCATE does not say so, and kernels before 5.18 sent nothing ahead of it that does.
+    Result<> finish() {
+        const std::uint64_t size_at_least = keeps_size_ ? 0 : to_;
+        const Reader reader(*e_.core);
+        const auto *was = TRY(core::read_inode(reader, ino_));
+        const std::uint64_t old = was->size.get();
+        Change change(*e_.core);
+        TRY(change.begin());
+        auto *inode = TRY(core::edit_inode(change, ino_));
+        if (size_at_least > old) {
+            change.after(TRY(zero_written(*e_.journal, reader, *was, ino_, old, size_at_least)));
+            inode->size.set(size_at_least);
+        }
+        if (caller_.uid != 0) kill_setid(inode);
+        const bool killed = inode->mode.get() != was->mode.get();
+        touch(inode, true);
+        TRY(change.commit());
+        killed_ = killed;
+        return {};
+    }
+
+    Engine &e_;
+    const bool keeps_size_, punch_, zero_;
+    const std::uint64_t from_, to_;    // bytes
+    const std::uint64_t first_, end_;  // blocks
+    Caller caller_;
+    Stage stage_ = Stage::begin;
+    std::uint64_t at_ = 0;  // the block where this stage goes on
+    std::uint64_t needed_ = 0;
+    bool killed_ = false;
+};
+
+}  // namespace
+
+Result<> Volume::fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uint64_t offset,
+                           std::uint64_t length, const Caller &caller, Stale *stale) {
+    Engine &e = parts_->engine;
+    if (mode == kSealMode || mode == kUnsealMode)
+        return seal_by_fallocate(handle, ino, mode, offset, length, caller);
+    TRY(writable(e));
+    constexpr unsigned kPunch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+    const bool zero = (mode & ~FALLOC_FL_KEEP_SIZE) == FALLOC_FL_ZERO_RANGE;
+    if ((mode & (kSealMode | kUnsealMode) & ~FALLOC_FL_KEEP_SIZE) != 0)
+        return Error(EINVAL, "a seal mode stands alone, with KEEP_SIZE");
+    if (mode != 0 && mode != FALLOC_FL_KEEP_SIZE && mode != kPunch && !zero) {
+        // Collapse, insert and unshare: where the map may not change, that is the answer.
+        return asking(e, caller, [&]() -> Result<> {
+            SharedLock held(e.lock);
+            const auto *inode = TRY(core::read_inode(Reader(*e.core), ino));
+            TRY(e.holders->permit(ino, *inode, Move::punch, offset / kBlockSize,
+                                  media::kFileBlocksMax));
+            return Error(EOPNOTSUPP, "pmfs does not know this mode of fallocate");
+        });
+    }
+    if (length == 0) return Error(EINVAL, "fallocate of no bytes");
+    if (offset > media::kFileSizeMax || length > media::kFileSizeMax - offset)
+        return Error(EFBIG, "a file has at most 2^50 bytes");
+    const std::uint64_t to = offset + length;
+    return asking(e, caller, [&]() -> Result<> {
+        auto operation = resumed_or_new<Fallocate>(caller.progress, ino, e, ino, mode, offset, to);
+        operation->lend(caller);
+        TRY(parts_->scheduler.run_or_keep(operation, caller.progress));
+        if (stale != nullptr) stale->attributes = operation->killed();
+        return {};
+    });
+}
+
+}  // namespace pmfs

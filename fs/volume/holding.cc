@@ -1,0 +1,58 @@
+// The requests of holders and about them: passed on to their room (holders/holders.h).
+#include "volume/parts.h"
+
+namespace pmfs {
+
+Result<GrantId> Volume::take_grant(HandleId handle, const GrantRequest &request,
+                                   const Caller &caller, std::uint64_t *bad_offset) {
+    if (parts_->engine.options.writeback)
+        return Error(EOPNOTSUPP, "no grants on a mount with -o writeback");
+    return parts_->engine.holders->take(handle, request, caller, bad_offset);
+}
+
+Result<> Volume::drop_grant(HandleId handle, GrantId id) {
+    return parts_->engine.holders->drop(handle, id);
+}
+
+void Volume::lose_grant(HandleId handle, GrantId id) {
+    parts_->engine.holders->lose_or_park(handle, id, GrantReason::cut_off);
+}
+
+Result<std::uint64_t> Volume::revoke(InodeNo ino, GrantId id, std::uint32_t pid,
+                                     const Caller &caller) {
+    return parts_->engine.holders->revoke(ino, id, pid, caller);
+}
+
+Result<> Volume::adopt_grant(HandleId handle, GrantId id, const Caller &holder) {
+    return parts_->engine.holders->adopt(handle, id, holder);
+}
+
+Result<FileDescriptor> Volume::lend_device(HandleId handle, GrantId id) {
+    return parts_->engine.holders->lend_device(handle, id);
+}
+
+Result<std::vector<Holder>> Volume::holders(InodeNo ino) {
+    return parts_->engine.holders->list(ino);
+}
+
+std::uint32_t Volume::lease_time_left(HandleId handle, GrantId id) {
+    return parts_->engine.holders->lease_time_left(handle, id);
+}
+
+void Volume::set_watcher(GrantWatcher *watcher) {
+    parts_->engine.holders->set_watcher(watcher);
+}
+
+Result<std::vector<Quarantined>> Volume::quarantine() {
+    return parts_->engine.holders->quarantine();
+}
+
+Result<> Volume::release_quarantine(std::uint64_t id, const Caller &caller) {
+    return parts_->engine.holders->release_quarantine(id, caller);
+}
+
+void Volume::tend(std::uint64_t now_ns) {
+    parts_->engine.holders->tend(now_ns);
+}
+
+}  // namespace pmfs

@@ -1,0 +1,170 @@
+// The attributes of a file, as requests ask for them and set them, the size among them.
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "core/extent_map.h"
+#include "core/inode.h"
+#include "core/seal.h"
+#include "media/geometry.h"
+#include "volume/asking.h"
+#include "volume/attributes.h"
+#include "volume/data.h"
+#include "volume/parts.h"
+#include "volume/trim.h"
+
+namespace pmfs {
+
+using core::Change;
+using core::Move;
+using core::Reader;
+using media::blocks_up;
+using media::kBlockSize;
+
+Result<Attr> Volume::getattr(InodeNo ino) {
+    Engine &e = parts_->engine;
+    SharedLock held(e.lock);
+    const auto *inode = TRY(core::read_inode(Reader(*e.core), ino));
+    return attr_of(e, ino, *inode);
+}
+
+void Volume::set_attribute_watcher(AttributeWatcher &watcher) {
+    parts_->engine.attribute_watcher = &watcher;
+}
+
+namespace {
+
+// setattr: the size, then what lies behind it, then the rest.
+class SetAttributes final : public Operation {
+public:
+    SetAttributes(Engine &e, InodeNo ino, const SetAttr &set)
+        : Operation(e.claims, ino), e_(e), set_(set) {}
+
+    void lend(const Caller &caller) { caller_ = caller; }
+    const Attr &attr() const { return attr_; }
+    bool killed() const { return mode_before_ != attr_.mode; }
+
+    Result<bool> step() override {
+        e_.lock.assert_held();
+        TRY(writable(e_));
+        if (stage_ == Stage::begin) TRY(begin());
+        if (stage_ == Stage::trim) {
+            if (!TRY(trim_step(e_, ino_))) return false;
+            stage_ = sized_ ? Stage::rest : Stage::size;
+        }
+        if (stage_ == Stage::size) {
+            TRY(set_size(*set_.size));
+            if (stage_ == Stage::trim) return false;
+        }
+        TRY(set_rest());
+        return true;
+    }
+
+private:
+    enum class Stage : std::uint8_t { begin, trim, size, rest };
+
+    Result<> begin() {
+        const auto *was = TRY(core::read_inode(Reader(*e_.core), ino_));
+        mode_before_ = was->mode.get();
+        if (!set_.size) {
+            stage_ = Stage::rest;
+            return {};
+        }
+        if (*set_.size > media::kFileSizeMax) return Error(EFBIG, "a file has at most 2^50 bytes");
+        if (S_ISDIR(was->mode.get())) return Error(EISDIR, "a directory");
+        if (!S_ISREG(was->mode.get())) return Error(EINVAL, "not a regular file");
+        TRY(e_.claims.respect(ino_, &claim_));
+        stage_ = Stage::size;
+        if ((was->flags.get() & media::kTrimPending) == 0) return {};
+        TRY(claim_.take());
+        stage_ = Stage::trim;
+        return {};
+    }
+
+    Result<> set_size(std::uint64_t size) {
+        TRY(e_.claims.respect(ino_, &claim_));
+        const Reader reader(*e_.core);
+        const auto *was = TRY(core::read_inode(reader, ino_));
+        const std::uint64_t old = was->size.get();
+        const std::uint64_t from = blocks_up(size);
+        // To the same size: blocks behind the end go, and only they are the seal's business.
+        const bool changes =
+            size != old || !TRY(core::next_extent(reader, *was, ino_, from)).hole();
+        std::optional<core::MapPermit> allowed;
+        // A file that grows keeps the block that its end is in.
+        const std::uint64_t reaches = size < old ? size / kBlockSize : blocks_up(old);
+        if (changes)
+            allowed =
+                TRY(e_.holders->permit(ino_, *was, Move::truncate, reaches, core::kLastBlock));
+        Change change(*e_.core);
+        TRY(change.begin());
+        auto *inode = TRY(core::edit_inode(change, ino_));
+        if (size > old) change.after(TRY(zero_written(*e_.journal, reader, *was, ino_, old, size)));
+        inode->size.set(size);
+        touch(inode, true);
+        bool all = true;
+        e_.live.not_dense_from(ino_, from);
+        if (size <= old && changes && !TRY(core::map_trim(change, inode, ino_, from, *allowed))) {
+            all = false;
+            inode->flags.set(inode->flags.get() | media::kTrimPending);
+            inode->trim_from.set(from);
+            // Without a name it is on the list.
+            if (inode->nlink.get() != 0) TRY(core::add_orphan(change, ino_, inode));
+        }
+        TRY(change.commit());
+        sized_ = true;
+        stage_ = all ? Stage::rest : Stage::trim;
+        if (!all) return claim_.take();
+        return best_effort(core::map_tidy(*e_.core, ino_, core::kLastBlock));
+    }
+
+    Result<> set_rest() REQUIRES(e_.lock) {
+        if (set_.size || set_.uid || set_.gid || set_.kill_suid_sgid)
+            TRY(drop_capability(e_, ino_));
+        Change change(*e_.core);
+        TRY(change.begin());
+        auto *inode = TRY(core::edit_inode(change, ino_));
+        if (set_.mode) inode->mode.set((inode->mode.get() & S_IFMT) | (*set_.mode & 07777));
+        if (set_.uid) inode->uid.set(*set_.uid);
+        if (set_.gid) inode->gid.set(*set_.gid);
+        // An explicit mode in the same request has had its say about the bits.
+        if (set_.kill_suid_sgid && !set_.mode) kill_setid(inode);
+        if (set_.atime) inode->atime = core::to_media(*set_.atime);
+        if (set_.mtime) inode->mtime = core::to_media(*set_.mtime);
+        inode->ctime = core::to_media(set_.ctime ? *set_.ctime : now_coarse());
+        attr_ = attr_of(e_, ino_, *inode);
+        TRY(change.commit());
+        return {};
+    }
+
+    Engine &e_;
+    const SetAttr set_;
+    Caller caller_;
+    Stage stage_ = Stage::begin;
+    bool sized_ = false;
+    std::uint32_t mode_before_ = 0;
+    Attr attr_;
+};
+
+}  // namespace
+
+Result<Attr> Volume::setattr(InodeNo ino, const SetAttr &set, const Caller &caller) {
+    bool killed = false;
+    return set_attributes(ino, set, caller, &killed);
+}
+
+Result<Attr> Volume::set_attributes(InodeNo ino, const SetAttr &set, const Caller &caller,
+                                    bool *killed) {
+    Engine &e = parts_->engine;
+    TRY(writable(e));
+    return asking(e, caller, [&]() -> Result<Attr> {
+        auto operation = resumed_or_new<SetAttributes>(caller.progress, ino, e, ino, set);
+        operation->lend(caller);
+        TRY(parts_->scheduler.run_or_keep(operation, caller.progress));
+        *killed = operation->killed();
+        return operation->attr();
+    });
+}
+
+}  // namespace pmfs

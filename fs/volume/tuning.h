@@ -1,0 +1,35 @@
+// What changes a superblock under a mounted volume: its size, and what is kept for root.
+//
+// New groups are written first, then the copies of the superblock, then block 0, each durably; only
+// then does the volume give the new space out.  Cut short anywhere, it has its old size or the new
+// one, and growing again finishes it.
+#pragma once
+#include "base/mutex.h"
+#include "volume/commits.h"
+#include "volume/engine.h"
+
+namespace pmfs {
+
+class Tuning {
+public:
+    // superblock_from: block; not 0: a copy stands in for a damaged superblock.
+    Tuning(Engine &engine, Commits &commits, std::uint64_t superblock_from)
+        : engine_(engine), commits_(commits), superblock_from_(superblock_from) {}
+
+    // Volume::grow() and set_root_reserve().
+    Result<> grow(std::uint64_t size, const Caller &caller, Growth *growth) EXCLUDES(run_);
+    Result<> set_root_reserve(std::uint32_t reserve, const Caller &caller) EXCLUDES(run_);
+    std::uint64_t superblock_from() const { return superblock_from_; }
+
+private:
+    Result<> may_tune(const Caller &caller) const;
+    Result<> grow_medium(std::uint64_t blocks) EXCLUDES(engine_.lock) REQUIRES(run_);
+    Result<> grow_to(std::uint64_t blocks) EXCLUDES(engine_.lock) REQUIRES(run_);
+
+    Engine &engine_;
+    Commits &commits_;
+    const std::uint64_t superblock_from_;
+    Mutex run_;  // one change of the superblock at a time; outside a group commit
+};
+
+}  // namespace pmfs

@@ -1,0 +1,33 @@
+// Running and going on: see workers.h.
+#include "volume/workers.h"
+
+#include "pm/region.h"
+
+namespace pmfs {
+
+Result<> Workers::start() {
+    return background_ ? pool_.start() : Result<>();
+}
+
+void Workers::run(std::uint32_t user, std::uint64_t file, bool lengthy,
+                  std::function<void()> work) {
+    auto run = [work = std::move(work)] {
+        const pm::FaultScope faults;
+        work();
+    };
+    if (!background_ || !pool_.submit({user, file, run, lengthy})) run();
+}
+
+void Workers::resume(InodeNo ino, std::function<void()> again, std::uint32_t user) {
+    if (!background_) return later_(std::move(again));
+    // Those that wait for nobody's inode need no order among them.
+    constexpr std::uint64_t kNoFile = std::uint64_t{1} << 63;
+    const std::uint64_t file = ino.value() != 0 ? ino.value() : kNoFile + resumed_.fetch_add(1);
+    auto run = [again = std::move(again)] {
+        const pm::FaultScope faults;
+        again();
+    };
+    (void)pool_.submit({user, file, std::move(run)});
+}
+
+}  // namespace pmfs

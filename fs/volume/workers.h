@@ -1,0 +1,39 @@
+// The volume's threads: for what may take long, and for what had to wait.  Fair by user and by file
+// (base/fair_pool.h).
+#pragma once
+#include <atomic>
+#include <functional>
+
+#include "base/fair_pool.h"
+#include "base/ids.h"
+#include "base/result.h"
+
+namespace pmfs {
+
+class Workers {
+public:
+    using Later = std::function<void(std::function<void()>)>;
+    // Not `background`: there are no threads.  What is to run runs at once, and `later` gets what
+    // had to wait.
+    Workers(bool background, Later later) : background_(background), later_(std::move(later)) {}
+
+    // EAGAIN: there are no more threads.
+    Result<> start();
+    // What is queued runs to its end.
+    void finish() { pool_.finish(); }
+    // Null: no threads.
+    FairPool *pool() { return background_ ? &pool_ : nullptr; }
+
+    // Volume::run_later().
+    void run(std::uint32_t user, std::uint64_t file, bool lengthy, std::function<void()> work);
+    // Goes on with an operation that waited.  With any lock held.
+    void resume(InodeNo ino, std::function<void()> again, std::uint32_t user);
+
+private:
+    const bool background_;
+    const Later later_;
+    FairPool pool_{"pmfs-work", 8};
+    std::atomic<std::uint64_t> resumed_{0};
+};
+
+}  // namespace pmfs

@@ -1,0 +1,412 @@
+// Writing file data.
+//
+// Overwrites in place look into the map with the volume's lock held shared, and copy without it,
+// inside an epoch (core/epoch.h).  All that changes the map, the size or the times is a change: one
+// transaction for each contiguous piece, front to back, so that an interrupted write is a prefix.
+#include <algorithm>
+#include <array>
+#include <optional>
+
+#include "core/extent_map.h"
+#include "core/inode.h"
+#include "core/xattr.h"
+#include "volume/asking.h"
+#include "volume/attributes.h"
+#include "volume/data.h"
+#include "volume/evacuation.h"
+#include "volume/parts.h"
+#include "volume/trim.h"
+
+namespace pmfs {
+
+using core::Change;
+using core::Reader;
+using core::Run;
+using media::kBlockSize;
+
+namespace {
+
+struct Span {  // bytes of a file
+    std::uint64_t from, to;
+    std::uint64_t first_block() const { return from / kBlockSize; }
+    std::uint64_t end_block() const { return (to + kBlockSize - 1) / kBlockSize; }
+};
+
+// An overwrite of written blocks inside the file: what needs no change.
+class InPlace {
+public:
+    InPlace(Engine &e, InodeNo ino, Span span) : e_(e), ino_(ino), span_(span) {}
+
+    // True when the write can go ahead.  With the lock held shared, inside an epoch.
+    Result<bool> fits(const Reader &reader, const media::Inode &inode, bool kill) {
+        if (span_.to > inode.size.get()) return false;
+        if (kill && has_setid(inode.mode.get())) return false;
+        if (inode.xattr_root.get() != 0 && core::has_xattr(reader, inode, ino_, kCapability))
+            return false;
+        if (core::from_media(inode.mtime) != now_coarse()) return false;
+        count_ = 0;
+        for (std::uint64_t at = span_.from; at < span_.to;) {
+            const Extent e = TRY(core::find_extent(reader, inode, ino_, at / kBlockSize));
+            if (e.hole() || e.unwritten || e.shared || count_ == pieces_.size()) return false;
+            const std::uint64_t n = std::min(span_.to, end_byte(e)) - at;
+            pieces_[count_++] = {device_byte(e, at), n};
+            at += n;
+        }
+        return true;
+    }
+    void write(std::span<const std::byte> bytes) {
+        pm::Unfenced duty;
+        for (std::size_t i = 0; i < count_; ++i) {
+            duty.add(e_.journal->write_data(pieces_[i].at, bytes.first(pieces_[i].size)));
+            bytes = bytes.subspan(pieces_[i].size);
+        }
+        e_.journal->persist(std::move(duty));
+    }
+
+private:
+    struct Piece {
+        std::uint64_t at, size;
+    };
+    Engine &e_;
+    InodeNo ino_;
+    Span span_;
+    std::array<Piece, 16> pieces_;
+    std::size_t count_ = 0;
+};
+
+// True when it was one that changes no metadata, and is done.
+Result<bool> write_in_place(Engine &e, InodeNo ino, std::uint64_t offset,
+                            std::span<const std::byte> bytes, bool kill) EXCLUDES(e.lock) {
+    const core::Epochs::Section inside(e.readers);
+    InPlace in_place(e, ino, {offset, offset + bytes.size()});
+    {
+        SharedLock held(e.lock);
+        const Reader reader(*e.core);
+        const auto *inode = TRY(read_file(reader, ino));
+        if (!TRY(in_place.fits(reader, *inode, kill))) return false;
+        TRY(e.claims.respect_moves(ino));
+    }
+    in_place.write(bytes);
+    // Behind the data: a group commit that clears this before it syncs has missed nothing.
+    e.data_dirty.store(true, std::memory_order_release);
+    return true;
+}
+
+// Pieces up to this size are copied with the lock held: that takes less time than to take it again.
+constexpr std::uint64_t kCopyInLock = 16 << 10;
+
+// One write that changes metadata, from piece to piece.
+class Write final : public Operation {
+public:
+    Write(Engine &e, InodeNo ino, Span span, bool kill)
+        : Operation(e.claims, ino), e_(e), span_(span), kill_(kill), at_(span.from) {}
+    ~Write() override {
+        if (!reserved_) return;
+        ExclusiveLock held(e_.lock);
+        e_.allocator->cancel_reserved(run_);
+    }
+
+    // What lives with the call only.
+    void lend(std::span<const std::byte> bytes, const Caller &caller) {
+        bytes_ = bytes;
+        caller_ = caller;
+    }
+    std::size_t written() const { return static_cast<std::size_t>(at_ - span_.from); }
+    bool killed() const { return killed_; }
+
+    Hold hold() const override {
+        if (stage_ == Stage::evacuate) return evacuation_->hold();
+        return stage_ == Stage::copy ? Hold::none : Hold::exclusive;
+    }
+    Result<bool> step() override {
+        if (stage_ == Stage::copy) return copy();
+        TRY(writable(e_));
+        if (stage_ == Stage::evacuate) return evacuate();
+        e_.lock.assert_held();
+        if (stage_ == Stage::begin && !TRY(begin())) return false;
+        if (stage_ == Stage::commit) {
+            TRY(commit());
+        } else {
+            TRY(next());
+        }
+        return at_ == span_.to;
+    }
+
+private:
+    enum class Stage : std::uint8_t { begin, plan, evacuate, copy, commit };
+    enum class Piece : std::uint8_t {
+        inside,  // written blocks, and the size stays
+        behind,  // written blocks behind the end of the file
+        unwritten,
+        hole,
+    };
+
+    // All or nothing: nothing is written unless the seal allows every part of the write.  False: a
+    // truncation was to be finished first, which takes a step more.
+    Result<bool> begin() REQUIRES(e_.lock) {
+        const auto *was = TRY(read_file(Reader(*e_.core), ino_));
+        TRY(e_.claims.respect(ino_, &claim_));
+        if ((was->flags.get() & media::kTrimPending) != 0) {
+            TRY(claim_.take());
+            TRY(trim_step(e_, ino_));
+            return false;
+        }
+        TRY(ask_seal());
+        TRY(drop_capability(e_, ino_));
+        stage_ = Stage::plan;
+        return true;
+    }
+
+    Result<> ask_seal() {
+        const Reader reader(*e_.core);
+        const auto *inode = TRY(core::read_inode(reader, ino_));
+        const std::uint64_t first = span_.first_block(), end = span_.end_block();
+        if (span_.to > inode->size.get())
+            TRY(e_.holders->permit(ino_, *inode, core::Move::grow, first, end));
+        for (std::uint64_t at = first; at < end;) {
+            const Extent e = TRY(core::find_extent(reader, *inode, ino_, at));
+            if (e.hole() || e.unwritten || e.shared)
+                TRY(e_.holders->permit(ino_, *inode, core::Move::allocate, at,
+                                       std::min(e.end(), end)));
+            at = e.end();
+        }
+        return {};
+    }
+
+    // The piece at at_, whole if it is small; else what is needed before it is copied.
+    Result<> next() {
+        TRY(e_.claims.respect(ino_, &claim_));
+        const std::uint64_t block = at_ / kBlockSize, end_block = span_.end_block();
+        const Reader reader(*e_.core);
+        const auto *was = TRY(core::read_inode(reader, ino_));
+        const Extent e = TRY(core::find_extent(reader, *was, ino_, block));
+        const std::uint64_t upto = std::min(e.end(), end_block);
+        end_ = std::min(span_.to, upto * kBlockSize);
+        run_ = {e.start + (block - e.file_block), upto - block};
+        base_ = block;
+        piece_ = e.hole()                  ? Piece::hole
+                 : e.unwritten             ? Piece::unwritten
+                 : end_ <= was->size.get() ? Piece::inside
+                                           : Piece::behind;
+        bool small = end_ - at_ <= kCopyInLock;
+        // More steps that change something: nobody else may change the file before the last one.
+        if (end_ != span_.to || (!small && piece_ != Piece::inside)) TRY(claim_.take());
+        if (piece_ == Piece::hole || piece_ == Piece::unwritten) {
+            auto room = core::map_make_room(*e_.core, ino_, block, 2);
+            if (room.ok() && piece_ == Piece::unwritten)
+                room = core::map_make_room(*e_.core, ino_, upto, 2);
+            const bool full = !room.ok() && room.error().errno_value() == ENOSPC;
+            if (!full || piece_ == Piece::hole) TRY(std::move(room));
+            // No block for one extent more: all of this one becomes written (as ext4 does it).
+            if (full) TRY(whole_extent(e));
+            small = small && !full;
+        }
+        if (piece_ == Piece::inside && (touched_ || !small)) {
+            // No record, but for times and mode, once for the whole write.
+            if (!touched_) TRY(touch());
+            inside_.emplace(e_.readers);
+            return copy_next();
+        }
+        if (small) return commit();
+        if (piece_ == Piece::hole) {
+            TRY(e_.holders->permit(ino_, *was, core::Move::allocate, block, upto));
+            const core::Goal goal = goal_for(reader, *was, ino_, block, end_block - block, caller_);
+            if (TRY(make_whole(goal))) return {};
+            run_ = TRY(e_.allocator->reserve_data(goal, upto - block));
+            reserved_ = true;
+            end_ = std::min(span_.to, (block + run_.blocks) * kBlockSize);
+        }
+        return copy_next();
+    }
+    // A large file's next chunk is worth moving half as much out of its way.  True: that comes
+    // first.
+    Result<bool> make_whole(const core::Goal &goal) {
+        e_.lock.assert_held();
+        if (evacuated_ == at_ + 1 || !Evacuation::may_help(e_)) return false;
+        if (!TRY(e_.allocator->lacks_chunk(goal))) return false;
+        evacuated_ = at_ + 1;
+        evacuation_ = std::make_unique<Evacuation>(e_, 1, 1, Evacuation::Worth::useful, &claim_);
+        evacuation_->at_most(media::kChunkBlocks / 2);
+        waited_ = false;
+        stage_ = Stage::evacuate;
+        return true;
+    }
+    Result<bool> evacuate() {
+        const auto done = evacuation_->step();
+        if (done.ok() && !done.value()) return false;
+        if (!done.ok() && done.error().errno_value() == kParkErrno) return done;
+        e_.lock.assert_held();  // it ends, in one way or the other, where it chooses or plans
+        // On an image, what was moved out comes to be free by a group commit.
+        if (done.ok() && !std::exchange(waited_, true) && e_.allocator->space_comes())
+            return Error(kParkErrno, "the blocks of an emptied chunk wait for a group commit");
+        if (!done.ok() && done.error().errno_value() != kClaimErrno) Evacuation::was_vain(e_);
+        evacuation_->finish();
+        evacuation_.reset();
+        stage_ = Stage::plan;
+        return false;
+    }
+    // A volume that is full to the last block; nothing else may come between.
+    Result<> whole_extent(const Extent &e) {
+        TRY(claim_.take());
+        run_ = {e.start, e.blocks};
+        base_ = e.file_block;
+        return {};
+    }
+    Result<> copy_next() {
+        stage_ = Stage::copy;
+        return {};
+    }
+
+    // Without the lock: the blocks are reserved, or the file's, which is claimed.
+    Result<bool> copy() {
+        e_.journal->persist(fill());
+        inside_.reset();
+        if (pm::take_fault()) return Error(EIO, "the medium has a bad page here");
+        copied_ = true;
+        stage_ = Stage::commit;
+        if (piece_ != Piece::inside) return false;
+        // No record tells of it.
+        e_.data_dirty.store(true, std::memory_order_release);
+        done_with_piece();
+        return at_ == span_.to;
+    }
+
+    Result<> touch() {
+        Change change(*e_.core);
+        TRY(change.begin());
+        touch(TRY(core::edit_inode(change, ino_)));
+        TRY(change.commit());
+        touched_ = true;
+        return {};
+    }
+    void touch(media::Inode *inode) {
+        const std::uint32_t mode = inode->mode.get();
+        if (kill_) kill_setid(inode);
+        killed_ |= inode->mode.get() != mode;
+        pmfs::touch(inode, true);
+    }
+
+    Result<> commit() {
+        const std::uint64_t block = at_ / kBlockSize;
+        const Reader reader(*e_.core);
+        const auto *was = TRY(core::read_inode(reader, ino_));
+        Change change(*e_.core);
+        TRY(change.begin());
+        auto *inode = TRY(core::edit_inode(change, ino_));
+        const std::uint64_t old_size = inode->size.get();
+        if (span_.from > old_size)
+            change.after(TRY(zero_written(*e_.journal, reader, *was, ino_, old_size, span_.from)));
+        if (piece_ == Piece::hole || piece_ == Piece::unwritten)
+            TRY(change_map(change, inode, *was, block));
+        if (!copied_) change.after(fill());
+        if (end_ > old_size) inode->size.set(end_);
+        touch(inode);
+        TRY(change.commit());
+        touched_ = true;
+        done_with_piece();
+        if (at_ != span_.to) TRY(claim_.take());
+        return {};
+    }
+
+    Result<> change_map(Change &change, media::Inode *inode, const media::Inode &was,
+                        std::uint64_t block) {
+        const std::uint64_t upto = base_ + run_.blocks;
+        const auto permit =
+            TRY(e_.holders->permit(ino_, *inode, core::Move::allocate, base_, upto));
+        if (piece_ == Piece::unwritten)
+            return core::map_set_written(change, inode, ino_, base_, upto, permit);
+        if (reserved_) {
+            TRY(e_.allocator->take_reserved(change, run_));
+        } else {
+            run_ = TRY(e_.allocator->take_data(
+                change,
+                goal_for(Reader(*e_.core), was, ino_, block, span_.end_block() - block, caller_),
+                upto - block));
+            end_ = std::min(span_.to, (block + run_.blocks) * kBlockSize);
+        }
+        TRY(core::map_insert(change, inode, ino_, {block, run_.start, run_.blocks, false, false},
+                             permit));
+        inode->blocks.set(inode->blocks.get() + run_.blocks);
+        return {};
+    }
+
+    void done_with_piece() {
+        reserved_ = copied_ = false;
+        at_ = end_;
+        stage_ = Stage::plan;
+    }
+
+    // Of new blocks, what the write does not cover of the first and the last one is zeroed.
+    pm::Unfenced fill() {
+        pm::Unfenced duty;
+        const bool fresh = piece_ == Piece::hole || piece_ == Piece::unwritten;
+        const std::uint64_t start = run_.start * kBlockSize, head = device() - start;
+        if (fresh && head != 0) duty.add(e_.journal->zero_data(start, head));
+        duty.add(e_.journal->write_data(device(), part()));
+        const std::uint64_t written_to = device() + (end_ - at_);
+        const std::uint64_t tail = start + run_.blocks * kBlockSize;
+        if (fresh && written_to < tail)
+            duty.add(e_.journal->zero_data(written_to, tail - written_to));
+        return duty;
+    }
+    std::uint64_t device() const { return run_.start * kBlockSize + (at_ - base_ * kBlockSize); }
+    std::span<const std::byte> part() const { return bytes_.subspan(at_ - span_.from, end_ - at_); }
+
+    Engine &e_;
+    const Span span_;
+    const bool kill_;
+    std::span<const std::byte> bytes_;
+    Caller caller_;
+    Stage stage_ = Stage::begin;
+    bool touched_ = false;  // times and mode are those of this write
+    bool killed_ = false;
+    // The piece under way: bytes [at_, end_), in the blocks run_.
+    std::uint64_t at_, end_ = 0;
+    std::uint64_t base_ = 0;  // the file block of the first one
+    Run run_;
+    Piece piece_ = Piece::inside;
+    bool reserved_ = false, copied_ = false;
+    std::unique_ptr<Evacuation> evacuation_;
+    std::uint64_t evacuated_ = 0;                  // 1 + the place for which that was tried
+    bool waited_ = false;                          // for its blocks to be free
+    std::optional<core::Epochs::Section> inside_;  // while blocks of the file are written in place
+};
+
+}  // namespace
+
+Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset,
+                                  std::span<const std::byte> bytes, bool kill_suid_sgid,
+                                  const Caller &caller, Stale *stale) {
+    Engine &e = parts_->engine;
+    Stale nobody_asks;
+    if (stale == nullptr) stale = &nobody_asks;
+    TRY(writable(e));
+    if (offset > media::kFileSizeMax || bytes.size() > media::kFileSizeMax - offset)
+        return Error(EFBIG, "a file has at most 2^50 bytes");
+    if (bytes.empty()) return std::size_t{0};
+    const bool resumes = caller.progress != nullptr && caller.progress->kept();
+    if (!resumes && TRY(write_in_place(e, ino, offset, bytes, kill_suid_sgid))) {
+        stale->pages = e.live.wrote_past_cache(caller.handle);
+        return bytes.size();
+    }
+    return asking(e, caller, [&]() -> Result<std::size_t> {
+        auto operation = resumed_or_new<Write>(caller.progress, ino, e, ino,
+                                               Span{offset, offset + bytes.size()}, kill_suid_sgid);
+        Write &write = *operation;
+        write.lend(bytes, caller);
+        const Result<> done = parts_->scheduler.run_or_keep(operation, caller.progress);
+        stale->pages = e.live.wrote_past_cache(caller.handle);  // also of a part
+        if (!operation) return done.error();
+        stale->attributes = write.killed();
+        // What is written is written; the rest is the next call's error.
+        if (!done.ok() && done.error().errno_value() == ENOSPC && write.written() != 0 &&
+            !caller.written_back)
+            return write.written();
+        // Nobody else tells the kernel; and run again, it would not find the bits any more.
+        if (!done.ok() && write.killed()) attributes_changed(e, ino);
+        TRY(Result<>(done));
+        return bytes.size();
+    });
+}
+
+}  // namespace pmfs
