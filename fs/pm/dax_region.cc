@@ -25,7 +25,7 @@ namespace {
 
 constexpr std::uint64_t kLine = 64;
 constexpr std::uint64_t kStreamFrom = 2 << 10;
-constexpr std::uint64_t kStreamIntoMemoryFrom = 64 << 10;
+constexpr std::uint64_t kStreamIntoMemoryFrom = 4 << 10;
 
 // How libpmem2 shall store: flushed either way.
 unsigned manner(std::uint64_t offset, std::uint64_t size) {

@@ -296,9 +296,14 @@ private:
         const std::uint64_t old_size = inode->size.get();
         if (span_.from > old_size)
             change.after(TRY(zero_written(*e_.journal, reader, *was, ino_, old_size, span_.from)));
+        std::optional<core::MapPermit> permit;
         if (piece_ == Piece::hole || piece_ == Piece::unwritten)
-            TRY(change_map(change, inode, *was, block));
+            permit = TRY(
+                e_.holders->permit(ino_, *inode, core::Move::allocate, base_, base_ + run_.blocks));
+        if (piece_ == Piece::hole) TRY(take_blocks(change, *was, block));
+        // As early as may be: the stores go on while the record is made.
         if (!copied_) change.after(fill());
+        if (permit) TRY(change_map(change, inode, *permit));
         if (end_ > old_size) inode->size.set(end_);
         touch(inode);
         TRY(change.commit());
@@ -308,23 +313,19 @@ private:
         return {};
     }
 
-    Result<> change_map(Change &change, media::Inode *inode, const media::Inode &was,
-                        std::uint64_t block) {
-        const std::uint64_t upto = base_ + run_.blocks;
-        const auto permit =
-            TRY(e_.holders->permit(ino_, *inode, core::Move::allocate, base_, upto));
+    Result<> take_blocks(Change &change, const media::Inode &was, std::uint64_t block) {
+        if (reserved_) return e_.allocator->take_reserved(change, run_);
+        const core::Goal goal =
+            goal_for(Reader(*e_.core), was, ino_, block, span_.end_block() - block, caller_);
+        run_ = TRY(e_.allocator->take_data(change, goal, run_.blocks));
+        end_ = std::min(span_.to, (block + run_.blocks) * kBlockSize);
+        return {};
+    }
+
+    Result<> change_map(Change &change, media::Inode *inode, const core::MapPermit &permit) {
         if (piece_ == Piece::unwritten)
-            return core::map_set_written(change, inode, ino_, base_, upto, permit);
-        if (reserved_) {
-            TRY(e_.allocator->take_reserved(change, run_));
-        } else {
-            run_ = TRY(e_.allocator->take_data(
-                change,
-                goal_for(Reader(*e_.core), was, ino_, block, span_.end_block() - block, caller_),
-                upto - block));
-            end_ = std::min(span_.to, (block + run_.blocks) * kBlockSize);
-        }
-        TRY(core::map_insert(change, inode, ino_, {block, run_.start, run_.blocks, false, false},
+            return core::map_set_written(change, inode, ino_, base_, base_ + run_.blocks, permit);
+        TRY(core::map_insert(change, inode, ino_, {base_, run_.start, run_.blocks, false, false},
                              permit));
         inode->blocks.set(inode->blocks.get() + run_.blocks);
         return {};
