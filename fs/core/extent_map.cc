@@ -245,24 +245,21 @@ Result<> map_tidy(Core &core, InodeNo ino, std::uint64_t file_block) {
 Result<> map_insert(Change &change, media::Inode *inode, InodeNo ino, const Extent &extent,
                     const MapPermit &) {
     const Reader reader(change);
+    const std::uint64_t first = extent.file_block;
     if (extent.hole() || extent.blocks == 0) return corrupt("block 0 was taken for a free one");
-    Extent e = extent;
-    const Extent left =
-        e.file_block == 0 ? Extent{} : TRY(last_extent(reader, *inode, ino, e.file_block - 1));
-    const Extent right = TRY(next_extent(reader, *inode, ino, e.file_block));
-    if ((!left.hole() && left.end() > e.file_block) ||
-        (!right.hole() && right.file_block < e.end()))
+    const Extent left = first == 0 ? Extent{} : TRY(last_extent(reader, *inode, ino, first - 1));
+    const Extent right = TRY(next_extent(reader, *inode, ino, first));
+    if ((!left.hole() && left.end() > first) || (!right.hole() && right.file_block < extent.end()))
         return corrupt("extents overlap");
-    if (joins(e, right)) {
+    std::uint64_t blocks = extent.blocks;
+    if (joins(extent, right)) {
         TRY(drop(change, inode, ino, right.file_block));
-        e.blocks += right.blocks;
+        blocks += right.blocks;
     }
-    if (joins(left, e)) {
-        Extent joined = left;
-        joined.blocks += e.blocks;
-        return update(change, inode, ino, joined);
-    }
-    return put(change, inode, ino, e);
+    const bool joined = joins(left, extent) && left.blocks + blocks <= media::kGroupBlocks;
+    Extent whole = joined ? left : extent;
+    whole.blocks = joined ? left.blocks + blocks : blocks;
+    return joined ? update(change, inode, ino, whole) : put(change, inode, ino, whole);
 }
 
 Result<Run> map_remove(Change &change, media::Inode *inode, InodeNo ino, std::uint64_t first,

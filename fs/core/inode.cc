@@ -20,8 +20,8 @@ using media::Magic;
 Result<const media::Summary *> read_summary(const Reader &reader, std::uint64_t group,
                                             journal::Lines lines) {
     const auto layout = media::layout_of(group);
-    auto found = reader.get<media::Summary>(BlockNo(layout.summary_a), Magic::summary, lines);
-    if (found.ok()) return found;
+    const auto found = reader.get<media::Summary>(BlockNo(layout.summary_a), Magic::summary, lines);
+    if (found.ok()) return found.value();
     return reader.get<media::Summary>(BlockNo(layout.summary_b), Magic::summary, lines);
 }
 

@@ -50,13 +50,10 @@ Result<Tx::Shadow *> Tx::add(BlockNo block, media::Magic magic, bool fresh) {
 
 void Tx::copy_lines(Shadow &shadow, Lines lines) {
     const std::byte *home = journal_.blocks().raw(shadow.block);
-    for (Lines missing = lines & ~shadow.copied; missing != 0;) {
-        const auto first = static_cast<unsigned>(std::countr_zero(missing));
-        const auto count = static_cast<unsigned>(std::countr_one(missing >> first));
-        const std::size_t at = first * kLineSize, size = count * kLineSize;
-        ASAN_UNPOISON_MEMORY_REGION(shadow.bytes + at, size);
-        std::memcpy(shadow.bytes + at, home + at, size);
-        missing &= ~lines_of(at, size);
+    for (Lines missing = lines & ~shadow.copied; missing != 0; missing &= missing - 1) {
+        const std::size_t at = static_cast<std::size_t>(std::countr_zero(missing)) * kLineSize;
+        ASAN_UNPOISON_MEMORY_REGION(shadow.bytes + at, kLineSize);
+        std::memcpy(shadow.bytes + at, home + at, kLineSize);
     }
     shadow.copied |= lines;
 }

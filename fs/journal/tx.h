@@ -102,8 +102,9 @@ public:
 
 private:
     friend class Journal;
+    static constexpr unsigned kInodeLines = media::kInodeSize / media::kLineSize;
     static constexpr Lines lines_of_slot(unsigned slot) {
-        return lines_of(slot * media::kInodeSize, media::kInodeSize);
+        return ((Lines{1} << kInodeLines) - 1) << slot * kInodeLines;
     }
     struct Shadow {
         BlockNo block;
