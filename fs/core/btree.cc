@@ -96,14 +96,6 @@ Result<> Cursor::next() {
     return {};
 }
 
-Result<> Cursor::prev() {
-    PMFS_ASSERT(valid_);
-    const std::uint64_t from = key();
-    TRY(step_back());
-    if (valid_ && key() >= from) return out_of_order();
-    return {};
-}
-
 // One entry on, or the end.
 Result<> Cursor::step() {
     for (std::uint64_t empty = 0; empty <= reader_.core().blocks().count(); ++empty) {

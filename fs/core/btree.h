@@ -45,7 +45,6 @@ public:
     Result<> seek_leaf(std::uint64_t key) { return descend(key); }
     bool at_end() const { return !valid_; }
     Result<> next();
-    Result<> prev();
 
     std::uint64_t key() const { return node(0).key(steps_[0].slot); }
     std::span<const std::byte> value() const { return node(0).value(steps_[0].slot); }

@@ -93,13 +93,6 @@ Digest MapScan::digest() {
     return digest;
 }
 
-Result<Digest> map_digest(const Reader &reader, const media::Inode &inode, InodeNo ino) {
-    MapScan scan(inode);
-    while (!TRY(scan.scan(reader, inode, ino, ~0u))) {
-    }
-    return scan.digest();
-}
-
 Result<> check_mappable(const Reader &reader, const media::Inode &inode, InodeNo ino,
                         std::uint64_t first, std::uint64_t end, std::uint64_t unit,
                         std::uint64_t *bad_block) {

@@ -61,8 +61,6 @@ private:
     Extent joined_;
 };
 
-Result<Digest> map_digest(const Reader &reader, const media::Inode &inode, InodeNo ino);
-
 // What a full seal, a grant or a direct mapping asks of file blocks [first, end): every block
 // allocated, written, private, and in whole units of `unit` blocks congruent with the device.
 // EINVAL: *bad_block is the first one that is not.

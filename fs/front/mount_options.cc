@@ -227,7 +227,9 @@ Refusal set_all_own(char *text, bool sloppy, ServeOptions *options) {
 Refusal parse_mount_options(std::string_view text, bool sloppy, ServeOptions *options) {
     char *user = nullptr, *vfs = nullptr, *own = nullptr;
     const std::string whole(text);
-    if (mnt_split_optstr(whole.c_str(), &user, &vfs, &own, 0, 0) != 0)
+    // libmount passes over what is behind a quote without an end.
+    const bool open_quote = std::ranges::count(text, '"') % 2 != 0;
+    if (open_quote || mnt_split_optstr(whole.c_str(), &user, &vfs, &own, 0, 0) != 0)
         return fmt::format("cannot make sense of the options '{}'", text);
     const CText user_held(user, std::free), vfs_held(vfs, std::free), own_held(own, std::free);
 

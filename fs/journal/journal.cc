@@ -117,7 +117,8 @@ Result<> Journal::make_room() {
 }
 
 void Journal::settle_tail() {
-    if (region_.is_image()) return;
+    // What failed to go home is in the ring only.
+    if (region_.is_image() || failed()) return;
     region_.fence_everywhere();  // what any thread applied is durable at home now
     Lock lock(mutex_);
     if (!write_headers(next_seq_, head_offset_, boot_id_).ok()) return;

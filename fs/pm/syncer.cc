@@ -69,9 +69,4 @@ Result<> Syncer::sync() {
     return {};
 }
 
-bool Syncer::uses_uring() {
-    const Lock lock(mutex_);
-    return has_uring_;
-}
-
 }  // namespace pmfs::pm

@@ -24,7 +24,6 @@ public:
     // Makes every later sync() fail: a write into the page cache failed.
     void fail() { failed_.store(true, std::memory_order_release); }
     bool failed() const { return failed_.load(std::memory_order_acquire); }
-    bool uses_uring() EXCLUDES(mutex_);
 
 private:
     bool sync_by_uring_locked(int *result) REQUIRES(mutex_);

@@ -26,6 +26,7 @@ public:
     const Compacted &done() const { return done_; }
     Hold hold() const override { return evacuation_.hold(); }
     Result<bool> step() override {
+        TRY(writable(e_));
         const auto stepped = evacuation_.step();
         if (stepped.ok() && !stepped.value()) return false;
         if (!stepped.ok() && must_park(stepped.error())) return stepped.error();

@@ -59,6 +59,7 @@ public:
                 TRY(fill(Stage::exchange));
                 return false;
             case Stage::evacuate:
+                TRY(writable(e_));
                 if (TRY(evacuation_->step())) stage_ = Stage::plan;
                 return false;
             default:

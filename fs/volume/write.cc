@@ -120,9 +120,9 @@ public:
     }
     Result<bool> step() override {
         if (stage_ == Stage::copy) return copy();
+        TRY(writable(e_));
         if (stage_ == Stage::evacuate) return evacuate();
         e_.lock.assert_held();
-        TRY(writable(e_));
         if (stage_ == Stage::begin && !TRY(begin())) return false;
         if (stage_ == Stage::commit) {
             TRY(commit());
@@ -227,6 +227,7 @@ private:
         evacuated_ = at_ + 1;
         evacuation_ = std::make_unique<Evacuation>(e_, 1, 1, Evacuation::Worth::useful, &claim_);
         evacuation_->at_most(media::kChunkBlocks / 2);
+        waited_ = false;
         stage_ = Stage::evacuate;
         return true;
     }
@@ -235,6 +236,9 @@ private:
         if (done.ok() && !done.value()) return false;
         if (!done.ok() && done.error().errno_value() == kParkErrno) return done;
         e_.lock.assert_held();  // it ends, in one way or the other, where it chooses or plans
+        // On an image, what was moved out comes to be free by a group commit.
+        if (done.ok() && !std::exchange(waited_, true) && e_.allocator->space_comes())
+            return Error(kParkErrno, "the blocks of an emptied chunk wait for a group commit");
         if (!done.ok() && done.error().errno_value() != kClaimErrno) Evacuation::was_vain(e_);
         evacuation_->finish();
         evacuation_.reset();
@@ -365,6 +369,7 @@ private:
     bool reserved_ = false, copied_ = false;
     std::unique_ptr<Evacuation> evacuation_;
     std::uint64_t evacuated_ = 0;                  // 1 + the place for which that was tried
+    bool waited_ = false;                          // for its blocks to be free
     std::optional<core::Epochs::Section> inside_;  // while blocks of the file are written in place
 };
 

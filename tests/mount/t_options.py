@@ -152,5 +152,22 @@ def _(maker):
     assert volume.unmount() == 0
 
 
+@claim("a value that an option cannot have is one sentence that says what it wants", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M")
+    for wrong in ("lease_break_time=soon", "lease_break_time=3601", "lease_break_time=-1", "mappings=15",
+                  "mappings=many", "mappings=1000001", "pin_quota=64X", "pin_quota=lots", "commit=0x",
+                  "group=no-such-group", "seal=everybody", "attr_timeout=1h"):
+        done = mount_options(volume, wrong)
+        sentences = done.stderr.strip().splitlines()
+        word, _, value = wrong.partition("=")
+        assert done.returncode == 1 and len(sentences) == 1, (wrong, done)
+        assert value in sentences[0], (wrong, done)
+    for whole in ("seal=owner,\"half", "commit=5,context=\"a"):
+        done = mount_options(volume, whole)
+        assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1, (whole, done)
+    assert volume.unmount() == 0
+
+
 if __name__ == "__main__":
     run_claims()

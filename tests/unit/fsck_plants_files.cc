@@ -176,6 +176,15 @@ const Plant kPlants[] = {
          std::memcpy(entry(p, p.map_leaf, 5) + kEntryHeader + 8, &zero, sizeof zero);
          p.b.seal(p.map_leaf);
      }},
+    {Code::extent_broken, "of a wrong size in a tree",
+     [](Populated &p) {
+         std::byte *at = entry(p, p.map_leaf, 5);
+         const le16 size(8);
+         std::memcpy(at + 8, &size, sizeof size);
+         auto &node = p.b.block<NodeHeader>(p.map_leaf);
+         node.dead_bytes.set(static_cast<std::uint16_t>(node.dead_bytes.get() + 8));
+         p.b.seal(p.map_leaf);
+     }},
     {Code::extent_outside, "past the volume",
      [](Populated &p) { inline_extent(p, p.file, 1).start.set(2046); }},
     {Code::extent_outside, "wrapping round",
@@ -231,6 +240,21 @@ const Plant kPlants[] = {
          auto &blob = p.b.block<BlobBlock>(p.xattr_blob);
          blob.size.set(kBlobBytes);
          p.b.seal(p.xattr_blob);
+     }},
+    {Code::xattr_broken, "more blocks than its value needs",
+     [](Populated &p) {
+         std::byte *at = value_with(p, p.xattr_leaf, "user.large");
+         const BlobRun run{le64(p.xattr_blob - 1), le64(1000)};
+         std::memcpy(at + sizeof(XattrValue) + sizeof "user.large" - 1, &run, sizeof run);
+         p.b.seal(p.xattr_leaf);
+     }},
+    {Code::extent_outside, "a large value's",
+     [](Populated &p) {
+         std::byte *at = value_with(p, p.xattr_leaf, "user.large");
+         auto run = load<BlobRun>(ConstBytes(at, 64), sizeof(XattrValue) + sizeof "user.large" - 1);
+         run.start.set(std::uint64_t{1} << 40);
+         std::memcpy(at + sizeof(XattrValue) + sizeof "user.large" - 1, &run, sizeof run);
+         p.b.seal(p.xattr_leaf);
      }},
     {Code::xattr_name_invalid, "a zero byte",
      [](Populated &p) {

@@ -3,7 +3,6 @@
 #pragma once
 #include <doctest/doctest.h>
 #include <linux/falloc.h>
-#include <sys/stat.h>
 
 #include <functional>
 #include <memory>
@@ -13,20 +12,12 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "fsck/check.h"
 #include "mkfs/make.h"
-#include "volume/volume.h"
+#include "unit/files.h"
 
 namespace pmfs::test {
 
-inline const InodeNo kRoot(media::kRootIno);
-inline constexpr std::uint64_t kBlock = media::kBlockSize;
 inline constexpr std::uint64_t kSecond = 1'000'000'000;
-
-template <class T>
-int errno_of(const Result<T> &result) {
-    return result.ok() ? 0 : result.error().errno_value();
-}
 
 class World : public GrantWatcher {
 public:
@@ -47,13 +38,7 @@ public:
         region->fence(region->write(0, bytes));
         open(std::move(region));
     }
-    void check() {
-        const auto report = fsck::check(*region_);
-        REQUIRE(report.ok());
-        for (const auto &p : report.value().problems)
-            MESSAGE(fsck::id_of(p.code), " ", fsck::info_of(p.code).sentence, " ", p.detail);
-        CHECK(report.value().clean());
-    }
+    void check() { check_clean(*region_); }
     void later(std::uint64_t seconds) { volume_->tend(monotonic_ns() + seconds * kSecond); }
 
     static Caller user(std::uint32_t pid, std::uint32_t uid = 1000) {

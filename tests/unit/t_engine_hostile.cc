@@ -11,37 +11,23 @@
 #include "media/geometry.h"
 #include "media/verify.h"
 #include "mkfs/make.h"
+#include "unit/files.h"
 #include "unit/tampered.h"
-#include "volume/volume.h"
 
 using namespace pmfs;
-using test::Tampered;
+using namespace pmfs::test;
 
 namespace {
-
-constexpr Caller kUser{1000, 1000, 1};
-const InodeNo kRoot(media::kRootIno);
 
 media::InlineExtent *extents_of(media::Inode &inode) {
     return reinterpret_cast<media::InlineExtent *>(inode.inline_bytes);
 }
 
-InodeNo make_file(Volume &v, const std::string &name) {
-    const auto made = v.make(kRoot, name, S_IFREG | 0644, 0, kUser);
-    REQUIRE(made.ok());
-    return made.value().ino;
-}
 void write(Volume &v, InodeNo ino, std::uint64_t offset, const std::string &text) {
     REQUIRE(v.write(ino, offset, std::as_bytes(std::span(text)), false, kUser).ok());
 }
-template <class T>
-int errno_of(const Result<T> &result) {
-    return result.ok() ? 0 : result.error().errno_value();
-}
 int truncate(Volume &v, InodeNo ino, std::uint64_t size) {
-    SetAttr set;
-    set.size = size;
-    return errno_of(v.setattr(ino, set, kUser));
+    return errno_of(v.setattr(ino, size_of(size), kUser));
 }
 
 // An entry of a node, by slot.
@@ -350,4 +336,133 @@ TEST_CASE("hostile: directories above one another in a ring") {
     media::seal_block(inode);
     REQUIRE(volume.reopen().ok());
     CHECK(errno_of(volume->rename(kRoot, "c", b, "c", 0)) == EUCLEAN);
+}
+
+namespace {
+
+// The entry of a leaf whose value ends in `text`, and its value.
+std::byte *entry_with(media::NodeHeader &node, std::string_view text) {
+    for (unsigned slot = 0; slot < node.count.get(); ++slot) {
+        std::byte *at = entry(node, slot);
+        media::le16 size;
+        std::memcpy(&size, at + 8, sizeof size);
+        const std::string_view value(reinterpret_cast<char *>(at) + media::kEntryHeader,
+                                     size.get());
+        if (value.find(text) != value.npos) return at;
+    }
+    FAIL("no such entry");
+    return nullptr;
+}
+void cut_value(media::NodeHeader &node, std::byte *at, std::uint16_t size) {
+    media::le16 was;
+    std::memcpy(&was, at + 8, sizeof was);
+    const media::le16 now(size);
+    std::memcpy(at + 8, &now, sizeof now);
+    node.dead_bytes.set(static_cast<std::uint16_t>(node.dead_bytes.get() + was.get() - size));
+    media::seal_block(std::span(reinterpret_cast<std::byte *>(&node), media::kBlockSize));
+}
+
+}  // namespace
+
+TEST_CASE("hostile: an entry that is too short for what it should hold is damage") {
+    Tampered volume;
+    const InodeNo ino = make_file(*volume, "file");
+    REQUIRE(volume->setxattr(ino, "user.x", bytes_of("words"), 0, kUser).ok());
+    volume.close();
+    auto &names = volume.block<media::NodeHeader>(volume.inode(kRoot).map_root.get());
+    cut_value(names, entry_with(names, "file"), sizeof(media::DirValue));
+    auto &values = volume.block<media::NodeHeader>(volume.inode(ino).xattr_root.get());
+    cut_value(values, entry_with(values, "user.x"), sizeof(media::XattrValue) - 1);
+    REQUIRE(volume.reopen().ok());
+    CHECK(errno_of(volume->lookup(kRoot, "file")) == EUCLEAN);
+    CHECK(errno_of(volume->readdir(kRoot, 2, [](const DirEntry &) { return true; })) == EUCLEAN);
+    CHECK(errno_of(volume->getxattr(ino, "user.x")) == EUCLEAN);
+    CHECK(errno_of(volume->setxattr(ino, "user.x", bytes_of("more"), 0, kUser)) == EUCLEAN);
+    CHECK(volume->getattr(ino).ok());
+}
+
+TEST_CASE("hostile: a block of a large value is believed only if it is whole and of that value") {
+    const std::string value(9000, 'v');
+    for (const char *how : {"damaged", "another owner", "another piece"}) {
+        CAPTURE(how);
+        Tampered volume;
+        const InodeNo ino = make_file(*volume, "f");
+        REQUIRE(volume->setxattr(ino, "user.x", bytes_of(value), 0, kUser).ok());
+        volume.close();
+        auto &values = volume.block<media::NodeHeader>(volume.inode(ino).xattr_root.get());
+        media::BlobRun run;
+        std::memcpy(&run, entry(values, 0) + media::kEntryHeader + sizeof(media::XattrValue) + 6,
+                    sizeof run);
+        auto &blob = volume.block<media::BlobBlock>(run.start.get());
+        if (how[0] == 'd') {
+            blob.bytes[7] ^= 1;
+        } else if (how[8] == 'o') {
+            blob.owner.set(blob.owner.get() + 1);
+            media::seal_block(blob);
+        } else {
+            blob.offset.set(4032);
+            media::seal_block(blob);
+        }
+        REQUIRE(volume.reopen().ok());
+        CHECK(errno_of(volume->getxattr(ino, "user.x")) == EUCLEAN);
+        CHECK(volume->removexattr(ino, "user.x", kUser).ok());  // which frees its blocks
+        CHECK(errno_of(volume->getxattr(ino, "user.x")) == ENODATA);
+    }
+}
+
+TEST_CASE("hostile: a name that leads to no file, or to one without links, is damage") {
+    Tampered volume;
+    const InodeNo lost = make_file(*volume, "lost"), unlinked = make_file(*volume, "unlinked");
+    (void)make_file(*volume, "sound");
+    volume.close();
+    auto &names = volume.block<media::NodeHeader>(volume.inode(kRoot).map_root.get());
+    // Free, and in a block of inodes.
+    const media::le64 packed((lost.value() | 7) | std::uint64_t{S_IFREG >> 12}
+                                                      << media::kDirTypeShift);
+    REQUIRE(volume.inode(InodeNo(lost.value() | 7)).mode.get() == 0);
+    std::memcpy(entry_with(names, "lost") + media::kEntryHeader, &packed, sizeof packed);
+    media::seal_block(std::span(reinterpret_cast<std::byte *>(&names), media::kBlockSize));
+    media::Inode &inode = volume.inode(unlinked);
+    inode.nlink.set(0);
+    media::seal_block(inode);
+    REQUIRE(volume.reopen().ok());
+    CHECK(errno_of(volume->lookup(kRoot, "lost")) == EUCLEAN);
+    CHECK(errno_of(volume->rename(kRoot, "sound", kRoot, "unlinked", 0)) == EUCLEAN);
+    CHECK(volume->lookup(kRoot, "sound").ok());
+}
+
+TEST_CASE("hostile: a root that is no directory is not mounted") {
+    Tampered volume;
+    volume.close();
+    media::Inode &root = volume.inode(kRoot);
+    root.mode.set(S_IFREG | 0755);
+    media::seal_block(root);
+    CHECK(errno_of(volume.reopen()) == EUCLEAN);
+}
+
+TEST_CASE("hostile: a record of no known kind, or with too many entries, fails the mount") {
+    for (const bool kind : {true, false}) {
+        CAPTURE(kind);
+        Tampered volume;
+        volume.close();
+        const std::uint64_t start = volume.sb().journal_start.get();
+        for (unsigned slot = 0; slot < 2; ++slot) {
+            auto &header = volume.block<media::RingHeader>(start + slot);
+            header.generation.set(100);
+            header.tail_seq.set(7);
+            header.tail_offset.set(0);
+            header.boot_id[0] = 1;
+            std::memset(header.secret, 0, sizeof header.secret);
+            media::seal_block(header);
+        }
+        auto &record = volume.block<media::RecordHeader>(start + media::kRingHeaders);
+        std::memset(static_cast<void *>(&record), 0, sizeof record);
+        record.magic.set(static_cast<std::uint32_t>(media::Magic::record));
+        record.seq.set(7);
+        record.size.set(sizeof record);
+        record.kind.set(kind ? 9 : static_cast<std::uint32_t>(media::RecordKind::mark));
+        record.entries.set(kind ? 0 : 1);
+        record.crc32c.set(journal::record_checksum({}, std::as_bytes(std::span(&record, 1))));
+        CHECK(errno_of(volume.reopen()) == EUCLEAN);
+    }
 }

@@ -6,19 +6,14 @@
 #include <cstring>
 
 #include "core/alloc.h"
-#include "fsck/check.h"
 #include "journal/journal.h"
 #include "mkfs/make.h"
-#include "support/sim_media.h"
-#include "volume/volume.h"
+#include "unit/small_volume.h"
 
 using namespace pmfs;
+using namespace pmfs::test;
 
 namespace {
-
-constexpr Caller kUser{1000, 1000, 1};
-const InodeNo kRoot(media::kRootIno);
-constexpr std::uint64_t kChunk = media::kChunkSize;
 
 class Mounted {
 public:
@@ -32,84 +27,12 @@ public:
     }
     Volume *operator->() { return volume_.get(); }
     Volume &operator*() { return *volume_; }
-    void check() {
-        const auto report = fsck::check(*region_);
-        REQUIRE(report.ok());
-        for (const auto &p : report.value().problems)
-            MESSAGE(fsck::id_of(p.code), " ", fsck::info_of(p.code).sentence, " ", p.detail);
-        CHECK(report.value().clean());
-    }
+    void check() { check_clean(*region_); }
 
 private:
     pm::Region *region_;
     std::unique_ptr<Volume> volume_;
 };
-
-// An image file with the smallest journal, where nearly everything has to park.
-class Image {
-public:
-    explicit Image(std::uint64_t size) {
-        auto region = std::move(pm::memory_region(size)).take();
-        mkfs::MakeOptions options;
-        options.journal_size = media::kJournalSizeMin;
-        REQUIRE(mkfs::make(*region, options).ok());
-        media_ = std::make_unique<test::SimMedia>(
-            test::SimMedia::Flavour::image,
-            test::MediaImage(std::vector<std::byte>(region->meta(), region->meta() + size)));
-        MountOptions mount;
-        mount.no_background = true;
-        auto opened = Volume::open(media_->lend(), mount);
-        REQUIRE(opened.ok());
-        volume_ = std::move(opened).take();
-    }
-    Volume *operator->() { return volume_.get(); }
-
-    // Overwrites the records of the journal, as poison that reads as zeroes does.
-    void spoil_journal() {
-        media::Superblock sb;
-        std::memcpy(static_cast<void *>(&sb), volume_->region().data(), sizeof sb);
-        const std::vector<std::byte> zeroes(media::kBlockSize);
-        for (std::uint64_t b = media::kRingHeaders; b < sb.journal_blocks.get(); ++b)
-            media_->store_direct((sb.journal_start.get() + b) * media::kBlockSize, zeroes);
-    }
-
-    // As a front end does, but not for ever.
-    template <class F>
-    auto retry(F operation, int most = 1000) {
-        auto done = operation();
-        for (; most > 0 && !done.ok() && must_park(done.error()); --most) {
-            REQUIRE(volume_->commit_group().ok());
-            done = operation();
-        }
-        return done;
-    }
-
-private:
-    std::unique_ptr<test::SimMedia> media_;
-    std::unique_ptr<Volume> volume_;
-};
-
-template <class T>
-int errno_of(const Result<T> &result) {
-    return result.ok() ? 0 : result.error().errno_value();
-}
-
-InodeNo make_file(Volume &v, const std::string &name) {
-    const auto made = v.make(kRoot, name, S_IFREG | 0644, 0, kUser);
-    REQUIRE(made.ok());
-    return made.value().ino;
-}
-std::span<const std::byte> bytes_of(const std::string &text) {
-    return std::as_bytes(std::span(text));
-}
-std::string read_at(Volume &v, InodeNo ino, std::uint64_t offset, std::size_t size) {
-    std::string text;
-    REQUIRE(v.read(ino, offset, size, [&](auto pieces) {
-                 for (const iovec &p : pieces)
-                     text.append(static_cast<char *>(p.iov_base), p.iov_len);
-             }).ok());
-    return text;
-}
 
 // Takes all data blocks, without writing any.
 InodeNo fill(Volume &v) {
@@ -171,9 +94,9 @@ TEST_CASE("space: preparing in units of several chunks stays inside what was tak
 }
 
 TEST_CASE("space: preparing a file in many pieces ends, however small the journal") {
-    Image volume(16 << 20);
-    const InodeNo ino = make_file(*volume.operator->(), "f");
-    const InodeNo between = make_file(*volume.operator->(), "g");
+    SmallVolume volume(16 << 20);
+    const InodeNo ino = make_file(*volume, "f");
+    const InodeNo between = make_file(*volume, "g");
     const std::string text(4096, 'x');
     for (int i = 0; i < 60; ++i)
         for (const InodeNo one : {ino, between})
@@ -187,12 +110,11 @@ TEST_CASE("space: preparing a file in many pieces ends, however small the journa
     Extent e[2];
     CHECK(volume->extents(ino, 0, e).take() == 1);
     for (int i = 0; i < 60; ++i)
-        CHECK(read_at(*volume.operator->(), ino, static_cast<std::uint64_t>(i) * 8192, 4096) ==
-              text);
+        CHECK(read_at(*volume, ino, static_cast<std::uint64_t>(i) * 8192, 4096) == text);
 }
 
 TEST_CASE("space: a file that is made and opened in one is not in its own way") {
-    Image volume(16 << 20);
+    SmallVolume volume(16 << 20);
     OpenRequest request;
     request.write = request.truncate = true;
     request.caller = kUser;
@@ -361,9 +283,7 @@ TEST_CASE("space: a write into allocated space needs no block, not even the last
             REQUIRE(read_at(*volume, ino, at * 4096 + 4096, 4096) == std::string(4096, '\0'));
     }
     REQUIRE(volume->unlink(kRoot, "filler").ok());
-    const auto report = fsck::check(*kept);
-    REQUIRE(report.ok());
-    CHECK(report.value().clean());
+    check_clean(*kept);
 }
 
 TEST_CASE("space: a transaction that is dropped leaves no chunk reserved") {
@@ -443,8 +363,8 @@ TEST_CASE("space: a map of many extents gives its nodes back as it is emptied, f
 
 TEST_CASE(
     "space: a journal that lost its records makes the volume read-only, and goes on reading") {
-    Image volume(16 << 20);
-    const InodeNo ino = make_file(*volume.operator->(), "f");
+    SmallVolume volume(16 << 20);
+    const InodeNo ino = make_file(*volume, "f");
     volume.spoil_journal();
     CHECK(errno_of(volume->commit_group()) == EIO);
     CHECK(volume->info().damaged);

@@ -1,221 +1,21 @@
 // Chunks made whole by moving other files' data out of them: nothing is lost, what must not move
 // does not, and what is free can be had.
 #include <doctest/doctest.h>
-#include <linux/falloc.h>
-#include <sys/stat.h>
 
 #include <atomic>
-#include <map>
 #include <random>
 #include <thread>
 
 #include "base/clock.h"
-#include "fsck/check.h"
-#include "mkfs/make.h"
-#include "support/sim_media.h"
-#include "volume/volume.h"
+#include "unit/space_world.h"
 
 using namespace pmfs;
-
-namespace {
-
-const InodeNo kRoot(media::kRootIno);
-constexpr std::uint64_t kBlock = media::kBlockSize, kChunk = media::kChunkSize;
-constexpr Caller kUser{1000, 1000, 1}, kAdmin{0, 0, 1};
-
-template <class T>
-int errno_of(const Result<T> &result) {
-    return result.ok() ? 0 : result.error().errno_value();
-}
-
-SetAttr size_of(std::uint64_t size) {
-    SetAttr set;
-    set.size = size;
-    return set;
-}
-
-// A volume, on memory or on an image, and what its files hold.
-class World {
-public:
-    explicit World(std::uint64_t size, bool image = false) {
-        auto region = std::move(pm::memory_region(size)).take();
-        mkfs::MakeOptions make;
-        make.journal_size = media::kJournalSizeMin;
-        REQUIRE(mkfs::make(*region, make).ok());
-        MountOptions mount;
-        mount.no_background = true;
-        mount.park_hook = [this] { return waits_ != 0 && --waits_ == 0; };
-        media_ = std::make_unique<test::SimMedia>(
-            image ? test::SimMedia::Flavour::image : test::SimMedia::Flavour::dax,
-            test::MediaImage(std::vector<std::byte>(region->meta(), region->meta() + size)));
-        auto opened = Volume::open(media_->lend(), mount);
-        REQUIRE(opened.ok());
-        volume_ = std::move(opened).take();
-    }
-    Volume *operator->() { return volume_.get(); }
-
-    template <class F>
-    auto retry(F operation, int most = 2000) {
-        auto done = operation();
-        for (; most > 0 && !done.ok() && must_park(done.error()); --most) {
-            REQUIRE(volume_->commit_group().ok());
-            volume_->tend(0);
-            done = operation();
-        }
-        return done;
-    }
-    InodeNo make(const std::string &name) {
-        const InodeNo ino = try_make(name);
-        REQUIRE(ino != InodeNo());
-        return ino;
-    }
-    InodeNo try_make(const std::string &name) {  // none: the volume is full
-        const auto made =
-            retry([&] { return volume_->make(kRoot, name, S_IFREG | 0644, 0, kUser); });
-        if (!made.ok()) REQUIRE(errno_of(made) == ENOSPC);
-        return made.ok() ? made.value().ino : InodeNo();
-    }
-    // Each block says whose it is.
-    bool write(InodeNo ino, std::uint64_t block, std::uint64_t blocks) {
-        std::string text(blocks * kBlock, 0);
-        ++writes_;
-        for (std::uint64_t i = 0; i < blocks; ++i) {
-            const std::string word = std::to_string(ino.value()) + "/" + std::to_string(block + i) +
-                                     "#" + std::to_string(writes_) + ";";
-            text.replace(i * kBlock, word.size(), word);
-        }
-        Progress place;
-        Caller caller = kUser;
-        caller.progress = &place;
-        const auto done = retry([&] {
-            return volume_->write(ino, block * kBlock, std::as_bytes(std::span(text)), false,
-                                  caller);
-        });
-        if (!done.ok()) {
-            REQUIRE(errno_of(done) == ENOSPC);
-            return false;
-        }
-        auto &file = files_[ino.value()];
-        const std::uint64_t written = done.value() / kBlock;
-        for (std::uint64_t i = 0; i < written; ++i)
-            file[block + i] = text.substr(i * kBlock, kBlock);
-        return written == blocks;
-    }
-    void punch(InodeNo ino, std::uint64_t block, std::uint64_t blocks) {
-        REQUIRE(retry([&] {
-                    return volume_->fallocate(0, ino, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                              block * kBlock, blocks * kBlock, kUser);
-                }).ok());
-        for (std::uint64_t i = 0; i < blocks; ++i) files_[ino.value()].erase(block + i);
-    }
-    void remove(const std::string &name, InodeNo ino) {
-        REQUIRE(retry([&] { return volume_->unlink(kRoot, name); }).ok());
-        volume_->forget(ino, 1);
-        files_.erase(ino.value());
-    }
-    std::string read(InodeNo ino, std::uint64_t offset, std::uint64_t size) {
-        std::string found;
-        REQUIRE(volume_
-                    ->read(ino, offset, size,
-                           [&](auto pieces) {
-                               for (const iovec &p : pieces)
-                                   found.append(static_cast<char *>(p.iov_base), p.iov_len);
-                           })
-                    .ok());
-        return found;
-    }
-    // The transaction of that number from now on has to wait.
-    void wait_behind(unsigned transactions) { waits_ = transactions + 1; }
-    void forget_content(InodeNo ino) { files_.erase(ino.value()); }
-    // All files read what was written to them.
-    void look() {
-        for (const auto &[number, blocks] : files_)
-            for (const auto &[block, text] : blocks)
-                CHECK((read(InodeNo(number), block * kBlock, kBlock) == text));
-    }
-    void check() {
-        look();
-        REQUIRE(volume_->close().ok());
-        const auto region = media_->lend();
-        const auto report = fsck::check(*region);
-        REQUIRE(report.ok());
-        for (const auto &p : report.value().problems)
-            MESSAGE(fsck::id_of(p.code), " ", fsck::info_of(p.code).sentence, " ", p.detail);
-        CHECK(report.value().clean());
-    }
-    Result<> prepare(InodeNo ino, const Caller &who = kUser, std::uint64_t unit = kChunk) {
-        Progress place;
-        Caller caller = who;
-        caller.progress = &place;
-        return retry([&] { return volume_->prepare(ino, 0, 0, unit, caller); });
-    }
-    std::vector<ChunkInfo> chunks() {
-        std::vector<ChunkInfo> all(volume_->info().chunks);
-        REQUIRE(volume_->chunks(0, all).ok());
-        return all;
-    }
-    std::uint64_t free_chunks() {
-        const auto all = chunks();
-        return static_cast<std::uint64_t>(
-            std::count_if(all.begin(), all.end(), [](const auto &c) { return c.kind == 0; }));
-    }
-    Compacted compact() {
-        Compacted sum;
-        for (std::uint64_t from = 0, calls = 0;; ++calls) {
-            REQUIRE(calls < 1000);
-            Progress place;
-            Caller caller = kAdmin;
-            caller.progress = &place;
-            const auto done = retry([&] { return volume_->compact(from, caller); });
-            REQUIRE(done.ok());
-            sum.chunks += done.value().chunks;
-            sum.moved += done.value().moved;
-            if (!done.value().more) return sum;
-            from = done.value().next;
-        }
-    }
-    Extent extent_at(InodeNo ino, std::uint64_t block) {
-        Extent e{};
-        REQUIRE(volume_->extents(ino, block, std::span(&e, 1)).take() == 1);
-        return e;
-    }
-    // Small files in all chunks, of which those that `keep` says stay.
-    std::vector<InodeNo> broken(std::uint64_t blocks, const std::function<bool(unsigned)> &keep) {
-        std::vector<InodeNo> all, kept;
-        for (unsigned i = 0;; ++i) {
-            all.push_back(try_make("s" + std::to_string(i)));
-            if (all.back() == InodeNo() || !write(all.back(), 0, blocks)) break;
-        }
-        if (all.back() != InodeNo()) remove("s" + std::to_string(all.size() - 1), all.back());
-        for (unsigned i = 0; i + 1 < all.size(); ++i) {
-            if (keep(i))
-                kept.push_back(all[i]);
-            else
-                remove("s" + std::to_string(i), all[i]);
-        }
-        REQUIRE(volume_->commit_group().ok());
-        REQUIRE(volume_->commit_group().ok());
-        return kept;
-    }
-    InodeNo sized(const std::string &name, std::uint64_t size) {
-        const InodeNo ino = make(name);
-        REQUIRE(retry([&] { return volume_->setattr(ino, size_of(size), kUser); }).ok());
-        return ino;
-    }
-
-private:
-    std::unique_ptr<test::SimMedia> media_;
-    std::unique_ptr<Volume> volume_;
-    std::map<std::uint64_t, std::map<std::uint64_t, std::string>> files_;
-    unsigned writes_ = 0, waits_ = 0;
-};
-
-}  // namespace
+using namespace pmfs::test;
 
 TEST_CASE("evacuation: a chunk is made of broken ones, on memory and on an image") {
     for (const bool image : {false, true}) {
         CAPTURE(image);
-        World world(32 << 20, image);
+        SpaceWorld world(32 << 20, image);
         world.broken(8, [](unsigned i) { return i % 2 == 0; });
         CHECK(world.free_chunks() == 0);
         const InodeNo big = world.sized("big", 2 * kChunk);
@@ -232,7 +32,7 @@ TEST_CASE("evacuation: what is free can be had as whole chunks, however old the 
     for (unsigned seed = 1; seed <= 12; ++seed) {
         const bool image = seed % 3 == 0;
         CAPTURE(seed);
-        World world((16u << 20) << seed % 3, image);
+        SpaceWorld world((16u << 20) << seed % 3, image);
         std::mt19937 random(seed);
         const auto dice = [&](unsigned n) { return random() % n; };
         std::map<std::string, InodeNo> files;
@@ -298,7 +98,7 @@ TEST_CASE(
     "evacuation: sealed, granted, pinned and quarantined blocks stay, and so do large values") {
     for (const bool image : {false, true}) {
         CAPTURE(image);
-        World world(48 << 20, image);
+        SpaceWorld world(48 << 20, image);
         const InodeNo valued = world.make("valued");
         const std::vector<std::byte> value(60000, std::byte{'v'});
         REQUIRE(
@@ -363,7 +163,7 @@ TEST_CASE(
 }
 
 TEST_CASE("evacuation: unwritten blocks, open files without a name, and the file itself move too") {
-    World world(32 << 20);
+    SpaceWorld world(32 << 20);
     const std::vector<InodeNo> kept = world.broken(8, [](unsigned i) { return i % 2 == 0; });
     OpenRequest open;
     open.write = true;
@@ -390,7 +190,7 @@ TEST_CASE("evacuation: unwritten blocks, open files without a name, and the file
 }
 
 TEST_CASE("evacuation: a file under another operation's claim is let be") {
-    World world(24 << 20, true);
+    SpaceWorld world(24 << 20, true);
     const std::vector<InodeNo> kept = world.broken(8, [](unsigned i) { return i % 2 == 0; });
     std::map<std::uint64_t, InodeNo> of_chunk;
     const std::vector<ChunkInfo> chunks = world.chunks();
@@ -441,7 +241,7 @@ TEST_CASE("evacuation: what was kept and reserved is given up when the request i
     unsigned dropped = 0;
     for (unsigned waits = 1; waits < 60; waits += waits < 30 ? 1 : 7) {
         CAPTURE(waits);
-        World world(16 << 20, true);
+        SpaceWorld world(16 << 20, true);
         world.broken(40, [](unsigned i) { return i % 2 == 0; });
         const InodeNo big = world.sized("big", kChunk), rest = world.make("rest");
         REQUIRE(world->commit_group().ok());
@@ -456,7 +256,7 @@ TEST_CASE("evacuation: what was kept and reserved is given up when the request i
                 ++dropped;
             }
         }
-        world.wait_behind(1000000);
+        world.wait_no_more();
         REQUIRE(world->commit_group().ok());
         REQUIRE(world->commit_group().ok());
         // All that is free can be had.
@@ -477,7 +277,7 @@ TEST_CASE("evacuation: what was kept and reserved is given up when the request i
 
 TEST_CASE("evacuation: no write in place is lost while many at once move files") {
     for (int round = 0; round < 40; ++round) {
-        World world(12 << 20);
+        SpaceWorld world(12 << 20);
         const std::vector<InodeNo> kept = world.broken(250, [](unsigned i) { return i % 2 == 0; });
         REQUIRE(kept.size() > 2);
         std::vector<InodeNo> big;
@@ -530,7 +330,7 @@ TEST_CASE("evacuation: no write in place is lost while many at once move files")
 TEST_CASE("evacuation: compacting makes chunks whole, and then there is nothing to be done") {
     for (const bool image : {false, true}) {
         CAPTURE(image);
-        World world(64 << 20, image);
+        SpaceWorld world(64 << 20, image);
         world.broken(8, [](unsigned i) { return i % 4 == 0; });
         const std::uint64_t before = world.free_chunks();
         const Compacted done = world.compact();

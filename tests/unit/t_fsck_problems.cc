@@ -9,6 +9,8 @@
 
 #include "base/crc32c.h"
 #include "fsck/check.h"
+#include "fsck/names.h"
+#include "fsck/print.h"
 #include "media/geometry.h"
 #include "unit/fsck_plants.h"
 
@@ -244,4 +246,27 @@ TEST_CASE("fsck: every code has its plant, and its own number, name and sentence
         CHECK(sentences.insert(info.sentence).second);
     }
     CHECK(planted.size() == fsck::all_codes().size());
+}
+
+TEST_CASE("fsck: a report says how many problems it leaves out, and when it gave up") {
+    fsck::Report report;
+    report.blocks = 1024;
+    for (std::uint64_t block = 0; block < 5; ++block)
+        report.add({.code = Code::extents_overlap, .block = block}, 2);
+    report.gave_up = report.medium_failed = true;
+    const std::string text = fsck::text_of(report, "dev\nice");
+    CHECK(text.find("... and 3 more\n") != std::string::npos);
+    CHECK(text.find("too much is wrong: the rest was not looked at\n") != std::string::npos);
+    CHECK(text.find("the medium failed while it was read") != std::string::npos);
+    CHECK(text.find("5 problems, ") != std::string::npos);
+    CHECK(text.find("dev\nice") == std::string::npos);  // no line of its own
+    report.repaired = 4;
+    CHECK(fsck::text_of(report, "d").find("5 problems, 4 repaired, ") != std::string::npos);
+    report.repaired = 5;
+    CHECK(fsck::text_of(report, "d").find("5 problems, repaired, ") != std::string::npos);
+}
+
+TEST_CASE("fsck: a name in a report cannot end its quotes") {
+    CHECK(fsck::in_quotes("plain") == "\"plain\"");
+    CHECK(fsck::in_quotes("a\"b\\c") == "\"a\\x22b\\x5cc\"");
 }

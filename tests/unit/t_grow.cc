@@ -16,14 +16,12 @@
 #include "media/geometry.h"
 #include "media/verify.h"
 #include "mkfs/make.h"
-#include "volume/volume.h"
+#include "unit/files.h"
 
 using namespace pmfs;
+using namespace pmfs::test;
 
 namespace {
-
-constexpr Caller kRootUser{0, 0, 1}, kUser{1000, 1000, 1};
-const InodeNo kRoot(media::kRootIno);
 
 // A file with a volume on it, which can be made longer under its mount.
 class Medium {
@@ -72,7 +70,7 @@ public:
         CHECK(volume_->info().size == size_);
     }
     // The errno value, or 0.
-    int grow(std::uint64_t size = 0, const Caller &caller = kRootUser) {
+    int grow(std::uint64_t size = 0, const Caller &caller = kAdmin) {
         Growth growth;
         const auto grown = volume_->grow(size, caller, &growth);
         if (!grown.ok()) {
@@ -112,12 +110,6 @@ private:
     std::uint64_t size_ = 0;
 };
 
-InodeNo make_file(Volume &v, const std::string &name) {
-    const auto made = v.make(kRoot, name, S_IFREG | 0644, 0, kRootUser);
-    REQUIRE(made.ok());
-    return made.value().ino;
-}
-
 template <class F>
 auto waited(Volume &v, F operation) {
     auto done = operation();
@@ -133,11 +125,11 @@ void fill(Volume &v, const std::string &name) {
     const InodeNo ino = make_file(v, name);
     const std::uint64_t blocks = v.info().blocks_available - 64;
     const auto done =
-        waited(v, [&] { return v.fallocate(0, ino, 0, 0, blocks * media::kBlockSize, kRootUser); });
+        waited(v, [&] { return v.fallocate(0, ino, 0, 0, blocks * media::kBlockSize, kAdmin); });
     REQUIRE_MESSAGE(done.ok(), std::string(done.ok() ? "" : done.error().what()));
     const auto wrote = waited(v, [&] {
         return v.write(ino, (blocks - 1) * media::kBlockSize, std::as_bytes(std::span(name)), false,
-                       kRootUser);
+                       kAdmin);
     });
     REQUIRE(wrote.ok());
 }
@@ -145,13 +137,8 @@ void fill(Volume &v, const std::string &name) {
 std::string last_block_of(Volume &v, const std::string &name) {
     const auto attr = v.lookup(kRoot, name);
     REQUIRE(attr.ok());
-    std::string text;
-    REQUIRE(v.read(attr.value().ino, attr.value().size - media::kBlockSize, name.size(),
-                   [&](auto pieces) {
-                       for (const iovec &p : pieces)
-                           text.append(static_cast<char *>(p.iov_base), p.iov_len);
-                   })
-                .ok());
+    const std::string text =
+        read_at(v, attr.value().ino, attr.value().size - media::kBlockSize, name.size());
     v.forget(attr.value().ino, 1);
     return text;
 }
@@ -241,13 +228,13 @@ TEST_CASE("grow: what cannot be is refused, and changes nothing") {
     CHECK(medium.grow(8 * kMiB) == EINVAL);
     CHECK(medium.grow(16 * kMiB + 1) == ENOSPC);
     CHECK(medium->set_root_reserve(100, kUser).error().errno_value() == EPERM);
-    CHECK(medium->set_root_reserve(5001, kRootUser).error().errno_value() == EINVAL);
+    CHECK(medium->set_root_reserve(5001, kAdmin).error().errno_value() == EINVAL);
     CHECK(medium.grow(10 * kMiB) == 0);
     medium.again();
     medium.unmount();
     medium.mount(true);
     CHECK(medium.grow() == EROFS);
-    CHECK(medium->set_root_reserve(100, kRootUser).error().errno_value() == EROFS);
+    CHECK(medium->set_root_reserve(100, kAdmin).error().errno_value() == EROFS);
 }
 
 TEST_CASE("grow: a volume whose superblock is damaged does not grow") {
@@ -257,7 +244,7 @@ TEST_CASE("grow: a volume whose superblock is damaged does not grow") {
     medium.set_size(20 * kMiB);
     medium.mount();
     CHECK(medium.grow() == EUCLEAN);
-    CHECK(medium->set_root_reserve(100, kRootUser).error().errno_value() == EUCLEAN);
+    CHECK(medium->set_root_reserve(100, kAdmin).error().errno_value() == EUCLEAN);
 }
 
 TEST_CASE("grow: chunks that the last group lacks but calls in use are not given to it") {
@@ -330,12 +317,12 @@ TEST_CASE("grow: threads that read, write and ask for space go on meanwhile") {
                     Volume &v = *medium;
                     const std::string name = std::to_string(t) + "-" + std::to_string(i % 7);
                     (void)waited(v, [&] { return v.unlink(kRoot, name); }).ok();
-                    auto made = waited(
-                        v, [&] { return v.make(kRoot, name, S_IFREG | 0644, 0, kRootUser); });
+                    auto made =
+                        waited(v, [&] { return v.make(kRoot, name, S_IFREG | 0644, 0, kAdmin); });
                     if (!made.ok()) continue;
                     const InodeNo ino = made.value().ino;
                     (void)waited(v, [&] {
-                        return v.write(ino, 0, std::as_bytes(std::span(text)), false, kRootUser);
+                        return v.write(ino, 0, std::as_bytes(std::span(text)), false, kAdmin);
                     }).ok();
                     (void)
                         v.read(ino, 0, text.size(), [&](auto pieces) {
@@ -364,7 +351,7 @@ TEST_CASE("reserve: what is kept for root changes at once, and stays changed") {
         medium.mount();
         const VolumeInfo was = medium->info();
         CHECK(medium->root_reserve().value_or(0) == 100);
-        REQUIRE(medium->set_root_reserve(2500, kRootUser).ok());
+        REQUIRE(medium->set_root_reserve(2500, kAdmin).ok());
         const std::uint64_t blocks = 64 * kMiB / media::kBlockSize;
         CHECK(was.blocks_available - medium->info().blocks_available ==
               blocks * 2500 / 10000 - blocks * 100 / 10000);
@@ -372,7 +359,7 @@ TEST_CASE("reserve: what is kept for root changes at once, and stays changed") {
         CHECK(medium.grow(64 * kMiB) == 0);
         medium.again();
         CHECK(medium->root_reserve().value_or(0) == 2500);
-        REQUIRE(medium->set_root_reserve(0, kRootUser).ok());
+        REQUIRE(medium->set_root_reserve(0, kAdmin).ok());
         CHECK(medium->info().blocks_available > was.blocks_available);
         medium.again();
         CHECK(medium->root_reserve().value_or(1) == 0);

@@ -6,36 +6,26 @@
 
 #include "base/bytes.h"
 #include "media/geometry.h"
+#include "unit/files.h"
 #include "unit/tampered.h"
 
 using namespace pmfs;
 using namespace pmfs::media;
-using test::Tampered;
+using namespace pmfs::test;
 
 namespace {
 
-constexpr Caller kUser{1000, 1000, 1};
-const InodeNo kRoot(kRootIno);
-
-template <class T>
-int errno_of(const Result<T> &result) {
-    return result.ok() ? 0 : result.error().errno_value();
-}
-
 int truncate(Volume &v, InodeNo ino, std::uint64_t size) {
-    SetAttr set;
-    set.size = size;
-    return errno_of(v.setattr(ino, set, kUser));
+    return errno_of(v.setattr(ino, size_of(size), kUser));
 }
 
 // A file of so many blocks, each with a hole behind it: more than eleven need a tree.
 InodeNo scattered_file(Volume &v, const std::string &name, unsigned blocks) {
-    const auto made = v.make(kRoot, name, S_IFREG | 0644, 0, kUser);
-    REQUIRE(made.ok());
+    const InodeNo ino = make_file(v, name);
     const std::vector<std::byte> one(kBlockSize, std::byte{'x'});
     for (std::uint64_t b = 0; b < blocks; ++b)
-        REQUIRE(v.write(made.value().ino, 2 * b * kBlockSize, one, false, kUser).ok());
-    return made.value().ino;
+        REQUIRE(v.write(ino, 2 * b * kBlockSize, one, false, kUser).ok());
+    return ino;
 }
 
 void newer_minor(Tampered &volume) {

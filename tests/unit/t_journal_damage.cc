@@ -4,11 +4,15 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/bytes.h"
 #include "fsck/check.h"
 #include "fsck/print.h"
+#include "journal/journal.h"
 #include "journal/replay.h"
+#include "journal/tx.h"
+#include "media/geometry.h"
 #include "mkfs/make.h"
 #include "support/sim_media.h"
 #include "volume/volume.h"
@@ -318,4 +322,40 @@ TEST_CASE(
             REQUIRE(!made.ok());
             CHECK(made.error().errno_value() == EROFS);
         }
+}
+
+TEST_CASE("journal: what could not be stored home stays in the ring for the next mount") {
+    SimMedia media(Flavour::dax, MediaImage(std::vector<std::byte>(4 << 20)));
+    mkfs::MakeOptions make;
+    make.mapping_unit = 4096;
+    REQUIRE(mkfs::make(*media.lend(), make).ok());
+    const auto open = [](pm::Region &region, Superblock &sb) {
+        std::memcpy(static_cast<void *>(&sb), region.data(), sizeof sb);
+        return journal::Journal::open(region, sb, kBootA, false).take();
+    };
+    const std::uint64_t block = layout_of(0).summary_b;
+    const auto orphans = [block](const pm::Region &region) {
+        Summary summary;
+        std::memcpy(static_cast<void *>(&summary), region.data() + block * kBlockSize,
+                    sizeof summary);
+        return summary.orphan_head.get();
+    };
+    Superblock sb;
+    const auto region = media.lend();
+    const auto journal = open(*region, sb);
+    {
+        journal::Tx tx(*journal);
+        REQUIRE(tx.begin().ok());
+        tx.edit<Summary>(BlockNo(block), Magic::summary).take()->orphan_head.set(4711);
+        media.plant(test::Plant::fail_writes, 1);  // behind the record
+        REQUIRE(tx.commit().ok());
+    }
+    CHECK(journal->failed());
+    CHECK(orphans(*region) != 4711);
+    journal->settle_tail();
+    SimMedia left(Flavour::dax, media.after_kill());
+    const auto again = left.lend();
+    Superblock same;
+    (void)open(*again, same);
+    CHECK(orphans(*again) == 4711);
 }

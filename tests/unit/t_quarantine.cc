@@ -18,25 +18,19 @@
 #include "fsck/check.h"
 #include "fsck/print.h"
 #include "mkfs/make.h"
-#include "volume/volume.h"
+#include "unit/files.h"
 
 using namespace pmfs;
+using namespace pmfs::test;
 
 namespace {
 
-const InodeNo kRoot(media::kRootIno);
-constexpr std::uint64_t kBlock = media::kBlockSize;
 constexpr std::uint32_t kHolder = 10, kOther = 20;
 
 Caller caller(std::uint32_t pid = kOther) {
     Caller caller;
     caller.pid = pid;
     return caller;
-}
-
-template <class T>
-int errno_of(const Result<T> &result) {
-    return result.ok() ? 0 : result.error().errno_value();
 }
 
 // A volume in a file, with the smallest journal, and a world of invented processes.

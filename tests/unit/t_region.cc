@@ -22,9 +22,12 @@
 #include "pm/image_region.h"
 #include "pm/lock.h"
 #include "pm/private_region.h"
+#include "unit/child.h"
 
 using namespace pmfs;
 using namespace pmfs::pm;
+using test::died_of;
+using test::status_of;
 
 namespace {
 
@@ -61,29 +64,6 @@ std::vector<std::byte> pattern(std::size_t size, unsigned seed) {
 
 bool holds(const std::byte *view, const std::vector<std::byte> &bytes) {
     return std::memcmp(view, bytes.data(), bytes.size()) == 0;
-}
-
-// Runs `body` in a child; gives its wait status.  For what ends a process.
-template <class Body>
-int status_of(Body body) {
-    const pid_t child = ::fork();
-    REQUIRE(child >= 0);
-    if (child == 0) {
-        const rlimit no_core = {0, 0};
-        ::setrlimit(RLIMIT_CORE, &no_core);
-        ::close(STDERR_FILENO);
-        ::close(STDOUT_FILENO);
-        ::signal(SIGABRT, SIG_DFL);  // the test framework's handler would report twice
-        ::_exit(body());
-    }
-    int status = 0;
-    REQUIRE(::waitpid(child, &status, 0) == child);
-    return status;
-}
-
-// Address sanitizer turns a deadly signal into an exit code.
-bool died_of(int signal_number, int status) {
-    return WIFSIGNALED(status) ? WTERMSIG(status) == signal_number : WEXITSTATUS(status) != 0;
 }
 
 struct Kind {
@@ -388,6 +368,9 @@ TEST_CASE("region: stores into a private copy stay there, page by page and unit 
         }
         region->store_home(3 * kMiB, now);
         std::copy(now.begin(), now.end(), expected.begin() + 3 * kMiB);
+        region->fence(region->zero(2 * kMiB - 100, 5000));
+        std::fill_n(expected.begin() + 2 * kMiB - 100, 5000, std::byte{0});
+        region->fence_everywhere();
         region->drop_private(3 * kMiB);
         CHECK(region->sync().ok());
         CHECK(holds(region->meta(), expected));

@@ -13,9 +13,10 @@
 #include "media/geometry.h"
 #include "mkfs/make.h"
 #include "support/sim_media.h"
-#include "volume/volume.h"
+#include "unit/files.h"
 
 using namespace pmfs;
+using namespace pmfs::test;
 using core::Bits;
 using core::Run;
 using core::Side;
@@ -24,11 +25,6 @@ using media::ChunkKind;
 namespace {
 
 constexpr std::uint64_t kChunkBlocks = media::kChunkBlocks;
-
-template <class T>
-int errno_of(const Result<T> &result) {
-    return result.ok() ? 0 : result.error().errno_value();
-}
 
 enum class State : std::uint8_t { free, data, meta, fixed };
 
@@ -422,8 +418,6 @@ std::unique_ptr<Volume> volume_of(std::uint64_t size) {
     REQUIRE(opened.ok());
     return std::move(opened).take();
 }
-const InodeNo kRoot(media::kRootIno);
-constexpr Caller kUser{1000, 1000, 1};
 
 std::string name_of(std::uint64_t n) {
     const std::string digits = std::to_string(n);

@@ -2,102 +2,40 @@
 // lock.
 #include <doctest/doctest.h>
 #include <linux/falloc.h>
-#include <sys/stat.h>
 
 #include <atomic>
-#include <cstring>
 #include <thread>
 
 #include "core/epoch.h"
-#include "fsck/check.h"
-#include "mkfs/make.h"
-#include "support/sim_media.h"
-#include "volume/volume.h"
+#include "unit/small_volume.h"
 
 using namespace pmfs;
+using namespace pmfs::test;
 
 namespace {
 
-const InodeNo kRoot(media::kRootIno);
-constexpr std::uint64_t kBlock = media::kBlockSize;
-
-template <class T>
-int errno_of(const Result<T> &result) {
-    return result.ok() ? 0 : result.error().errno_value();
-}
-
 Caller user(Progress *progress = nullptr) {
-    Caller caller{1000, 1000, 1};
+    Caller caller = kUser;
     caller.progress = progress;
     return caller;
 }
 
-// A small image; the transaction that `waits` says has to wait.
-class Image {
+class Image : public SmallVolume {
 public:
-    explicit Image(std::uint64_t size, std::uint64_t journal = media::kJournalSizeMin) {
-        auto region = std::move(pm::memory_region(size)).take();
-        mkfs::MakeOptions options;
-        options.journal_size = journal;
-        REQUIRE(mkfs::make(*region, options).ok());
-        media_ = std::make_unique<test::SimMedia>(
-            test::SimMedia::Flavour::image,
-            test::MediaImage(std::vector<std::byte>(region->meta(), region->meta() + size)));
-        MountOptions mount;
-        mount.no_background = true;
-        mount.park_hook = [this] { return acting && begun++ == waits; };
-        auto opened = Volume::open(media_->lend(), mount);
-        REQUIRE(opened.ok());
-        volume_ = std::move(opened).take();
-    }
-    Volume *operator->() { return volume_.get(); }
-    void check() {
-        REQUIRE(volume_->close().ok());
-        const auto region = media_->lend();
-        const auto report = fsck::check(*region);
-        REQUIRE(report.ok());
-        CHECK(report.value().clean());
-    }
-    InodeNo make(const std::string &name) {
-        const auto made = volume_->make(kRoot, name, S_IFREG | 0644, 0, user());
-        REQUIRE(made.ok());
-        return made.value().ino;
-    }
-    template <class F>
-    auto retry(F operation, int most = 1000) {
-        auto done = operation();
-        for (; most > 0 && !done.ok() && must_park(done.error()); --most) {
-            REQUIRE(volume_->commit_group().ok());
-            done = operation();
-        }
-        return done;
-    }
+    explicit Image(std::uint64_t size, std::uint64_t journal = media::kJournalSizeMin)
+        : SmallVolume(size, SimMedia::Flavour::image, journal) {}
     void write(InodeNo ino, std::uint64_t offset, std::size_t size, char fill) {
         const std::string text(size, fill);
-        REQUIRE(retry([&] {
-                    return volume_->write(ino, offset, std::as_bytes(std::span(text)), false,
-                                          user());
-                }).ok());
+        REQUIRE(
+            retry([&] { return (*this)->write(ino, offset, bytes_of(text), false, user()); }).ok());
     }
     // A file of which every second block is a hole.
     InodeNo fragmented(const std::string &name, unsigned extents) {
-        const InodeNo ino = make(name);
+        const InodeNo ino = make_file(**this, name);
         for (unsigned i = 0; i < extents; ++i) write(ino, (2 * i + 1) * kBlock, kBlock, 'a');
         return ino;
     }
-    bool acting = false;
-    std::size_t begun = 0, waits = ~std::size_t{0};
-
-private:
-    std::unique_ptr<test::SimMedia> media_;
-    std::unique_ptr<Volume> volume_;
 };
-
-SetAttr size_of(std::uint64_t size) {
-    SetAttr set;
-    set.size = size;
-    return set;
-}
 
 }  // namespace
 
@@ -107,8 +45,7 @@ TEST_CASE("steps: while a write waits in its middle, whoever would change the fi
     const std::string text(16 * kBlock, 'w');
     const auto bytes = std::as_bytes(std::span(text));
     Progress progress;
-    image.acting = true;
-    image.waits = 5;
+    image.wait_behind(5);
     const auto written = image->write(ino, 0, bytes, false, user(&progress));
     REQUIRE(errno_of(written) == kParkErrno);
     REQUIRE(progress.kept());
@@ -130,11 +67,11 @@ TEST_CASE("steps: while a write waits in its middle, whoever would change the fi
     image->tend(0);
     CHECK_FALSE(ran);
     // It goes on where it stopped: the blocks that were there before are not written once more.
-    const std::size_t begun = image.begun;
+    const std::size_t begun = image.begun();
     const auto done = image->write(ino, 0, bytes, false, user(&progress));
     CHECK(done.ok());
     CHECK(done.value_or(0) == text.size());
-    CHECK(image.begun - begun < 16);
+    CHECK(image.begun() - begun < 16);
     CHECK_FALSE(progress.kept());
     image->tend(0);
     CHECK(ran);
@@ -145,15 +82,13 @@ TEST_CASE("steps: while a write waits in its middle, whoever would change the fi
 
 TEST_CASE("steps: a request that is dropped gives up what it claimed and reserved") {
     Image image(16 << 20, 1 << 20);
-    const InodeNo ino = image.make("f");
+    const InodeNo ino = make_file(*image, "f");
     const std::string text(64 * kBlock, 'w');
     const auto bytes = std::as_bytes(std::span(text));
     const auto free = image->info().blocks_free;
     for (const std::size_t waits : {1u, 2u}) {  // before the blocks are reserved, and behind that
         Progress progress;
-        image.acting = true;
-        image.begun = 0;
-        image.waits = waits;
+        image.wait_behind(waits);
         const auto written = image->write(ino, 0, bytes, false, user(&progress));
         CAPTURE(waits);
         if (written.ok()) break;
@@ -191,15 +126,7 @@ TEST_CASE(
         REQUIRE(done.ok());
         CHECK(done.value() == text.size());
         CHECK(parked > 1);
-        std::string found;
-        REQUIRE(image
-                    ->read(ino, 0, text.size(),
-                           [&](auto pieces) {
-                               for (const iovec &p : pieces)
-                                   found.append(static_cast<char *>(p.iov_base), p.iov_len);
-                           })
-                    .ok());
-        CHECK(found == text);
+        CHECK((read_at(*image, ino, 0, text.size()) == text));
         image.check();
     }
 }
@@ -293,15 +220,7 @@ TEST_CASE("steps: no write in place is lost while the file's blocks are moved") 
         done = true;
         writer.join();
         CHECK(prepared.ok());
-        std::string found;
-        REQUIRE(volume
-                    .read(ino, 0, kSize,
-                          [&](auto pieces) {
-                              for (const iovec &p : pieces)
-                                  found.append(static_cast<char *>(p.iov_base), p.iov_len);
-                          })
-                    .ok());
-        CHECK((found == wanted));
+        CHECK((read_at(volume, ino, 0, kSize) == wanted));
         CHECK(volume.file_info(ino).take().extents == 1);
         CHECK(volume.unlink(kRoot, name).ok());
         volume.forget(ino, 1);

@@ -15,14 +15,12 @@
 #include "media/geometry.h"
 #include "media/verify.h"
 #include "mkfs/make.h"
-#include "volume/volume.h"
+#include "unit/files.h"
 
 using namespace pmfs;
+using namespace pmfs::test;
 
 namespace {
-
-constexpr Caller kUser{1000, 1000, 1};
-const InodeNo kRoot(media::kRootIno);
 
 class Mounted {
 public:
@@ -62,29 +60,13 @@ public:
     }
 
     // Looks at all of it as it is now.
-    void check() {
-        const auto report = fsck::check(*region_);
-        REQUIRE(report.ok());
-        for (const auto &p : report.value().problems)
-            MESSAGE(fsck::id_of(p.code), " ", fsck::info_of(p.code).sentence, " ", p.detail);
-        CHECK(report.value().clean());
-    }
+    void check() { check_clean(*region_); }
 
 private:
     std::string path_;
     pm::Region *region_;
     std::unique_ptr<Volume> volume_;
 };
-
-std::span<const std::byte> bytes_of(const std::string &text) {
-    return std::as_bytes(std::span(text));
-}
-
-InodeNo make_file(Volume &v, InodeNo dir, const std::string &name) {
-    const auto made = v.make(dir, name, S_IFREG | 0644, 0, kUser);
-    REQUIRE(made.ok());
-    return made.value().ino;
-}
 
 std::string read_all(Volume &v, InodeNo ino) {
     const std::uint64_t size = v.getattr(ino).take().size;
@@ -139,7 +121,7 @@ TEST_CASE("volume: a directory of thousands keeps what a set keeps, in any order
 
 TEST_CASE("volume: a scattered file reads as a flat buffer does") {
     Mounted volume(64 << 20);
-    const InodeNo ino = make_file(*volume, kRoot, "f");
+    const InodeNo ino = make_file(*volume, "f");
     std::string model;
     std::mt19937 random(11);
     for (int i = 0; i < 3000; ++i) {
@@ -218,7 +200,7 @@ TEST_CASE("volume: a full one says ENOSPC, and everything can be deleted from it
 
 TEST_CASE("volume: threads that work side by side leave a sound volume") {
     Mounted volume(128 << 20);
-    const InodeNo shared = make_file(*volume, kRoot, "shared");
+    const InodeNo shared = make_file(*volume, "shared");
     REQUIRE(volume->fallocate(0, shared, 0, 0, 1 << 20, kUser).ok());
     std::vector<std::thread> threads;
     for (unsigned t = 0; t < 4; ++t)
@@ -251,7 +233,7 @@ TEST_CASE("volume: a change of a block does not seal damage to another part of i
     const auto layout = media::layout_of(0);
     REQUIRE(volume.whole(layout.summary_a));
     volume.flip(layout.summary_a * media::kBlockSize + 2000);  // after it was verified
-    const InodeNo ino = make_file(*volume, kRoot, "f");
+    const InodeNo ino = make_file(*volume, "f");
     const std::string text(9000, 'q');
     REQUIRE(volume->write(ino, 0, bytes_of(text), false, kUser).ok());
     CHECK(!volume.whole(layout.summary_a));
@@ -263,7 +245,7 @@ TEST_CASE("volume: a change of a block does not seal damage to another part of i
 
 TEST_CASE("volume: a sealed map whose digest is wrong is refused at the first open") {
     Mounted volume(16 << 20);
-    const InodeNo ino = make_file(*volume, kRoot, "f");
+    const InodeNo ino = make_file(*volume, "f");
     const std::string text(9000, 'q');
     REQUIRE(volume->write(ino, 0, bytes_of(text), false, kUser).ok());
     std::uint64_t bad = 0;
