@@ -18,9 +18,14 @@ inline constexpr int kBreakErrno = 0x10002;
 // way.
 inline constexpr int kClaimErrno = 0x10003;
 
+// The volume is full but for files that have no name any more and that nobody has open: the client
+// is about to forget them.  Parked in the same way, for a moment.
+inline constexpr int kForgetErrno = 0x10004;
+
 inline bool must_park(const Error &error) {
     const int value = error.errno_value();
-    return value == kParkErrno || value == kBreakErrno || value == kClaimErrno;
+    return value == kParkErrno || value == kBreakErrno || value == kClaimErrno ||
+           value == kForgetErrno;
 }
 
 // The media contradicts itself, or could not be read.

@@ -38,6 +38,7 @@ void Caretaker::stop() {
         stopping_ = true;
         breaks_.clear();
         ready_.clear();
+        timed_.clear();
         processes_.clear();
         looked_for_.clear();
         if (thread_.joinable()) wake();
@@ -111,6 +112,13 @@ void Caretaker::wait(InodeNo ino, std::uint32_t user, std::function<void()> agai
 void Caretaker::run(std::function<void()> again) {
     Lock held(mutex_);
     if (!stopping_) make_ready({0, kSystem, std::move(again)});
+}
+
+void Caretaker::run_at(std::uint64_t at_ns, std::uint32_t user, std::function<void()> again) {
+    Lock held(mutex_);
+    if (stopping_) return;
+    timed_.emplace(at_ns, Waiting{0, user, std::move(again)});
+    wake();
 }
 
 void Caretaker::leases_gone(InodeNo ino) {
@@ -204,6 +212,8 @@ void Caretaker::tend(std::uint64_t now_ns) {
         late_ones = late(now_ns);
         ended_ones = ended();
         look_at = looks(now_ns);
+        for (; !timed_.empty() && timed_.begin()->first <= now_ns; timed_.erase(timed_.begin()))
+            ready_.push_back(std::move(timed_.begin()->second));
     }
     for (const InodeNo ino : late_ones)
         dispatch(kSystem, ino.value(), [this, ino] {
@@ -238,6 +248,7 @@ int Caretaker::milliseconds_left() {
     std::uint64_t first = std::numeric_limits<std::uint64_t>::max();
     for (const auto &[ino, one] : breaks_)
         if (!one.revoking) first = std::min(first, one.deadline_ns);
+    if (!timed_.empty()) first = std::min(first, timed_.begin()->first);
     if (!looked_for_.empty() && !looking_) first = std::min(first, next_look_ns_);
     if (first == std::numeric_limits<std::uint64_t>::max()) return -1;
     const std::uint64_t now = monotonic_ns();

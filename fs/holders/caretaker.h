@@ -1,5 +1,5 @@
 // The thread that waits so that no server thread has to: for leases to be given back or their time
-// to be over, and for processes to end.
+// to be over, for processes to end, and for a moment.
 //
 // It only waits and dispatches: what is due runs on a pool that is fair by user and by file, so one
 // file's affairs never delay another's.  Takes its own lock only, inside every other, and calls out
@@ -44,6 +44,9 @@ public:
     bool has_turns(InodeNo ino) EXCLUDES(mutex_);
     // Runs `again` for the user when no lease of the file is in the way any more.
     void wait(InodeNo ino, std::uint32_t user, std::function<void()> again) EXCLUDES(mutex_);
+    // Runs `again` for the user when it is `at_ns`.
+    void run_at(std::uint64_t at_ns, std::uint32_t user, std::function<void()> again)
+        EXCLUDES(mutex_);
     // Runs `again` when its turn comes, for nobody in particular.
     void run(std::function<void()> again) EXCLUDES(mutex_);
     // The last lease of the file is gone.
@@ -85,6 +88,7 @@ private:
     Mutex mutex_;
     std::map<std::uint64_t, Break> breaks_ GUARDED_BY(mutex_);  // by inode
     std::vector<Waiting> ready_ GUARDED_BY(mutex_);
+    std::multimap<std::uint64_t, Waiting> timed_ GUARDED_BY(mutex_);  // by when they are ready
     std::map<std::uint64_t, unsigned> turns_ GUARDED_BY(mutex_);  // of those in ready_ and running
     std::map<std::uint64_t, FileDescriptor> processes_ GUARDED_BY(mutex_);  // by record
     std::set<std::uint64_t> looked_for_ GUARDED_BY(mutex_);                 // records

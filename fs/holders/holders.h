@@ -65,6 +65,10 @@ public:
 
     // Runs `again` when its turn comes: where there is no thread that waits for checkpoints.
     void run(std::function<void()> again) { caretaker_.run(std::move(again)); }
+    // Runs `again` for the user when it is `at_ns`.
+    void run_at(std::uint64_t at_ns, std::uint32_t user, std::function<void()> again) {
+        caretaker_.run_at(at_ns, user, std::move(again));
+    }
     // What is due at `now_ns`: tests without threads.
     void tend(std::uint64_t now_ns) { caretaker_.tend(now_ns); }
 

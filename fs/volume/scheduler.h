@@ -1,6 +1,7 @@
 // Runs operations step by step, each under one hold of the volume's lock, and lets others in
 // between.
 #pragma once
+#include <functional>
 #include <memory>
 
 #include "base/errors.h"
@@ -12,7 +13,10 @@ namespace pmfs {
 
 class Scheduler {
 public:
-    Scheduler(SharedMutex &lock, Claims &claims) : lock_(lock), claims_(claims) {}
+    // blocks_leave: whether there are files without a name that nobody has open, and that take
+    // space until the client forgets them.
+    Scheduler(SharedMutex &lock, Claims &claims, std::function<bool()> blocks_leave)
+        : lock_(lock), claims_(claims), blocks_leave_(std::move(blocks_leave)) {}
 
     // Until the operation is done or fails.  must_park(): its next step has to wait, and run() goes
     // on with that one.
@@ -20,7 +24,8 @@ public:
     // The same, and leaves an operation that has to wait in `progress` (null: drops it).
     template <class Op>
     Result<> run_or_keep(std::unique_ptr<Op> &operation, Progress *progress) EXCLUDES(lock_) {
-        const Result<> done = run(*operation);
+        Result<> done = run(*operation);
+        if (progress != nullptr) done = unless_forgotten_soon(*operation, std::move(done));
         if (!done.ok() && must_park(done.error()) && progress != nullptr)
             progress->keep(std::move(operation));
         return done;
@@ -37,10 +42,12 @@ public:
     }
 
 private:
+    Result<> unless_forgotten_soon(Operation &operation, Result<> done) EXCLUDES(lock_);
     Result<bool> step(Operation &operation) EXCLUDES(lock_);
 
     SharedMutex &lock_;
     Claims &claims_;
+    const std::function<bool()> blocks_leave_;
 };
 
 template <class Op>

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/clock.h"
 #include "core/inode.h"
 #include "media/geometry.h"
 #include "media/verify.h"
@@ -38,7 +39,11 @@ Volume::Parts::Parts(std::unique_ptr<pm::Region> region, const media::Superblock
              [this](InodeNo ino, std::function<void()> again) {
                  workers.resume(ino, std::move(again), 0);
              }),
-      scheduler(engine.lock, engine.claims),
+      scheduler(engine.lock, engine.claims,
+                [this] {
+                    SharedLock held(engine.lock);
+                    return leaving_blocks(engine) != 0;
+                }),
       workers(!options.no_background,
               [this](std::function<void()> again) { engine.holders->run(std::move(again)); }),
       commits(engine, workers),
@@ -201,6 +206,10 @@ void Volume::when_ready(const Error &why, std::function<void()> again, std::uint
     const InodeNo ino(why.subject());
     if (why.errno_value() == kBreakErrno) return e.holders->wait(why, user, std::move(again));
     if (why.errno_value() == kClaimErrno) return e.claims.wait(ino, std::move(again));
+    if (why.errno_value() == kForgetErrno) {
+        constexpr std::uint64_t kMoment = 1'000'000;
+        return e.holders->run_at(monotonic_ns() + kMoment, user, std::move(again));
+    }
     parts_->commits.await_room(ino, user, std::move(again));
 }
 

@@ -242,6 +242,39 @@ TEST_CASE("space: what an unlinked file will give back counts as free, once nobo
     volume.check();
 }
 
+TEST_CASE("space: who finds a volume full waits for what nobody has open, but not for ever") {
+    Mounted volume(32 << 20);
+    for (const bool forgotten : {true, false}) {
+        CAPTURE(forgotten);
+        const InodeNo gone = make_file(*volume, "gone");
+        const std::uint64_t size = volume->info().blocks_available * 4096;
+        REQUIRE(volume->fallocate(0, gone, 0, 0, size, kUser).ok());
+        REQUIRE(volume->unlink(kRoot, "gone").ok());  // the lookup that made it holds it
+        const InodeNo ino = make_file(*volume, "f");
+        Progress progress;
+        Caller caller = kUser;
+        caller.progress = &progress;
+        const auto write = [&] {
+            return errno_of(volume->write(ino, 0, bytes_of("words"), false, caller));
+        };
+        CHECK(write() == kForgetErrno);
+        CHECK(progress.kept());
+        int said = kForgetErrno;
+        if (forgotten) {
+            volume->forget(gone, 1);
+            said = write();
+            for (int i = 0; said != 0 && i < 1000; ++i) said = write();
+            CHECK(said == 0);
+        } else {
+            while (said == kForgetErrno) said = write();
+            CHECK(said == ENOSPC);
+            volume->forget(gone, 1);
+        }
+        REQUIRE(volume->unlink(kRoot, "f").ok());
+        volume->forget(ino, 1);
+    }
+}
+
 TEST_CASE("space: fallocate may have what metadata gave back") {
     Mounted volume(32 << 20);
     const InodeNo file = make_file(*volume, "f");
