@@ -5,6 +5,7 @@
 // group are read first, and those of others only while some owner is still unknown.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "base/ids.h"
@@ -13,9 +14,10 @@
 
 namespace pmfs::core {
 
-struct Owned {  // a piece of a file's map
+struct Owned {  // a piece of a file's map, or of the large value of an attribute
     InodeNo ino;
     std::uint64_t file_block = 0, start = 0, blocks = 0;
+    std::optional<std::uint64_t> attribute = {};  // its key; it has no file block
 };
 
 class OwnerScan {
@@ -24,9 +26,9 @@ public:
     OwnerScan(std::uint64_t first, std::uint64_t end, std::uint64_t used)
         : first_(first), end_(end), unknown_(used) {}
 
-    // Looks at about so many extents more.  With the volume's lock held exclusively or shared; what
-    // changes between two calls may be missed, so whoever moves a piece looks at it anew.  True:
-    // all is known that can be.
+    // Looks at about so many extents and attributes more.  With the volume's lock held exclusively
+    // or shared; what changes between two calls may be missed, so whoever moves a piece looks at it
+    // anew.  True: all is known that can be.
     Result<bool> step(const Reader &reader, unsigned extents_max);
 
     // Blocks in use whose owner was not found.
@@ -35,14 +37,24 @@ public:
 
 private:
     Result<unsigned> look(const Reader &reader, InodeNo ino, const media::Inode &inode,
-                          unsigned extents_max);
+                          unsigned most);
+    Result<unsigned> look_at_map(const Reader &reader, InodeNo ino, const media::Inode &inode,
+                                 unsigned most);
+    Result<unsigned> look_at_attributes(const Reader &reader, InodeNo ino,
+                                        const media::Inode &inode, unsigned most);
+    void note(Owned whole);
+    void begin_inode() {
+        at_ = 0;
+        attribute_at_.reset();
+    }
 
     const std::uint64_t first_, end_;
     std::uint64_t unknown_;
     std::vector<Owned> found_;
-    std::uint64_t chunks_done_ = 0;  // counted from the group's first one, and round
-    InodeNo ino_;                    // the next one to look at, or in the middle of
-    std::uint64_t at_ = 0;           // its file block
+    std::uint64_t chunks_done_ = 0;              // counted from the group's first one, and round
+    InodeNo ino_;                                // the next one to look at, or in the middle of
+    std::uint64_t at_ = 0;                       // its file block,
+    std::optional<std::uint64_t> attribute_at_;  // or the key in its attributes
 };
 
 }  // namespace pmfs::core
