@@ -4,12 +4,14 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "base/blocking.h"
 #include "base/clock.h"
 #include "base/errors.h"
 #include "core/inode.h"
 #include "core/seal.h"
+#include "media/geometry.h"
 
 namespace pmfs {
 
@@ -283,7 +285,11 @@ Result<Grant> Holders::design(const HandleInfo &opened, const GrantRequest &requ
     grant.first = request.offset / kBlockSize / unit * unit;
     grant.end = ((to + kBlockSize - 1) / kBlockSize + unit - 1) / unit * unit;
     std::uint64_t bad = 0;
-    const auto fits = core::check_mappable(reader, *inode, ino, grant.first, grant.end, unit, &bad);
+    // What is known to be dense needs no look where a unit is a block: survey().
+    const std::uint64_t dense = ground_.live.counts(ino).dense_end;
+    const std::uint64_t unknown =
+        unit == 1 ? std::clamp(dense, grant.first, grant.end) : grant.first;
+    const auto fits = core::check_mappable(reader, *inode, ino, unknown, grant.end, unit, &bad);
     if (!fits.ok() && bad_offset) *bad_offset = bad * kBlockSize;
     TRY(Result<>(fits));
     TRY(core::ask(*inode, ground_.live.standing(ino, grant.first, grant.end),
@@ -301,7 +307,9 @@ Result<Grant> Holders::design(const HandleInfo &opened, const GrantRequest &requ
     grant.uid = caller.uid;
     // T and B freeze more than their range, which has no gaps.
     const bool freezes = request.kind != GrantKind::pin && (grant.first != 0 || grant.end < blocks);
-    grant.freezes_gaps = freezes && TRY(core::has_gaps(reader, *inode, ino));
+    grant.freezes_gaps =
+        freezes && TRY(core::dense_until(reader, *inode, ino, std::min(dense, blocks), blocks,
+                                         std::numeric_limits<unsigned>::max())) < blocks;
     grant.lent = request.lent && system_.lends() && !ground_.read_only;
     if (request.forks && !grant.lent && !ground_.read_only)
         return Error(EOPNOTSUPP, "this medium cannot tell whether children still map");
@@ -351,6 +359,23 @@ Result<> Holders::write_grant(const Grant &grant) {
     return {};
 }
 
+// Notes how far the file is dense, a piece of its map at a time, so that design() need not walk
+// over all of it with the lock held.
+void Holders::survey(InodeNo ino) {
+    constexpr unsigned kExtents = 1024;
+    for (;;) {
+        SharedLock held(ground_.lock);
+        const Reader reader(ground_.core);
+        const auto inode = core::read_inode(reader, ino);
+        if (!inode.ok() || !S_ISREG(inode.value()->mode.get())) return;
+        const std::uint64_t end = media::blocks_up(inode.value()->size.get());
+        const std::uint64_t from = std::min(ground_.live.counts(ino).dense_end, end);
+        const auto until = core::dense_until(reader, *inode.value(), ino, from, end, kExtents);
+        if (!until.ok() || until.value() == from) return;
+        ground_.live.dense_to(ino, until.value());
+    }
+}
+
 Result<GrantId> Holders::take(HandleId handle, const GrantRequest &request, const Caller &caller,
                               std::uint64_t *bad_offset) {
     const auto opened = ground_.live.handle(handle);
@@ -360,6 +385,7 @@ Result<GrantId> Holders::take(HandleId handle, const GrantRequest &request, cons
         if (!opened->write) return Error(EACCES, "to store, the file must be open for writing");
     }
     const Identity identity = identify(request, caller);
+    survey(opened->ino);
     ground_.volume.wait_for_writers();
     const auto taken = [&] {
         ExclusiveLock held(ground_.lock);
