@@ -15,13 +15,15 @@ namespace pmfs::core {
 
 struct Owned {  // a piece of a file's map
     InodeNo ino;
-    std::uint64_t file_block = 0, start = 0, blocks = 0;
+    FileBlock file_block;
+    BlockNo start;
+    std::uint64_t blocks = 0;
 };
 
 class OwnerScan {
 public:
-    // Of device blocks [first, end), all in one group, of which `used` are in use.
-    OwnerScan(std::uint64_t first, std::uint64_t end, std::uint64_t used)
+    // Of blocks [first, end), all in one group, of which `used` are in use.
+    OwnerScan(BlockNo first, BlockNo end, std::uint64_t used)
         : first_(first), end_(end), unknown_(used) {}
 
     // Looks at about so many extents more.  With the volume's lock held exclusively or shared; what
@@ -37,12 +39,12 @@ private:
     Result<unsigned> look(const Reader &reader, InodeNo ino, const media::Inode &inode,
                           unsigned extents_max);
 
-    const std::uint64_t first_, end_;
+    const BlockNo first_, end_;
     std::uint64_t unknown_;
     std::vector<Owned> found_;
     std::uint64_t chunks_done_ = 0;  // counted from the group's first one, and round
-    InodeNo ino_;                    // the next one to look at, or in the middle of
-    std::uint64_t at_ = 0;           // its file block
+    InodeNo ino_;                    // the next one to look at, or in the middle of,
+    FileBlock at_;                   // and where in it
 };
 
 }  // namespace pmfs::core

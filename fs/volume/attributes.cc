@@ -26,8 +26,8 @@ Result<std::optional<std::uint64_t>> unseen_from(Engine &engine, InodeNo ino,
     const auto counts = engine.live.counts(ino);
     if (!S_ISREG(inode.mode.get()) || counts.cached_write == 0) return std::nullopt;
     if (engine.options.writeback) return 0;  // also of what is written, and behind the end
-    const std::uint64_t end = media::blocks_up(inode.size.get());
-    std::uint64_t at = std::min(counts.dense_end, end);
+    const FileBlock end = media::file_block_from(inode.size.get());
+    FileBlock at = std::min(counts.dense_end, end);
     for (unsigned n = 0; at < end && n < kExtentsLookedAt; ++n) {
         const Extent e = TRY(core::find_extent(Reader(*engine.core), inode, ino, at));
         if (e.hole() || e.unwritten || e.shared) break;
@@ -35,7 +35,7 @@ Result<std::optional<std::uint64_t>> unseen_from(Engine &engine, InodeNo ino,
     }
     if (at > counts.dense_end) engine.live.dense_to(ino, at);
     if (at == end) return std::nullopt;
-    return at * media::kBlockSize;
+    return media::byte_of(at);
 }
 
 Attr attr_of(Engine &engine, InodeNo ino, const media::Inode &inode) {
