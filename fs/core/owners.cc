@@ -8,27 +8,56 @@
 #include "core/alloc.h"
 #include "core/extent_map.h"
 #include "core/inode.h"
+#include "core/xattr.h"
 
 namespace pmfs::core {
 
-// The pieces of a file that lie in the range; stops in the middle of a file with many extents.
-Result<unsigned> OwnerScan::look(const Reader &reader, InodeNo ino, const media::Inode &inode,
-                                 unsigned extents_max) {
+// What of it lies in the range.
+void OwnerScan::note(Owned whole) {
+    const BlockNo from = std::max(whole.start, first_);
+    const BlockNo end = std::min(whole.start + whole.blocks, end_);
+    if (from >= end) return;
+    unknown_ -= std::min(unknown_, end - from);
+    found_.push_back(
+        {whole.ino, whole.file_block + (from - whole.start), from, end - from, whole.attribute});
+}
+
+Result<unsigned> OwnerScan::look_at_map(const Reader &reader, InodeNo ino,
+                                        const media::Inode &inode, unsigned most) {
     unsigned n = 0;
-    for (; n < extents_max; ++n) {
+    const bool has_map = S_ISREG(inode.mode.get()) || S_ISLNK(inode.mode.get());
+    for (; has_map && n < most; ++n) {
         const Extent e = TRY(next_extent(reader, inode, ino, at_));
-        if (e.hole()) {
-            at_ = FileBlock(0);
-            return n;
-        }
-        const BlockNo from = std::max(e.start, first_);
-        const BlockNo end = std::min(e.start + e.blocks, end_);
-        if (from < end) {
-            found_.push_back({ino, e.file_block + (from - e.start), from, end - from});
-            unknown_ -= std::min(unknown_, end - from);
-        }
+        if (e.hole()) break;
+        note({ino, e.file_block, e.start, e.blocks});
         at_ = e.end();
     }
+    if (n < most) attribute_at_ = 0;  // no more of the map
+    return n;
+}
+
+Result<unsigned> OwnerScan::look_at_attributes(const Reader &reader, InodeNo ino,
+                                               const media::Inode &inode, unsigned most) {
+    unsigned n = 0;
+    for (; inode.xattr_root.get() != 0 && n < most; ++n) {
+        const auto found = TRY(next_xattr(reader, inode, ino, *attribute_at_));
+        if (!found) break;
+        for (const Run &run : found->runs)
+            note({ino, FileBlock(0), run.start, run.blocks, found->key});
+        attribute_at_ = found->key + 1;
+    }
+    if (n < most) {  // all of it was seen
+        attribute_at_.reset();
+        at_ = FileBlock(0);
+    }
+    return n;
+}
+
+// The pieces of a file; stops in the middle of one that has many.
+Result<unsigned> OwnerScan::look(const Reader &reader, InodeNo ino, const media::Inode &inode,
+                                 unsigned most) {
+    unsigned n = attribute_at_ ? 0 : TRY(look_at_map(reader, ino, inode, most));
+    if (attribute_at_) n += TRY(look_at_attributes(reader, ino, inode, most - n));
     return n;
 }
 
@@ -41,18 +70,16 @@ Result<bool> OwnerScan::step(const Reader &reader, unsigned extents_max) {
         bool stopped = false;
         const auto done =
             for_each_inode(reader, chunk, ino_, [&](InodeNo ino, const media::Inode &inode) {
-                if (ino != ino_) at_ = FileBlock(0);  // the one in whose middle it stopped is gone
+                if (ino != ino_) begin_inode();  // the one in whose middle it stopped is gone
                 ino_ = ino;
-                const bool has_map = S_ISREG(inode.mode.get()) || S_ISLNK(inode.mode.get());
-                if (has_map && (inode.flags.get() & media::kGrantRecord) == 0) {
+                if ((inode.flags.get() & media::kGrantRecord) == 0) {
                     const auto looked = look(reader, ino, inode, left);
-                    if (!looked.ok())
-                        at_ = FileBlock(0);  // damaged: its blocks stay where they are
+                    if (!looked.ok()) begin_inode();  // damaged: its blocks stay where they are
                     if (looked.ok()) left -= std::min(left, looked.value());
                 }
                 left -= left != 0;
                 stopped = left == 0 || unknown_ == 0;
-                if (at_ == FileBlock(0)) ++ino_;  // done with it
+                if (at_ == FileBlock(0) && !attribute_at_) ++ino_;  // done with it
                 return !stopped;
             });
         if (!done.ok() && done.error().errno_value() != EUCLEAN) return done.error();

@@ -5,6 +5,7 @@
 // group are read first, and those of others only while some owner is still unknown.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "base/ids.h"
@@ -13,11 +14,12 @@
 
 namespace pmfs::core {
 
-struct Owned {  // a piece of a file's map
+struct Owned {  // a piece of a file's map, or of the large value of an attribute
     InodeNo ino;
     FileBlock file_block;
     BlockNo start;
     std::uint64_t blocks = 0;
+    std::optional<std::uint64_t> attribute = {};  // its key; it has no file block
 };
 
 class OwnerScan {
@@ -26,9 +28,9 @@ public:
     OwnerScan(BlockNo first, BlockNo end, std::uint64_t used)
         : first_(first), end_(end), unknown_(used) {}
 
-    // Looks at about so many extents more.  With the volume's lock held exclusively or shared; what
-    // changes between two calls may be missed, so whoever moves a piece looks at it anew.  True:
-    // all is known that can be.
+    // Looks at about so many extents and attributes more.  With the volume's lock held exclusively
+    // or shared; what changes between two calls may be missed, so whoever moves a piece looks at it
+    // anew.  True: all is known that can be.
     Result<bool> step(const Reader &reader, unsigned extents_max);
 
     // Blocks in use whose owner was not found.
@@ -37,14 +39,24 @@ public:
 
 private:
     Result<unsigned> look(const Reader &reader, InodeNo ino, const media::Inode &inode,
-                          unsigned extents_max);
+                          unsigned most);
+    Result<unsigned> look_at_map(const Reader &reader, InodeNo ino, const media::Inode &inode,
+                                 unsigned most);
+    Result<unsigned> look_at_attributes(const Reader &reader, InodeNo ino,
+                                        const media::Inode &inode, unsigned most);
+    void note(Owned whole);
+    void begin_inode() {
+        at_ = FileBlock(0);
+        attribute_at_.reset();
+    }
 
     const BlockNo first_, end_;
     std::uint64_t unknown_;
     std::vector<Owned> found_;
-    std::uint64_t chunks_done_ = 0;  // counted from the group's first one, and round
-    InodeNo ino_;                    // the next one to look at, or in the middle of,
-    FileBlock at_;                   // and where in it
+    std::uint64_t chunks_done_ = 0;              // counted from the group's first one, and round
+    InodeNo ino_;                                // the next one to look at, or in the middle of
+    FileBlock at_;                               // its file block,
+    std::optional<std::uint64_t> attribute_at_;  // or the key in its attributes
 };
 
 }  // namespace pmfs::core

@@ -110,14 +110,14 @@ Result<> remove_entry(Change &change, media::Inode *inode, InodeNo ino, const En
 }  // namespace
 
 Result<std::vector<Run>> write_blob(Change &change, media::Inode *inode, InodeNo owner,
-                                    std::span<const std::byte> value) {
+                                    std::span<const std::byte> value, const Goal &goal) {
     std::vector<Run> runs;
     BlobBlock blob;
     for (std::size_t at = 0; at < value.size();) {
         const std::uint64_t left = (value.size() - at + kBlobBytes - 1) / kBlobBytes;
         if (runs.size() == kBlobRunsMax || !change.has_room(budget::kDataRun))
             return Error(ENOSPC, "the free space is too scattered for so large a value");
-        const Run run = TRY(change.core().allocator.take_data(change, {}, left));
+        const Run run = TRY(change.core().allocator.take_data(change, goal, left));
         runs.push_back(run);
         inode->blocks.set(inode->blocks.get() + run.blocks);
         for (BlockNo block = run.start; block < run.end(); ++block) {
@@ -165,6 +165,59 @@ Result<std::vector<std::byte>> read_blob(Core &core, InodeNo owner, std::span<co
     return value;
 }
 
+// In its new place it says so; what is damaged stays where it is.
+Result<pm::Unfenced> copy_blob(Core &core, Run from, Run to) {
+    pm::Unfenced duty;
+    for (std::uint64_t i = 0; i < from.blocks; ++i) {
+        const BlockNo old = from.start + i, fresh = to.start + i;
+        const std::byte *bytes = core.journal.region().data() + media::byte_of(old);
+        if (!media::block_ok({bytes, kBlockSize}, media::Magic::blob, core.blocks().fsid(),
+                             old.value())) {
+            core.journal.persist(std::move(duty));
+            return corrupt("a block of a large value is damaged");
+        }
+        BlobBlock blob;
+        std::memcpy(static_cast<void *>(&blob), bytes, sizeof blob);
+        blob.header.self.set(fresh.value());
+        media::seal_block(blob);
+        duty.add(
+            core.journal.write_data(media::byte_of(fresh), std::as_bytes(std::span(&blob, 1))));
+    }
+    return duty;
+}
+
+Result<std::optional<PlacedXattr>> next_xattr(const Reader &reader, const media::Inode &inode,
+                                              InodeNo ino, std::uint64_t key) {
+    Cursor at(reader, inode, tree_of(ino));
+    TRY(at.seek(key));
+    if (at.at_end()) return std::optional<PlacedXattr>();
+    Entry e = TRY(decode(at));
+    return std::optional(PlacedXattr{e.key, std::move(e.runs)});
+}
+
+Result<std::uint64_t> move_xattr(Core &core, InodeNo ino, std::uint64_t key, const Goal &goal) {
+    std::string name;
+    std::vector<std::byte> value;
+    {
+        const Reader reader(core);
+        const media::Inode *inode = TRY(read_inode(reader, ino));
+        Cursor at(reader, *inode, tree_of(ino));
+        if (inode->xattr_root.get() != 0) TRY(at.seek(key));
+        if (at.at_end() || at.key() != key) return Error(ENODATA, "the attribute is gone");
+        const Entry e = TRY(decode(at));
+        if (e.runs.empty()) return Error(ENODATA, "the attribute has no large value");
+        name = e.name;
+        value = TRY(read_blob(core, ino, e.runs, e.value_size));
+    }
+    TRY(xattr_make_room(core, ino, name, value.size()));
+    Change change(core);
+    TRY(change.begin());
+    media::Inode *inode = TRY(edit_inode(change, ino));
+    TRY(set_xattr(change, inode, ino, name, value, goal));
+    TRY(change.commit());
+    return media::blob_blocks(value.size());
+}
+
 Result<std::vector<std::byte>> get_xattr(const Reader &reader, const media::Inode &inode,
                                          InodeNo ino, std::string_view name) {
     const Entry e = TRY(find(reader, inode, ino, name));
@@ -194,7 +247,7 @@ Result<> xattr_make_room(Core &core, InodeNo ino, std::string_view name, std::si
 }
 
 Result<> set_xattr(Change &change, media::Inode *inode, InodeNo ino, std::string_view name,
-                   std::span<const std::byte> value) {
+                   std::span<const std::byte> value, const Goal &goal) {
     const Reader reader(change);
     const auto old = find(reader, *inode, ino, name);
     if (old.ok())
@@ -213,7 +266,7 @@ Result<> set_xattr(Change &change, media::Inode *inode, InodeNo ino, std::string
     } else {
         // The leaf first, for write_blob() stops where the transaction is full.
         if (inode->xattr_root.get() == 0) TRY(tree_begin(change, inode, tree_of(ino)));
-        runs = TRY(write_blob(change, inode, ino, value));
+        runs = TRY(write_blob(change, inode, ino, value, goal));
         for (const Run &run : runs) {
             const BlobRun r{media::le64(run.start.value()), media::le64(run.blocks)};
             append(std::as_bytes(std::span(&r, 1)));

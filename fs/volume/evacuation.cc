@@ -1,10 +1,13 @@
 // Choosing chunks, finding who owns their blocks, and moving these: see evacuation.h.
 #include "volume/evacuation.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 
 #include "core/extent_map.h"
 #include "core/inode.h"
+#include "core/xattr.h"
 #include "media/geometry.h"
 
 namespace pmfs {
@@ -144,7 +147,7 @@ void Evacuation::check() {
         if (n++ == kLookedAt) return;
         piece_ = found[next_];
         const auto inode = core::read_inode(reader, piece_.ino);
-        if (!inode.ok()) continue;  // gone
+        if (!inode.ok() || piece_.attribute) continue;  // gone; or no part of the file's map
         const bool own = own_ != nullptr && piece_.ino == own_->ino();
         failed_ =
             !may_move(*inode.value()) || !e_.claims.respect(piece_.ino, own ? own_ : nullptr).ok();
@@ -185,6 +188,7 @@ void Evacuation::leave_inode() {
 
 // True: something of the piece is to be moved, or the window was given up.
 Result<bool> Evacuation::plan_piece(const Reader &reader, const core::Owned &owned) {
+    if (owned.attribute) return move_attribute(reader, owned);
     const BlockNo first = media::first_block(window_->first);
     const BlockNo end = media::first_block(window_->first + chunks_);
     while (offset_ < owned.blocks) {
@@ -202,6 +206,7 @@ Result<bool> Evacuation::plan_piece(const Reader &reader, const core::Owned &own
         }
         piece_ = {owned.ino, at, start, e_.allocator->piece({start, blocks}).blocks};
         unwritten_ = e.unwritten;
+        blob_ = S_ISLNK(inode.value()->mode.get());
         if (e.shared || !claim(owned.ino).ok() || !may_move(*inode.value())) {
             give_up_window();
             return true;
@@ -212,13 +217,37 @@ Result<bool> Evacuation::plan_piece(const Reader &reader, const core::Owned &own
     return false;
 }
 
-// A place for the piece, or for its head.
-Result<> Evacuation::reserve() {
+core::Goal Evacuation::goal() const {
     core::Goal goal;
-    goal.group = media::group_of(piece_.start);
+    goal.group = group_;
     goal.broken = goal.privileged = true;
     goal.beside_data = worth_ == Worth::useful;
-    const auto place = e_.allocator->reserve_data(goal, piece_.blocks);
+    return goal;
+}
+
+// The large value of an attribute is written anew in one step: it never changes in its place, and
+// is read with the lock held.  True: it was, or the window was given up.
+Result<bool> Evacuation::move_attribute(const Reader &reader, const core::Owned &owned) {
+    const BlockNo first = media::first_block(window_->first);
+    const BlockNo end = media::first_block(window_->first + chunks_);
+    const auto inode = core::read_inode(reader, owned.ino);
+    if (!inode.ok() || inode.value()->xattr_root.get() == 0) return false;  // gone
+    const auto there = core::next_xattr(reader, *inode.value(), owned.ino, *owned.attribute);
+    if (!there.ok() || !there.value() || there.value()->key != *owned.attribute) return false;
+    const auto inside = [&](const Run &run) { return run.start < end && run.end() > first; };
+    if (std::ranges::none_of(there.value()->runs, inside)) return false;  // it has moved
+    const auto moved = core::move_xattr(*e_.core, owned.ino, *owned.attribute, goal());
+    if (!moved.ok() && moved.error().errno_value() == kParkErrno) return moved.error();
+    if (moved.ok())
+        moved_ += moved.value();
+    else
+        give_up_window();
+    return true;
+}
+
+// A place for the piece, or for its head.
+Result<> Evacuation::reserve() {
+    const auto place = e_.allocator->reserve_data(goal(), piece_.blocks);
     if (!place.ok() && must_park(place.error()) && worth_ == Worth::needed) return place.error();
     if (!place.ok()) {
         give_up_window();
@@ -269,9 +298,14 @@ bool Evacuation::may_move(const media::Inode &inode) {
 void Evacuation::copy() {
     const std::uint64_t from = media::byte_of(piece_.start), size = piece_.blocks * kBlockSize;
     failed_ = e_.region->lost(from, size);
-    if (!failed_)
+    if (!failed_ && blob_) {
+        auto copied = core::copy_blob(*e_.core, {piece_.start, piece_.blocks}, run_);
+        failed_ = !copied.ok();
+        if (copied.ok()) e_.journal->persist(std::move(copied).take());
+    } else if (!failed_) {
         e_.journal->persist(
             e_.journal->write_data(media::byte_of(run_.start), {e_.region->data() + from, size}));
+    }
     failed_ = failed_ || e_.region->lost(from, size) || pm::take_fault();
     e_.data_dirty.store(true, std::memory_order_release);
     stage_ = Stage::commit;

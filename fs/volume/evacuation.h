@@ -2,8 +2,8 @@
 //
 // Works in steps, for an operation or a job that calls them in turn.  What is moved is journalled
 // piece by piece: a file reads the same before, between and after.  Never moved is what is sealed,
-// granted, pinned or quarantined, metadata, values of attributes, and what somebody else is
-// changing.  Chunks with such blocks are given up, and others are tried.
+// granted, pinned or quarantined, metadata, and what somebody else is changing.  Chunks with such
+// blocks are given up, and others are tried.
 #pragma once
 #include <optional>
 #include <set>
@@ -72,7 +72,9 @@ private:
     Result<> commit();
     Result<> exchange();
     Result<bool> plan_piece(const core::Reader &reader, const core::Owned &owned);
+    core::Goal goal() const;
     Result<> reserve();
+    Result<bool> move_attribute(const core::Reader &reader, const core::Owned &owned);
     bool may_move(const media::Inode &inode);
     void give_up_window();
     Result<> claim(InodeNo ino);
@@ -97,7 +99,7 @@ private:
     InodeNo claimed_;
     core::Owned piece_;  // being moved, into run_
     core::Run run_;
-    bool reserved_ = false, unwritten_ = false, failed_ = false;
+    bool reserved_ = false, unwritten_ = false, blob_ = false, failed_ = false;
 };
 
 }  // namespace pmfs

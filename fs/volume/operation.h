@@ -33,8 +33,8 @@ public:
     virtual Result<bool> step() = 0;
 
     InodeNo ino() const { return ino_; }
-    // The scheduler's: until when it waits for space that is about to come; 0: it has not begun to.
-    std::uint64_t waits_until = 0;
+    // The scheduler's: how often it has waited for space that is about to come.
+    unsigned waited_for_space = 0;
     // A step has to wait for somebody who may wait for the inode: give it free if that may be.
     virtual void waits_for_leases() { claim_.release(); }
 

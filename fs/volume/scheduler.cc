@@ -57,11 +57,9 @@ Result<> Scheduler::run(Operation &operation) {
 // A client forgets a file a moment after its last name went.  It may also hold on to it, with a
 // descriptor that opens nothing (O_PATH): so an operation waits for a short time only.
 Result<> Scheduler::unless_forgotten_soon(Operation &operation, Result<> done) {
-    constexpr std::uint64_t kPatienceNs = 200'000'000;
+    constexpr unsigned kMoments = 64;  // of Volume::when_ready()
     if (done.ok() || done.error().errno_value() != ENOSPC || !blocks_leave_()) return done;
-    const std::uint64_t now = monotonic_ns();
-    if (operation.waits_until == 0) operation.waits_until = now + kPatienceNs;
-    if (now >= operation.waits_until) return done;
+    if (operation.waited_for_space++ == kMoments) return done;
     return Error(kForgetErrno, "the client is about to forget files that have no name");
 }
 

@@ -207,7 +207,7 @@ void Volume::when_ready(const Error &why, std::function<void()> again, std::uint
     if (why.errno_value() == kBreakErrno) return e.holders->wait(why, user, std::move(again));
     if (why.errno_value() == kClaimErrno) return e.claims.wait(ino, std::move(again));
     if (why.errno_value() == kForgetErrno) {
-        constexpr std::uint64_t kMoment = 1'000'000;
+        constexpr std::uint64_t kMoment = 3'000'000;
         return e.holders->run_at(monotonic_ns() + kMoment, user, std::move(again));
     }
     parts_->commits.await_room(ino, user, std::move(again));

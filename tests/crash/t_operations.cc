@@ -249,7 +249,7 @@ TEST_CASE("crash: directories that shrink") {
 namespace {
 
 // Every chunk is broken: of files of 128 blocks, partly written, the first and the last of four
-// are left.
+// are left, and beside them long symlinks and large attributes.
 void with_broken_chunks(User &u) {
     unsigned made = 0;
     for (; u.volume().info().blocks_available > 140; ++made) {
@@ -257,6 +257,9 @@ void with_broken_chunks(User &u) {
         u.make(name, kFile);
         u.allocate(name, 0, 0, 512 << 10);
         u.write(name, 8192, 12288, static_cast<unsigned char>(1 + made));
+        if (made % 4 != 0) continue;
+        u.symlink("l" + std::to_string(made), std::string(4000, static_cast<char>('a' + made)));
+        u.set_xattr(name, "user.large", 9000, static_cast<char>('A' + made));
     }
     u.make("big", kFile);
     u.truncate("big", 2 << 20);

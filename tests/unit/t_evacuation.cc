@@ -27,6 +27,63 @@ TEST_CASE("evacuation: a chunk is made of broken ones, on memory and on an image
     }
 }
 
+// Anybody can put such things into each chunk.
+TEST_CASE("evacuation: long symlinks and large attributes move too, and read as they did") {
+    for (const bool image : {false, true}) {
+        CAPTURE(image);
+        SpaceWorld world(32 << 20, image);
+        std::map<std::string, std::string> targets, values;
+        std::vector<InodeNo> small;
+        for (unsigned i = 0; i < 500; ++i) {
+            const std::string number = std::to_string(i);
+            small.push_back(world.make("s" + number));
+            world.write(small.back(), 0, 4);
+            const std::string target(4000 + i % 95, static_cast<char>('a' + i % 26));
+            REQUIRE(world.retry([&] { return world->symlink(kRoot, "l" + number, target, kUser); })
+                        .ok());
+            targets["l" + number] = target;
+            const InodeNo ino = world.make("x" + number);
+            const std::string value(3000 + i * 37 % 20'000, static_cast<char>('A' + i % 26));
+            REQUIRE(world
+                        .retry([&] {
+                            return world->setxattr(ino, "user.large", bytes_of(value), 0, kUser);
+                        })
+                        .ok());
+            values["x" + number] = value;
+        }
+        for (unsigned i = 0; i < 500; i += 2) {
+            const std::string number = std::to_string(i);
+            world.remove("s" + number, small[i]);
+        }
+        const InodeNo filler = world.make("filler");
+        while (world.write(filler, world->getattr(filler).take().size / 4096, 64)) {
+        }
+        world.remove("filler", filler);
+        REQUIRE(world->commit_group().ok());
+        REQUIRE(world->commit_group().ok());
+        // All that is free, but what moving needs.
+        const std::uint64_t whole = world->info().blocks_available / 512 - 1;
+        CHECK(world.free_chunks() < whole);
+        const InodeNo big = world.sized("big", whole * kChunk);
+        CHECK(world.prepare(big).ok());
+        for (const auto &[name, target] : targets) {
+            const InodeNo ino = world->lookup(kRoot, name).take().ino;
+            const auto read = world->readlink(ino);
+            CHECK(read.ok());
+            if (read.ok()) CHECK((read.value() == target));
+        }
+        for (const auto &[name, value] : values) {
+            const InodeNo ino = world->lookup(kRoot, name).take().ino;
+            const auto read = world->getxattr(ino, "user.large");
+            CHECK(read.ok());
+            if (read.ok())
+                CHECK((std::string(reinterpret_cast<const char *>(read.value().data()),
+                                   read.value().size()) == value));
+        }
+        world.check();
+    }
+}
+
 // prepare() succeeds until bytes are short, whatever has become of the volume before.
 TEST_CASE("evacuation: what is free can be had as whole chunks, however old the volume is") {
     for (unsigned seed = 1; seed <= 12; ++seed) {
