@@ -80,7 +80,7 @@ Result<std::uint64_t> replay_journal(pm::Region &region, const journal::BootId &
         return TRY(journal::recover(region, sb, boot_id)).records;
     report->add({.code = flaw.kind == journal::Flaw::Kind::broken ? Code::record_broken
                                                                   : Code::record_damaged,
-                 .block = flaw.block,
+                 .block = flaw.block.value(),
                  .detail = fmt::format("record {}; nothing was replayed", flaw.seq)},
                 1);
     return 0;

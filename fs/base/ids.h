@@ -1,7 +1,8 @@
 // Numbers that must not mix: an inode is no block, and an index is no count.
 //
-// An Id names one thing of a kind.  Ids are compared, counted up by a plain count, and subtracted
-// to give a count; nothing else, and never with another kind.  All of it compiles to one register.
+// An Id names one thing of a kind.  Ids are compared, counted up by a plain count, subtracted to
+// give a count, and `id % unit` counts from the last multiple of a unit on; nothing else, and never
+// with another kind.  All of it compiles to one register.
 #pragma once
 #include <compare>
 #include <cstddef>
@@ -38,6 +39,7 @@ public:
     friend constexpr Id operator+(Id id, std::uint64_t count) { return Id(id.value_ + count); }
     friend constexpr Id operator-(Id id, std::uint64_t count) { return Id(id.value_ - count); }
     friend constexpr std::uint64_t operator-(Id to, Id from) { return to.value_ - from.value_; }
+    friend constexpr std::uint64_t operator%(Id id, std::uint64_t unit) { return id.value_ % unit; }
 
 private:
     std::uint64_t value_ = 0;

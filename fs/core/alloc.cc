@@ -12,8 +12,6 @@ namespace pmfs::core {
 using media::ChunkKind;
 using media::kBitmapChunks;
 using media::kChunkBlocks;
-using media::kGroupBlocks;
-using media::kGroupChunks;
 
 namespace {
 
@@ -25,9 +23,10 @@ unsigned class_below(std::uint64_t blocks) {
     return static_cast<unsigned>(std::bit_width(blocks)) - 1;
 }
 // Chunks of which one transaction can take blocks lie under one bitmap block.
-bool same_bitmap(std::uint64_t a, std::uint64_t b) {
-    return a / kGroupChunks == b / kGroupChunks &&
-           a % kGroupChunks / kBitmapChunks == b % kGroupChunks / kBitmapChunks;
+bool same_bitmap(ChunkNo a, ChunkNo b) {
+    return media::group_of(a) == media::group_of(b) &&
+           media::bitmap_index(media::index_in_group(a)) ==
+               media::bitmap_index(media::index_in_group(b));
 }
 
 }  // namespace
@@ -39,35 +38,37 @@ Result<std::unique_ptr<Allocator>> Allocator::open(journal::Journal &journal,
     return allocator;
 }
 
-std::uint64_t Allocator::group_for(const Goal &goal) const {
-    const std::uint64_t group = goal.near != 0 ? goal.near / kGroupBlocks : goal.group;
-    return group < map_->group_count() ? group : 0;
+GroupNo Allocator::group_for(const Goal &goal) const {
+    const GroupNo group = goal.near != BlockNo(0) ? media::group_of(goal.near) : goal.group;
+    return map_->existing(group);
 }
 
-bool Allocator::mine(std::uint64_t chunk, std::uint64_t owner) const {
+bool Allocator::mine(ChunkNo chunk, std::uint64_t owner) const {
     const auto found = owner_of_.find(chunk);
     return found == owner_of_.end() || found->second == owner;
 }
 
 // The run of the chunk that fits best; shorter than asked where it has none so long.
-Result<Run> Allocator::best_run(Change *change, std::uint64_t chunk, std::uint64_t blocks) {
+Result<Run> Allocator::best_run(Change *change, ChunkNo chunk, std::uint64_t blocks) {
     const Bits free = TRY(map_->available(change, chunk));
     const BitRun found = fitting_run(free, static_cast<unsigned>(std::min(blocks, kChunkBlocks)));
-    return Run{chunk * kChunkBlocks + found.start, std::min<std::uint64_t>(found.length, blocks)};
+    return Run{media::first_block(chunk) + found.start,
+               std::min<std::uint64_t>(found.length, blocks)};
 }
 
 // Up to `blocks` from `block` on, as far as they are free; a large file goes on into chunks behind,
 // where they are all free or its own.
-Result<Run> Allocator::extend(Change *change, std::uint64_t block, std::uint64_t blocks,
+Result<Run> Allocator::extend(Change *change, BlockNo block, std::uint64_t blocks,
                               const Goal &goal) {
     Run run{block, 0};
-    const std::uint64_t first = block / kChunkBlocks;
+    const ChunkNo first = media::chunk_of(block);
     while (run.blocks < blocks) {
-        const std::uint64_t at = block + run.blocks, chunk = at / kChunkBlocks;
-        if (!same_bitmap(first, chunk) || chunk >= map_->chunk_count()) break;
+        const BlockNo at = run.end();
+        const ChunkNo chunk = media::chunk_of(at);
+        if (!same_bitmap(first, chunk) || chunk >= map_->end_chunk()) break;
         if (map_->blocked(chunk) || !mine(chunk, goal.owner)) break;
         if (chunk != first && (!goal.large || TRY(map_->chunk(chunk))->free != kChunkBlocks)) break;
-        const auto from = static_cast<unsigned>(at % kChunkBlocks);
+        const unsigned from = media::index_in_chunk(at);
         const BitRun found = next_run(TRY(map_->available(change, chunk)), from);
         if (found.start != from) break;
         run.blocks += std::min<std::uint64_t>(found.length, blocks - run.blocks);
@@ -77,14 +78,14 @@ Result<Run> Allocator::extend(Change *change, std::uint64_t block, std::uint64_t
 }
 
 Result<Run> Allocator::place_near(Change *change, const Goal &goal, std::uint64_t blocks) {
-    const std::uint64_t chunk = goal.near / kChunkBlocks;
-    if (goal.near == 0 || chunk >= map_->chunk_count()) return Run{};
-    if (goal.large && (goal.near - goal.file_block) % kChunkBlocks != 0) return Run{};
+    const ChunkNo chunk = media::chunk_of(goal.near);
+    if (goal.near == BlockNo(0) || chunk >= map_->end_chunk()) return Run{};
+    if (goal.large && !media::congruent(goal.near, goal.file_block, kChunkBlocks)) return Run{};
     const SpaceMap::Chunk &c = *TRY(map_->chunk(chunk));
     if (c.kind == ChunkKind::meta || c.inodes || (c.kind == ChunkKind::free && !goal.large))
         return Run{};
     // A chunk that somebody has broken does not become whole by its head.
-    if (goal.large && goal.near % kChunkBlocks == 0 && c.free != kChunkBlocks) return Run{};
+    if (goal.large && media::index_in_chunk(goal.near) == 0 && c.free != kChunkBlocks) return Run{};
     return extend(change, goal.near, blocks, goal);
 }
 
@@ -97,7 +98,7 @@ Result<Run> Allocator::place_fresh(Change *change, const Goal &goal, std::uint64
     auto chunk = TRY(map_->find_free(group_for(goal), wanted, 1, true));
     if (!chunk && wanted > 1) chunk = TRY(map_->find_free(group_for(goal), 1, 1, true));
     if (!chunk) return Run{};
-    return extend(change, *chunk * kChunkBlocks + offset, blocks, goal);
+    return extend(change, media::first_block(*chunk) + offset, blocks, goal);
 }
 
 // The class of the shortest piece that is taken from a broken chunk before a free one is broken: a
@@ -116,9 +117,10 @@ Result<bool> Allocator::lacks_chunk(const Goal &goal) {
 
 // Broken chunks: the shortest run that is long enough, in the group if it has one; else pieces.
 Result<Run> Allocator::place_shared(Change *change, const Goal &goal, std::uint64_t blocks) {
-    const std::uint64_t wanted = std::min(blocks, kChunkBlocks), group = group_for(goal);
+    const std::uint64_t wanted = std::min(blocks, kChunkBlocks);
+    const GroupNo group = group_for(goal);
     const unsigned above = class_above(wanted), below = class_below(wanted);
-    std::optional<std::uint64_t> chunk;
+    std::optional<ChunkNo> chunk;
     for (unsigned k = below; k < kRunClasses && !chunk; ++k)
         chunk = TRY(map_->find_run_here(Side::data, k, group, static_cast<unsigned>(wanted), true));
     for (unsigned k = above; k < kRunClasses && !chunk; ++k)
@@ -145,8 +147,9 @@ Result<Run> Allocator::place_data(Change *change, const Goal &goal, std::uint64_
     blocks = within_reserve(blocks, need_of_data(goal.privileged));
     if (blocks == 0) return no_space();
     // What is behind its first chunk is placed as a large file's.
-    if (!goal.large && goal.file_block < kChunkBlocks)
-        blocks = std::min(blocks, kChunkBlocks - goal.file_block);
+    constexpr FileBlock kBehindFirst(kChunkBlocks);
+    if (!goal.large && goal.file_block < kBehindFirst)
+        blocks = std::min(blocks, kBehindFirst - goal.file_block);
     Run run;
     for (bool again = true; run.blocks == 0 && again;) {
         run = TRY(place_near(change, goal, blocks));
@@ -159,22 +162,20 @@ Result<Run> Allocator::place_data(Change *change, const Goal &goal, std::uint64_
     }
     if (run.blocks == 0) return no_space();
     if (goal.large && goal.owner != 0)
-        for (std::uint64_t c = run.start / kChunkBlocks;
-             c <= (run.start + run.blocks - 1) / kChunkBlocks; ++c)
+        for (ChunkNo c = media::chunk_of(run.start); c <= media::chunk_of(run.end() - 1); ++c)
             if (map_->wholly_free(c)) reserve_chunk(c, goal.owner);
     return run;
 }
 
-std::uint64_t Allocator::next_group() {
-    const std::uint64_t group = map_->free_group(spread_).value_or(0);
+GroupNo Allocator::next_group() {
+    const GroupNo group = map_->free_group(spread_).value_or(GroupNo(0));
     spread_ = group + 1;
     return group;
 }
 
 Result<> Allocator::take_run(Change &change, Run run, SpaceMap::Use use) {
-    return for_each_chunk(run, [&](std::uint64_t chunk, const Bits &bits) {
-        return map_->take(change, chunk, bits, use);
-    });
+    return for_each_chunk(
+        run, [&](ChunkNo chunk, const Bits &bits) { return map_->take(change, chunk, bits, use); });
 }
 
 Result<Run> Allocator::take_data(Change &change, const Goal &goal, std::uint64_t blocks) {
@@ -185,7 +186,7 @@ Result<Run> Allocator::take_data(Change &change, const Goal &goal, std::uint64_t
 
 Result<Run> Allocator::reserve_data(const Goal &goal, std::uint64_t blocks) {
     const Run run = TRY(place_data(nullptr, goal, blocks));
-    TRY(for_each_chunk(run, [&](std::uint64_t chunk, const Bits &bits) -> Result<> {
+    TRY(for_each_chunk(run, [&](ChunkNo chunk, const Bits &bits) -> Result<> {
         map_->hold(chunk, bits);
         return {};
     }));
@@ -197,7 +198,7 @@ Result<> Allocator::take_reserved(Change &change, Run run) {
 }
 
 void Allocator::cancel_reserved(Run run) {
-    (void)for_each_chunk(run, [&](std::uint64_t chunk, const Bits &bits) -> Result<> {
+    (void)for_each_chunk(run, [&](ChunkNo chunk, const Bits &bits) -> Result<> {
         map_->unhold(chunk, bits);
         return {};
     }).ok();
@@ -208,24 +209,24 @@ Result<Run> Allocator::take_chunks(Change &change, std::uint64_t chunks, std::ui
     const std::uint64_t blocks = chunks * kChunkBlocks;
     TRY(check_space(blocks, need_of_data(privileged)));
     const auto find = [&] {
-        return map_->find_free(0, static_cast<unsigned>(chunks),
+        return map_->find_free(GroupNo(0), static_cast<unsigned>(chunks),
                                static_cast<unsigned>(unit / kChunkBlocks), true);
     };
     auto chunk = TRY(find());
     if (!chunk && drop_reservations()) chunk = TRY(find());
     if (!chunk && map_->settle_meta()) chunk = TRY(find());
     if (!chunk) return no_space();
-    const Run run{*chunk * kChunkBlocks, blocks};
+    const Run run{media::first_block(*chunk), blocks};
     TRY(take_run(change, run, SpaceMap::Use::data));
     return run;
 }
 
-void Allocator::keep_chunks(std::uint64_t first, std::uint64_t chunks) {
-    for (std::uint64_t c = first; c < first + chunks; ++c) reserve_chunk(c, kKept);
+void Allocator::keep_chunks(ChunkNo first, std::uint64_t chunks) {
+    for (ChunkNo c = first; c < first + chunks; ++c) reserve_chunk(c, kKept);
 }
 
-void Allocator::free_chunks(std::uint64_t first, std::uint64_t chunks) {
-    for (std::uint64_t c = first; c < first + chunks; ++c) {
+void Allocator::free_chunks(ChunkNo first, std::uint64_t chunks) {
+    for (ChunkNo c = first; c < first + chunks; ++c) {
         const auto found = owner_of_.find(c);
         if (found == owner_of_.end() || found->second != kKept) continue;
         owner_of_.erase(found);
@@ -233,23 +234,23 @@ void Allocator::free_chunks(std::uint64_t first, std::uint64_t chunks) {
     }
 }
 
-Result<Run> Allocator::take_kept(Change &change, std::uint64_t first, std::uint64_t chunks) {
-    for (std::uint64_t c = first; c < first + chunks; ++c) {
+Result<Run> Allocator::take_kept(Change &change, ChunkNo first, std::uint64_t chunks) {
+    for (ChunkNo c = first; c < first + chunks; ++c) {
         if (TRY(map_->chunk(c))->free != kChunkBlocks)
             return Error(ENOSPC, "a chunk was filled again");
         if (map_->blocked(c)) map_->settle_meta();
         if (map_->blocked(c) || TRY(map_->chunk(c))->longest != kChunkBlocks) return no_space();
     }
-    const Run run{first * kChunkBlocks, chunks * kChunkBlocks};
+    const Run run{media::first_block(first), chunks * kChunkBlocks};
     TRY(take_run(change, run, SpaceMap::Use::data));
     return run;
 }
 
 // Metadata chunks of the group; then a chunk of its own where there are plenty; then those of other
 // groups, and at last what is broken anyway.
-Result<Run> Allocator::place_meta(Change &change, std::uint64_t group, unsigned blocks) {
+Result<Run> Allocator::place_meta(Change &change, GroupNo group, unsigned blocks) {
     const unsigned above = class_above(blocks);
-    const auto in = [&](std::optional<std::uint64_t> chunk) -> Result<Run> {
+    const auto in = [&](std::optional<ChunkNo> chunk) -> Result<Run> {
         return chunk ? best_run(&change, *chunk, blocks) : Run{};
     };
     for (unsigned k = above; k < kRunClasses; ++k)
@@ -267,10 +268,9 @@ Result<Run> Allocator::place_meta(Change &change, std::uint64_t group, unsigned 
     return Run{};
 }
 
-Result<Run> Allocator::take_meta(Change &change, std::uint64_t near, std::uint64_t blocks,
-                                 Need need) {
+Result<Run> Allocator::take_meta(Change &change, BlockNo near, std::uint64_t blocks, Need need) {
     TRY(check_space(blocks, need));
-    const std::uint64_t group = near / kGroupBlocks < map_->group_count() ? near / kGroupBlocks : 0;
+    const GroupNo group = map_->existing(media::group_of(near));
     Run run = TRY(place_meta(change, group, static_cast<unsigned>(blocks)));
     if (run.blocks < blocks && drop_reservations())
         run = TRY(place_meta(change, group, static_cast<unsigned>(blocks)));
@@ -279,14 +279,14 @@ Result<Run> Allocator::take_meta(Change &change, std::uint64_t near, std::uint64
     return run;
 }
 
-Result<Run> Allocator::take_meta_in(Change &change, std::uint64_t chunk) {
+Result<Run> Allocator::take_meta_in(Change &change, ChunkNo chunk) {
     const Run run = TRY(best_run(&change, chunk, 1));
     if (run.blocks == 0) return Error(ENOSPC, "the chunk is full");
     TRY(take_run(change, run, SpaceMap::Use::meta));
     return run;
 }
 
-Result<std::uint64_t> Allocator::find_inode_chunk(std::uint64_t group) {
+Result<ChunkNo> Allocator::find_inode_chunk(GroupNo group) {
     for (bool again = true; again; again = drop_reservations()) {
         if (const auto chunk = TRY(map_->find_free(group, 1, 1, false)); chunk) return *chunk;
         for (const Side side : {Side::meta, Side::data})

@@ -21,18 +21,19 @@
 #include "core/quarantine.h"
 #include "core/space_map.h"
 #include "media/format.h"
+#include "media/geometry.h"
 
 namespace pmfs::core {
 
 struct Goal {
-    std::uint64_t near = 0;        // the best first block; 0 = anywhere
-    std::uint64_t file_block = 0;  // for congruence with the file offset
-    std::uint64_t owner = 0;       // inode number, for chunk reservations
-    std::uint64_t group = 0;       // where to look first when there is no best block
-    bool large = false;            // take whole chunks
-    bool privileged = false;       // may use what is reserved for root
-    bool broken = false;           // no free chunk is to be broken for it,
-    bool beside_data = false;      // and metadata's chunks are to be left alone
+    BlockNo near;              // the best first block; 0 = anywhere
+    FileBlock file_block;      // for congruence with the file offset
+    std::uint64_t owner = 0;   // inode number, for chunk reservations
+    GroupNo group;             // where to look first when there is no best block
+    bool large = false;        // take whole chunks
+    bool privileged = false;   // may use what is reserved for root
+    bool broken = false;       // no free chunk is to be broken for it,
+    bool beside_data = false;  // and metadata's chunks are to be left alone
 };
 
 // How much of the free space an allocation has to leave.
@@ -53,11 +54,10 @@ inline Need need_of_data(bool privileged) {
 // there; the first failure ends that.
 template <class F>
 Result<> for_each_chunk(Run run, F f) {
-    for (std::uint64_t at = run.start, end = run.start + run.blocks; at < end;) {
-        const std::uint64_t from = at % media::kChunkBlocks;
-        const std::uint64_t n = std::min(end - at, media::kChunkBlocks - from);
-        TRY(f(at / media::kChunkBlocks,
-              bit_range(static_cast<unsigned>(from), static_cast<unsigned>(n))));
+    for (BlockNo at = run.start; at < run.end();) {
+        const unsigned from = media::index_in_chunk(at);
+        const std::uint64_t n = std::min(run.end() - at, media::kChunkBlocks - from);
+        TRY(f(media::chunk_of(at), bit_range(from, static_cast<unsigned>(n))));
         at += n;
     }
     return {};
@@ -86,18 +86,18 @@ public:
     Result<Run> take_chunks(Change &change, std::uint64_t chunks, std::uint64_t unit,
                             bool privileged);
     // Chunks that nobody else gets, until they are given free again: they are being emptied.
-    void keep_chunks(std::uint64_t first, std::uint64_t chunks);
-    void free_chunks(std::uint64_t first, std::uint64_t chunks);
+    void keep_chunks(ChunkNo first, std::uint64_t chunks);
+    void free_chunks(ChunkNo first, std::uint64_t chunks);
     // Takes such chunks, which are empty.  kParkErrno: some block of them is still held back.
-    Result<Run> take_kept(Change &change, std::uint64_t first, std::uint64_t chunks);
+    Result<Run> take_kept(Change &change, ChunkNo first, std::uint64_t chunks);
     // Takes `blocks` contiguous metadata blocks (a few).
-    Result<Run> take_meta(Change &change, std::uint64_t near, std::uint64_t blocks, Need need);
+    Result<Run> take_meta(Change &change, BlockNo near, std::uint64_t blocks, Need need);
     // A metadata block of that chunk; ENOSPC: it has none.
-    Result<Run> take_meta_in(Change &change, std::uint64_t chunk);
+    Result<Run> take_meta_in(Change &change, ChunkNo chunk);
     // A chunk for the first inodes of it, in or near a group: with two blocks to be had.
-    Result<std::uint64_t> find_inode_chunk(std::uint64_t group);
+    Result<ChunkNo> find_inode_chunk(GroupNo group);
     // Where the next thing that may be anywhere should be: the next group that has a free chunk.
-    std::uint64_t next_group();
+    GroupNo next_group();
     // ENOSPC, or kParkErrno, when so many blocks are not to be had.
     Result<> check_space(std::uint64_t blocks, Need need);
     // Frees the run, which lies within one bitmap block (see piece()).
@@ -131,7 +131,7 @@ public:
     std::uint64_t available_inodes(bool privileged) const;
 
     // For the picture: one chunk's kind and used blocks.
-    Result<> chunk_info(std::uint64_t chunk, std::uint8_t *kind, std::uint16_t *used);
+    Result<> chunk_info(ChunkNo chunk, std::uint8_t *kind, std::uint16_t *used);
 
 private:
     Allocator(journal::Journal &journal, const media::Superblock &superblock)
@@ -147,21 +147,21 @@ private:
     Result<Run> place_shared(Change *change, const Goal &goal, std::uint64_t blocks);
     unsigned shortest_piece(unsigned wanted_class) const;
     Result<Run> place_anywhere(Change *change, const Goal &goal, std::uint64_t blocks);
-    Result<Run> place_meta(Change &change, std::uint64_t group, unsigned blocks);
-    Result<Run> best_run(Change *change, std::uint64_t chunk, std::uint64_t blocks);
-    Result<Run> extend(Change *change, std::uint64_t block, std::uint64_t blocks, const Goal &goal);
+    Result<Run> place_meta(Change &change, GroupNo group, unsigned blocks);
+    Result<Run> best_run(Change *change, ChunkNo chunk, std::uint64_t blocks);
+    Result<Run> extend(Change *change, BlockNo block, std::uint64_t blocks, const Goal &goal);
     Result<> take_run(Change &change, Run run, SpaceMap::Use use);
-    bool mine(std::uint64_t chunk, std::uint64_t owner) const;
-    void reserve_chunk(std::uint64_t chunk, std::uint64_t owner);
-    std::uint64_t group_for(const Goal &goal) const;
+    bool mine(ChunkNo chunk, std::uint64_t owner) const;
+    void reserve_chunk(ChunkNo chunk, std::uint64_t owner);
+    GroupNo group_for(const Goal &goal) const;
 
     journal::Journal &journal_;
     const media::Superblock &superblock_;
     std::unique_ptr<SpaceMap> map_;
-    std::unordered_map<std::uint64_t, std::vector<std::uint64_t>> reserved_;  // owner -> chunks
-    std::unordered_map<std::uint64_t, std::uint64_t> owner_of_;               // chunk -> owner
+    std::unordered_map<std::uint64_t, std::vector<ChunkNo>> reserved_;  // by owner
+    std::unordered_map<ChunkNo, std::uint64_t> owner_of_;
     static constexpr std::uint64_t kKept = ~std::uint64_t{0};  // an owner: keep_chunks()
-    std::uint64_t spread_ = 0;
+    GroupNo spread_;
     std::atomic<std::uint64_t> reservations_{0};  // owners
     Quarantine quarantine_;
 };

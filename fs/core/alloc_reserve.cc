@@ -9,8 +9,6 @@ namespace pmfs::core {
 
 using media::kBitmapChunks;
 using media::kChunkBlocks;
-using media::kGroupBlocks;
-using media::kGroupChunks;
 
 // --- reserves
 
@@ -99,7 +97,7 @@ std::uint64_t Allocator::available_inodes(bool privileged) const {
 
 // --- chunks that a large file keeps for itself
 
-void Allocator::reserve_chunk(std::uint64_t chunk, std::uint64_t owner) {
+void Allocator::reserve_chunk(ChunkNo chunk, std::uint64_t owner) {
     if (!owner_of_.emplace(chunk, owner).second) return;
     map_->set_reserved(chunk, true);
     if (owner == kKept) return;
@@ -110,7 +108,7 @@ void Allocator::reserve_chunk(std::uint64_t chunk, std::uint64_t owner) {
 void Allocator::release_reservation(std::uint64_t owner) {
     const auto found = reserved_.find(owner);
     if (found == reserved_.end()) return;
-    for (const std::uint64_t chunk : found->second) {
+    for (const ChunkNo chunk : found->second) {
         owner_of_.erase(chunk);
         map_->set_reserved(chunk, false);
     }
@@ -122,7 +120,7 @@ void Allocator::release_reservation(std::uint64_t owner) {
 bool Allocator::drop_reservations() {
     if (reserved_.empty()) return false;
     for (const auto &[owner, chunks] : reserved_)
-        for (const std::uint64_t chunk : chunks) {
+        for (const ChunkNo chunk : chunks) {
             owner_of_.erase(chunk);
             map_->set_reserved(chunk, false);
         }
@@ -133,43 +131,43 @@ bool Allocator::drop_reservations() {
 
 // --- giving back
 
+// The first block that the bitmap block of `block` is about.
+static BlockNo bitmap_start(BlockNo block) {
+    const std::uint64_t index = media::bitmap_index(media::index_in_group(media::chunk_of(block)));
+    return media::first_block(media::group_of(block)) + index * kBitmapChunks * kChunkBlocks;
+}
+
 Run Allocator::piece(Run run) const {
-    const std::uint64_t chunk = run.start / kChunkBlocks % kGroupChunks;
-    const std::uint64_t group = run.start / kGroupBlocks * kGroupBlocks;
-    const std::uint64_t bitmap_end =
-        group + (media::bitmap_index(chunk) + 1) * kBitmapChunks * kChunkBlocks;
-    const std::uint64_t end = std::min({run.start + run.blocks, bitmap_end, group + kGroupBlocks});
-    return {run.start, end - run.start};
+    const BlockNo group_end = media::first_block(media::group_of(run.start) + 1);
+    const BlockNo bitmap_end = bitmap_start(run.start) + kBitmapChunks * kChunkBlocks;
+    return {run.start, std::min({run.end(), bitmap_end, group_end}) - run.start};
 }
 
 Run Allocator::tail_piece(Run run) const {
-    const std::uint64_t last = run.start + run.blocks - 1;
-    const std::uint64_t chunk = last / kChunkBlocks % kGroupChunks;
-    const std::uint64_t bitmap_start = last / kGroupBlocks * kGroupBlocks +
-                                       media::bitmap_index(chunk) * kBitmapChunks * kChunkBlocks;
-    const std::uint64_t start = std::max(run.start, bitmap_start);
-    return {start, run.start + run.blocks - start};
+    const BlockNo start = std::max(run.start, bitmap_start(run.end() - 1));
+    return {start, run.end() - start};
 }
 
 std::size_t Allocator::blocks_to_give_back(Change &change, Run run) {
-    if (run.start >= superblock_.block_count.get()) return 0;  // give_back() will say so
-    return map_->blocks_to_give(change, run.start / kChunkBlocks);
+    // Past the end: give_back() will say so.
+    if (run.start >= BlockNo(superblock_.block_count.get())) return 0;
+    return map_->blocks_to_give(change, media::chunk_of(run.start));
 }
 
 Result<> Allocator::give_back(Change &change, Run run) {
-    const std::uint64_t total = superblock_.block_count.get();
-    if (run.blocks == 0 || run.start >= total || run.blocks > total - run.start)
+    const BlockNo end(superblock_.block_count.get());
+    if (run.blocks == 0 || run.start >= end || run.blocks > end - run.start)
         return corrupt("an extent points past the end of the volume");
-    return for_each_chunk(run, [&](std::uint64_t chunk, Bits bits) -> Result<> {
+    return for_each_chunk(run, [&](ChunkNo chunk, Bits bits) -> Result<> {
         if (!quarantine_.empty()) {
-            quarantine_.strike(chunk * kChunkBlocks, bits);
+            quarantine_.strike(media::first_block(chunk), bits);
             if (bits == Bits{}) return {};
         }
         return map_->give(change, chunk, bits);
     });
 }
 
-Result<> Allocator::chunk_info(std::uint64_t chunk, std::uint8_t *kind, std::uint16_t *used) {
+Result<> Allocator::chunk_info(ChunkNo chunk, std::uint8_t *kind, std::uint16_t *used) {
     const SpaceMap::Chunk &c = *TRY(map_->chunk(chunk));
     *kind = static_cast<std::uint8_t>(c.kind);
     *used = static_cast<std::uint16_t>(kChunkBlocks - c.free);

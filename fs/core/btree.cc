@@ -34,11 +34,11 @@ Result<> Cursor::load(unsigned level, BlockNo block) {
 Result<> Cursor::descend(std::uint64_t key) {
     valid_ = false;
     depth_ = 0;
-    if (root_ == 0) return {};
-    const auto *top = TRY(reader_.get<NodeHeader>(BlockNo(root_), Magic::node));
+    if (root_ == BlockNo(0)) return {};
+    const auto *top = TRY(reader_.get<NodeHeader>(root_, Magic::node));
     if (top->level >= media::kTreeDepthMax) return corrupt("a tree is deeper than it may be");
     const unsigned root_level = top->level;
-    TRY(load(root_level, BlockNo(root_)));
+    TRY(load(root_level, root_));
     for (unsigned level = root_level; level > 0; --level) {
         const NodeView view = node(level);
         if (view.count() == 0) return corrupt("an interior node is empty");
@@ -175,11 +175,11 @@ Result<LeafPlace> edit_entry(Change &change, media::Inode *inode, TreeId id, std
 
 Result<> tree_begin(Change &change, media::Inode *inode, TreeId id) {
     const auto run = TRY(change.core().allocator.take_meta(
-        change, group_of_inode(change.core().superblock, id.owner) * media::kGroupBlocks, 1,
+        change, media::first_block(group_of_inode(change.core().superblock, id.owner)), 1,
         Need::essential));
-    NodeEdit leaf(TRY(change.tx().fresh<NodeHeader>(BlockNo(run.start), Magic::node)));
+    NodeEdit leaf(TRY(change.tx().fresh<NodeHeader>(run.start, Magic::node)));
     leaf.init(id.owner.value(), id.kind, 0);
-    root_of(*inode, id.kind).set(run.start);
+    root_of(*inode, id.kind).set(run.start.value());
     inode->blocks.set(inode->blocks.get() + 1);
     return {};
 }

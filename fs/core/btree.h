@@ -35,7 +35,7 @@ inline media::le64 &root_of(media::Inode &inode, media::TreeKind kind) {
 class Cursor {
 public:
     Cursor(const Reader &reader, const media::Inode &inode, TreeId id)
-        : reader_(reader), id_(id), root_(root_of(inode, id.kind).get()) {}
+        : reader_(reader), id_(id), root_(BlockNo(root_of(inode, id.kind).get())) {}
 
     // First entry with a key >= `key`, or the end.
     Result<> seek(std::uint64_t key);
@@ -70,7 +70,7 @@ private:
 
     Reader reader_;
     TreeId id_;
-    std::uint64_t root_;
+    BlockNo root_;
     unsigned depth_ = 0;
     bool valid_ = false;
     std::array<Step, media::kTreeDepthMax> steps_;  // [0] = leaf

@@ -55,9 +55,8 @@ Result<> split(Core &core, TreeId id, const Cursor &at, unsigned level, std::uin
     media::Inode *inode = TRY(edit_inode(change, id.owner));
     const BlockNo left_block = at.block(level);
     const bool is_root = level + 1 == at.depth();
-    const auto taken =
-        TRY(core.allocator.take_meta(change, left_block.value(), is_root ? 2 : 1, need));
-    const BlockNo right_block(taken.start);
+    const auto taken = TRY(core.allocator.take_meta(change, left_block, is_root ? 2 : 1, need));
+    const BlockNo right_block = taken.start;
     NodeEdit left = TRY(edit_node(change, left_block));
     NodeEdit right = TRY(fresh_node(change, right_block, id, level));
     left.move_tail(split_slot(left, at_right_edge(at, level, key)), right);
@@ -81,7 +80,7 @@ Result<> split(Core &core, TreeId id, const Cursor &at, unsigned level, std::uin
 
 Result<> free_node(Change &change, media::Inode *inode, BlockNo block) {
     inode->blocks.set(inode->blocks.get() - 1);
-    return change.core().allocator.give_back(change, {block.value(), 1});
+    return change.core().allocator.give_back(change, {block, 1});
 }
 
 // An empty root goes; an interior root with one child hands over to it.

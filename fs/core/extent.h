@@ -2,17 +2,21 @@
 #pragma once
 #include <cstdint>
 
+#include "base/ids.h"
+
 namespace pmfs {
 
 struct Extent {
-    std::uint64_t file_block = 0;
-    std::uint64_t start = 0;  // device block; 0 = a hole
+    FileBlock file_block;
+    BlockNo start;  // 0 = a hole
     std::uint64_t blocks = 0;
     bool unwritten = false;
     bool shared = false;
 
-    std::uint64_t end() const { return file_block + blocks; }
-    bool hole() const { return start == 0; }
+    FileBlock end() const { return file_block + blocks; }
+    bool hole() const { return start == BlockNo(0); }
+    // Where a block of the file is that lies in the extent.
+    BlockNo place_of(FileBlock block) const { return start + (block - file_block); }
 };
 
 }  // namespace pmfs

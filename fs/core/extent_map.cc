@@ -19,8 +19,8 @@ using media::MapValue;
 namespace {
 
 // Behind every file and every donor range, and still a number of bytes when multiplied out.
-constexpr std::uint64_t kEndOfFiles = std::uint64_t{1} << 51;
-static_assert(kEndOfFiles > 2 * media::kDonorBase);
+constexpr FileBlock kEndOfFiles(std::uint64_t{1} << 51);
+static_assert(kEndOfFiles.value() > 2 * media::kDonorBase);
 
 TreeId tree_of(InodeNo ino) {
     return {ino, media::TreeKind::map};
@@ -37,7 +37,8 @@ unsigned inline_count(const media::Inode &inode) {
 }
 
 Extent decode(std::uint64_t key, std::uint64_t start, std::uint32_t blocks, std::uint32_t flags) {
-    return {key, start, blocks, (flags & media::kUnwritten) != 0, (flags & media::kShared) != 0};
+    return {FileBlock(key), BlockNo(start), blocks, (flags & media::kUnwritten) != 0,
+            (flags & media::kShared) != 0};
 }
 Extent decode(const InlineExtent &e) {
     return decode(e.file_block.get(), e.start.get(), e.blocks.get(), e.flags.get());
@@ -46,25 +47,24 @@ std::uint32_t flags_of(const Extent &e) {
     return (e.unwritten ? media::kUnwritten : 0u) | (e.shared ? media::kShared : 0u);
 }
 InlineExtent encode(const Extent &e) {
-    return {media::le64(e.file_block), media::le64(e.start),
+    return {media::le64(e.file_block.value()), media::le64(e.start.value()),
             media::le32(static_cast<std::uint32_t>(e.blocks)), media::le32(flags_of(e))};
 }
 MapValue encode_value(const Extent &e) {
-    return {media::le64(e.start), media::le32(static_cast<std::uint32_t>(e.blocks)),
+    return {media::le64(e.start.value()), media::le32(static_cast<std::uint32_t>(e.blocks)),
             media::le32(flags_of(e))};
 }
 
 // A chunk that holds metadata as well: none of an extent's blocks may be that.
-Result<> check_classes(const Reader &reader, std::uint64_t from, std::uint64_t end) {
-    const std::uint64_t chunk = from / media::kChunkBlocks, in_group = chunk % media::kGroupChunks;
-    const auto layout = media::layout_of(chunk / media::kGroupChunks);
+Result<> check_classes(const Reader &reader, BlockNo from, BlockNo end) {
+    const unsigned in_group = media::index_in_group(media::chunk_of(from));
+    const auto layout = media::layout_of(media::group_of(from));
     const std::size_t row =
         offsetof(media::BitmapBlock, bits) + media::bitmap_row(in_group) * media::kLineSize;
     const auto *classes = TRY(reader.get<media::BitmapBlock>(
-        BlockNo(layout.classes + media::bitmap_index(in_group)), media::Magic::bitmap,
+        layout.classes + media::bitmap_index(in_group), media::Magic::bitmap,
         journal::lines_of(row, media::kLineSize)));
-    const Bits blocks = bit_range(static_cast<unsigned>(from % media::kChunkBlocks),
-                                  static_cast<unsigned>(end - from));
+    const Bits blocks = bit_range(media::index_in_chunk(from), static_cast<unsigned>(end - from));
     for (std::size_t i = 0; i < blocks.size(); ++i)
         if ((classes->bits[media::bitmap_row(in_group)][i].get() & blocks[i]) != 0)
             return corrupt("an extent lies on metadata");
@@ -74,22 +74,23 @@ Result<> check_classes(const Reader &reader, std::uint64_t from, std::uint64_t e
 // An extent from the media must lie in the volume, or reading through it would leave the region;
 // and on file data, or writing to the file would change metadata behind the engine's back.
 Result<Extent> checked(const Reader &reader, const Extent &e) {
-    const std::uint64_t total = reader.core().blocks().count();
-    if (e.blocks == 0 || e.start == 0 || e.start >= total || e.blocks > total - e.start ||
+    const BlockNo total(reader.core().blocks().count());
+    if (e.blocks == 0 || e.hole() || e.start >= total || e.blocks > total - e.start ||
         e.file_block >= kEndOfFiles || e.blocks > kEndOfFiles - e.file_block)
         return corrupt("an extent points outside the volume");
-    const std::uint64_t end = e.start + e.blocks;
-    if ((end - 1) / media::kGroupBlocks != e.start / media::kGroupBlocks)
+    const BlockNo end = e.start + e.blocks;
+    const GroupNo group = media::group_of(e.start);
+    if (media::group_of(end - 1) != group)
         return corrupt("an extent reaches into the next group");  // which begins with metadata
-    const std::uint64_t first = e.start / media::kChunkBlocks,
-                        last = (end - 1) / media::kChunkBlocks;
-    const std::size_t kinds = offsetof(media::Summary, kind) + first % media::kGroupChunks;
-    const media::Summary *summary = TRY(read_summary(reader, e.start / media::kGroupBlocks,
-                                                     journal::lines_of(kinds, last - first + 1)));
-    for (std::uint64_t at = e.start; at < end;) {
-        const std::uint64_t chunk = at / media::kChunkBlocks;
-        const std::uint64_t upto = std::min(end, (chunk + 1) * media::kChunkBlocks);
-        const auto kind = static_cast<media::ChunkKind>(summary->kind[chunk % media::kGroupChunks]);
+    const ChunkNo first = media::chunk_of(e.start), last = media::chunk_of(end - 1);
+    const std::size_t kinds = offsetof(media::Summary, kind) + media::index_in_group(first);
+    const media::Summary *summary =
+        TRY(read_summary(reader, group, journal::lines_of(kinds, last - first + 1)));
+    for (BlockNo at = e.start; at < end;) {
+        const ChunkNo chunk = media::chunk_of(at);
+        const BlockNo upto = std::min(end, media::first_block(chunk + 1));
+        const auto kind =
+            static_cast<media::ChunkKind>(summary->kind[media::index_in_group(chunk)]);
         if (kind == media::ChunkKind::mixed)
             TRY(check_classes(reader, at, upto));
         else if (kind != media::ChunkKind::data)
@@ -116,44 +117,44 @@ bool joins(const Extent &left, const Extent &right) {
 }  // namespace
 
 Result<Extent> last_extent(const Reader &reader, const media::Inode &inode, InodeNo ino,
-                           std::uint64_t file_block) {
+                           FileBlock file_block) {
     if (inode.map_root.get() == 0) {
         const InlineExtent *extents = inline_of(inode);
         for (unsigned i = inline_count(inode); i-- > 0;)
-            if (extents[i].file_block.get() <= file_block)
+            if (extents[i].file_block.get() <= file_block.value())
                 return checked(reader, decode(extents[i]));
         return Extent{};
     }
     Cursor at(reader, inode, tree_of(ino));
-    TRY(at.seek_floor(file_block));
+    TRY(at.seek_floor(file_block.value()));
     if (at.at_end()) return Extent{};
     return decode_entry(reader, at);
 }
 
 Result<Extent> next_extent(const Reader &reader, const media::Inode &inode, InodeNo ino,
-                           std::uint64_t file_block) {
+                           FileBlock file_block) {
     const Extent before = TRY(last_extent(reader, inode, ino, file_block));
     if (!before.hole() && before.end() > file_block) return before;
     if (inode.map_root.get() == 0) {
         const InlineExtent *extents = inline_of(inode);
         for (unsigned i = 0; i < inline_count(inode); ++i)
-            if (extents[i].file_block.get() > file_block)
+            if (extents[i].file_block.get() > file_block.value())
                 return checked(reader, decode(extents[i]));
         return Extent{};
     }
     Cursor at(reader, inode, tree_of(ino));
-    TRY(at.seek(file_block));
+    TRY(at.seek(file_block.value()));
     if (at.at_end()) return Extent{};
     return decode_entry(reader, at);
 }
 
 Result<Extent> find_extent(const Reader &reader, const media::Inode &inode, InodeNo ino,
-                           std::uint64_t file_block) {
+                           FileBlock file_block) {
     const Extent found = TRY(last_extent(reader, inode, ino, file_block));
     if (!found.hole() && found.end() > file_block) return found;
     const Extent next = TRY(next_extent(reader, inode, ino, file_block));
-    const std::uint64_t end = next.hole() ? kEndOfFiles : next.file_block;
-    return Extent{file_block, 0, end - file_block, false, false};
+    const FileBlock end = next.hole() ? kEndOfFiles : next.file_block;
+    return Extent{file_block, BlockNo(0), end - file_block, false, false};
 }
 
 namespace {
@@ -163,26 +164,26 @@ namespace {
 Result<> put(Change &change, media::Inode *inode, InodeNo ino, const Extent &e) {
     if (inode->map_root.get() != 0) {
         const MapValue v = encode_value(e);
-        return tree_insert(change, inode, tree_of(ino), e.file_block,
+        return tree_insert(change, inode, tree_of(ino), e.file_block.value(),
                            std::as_bytes(std::span(&v, 1)));
     }
     InlineExtent *extents = inline_of(inode);
     const unsigned count = inline_count(*inode);
     if (count >= kInlineExtents) return corrupt("an inline map has no room where some was made");
     unsigned at = count;
-    for (; at > 0 && extents[at - 1].file_block.get() > e.file_block; --at)
+    for (; at > 0 && extents[at - 1].file_block.get() > e.file_block.value(); --at)
         extents[at] = extents[at - 1];
     extents[at] = encode(e);
     inode->inline_count.set(count + 1);
     return {};
 }
 
-Result<> drop(Change &change, media::Inode *inode, InodeNo ino, std::uint64_t key) {
-    if (inode->map_root.get() != 0) return tree_erase(change, inode, tree_of(ino), key);
+Result<> drop(Change &change, media::Inode *inode, InodeNo ino, FileBlock key) {
+    if (inode->map_root.get() != 0) return tree_erase(change, inode, tree_of(ino), key.value());
     InlineExtent *extents = inline_of(inode);
     const unsigned count = inline_count(*inode);
     unsigned at = 0;
-    while (at < count && extents[at].file_block.get() != key) ++at;
+    while (at < count && extents[at].file_block.get() != key.value()) ++at;
     if (at == count) return corrupt("an inline extent is gone");
     std::memmove(extents + at, extents + at + 1, (count - at - 1) * sizeof *extents);
     extents[count - 1] = InlineExtent{};
@@ -194,12 +195,12 @@ Result<> drop(Change &change, media::Inode *inode, InodeNo ino, std::uint64_t ke
 Result<> update(Change &change, media::Inode *inode, InodeNo ino, const Extent &e) {
     if (inode->map_root.get() != 0) {
         const MapValue v = encode_value(e);
-        return tree_replace(change, inode, tree_of(ino), e.file_block,
+        return tree_replace(change, inode, tree_of(ino), e.file_block.value(),
                             std::as_bytes(std::span(&v, 1)));
     }
     InlineExtent *extents = inline_of(inode);
     for (unsigned i = 0; i < inline_count(*inode); ++i) {
-        if (extents[i].file_block.get() != e.file_block) continue;
+        if (extents[i].file_block.get() != e.file_block.value()) continue;
         extents[i] = encode(e);
         return {};
     }
@@ -218,7 +219,7 @@ Result<> outgrow(Core &core, InodeNo ino) {
     inode->inline_count.set(0);
     for (const Extent &e : extents) {
         const MapValue v = encode_value(e);
-        TRY(tree_insert(change, inode, tree_of(ino), e.file_block,
+        TRY(tree_insert(change, inode, tree_of(ino), e.file_block.value(),
                         std::as_bytes(std::span(&v, 1))));
     }
     TRY(change.commit());
@@ -227,27 +228,28 @@ Result<> outgrow(Core &core, InodeNo ino) {
 
 }  // namespace
 
-Result<> map_make_room(Core &core, InodeNo ino, std::uint64_t file_block, unsigned extents) {
+Result<> map_make_room(Core &core, InodeNo ino, FileBlock file_block, unsigned extents) {
     const Reader reader(core);
     const media::Inode *inode = TRY(read_inode(reader, ino));
     if (inode->map_root.get() == 0) {
         if (inline_count(*inode) + extents <= kInlineExtents) return {};
         TRY(outgrow(core, ino));
     }
-    return tree_make_room(core, tree_of(ino), file_block,
+    return tree_make_room(core, tree_of(ino), file_block.value(),
                           extents * NodeView::cost(sizeof(MapValue)), Need::essential);
 }
 
-Result<> map_tidy(Core &core, InodeNo ino, std::uint64_t file_block) {
-    return tree_tidy(core, tree_of(ino), file_block);
+Result<> map_tidy(Core &core, InodeNo ino, FileBlock file_block) {
+    return tree_tidy(core, tree_of(ino), file_block.value());
 }
 
 Result<> map_insert(Change &change, media::Inode *inode, InodeNo ino, const Extent &extent,
                     const MapPermit &) {
     const Reader reader(change);
-    const std::uint64_t first = extent.file_block;
+    const FileBlock first = extent.file_block;
     if (extent.hole() || extent.blocks == 0) return corrupt("block 0 was taken for a free one");
-    const Extent left = first == 0 ? Extent{} : TRY(last_extent(reader, *inode, ino, first - 1));
+    const Extent left =
+        first == FileBlock(0) ? Extent{} : TRY(last_extent(reader, *inode, ino, first - 1));
     const Extent right = TRY(next_extent(reader, *inode, ino, first));
     if ((!left.hole() && left.end() > first) || (!right.hole() && right.file_block < extent.end()))
         return corrupt("extents overlap");
@@ -262,8 +264,8 @@ Result<> map_insert(Change &change, media::Inode *inode, InodeNo ino, const Exte
     return joined ? update(change, inode, ino, whole) : put(change, inode, ino, whole);
 }
 
-Result<Run> map_remove(Change &change, media::Inode *inode, InodeNo ino, std::uint64_t first,
-                       std::uint64_t end, const MapPermit &) {
+Result<Run> map_remove(Change &change, media::Inode *inode, InodeNo ino, FileBlock first,
+                       FileBlock end, const MapPermit &) {
     const Extent e = TRY(find_extent(Reader(change), *inode, ino, first));
     if (e.hole() || e.end() < end || first >= end) return corrupt("a block map changed under us");
     if (e.file_block < first) {
@@ -276,27 +278,27 @@ Result<Run> map_remove(Change &change, media::Inode *inode, InodeNo ino, std::ui
     if (e.end() > end) {
         Extent tail = e;
         tail.file_block = end;
-        tail.start += end - e.file_block;
+        tail.start = e.place_of(end);
         tail.blocks = e.end() - end;
         TRY(put(change, inode, ino, tail));
     }
-    return Run{e.start + (first - e.file_block), end - first};
+    return Run{e.place_of(first), end - first};
 }
 
-Result<> map_set_written(Change &change, media::Inode *inode, InodeNo ino, std::uint64_t first,
-                         std::uint64_t end, const MapPermit &permit) {
+Result<> map_set_written(Change &change, media::Inode *inode, InodeNo ino, FileBlock first,
+                         FileBlock end, const MapPermit &permit) {
     const Run run = TRY(map_remove(change, inode, ino, first, end, permit));
     return map_insert(change, inode, ino, {first, run.start, run.blocks, false, false}, permit);
 }
 
-Result<bool> map_trim(Change &change, media::Inode *inode, InodeNo ino, std::uint64_t from,
+Result<bool> map_trim(Change &change, media::Inode *inode, InodeNo ino, FileBlock from,
                       const MapPermit &permit) {
     for (unsigned n = 0;; ++n) {
         const Extent e = TRY(last_extent(Reader(change), *inode, ino, kEndOfFiles));
         if (e.hole() || e.end() <= from) return true;
         if (n == kTrimExtentsMax) return false;
-        const std::uint64_t first = std::max(e.file_block, from);
-        const Run tail{e.start + (first - e.file_block), e.end() - first};
+        const FileBlock first = std::max(e.file_block, from);
+        const Run tail{e.place_of(first), e.end() - first};
         const Run piece = change.core().allocator.tail_piece(tail);
         const std::size_t gives = change.core().allocator.blocks_to_give_back(change, piece);
         // The orphan list is the caller's.

@@ -17,23 +17,24 @@
 namespace pmfs::core {
 
 // Behind the last block of every map.
-inline constexpr std::uint64_t kLastBlock = ~std::uint64_t{0} >> 1;
+inline constexpr FileBlock kLastBlock(~std::uint64_t{0} >> 1);
+inline constexpr FileBlock kDonorRange(media::kDonorBase);
 
 // The extent that covers `file_block`, whole; or the hole around it, from `file_block` on to the
 // next extent (to the end of all files if there is none).
 Result<Extent> find_extent(const Reader &reader, const media::Inode &inode, InodeNo ino,
-                           std::uint64_t file_block);
+                           FileBlock file_block);
 // The first extent that ends behind `file_block`; a hole if there is none.
 Result<Extent> next_extent(const Reader &reader, const media::Inode &inode, InodeNo ino,
-                           std::uint64_t file_block);
+                           FileBlock file_block);
 // The last extent that begins at or before `file_block`; a hole if there is none.
 Result<Extent> last_extent(const Reader &reader, const media::Inode &inode, InodeNo ino,
-                           std::uint64_t file_block);
+                           FileBlock file_block);
 
 // In transactions of its own: room for `extents` more at `file_block`.
-Result<> map_make_room(Core &core, InodeNo ino, std::uint64_t file_block, unsigned extents);
+Result<> map_make_room(Core &core, InodeNo ino, FileBlock file_block, unsigned extents);
 // After removals at `file_block`: merges sparse nodes.
-Result<> map_tidy(Core &core, InodeNo ino, std::uint64_t file_block);
+Result<> map_tidy(Core &core, InodeNo ino, FileBlock file_block);
 
 // --- within a transaction; `inode` is its copy there
 
@@ -42,15 +43,15 @@ Result<> map_insert(Change &change, media::Inode *inode, InodeNo ino, const Exte
                     const MapPermit &permit);
 // Unmaps [first, end) of the one extent that covers both, and returns the device blocks, which
 // still belong to somebody: the caller gives them back or maps them elsewhere.
-Result<Run> map_remove(Change &change, media::Inode *inode, InodeNo ino, std::uint64_t first,
-                       std::uint64_t end, const MapPermit &permit);
+Result<Run> map_remove(Change &change, media::Inode *inode, InodeNo ino, FileBlock first,
+                       FileBlock end, const MapPermit &permit);
 // Makes [first, end) of the one unwritten extent that covers both written.
-Result<> map_set_written(Change &change, media::Inode *inode, InodeNo ino, std::uint64_t first,
-                         std::uint64_t end, const MapPermit &permit);
+Result<> map_set_written(Change &change, media::Inode *inode, InodeNo ino, FileBlock first,
+                         FileBlock end, const MapPermit &permit);
 // Frees blocks at and behind `from`, last first, as many extents as fit this transaction, and no
 // more than a step may take time for.  True when none is left.
 inline constexpr unsigned kTrimExtentsMax = 128;
-Result<bool> map_trim(Change &change, media::Inode *inode, InodeNo ino, std::uint64_t from,
+Result<bool> map_trim(Change &change, media::Inode *inode, InodeNo ino, FileBlock from,
                       const MapPermit &permit);
 
 }  // namespace pmfs::core

@@ -5,6 +5,8 @@
 #include <optional>
 #include <vector>
 
+#include "base/ids.h"
+
 namespace pmfs::core {
 
 class GroupSet {
@@ -15,24 +17,25 @@ public:
         words_.resize((groups + 63) / 64);
         full_.resize((words_.size() + 63) / 64);
     }
-    bool has(std::uint64_t group) const { return (words_[group / 64] >> (group % 64) & 1) != 0; }
-    void set(std::uint64_t group, bool member) {
-        std::uint64_t &word = words_[group / 64];
+    bool has(GroupNo group) const { return (words_[group.value() / 64] >> (group % 64) & 1) != 0; }
+    void set(GroupNo group, bool member) {
+        const std::uint64_t w = group.value() / 64;
+        std::uint64_t &word = words_[w];
         const std::uint64_t mask = std::uint64_t{1} << (group % 64);
         word = member ? word | mask : word & ~mask;
-        std::uint64_t &above = full_[group / 4096];
-        const std::uint64_t upper = std::uint64_t{1} << (group / 64 % 64);
+        std::uint64_t &above = full_[w / 64];
+        const std::uint64_t upper = std::uint64_t{1} << (w % 64);
         above = word != 0 ? above | upper : above & ~upper;
     }
     // The first member at or after `from`, then from 0 on; nothing: the set is empty.
-    std::optional<std::uint64_t> next(std::uint64_t from) const {
+    std::optional<GroupNo> next(GroupNo from) const {
         if (auto found = search(from)) return found;
-        return search(0);
+        return search(GroupNo(0));
     }
     // The same without going round.
-    std::optional<std::uint64_t> search(std::uint64_t from) const {
-        if (from >= groups_) return std::nullopt;
-        std::uint64_t w = from / 64;
+    std::optional<GroupNo> search(GroupNo from) const {
+        if (from.value() >= groups_) return std::nullopt;
+        std::uint64_t w = from.value() / 64;
         if (const std::uint64_t word = words_[w] >> (from % 64); word != 0)
             return from + static_cast<unsigned>(std::countr_zero(word));
         for (++w; w < words_.size();) {
@@ -42,7 +45,7 @@ public:
                 continue;
             }
             w += static_cast<unsigned>(std::countr_zero(above));
-            return w * 64 + static_cast<unsigned>(std::countr_zero(words_[w]));
+            return GroupNo(w * 64 + static_cast<unsigned>(std::countr_zero(words_[w])));
         }
         return std::nullopt;
     }

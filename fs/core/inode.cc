@@ -13,16 +13,15 @@ namespace pmfs::core {
 
 using media::InodeMap;
 using media::kChunkBlocks;
-using media::kGroupChunks;
 using media::kInodesPerBlock;
 using media::Magic;
 
-Result<const media::Summary *> read_summary(const Reader &reader, std::uint64_t group,
+Result<const media::Summary *> read_summary(const Reader &reader, GroupNo group,
                                             journal::Lines lines) {
     const auto layout = media::layout_of(group);
-    const auto found = reader.get<media::Summary>(BlockNo(layout.summary_a), Magic::summary, lines);
+    const auto found = reader.get<media::Summary>(layout.summary_a, Magic::summary, lines);
     if (found.ok()) return found.value();
-    return reader.get<media::Summary>(BlockNo(layout.summary_b), Magic::summary, lines);
+    return reader.get<media::Summary>(layout.summary_b, Magic::summary, lines);
 }
 
 namespace {
@@ -30,24 +29,25 @@ namespace {
 constexpr journal::Lines kMapLines = journal::lines_of(0, offsetof(InodeMap, zero));
 
 // The block of a chunk's inode map; 0: it has none.
-Result<BlockNo> map_block(const Reader &reader, std::uint64_t chunk) {
-    const std::size_t field = offsetof(media::Summary, inode_map) + chunk % kGroupChunks * 2;
+Result<BlockNo> map_block(const Reader &reader, ChunkNo chunk) {
+    const std::size_t field =
+        offsetof(media::Summary, inode_map) + media::index_in_group(chunk) * 2;
     const media::Summary *summary =
-        TRY(read_summary(reader, chunk / kGroupChunks, journal::lines_of(field, 2)));
-    const std::uint64_t at = summary->inode_map[chunk % kGroupChunks].get();
+        TRY(read_summary(reader, media::group_of(chunk), journal::lines_of(field, 2)));
+    const std::uint64_t at = summary->inode_map[media::index_in_group(chunk)].get();
     if (at > kChunkBlocks) return corrupt("a chunk's inode map is outside of it");
-    return BlockNo(at == 0 ? 0 : chunk * kChunkBlocks + at - 1);
+    return at == 0 ? BlockNo(0) : media::first_block(chunk) + (at - 1);
 }
 
-Result<const InodeMap *> read_map(const Reader &reader, std::uint64_t chunk) {
+Result<const InodeMap *> read_map(const Reader &reader, ChunkNo chunk) {
     const BlockNo block = TRY(map_block(reader, chunk));
-    if (block.value() == 0) return nullptr;
+    if (block == BlockNo(0)) return nullptr;
     return reader.get<InodeMap>(block, Magic::inode_map, kMapLines);
 }
 
-Result<InodeMap *> edit_map(Change &change, std::uint64_t chunk) {
+Result<InodeMap *> edit_map(Change &change, ChunkNo chunk) {
     const BlockNo block = TRY(map_block(Reader(change), chunk));
-    if (block.value() == 0) return corrupt("a chunk with an inode has no inode map");
+    if (block == BlockNo(0)) return corrupt("a chunk with an inode has no inode map");
     return change.tx().edit<InodeMap>(block, Magic::inode_map, kMapLines);
 }
 
@@ -60,12 +60,16 @@ void put(media::le64 *words, std::uint64_t bit, bool value) {
 }
 
 std::uint64_t slot_bit(const InodePlace &place) {
-    return place.block.value() % kChunkBlocks * kInodesPerBlock + place.slot;
+    return media::index_in_chunk(place.block) * kInodesPerBlock + place.slot;
+}
+// The numbers of the inodes of a block; the first one.
+InodeNo first_inode(BlockNo block) {
+    return InodeNo(block.value() * kInodesPerBlock);
 }
 // The number of the inode in a place: the root's has one of its own.
-InodeNo number_of(const media::Superblock &sb, std::uint64_t block, unsigned slot) {
-    if (block == sb.root_block.get() && slot == 0) return InodeNo(media::kRootIno);
-    return InodeNo(block * kInodesPerBlock + slot);
+InodeNo number_of(const media::Superblock &sb, BlockNo block, unsigned slot) {
+    if (block == BlockNo(sb.root_block.get()) && slot == 0) return InodeNo(media::kRootIno);
+    return first_inode(block) + slot;
 }
 InodePlace place_of(const media::Superblock &sb, InodeNo ino) {
     if (ino.value() == media::kRootIno) return {BlockNo(sb.root_block.get()), 0};
@@ -75,21 +79,21 @@ InodePlace place_of(const media::Superblock &sb, InodeNo ino) {
 
 }  // namespace
 
-std::uint64_t group_of_inode(const media::Superblock &sb, InodeNo ino) {
+GroupNo group_of_inode(const media::Superblock &sb, InodeNo ino) {
     return place_of(sb, ino).group();
 }
 
 Result<InodePlace> locate_inode(const Reader &reader, InodeNo ino) {
     const media::Superblock &sb = reader.core().superblock;
     const InodePlace place = place_of(sb, ino);
-    if (place.block.value() >= sb.block_count.get() ||
-        number_of(sb, place.block.value(), place.slot) != ino)
+    if (place.block >= BlockNo(sb.block_count.get()) ||
+        number_of(sb, place.block, place.slot) != ino)
         return Error(ESTALE, "there is no inode of that number");
     if (ino.value() == media::kRootIno) return place;  // whatever became of a map
     const auto found = read_map(reader, place.chunk());
     if (!found.ok() && is_damage(found.error())) return place;  // its class and header must do
     const InodeMap *map = TRY(found);
-    if (map == nullptr || !get(map->made, place.block.value() % kChunkBlocks))
+    if (map == nullptr || !get(map->made, media::index_in_chunk(place.block)))
         return Error(ESTALE, "there is no inode of that number");
     return place;
 }
@@ -113,19 +117,19 @@ Result<media::Inode *> edit_inode(Change &change, InodeNo ino) {
     return change.tx().edit_inode(place.block, place.slot, ino);
 }
 
-Result<> for_each_inode(const Reader &reader, std::uint64_t chunk, InodeNo from,
+Result<> for_each_inode(const Reader &reader, ChunkNo chunk, InodeNo from,
                         const std::function<bool(InodeNo, const media::Inode &)> &each) {
     const InodeMap *map = TRY(read_map(reader, chunk));
     if (map == nullptr) return {};
-    const std::uint64_t before = chunk * media::kChunkInodes;
-    const std::uint64_t first = from.value() > before ? from.value() - before : 0;
+    const InodeNo before = first_inode(media::first_block(chunk));
+    const std::uint64_t first = from > before ? from - before : 0;
     for (std::uint64_t bit = first; bit < media::kChunkInodes; ++bit) {
         if (map->slots[bit / 64].get() == 0) {
             bit |= 63;
             continue;
         }
         if (!get(map->slots, bit) || !get(map->made, bit / kInodesPerBlock)) continue;
-        const std::uint64_t block = chunk * kChunkBlocks + bit / kInodesPerBlock;
+        const BlockNo block = media::first_block(chunk) + bit / kInodesPerBlock;
         const InodeNo ino = number_of(reader.core().superblock, block,
                                       static_cast<unsigned>(bit % kInodesPerBlock));
         const auto inode = read_inode(reader, ino);
@@ -139,7 +143,7 @@ Result<> for_each_inode(const Reader &reader, std::uint64_t chunk, InodeNo from,
 namespace {
 
 // A free slot of a chunk that has a place for it already.
-Result<std::optional<InodeNo>> free_slot(const Reader &reader, std::uint64_t chunk) {
+Result<std::optional<InodeNo>> free_slot(const Reader &reader, ChunkNo chunk) {
     const InodeMap *map = TRY(read_map(reader, chunk));
     if (map == nullptr || map->used.get() >= map->blocks.get() * kInodesPerBlock)
         return std::optional<InodeNo>();
@@ -155,9 +159,9 @@ Result<std::optional<InodeNo>> free_slot(const Reader &reader, std::uint64_t chu
         }
         if (get(map->slots, bit)) continue;
         // One that is damaged, or is in use after all, waits for fsck.
-        const BlockNo block(chunk * kChunkBlocks + b);
+        const BlockNo block = media::first_block(chunk) + b;
         const auto slot = static_cast<unsigned>(bit % kInodesPerBlock);
-        const InodeNo ino = number_of(reader.core().superblock, block.value(), slot);
+        const InodeNo ino = number_of(reader.core().superblock, block, slot);
         const auto inode = reader.inode(block, slot, ino);
         if (inode.ok() && inode.value()->mode.get() == 0) return std::optional(ino);
     }
@@ -165,8 +169,7 @@ Result<std::optional<InodeNo>> free_slot(const Reader &reader, std::uint64_t chu
 }
 
 // A chunk of the group with such a slot.  A damaged map costs the inodes of its chunk, until fsck.
-Result<std::optional<InodeNo>> free_in_group(Core &core, const Reader &reader,
-                                             std::uint64_t group) {
+Result<std::optional<InodeNo>> free_in_group(Core &core, const Reader &reader, GroupNo group) {
     const media::Summary *summary = TRY(read_summary(reader, group));
     if (summary->inodes_made.get() <= summary->inodes_used.get()) return std::optional<InodeNo>();
     SpaceMap &map = core.allocator.map();
@@ -187,11 +190,11 @@ std::uint64_t next_generation(const Core &core) {
 
 // Eight more inodes: in a chunk of the group that has some and a free block, or in one that gets
 // its first ones, there or elsewhere.  Gives the group.
-Result<std::uint64_t> make_inodes(Core &core, std::uint64_t group) {
+Result<GroupNo> make_inodes(Core &core, GroupNo group) {
     SpaceMap &space = core.allocator.map();
     Change change(core);
     TRY(change.begin());
-    std::optional<std::uint64_t> chunk;
+    std::optional<ChunkNo> chunk;
     for (unsigned k = 0; k < kRunClasses && !chunk; ++k)
         chunk = TRY(space.find_run_here(Side::inode, k, group, 1, false));
     InodeMap *map;
@@ -200,29 +203,28 @@ Result<std::uint64_t> make_inodes(Core &core, std::uint64_t group) {
     } else {
         chunk = TRY(core.allocator.find_inode_chunk(group));
         const Run place = TRY(core.allocator.take_meta_in(change, *chunk));
-        map = TRY(change.tx().fresh<InodeMap>(BlockNo(place.start), Magic::inode_map));
-        TRY(space.set_inode_map(change, *chunk, static_cast<unsigned>(place.start % kChunkBlocks)));
+        map = TRY(change.tx().fresh<InodeMap>(place.start, Magic::inode_map));
+        TRY(space.set_inode_map(change, *chunk, media::index_in_chunk(place.start)));
     }
     const Run run = TRY(core.allocator.take_meta_in(change, *chunk));
-    media::Inode *slots =
-        TRY(change.tx().fresh_inodes(BlockNo(run.start), InodeNo(run.start * kInodesPerBlock)));
+    media::Inode *slots = TRY(change.tx().fresh_inodes(run.start, first_inode(run.start)));
     // Greater than that of any inode that was here and went with its place.
     for (unsigned slot = 0; slot < kInodesPerBlock; ++slot)
         slots[slot].generation.set(next_generation(core));
-    put(map->made, run.start % kChunkBlocks, true);
+    put(map->made, media::index_in_chunk(run.start), true);
     map->blocks.set(map->blocks.get() + 1);
-    TRY(space.count_inodes(change, *chunk / kGroupChunks, 0, kInodesPerBlock));
+    TRY(space.count_inodes(change, media::group_of(*chunk), 0, kInodesPerBlock));
     TRY(change.commit());
     space.has_free_inode(*chunk, true);
-    return *chunk / kGroupChunks;
+    return media::group_of(*chunk);
 }
 
 }  // namespace
 
-Result<std::uint64_t> ensure_free_inode(Core &core, std::uint64_t group, Need need) {
+Result<GroupNo> ensure_free_inode(Core &core, GroupNo group, Need need) {
     SpaceMap &map = core.allocator.map();
     const Reader reader(core);
-    group %= map.group_count();
+    group = GroupNo(group % map.group_count());
     TRY(map.load(group));
     // Also for one that has its place: it wants a name, and data.
     TRY(core.allocator.check_space(1, need));
@@ -237,7 +239,7 @@ Result<std::uint64_t> ensure_free_inode(Core &core, std::uint64_t group, Need ne
     return made;
 }
 
-Result<NewInode> take_inode(Change &change, std::uint64_t group) {
+Result<NewInode> take_inode(Change &change, GroupNo group) {
     Core &core = change.core();
     const Reader reader(change);
     const auto found = TRY(free_in_group(core, reader, group));
@@ -262,15 +264,15 @@ Result<NewInode> take_inode(Change &change, std::uint64_t group) {
 namespace {
 
 // The chunk has no inode any more: its places are free, and, but in chunk 0, its map too.
-Result<> drop_places(Change &change, std::uint64_t chunk, InodeMap *map) {
+Result<> drop_places(Change &change, ChunkNo chunk, InodeMap *map) {
     SpaceMap &space = change.core().allocator.map();
     Bits made;
     for (std::size_t i = 0; i < made.size(); ++i) made[i] = map->made[i].get();
     const auto inodes = static_cast<std::int32_t>(count_bits(made) * kInodesPerBlock);
     const BlockNo block = TRY(map_block(Reader(change), chunk));
-    const auto at = static_cast<unsigned>(block.value() % kChunkBlocks);
+    const unsigned at = media::index_in_chunk(block);
     if (bit_at(made, at)) return corrupt("an inode map lies among its inodes");
-    const bool fixed = chunk % kGroupChunks == 0;
+    const bool fixed = media::index_in_group(chunk) == 0;
     if (fixed) {
         for (media::le64 &word : map->made) word.set(0);
         map->blocks.set(0);
@@ -278,21 +280,22 @@ Result<> drop_places(Change &change, std::uint64_t chunk, InodeMap *map) {
         set_bit(made, at, true);
         TRY(space.set_inode_map(change, chunk, std::nullopt));
     }
-    TRY(space.count_inodes(change, chunk / kGroupChunks, 0, -inodes));
+    TRY(space.count_inodes(change, media::group_of(chunk), 0, -inodes));
     return space.give(change, chunk, made);
 }
 
 // A block of eight free inodes is free space, unless they are the last free ones of the chunk: then
 // the next file would make it anew.
 Result<> drop_block(Change &change, const InodePlace &place, InodeMap *map) {
-    const std::uint64_t at = place.block.value() % kChunkBlocks, bit = at * kInodesPerBlock;
+    const unsigned at = media::index_in_chunk(place.block);
+    const std::uint64_t bit = at * kInodesPerBlock;
     if ((map->slots[bit / 64].get() >> (bit % 64) & 0xff) != 0) return {};
     if (map->blocks.get() * kInodesPerBlock - map->used.get() < 2 * kInodesPerBlock) return {};
     put(map->made, at, false);
     map->blocks.set(map->blocks.get() - 1);
     SpaceMap &space = change.core().allocator.map();
     TRY(space.count_inodes(change, place.group(), 0, -static_cast<int>(kInodesPerBlock)));
-    return space.give(change, place.chunk(), bit_range(static_cast<unsigned>(at), 1));
+    return space.give(change, place.chunk(), bit_range(at, 1));
 }
 
 }  // namespace
@@ -330,7 +333,7 @@ Result<std::vector<std::uint64_t>> all_listed(const Reader &reader, ListHead hea
     std::vector<std::uint64_t> all;
     std::unordered_set<std::uint64_t> seen;
     const GroupSet &groups = reader.core().allocator.map().listed(head == kOrphans);
-    for (auto g = groups.search(0); g; g = groups.search(*g + 1)) {
+    for (auto g = groups.search(GroupNo(0)); g; g = groups.search(*g + 1)) {
         for (std::uint64_t at = (TRY(read_summary(reader, *g))->*head).get(); at != 0;) {
             const auto inode = read_inode(reader, InodeNo(at));
             if (!inode.ok() || !seen.insert(at).second)
@@ -342,7 +345,7 @@ Result<std::vector<std::uint64_t>> all_listed(const Reader &reader, ListHead hea
     return all;
 }
 
-static Result<> set_head(Change &change, std::uint64_t group, ListHead head, std::uint64_t ino) {
+static Result<> set_head(Change &change, GroupNo group, ListHead head, std::uint64_t ino) {
     SpaceMap &map = change.core().allocator.map();
     TRY(map.edit_summary(change, group, 0, [&](media::Summary *s) { (s->*head).set(ino); }));
     map.set_listed(group, head == kOrphans, ino != 0);
@@ -350,7 +353,7 @@ static Result<> set_head(Change &change, std::uint64_t group, ListHead head, std
 }
 
 Result<> push_inode(Change &change, InodeNo ino, media::Inode *inode, ListHead head) {
-    const std::uint64_t group = group_of_inode(change.core().superblock, ino);
+    const GroupNo group = group_of_inode(change.core().superblock, ino);
     const std::uint64_t first = (TRY(read_summary(Reader(change), group))->*head).get();
     inode->next.set(first);
     inode->prev.set(0);

@@ -11,6 +11,7 @@
 #include "base/result.h"
 #include "core/alloc.h"
 #include "core/change.h"
+#include "media/geometry.h"
 
 namespace pmfs::core {
 
@@ -25,13 +26,13 @@ inline Timespec from_media(const media::Time &t) {
 struct InodePlace {
     BlockNo block;
     unsigned slot;
-    std::uint64_t chunk() const { return block.value() / media::kChunkBlocks; }
-    std::uint64_t group() const { return block.value() / media::kGroupBlocks; }
+    ChunkNo chunk() const { return media::chunk_of(block); }
+    GroupNo group() const { return media::group_of(block); }
 };
 // Where an inode's slot is.  ESTALE: there is no inode of that number.
 Result<InodePlace> locate_inode(const Reader &reader, InodeNo ino);
 // The group in which an inode of that number would be; its data is best placed there.
-std::uint64_t group_of_inode(const media::Superblock &superblock, InodeNo ino);
+GroupNo group_of_inode(const media::Superblock &superblock, InodeNo ino);
 
 // An inode in use.  ESTALE: it is free (a stale handle), or there is none of that number.
 Result<const media::Inode *> read_inode(const Reader &reader, InodeNo ino);
@@ -39,23 +40,23 @@ Result<media::Inode *> edit_inode(Change &change, InodeNo ino);
 
 // Makes sure that an inode can be taken, in that group if it has room (in a transaction of its
 // own if it has to be made).  Gives the group in which it can.  ENOSPC.
-Result<std::uint64_t> ensure_free_inode(Core &core, std::uint64_t group, Need need);
+Result<GroupNo> ensure_free_inode(Core &core, GroupNo group, Need need);
 // Takes a free inode of the group: zeroed but for header, number and a new generation.
 struct NewInode {
     InodeNo ino;
     media::Inode *inode;
 };
-Result<NewInode> take_inode(Change &change, std::uint64_t group);
+Result<NewInode> take_inode(Change &change, GroupNo group);
 // An inode that is on no list and has no blocks is free; with the last one of a chunk its places
 // are.
 Result<> free_inode(Change &change, InodeNo ino, media::Inode *inode);
 // Calls `each` for inodes in use of a chunk, in order of their places, from the one of number
 // `from` (0: the first) on; false from it ends that.  The root comes as number 1 in its place.
-Result<> for_each_inode(const Reader &reader, std::uint64_t chunk, InodeNo from,
+Result<> for_each_inode(const Reader &reader, ChunkNo chunk, InodeNo from,
                         const std::function<bool(InodeNo, const media::Inode &)> &each);
 
 // Either copy of it; `lines`: those that are looked at.
-Result<const media::Summary *> read_summary(const Reader &reader, std::uint64_t group,
+Result<const media::Summary *> read_summary(const Reader &reader, GroupNo group,
                                             journal::Lines lines = SpaceMap::kSummaryHead);
 
 // --- lists that are chained both ways from a head in their group's summary

@@ -12,13 +12,10 @@
 
 namespace pmfs::core {
 
-using media::kGroupBlocks;
-using media::kGroupChunks;
-
 // What of it lies in the range.
 void OwnerScan::note(Owned whole) {
-    const std::uint64_t from = std::max(whole.start, first_);
-    const std::uint64_t end = std::min(whole.start + whole.blocks, end_);
+    const BlockNo from = std::max(whole.start, first_);
+    const BlockNo end = std::min(whole.start + whole.blocks, end_);
     if (from >= end) return;
     unknown_ -= std::min(unknown_, end - from);
     found_.push_back(
@@ -45,12 +42,13 @@ Result<unsigned> OwnerScan::look_at_attributes(const Reader &reader, InodeNo ino
     for (; inode.xattr_root.get() != 0 && n < most; ++n) {
         const auto found = TRY(next_xattr(reader, inode, ino, *attribute_at_));
         if (!found) break;
-        for (const Run &run : found->runs) note({ino, 0, run.start, run.blocks, found->key});
+        for (const Run &run : found->runs)
+            note({ino, FileBlock(0), run.start, run.blocks, found->key});
         attribute_at_ = found->key + 1;
     }
     if (n < most) {  // all of it was seen
         attribute_at_.reset();
-        at_ = 0;
+        at_ = FileBlock(0);
     }
     return n;
 }
@@ -64,11 +62,11 @@ Result<unsigned> OwnerScan::look(const Reader &reader, InodeNo ino, const media:
 }
 
 Result<bool> OwnerScan::step(const Reader &reader, unsigned extents_max) {
-    const std::uint64_t chunks = reader.core().superblock.block_count.get() / media::kChunkBlocks;
-    const std::uint64_t first = first_ / kGroupBlocks * kGroupChunks;
+    const std::uint64_t chunks = reader.core().allocator.map().chunk_count();
+    const ChunkNo first = media::first_chunk(media::group_of(first_));
     unsigned left = extents_max;
     while (unknown_ != 0 && chunks_done_ < chunks) {
-        const std::uint64_t chunk = (first + chunks_done_) % chunks;
+        const ChunkNo chunk((first + chunks_done_) % chunks);
         bool stopped = false;
         const auto done =
             for_each_inode(reader, chunk, ino_, [&](InodeNo ino, const media::Inode &inode) {
@@ -81,7 +79,7 @@ Result<bool> OwnerScan::step(const Reader &reader, unsigned extents_max) {
                 }
                 left -= left != 0;
                 stopped = left == 0 || unknown_ == 0;
-                if (at_ == 0 && !attribute_at_) ++ino_;  // done with it
+                if (at_ == FileBlock(0) && !attribute_at_) ++ino_;  // done with it
                 return !stopped;
             });
         if (!done.ok() && done.error().errno_value() != EUCLEAN) return done.error();

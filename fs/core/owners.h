@@ -16,14 +16,16 @@ namespace pmfs::core {
 
 struct Owned {  // a piece of a file's map, or of the large value of an attribute
     InodeNo ino;
-    std::uint64_t file_block = 0, start = 0, blocks = 0;
+    FileBlock file_block;
+    BlockNo start;
+    std::uint64_t blocks = 0;
     std::optional<std::uint64_t> attribute = {};  // its key; it has no file block
 };
 
 class OwnerScan {
 public:
-    // Of device blocks [first, end), all in one group, of which `used` are in use.
-    OwnerScan(std::uint64_t first, std::uint64_t end, std::uint64_t used)
+    // Of blocks [first, end), all in one group, of which `used` are in use.
+    OwnerScan(BlockNo first, BlockNo end, std::uint64_t used)
         : first_(first), end_(end), unknown_(used) {}
 
     // Looks at about so many extents and attributes more.  With the volume's lock held exclusively
@@ -44,16 +46,16 @@ private:
                                         const media::Inode &inode, unsigned most);
     void note(Owned whole);
     void begin_inode() {
-        at_ = 0;
+        at_ = FileBlock(0);
         attribute_at_.reset();
     }
 
-    const std::uint64_t first_, end_;
+    const BlockNo first_, end_;
     std::uint64_t unknown_;
     std::vector<Owned> found_;
     std::uint64_t chunks_done_ = 0;              // counted from the group's first one, and round
     InodeNo ino_;                                // the next one to look at, or in the middle of
-    std::uint64_t at_ = 0;                       // its file block,
+    FileBlock at_;                               // its file block,
     std::optional<std::uint64_t> attribute_at_;  // or the key in its attributes
 };
 

@@ -11,7 +11,7 @@ namespace {
 
 // The first segment that ends behind `at`.
 template <class Map>
-auto segment_at(Map &map, std::uint64_t at) {
+auto segment_at(Map &map, FileBlock at) {
     auto it = map.upper_bound(at);
     if (it != map.begin()) {
         const auto before = std::prev(it);
@@ -22,7 +22,7 @@ auto segment_at(Map &map, std::uint64_t at) {
 
 }  // namespace
 
-void PinTable::split(Coverage &coverage, std::uint64_t at) {
+void PinTable::split(Coverage &coverage, FileBlock at) {
     const auto it = segment_at(coverage, at);
     if (it == coverage.end() || it->first >= at) return;
     const Segment whole = it->second;
@@ -32,7 +32,7 @@ void PinTable::split(Coverage &coverage, std::uint64_t at) {
 }
 
 // Makes one of the segments that meet at `at`, where they are pinned equally often.
-void PinTable::join(Coverage &coverage, std::uint64_t at) {
+void PinTable::join(Coverage &coverage, FileBlock at) {
     const auto right = coverage.find(at);
     if (right == coverage.end() || right == coverage.begin()) return;
     const auto left = std::prev(right);
@@ -42,16 +42,15 @@ void PinTable::join(Coverage &coverage, std::uint64_t at) {
     coverage.erase(right);
 }
 
-std::uint64_t PinTable::count(Coverage &coverage, std::uint64_t first, std::uint64_t end,
-                              int delta) {
+std::uint64_t PinTable::count(Coverage &coverage, FileBlock first, FileBlock end, int delta) {
     split(coverage, first);
     split(coverage, end);
     std::uint64_t changed = 0;
     auto it = coverage.lower_bound(first);
-    for (std::uint64_t at = first; at < end;) {
+    for (FileBlock at = first; at < end;) {
         if (it == coverage.end() || it->first > at) {  // a gap
             PMFS_ASSERT(delta > 0);
-            const std::uint64_t upto = it == coverage.end() ? end : std::min(end, it->first);
+            const FileBlock upto = it == coverage.end() ? end : std::min(end, it->first);
             it = std::next(coverage.emplace_hint(it, at, Segment(upto - at, 1)));
             changed += upto - at;
             at = upto;
@@ -70,7 +69,7 @@ std::uint64_t PinTable::count(Coverage &coverage, std::uint64_t first, std::uint
     }
     // Its inner seams as well: an unpinning may have made neighbours equal.
     for (auto seam = coverage.upper_bound(first); seam != coverage.end() && seam->first <= end;) {
-        const std::uint64_t at = seam->first;
+        const FileBlock at = seam->first;
         join(coverage, at);
         seam = coverage.upper_bound(at);
     }
@@ -78,8 +77,7 @@ std::uint64_t PinTable::count(Coverage &coverage, std::uint64_t first, std::uint
     return changed;
 }
 
-std::uint64_t PinTable::new_blocks(std::uint32_t uid, std::uint64_t first,
-                                   std::uint64_t end) const {
+std::uint64_t PinTable::new_blocks(std::uint32_t uid, FileBlock first, FileBlock end) const {
     std::uint64_t blocks = end - first;
     const auto found = coverage_.find(uid);
     if (found == coverage_.end()) return blocks;
@@ -144,7 +142,7 @@ std::uint64_t PinTable::pin_of(std::uint64_t handle) const {
     return found == of_handle_.end() ? 0 : number_of(found->second - 1);
 }
 
-bool PinTable::overlaps(std::uint64_t first, std::uint64_t end) const {
+bool PinTable::overlaps(FileBlock first, FileBlock end) const {
     for (const auto &[uid, coverage] : coverage_) {
         const auto it = segment_at(coverage, first);
         if (it != coverage.end() && it->first < end) return true;

@@ -12,13 +12,15 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/ids.h"
+
 namespace pmfs::core {
 
 class PinTable {
 public:
     struct Pin {
-        std::uint64_t first = 0, end = 0;  // file blocks
-        std::uint64_t handle = 0;          // of its owner; 0: the record is free
+        FileBlock first, end;
+        std::uint64_t handle = 0;  // of its owner; 0: the record is free
         std::uint32_t uid = 0, pid = 0;
         std::uint32_t generation = 0;  // of the record, so that an old number finds nothing
         std::uint32_t previous = 0,
@@ -27,7 +29,7 @@ public:
     };
 
     // Blocks that `uid` would be charged for, if it pinned [first, end) now.
-    std::uint64_t new_blocks(std::uint32_t uid, std::uint64_t first, std::uint64_t end) const;
+    std::uint64_t new_blocks(std::uint32_t uid, FileBlock first, FileBlock end) const;
     // A number for the pin, greater than kFirstNumber; nothing when a block is pinned 2^24 times.
     std::optional<std::uint64_t> add(const Pin &pin);
     // What the owner is charged less now, in blocks; nothing: no such pin of that handle.
@@ -40,7 +42,7 @@ public:
     // Any pin of the handle, 0 when it has none: for the end of a handle.
     std::uint64_t pin_of(std::uint64_t handle) const;
 
-    bool overlaps(std::uint64_t first, std::uint64_t end) const;
+    bool overlaps(FileBlock first, FileBlock end) const;
     std::size_t count() const { return count_; }
     // Every pin with its number.
     template <class F>
@@ -65,17 +67,16 @@ private:
             return length_and_count & ((std::uint64_t{1} << kCountBits) - 1);
         }
     };
-    using Coverage = std::pmr::map<std::uint64_t, Segment>;
+    using Coverage = std::pmr::map<FileBlock, Segment>;
 
     std::uint64_t number_of(std::size_t index) const {
         return kFirstNumber | std::uint64_t{pins_[index].generation & 0x7fffffff} << 32 |
                static_cast<std::uint32_t>(index);
     }
-    static void split(Coverage &coverage, std::uint64_t at);
-    static void join(Coverage &coverage, std::uint64_t at);
+    static void split(Coverage &coverage, FileBlock at);
+    static void join(Coverage &coverage, FileBlock at);
     // Adds `delta` to each block's count; gives the blocks that were not pinned before or after.
-    static std::uint64_t count(Coverage &coverage, std::uint64_t first, std::uint64_t end,
-                               int delta);
+    static std::uint64_t count(Coverage &coverage, FileBlock first, FileBlock end, int delta);
 
     std::pmr::unsynchronized_pool_resource pool_;
     std::map<std::uint32_t, Coverage> coverage_;  // by user

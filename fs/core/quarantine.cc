@@ -24,7 +24,7 @@ std::vector<Run> Quarantine::remove(InodeNo record) {
 }
 
 // No segment reaches across `at`.
-void Quarantine::split(std::uint64_t at) {
+void Quarantine::split(BlockNo at) {
     auto it = held_.lower_bound(at);
     if (it == held_.begin()) return;
     --it;
@@ -34,7 +34,7 @@ void Quarantine::split(std::uint64_t at) {
 }
 
 // Makes one of the segments that meet at `at`, where equally many records hold them.
-void Quarantine::join(std::uint64_t at) {
+void Quarantine::join(BlockNo at) {
     const auto right = held_.find(at);
     if (right == held_.end() || right == held_.begin()) return;
     const auto left = std::prev(right);
@@ -44,14 +44,14 @@ void Quarantine::join(std::uint64_t at) {
 }
 
 void Quarantine::count(const Run &run, bool more) {
-    const std::uint64_t end = run.start + run.blocks;
+    const BlockNo end = run.end();
     split(run.start);
     split(end);
     auto it = held_.lower_bound(run.start);
-    for (std::uint64_t at = run.start; at < end;) {
+    for (BlockNo at = run.start; at < end;) {
         if (it == held_.end() || it->first > at) {  // nobody's
             PMFS_ASSERT(more);
-            const std::uint64_t upto = it == held_.end() ? end : std::min(end, it->first);
+            const BlockNo upto = it == held_.end() ? end : std::min(end, it->first);
             it = std::next(held_.emplace_hint(it, at, Segment{upto, 1}));
             at = upto;
             continue;
@@ -61,20 +61,19 @@ void Quarantine::count(const Run &run, bool more) {
         it = it->second.records == 0 ? held_.erase(it) : std::next(it);
     }
     for (auto seam = held_.upper_bound(run.start); seam != held_.end() && seam->first <= end;) {
-        const std::uint64_t at = seam->first;
+        const BlockNo at = seam->first;
         join(at);
         seam = held_.upper_bound(at);
     }
     join(run.start);
 }
 
-void Quarantine::strike(std::uint64_t first, std::array<std::uint64_t, 8> &bits) {
-    const std::uint64_t end = first + 64 * bits.size();
+void Quarantine::strike(BlockNo first, std::array<std::uint64_t, 8> &bits) {
+    const BlockNo end = first + 64 * bits.size();
     auto it = held_.upper_bound(first);
     if (it != held_.begin()) --it;
     for (; it != held_.end() && it->first < end; ++it) {
-        for (std::uint64_t at = std::max(first, it->first); at < std::min(end, it->second.end);
-             ++at) {
+        for (BlockNo at = std::max(first, it->first); at < std::min(end, it->second.end); ++at) {
             std::uint64_t &word = bits[(at - first) / 64];
             const std::uint64_t bit = std::uint64_t{1} << ((at - first) % 64);
             struck_ += (word & bit) != 0;
@@ -85,8 +84,8 @@ void Quarantine::strike(std::uint64_t first, std::array<std::uint64_t, 8> &bits)
 
 std::vector<Run> Quarantine::without(Run run) const {
     std::vector<Run> left;
-    std::uint64_t at = run.start;
-    const std::uint64_t end = run.start + run.blocks;
+    BlockNo at = run.start;
+    const BlockNo end = run.end();
     auto it = held_.upper_bound(run.start);
     if (it != held_.begin()) --it;
     for (; it != held_.end() && it->first < end; ++it) {

@@ -17,8 +17,10 @@
 namespace pmfs::core {
 
 struct Run {
-    std::uint64_t start = 0;  // device block
+    BlockNo start;
     std::uint64_t blocks = 0;
+
+    BlockNo end() const { return start + blocks; }
 };
 
 class Quarantine {
@@ -28,7 +30,7 @@ public:
     // What was added for the record, which holds nothing back any more.
     std::vector<Run> remove(InodeNo record);
     // Clears the bits of 512 blocks from `first` on that nobody may have.
-    void strike(std::uint64_t first, std::array<std::uint64_t, 8> &bits);
+    void strike(BlockNo first, std::array<std::uint64_t, 8> &bits);
     // What is left of `run` when all quarantined blocks are taken out, in order.
     std::vector<Run> without(Run run) const;
     // Grows whenever a block that was freed stayed: so long nothing has to be looked for.
@@ -36,12 +38,12 @@ public:
 
 private:
     struct Segment {
-        std::uint64_t end = 0;
+        BlockNo end;
         std::uint32_t records = 0;  // never 0
     };
-    using Held = std::map<std::uint64_t, Segment>;
-    void split(std::uint64_t at);
-    void join(std::uint64_t at);
+    using Held = std::map<BlockNo, Segment>;
+    void split(BlockNo at);
+    void join(BlockNo at);
     void count(const Run &run, bool more);
 
     std::map<std::uint64_t, std::vector<Run>> records_;

@@ -7,6 +7,7 @@
 
 #include "base/errors.h"
 #include "core/extent_map.h"
+#include "media/geometry.h"
 
 namespace pmfs::core {
 
@@ -47,14 +48,14 @@ MapScan::MapScan(const media::Inode &inode) {
     const media::le64 size = inode.size;
     crypto_generichash_update(&state_, reinterpret_cast<const unsigned char *>(&size), sizeof size);
     const std::uint64_t bytes = size.get();
-    end_ = bytes / media::kBlockSize + (bytes % media::kBlockSize != 0 ? 1 : 0);
+    end_ = media::file_block_of(bytes) + (bytes % media::kBlockSize != 0 ? 1 : 0);
 }
 
 void MapScan::add(const Extent &e) {
     const std::uint32_t flags =
         (e.unwritten ? media::kUnwritten : 0u) | (e.shared ? media::kShared : 0u);
-    const DigestRecord r{media::le64(e.file_block), media::le64(e.start), media::le64(e.blocks),
-                         media::le32(flags), media::le32(0)};
+    const DigestRecord r{media::le64(e.file_block.value()), media::le64(e.start.value()),
+                         media::le64(e.blocks), media::le32(flags), media::le32(0)};
     crypto_generichash_update(&state_, reinterpret_cast<const unsigned char *>(&r), sizeof r);
 }
 
@@ -62,7 +63,7 @@ Result<bool> MapScan::scan(const Reader &reader, const media::Inode &inode, Inod
                            unsigned extents_max) {
     for (unsigned n = 0; n < extents_max; ++n) {
         const Extent e = TRY(next_extent(reader, inode, ino, at_));
-        if (e.hole() || (e.file_block >= media::kDonorBase && !in_donor_)) {
+        if (e.hole() || (e.file_block >= kDonorRange && !in_donor_)) {
             if (at_ < end_) gaps_ = true;
             in_donor_ = true;
         }
@@ -94,15 +95,13 @@ Digest MapScan::digest() {
 }
 
 Result<> check_mappable(const Reader &reader, const media::Inode &inode, InodeNo ino,
-                        std::uint64_t first, std::uint64_t end, std::uint64_t unit,
-                        std::uint64_t *bad_block) {
-    const auto bad = [&](std::uint64_t block, const char *why) {
+                        FileBlock first, FileBlock end, std::uint64_t unit, FileBlock *bad_block) {
+    const auto bad = [&](FileBlock block, const char *why) {
         if (bad_block) *bad_block = block;
         return Error(EINVAL, why);
     };
-    first -= first % unit;
-    end += (unit - end % unit) % unit;
-    for (std::uint64_t at = first; at < end;) {
+    end = media::unit_up(end, unit);
+    for (FileBlock at = media::unit_down(first, unit); at < end;) {
         const Extent e = TRY(find_extent(reader, inode, ino, at));
         if (e.hole()) return bad(at, "the file has a hole: pmfsctl prepare FILE allocates it");
         if (e.unwritten)
@@ -110,19 +109,19 @@ Result<> check_mappable(const Reader &reader, const media::Inode &inode, InodeNo
         if (e.shared) return bad(at, "the file shares blocks with another one");
         // Every unit that this extent reaches into begins and ends in it, at a multiple of the
         // unit.
-        if ((e.start - e.file_block) % unit != 0)
+        if (!media::congruent(e.start, e.file_block, unit))
             return bad(at, "the file's blocks are not aligned: pmfsctl prepare FILE moves them");
-        const std::uint64_t next = std::min(e.end(), end);
+        const FileBlock next = std::min(e.end(), end);
         if (next % unit != 0)
-            return bad(next - next % unit,
+            return bad(media::unit_down(next, unit),
                        "a mapping unit is in pieces: pmfsctl prepare FILE makes it whole");
         at = next;
     }
     return {};
 }
 
-Result<std::uint64_t> dense_until(const Reader &reader, const media::Inode &inode, InodeNo ino,
-                                  std::uint64_t from, std::uint64_t end, unsigned extents_max) {
+Result<FileBlock> dense_until(const Reader &reader, const media::Inode &inode, InodeNo ino,
+                              FileBlock from, FileBlock end, unsigned extents_max) {
     for (unsigned n = 0; from < end && n < extents_max; ++n) {
         const Extent e = TRY(find_extent(reader, inode, ino, from));
         if (e.hole() || e.unwritten || e.shared) break;

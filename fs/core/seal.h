@@ -57,7 +57,8 @@ private:
     void add(const Extent &e);
 
     crypto_generichash_state state_;
-    std::uint64_t at_ = 0, end_ = 0, extents_ = 0;
+    FileBlock at_, end_;
+    std::uint64_t extents_ = 0;
     bool gaps_ = false, in_donor_ = false;
     Extent joined_;
 };
@@ -66,12 +67,11 @@ private:
 // allocated, written, private, and in whole units of `unit` blocks congruent with the device.
 // EINVAL: *bad_block is the first one that is not.
 Result<> check_mappable(const Reader &reader, const media::Inode &inode, InodeNo ino,
-                        std::uint64_t first, std::uint64_t end, std::uint64_t unit,
-                        std::uint64_t *bad_block);
+                        FileBlock first, FileBlock end, std::uint64_t unit, FileBlock *bad_block);
 
 // How far the file is dense from block `from` on: allocated, written, private.  Not beyond `end`,
 // and no more than so many extents are looked at.
-Result<std::uint64_t> dense_until(const Reader &reader, const media::Inode &inode, InodeNo ino,
-                                  std::uint64_t from, std::uint64_t end, unsigned extents_max);
+Result<FileBlock> dense_until(const Reader &reader, const media::Inode &inode, InodeNo ino,
+                              FileBlock from, FileBlock end, unsigned extents_max);
 
 }  // namespace pmfs::core

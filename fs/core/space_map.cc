@@ -12,26 +12,25 @@ namespace pmfs::core {
 
 using media::ChunkKind;
 using media::kChunkBlocks;
-using media::kGroupChunks;
 using media::Magic;
 
 namespace {
 
-BlockNo bitmap_block(std::uint64_t chunk, bool classes) {
-    const auto layout = media::layout_of(chunk / kGroupChunks);
-    return BlockNo((classes ? layout.classes : layout.bitmaps) +
-                   media::bitmap_index(chunk % kGroupChunks));
+BlockNo bitmap_block(ChunkNo chunk, bool classes) {
+    const auto layout = media::layout_of(media::group_of(chunk));
+    return (classes ? layout.classes : layout.bitmaps) +
+           media::bitmap_index(media::index_in_group(chunk));
 }
-std::uint64_t row_of(std::uint64_t chunk) {
-    return media::bitmap_row(chunk % kGroupChunks);
+std::uint64_t row_of(ChunkNo chunk) {
+    return media::bitmap_row(media::index_in_group(chunk));
 }
 // The line of a bitmap block that is about the chunk.
-journal::Lines row_lines(std::uint64_t chunk) {
+journal::Lines row_lines(ChunkNo chunk) {
     constexpr std::size_t kRow = kChunkBlocks / 8;
     static_assert(kRow == media::kLineSize && offsetof(media::BitmapBlock, bits) % kRow == 0);
     return journal::lines_of(offsetof(media::BitmapBlock, bits) + row_of(chunk) * kRow, kRow);
 }
-Bits bits_of(const media::BitmapBlock &bitmap, std::uint64_t chunk) {
+Bits bits_of(const media::BitmapBlock &bitmap, ChunkNo chunk) {
     Bits bits;
     for (std::size_t i = 0; i < bits.size(); ++i) bits[i] = bitmap.bits[row_of(chunk)][i].get();
     return bits;
@@ -44,7 +43,7 @@ Result<std::unique_ptr<SpaceMap>> SpaceMap::open(journal::Journal &journal,
     std::unique_ptr<SpaceMap> map(new SpaceMap(journal, superblock));
     const std::uint64_t blocks = superblock.block_count.get();
     map->set_groups(media::group_count(blocks));
-    for (std::uint64_t g = 0; g < map->groups_.size(); ++g)
+    for (GroupNo g; g < map->end_group(); ++g)
         map->add_group(g, *TRY(map->read_summary(g)), blocks);
     return map;
 }
@@ -59,9 +58,8 @@ void SpaceMap::set_groups(std::uint64_t groups) {
 }
 
 // What its chunks are like is seen when it is looked at.
-void SpaceMap::add_group(std::uint64_t number, const media::Summary &summary,
-                         std::uint64_t blocks) {
-    Group &group = groups_[number];
+void SpaceMap::add_group(GroupNo number, const media::Summary &summary, std::uint64_t blocks) {
+    Group &group = group_at(number);
     group.chunk_count = static_cast<std::uint32_t>(media::group_chunks(blocks, number));
     for (std::uint32_t c = 0; c < group.chunk_count; ++c)
         group.free_chunks += summary.kind[c] == static_cast<std::uint8_t>(ChunkKind::free);
@@ -81,11 +79,11 @@ void SpaceMap::add_group(std::uint64_t number, const media::Summary &summary,
 
 // Chunks that the last group lacks are free, and have no bit set: so they can be given to it.
 Result<> SpaceMap::may_grow(std::uint64_t blocks) {
-    const std::uint64_t number = groups_.size() - 1;
+    const GroupNo number = end_group() - 1;
     const auto *summary = TRY(read_summary(number));
     const std::uint64_t end = media::group_chunks(blocks, number);
-    for (std::uint64_t c = groups_[number].chunk_count; c < end; ++c) {
-        const std::uint64_t chunk = number * kGroupChunks + c;
+    for (std::uint64_t c = group_at(number).chunk_count; c < end; ++c) {
+        const ChunkNo chunk = media::first_chunk(number) + c;
         if (summary->kind[c] != static_cast<std::uint8_t>(ChunkKind::free) ||
             summary->inode_map[c].get() != 0 || TRY(home_bits(chunk, false)) != Bits{} ||
             TRY(home_bits(chunk, true)) != Bits{})
@@ -95,16 +93,16 @@ Result<> SpaceMap::may_grow(std::uint64_t blocks) {
 }
 
 Result<> SpaceMap::grow(std::uint64_t blocks) {
-    const std::uint64_t before = groups_.size(), after = media::group_count(blocks);
-    for (std::uint64_t g = before; g < after; ++g) TRY(read_summary(g));
+    const GroupNo before = end_group(), after(media::group_count(blocks));
+    for (GroupNo g = before; g < after; ++g) TRY(read_summary(g));
     lengthen_group(before - 1, static_cast<std::uint32_t>(media::group_chunks(blocks, before - 1)));
-    set_groups(after);
-    for (std::uint64_t g = before; g < after; ++g) add_group(g, *TRY(read_summary(g)), blocks);
+    set_groups(media::group_count(blocks));
+    for (GroupNo g = before; g < after; ++g) add_group(g, *TRY(read_summary(g)), blocks);
     return {};
 }
 
-void SpaceMap::lengthen_group(std::uint64_t number, std::uint32_t chunks) {
-    Group &group = groups_[number];
+void SpaceMap::lengthen_group(GroupNo number, std::uint32_t chunks) {
+    Group &group = group_at(number);
     const std::uint32_t before = group.chunk_count, more = chunks - before;
     group.chunk_count = chunks;
     group.free_chunks += more;
@@ -117,14 +115,14 @@ void SpaceMap::lengthen_group(std::uint64_t number, std::uint32_t chunks) {
     group.chunks = std::move(longer);
     for (std::uint32_t c = before; c < chunks; ++c) {
         group.chunks[c].free = kChunkBlocks;
-        index_home(number * kGroupChunks + c);
+        index_home(media::first_chunk(number) + c);
     }
 }
 
-Result<const media::Summary *> SpaceMap::read_summary(std::uint64_t group) {
+Result<const media::Summary *> SpaceMap::read_summary(GroupNo group) {
     const auto layout = media::layout_of(group);
-    auto found = journal_.blocks().get(BlockNo(layout.summary_a), Magic::summary);
-    if (!found.ok()) found = journal_.blocks().get(BlockNo(layout.summary_b), Magic::summary);
+    auto found = journal_.blocks().get(layout.summary_a, Magic::summary);
+    if (!found.ok()) found = journal_.blocks().get(layout.summary_b, Magic::summary);
     if (!found.ok()) return corrupt("both summaries of an allocation group are damaged");
     return reinterpret_cast<const media::Summary *>(found.value());
 }
@@ -133,26 +131,26 @@ std::uint64_t SpaceMap::chunk_count() const {
     return superblock_.block_count.get() / kChunkBlocks;
 }
 
-SpaceMap::Chunk &SpaceMap::chunk_at(std::uint64_t chunk) {
-    Group &group = groups_[chunk / kGroupChunks];
-    PMFS_ASSERT(group.chunks && chunk % kGroupChunks < group.chunk_count);
-    return group.chunks[chunk % kGroupChunks];
+SpaceMap::Chunk &SpaceMap::chunk_at(ChunkNo chunk) {
+    Group &group = group_at(media::group_of(chunk));
+    PMFS_ASSERT(group.chunks && media::index_in_group(chunk) < group.chunk_count);
+    return group.chunks[media::index_in_group(chunk)];
 }
 
-Result<const SpaceMap::Chunk *> SpaceMap::chunk(std::uint64_t chunk) {
-    if (chunk >= chunk_count()) return Error(ENOENT, "there is no chunk of that number");
-    TRY(load(chunk / kGroupChunks));
+Result<const SpaceMap::Chunk *> SpaceMap::chunk(ChunkNo chunk) {
+    if (chunk >= end_chunk()) return Error(ENOENT, "there is no chunk of that number");
+    TRY(load(media::group_of(chunk)));
     return &chunk_at(chunk);
 }
 
-Result<Bits> SpaceMap::home_bits(std::uint64_t chunk, bool classes) {
+Result<Bits> SpaceMap::home_bits(ChunkNo chunk, bool classes) {
     const auto *bitmap = reinterpret_cast<const media::BitmapBlock *>(
         TRY(journal_.blocks().get(bitmap_block(chunk, classes), Magic::bitmap)));
     return bits_of(*bitmap, chunk);
 }
 
 // The same as the change sees them.
-Result<Bits> SpaceMap::bits_in(Change &change, std::uint64_t chunk, bool classes) {
+Result<Bits> SpaceMap::bits_in(Change &change, ChunkNo chunk, bool classes) {
     return bits_of(*TRY(change.tx().read<media::BitmapBlock>(bitmap_block(chunk, classes),
                                                              Magic::bitmap, row_lines(chunk))),
                    chunk);
@@ -160,14 +158,14 @@ Result<Bits> SpaceMap::bits_in(Change &change, std::uint64_t chunk, bool classes
 
 // Reads a group's bitmaps, once.  Counts that disagree with the summary are EUCLEAN: nobody may
 // allocate from a group whose bookkeeping is wrong.
-Result<> SpaceMap::load(std::uint64_t number) {
-    Group &group = groups_[number];
+Result<> SpaceMap::load(GroupNo number) {
+    Group &group = group_at(number);
     if (group.chunks) return {};
     const media::Summary *summary = TRY(read_summary(number));
     auto chunks = std::make_unique<Chunk[]>(group.chunk_count);
     std::uint32_t partial = 0;
     for (std::uint32_t c = 0; c < group.chunk_count; ++c) {
-        const std::uint64_t chunk = number * kGroupChunks + c;
+        const ChunkNo chunk = media::first_chunk(number) + c;
         const Bits used = TRY(home_bits(chunk, false)), classes = TRY(home_bits(chunk, true));
         bool subset = true;
         for (std::size_t i = 0; i < used.size(); ++i) subset &= (classes[i] & ~used[i]) == 0;
@@ -188,39 +186,41 @@ Result<> SpaceMap::load(std::uint64_t number) {
     group.chunks = std::move(chunks);
     for (std::uint32_t c = 0; c < group.chunk_count; ++c) {
         set_bit(group.free_inodes, c, group.chunks[c].inodes);
-        index_home(number * kGroupChunks + c);
+        index_home(media::first_chunk(number) + c);
     }
     index_group(number);
     return {};
 }
 
 // What has a fixed place is never free: else it would be given out, and overwritten.
-Result<> SpaceMap::check_fixed(std::uint64_t number, const media::Summary &summary) {
+Result<> SpaceMap::check_fixed(GroupNo number, const media::Summary &summary) {
     const auto layout = media::layout_of(number);
-    const auto check = [&](std::uint64_t from, std::uint64_t end) -> Result<> {
-        for (std::uint64_t at = from; at < end; ++at)
+    const auto check = [&](BlockNo from, BlockNo end) -> Result<> {
+        for (BlockNo at = from; at < end; ++at)
             for (const bool classes : {false, true})
-                if (!bit_at(TRY(home_bits(at / kChunkBlocks, classes)), at % kChunkBlocks))
+                if (!bit_at(TRY(home_bits(media::chunk_of(at), classes)),
+                            media::index_in_chunk(at)))
                     return corrupt("a bitmap calls a block free that never is");
         return {};
     };
     TRY(check(layout.superblock, layout.end));
     if (summary.inode_map[0].get() != layout.inode_map - layout.superblock + 1)
         return corrupt("a group's own inode map is not in its place");
-    if (number != 0) return {};
-    TRY(check(superblock_.journal_start.get(),
-              media::fixed_end(superblock_.journal_start.get(), superblock_.journal_blocks.get())));
-    const std::uint64_t copy = superblock_.copy_block.get();
-    return copy == 0 ? Result<>() : check(copy, copy + 1);
+    if (number != GroupNo(0)) return {};
+    const std::uint64_t journal = superblock_.journal_start.get();
+    TRY(check(BlockNo(journal),
+              BlockNo(media::fixed_end(journal, superblock_.journal_blocks.get()))));
+    const BlockNo copy(superblock_.copy_block.get());
+    return copy == BlockNo(0) ? Result<>() : check(copy, copy + 1);
 }
 
-const Bits *SpaceMap::held_of(std::uint64_t chunk) const {
+const Bits *SpaceMap::held_of(ChunkNo chunk) const {
     const auto found = held_.find(chunk);
     return found == held_.end() ? nullptr : &found->second;
 }
 
-Result<Bits> SpaceMap::available(Change *change, std::uint64_t chunk) {
-    TRY(load(chunk / kGroupChunks));
+Result<Bits> SpaceMap::available(Change *change, ChunkNo chunk) {
+    TRY(load(media::group_of(chunk)));
     Bits bits =
         change == nullptr ? TRY(home_bits(chunk, false)) : TRY(bits_in(*change, chunk, false));
     const Bits *held = held_of(chunk);
@@ -229,8 +229,8 @@ Result<Bits> SpaceMap::available(Change *change, std::uint64_t chunk) {
     return bits;
 }
 
-void SpaceMap::account(std::uint64_t chunk, std::int32_t free, ChunkKind kind) {
-    Group &group = groups_[chunk / kGroupChunks];
+void SpaceMap::account(ChunkNo chunk, std::int32_t free, ChunkKind kind) {
+    Group &group = group_at(media::group_of(chunk));
     Chunk &c = chunk_at(chunk);
     const auto count = [&](bool add) {
         std::uint32_t &counter = c.kind == ChunkKind::free ? group.free_chunks : group.partial_free;
@@ -243,26 +243,26 @@ void SpaceMap::account(std::uint64_t chunk, std::int32_t free, ChunkKind kind) {
     c.kind = kind;
     count(true);
     free_ += static_cast<std::uint64_t>(static_cast<std::int64_t>(free));
-    note_counts(chunk / kGroupChunks);
+    note_counts(media::group_of(chunk));
 }
 
-void SpaceMap::note_counts(std::uint64_t number) {
-    with_partial_.set(number, groups_[number].partial_free != 0);
-    with_whole_.set(number, groups_[number].free_chunks != 0);
+void SpaceMap::note_counts(GroupNo number) {
+    with_partial_.set(number, group_at(number).partial_free != 0);
+    with_whole_.set(number, group_at(number).free_chunks != 0);
 }
 
-Result<> SpaceMap::write_summary(Change &change, std::uint64_t chunk) {
-    const Group &group = groups_[chunk / kGroupChunks];
+Result<> SpaceMap::write_summary(Change &change, ChunkNo chunk) {
+    const Group &group = group_at(media::group_of(chunk));
     const auto kind = static_cast<std::uint8_t>(chunk_at(chunk).kind);
-    const std::size_t at = offsetof(media::Summary, kind) + chunk % kGroupChunks;
-    return edit_summary(change, chunk / kGroupChunks, journal::lines_of(at, 1),
+    const std::size_t at = offsetof(media::Summary, kind) + media::index_in_group(chunk);
+    return edit_summary(change, media::group_of(chunk), journal::lines_of(at, 1),
                         [&](media::Summary *s) {
                             s->partial_free.set(group.partial_free);
-                            s->kind[chunk % kGroupChunks] = kind;
+                            s->kind[media::index_in_group(chunk)] = kind;
                         });
 }
 
-Result<> SpaceMap::edit_bits(Change &change, std::uint64_t chunk, const Bits &bits, bool take) {
+Result<> SpaceMap::edit_bits(Change &change, ChunkNo chunk, const Bits &bits, bool take) {
     auto *bitmap = TRY(change.tx().edit<media::BitmapBlock>(bitmap_block(chunk, false),
                                                             Magic::bitmap, row_lines(chunk)));
     auto &row = bitmap->bits[row_of(chunk)];
@@ -275,9 +275,9 @@ Result<> SpaceMap::edit_bits(Change &change, std::uint64_t chunk, const Bits &bi
     return {};
 }
 
-Result<> SpaceMap::take(Change &change, std::uint64_t chunk, const Bits &bits, Use use) {
+Result<> SpaceMap::take(Change &change, ChunkNo chunk, const Bits &bits, Use use) {
     const bool meta = use == Use::meta;
-    TRY(load(chunk / kGroupChunks));
+    TRY(load(media::group_of(chunk)));
     Chunk &c = chunk_at(chunk);
     TRY(edit_bits(change, chunk, bits, true));
     const auto n = static_cast<std::int32_t>(count_bits(bits));
@@ -294,7 +294,7 @@ Result<> SpaceMap::take(Change &change, std::uint64_t chunk, const Bits &bits, U
     } else if (c.was_meta) {
         for (BitRun r = next_run(bits, 0); r.length != 0; r = next_run(bits, r.start + r.length))
             for (unsigned i = r.start; i < r.start + r.length; ++i)
-                journal_.forget_block(BlockNo(chunk * kChunkBlocks + i));
+                journal_.forget_block(media::first_block(chunk) + i);
     }
     const ChunkKind own = meta ? ChunkKind::meta : ChunkKind::data;
     account(chunk, -n, c.kind == ChunkKind::free || c.kind == own ? own : ChunkKind::mixed);
@@ -303,7 +303,7 @@ Result<> SpaceMap::take(Change &change, std::uint64_t chunk, const Bits &bits, U
 }
 
 // True when some of the bits were metadata.
-Result<bool> SpaceMap::clear_classes(Change &change, std::uint64_t chunk, const Bits &bits) {
+Result<bool> SpaceMap::clear_classes(Change &change, ChunkNo chunk, const Bits &bits) {
     if (chunk_at(chunk).kind == ChunkKind::data) return false;
     const Bits classes = TRY(bits_in(change, chunk, true));
     bool any = false;
@@ -317,7 +317,7 @@ Result<bool> SpaceMap::clear_classes(Change &change, std::uint64_t chunk, const 
 }
 
 // Of what kind the chunk is, now that its bits are edited.
-Result<ChunkKind> SpaceMap::kind_without(Change &change, std::uint64_t chunk, const Bits &gone) {
+Result<ChunkKind> SpaceMap::kind_without(Change &change, ChunkNo chunk, const Bits &gone) {
     const Chunk &c = chunk_at(chunk);
     if (c.free + count_bits(gone) == kChunkBlocks) return ChunkKind::free;
     if (c.kind != ChunkKind::mixed) return c.kind;
@@ -326,8 +326,8 @@ Result<ChunkKind> SpaceMap::kind_without(Change &change, std::uint64_t chunk, co
     return classes == TRY(bits_in(change, chunk, false)) ? ChunkKind::meta : ChunkKind::mixed;
 }
 
-Result<> SpaceMap::give(Change &change, std::uint64_t chunk, const Bits &bits) {
-    TRY(load(chunk / kGroupChunks));
+Result<> SpaceMap::give(Change &change, ChunkNo chunk, const Bits &bits) {
+    TRY(load(media::group_of(chunk)));
     Chunk &c = chunk_at(chunk);
     TRY(edit_bits(change, chunk, bits, false));
     const bool meta = TRY(clear_classes(change, chunk, bits));
@@ -342,30 +342,32 @@ Result<> SpaceMap::give(Change &change, std::uint64_t chunk, const Bits &bits) {
     return write_summary(change, chunk);
 }
 
-std::size_t SpaceMap::blocks_to_give(Change &change, std::uint64_t chunk) {
-    const auto layout = media::layout_of(chunk / kGroupChunks);
+std::size_t SpaceMap::blocks_to_give(Change &change, ChunkNo chunk) {
+    const auto layout = media::layout_of(media::group_of(chunk));
     std::size_t n = 0;
     for (const BlockNo block : {bitmap_block(chunk, false), bitmap_block(chunk, true),
-                                BlockNo(layout.summary_a), BlockNo(layout.summary_b)})
+                                layout.summary_a, layout.summary_b})
         n += change.tx().changes(block) ? 0 : 1;
     return n;
 }
 
-Result<> SpaceMap::set_inode_map(Change &change, std::uint64_t chunk, std::optional<unsigned> at) {
-    TRY(load(chunk / kGroupChunks));
+Result<> SpaceMap::set_inode_map(Change &change, ChunkNo chunk, std::optional<unsigned> at) {
+    TRY(load(media::group_of(chunk)));
     Chunk &c = chunk_at(chunk);
     undo_.push_back({chunk, 0, c.kind, c.inodes, false, Bits{}, Bits{}});
     c.inodes = at.has_value();
     const auto value = static_cast<std::uint16_t>(at ? *at + 1 : 0);
-    const std::size_t field = offsetof(media::Summary, inode_map) + chunk % kGroupChunks * 2;
-    TRY(edit_summary(
-        change, chunk / kGroupChunks, journal::lines_of(field, 2),
-        [&](media::Summary *s) { s->inode_map[chunk % kGroupChunks] = media::le16(value); }));
+    const std::size_t field =
+        offsetof(media::Summary, inode_map) + media::index_in_group(chunk) * 2;
+    TRY(edit_summary(change, media::group_of(chunk), journal::lines_of(field, 2),
+                     [&](media::Summary *s) {
+                         s->inode_map[media::index_in_group(chunk)] = media::le16(value);
+                     }));
     index(chunk, TRY(available(&change, chunk)));
     return {};
 }
 
-Result<> SpaceMap::count_inodes(Change &change, std::uint64_t group, std::int32_t used,
+Result<> SpaceMap::count_inodes(Change &change, GroupNo group, std::int32_t used,
                                 std::int32_t made) {
     pending_used_ += used;
     pending_made_ += made;
@@ -378,19 +380,19 @@ Result<> SpaceMap::count_inodes(Change &change, std::uint64_t group, std::int32_
     });
 }
 
-std::optional<std::uint64_t> SpaceMap::inode_hint(std::uint64_t group) const {
-    const BitRun found = next_run(groups_[group].free_inodes, 0);
+std::optional<ChunkNo> SpaceMap::inode_hint(GroupNo group) const {
+    const BitRun found = next_run(group_at(group).free_inodes, 0);
     if (found.length == 0) return std::nullopt;
-    return group * kGroupChunks + found.start;
+    return media::first_chunk(group) + found.start;
 }
 
-void SpaceMap::has_free_inode(std::uint64_t chunk, bool has) {
-    const std::uint64_t group = chunk / kGroupChunks;
-    set_bit(groups_[group].free_inodes, static_cast<unsigned>(chunk % kGroupChunks), has);
+void SpaceMap::has_free_inode(ChunkNo chunk, bool has) {
+    const GroupNo group = media::group_of(chunk);
+    set_bit(group_at(group).free_inodes, media::index_in_group(chunk), has);
     if (has) with_inodes_.set(group, true);
 }
 
-void SpaceMap::set_listed(std::uint64_t group, bool orphans, bool listed) {
+void SpaceMap::set_listed(GroupNo group, bool orphans, bool listed) {
     GroupSet &groups = list_groups(orphans);
     relisted_.push_back({group, orphans, groups.has(group), listed});
     if (listed) groups.set(group, true);
@@ -413,8 +415,7 @@ void SpaceMap::tx_committed(TxSeq seq) {
             held_queue_.push_back({seq, epoch, u.chunk, u.held});
         if (!u.freed_meta) continue;
         meta_freed_[u.chunk] = seq;
-        set_bit(groups_[u.chunk / kGroupChunks].blocked,
-                static_cast<unsigned>(u.chunk % kGroupChunks), true);
+        set_bit(group_at(media::group_of(u.chunk)).blocked, media::index_in_group(u.chunk), true);
     }
     undo_.clear();
     inodes_used_ += static_cast<std::uint64_t>(std::exchange(pending_used_, 0));
@@ -436,19 +437,19 @@ void SpaceMap::tx_aborted() {
     pending_used_ = pending_made_ = 0;
 }
 
-void SpaceMap::hold_bits(std::uint64_t chunk, const Bits &bits) {
+void SpaceMap::hold_bits(ChunkNo chunk, const Bits &bits) {
     Bits &held = held_[chunk];
     const unsigned before = count_bits(held);
     for (std::size_t i = 0; i < bits.size(); ++i) held[i] |= bits[i];
     held_total_ += count_bits(held) - before;
 }
 
-void SpaceMap::hold(std::uint64_t chunk, const Bits &bits) {
+void SpaceMap::hold(ChunkNo chunk, const Bits &bits) {
     hold_bits(chunk, bits);
     index_home(chunk);
 }
 
-void SpaceMap::unhold(std::uint64_t chunk, const Bits &bits) {
+void SpaceMap::unhold(ChunkNo chunk, const Bits &bits) {
     const auto found = held_.find(chunk);
     if (found == held_.end()) return;
     const unsigned before = count_bits(found->second);
@@ -474,8 +475,8 @@ void SpaceMap::release_held() {
     unblocked_ = checkpointed;
     std::erase_if(meta_freed_, [&](const auto &one) {
         if (one.second > checkpointed) return false;
-        set_bit(groups_[one.first / kGroupChunks].blocked,
-                static_cast<unsigned>(one.first % kGroupChunks), false);
+        set_bit(group_at(media::group_of(one.first)).blocked, media::index_in_group(one.first),
+                false);
         return true;
     });
 }

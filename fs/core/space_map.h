@@ -26,6 +26,7 @@
 #include "core/group_set.h"
 #include "journal/tx.h"
 #include "media/format.h"
+#include "media/geometry.h"
 
 namespace pmfs::core {
 
@@ -58,90 +59,88 @@ public:
     Result<> may_grow(std::uint64_t blocks);
     Result<> grow(std::uint64_t blocks);
     // ENOENT past the end.
-    Result<const Chunk *> chunk(std::uint64_t chunk);
+    Result<const Chunk *> chunk(ChunkNo chunk);
     std::uint64_t chunk_count() const;
+    ChunkNo end_chunk() const { return ChunkNo(chunk_count()); }
     std::uint64_t group_count() const { return groups_.size(); }
+    GroupNo end_group() const { return GroupNo(groups_.size()); }
+    // The group itself if there is one of that number, else the first one.
+    GroupNo existing(GroupNo group) const { return group < end_group() ? group : GroupNo(0); }
 
     // --- finding.  Nothing: there is none.
     // A chunk of `side` whose longest run is of class `k`; in the group `near` or the next one.
-    Result<std::optional<std::uint64_t>> find_run(Side side, unsigned k, std::uint64_t near,
-                                                  bool for_data);
+    Result<std::optional<ChunkNo>> find_run(Side side, unsigned k, GroupNo near, bool for_data);
     // In the group `near` only: a chunk of class `k` whose longest run has at least `blocks`.
-    Result<std::optional<std::uint64_t>> find_run_here(Side side, unsigned k, std::uint64_t near,
-                                                       unsigned blocks, bool for_data);
+    Result<std::optional<ChunkNo>> find_run_here(Side side, unsigned k, GroupNo near,
+                                                 unsigned blocks, bool for_data);
     // `count` chunks in a row, wholly free, the first one at a multiple of `unit`, all in one
     // bitmap block.
-    Result<std::optional<std::uint64_t>> find_free(std::uint64_t near, unsigned count,
-                                                   unsigned unit, bool for_data);
+    Result<std::optional<ChunkNo>> find_free(GroupNo near, unsigned count, unsigned unit,
+                                             bool for_data);
     // The first group at or after `from` that has a free chunk, and round.
-    std::optional<std::uint64_t> free_group(std::uint64_t from) const {
-        return with_free_.next(from);
-    }
+    std::optional<GroupNo> free_group(GroupNo from) const { return with_free_.next(from); }
     // The `count` chunks in a row, the first one at a multiple of `unit`, of the group that have
     // the fewest blocks in use, but `used_least`; only file data, some of it free.  Not those in
     // `but` (by first chunk).
     struct Window {
-        std::uint64_t first = 0, used = 0;
+        ChunkNo first;
+        std::uint64_t used = 0;
     };
-    Result<std::optional<Window>> fewest_used(std::uint64_t group, unsigned count, unsigned unit,
+    Result<std::optional<Window>> fewest_used(GroupNo group, unsigned count, unsigned unit,
                                               std::uint64_t used_least,
-                                              const std::set<std::uint64_t> &but);
+                                              const std::set<ChunkNo> &but);
     // The group at or after `from` that has free blocks in broken chunks, or with `whole` in any
     // others as well.  What is held back is free here.
-    std::optional<std::uint64_t> broken_group(std::uint64_t from, bool whole) const;
+    std::optional<GroupNo> broken_group(GroupNo from, bool whole) const;
     // Blocks of the chunk that can be taken, as the change sees it (null: there is none).
-    Result<Bits> available(Change *change, std::uint64_t chunk);
-    bool wholly_free(std::uint64_t chunk);
+    Result<Bits> available(Change *change, ChunkNo chunk);
+    bool wholly_free(ChunkNo chunk);
     // It was metadata so lately that data must not go there yet.
-    bool blocked(std::uint64_t chunk) const {
-        return bit_at(groups_[chunk / media::kGroupChunks].blocked,
-                      static_cast<unsigned>(chunk % media::kGroupChunks));
+    bool blocked(ChunkNo chunk) const {
+        return bit_at(group_at(media::group_of(chunk)).blocked, media::index_in_group(chunk));
     }
-    void set_reserved(std::uint64_t chunk, bool reserved);
+    void set_reserved(ChunkNo chunk, bool reserved);
 
     // --- changing.  EUCLEAN: taken while in use, or freed twice.
     enum class Use : std::uint8_t { data, meta, reserved };  // reserved: data that was held for it
-    Result<> take(Change &change, std::uint64_t chunk, const Bits &bits, Use use);
-    Result<> give(Change &change, std::uint64_t chunk, const Bits &bits);
+    Result<> take(Change &change, ChunkNo chunk, const Bits &bits, Use use);
+    Result<> give(Change &change, ChunkNo chunk, const Bits &bits);
     // How many blocks that would add to the transaction.
-    std::size_t blocks_to_give(Change &change, std::uint64_t chunk);
+    std::size_t blocks_to_give(Change &change, ChunkNo chunk);
     // Held in memory alone, for a change that is still to come; Use::reserved ends that when the
     // change commits.
-    void hold(std::uint64_t chunk, const Bits &bits);
-    void unhold(std::uint64_t chunk, const Bits &bits);
+    void hold(ChunkNo chunk, const Bits &bits);
+    void unhold(ChunkNo chunk, const Bits &bits);
 
     // Calls f(media::Summary *) for both copies of a group's summary.  It may touch the fields that
     // are counts and heads of lists, and in `lines` what stands for a chunk.
     static constexpr journal::Lines kSummaryHead =
         journal::lines_of(0, offsetof(media::Summary, reserved));
     template <class F>
-    Result<> edit_summary(Change &change, std::uint64_t group, journal::Lines lines, F f) {
-        const auto layout = media::group_layout(group * media::kGroupBlocks);
-        const BlockNo place[2] = {BlockNo(layout.summary_a), BlockNo(layout.summary_b)};
+    Result<> edit_summary(Change &change, GroupNo group, journal::Lines lines, F f) {
+        const auto layout = media::layout_of(group);
+        const BlockNo place[2] = {layout.summary_a, layout.summary_b};
         for (int i = 0; i < 2; ++i)
             f(TRY(change.edit_copy<media::Summary>(place[i], place[1 - i], media::Magic::summary,
                                                    kSummaryHead | lines)));
         return {};
     }
     // The chunk has an inode map from now on (or: no more), at that block of it.
-    Result<> set_inode_map(Change &change, std::uint64_t chunk, std::optional<unsigned> at);
+    Result<> set_inode_map(Change &change, ChunkNo chunk, std::optional<unsigned> at);
     // More (fewer) inodes are in use, or have a place.
-    Result<> count_inodes(Change &change, std::uint64_t group, std::int32_t used,
-                          std::int32_t made);
+    Result<> count_inodes(Change &change, GroupNo group, std::int32_t used, std::int32_t made);
 
     // Chunks and groups that may have a free inode with a place of its own, until somebody found
     // that they have none.
-    std::optional<std::uint64_t> inode_hint(std::uint64_t group) const;
-    std::optional<std::uint64_t> inode_group_hint(std::uint64_t from) const {
-        return with_inodes_.next(from);
-    }
-    void has_free_inode(std::uint64_t chunk, bool has);
-    void group_has_no_free_inode(std::uint64_t group) { with_inodes_.set(group, false); }
+    std::optional<ChunkNo> inode_hint(GroupNo group) const;
+    std::optional<GroupNo> inode_group_hint(GroupNo from) const { return with_inodes_.next(from); }
+    void has_free_inode(ChunkNo chunk, bool has);
+    void group_has_no_free_inode(GroupNo group) { with_inodes_.set(group, false); }
     // Groups whose lists of orphans or of grant records may have something.
     const GroupSet &listed(bool orphans) const { return orphans ? with_orphans_ : with_grants_; }
     // What the open transaction makes of that: a group without anything on the list is struck off
     // when it commits.
-    void set_listed(std::uint64_t group, bool orphans, bool listed);
+    void set_listed(GroupNo group, bool orphans, bool listed);
 
     void tx_committed(TxSeq seq) override;
     void tx_aborted() override;
@@ -168,7 +167,7 @@ public:
     std::uint64_t inodes_used() const { return inodes_used_.load(std::memory_order_relaxed); }
     std::uint64_t inodes_made() const { return inodes_made_.load(std::memory_order_relaxed); }
 
-    Result<> load(std::uint64_t group);
+    Result<> load(GroupNo group);
 
 private:
     struct Group {
@@ -179,7 +178,7 @@ private:
         Bits free{}, blocked{}, free_inodes{};
     };
     struct Undo {
-        std::uint64_t chunk;
+        ChunkNo chunk;
         std::int32_t free;
         media::ChunkKind old_kind;
         bool old_inodes, freed_meta;
@@ -187,13 +186,13 @@ private:
         Bits reserved;  // to be no longer held when it commits
     };
     struct Listed {
-        std::uint64_t group;
+        GroupNo group;
         bool orphans, before, listed;
     };
     struct Held {
         TxSeq seq;
         std::uint64_t epoch;
-        std::uint64_t chunk;
+        ChunkNo chunk;
         Bits bits;
     };
 
@@ -201,41 +200,43 @@ private:
         : journal_(journal), superblock_(superblock) {}
 
     void set_groups(std::uint64_t groups);
+    Group &group_at(GroupNo group) { return groups_[group.value()]; }
+    const Group &group_at(GroupNo group) const { return groups_[group.value()]; }
     GroupSet &list_groups(bool orphans) { return orphans ? with_orphans_ : with_grants_; }
-    void add_group(std::uint64_t group, const media::Summary &summary, std::uint64_t blocks);
-    void lengthen_group(std::uint64_t group, std::uint32_t chunks);
-    void note_counts(std::uint64_t group);
-    Chunk &chunk_at(std::uint64_t chunk);
-    Result<const media::Summary *> read_summary(std::uint64_t group);
-    Result<Bits> home_bits(std::uint64_t chunk, bool classes);
-    static Result<Bits> bits_in(Change &change, std::uint64_t chunk, bool classes);
-    Result<> check_fixed(std::uint64_t group, const media::Summary &summary);
-    Result<> edit_bits(Change &change, std::uint64_t chunk, const Bits &bits, bool take);
-    Result<bool> clear_classes(Change &change, std::uint64_t chunk, const Bits &bits);
-    Result<media::ChunkKind> kind_without(Change &change, std::uint64_t chunk, const Bits &bits);
-    void account(std::uint64_t chunk, std::int32_t free, media::ChunkKind kind);
-    Result<> write_summary(Change &change, std::uint64_t chunk);
-    void hold_bits(std::uint64_t chunk, const Bits &bits);
-    const Bits *held_of(std::uint64_t chunk) const;
-    void index(std::uint64_t chunk, const Bits &available);
-    void index_home(std::uint64_t chunk);
-    void put_on_shelf(std::uint64_t chunk, std::uint8_t shelf);
-    void index_group(std::uint64_t group);
+    void add_group(GroupNo group, const media::Summary &summary, std::uint64_t blocks);
+    void lengthen_group(GroupNo group, std::uint32_t chunks);
+    void note_counts(GroupNo group);
+    Chunk &chunk_at(ChunkNo chunk);
+    Result<const media::Summary *> read_summary(GroupNo group);
+    Result<Bits> home_bits(ChunkNo chunk, bool classes);
+    static Result<Bits> bits_in(Change &change, ChunkNo chunk, bool classes);
+    Result<> check_fixed(GroupNo group, const media::Summary &summary);
+    Result<> edit_bits(Change &change, ChunkNo chunk, const Bits &bits, bool take);
+    Result<bool> clear_classes(Change &change, ChunkNo chunk, const Bits &bits);
+    Result<media::ChunkKind> kind_without(Change &change, ChunkNo chunk, const Bits &bits);
+    void account(ChunkNo chunk, std::int32_t free, media::ChunkKind kind);
+    Result<> write_summary(Change &change, ChunkNo chunk);
+    void hold_bits(ChunkNo chunk, const Bits &bits);
+    const Bits *held_of(ChunkNo chunk) const;
+    void index(ChunkNo chunk, const Bits &available);
+    void index_home(ChunkNo chunk);
+    void put_on_shelf(ChunkNo chunk, std::uint8_t shelf);
+    void index_group(GroupNo group);
     template <class F>
-    Result<std::optional<std::uint64_t>> in_groups(const GroupSet &set, std::uint64_t near, F look);
-    std::uint8_t shelf_of(std::uint64_t chunk);
+    Result<std::optional<ChunkNo>> in_groups(const GroupSet &set, GroupNo near, F look);
+    std::uint8_t shelf_of(ChunkNo chunk);
 
     journal::Journal &journal_;
     const media::Superblock &superblock_;
     std::vector<Group> groups_;
     std::array<std::array<GroupSet, kRunClasses>, kSides> by_run_;
     GroupSet with_free_, with_inodes_, with_orphans_, with_grants_;
-    GroupSet with_partial_, with_whole_;            // by the counts: what is held back is free
-    std::unordered_map<std::uint64_t, Bits> held_;  // by chunk
-    std::deque<Held> held_queue_;                   // in order of seq
-    std::vector<Undo> undo_;                        // of the open transaction,
-    std::vector<Listed> relisted_;                  // and of it as well
-    std::unordered_map<std::uint64_t, TxSeq> meta_freed_;  // chunk -> last transaction
+    GroupSet with_partial_, with_whole_;             // by the counts: what is held back is free
+    std::unordered_map<ChunkNo, Bits> held_;         // by chunk
+    std::deque<Held> held_queue_;                    // in order of seq
+    std::vector<Undo> undo_;                         // of the open transaction,
+    std::vector<Listed> relisted_;                   // and of it as well
+    std::unordered_map<ChunkNo, TxSeq> meta_freed_;  // chunk -> last transaction
     std::uint64_t freed_ = 0;
     TxSeq unblocked_;  // what was freed until then is in meta_freed_ no more
     std::int64_t pending_used_ = 0, pending_made_ = 0;  // of the open transaction

@@ -9,6 +9,7 @@
 #include "core/budget.h"
 #include "core/dir.h"
 #include "core/inode.h"
+#include "media/geometry.h"
 #include "media/verify.h"
 
 namespace pmfs::core {
@@ -59,7 +60,7 @@ Result<Entry> decode(const Cursor &at) {
     for (std::size_t i = 0; i < v.runs; ++i) {
         BlobRun run;
         std::memcpy(&run, bytes.data() + name_end + i * sizeof run, sizeof run);
-        e.runs.push_back({run.start.get(), run.blocks.get()});
+        e.runs.push_back({BlockNo(run.start.get()), run.blocks.get()});
     }
     return e;
 }
@@ -100,7 +101,7 @@ Result<> remove_entry(Change &change, media::Inode *inode, InodeNo ino, const En
                 return corrupt("a large attribute lies in more places than it can");
             const Run piece = change.core().allocator.piece(run);
             TRY(change.core().allocator.give_back(change, piece));
-            run = {run.start + piece.blocks, run.blocks - piece.blocks};
+            run = {piece.end(), run.blocks - piece.blocks};
         }
     }
     return {};
@@ -119,17 +120,17 @@ Result<std::vector<Run>> write_blob(Change &change, media::Inode *inode, InodeNo
         const Run run = TRY(change.core().allocator.take_data(change, goal, left));
         runs.push_back(run);
         inode->blocks.set(inode->blocks.get() + run.blocks);
-        for (std::uint64_t i = 0; i < run.blocks; ++i) {
+        for (BlockNo block = run.start; block < run.end(); ++block) {
             const std::size_t size = std::min(kBlobBytes, value.size() - at);
             std::memset(static_cast<void *>(&blob), 0, sizeof blob);
             blob.header = media::header_of(media::Magic::blob, change.core().blocks().fsid(),
-                                           run.start + i, 0);
+                                           block.value(), 0);
             blob.owner.set(owner.value());
             blob.offset.set(static_cast<std::uint32_t>(at));
             blob.size.set(static_cast<std::uint32_t>(size));
             std::memcpy(blob.bytes, value.data() + at, size);
             media::seal_block(blob);
-            change.after(change.core().journal.write_data((run.start + i) * kBlockSize,
+            change.after(change.core().journal.write_data(media::byte_of(block),
                                                           std::as_bytes(std::span(&blob, 1))));
             at += size;
         }
@@ -142,12 +143,12 @@ Result<std::vector<std::byte>> read_blob(Core &core, InodeNo owner, std::span<co
     std::vector<std::byte> value;
     value.reserve(size);
     for (const Run &run : runs) {
-        for (std::uint64_t i = 0; i < run.blocks; ++i) {
-            const std::uint64_t block = run.start + i;
-            if (block >= core.blocks().count()) return corrupt("a blob is outside the volume");
-            const std::byte *bytes = core.journal.region().data() + block * kBlockSize;
+        for (BlockNo block = run.start; block < run.end(); ++block) {
+            if (block >= BlockNo(core.blocks().count()))
+                return corrupt("a blob is outside the volume");
+            const std::byte *bytes = core.journal.region().data() + media::byte_of(block);
             if (!media::block_ok({bytes, kBlockSize}, media::Magic::blob, core.blocks().fsid(),
-                                 block) ||
+                                 block.value()) ||
                 (media::knows_all_fields(core.superblock) &&
                  !media::reserved_zero({bytes, kBlockSize}, media::Magic::blob)))
                 return corrupt("a block of a large value is damaged");
@@ -168,18 +169,19 @@ Result<std::vector<std::byte>> read_blob(Core &core, InodeNo owner, std::span<co
 Result<pm::Unfenced> copy_blob(Core &core, Run from, Run to) {
     pm::Unfenced duty;
     for (std::uint64_t i = 0; i < from.blocks; ++i) {
-        const std::byte *bytes = core.journal.region().data() + (from.start + i) * kBlockSize;
+        const BlockNo old = from.start + i, fresh = to.start + i;
+        const std::byte *bytes = core.journal.region().data() + media::byte_of(old);
         if (!media::block_ok({bytes, kBlockSize}, media::Magic::blob, core.blocks().fsid(),
-                             from.start + i)) {
+                             old.value())) {
             core.journal.persist(std::move(duty));
             return corrupt("a block of a large value is damaged");
         }
         BlobBlock blob;
         std::memcpy(static_cast<void *>(&blob), bytes, sizeof blob);
-        blob.header.self.set(to.start + i);
+        blob.header.self.set(fresh.value());
         media::seal_block(blob);
-        duty.add(core.journal.write_data((to.start + i) * kBlockSize,
-                                         std::as_bytes(std::span(&blob, 1))));
+        duty.add(
+            core.journal.write_data(media::byte_of(fresh), std::as_bytes(std::span(&blob, 1))));
     }
     return duty;
 }
@@ -266,7 +268,7 @@ Result<> set_xattr(Change &change, media::Inode *inode, InodeNo ino, std::string
         if (inode->xattr_root.get() == 0) TRY(tree_begin(change, inode, tree_of(ino)));
         runs = TRY(write_blob(change, inode, ino, value, goal));
         for (const Run &run : runs) {
-            const BlobRun r{media::le64(run.start), media::le64(run.blocks)};
+            const BlobRun r{media::le64(run.start.value()), media::le64(run.blocks)};
             append(std::as_bytes(std::span(&r, 1)));
         }
     }

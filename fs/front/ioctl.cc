@@ -13,6 +13,7 @@
 #include "client/pmfs_ioctl.h"
 #include "front/broker.h"
 #include "media/format.h"
+#include "media/geometry.h"
 
 namespace pmfs::front {
 namespace {
@@ -125,15 +126,15 @@ Result<std::size_t> extents(Job &job, pmfs_extents &io) {
     TRY(check_zero(io.reserved));
     TRY(need_regular(job));
     std::array<Extent, PMFS_EXTENTS_MAX> page;
-    const std::uint64_t from = io.from / media::kBlockSize;
+    const FileBlock from = media::file_block_of(io.from);
     const std::size_t count = TRY(job.context.volume.extents(InodeNo(job.ino), from, page));
     PMFS_ASSERT(count <= page.size());
     io.count = static_cast<std::uint32_t>(count);
     io.next = 0;
     for (std::size_t i = 0; i < count; i++) {
         const Extent &extent = page[i];
-        io.extent[i] = {.offset = extent.file_block * media::kBlockSize,
-                        .device = extent.start * media::kBlockSize,
+        io.extent[i] = {.offset = media::byte_of(extent.file_block),
+                        .device = media::byte_of(extent.start),
                         .length = extent.blocks * media::kBlockSize,
                         .flags = (extent.unwritten ? PMFS_EXTENT_UNWRITTEN : 0) |
                                  (extent.shared ? PMFS_EXTENT_SHARED : 0),
@@ -257,7 +258,7 @@ Result<std::size_t> chunks(Job &job, pmfs_chunks &io) {
     const std::uint64_t first = std::min(io.first, total);
     const std::size_t count = std::min<std::uint64_t>(PMFS_CHUNKS_MAX, total - first);
     std::vector<ChunkInfo> page(count);
-    if (count != 0) TRY(job.context.volume.chunks(first, page));
+    if (count != 0) TRY(job.context.volume.chunks(ChunkNo(first), page));
     io.count = static_cast<std::uint32_t>(count);
     for (std::size_t i = 0; i < count; i++)
         io.chunk[i] = {.used = page[i].used_blocks, .kind = page[i].kind, .reserved = 0};
@@ -289,8 +290,8 @@ Result<std::size_t> tune(Job &job, pmfs_io_tune &io) {
 Result<std::size_t> compact(Job &job, pmfs_io_compact &io) {
     TRY(check_zero(io.flags));
     TRY(check_zero(io.reserved));
-    const Compacted done = TRY(job.context.volume.compact(io.from, job.caller));
-    io.next = done.next;
+    const Compacted done = TRY(job.context.volume.compact(GroupNo(io.from), job.caller));
+    io.next = done.next.value();
     io.chunks = done.chunks;
     io.moved = done.moved;
     io.more = done.more ? 1 : 0;

@@ -154,10 +154,10 @@ Outcome Server::open() {
     auto volume = Volume::open(std::move(region).take(), wanted);
     if (!volume.ok()) return failure(Exit::failed, options_.source, volume.error());
     volume_ = std::move(volume).take();
-    if (const std::uint64_t copy = volume_->info().superblock_from; copy != 0)
+    if (const BlockNo copy = volume_->info().superblock_from; copy != BlockNo(0))
         spdlog::warn(
             "{}: the superblock is damaged; its copy in block {} is used (fsck.pmfs -y repairs it)",
-            options_.source, copy);
+            options_.source, copy.value());
     auto dispatcher = Dispatcher::create(*volume_, options_.dispatch);
     if (!dispatcher.ok()) return failure(Exit::system, options_.source, dispatcher.error());
     dispatcher_ = std::move(dispatcher).take();

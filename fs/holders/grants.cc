@@ -3,7 +3,7 @@
 
 namespace pmfs {
 
-core::Standing InodeGrants::standing(std::uint64_t first, std::uint64_t end) const {
+core::Standing InodeGrants::standing(FileBlock first, FileBlock end) const {
     core::Standing s;
     s.temporary = temporary_ != 0;
     s.breakable = breakable_ != 0;

@@ -31,10 +31,10 @@ struct Grant {
     bool freezes_gaps = false;
     std::uint32_t uid = 0;
     Process holder;
-    std::uint64_t first = 0, end = 0;  // file blocks, rounded out to mapping units
-    InodeNo record;                    // on the medium, while it maps; 0 = none
-    std::uint64_t pin = 0;             // a pin that maps: its number in the pin table
-    unsigned lendings = 0;             // descriptors that its holder was given
+    FileBlock first, end;   // rounded out to mapping units
+    InodeNo record;         // on the medium, while it maps; 0 = none
+    std::uint64_t pin = 0;  // a pin that maps: its number in the pin table
+    unsigned lendings = 0;  // descriptors that its holder was given
 };
 
 // Why SEAL as-is and grants are EBUSY then: a store by mmap into a hole could fail only later, in
@@ -46,7 +46,7 @@ inline constexpr const char *kGapsCached =
 class InodeGrants {
 public:
     bool empty() const { return grants_.empty() && (!pins_ || pins_->count() == 0); }
-    core::Standing standing(std::uint64_t first, std::uint64_t end) const;
+    core::Standing standing(FileBlock first, FileBlock end) const;
     bool storing() const { return storing_ != 0; }
     bool freezes_gaps() const { return freezing_gaps_ != 0; }
     std::size_t count() const { return grants_.size() + (pins_ ? pins_->count() : 0); }

@@ -76,7 +76,7 @@ void Holders::load(std::optional<pm::Lender> lender) {
 // --- asking for leases
 
 Result<core::MapPermit> Holders::permit(InodeNo ino, const media::Inode &inode, Move move,
-                                        std::uint64_t first, std::uint64_t end) {
+                                        FileBlock first, FileBlock end) {
     ground_.lock.assert_held_shared();
     const auto allowed = core::permit(inode, ground_.live.standing(ino, first, end), move);
     if (!allowed.ok() && allowed.error().errno_value() == kBreakErrno)
@@ -278,19 +278,18 @@ Result<Grant> Holders::design(const HandleInfo &opened, const GrantRequest &requ
     const auto *inode = TRY(core::read_inode(reader, ino));
     TRY(may_hold(*inode, opened, request, caller));
     const std::uint64_t size = inode->size.get();
-    const std::uint64_t blocks = (size + kBlockSize - 1) / kBlockSize;
+    const FileBlock size_end = media::file_block_from(size);
     const std::uint64_t unit = ground_.core.superblock.mapping_unit.get() / kBlockSize;
     const std::uint64_t to = request.length == 0 ? size : request.offset + request.length;
     Grant grant;
-    grant.first = request.offset / kBlockSize / unit * unit;
-    grant.end = ((to + kBlockSize - 1) / kBlockSize + unit - 1) / unit * unit;
-    std::uint64_t bad = 0;
+    grant.first = media::unit_down(media::file_block_of(request.offset), unit);
+    grant.end = media::unit_up(media::file_block_from(to), unit);
+    FileBlock bad;
     // What is known to be dense needs no look where a unit is a block: survey().
-    const std::uint64_t dense = ground_.live.counts(ino).dense_end;
-    const std::uint64_t unknown =
-        unit == 1 ? std::clamp(dense, grant.first, grant.end) : grant.first;
+    const FileBlock dense = ground_.live.counts(ino).dense_end;
+    const FileBlock unknown = unit == 1 ? std::clamp(dense, grant.first, grant.end) : grant.first;
     const auto fits = core::check_mappable(reader, *inode, ino, unknown, grant.end, unit, &bad);
-    if (!fits.ok() && bad_offset) *bad_offset = bad * kBlockSize;
+    if (!fits.ok() && bad_offset) *bad_offset = media::byte_of(bad);
     TRY(Result<>(fits));
     TRY(core::ask(*inode, ground_.live.standing(ino, grant.first, grant.end),
                   move_of(request.kind)));
@@ -306,10 +305,11 @@ Result<Grant> Holders::design(const HandleInfo &opened, const GrantRequest &requ
     grant.maps = request.maps;
     grant.uid = caller.uid;
     // T and B freeze more than their range, which has no gaps.
-    const bool freezes = request.kind != GrantKind::pin && (grant.first != 0 || grant.end < blocks);
+    const bool freezes =
+        request.kind != GrantKind::pin && (grant.first != FileBlock(0) || grant.end < size_end);
     grant.freezes_gaps =
-        freezes && TRY(core::dense_until(reader, *inode, ino, std::min(dense, blocks), blocks,
-                                         std::numeric_limits<unsigned>::max())) < blocks;
+        freezes && TRY(core::dense_until(reader, *inode, ino, std::min(dense, size_end), size_end,
+                                         std::numeric_limits<unsigned>::max())) < size_end;
     grant.lent = request.lent && system_.lends() && !ground_.read_only;
     if (request.forks && !grant.lent && !ground_.read_only)
         return Error(EOPNOTSUPP, "this medium cannot tell whether children still map");
@@ -368,8 +368,8 @@ void Holders::survey(InodeNo ino) {
         const Reader reader(ground_.core);
         const auto inode = core::read_inode(reader, ino);
         if (!inode.ok() || !S_ISREG(inode.value()->mode.get())) return;
-        const std::uint64_t end = media::blocks_up(inode.value()->size.get());
-        const std::uint64_t from = std::min(ground_.live.counts(ino).dense_end, end);
+        const FileBlock end = media::file_block_from(inode.value()->size.get());
+        const FileBlock from = std::min(ground_.live.counts(ino).dense_end, end);
         const auto until = core::dense_until(reader, *inode.value(), ino, from, end, kExtents);
         if (!until.ok() || until.value() == from) return;
         ground_.live.dense_to(ino, until.value());
@@ -438,7 +438,7 @@ Result<std::vector<Holder>> Holders::list(InodeNo ino) {
     std::vector<Holder> all = ground_.live.pins(ino);
     for (const Grant &g : ground_.live.grants(ino)) {
         std::erase_if(all, [&g](const Holder &pin) { return pin.grant == g.pin; });
-        all.push_back({g.id, g.kind, g.handle, g.holder.pid, g.uid, g.first * kBlockSize,
+        all.push_back({g.id, g.kind, g.handle, g.holder.pid, g.uid, media::byte_of(g.first),
                        (g.end - g.first) * kBlockSize, g.may_store, g.breaking, g.maps});
     }
     const std::vector<Holder> lost = TRY(quarantines_.holders(ino));

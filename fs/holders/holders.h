@@ -30,7 +30,7 @@ public:
     // What the seal and the grants say to a change of the map.  kBreakErrno: leases are to be asked
     // to go, by begin_break().
     Result<core::MapPermit> permit(InodeNo ino, const media::Inode &inode, core::Move move,
-                                   std::uint64_t first, std::uint64_t end);
+                                   FileBlock first, FileBlock end);
     // How the file stands to an UNSEAL.
     core::Standing standing(InodeNo ino);
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/assert.h"
+#include "media/geometry.h"
 
 namespace pmfs {
 
@@ -76,14 +77,14 @@ LiveTable::Counts LiveTable::counts(InodeNo ino) {
     return {i.cached, i.cached_write, i.direct, i.direct_write, i.grants.count(), i.dense_end};
 }
 
-void LiveTable::dense_to(InodeNo ino, std::uint64_t end) {
+void LiveTable::dense_to(InodeNo ino, FileBlock end) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
     const auto found = shard.inodes.find(ino.value());
     if (found != shard.inodes.end()) found->second.dense_end = end;
 }
 
-void LiveTable::not_dense_from(InodeNo ino, std::uint64_t first) {
+void LiveTable::not_dense_from(InodeNo ino, FileBlock first) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
     const auto found = shard.inodes.find(ino.value());
@@ -188,7 +189,7 @@ void LiveTable::delist(Shard &shard, Inode &inode, const OpenHandle &handle) {
 
 // --- grants
 
-core::Standing LiveTable::standing(InodeNo ino, std::uint64_t first, std::uint64_t end) {
+core::Standing LiveTable::standing(InodeNo ino, FileBlock first, FileBlock end) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
     const auto found = shard.inodes.find(ino.value());
@@ -377,7 +378,7 @@ std::vector<Holder> LiveTable::pins(InodeNo ino) {
         holder.handle = pin.handle;
         holder.pid = pin.pid;
         holder.uid = pin.uid;
-        holder.offset = pin.first * media::kBlockSize;
+        holder.offset = media::byte_of(pin.first);
         holder.length = (pin.end - pin.first) * media::kBlockSize;
         all.push_back(holder);
     });

@@ -37,13 +37,13 @@ public:
 
     struct Counts {
         std::uint64_t cached = 0, cached_write = 0, direct = 0, direct_write = 0, grants = 0;
-        std::uint64_t dense_end = 0;  // as dense_to() was told
+        FileBlock dense_end;  // as dense_to() was told
     };
     Counts counts(InodeNo ino);
     // File blocks before `end` are allocated and written: so somebody found while the inode was
     // referred to.  Until they are not: with the volume's lock held exclusively.
-    void dense_to(InodeNo ino, std::uint64_t end);
-    void not_dense_from(InodeNo ino, std::uint64_t first);
+    void dense_to(InodeNo ino, FileBlock end);
+    void not_dense_from(InodeNo ino, FileBlock first);
 
     struct Opened {
         HandleId handle;
@@ -67,7 +67,8 @@ public:
     bool wrote_past_cache(HandleId handle);
 
     // --- grants
-    core::Standing standing(InodeNo ino, std::uint64_t first = 0, std::uint64_t end = ~0ull);
+    core::Standing standing(InodeNo ino, FileBlock first = FileBlock(0),
+                            FileBlock end = FileBlock(~0ull));
     std::vector<Grant> grants(InodeNo ino);
     std::vector<Grant> grants_of(HandleId handle);
     std::optional<Grant> grant(HandleId handle, GrantId id);
@@ -103,7 +104,7 @@ private:
     struct Inode {
         std::uint64_t lookups = 0;
         std::uint64_t cached = 0, cached_write = 0, direct = 0, direct_write = 0;
-        std::uint64_t dense_end = 0;
+        FileBlock dense_end;
         HandleId first_handle = 0;  // of its list; 0 = none
         bool unlinked = false;
         bool seal_checked = false;

@@ -5,6 +5,7 @@
 
 #include "base/errors.h"
 #include "core/inode.h"
+#include "media/geometry.h"
 
 namespace pmfs {
 
@@ -225,8 +226,9 @@ Result<std::vector<Holder>> Quarantines::holders(InodeNo file) {
         holder.grant = record.value();
         holder.pid = lost_.at(record.value()).process.pid;
         holder.uid = inode->uid.get();
-        holder.offset = inode->trim_from.get() * media::kBlockSize;
-        holder.length = (inode->rdev.get() - inode->trim_from.get()) * media::kBlockSize;
+        const FileBlock first(inode->trim_from.get()), end(inode->rdev.get());
+        holder.offset = media::byte_of(first);
+        holder.length = (end - first) * media::kBlockSize;
         holder.may_store = (holder_of(*inode).flags.get() & media::kGrantStores) != 0;
         holder.maps = holder.lost = true;
         all.push_back(holder);

@@ -3,13 +3,18 @@
 #include <cstring>
 #include <vector>
 
+#include "base/ids.h"
 #include "base/process.h"
 #include "core/quarantine.h"
 #include "media/format.h"
 
 namespace pmfs {
 
-inline constexpr std::uint64_t kAllBlocks = ~std::uint64_t{0} >> 1;
+inline constexpr FileBlock kAllBlocks(~std::uint64_t{0} >> 1);
+// Where the map of a record has a block that it claims.
+inline FileBlock claim_of(BlockNo block) {
+    return FileBlock(block.value());
+}
 
 inline media::GrantHolder holder_of(const media::Inode &record) {
     media::GrantHolder holder;
@@ -55,14 +60,13 @@ inline std::vector<core::Run> difference(const std::vector<core::Run> &from,
     std::vector<core::Run> left;
     auto t = taken.begin();
     for (const core::Run &run : from) {
-        std::uint64_t at = run.start;
-        const std::uint64_t end = run.start + run.blocks;
-        while (t != taken.end() && t->start + t->blocks <= at) ++t;
-        for (auto u = t; u != taken.end() && u->start < end; ++u) {
+        BlockNo at = run.start;
+        while (t != taken.end() && t->end() <= at) ++t;
+        for (auto u = t; u != taken.end() && u->start < run.end(); ++u) {
             if (u->start > at) left.push_back({at, u->start - at});
-            at = std::max(at, u->start + u->blocks);
+            at = std::max(at, u->end());
         }
-        if (at < end) left.push_back({at, end - at});
+        if (at < run.end()) left.push_back({at, run.end() - at});
     }
     return left;
 }

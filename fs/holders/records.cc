@@ -21,14 +21,14 @@ namespace {
 
 // The device blocks of file blocks [first, end), in order of the device.
 Result<std::vector<Run>> runs_of(const Reader &reader, const media::Inode &inode, InodeNo ino,
-                                 std::uint64_t first, std::uint64_t end) {
+                                 FileBlock first, FileBlock end) {
     std::vector<Run> runs;
-    for (std::uint64_t at = first; at < end;) {
+    for (FileBlock at = first; at < end;) {
         const Extent e = TRY(core::next_extent(reader, inode, ino, at));
         if (e.hole() || e.file_block >= end) break;
         at = std::max(at, e.file_block);
-        const std::uint64_t upto = std::min(e.end(), end);
-        runs.push_back({e.start + (at - e.file_block), upto - at});
+        const FileBlock upto = std::min(e.end(), end);
+        runs.push_back({e.place_of(at), upto - at});
         at = upto;
     }
     std::sort(runs.begin(), runs.end(),
@@ -58,7 +58,7 @@ Result<const media::Inode *> file_of(const Reader &reader, const media::Inode &r
 Result<InodeNo> Records::add(const Grant &grant) {
     ground_.lock.assert_held();
     const InodeNo file = grant.file;
-    const std::uint64_t group = TRY(core::ensure_free_inode(
+    const GroupNo group = TRY(core::ensure_free_inode(
         ground_.core, core::group_of_inode(ground_.core.superblock, file), core::Need::essential));
     const std::uint64_t generation =
         TRY(core::read_inode(Reader(ground_.core), file))->generation.get();
@@ -71,8 +71,8 @@ Result<InodeNo> Records::add(const Grant &grant) {
     inode->flags.set(media::kGrantRecord);
     inode->parent.set(file.value());
     inode->entries.set(generation);
-    inode->trim_from.set(grant.first);
-    inode->rdev.set(grant.end);
+    inode->trim_from.set(grant.first.value());
+    inode->rdev.set(grant.end.value());
     inode->mtime = inode->ctime = inode->crtime = core::to_media(now_coarse());
     describe(inode, grant);
     TRY(core::push_inode(change, made.ino, inode, core::kGrants));
@@ -88,13 +88,13 @@ Result<> Records::claim(InodeNo record, GrantReason reason) {
     media::GrantHolder holder = holder_of(*was);
     if ((holder.flags.get() & media::kGrantClaimed) != 0) return {};
     for (const Run &run : TRY(unclaimed(record))) {
-        TRY(core::map_make_room(ground_.core, record, run.start, 1));
+        TRY(core::map_make_room(ground_.core, record, claim_of(run.start), 1));
         Change change(ground_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, record));
         const auto permit = TRY(core::permit(*inode, {}, Move::allocate));
         TRY(core::map_insert(change, inode, record,
-                             {run.start, run.start, run.blocks, false, false}, permit));
+                             {claim_of(run.start), run.start, run.blocks, false, false}, permit));
         TRY(change.commit());
     }
     Change change(ground_.core);
@@ -110,14 +110,15 @@ Result<> Records::claim(InodeNo record, GrantReason reason) {
 Result<std::vector<Run>> Records::claims_of(InodeNo record) {
     ground_.lock.assert_held_shared();
     const Reader reader(ground_.core);
-    return runs_of(reader, *TRY(core::read_inode(reader, record)), record, 0, kAllBlocks);
+    return runs_of(reader, *TRY(core::read_inode(reader, record)), record, FileBlock(0),
+                   kAllBlocks);
 }
 
 Result<std::vector<Run>> Records::unclaimed(InodeNo record) {
     ground_.lock.assert_held_shared();
     const Reader reader(ground_.core);
     const auto *inode = TRY(core::read_inode(reader, record));
-    const std::uint64_t first = inode->trim_from.get(), end = inode->rdev.get();
+    const FileBlock first(inode->trim_from.get()), end(inode->rdev.get());
     const auto claims = TRY(claims_of(record));
     const auto *target = TRY(file_of(reader, *inode));
     if (target == nullptr) return std::vector<Run>{};
@@ -159,11 +160,11 @@ Result<std::vector<Run>> Records::given_up(InodeNo record) {
     ground_.lock.assert_held_shared();
     const Reader reader(ground_.core);
     const auto *inode = TRY(core::read_inode(reader, record));
-    auto claims = TRY(runs_of(reader, *inode, record, 0, kAllBlocks));
+    auto claims = TRY(runs_of(reader, *inode, record, FileBlock(0), kAllBlocks));
     const auto *target = TRY(file_of(reader, *inode));
     if (target == nullptr) return claims;
-    return difference(claims,
-                      TRY(runs_of(reader, *target, InodeNo(inode->parent.get()), 0, kAllBlocks)));
+    return difference(claims, TRY(runs_of(reader, *target, InodeNo(inode->parent.get()),
+                                          FileBlock(0), kAllBlocks)));
 }
 
 Result<> Records::stored_by(InodeNo record) {
@@ -209,11 +210,11 @@ Result<> Records::drop_claims(InodeNo record, const std::vector<Run> &free) {
         const auto permit = TRY(core::permit(*inode, {}, Move::reap));
         const Run piece = allocator.tail_piece({e.start, e.blocks});
         // In this order: chunks that become free are no place for an extent any more.
-        TRY(core::map_remove(change, inode, record, piece.start, piece.start + piece.blocks,
+        TRY(core::map_remove(change, inode, record, claim_of(piece.start), claim_of(piece.end()),
                              permit));
         for (const Run &run : free) {
-            const std::uint64_t from = std::max(run.start, piece.start);
-            const std::uint64_t end = std::min(run.start + run.blocks, piece.start + piece.blocks);
+            const BlockNo from = std::max(run.start, piece.start);
+            const BlockNo end = std::min(run.end(), piece.end());
             if (from < end) TRY(allocator.give_back(change, {from, end - from}));
         }
         TRY(change.commit());

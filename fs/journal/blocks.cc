@@ -72,15 +72,13 @@ Result<const media::Inode *> Blocks::inode(BlockNo block, unsigned slot, InodeNo
 }
 
 Result<> Blocks::check_class(BlockNo block) {
-    const std::uint64_t chunk = block.value() / media::kChunkBlocks;
-    const std::uint64_t in_group = chunk % media::kGroupChunks;
-    const auto layout = media::layout_of(chunk / media::kGroupChunks);
-    for (const std::uint64_t first : {layout.bitmaps, layout.classes}) {
-        const auto found =
-            get(BlockNo(first + media::bitmap_index(in_group)), media::Magic::bitmap);
+    const unsigned in_group = media::index_in_group(media::chunk_of(block));
+    const auto layout = media::layout_of(media::group_of(block));
+    for (const BlockNo first : {layout.bitmaps, layout.classes}) {
+        const auto found = get(first + media::bitmap_index(in_group), media::Magic::bitmap);
         if (!found.ok()) return {};  // damage there does not cost all that it tells of
         const auto *bitmap = reinterpret_cast<const media::BitmapBlock *>(found.value());
-        const std::uint64_t bit = block.value() % media::kChunkBlocks;
+        const unsigned bit = media::index_in_chunk(block);
         const std::uint64_t word = bitmap->bits[media::bitmap_row(in_group)][bit / 64].get();
         if ((word >> (bit % 64) & 1) == 0) return corrupt("a metadata block lies among file data");
     }

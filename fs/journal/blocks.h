@@ -11,6 +11,7 @@
 #include "base/ids.h"
 #include "base/result.h"
 #include "media/format.h"
+#include "media/geometry.h"
 #include "pm/region.h"
 
 namespace pmfs::journal {
@@ -33,9 +34,7 @@ public:
         count_ = count;
     }
     std::uint64_t fsid() const { return fsid_; }
-    const std::byte *raw(BlockNo block) const {
-        return region_.meta() + block.value() * media::kBlockSize;
-    }
+    const std::byte *raw(BlockNo block) const { return region_.meta() + media::byte_of(block); }
 
     // A whole 4 KiB block whose header says `magic`.
     Result<const std::byte *> get(BlockNo block, media::Magic magic);

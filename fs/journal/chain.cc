@@ -20,14 +20,14 @@ using media::RecordHeader;
 using media::RecordKind;
 
 Homes::Homes(const media::Superblock &sb)
-    : blocks(sb.block_count.get()),
+    : end(sb.block_count.get()),
       journal(sb.journal_start.get()),
       journal_end(journal + sb.journal_blocks.get()),
       superblock_copy(sb.copy_block.get()) {}
 
-bool Homes::allow(std::uint64_t block) const {
-    return block < blocks && (block < journal || block >= journal_end) &&
-           block % media::kGroupBlocks != 0 && block != superblock_copy;
+bool Homes::allow(BlockNo block) const {
+    return block < end && (block < journal || block >= journal_end) &&
+           block != media::first_block(media::group_of(block)) && block != superblock_copy;
 }
 
 Result<> apply_record(std::span<const std::byte> record, const Homes &homes, const Apply &apply) {
@@ -43,14 +43,15 @@ Result<> apply_record(std::span<const std::byte> record, const Homes &homes, con
     for (std::uint64_t i = 0; i < entries; ++i) {
         const auto entry = load<RecordEntry>(record, sizeof header + i * sizeof(RecordEntry));
         std::uint64_t lines = entry.lines.get();
-        if (!homes.allow(entry.block.get()))
+        const BlockNo block(entry.block.get());
+        if (!homes.allow(block))
             return corrupt("a journal record changes what no record may change");
         while (lines != 0) {
             const int first = std::countr_zero(lines);
             const int run = std::countr_one(lines >> first);
             const std::uint64_t size = static_cast<std::uint64_t>(run) * kLineSize;
             if (size > record.size() - at) return corrupt("a journal record ends inside its lines");
-            apply(entry.block.get() * kBlockSize + static_cast<std::uint64_t>(first) * kLineSize,
+            apply(media::byte_of(block) + static_cast<std::uint64_t>(first) * kLineSize,
                   record.subspan(at, size));
             at += size;
             lines &= run == 64 ? 0 : ~(((std::uint64_t{1} << run) - 1) << first);
@@ -140,9 +141,9 @@ private:
 
 // A whole block, or inode of it, that a transaction later than `seq` wrote.  No transaction that
 // was torn ever reached a home, so its record was whole once.
-bool home_later_than(const pm::Region &region, const media::Superblock &sb, std::uint64_t block,
+bool home_later_than(const pm::Region &region, const media::Superblock &sb, BlockNo block,
                      std::uint64_t seq) {
-    const ConstBytes bytes(region.data() + block * kBlockSize, kBlockSize);
+    const ConstBytes bytes(region.data() + media::byte_of(block), kBlockSize);
     const auto later = [&](ConstBytes piece) {
         const auto header = load<media::BlockHeader>(piece);
         return header.tx.get() > seq && header.fsid.get() == sb.header.fsid.get() &&
@@ -150,7 +151,7 @@ bool home_later_than(const pm::Region &region, const media::Superblock &sb, std:
     };
     const auto magic = media::Magic{load<media::le32>(bytes).get()};
     if (magic != media::Magic::inode)
-        return load<media::BlockHeader>(bytes).self.get() == block && later(bytes);
+        return load<media::BlockHeader>(bytes).self.get() == block.value() && later(bytes);
     for (std::uint64_t slot = 0; slot < media::kInodesPerBlock; ++slot)
         if (later(bytes.subspan(slot * media::kInodeSize, media::kInodeSize))) return true;
     return false;
@@ -159,12 +160,12 @@ bool home_later_than(const pm::Region &region, const media::Superblock &sb, std:
 // The blocks that the record at `offset` says that it changes, if it can be believed at all: it is
 // not whole.
 void add_claimed(const pm::Region &region, const RingPlace &place, std::uint64_t offset,
-                 const Homes &homes, std::vector<std::uint64_t> &blocks) {
+                 const Homes &homes, std::vector<BlockNo> &blocks) {
     RecordEntry table[media::kTxBlocksMax];
     read_ring(region, place, (offset + kLineSize) % place.size,
               std::as_writable_bytes(std::span(table)));
     for (const RecordEntry &entry : table)
-        if (homes.allow(entry.block.get())) blocks.push_back(entry.block.get());
+        if (const BlockNo block(entry.block.get()); homes.allow(block)) blocks.push_back(block);
 }
 
 constexpr char kBroken[] =
@@ -189,16 +190,16 @@ Result<Chain> verify_chain(const pm::Region &region, const media::Superblock &sb
     RingScan scan(region, place, chain.ring.secret, buffer);
     const std::uint64_t last = chain.power_was_cut ? scan.covered() : ~std::uint64_t{0};
 
-    std::vector<std::uint64_t> changed;
+    std::vector<BlockNo> changed;
     const auto note = [&](std::uint64_t at, auto) {
-        if (changed.empty() || changed.back() != at / kBlockSize)
-            changed.push_back(at / kBlockSize);
+        const BlockNo block = media::block_of(at);
+        if (changed.empty() || changed.back() != block) changed.push_back(block);
     };
     ChainReader reader(region, place, chain.ring.secret, chain.ring.tail_seq,
                        chain.ring.tail_offset, buffer);
     const auto flaw = [&](Flaw::Kind kind, std::uint64_t seq, std::uint64_t offset,
                           const char *sentence) {
-        chain.flaw = {kind, seq, (place.start + offset) / kBlockSize, sentence};
+        chain.flaw = {kind, seq, media::block_of(place.start + offset), sentence};
     };
     while (reader.seq() <= last) {
         const std::uint64_t seq = reader.seq(), offset = reader.offset();
@@ -218,7 +219,7 @@ Result<Chain> verify_chain(const pm::Region &region, const media::Superblock &sb
         add_claimed(region, place, reader.offset(), homes, changed);
         std::ranges::sort(changed);
         changed.erase(std::unique(changed.begin(), changed.end()), changed.end());
-        broken = std::ranges::any_of(changed, [&](std::uint64_t block) {
+        broken = std::ranges::any_of(changed, [&](BlockNo block) {
             return home_later_than(region, sb, block, chain.last_seq);
         });
     }

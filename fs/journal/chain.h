@@ -9,6 +9,7 @@
 #include <functional>
 #include <span>
 
+#include "base/ids.h"
 #include "base/result.h"
 #include "journal/ring.h"
 #include "media/format.h"
@@ -20,9 +21,9 @@ namespace pmfs::journal {
 // superblock.
 struct Homes {
     explicit Homes(const media::Superblock &superblock);
-    bool allow(std::uint64_t block) const;
+    bool allow(BlockNo block) const;
 
-    std::uint64_t blocks, journal, journal_end, superblock_copy;
+    BlockNo end, journal, journal_end, superblock_copy;
 };
 
 // Reads the chain record by record.
@@ -53,8 +54,8 @@ struct Flaw {
         impossible,  // a record is whole, and what it says cannot be
     };
     Kind kind = Kind::none;
-    std::uint64_t seq = 0;    // of the record
-    std::uint64_t block = 0;  // of the region, in which it begins
+    std::uint64_t seq = 0;  // of the record
+    BlockNo block;          // in which it begins
     const char *sentence = nullptr;
 };
 

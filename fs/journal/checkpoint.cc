@@ -82,7 +82,7 @@ Result<> Journal::checkpoint(std::uint64_t up_to) {
 Result<> Journal::store_homes(ChainReader &reader, std::uint64_t end_seq) {
     TRY(apply_chain(reader, end_seq, homes_, [&](std::uint64_t at, auto bytes) {
         region_.store_home(at, bytes);
-        dropping_.push_back(at / kBlockSize);
+        dropping_.push_back(media::block_of(at));
     }));
     std::ranges::sort(dropping_);
     dropping_.erase(std::unique(dropping_.begin(), dropping_.end()), dropping_.end());
@@ -91,13 +91,13 @@ Result<> Journal::store_homes(ChainReader &reader, std::uint64_t end_seq) {
 
 void Journal::forget_block(BlockNo block) {
     blocks_.forget(block);
-    if (region_.is_image()) region_.drop_private(block.value() * kBlockSize);
+    if (region_.is_image()) region_.drop_private(media::byte_of(block));
 }
 
 bool Journal::drop_clean_pages() {
     constexpr std::size_t kBatch = 256;
     for (std::size_t i = 0; i < kBatch && !dropping_.empty(); ++i) {
-        const std::uint64_t at = dropping_.back() * kBlockSize;
+        const std::uint64_t at = media::byte_of(dropping_.back());
         dropping_.pop_back();
         if (std::memcmp(region_.meta() + at, region_.data() + at, kBlockSize) == 0)
             region_.drop_private(at);

@@ -213,7 +213,7 @@ void Journal::apply_home(const Tx &tx) {
             const int run = std::countr_one(lines >> first);
             const std::uint64_t at = static_cast<std::uint64_t>(first) * kLineSize;
             region_.defer(
-                region_.store_meta(shadow.block.value() * kBlockSize + at,
+                region_.store_meta(media::byte_of(shadow.block) + at,
                                    {shadow.bytes + at, static_cast<std::size_t>(run) * kLineSize}));
             lines &= run == 64 ? 0 : ~(((std::uint64_t{1} << run) - 1) << first);
         }

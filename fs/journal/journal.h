@@ -82,7 +82,7 @@ public:
     Result<> reserve(std::uint64_t blocks) { return blocks_.reserve(blocks); }
     void grow(std::uint64_t blocks) {
         blocks_.grow(blocks);
-        homes_.blocks = blocks;
+        homes_.end = BlockNo(blocks);
     }
     // DAX: moves the tail up to the last record now (frees held-back chunks).
     void settle_tail();
@@ -122,7 +122,7 @@ private:
     std::uint64_t generation_ = 0;
 
     mutable Mutex mutex_;
-    std::atomic<std::uint64_t> last_seq_{0};         // of the last transaction
+    std::atomic<std::uint64_t> last_seq_{0};  // of the last transaction
     // Of the next record; marks count too.  Changed under mutex_ only; a commit looks at it before
     // it has that, for a lock would wait for the data's stores.
     std::atomic<std::uint64_t> next_seq_{1};
@@ -136,7 +136,7 @@ private:
     std::atomic<bool> failed_{false};                     // a sync failed: nothing can be promised
 
     std::function<bool()> park_hook_;
-    std::vector<std::uint64_t> dropping_;  // blocks stored home, whose private pages may go
+    std::vector<BlockNo> dropping_;  // blocks stored home, whose private pages may go
 };
 
 }  // namespace pmfs::journal

@@ -21,14 +21,14 @@ Result<> settle(pm::InPlace &blocks, pm::FaultScope &faults) {
 
 }  // namespace
 
-Result<> write_groups(pm::Region &region, const media::Superblock &sb, std::uint64_t first) {
+Result<> write_groups(pm::Region &region, const media::Superblock &sb, GroupNo first) {
     pm::FaultScope faults;
     pm::InPlace blocks(region);
     const media::PutBlock put = [&](std::uint64_t block, ConstBytes bytes) {
         blocks.put(block * kBlockSize, bytes);
     };
-    const std::uint64_t groups = media::group_count(sb.block_count.get());
-    for (std::uint64_t group = first; group < groups; ++group) media::make_group(sb, group, put);
+    const GroupNo end(media::group_count(sb.block_count.get()));
+    for (GroupNo group = first; group < end; ++group) media::make_group(sb, group.value(), put);
     return settle(blocks, faults);
 }
 

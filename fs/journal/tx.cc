@@ -59,7 +59,7 @@ void Tx::copy_lines(Shadow &shadow, Lines lines) {
 }
 
 Result<std::byte *> Tx::make_fresh(BlockNo block, media::Magic magic) {
-    if (find(block) || !journal_.homes_.allow(block.value()))
+    if (find(block) || !journal_.homes_.allow(block))
         return corrupt("a block that is in use was taken for a free one");
     Shadow *shadow = TRY(add(block, magic, true));
     const auto header = media::header_of(magic, journal_.blocks().fsid(), block.value(), 0);

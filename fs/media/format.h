@@ -139,13 +139,20 @@ static_assert(offsetof(Summary, inode_map) == 2560);
 static_assert(offsetof(Summary, kind) == 3584);
 
 // Where a group that starts at block `start` keeps its own metadata, whatever its length.
-struct GroupLayout {
-    std::uint64_t superblock, summary_a, bitmaps, classes, inode_map, summary_b, end;
+// Block: BlockNo (base/ids.h), or a plain number.
+template <class Block>
+struct LayoutOf {
+    Block superblock, summary_a, bitmaps, classes, inode_map, summary_b, end;
 };
-inline constexpr GroupLayout group_layout(std::uint64_t start) {
-    const std::uint64_t bitmaps = start + 2, classes = bitmaps + kBitmapBlocks;
-    const std::uint64_t map = classes + kBitmapBlocks;
+using GroupLayout = LayoutOf<std::uint64_t>;
+template <class Block>
+constexpr LayoutOf<Block> layout_from(Block start) {
+    const Block bitmaps = start + 2, classes = bitmaps + kBitmapBlocks;
+    const Block map = classes + kBitmapBlocks;
     return {start, start + 1, bitmaps, classes, map, map + 1, map + 2};
+}
+inline constexpr GroupLayout group_layout(std::uint64_t start) {
+    return layout_from(start);
 }
 
 // --- inodes -----------------------------------------------------------------------------------

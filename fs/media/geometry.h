@@ -1,9 +1,13 @@
 // Where things are on a volume of a given size: arithmetic on format.h's constants and nothing
 // else.
+//
+// The engine's numbers are types (base/ids.h), and what turns one into another is here; mkfs and
+// fsck count with plain numbers, in code of their own.
 #pragma once
 #include <algorithm>
 #include <cstdint>
 
+#include "base/ids.h"
 #include "media/format.h"
 
 namespace pmfs::media {
@@ -25,6 +29,68 @@ constexpr std::uint64_t group_chunks(std::uint64_t block_count, std::uint64_t gr
 constexpr GroupLayout layout_of(std::uint64_t group) {
     return group_layout(group_start(group));
 }
+
+// --- blocks, chunks and groups of the region
+constexpr ChunkNo chunk_of(BlockNo block) {
+    return ChunkNo(block.value() / kChunkBlocks);
+}
+constexpr GroupNo group_of(BlockNo block) {
+    return GroupNo(block.value() / kGroupBlocks);
+}
+constexpr GroupNo group_of(ChunkNo chunk) {
+    return GroupNo(chunk.value() / kGroupChunks);
+}
+constexpr BlockNo first_block(ChunkNo chunk) {
+    return BlockNo(chunk.value() * kChunkBlocks);
+}
+constexpr BlockNo first_block(GroupNo group) {
+    return BlockNo(group_start(group.value()));
+}
+constexpr ChunkNo first_chunk(GroupNo group) {
+    return ChunkNo(group.value() * kGroupChunks);
+}
+constexpr unsigned index_in_chunk(BlockNo block) {
+    return static_cast<unsigned>(block % kChunkBlocks);
+}
+constexpr unsigned index_in_group(ChunkNo chunk) {
+    return static_cast<unsigned>(chunk % kGroupChunks);
+}
+constexpr std::uint64_t group_chunks(std::uint64_t block_count, GroupNo group) {
+    return group_chunks(block_count, group.value());
+}
+constexpr LayoutOf<BlockNo> layout_of(GroupNo group) {
+    return layout_from(first_block(group));
+}
+
+// --- blocks and their bytes, from the start of the region or of the file
+constexpr std::uint64_t byte_of(BlockNo block) {
+    return block.value() * kBlockSize;
+}
+constexpr std::uint64_t byte_of(FileBlock block) {
+    return block.value() * kBlockSize;
+}
+constexpr FileBlock file_block_of(std::uint64_t byte) {
+    return FileBlock(byte / kBlockSize);
+}
+constexpr BlockNo block_of(std::uint64_t byte) {
+    return BlockNo(byte / kBlockSize);
+}
+// The first block that begins at or behind the byte.
+constexpr FileBlock file_block_from(std::uint64_t byte) {
+    return FileBlock(blocks_up(byte));
+}
+// Rounded to a multiple of `unit` blocks.
+constexpr FileBlock unit_down(FileBlock block, std::uint64_t unit) {
+    return block - block % unit;
+}
+constexpr FileBlock unit_up(FileBlock block, std::uint64_t unit) {
+    return block + (unit - block % unit) % unit;
+}
+// Whether a block of a file may be mapped there in units of so many blocks.
+constexpr bool congruent(BlockNo block, FileBlock file_block, std::uint64_t unit) {
+    return (block.value() - file_block.value()) % unit == 0;
+}
+
 // Superblock::copy_block of a volume of `block_count` blocks: as far from block 0 as can be, unless
 // another group has a copy anyway.
 constexpr std::uint64_t copy_block_of(std::uint64_t block_count) {

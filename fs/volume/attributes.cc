@@ -26,12 +26,12 @@ Result<std::optional<std::uint64_t>> unseen_from(Engine &engine, InodeNo ino,
     const auto counts = engine.live.counts(ino);
     if (!S_ISREG(inode.mode.get()) || counts.cached_write == 0) return std::nullopt;
     if (engine.options.writeback) return 0;  // also of what is written, and behind the end
-    const std::uint64_t end = media::blocks_up(inode.size.get());
-    const std::uint64_t at = TRY(core::dense_until(
+    const FileBlock end = media::file_block_from(inode.size.get());
+    const FileBlock at = TRY(core::dense_until(
         Reader(*engine.core), inode, ino, std::min(counts.dense_end, end), end, kExtentsLookedAt));
     if (at > counts.dense_end) engine.live.dense_to(ino, at);
     if (at == end) return std::nullopt;
-    return at * media::kBlockSize;
+    return media::byte_of(at);
 }
 
 Attr attr_of(Engine &engine, InodeNo ino, const media::Inode &inode) {

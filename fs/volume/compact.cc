@@ -14,7 +14,7 @@ namespace {
 
 class Compact final : public Operation {
 public:
-    Compact(Engine &e, std::uint64_t from)
+    Compact(Engine &e, GroupNo from)
         : Operation(e.claims, InodeNo()),
           e_(e),
           evacuation_(e, 1, 1, Evacuation::Worth::useful, nullptr) {
@@ -37,7 +37,7 @@ public:
             if (stepped.error().errno_value() != ENOSPC) return stepped.error();
             const auto next = e_.allocator->map().broken_group(done_.next + 1, false);
             done_.more = next.has_value();
-            done_.next = next.value_or(0);
+            done_.next = next.value_or(GroupNo(0));
             return true;
         }
         evacuation_.finish();
@@ -58,11 +58,11 @@ private:
 
 }  // namespace
 
-Result<Compacted> Volume::compact(std::uint64_t from, const Caller &caller) {
+Result<Compacted> Volume::compact(GroupNo from, const Caller &caller) {
     Engine &e = parts_->engine;
     if (caller.uid != 0) return Error(EPERM, "only root compacts a volume");
     TRY(writable(e));
-    if (from >= e.allocator->map().group_count())
+    if (from >= e.allocator->map().end_group())
         return Error(EINVAL, "the volume has no such group");
     auto operation = resumed_or_new<Compact>(caller.progress, InodeNo(), e, from);
     TRY(parts_->scheduler.run_or_keep(operation, caller.progress));

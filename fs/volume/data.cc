@@ -7,11 +7,11 @@
 
 #include "core/extent_map.h"
 #include "core/inode.h"
+#include "media/geometry.h"
 
 namespace pmfs {
 
 using core::Reader;
-using media::kBlockSize;
 
 Result<const media::Inode *> read_file(const Reader &reader, InodeNo ino) {
     const auto *inode = TRY(core::read_inode(reader, ino));
@@ -22,25 +22,25 @@ Result<const media::Inode *> read_file(const Reader &reader, InodeNo ino) {
 
 std::uint64_t end_byte(const Extent &e) {
     constexpr std::uint64_t kEndless = ~std::uint64_t{0};
-    return e.end() > kEndless / kBlockSize ? kEndless : e.end() * kBlockSize;
+    return e.end() > media::file_block_of(kEndless) ? kEndless : media::byte_of(e.end());
 }
 
 std::uint64_t device_byte(const Extent &e, std::uint64_t file_byte) {
-    return e.start * kBlockSize + (file_byte - e.file_block * kBlockSize);
+    return media::byte_of(e.start) + (file_byte - media::byte_of(e.file_block));
 }
 
 core::Goal goal_for(const Reader &reader, const media::Inode &inode, InodeNo ino,
-                    std::uint64_t file_block, std::uint64_t blocks, const Caller &caller) {
+                    FileBlock file_block, std::uint64_t blocks, const Caller &caller) {
     core::Goal goal;
     goal.file_block = file_block;
     goal.owner = ino.value();
     goal.group = core::group_of_inode(reader.core().superblock, ino);
     goal.privileged = caller.uid == 0;
-    bool follows = file_block == 0;
-    if (file_block != 0) {
+    bool follows = file_block == FileBlock(0);
+    if (file_block != FileBlock(0)) {
         const auto before = core::last_extent(reader, inode, ino, file_block - 1);
         if (before.ok() && !before.value().hole()) {
-            goal.near = before.value().start + (file_block - before.value().file_block);
+            goal.near = before.value().place_of(file_block);
             follows = before.value().end() == file_block;
         }
     }
@@ -48,9 +48,9 @@ core::Goal goal_for(const Reader &reader, const media::Inode &inode, InodeNo ino
     // that from the start; not for blocks here and there in a sparse file.
     constexpr std::uint64_t kManyBlocks = 32;
     const bool together = follows || blocks >= kManyBlocks || file_block % media::kChunkBlocks == 0;
-    goal.large =
-        blocks >= media::kChunkBlocks ||
-        (together && (file_block >= media::kChunkBlocks || inode.size.get() >= media::kChunkSize));
+    goal.large = blocks >= media::kChunkBlocks ||
+                 (together && (file_block >= FileBlock(media::kChunkBlocks) ||
+                               inode.size.get() >= media::kChunkSize));
     return goal;
 }
 
@@ -59,14 +59,14 @@ Result<pm::Unfenced> zero_written(journal::Journal &journal, const Reader &reade
                                   std::uint64_t to) {
     pm::Unfenced duty;
     while (from < to) {
-        const auto found = core::next_extent(reader, inode, ino, from / kBlockSize);
+        const auto found = core::next_extent(reader, inode, ino, media::file_block_of(from));
         if (!found.ok()) {
             journal.persist(std::move(duty));
             return found.error();
         }
         const Extent &e = found.value();
-        if (e.hole() || e.file_block * kBlockSize >= to) break;
-        from = std::max(from, e.file_block * kBlockSize);
+        if (e.hole() || media::byte_of(e.file_block) >= to) break;
+        from = std::max(from, media::byte_of(e.file_block));
         const std::uint64_t end = std::min(to, end_byte(e));
         if (!e.unwritten) duty.add(journal.zero_data(device_byte(e, from), end - from));
         from = end;

@@ -20,7 +20,7 @@ std::uint64_t device_byte(const Extent &extent, std::uint64_t file_byte);
 
 // Where new blocks from `file_block` on are best placed.
 core::Goal goal_for(const core::Reader &reader, const media::Inode &inode, InodeNo ino,
-                    std::uint64_t file_block, std::uint64_t blocks, const Caller &caller);
+                    FileBlock file_block, std::uint64_t blocks, const Caller &caller);
 
 // Zeroes what written blocks hold in bytes [from, to), which the file is about to reach: they must
 // read as zeroes there.

@@ -8,6 +8,7 @@
 #include "core/extent_map.h"
 #include "core/inode.h"
 #include "core/xattr.h"
+#include "media/geometry.h"
 
 namespace pmfs {
 
@@ -45,7 +46,7 @@ void Evacuation::finish() {
     stage_ = Stage::choose;
 }
 
-void Evacuation::within(std::uint64_t group, std::uint64_t end) {
+void Evacuation::within(GroupNo group, GroupNo end) {
     first_group_ = group_ = group;
     end_group_ = end;
 }
@@ -101,8 +102,8 @@ Result<> Evacuation::choose() {
     }
     window_ = found;
     e_.allocator->keep_chunks(found->first, chunks_);
-    const std::uint64_t first = found->first * kChunkBlocks;
-    scan_.emplace(first, first + chunks_ * kChunkBlocks, found->used);
+    const BlockNo first = media::first_block(found->first);
+    scan_.emplace(first, media::first_block(found->first + chunks_), found->used);
     next_ = offset_ = 0;
     failed_ = found->used != 0 && hopeless();
     stage_ = found->used == 0 ? Stage::done : failed_ ? Stage::plan : Stage::scan;
@@ -117,7 +118,7 @@ bool Evacuation::hopeless() {
     const std::uint64_t whole = map.free_chunks() * kChunkBlocks;
     if (worth_ == Worth::useful && map.free_blocks() < whole + inside + window_->used) return true;
     const auto without =
-        e_.allocator->quarantine().without({window_->first * kChunkBlocks, blocks});
+        e_.allocator->quarantine().without({media::first_block(window_->first), blocks});
     return without.size() != 1 || without[0].blocks != blocks;
 }
 
@@ -188,17 +189,18 @@ void Evacuation::leave_inode() {
 // True: something of the piece is to be moved, or the window was given up.
 Result<bool> Evacuation::plan_piece(const Reader &reader, const core::Owned &owned) {
     if (owned.attribute) return move_attribute(reader, owned);
-    const std::uint64_t first = window_->first * kChunkBlocks;
+    const BlockNo first = media::first_block(window_->first);
+    const BlockNo end = media::first_block(window_->first + chunks_);
     while (offset_ < owned.blocks) {
         const auto inode = core::read_inode(reader, owned.ino);
         if (!inode.ok()) return false;  // gone
-        const std::uint64_t at = owned.file_block + offset_;
+        const FileBlock at = owned.file_block + offset_;
         const auto found = core::find_extent(reader, *inode.value(), owned.ino, at);
         if (!found.ok()) return false;
         const Extent &e = found.value();
-        const std::uint64_t start = e.start + (at - e.file_block);
+        const BlockNo start = e.place_of(at);
         const std::uint64_t blocks = std::min(owned.blocks - offset_, e.end() - at);
-        if (e.hole() || start < first || start >= first + chunks_ * kChunkBlocks) {
+        if (e.hole() || start < first || start >= end) {
             offset_ += blocks;  // it was moved, or changed by others
             continue;
         }
@@ -226,14 +228,13 @@ core::Goal Evacuation::goal() const {
 // The large value of an attribute is written anew in one step: it never changes in its place, and
 // is read with the lock held.  True: it was, or the window was given up.
 Result<bool> Evacuation::move_attribute(const Reader &reader, const core::Owned &owned) {
-    const std::uint64_t first = window_->first * kChunkBlocks, end = first + chunks_ * kChunkBlocks;
+    const BlockNo first = media::first_block(window_->first);
+    const BlockNo end = media::first_block(window_->first + chunks_);
     const auto inode = core::read_inode(reader, owned.ino);
     if (!inode.ok() || inode.value()->xattr_root.get() == 0) return false;  // gone
     const auto there = core::next_xattr(reader, *inode.value(), owned.ino, *owned.attribute);
     if (!there.ok() || !there.value() || there.value()->key != *owned.attribute) return false;
-    const auto inside = [&](const Run &run) {
-        return run.start < end && run.start + run.blocks > first;
-    };
+    const auto inside = [&](const Run &run) { return run.start < end && run.end() > first; };
     if (std::ranges::none_of(there.value()->runs, inside)) return false;  // it has moved
     const auto moved = core::move_xattr(*e_.core, owned.ino, *owned.attribute, goal());
     if (!moved.ok() && moved.error().errno_value() == kParkErrno) return moved.error();
@@ -288,14 +289,14 @@ bool Evacuation::may_move(const media::Inode &inode) {
     if ((inode.flags.get() & media::kTrimPending) != 0) return false;
     const auto without = e_.allocator->quarantine().without({piece_.start, piece_.blocks});
     if (without.size() != 1 || without[0].blocks != piece_.blocks) return false;
-    const std::uint64_t end = piece_.file_block + piece_.blocks;
+    const FileBlock end = piece_.file_block + piece_.blocks;
     const auto standing = e_.live.standing(piece_.ino, piece_.file_block, end);
     return core::ask(inode, standing, core::Move::relocate).ok();
 }
 
 // Without the lock: the old blocks are the claimed file's, the new ones are reserved.
 void Evacuation::copy() {
-    const std::uint64_t from = piece_.start * kBlockSize, size = piece_.blocks * kBlockSize;
+    const std::uint64_t from = media::byte_of(piece_.start), size = piece_.blocks * kBlockSize;
     failed_ = e_.region->lost(from, size);
     if (!failed_ && blob_) {
         auto copied = core::copy_blob(*e_.core, {piece_.start, piece_.blocks}, run_);
@@ -303,7 +304,7 @@ void Evacuation::copy() {
         if (copied.ok()) e_.journal->persist(std::move(copied).take());
     } else if (!failed_) {
         e_.journal->persist(
-            e_.journal->write_data(run_.start * kBlockSize, {e_.region->data() + from, size}));
+            e_.journal->write_data(media::byte_of(run_.start), {e_.region->data() + from, size}));
     }
     failed_ = failed_ || e_.region->lost(from, size) || pm::take_fault();
     e_.data_dirty.store(true, std::memory_order_release);
@@ -326,7 +327,7 @@ Result<> Evacuation::commit() {
 }
 
 Result<> Evacuation::exchange() {
-    const std::uint64_t at = piece_.file_block, end = at + piece_.blocks;
+    const FileBlock at = piece_.file_block, end = at + piece_.blocks;
     TRY(core::map_make_room(*e_.core, piece_.ino, at, 2));
     TRY(core::map_make_room(*e_.core, piece_.ino, end, 2));
     Change change(*e_.core);

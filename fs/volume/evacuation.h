@@ -52,8 +52,8 @@ public:
     // Chunks of which more than so many blocks are in use are not worth it.
     void at_most(std::uint64_t used) { used_max_ = used; }
     // In these groups only; the next step begins in the first one.
-    void within(std::uint64_t group, std::uint64_t end);
-    std::uint64_t group() const { return group_; }  // where it is
+    void within(GroupNo group, GroupNo end);
+    GroupNo group() const { return group_; }        // where it is
     std::uint64_t moved() const { return moved_; }  // blocks
 
 private:
@@ -88,9 +88,9 @@ private:
     Claim turn_;
     Stage stage_ = Stage::choose;
     std::uint64_t used_max_ = ~std::uint64_t{0}, moved_ = 0;
-    std::uint64_t first_group_ = 0, group_ = 0, end_group_ = ~std::uint64_t{0};
+    GroupNo first_group_, group_, end_group_{~std::uint64_t{0}};
     unsigned waits_ = 0;
-    std::set<std::uint64_t> stuck_;  // windows, by first chunk
+    std::set<ChunkNo> stuck_;  // windows, by first chunk
     std::optional<core::SpaceMap::Window> window_;
     std::optional<core::OwnerScan> scan_;
     std::size_t next_ = 0;        // of what the scan found,

@@ -21,8 +21,9 @@ using core::Change;
 using core::Move;
 using core::Reader;
 using core::Run;
-using media::blocks_up;
-using media::kBlockSize;
+using media::byte_of;
+using media::file_block_from;
+using media::file_block_of;
 
 namespace {
 
@@ -37,8 +38,8 @@ public:
           zero_((mode & ~FALLOC_FL_KEEP_SIZE) == FALLOC_FL_ZERO_RANGE),
           from_(from),
           to_(to),
-          first_(from / kBlockSize),
-          end_(blocks_up(to)) {}
+          first_(file_block_of(from)),
+          end_(file_block_from(to)) {}
 
     void lend(const Caller &caller) { caller_ = caller; }
     bool killed() const { return killed_; }
@@ -81,8 +82,8 @@ private:
         stage_ = stage;
         at_ = stage == Stage::clear ? inner_first() : first_;
     }
-    std::uint64_t inner_first() const { return blocks_up(from_); }
-    std::uint64_t inner_end() const { return std::max(inner_first(), to_ / kBlockSize); }
+    FileBlock inner_first() const { return file_block_from(from_); }
+    FileBlock inner_end() const { return std::max(inner_first(), file_block_of(to_)); }
 
     Result<> begin() REQUIRES(e_.lock) {
         const auto *was = TRY(core::read_inode(Reader(*e_.core), ino_));
@@ -115,12 +116,12 @@ private:
             enter(Stage::allocate);
             return {};
         }
-        const bool in_one_block = inner_first() > inner_end() || first_ == to_ / kBlockSize;
+        const bool in_one_block = inner_first() > inner_end() || first_ == file_block_of(to_);
         if (in_one_block) {
             TRY(zero_bytes(from_, to_));
         } else {
-            TRY(zero_bytes(from_, inner_first() * kBlockSize));
-            TRY(zero_bytes(inner_end() * kBlockSize, to_));
+            TRY(zero_bytes(from_, byte_of(inner_first())));
+            TRY(zero_bytes(byte_of(inner_end()), to_));
         }
         enter(!in_one_block ? Stage::clear : punch_ ? Stage::finish : Stage::allocate);
         return {};
@@ -145,9 +146,9 @@ private:
             const Extent e = TRY(core::next_extent(reader, *was, ino_, at_));
             if (at_ >= inner_end() || e.hole() || e.file_block >= inner_end()) return true;
             at_ = std::max(at_, e.file_block);
-            const std::uint64_t upto = std::min(e.end(), inner_end());
+            const FileBlock upto = std::min(e.end(), inner_end());
             if (punch_ || !e.unwritten) {
-                const Run whole{e.start + (at_ - e.file_block), upto - at_};
+                const Run whole{e.place_of(at_), upto - at_};
                 TRY(clear_piece(at_ + e_.allocator->piece(whole).blocks));
                 return false;
             }
@@ -156,7 +157,7 @@ private:
         return false;
     }
 
-    Result<> clear_piece(std::uint64_t upto) {
+    Result<> clear_piece(FileBlock upto) {
         TRY(core::map_make_room(*e_.core, ino_, at_, 2));
         TRY(core::map_make_room(*e_.core, ino_, upto, 2));
         Change change(*e_.core);
@@ -172,7 +173,7 @@ private:
                                  permit));
         }
         TRY(change.commit());
-        const std::uint64_t cleared = at_;
+        const FileBlock cleared = at_;
         at_ = upto;
         return best_effort(core::map_tidy(*e_.core, ino_, cleared));
     }
@@ -183,7 +184,7 @@ private:
             const Reader reader(*e_.core);
             const auto *was = TRY(core::read_inode(reader, ino_));
             const Extent e = TRY(core::find_extent(reader, *was, ino_, at_));
-            const std::uint64_t upto = std::min(e.end(), end_);
+            const FileBlock upto = std::min(e.end(), end_);
             if (e.hole()) {
                 TRY(allocate_piece(upto));
                 return at_ >= end_;
@@ -193,7 +194,7 @@ private:
         return at_ >= end_;
     }
 
-    Result<> allocate_piece(std::uint64_t upto) {
+    Result<> allocate_piece(FileBlock upto) {
         TRY(core::map_make_room(*e_.core, ino_, at_, 1));
         Change change(*e_.core);
         TRY(change.begin());
@@ -234,11 +235,11 @@ private:
 
     Engine &e_;
     const bool keeps_size_, punch_, zero_;
-    const std::uint64_t from_, to_;    // bytes
-    const std::uint64_t first_, end_;  // blocks
+    const std::uint64_t from_, to_;  // bytes
+    const FileBlock first_, end_;
     Caller caller_;
     Stage stage_ = Stage::begin;
-    std::uint64_t at_ = 0;  // the block where this stage goes on
+    FileBlock at_;  // where this stage goes on
     std::uint64_t needed_ = 0;
     bool killed_ = false;
 };
@@ -260,8 +261,8 @@ Result<> Volume::fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uin
         return asking(e, caller, [&]() -> Result<> {
             SharedLock held(e.lock);
             const auto *inode = TRY(core::read_inode(Reader(*e.core), ino));
-            TRY(e.holders->permit(ino, *inode, Move::punch, offset / kBlockSize,
-                                  media::kFileBlocksMax));
+            TRY(e.holders->permit(ino, *inode, Move::punch, file_block_of(offset),
+                                  FileBlock(media::kFileBlocksMax)));
             return Error(EOPNOTSUPP, "pmfs does not know this mode of fallocate");
         });
     }

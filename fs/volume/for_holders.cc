@@ -6,6 +6,7 @@
 
 #include "core/extent_map.h"
 #include "core/inode.h"
+#include "media/geometry.h"
 #include "volume/attributes.h"
 #include "volume/data.h"
 #include "volume/trim.h"
@@ -14,7 +15,6 @@ namespace pmfs {
 
 using core::Change;
 using core::Reader;
-using media::kBlockSize;
 
 Result<> ForHolders::settle_trim_held(InodeNo ino) {
     engine_.lock.assert_held();
@@ -44,9 +44,9 @@ Result<> ForHolders::clear_behind_end_held(InodeNo ino) {
     const std::uint64_t size = inode->size.get(), unit = engine_.superblock.mapping_unit.get();
     const std::uint64_t end = (size + unit - 1) / unit * unit;
     for (std::uint64_t at = size; at < end;) {
-        const Extent e = TRY(core::find_extent(reader, *inode, ino, at / kBlockSize));
-        const std::uint64_t upto = std::min(end, e.end() * kBlockSize);
-        const std::uint64_t place = e.start * kBlockSize + (at - e.file_block * kBlockSize);
+        const Extent e = TRY(core::find_extent(reader, *inode, ino, media::file_block_of(at)));
+        const std::uint64_t upto = std::min(end, media::byte_of(e.end()));
+        const std::uint64_t place = device_byte(e, at);
         const bool clean = e.hole() || all_zero({engine_.region->data() + place, upto - at});
         if (!clean && !pmfs::writable(engine_).ok())
             return Error(EROFS,

@@ -127,17 +127,17 @@ Result<> prepare_name(core::Core &core, InodeNo dir_ino, std::string_view name) 
 
 // The group for a new inode, where one can be taken: that of its directory.  Directories in the
 // root are spread, and what is in them with them.
-Result<std::uint64_t> prepare_inode(core::Core &core, InodeNo dir, std::uint32_t mode,
-                                    const Caller &caller) {
+Result<GroupNo> prepare_inode(core::Core &core, InodeNo dir, std::uint32_t mode,
+                              const Caller &caller) {
     const bool spread = S_ISDIR(mode) && dir.value() == media::kRootIno;
-    const std::uint64_t group =
+    const GroupNo group =
         spread ? core.allocator.next_group() : core::group_of_inode(core.superblock, dir);
     return core::ensure_free_inode(core, group,
                                    caller.uid == 0 ? core::Need::root_name : core::Need::name);
 }
 
 Result<core::NewInode> new_inode(Change &change, const media::Inode &dir, InodeNo dir_ino,
-                                 std::uint64_t group, std::uint32_t mode, const Caller &caller) {
+                                 GroupNo group, std::uint32_t mode, const Caller &caller) {
     const auto made = TRY(core::take_inode(change, group));
     const bool sticky_group = (dir.mode.get() & S_ISGID) != 0;
     if (sticky_group && S_ISDIR(mode)) mode |= S_ISGID;
@@ -159,7 +159,7 @@ Result<Attr> make_named(Engine &e, InodeNo dir_ino, std::string_view name, std::
                         bool blob, const Caller &caller, const Fill &fill) REQUIRES(e.lock) {
     TRY(prepare_name(*e.core, dir_ino, name));
     if (blob) TRY(core::dir_make_leaf(*e.core, dir_ino));
-    const std::uint64_t group = TRY(prepare_inode(*e.core, dir_ino, mode, caller));
+    const GroupNo group = TRY(prepare_inode(*e.core, dir_ino, mode, caller));
 
     Change change(*e.core);
     TRY(change.begin());
@@ -184,7 +184,7 @@ Result<> set_target(Change &change, const core::NewInode &link, std::string_view
     const auto runs =
         TRY(core::write_blob(change, link.inode, link.ino, std::as_bytes(std::span(target))));
     const auto permit = TRY(core::permit(*link.inode, {}, core::Move::allocate));
-    std::uint64_t at = 0;
+    FileBlock at;
     for (const core::Run &run : runs) {
         TRY(core::map_insert(change, link.inode, link.ino,
                              {at, run.start, run.blocks, false, false}, permit));
@@ -244,10 +244,10 @@ Result<std::string> Volume::readlink(InodeNo ino) {
         return std::string(reinterpret_cast<const char *>(inode->inline_bytes), size);
     if (size > media::kSymlinkMax) return corrupt("a symlink is longer than it can be");
     std::vector<core::Run> runs;
-    for (std::uint64_t at = 0; at < media::blob_blocks(size); at += runs.back().blocks) {
+    for (FileBlock at, end(media::blob_blocks(size)); at < end; at += runs.back().blocks) {
         const Extent e = TRY(core::find_extent(reader, *inode, ino, at));
         if (e.hole()) return corrupt("a symlink's target is missing");
-        runs.push_back({e.start + (at - e.file_block), 1});
+        runs.push_back({e.place_of(at), 1});
     }
     const auto bytes = TRY(core::read_blob(*engine.core, ino, runs, size));
     return std::string(reinterpret_cast<const char *>(bytes.data()), bytes.size());

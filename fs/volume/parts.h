@@ -24,9 +24,9 @@
 namespace pmfs {
 
 struct Volume::Parts {
-    // superblock_from: block; not 0: a copy stands in for a damaged superblock.
+    // superblock_from: 0, or the block whose copy stands in for a damaged superblock.
     Parts(std::unique_ptr<pm::Region> region, const media::Superblock &superblock,
-          std::uint64_t superblock_from, const MountOptions &options);
+          BlockNo superblock_from, const MountOptions &options);
     ~Parts();
 
     Result<> start();

@@ -13,6 +13,7 @@
 
 #include "core/extent_map.h"
 #include "core/inode.h"
+#include "media/geometry.h"
 #include "volume/asking.h"
 #include "volume/data.h"
 #include "volume/evacuation.h"
@@ -22,19 +23,20 @@
 namespace pmfs {
 
 using core::Change;
+using core::kDonorRange;
 using core::MapPermit;
 using core::Move;
 using core::Reader;
 using core::Run;
+using media::byte_of;
 using media::kBlockSize;
 using media::kChunkBlocks;
-using media::kDonorBase;
 
 namespace {
 
 class Prepare final : public Operation {
 public:
-    Prepare(Engine &e, InodeNo ino, std::uint64_t unit, std::uint64_t first, std::uint64_t end)
+    Prepare(Engine &e, InodeNo ino, std::uint64_t unit, FileBlock first, FileBlock end)
         : Operation(e.claims, ino), e_(e), unit_(unit), at_(first), end_(end) {}
 
     void lend(const Caller &caller) { caller_ = caller; }
@@ -82,11 +84,11 @@ private:
         8 * kChunkBlocks;  // about 16 MiB are zeroed at once
     static constexpr unsigned kExtentsLookedAt = 1024;
     struct Source {  // of a piece of the unit that is moved; from 0: zeroes
-        std::uint64_t from, to, blocks;
+        BlockNo from, to;
+        std::uint64_t blocks;
     };
 
-    Result<MapPermit> permit(const media::Inode &inode, Move move, std::uint64_t first,
-                             std::uint64_t end) {
+    Result<MapPermit> permit(const media::Inode &inode, Move move, FileBlock first, FileBlock end) {
         return e_.holders->permit(ino_, inode, move, first, end);
     }
 
@@ -99,7 +101,7 @@ private:
             const Reader reader(*e_.core);
             const auto *inode = TRY(core::read_inode(reader, ino_));
             const Extent e = TRY(core::find_extent(reader, *inode, ino_, at_));
-            const std::uint64_t upto = std::min(e.end(), end_);
+            const FileBlock upto = std::min(e.end(), end_);
             if (e.hole() && (unit_ == 1 || upto - at_ >= unit_)) {
                 TRY(fill_hole(*inode, upto));
                 return false;
@@ -108,7 +110,7 @@ private:
                 const std::uint64_t blocks =
                     std::min(upto - at_, std::max(kStepBlocks, unit_)) / unit_ * unit_;
                 TRY(permit(*inode, Move::allocate, at_, at_ + blocks));
-                plan_zeroes(e.start + (at_ - e.file_block), blocks);
+                plan_zeroes(e.place_of(at_), blocks);
                 return false;
             }
             if (!e.hole() && !e.unwritten && fits(e, upto)) {
@@ -129,8 +131,8 @@ private:
     }
 
     // Whether the extent has at least one whole unit from at_ on.
-    bool fits(const Extent &e, std::uint64_t upto) const {
-        return !e.shared && (e.start - e.file_block) % unit_ == 0 && upto - at_ >= unit_;
+    bool fits(const Extent &e, FileBlock upto) const {
+        return !e.shared && media::congruent(e.start, e.file_block, unit_) && upto - at_ >= unit_;
     }
 
     // Whole chunks, up to `blocks`.  None: others' data has to be moved out of the way first, and
@@ -161,7 +163,7 @@ private:
     }
 
     // Unwritten blocks, which the next steps zero: whole chunks but for single blocks.
-    Result<> fill_hole(const media::Inode &was, std::uint64_t upto) {
+    Result<> fill_hole(const media::Inode &was, FileBlock upto) {
         TRY(core::map_make_room(*e_.core, ino_, at_, 2));
         Change change(*e_.core);
         TRY(change.begin());
@@ -185,9 +187,9 @@ private:
         return {};
     }
 
-    void plan_zeroes(std::uint64_t start, std::uint64_t blocks) {
+    void plan_zeroes(BlockNo start, std::uint64_t blocks) {
         run_ = {start, blocks};
-        sources_.assign(1, {0, start, blocks});
+        sources_.assign(1, {BlockNo(0), start, blocks});
         stage_ = Stage::zero;
     }
 
@@ -196,12 +198,12 @@ private:
     Result<> fill(Stage then) {
         pm::Unfenced duty;
         for (const Source &s : sources_) {
-            if (s.from == 0) {
-                duty.add(e_.journal->zero_data(s.to * kBlockSize, s.blocks * kBlockSize));
+            if (s.from == BlockNo(0)) {
+                duty.add(e_.journal->zero_data(byte_of(s.to), s.blocks * kBlockSize));
                 continue;
             }
-            const std::uint64_t from = s.from * kBlockSize, size = s.blocks * kBlockSize;
-            duty.add(e_.journal->write_data(s.to * kBlockSize, {e_.region->data() + from, size}));
+            const std::uint64_t from = byte_of(s.from), size = s.blocks * kBlockSize;
+            duty.add(e_.journal->write_data(byte_of(s.to), {e_.region->data() + from, size}));
             lost_ = lost_ || e_.region->lost(from, size);
         }
         e_.journal->persist(std::move(duty));
@@ -227,7 +229,7 @@ private:
 
     // The donor range is unwritten, so that its old content can never be seen.
     Result<> take_donor() {
-        TRY(core::map_make_room(*e_.core, ino_, kDonorBase, 1));
+        TRY(core::map_make_room(*e_.core, ino_, kDonorRange, 1));
         Change change(*e_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
@@ -235,10 +237,10 @@ private:
         run_ = TRY(take_whole(change, unit_));
         if (run_.blocks == 0) return {};
         TRY(core::map_insert(change, inode, ino_,
-                             {kDonorBase, run_.start, run_.blocks, true, false}, allowed));
+                             {kDonorRange, run_.start, run_.blocks, true, false}, allowed));
         inode->blocks.set(inode->blocks.get() + run_.blocks);
         inode->flags.set(inode->flags.get() | media::kTrimPending);
-        inode->trim_from.set(kDonorBase);
+        inode->trim_from.set(media::kDonorBase);
         if (inode->nlink.get() != 0)
             TRY(core::add_orphan(change, ino_, inode));  // else it is there
         TRY(change.commit());
@@ -258,7 +260,7 @@ private:
             const std::uint64_t n = std::min(e.end(), at_ + unit_) - (at_ + done);
             const bool zeroes = e.hole() || e.unwritten;
             sources_.push_back(
-                {zeroes ? 0 : e.start + (at_ + done - e.file_block), run_.start + done, n});
+                {zeroes ? BlockNo(0) : e.place_of(at_ + done), run_.start + done, n});
             done += n;
         }
         return {};
@@ -266,12 +268,12 @@ private:
 
     // Puts the donor's blocks in the place of one piece of the unit.
     Result<> exchange() {
-        const std::uint64_t at = at_ + moved_, donor = kDonorBase + moved_;
+        const FileBlock at = at_ + moved_, donor = kDonorRange + moved_;
         const Reader reader(*e_.core);
         const auto *was = TRY(core::read_inode(reader, ino_));
         const Extent e = TRY(core::find_extent(reader, *was, ino_, at));
         std::uint64_t n = std::min(e.end(), at_ + unit_) - at;
-        if (!e.hole()) n = e_.allocator->piece({e.start + (at - e.file_block), n}).blocks;
+        if (!e.hole()) n = e_.allocator->piece({e.place_of(at), n}).blocks;
         TRY(core::map_make_room(*e_.core, ino_, at, 2));
         TRY(core::map_make_room(*e_.core, ino_, at + n, 2));
         TRY(core::map_make_room(*e_.core, ino_, donor + n, 2));
@@ -298,8 +300,8 @@ private:
 
     Engine &e_;
     const std::uint64_t unit_;  // blocks
-    std::uint64_t at_;          // prepared before it
-    const std::uint64_t end_;
+    FileBlock at_;              // prepared before it
+    const FileBlock end_;
     Caller caller_;
     Stage stage_ = Stage::plan;
     Run run_;                      // that is zeroed, or the donor
@@ -316,7 +318,7 @@ Result<> Volume::prepare(InodeNo ino, std::uint64_t offset, std::uint64_t length
     Engine &e = parts_->engine;
     TRY(writable(e));
     const std::uint64_t volume_unit = e.superblock.mapping_unit.get();
-    std::uint64_t first, end;
+    FileBlock first, end;
     {
         SharedLock held(e.lock);
         const auto *inode = TRY(core::read_inode(Reader(*e.core), ino));
@@ -325,9 +327,9 @@ Result<> Volume::prepare(InodeNo ino, std::uint64_t offset, std::uint64_t length
         if (offset > size || length > size - offset)
             return Error(EINVAL, "the range to prepare is not inside the file");
         if (unit == 0) unit = size >= media::kChunkSize ? media::kChunkSize : volume_unit;
-        first = offset / kBlockSize;
+        first = media::file_block_of(offset);
         const std::uint64_t to = length == 0 ? size : offset + length;
-        end = (to + kBlockSize - 1) / kBlockSize;
+        end = media::file_block_from(to);
     }
     // As much as one transaction takes: what lies under one bitmap block.
     constexpr std::uint64_t kUnitMax = std::bit_floor(media::kBitmapChunks) * media::kChunkSize;
@@ -335,8 +337,8 @@ Result<> Volume::prepare(InodeNo ino, std::uint64_t offset, std::uint64_t length
         return Error(EINVAL, "a unit is a power of two, from the volume's mapping unit to 64 MiB");
     std::uint64_t unit_blocks = unit / kBlockSize;
     if (unit_blocks > 1) unit_blocks = std::max(unit_blocks, kChunkBlocks);
-    first -= first % unit_blocks;
-    end += (unit_blocks - end % unit_blocks) % unit_blocks;
+    first = media::unit_down(first, unit_blocks);
+    end = media::unit_up(end, unit_blocks);
     e.data_dirty.store(true, std::memory_order_release);
     TRY(asking(e, caller, [&]() -> Result<> {
         auto operation =

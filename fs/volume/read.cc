@@ -5,13 +5,13 @@
 #include <algorithm>
 
 #include "core/extent_map.h"
+#include "media/geometry.h"
 #include "volume/data.h"
 #include "volume/parts.h"
 
 namespace pmfs {
 
 using core::Reader;
-using media::kBlockSize;
 
 namespace {
 
@@ -31,7 +31,7 @@ Result<std::size_t> find_data(Engine &engine, InodeNo ino, std::uint64_t offset,
     if (offset >= file_size || size == 0) return std::size_t{0};
     const std::uint64_t end = std::min<std::uint64_t>(file_size, offset + size);
     for (std::uint64_t at = offset; at < end;) {
-        const Extent e = TRY(core::find_extent(reader, *inode, ino, at / kBlockSize));
+        const Extent e = TRY(core::find_extent(reader, *inode, ino, media::file_block_of(at)));
         std::uint64_t n = std::min(end, end_byte(e)) - at;
         const std::byte *from = kZeroes;
         if (e.hole() || e.unwritten) {
@@ -49,19 +49,19 @@ Result<std::size_t> find_data(Engine &engine, InodeNo ino, std::uint64_t offset,
 
 Result<std::uint64_t> seek(Engine &engine, InodeNo ino, std::uint64_t offset, bool data)
     EXCLUDES(engine.lock) {
-    for (std::uint64_t at = offset / kBlockSize;;) {
+    for (FileBlock at = media::file_block_of(offset);;) {
         SharedLock held(engine.lock);
         const Reader reader(*engine.core);
         const auto *inode = TRY(read_file(reader, ino));
         const std::uint64_t size = inode->size.get();
         if (offset >= size) return Error(ENXIO, "past the end of the file");
         for (unsigned n = 0; n < kExtentsLookedAt; ++n) {
-            if (at * kBlockSize >= size) {
+            if (media::byte_of(at) >= size) {
                 if (data) return Error(ENXIO, "no data up to the end of the file");
                 return size;
             }
             const Extent e = TRY(core::find_extent(reader, *inode, ino, at));
-            if ((e.hole() || e.unwritten) != data) return std::max(offset, at * kBlockSize);
+            if ((e.hole() || e.unwritten) != data) return std::max(offset, media::byte_of(at));
             at = e.end();
         }
     }

@@ -74,7 +74,7 @@ private:
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
         const auto permit = TRY(core::permit(*inode, {}, core::Move::reap));
-        const bool all = TRY(core::map_trim(change, inode, ino_, 0, permit));
+        const bool all = TRY(core::map_trim(change, inode, ino_, FileBlock(0), permit));
         TRY(change.commit());
         TRY(best_effort(core::map_tidy(*e_.core, ino_, core::kLastBlock)));
         return all;
@@ -143,7 +143,7 @@ static Result<> finish(Engine &e, InodeNo ino) REQUIRES(e.lock) {
 Result<> finish_orphans(Engine &e) {
     const core::Reader reader(*e.core);
     const core::GroupSet &groups = e.allocator->map().listed(true);
-    for (auto g = groups.search(0); g; g = groups.search(*g + 1)) {
+    for (auto g = groups.search(GroupNo(0)); g; g = groups.search(*g + 1)) {
         for (std::uint64_t last = 0;;) {
             const InodeNo ino(TRY(core::read_summary(reader, *g))->orphan_head.get());
             const auto inode = core::read_inode(reader, ino);
@@ -166,7 +166,7 @@ std::uint64_t leaving_blocks(Engine &e) {
     std::uint64_t blocks = 0;
     int looked_at = 0;
     const core::GroupSet &groups = e.allocator->map().listed(true);
-    for (auto g = groups.search(0); g; g = groups.search(*g + 1)) {
+    for (auto g = groups.search(GroupNo(0)); g; g = groups.search(*g + 1)) {
         const auto summary = core::read_summary(reader, *g);
         std::uint64_t next = summary.ok() ? summary.value()->orphan_head.get() : 0;
         for (; next != 0 && looked_at < kOrphansMax; ++looked_at) {

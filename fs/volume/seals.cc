@@ -50,7 +50,7 @@ public:
         : Operation(e.claims, ino), e_(e), level_(level), privileged_(privileged) {}
 
     void lend(const Caller &caller) { caller_ = caller; }
-    std::optional<std::uint64_t> bad_block() const { return bad_; }
+    std::optional<FileBlock> bad_block() const { return bad_; }
 
     Hold hold() const override {
         return stage_ == Stage::scan || stage_ == Stage::fits ? Hold::shared : Hold::exclusive;
@@ -97,9 +97,9 @@ private:
         const auto *was = TRY(core::read_inode(reader, ino_));
         if (stage_ == Stage::fits) {
             const std::uint64_t unit = e_.superblock.mapping_unit.get() / kBlockSize;
-            const std::uint64_t end = media::blocks_up(was->size.get());
-            const std::uint64_t upto = std::min(end, at_ + kExtentsRead * unit);
-            std::uint64_t bad = 0;
+            const FileBlock end = media::file_block_from(was->size.get());
+            const FileBlock upto = std::min(end, at_ + kExtentsRead * unit);
+            FileBlock bad;
             const auto fits = core::check_mappable(reader, *was, ino_, at_, upto, unit, &bad);
             if (!fits.ok() && fits.error().errno_value() == EINVAL) bad_ = bad;
             TRY(Result<>(fits));
@@ -136,8 +136,8 @@ private:
     const bool privileged_;
     Caller caller_;
     Stage stage_ = Stage::begin;
-    std::uint64_t at_ = 0;
-    std::optional<std::uint64_t> bad_;
+    FileBlock at_;
+    std::optional<FileBlock> bad_;
     std::optional<core::MapScan> scan_;
 };
 
@@ -244,7 +244,7 @@ Result<> Volume::seal(InodeNo ino, SealLevel level, const Caller &caller, bool p
     operation->lend(caller);
     const Result<> done = parts_->scheduler.run_or_keep(operation, caller.progress);
     if (operation && operation->bad_block() && bad_offset != nullptr)
-        *bad_offset = *operation->bad_block() * kBlockSize;
+        *bad_offset = media::byte_of(*operation->bad_block());
     operation.reset();
     TRY(Result<>(done));
     // What is sealed already may be so by a call that is not durable yet: wait for that as well.
@@ -300,7 +300,7 @@ Result<FileInfo> Volume::file_info(InodeNo ino, Progress *progress) {
     return operation->info();
 }
 
-Result<std::size_t> Volume::extents(InodeNo ino, std::uint64_t from, std::span<Extent> out) {
+Result<std::size_t> Volume::extents(InodeNo ino, FileBlock from, std::span<Extent> out) {
     Engine &engine = parts_->engine;
     SharedLock held(engine.lock);
     const Reader reader(*engine.core);
@@ -309,7 +309,7 @@ Result<std::size_t> Volume::extents(InodeNo ino, std::uint64_t from, std::span<E
     std::size_t n = 0;
     while (n < out.size()) {
         const Extent e = TRY(core::next_extent(reader, *inode, ino, from));
-        if (e.hole() || e.file_block >= media::kDonorBase) break;
+        if (e.hole() || e.file_block >= core::kDonorRange) break;
         out[n++] = e;
         from = e.end();
     }

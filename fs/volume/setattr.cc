@@ -19,7 +19,8 @@ namespace pmfs {
 using core::Change;
 using core::Move;
 using core::Reader;
-using media::blocks_up;
+using media::file_block_from;
+using media::file_block_of;
 using media::kBlockSize;
 
 Result<Attr> Volume::getattr(InodeNo ino) {
@@ -87,13 +88,13 @@ private:
         const Reader reader(*e_.core);
         const auto *was = TRY(core::read_inode(reader, ino_));
         const std::uint64_t old = was->size.get();
-        const std::uint64_t from = blocks_up(size);
+        const FileBlock from = file_block_from(size);
         // To the same size: blocks behind the end go, and only they are the seal's business.
         const bool changes =
             size != old || !TRY(core::next_extent(reader, *was, ino_, from)).hole();
         std::optional<core::MapPermit> allowed;
         // A file that grows keeps the block that its end is in.
-        const std::uint64_t reaches = size < old ? size / kBlockSize : blocks_up(old);
+        const FileBlock reaches = size < old ? file_block_of(size) : file_block_from(old);
         if (changes)
             allowed =
                 TRY(e_.holders->permit(ino_, *was, Move::truncate, reaches, core::kLastBlock));
@@ -108,7 +109,7 @@ private:
         if (size <= old && changes && !TRY(core::map_trim(change, inode, ino_, from, *allowed))) {
             all = false;
             inode->flags.set(inode->flags.get() | media::kTrimPending);
-            inode->trim_from.set(from);
+            inode->trim_from.set(from.value());
             // Without a name it is on the list.
             if (inode->nlink.get() != 0) TRY(core::add_orphan(change, ino_, inode));
         }

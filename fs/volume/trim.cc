@@ -18,7 +18,8 @@ Result<bool> trim_step(Engine &e, InodeNo ino) {
     TRY(change.begin());
     auto *inode = TRY(core::edit_inode(change, ino));
     const auto permit = TRY(core::permit(*inode, {}, core::Move::reap));
-    const bool all = TRY(core::map_trim(change, inode, ino, inode->trim_from.get(), permit));
+    const bool all =
+        TRY(core::map_trim(change, inode, ino, FileBlock(inode->trim_from.get()), permit));
     if (all) {
         inode->flags.set(inode->flags.get() & ~media::kTrimPending);
         inode->trim_from.set(0);

@@ -16,7 +16,7 @@ using media::kChunkSize;
 Result<> Tuning::may_tune(const Caller &caller) const {
     if (caller.uid != 0) return Error(EPERM, "only root changes the volume as a whole");
     TRY(writable(engine_));
-    if (superblock_from_ != 0)
+    if (superblock_from_ != BlockNo(0))
         return Error(EUCLEAN, "the superblock is damaged: unmount the volume and run fsck.pmfs -p");
     return {};
 }
@@ -33,7 +33,7 @@ Result<> Tuning::grow_medium(std::uint64_t blocks) {
     media::Superblock grown = engine_.superblock;
     grown.block_count = media::le64(blocks);
     const pm::ScatteredAccess scattered(*engine_.region);
-    TRY(journal::write_groups(*engine_.region, grown, media::group_count(before)));
+    TRY(journal::write_groups(*engine_.region, grown, GroupNo(media::group_count(before))));
     return journal::write_superblock(*engine_.region, grown);
 }
 

@@ -12,14 +12,14 @@ namespace pmfs {
 
 class Tuning {
 public:
-    // superblock_from: block; not 0: a copy stands in for a damaged superblock.
-    Tuning(Engine &engine, Commits &commits, std::uint64_t superblock_from)
+    // superblock_from: 0, or the block whose copy stands in for a damaged superblock.
+    Tuning(Engine &engine, Commits &commits, BlockNo superblock_from)
         : engine_(engine), commits_(commits), superblock_from_(superblock_from) {}
 
     // Volume::grow() and set_root_reserve().
     Result<> grow(std::uint64_t size, const Caller &caller, Growth *growth) EXCLUDES(run_);
     Result<> set_root_reserve(std::uint32_t reserve, const Caller &caller) EXCLUDES(run_);
-    std::uint64_t superblock_from() const { return superblock_from_; }
+    BlockNo superblock_from() const { return superblock_from_; }
 
 private:
     Result<> may_tune(const Caller &caller) const;
@@ -28,7 +28,7 @@ private:
 
     Engine &engine_;
     Commits &commits_;
-    const std::uint64_t superblock_from_;
+    const BlockNo superblock_from_;
     Mutex run_;  // one change of the superblock at a time; outside a group commit
 };
 

@@ -99,7 +99,7 @@ struct VolumeInfo {
     std::uint64_t inodes_available = 0;  // that users can make
     std::uint64_t journal_size = 0;
     std::uint64_t chunks = 0;
-    std::uint64_t superblock_from = 0;  // not 0: the block whose copy stands in for a damaged one
+    BlockNo superblock_from;  // not 0: the block whose copy stands in for a damaged one
     std::uint64_t tx_last = 0, tx_durable = 0;
     bool read_only = false;
     bool damaged = false;  // a fault or a failed sync turned it read-only
@@ -113,7 +113,7 @@ struct ChunkInfo {
 struct Compacted {
     std::uint64_t chunks = 0;  // that were emptied
     std::uint64_t moved = 0;   // bytes
-    std::uint64_t next = 0;    // the group to go on with,
+    GroupNo next;              // the group to go on with,
     bool more = false;         // if there is one
 };
 

@@ -34,7 +34,7 @@ Volume::~Volume() {
 }
 
 Volume::Parts::Parts(std::unique_ptr<pm::Region> region, const media::Superblock &sb,
-                     std::uint64_t superblock_from, const MountOptions &options)
+                     BlockNo superblock_from, const MountOptions &options)
     : engine(std::move(region), sb, options,
              [this](InodeNo ino, std::function<void()> again) {
                  workers.resume(ino, std::move(again), 0);
@@ -111,7 +111,7 @@ Result<std::unique_ptr<Volume>> Volume::open(std::unique_ptr<pm::Region> region,
         return Error(EROFS, "made by a newer pmfs: mount it read-only (-o ro)");
     if (region->mapping_unit() > sb.mapping_unit.get() && !options.read_only)
         return pm::advice_for_unit(*region, sb.mapping_unit.get());
-    auto parts = std::make_unique<Parts>(std::move(region), sb, found.block, options);
+    auto parts = std::make_unique<Parts>(std::move(region), sb, BlockNo(found.block), options);
     TRY(parts->start());
     return std::unique_ptr<Volume>(new Volume(std::move(parts)));
 }
@@ -170,11 +170,12 @@ VolumeInfo Volume::info() {
     return info;
 }
 
-Result<> Volume::chunks(std::uint64_t first, std::span<ChunkInfo> out) {
+Result<> Volume::chunks(ChunkNo first, std::span<ChunkInfo> out) {
     Engine &e = parts_->engine;
-    ExclusiveLock held(e.lock);  // bitmaps are loaded on first use
-    for (std::size_t i = 0; i < out.size(); ++i)
+    for (std::size_t i = 0; i < out.size(); ++i) {
+        ExclusiveLock held(e.lock);  // a group's bitmaps are loaded on first use
         TRY(e.allocator->chunk_info(first + i, &out[i].kind, &out[i].used_blocks));
+    }
     return {};
 }
 

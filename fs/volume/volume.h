@@ -138,8 +138,8 @@ public:
                      const Caller &caller);
     // The file stands still between the steps of a long one: see kClaimErrno.
     Result<FileInfo> file_info(InodeNo ino, Progress *progress = nullptr);
-    // Extents from `from` (file block) on; fewer than out.size() = the end.
-    Result<std::size_t> extents(InodeNo ino, std::uint64_t from, std::span<Extent> out);
+    // Extents from `from` on; fewer than out.size() = the end.
+    Result<std::size_t> extents(InodeNo ino, FileBlock from, std::span<Extent> out);
 
     // --- grants.  One that maps is remembered on the medium until it is dropped.
     Result<GrantId> take_grant(HandleId handle, const GrantRequest &request, const Caller &caller,
@@ -183,11 +183,11 @@ public:
     Result<std::uint32_t> root_reserve();
     // EPERM, EROFS, EUCLEAN; EINVAL: more than half.
     Result<> set_root_reserve(std::uint32_t reserve, const Caller &caller);
-    Result<> chunks(std::uint64_t first, std::span<ChunkInfo> out);
+    Result<> chunks(ChunkNo first, std::span<ChunkInfo> out);
     // Moves data out of broken chunks of the group `from` that are at most three quarters full, for
     // a part of a second; a call empties at least one, or there is none left in the group.  EPERM:
     // root only.
-    Result<Compacted> compact(std::uint64_t from, const Caller &caller);
+    Result<Compacted> compact(GroupNo from, const Caller &caller);
     const pm::Region &region() const;
 
     // --- durability

@@ -10,6 +10,7 @@
 #include "core/extent_map.h"
 #include "core/inode.h"
 #include "core/xattr.h"
+#include "media/geometry.h"
 #include "volume/asking.h"
 #include "volume/attributes.h"
 #include "volume/data.h"
@@ -22,14 +23,15 @@ namespace pmfs {
 using core::Change;
 using core::Reader;
 using core::Run;
-using media::kBlockSize;
+using media::byte_of;
+using media::file_block_of;
 
 namespace {
 
 struct Span {  // bytes of a file
     std::uint64_t from, to;
-    std::uint64_t first_block() const { return from / kBlockSize; }
-    std::uint64_t end_block() const { return (to + kBlockSize - 1) / kBlockSize; }
+    FileBlock first_block() const { return file_block_of(from); }
+    FileBlock end_block() const { return media::file_block_from(to); }
 };
 
 // An overwrite of written blocks inside the file: what needs no change.
@@ -46,7 +48,7 @@ public:
         if (core::from_media(inode.mtime) != now_coarse()) return false;
         count_ = 0;
         for (std::uint64_t at = span_.from; at < span_.to;) {
-            const Extent e = TRY(core::find_extent(reader, inode, ino_, at / kBlockSize));
+            const Extent e = TRY(core::find_extent(reader, inode, ino_, file_block_of(at)));
             if (e.hole() || e.unwritten || e.shared || count_ == pieces_.size()) return false;
             const std::uint64_t n = std::min(span_.to, end_byte(e)) - at;
             pieces_[count_++] = {device_byte(e, at), n};
@@ -160,10 +162,10 @@ private:
     Result<> ask_seal() {
         const Reader reader(*e_.core);
         const auto *inode = TRY(core::read_inode(reader, ino_));
-        const std::uint64_t first = span_.first_block(), end = span_.end_block();
+        const FileBlock first = span_.first_block(), end = span_.end_block();
         if (span_.to > inode->size.get())
             TRY(e_.holders->permit(ino_, *inode, core::Move::grow, first, end));
-        for (std::uint64_t at = first; at < end;) {
+        for (FileBlock at = first; at < end;) {
             const Extent e = TRY(core::find_extent(reader, *inode, ino_, at));
             if (e.hole() || e.unwritten || e.shared)
                 TRY(e_.holders->permit(ino_, *inode, core::Move::allocate, at,
@@ -176,13 +178,13 @@ private:
     // The piece at at_, whole if it is small; else what is needed before it is copied.
     Result<> next() {
         TRY(e_.claims.respect(ino_, &claim_));
-        const std::uint64_t block = at_ / kBlockSize, end_block = span_.end_block();
+        const FileBlock block = file_block_of(at_), end_block = span_.end_block();
         const Reader reader(*e_.core);
         const auto *was = TRY(core::read_inode(reader, ino_));
         const Extent e = TRY(core::find_extent(reader, *was, ino_, block));
-        const std::uint64_t upto = std::min(e.end(), end_block);
-        end_ = std::min(span_.to, upto * kBlockSize);
-        run_ = {e.start + (block - e.file_block), upto - block};
+        const FileBlock upto = std::min(e.end(), end_block);
+        end_ = std::min(span_.to, byte_of(upto));
+        run_ = {e.place_of(block), upto - block};
         base_ = block;
         piece_ = e.hole()                  ? Piece::hole
                  : e.unwritten             ? Piece::unwritten
@@ -214,7 +216,7 @@ private:
             if (TRY(make_whole(goal))) return {};
             run_ = TRY(e_.allocator->reserve_data(goal, upto - block));
             reserved_ = true;
-            end_ = std::min(span_.to, (block + run_.blocks) * kBlockSize);
+            end_ = std::min(span_.to, byte_of(block + run_.blocks));
         }
         return copy_next();
     }
@@ -287,7 +289,7 @@ private:
     }
 
     Result<> commit() {
-        const std::uint64_t block = at_ / kBlockSize;
+        const FileBlock block = file_block_of(at_);
         const Reader reader(*e_.core);
         const auto *was = TRY(core::read_inode(reader, ino_));
         Change change(*e_.core);
@@ -313,12 +315,12 @@ private:
         return {};
     }
 
-    Result<> take_blocks(Change &change, const media::Inode &was, std::uint64_t block) {
+    Result<> take_blocks(Change &change, const media::Inode &was, FileBlock block) {
         if (reserved_) return e_.allocator->take_reserved(change, run_);
         const core::Goal goal =
             goal_for(Reader(*e_.core), was, ino_, block, span_.end_block() - block, caller_);
         run_ = TRY(e_.allocator->take_data(change, goal, run_.blocks));
-        end_ = std::min(span_.to, (block + run_.blocks) * kBlockSize);
+        end_ = std::min(span_.to, byte_of(block + run_.blocks));
         return {};
     }
 
@@ -341,16 +343,16 @@ private:
     pm::Unfenced fill() {
         pm::Unfenced duty;
         const bool fresh = piece_ == Piece::hole || piece_ == Piece::unwritten;
-        const std::uint64_t start = run_.start * kBlockSize, head = device() - start;
+        const std::uint64_t start = byte_of(run_.start), head = device() - start;
         if (fresh && head != 0) duty.add(e_.journal->zero_data(start, head));
         duty.add(e_.journal->write_data(device(), part()));
         const std::uint64_t written_to = device() + (end_ - at_);
-        const std::uint64_t tail = start + run_.blocks * kBlockSize;
+        const std::uint64_t tail = byte_of(run_.end());
         if (fresh && written_to < tail)
             duty.add(e_.journal->zero_data(written_to, tail - written_to));
         return duty;
     }
-    std::uint64_t device() const { return run_.start * kBlockSize + (at_ - base_ * kBlockSize); }
+    std::uint64_t device() const { return byte_of(run_.start) + (at_ - byte_of(base_)); }
     std::span<const std::byte> part() const { return bytes_.subspan(at_ - span_.from, end_ - at_); }
 
     Engine &e_;
@@ -363,7 +365,7 @@ private:
     bool killed_ = false;
     // The piece under way: bytes [at_, end_), in the blocks run_.
     std::uint64_t at_, end_ = 0;
-    std::uint64_t base_ = 0;  // the file block of the first one
+    FileBlock base_;  // where the first one is in the file
     Run run_;
     Piece piece_ = Piece::inside;
     bool reserved_ = false, copied_ = false;

@@ -180,7 +180,7 @@ void User::lose(const std::string &path) {
     volume_.release(handle);
 }
 void User::compact() {
-    for (std::uint64_t from = 0;;) {
+    for (GroupNo from;;) {
         const auto done = retry([&] {
             Caller root = caller();
             root.uid = 0;

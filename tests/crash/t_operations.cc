@@ -269,7 +269,7 @@ void with_broken_chunks(User &u) {
     (void)u.volume().commit_group().ok();
     (void)u.volume().commit_group().ok();
     std::vector<ChunkInfo> chunks(u.volume().info().chunks);
-    REQUIRE(u.volume().chunks(0, chunks).ok());
+    REQUIRE(u.volume().chunks(ChunkNo(0), chunks).ok());
     for (const ChunkInfo &c : chunks) CHECK(c.kind != 0);
 }
 

@@ -8,7 +8,7 @@
 #include <array>
 
 #include "base/bytes.h"
-#include "media/format.h"
+#include "media/geometry.h"
 #include "mkfs/make.h"
 #include "pm/region.h"
 
@@ -47,10 +47,10 @@ std::uint64_t World::place_of_inode(std::uint64_t ino) const {
 
 std::uint64_t World::place_of_data(std::uint64_t ino) {
     std::array<Extent, 1> first;
-    const auto found = volume_->extents(InodeNo(ino), 0, first);
+    const auto found = volume_->extents(InodeNo(ino), FileBlock(0), first);
     REQUIRE(found.ok());
     REQUIRE(found.value() == 1);
-    return first[0].start * media::kBlockSize;
+    return media::byte_of(first[0].start);
 }
 
 }  // namespace pmfs::test

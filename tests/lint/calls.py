@@ -59,7 +59,21 @@ def check_mutexes(source):
             yield line, f"{words}: use base/mutex.h, which clang checks"
 
 
+def check_numbers(source):
+    """In the engine only; its border with mkfs, in superblocks.cc, has plain numbers."""
+    engine = ("fs/core/", "fs/journal/", "fs/holders/", "fs/volume/")
+    if source.is_c and source.within(*engine) and not source.within("fs/journal/superblocks.cc"):
+        for line, words in source.find_code(r"\bstd::uint64_t\s+(\w+_)?(block|chunk|group)_?\b"):
+            yield line, f"{words}: it is a BlockNo, FileBlock, ChunkNo or GroupNo (base/ids.h)"
+
+
 RULES = [
+    Rule("block, chunk and group numbers are types", each(check_numbers),
+         bad=[{"fs/core/a.h": "Result<> give(std::uint64_t chunk, const Bits &bits);\n"},
+              {"fs/volume/a.cc": "const std::uint64_t file_block = at / kBlockSize;\n"},
+              {"fs/holders/a.h": "std::uint64_t group_ = 0;\n"}],
+         good=[{"fs/core/a.h": "Result<> give(ChunkNo chunk, std::uint64_t blocks);\n"},
+               {"fsck/a.cc": "const std::uint64_t block = 0;\n"}]),
     Rule("locks are those of base/mutex.h", each(check_mutexes),
          bad=[{"fs/core/a.h": "std::mutex m_;\n"}, {"fs/pm/a.cc": "std::lock_guard held(m_);\n"}],
          good=[{"fs/core/a.h": "Mutex m_;  // not std::mutex\n"}]),

@@ -91,10 +91,10 @@ public:
         if (!done.ok()) return done.error();
         return {};
     }
-    std::set<std::uint64_t> blocks_of(InodeNo ino) {
-        std::set<std::uint64_t> blocks;
+    std::set<BlockNo> blocks_of(InodeNo ino) {
+        std::set<BlockNo> blocks;
         Extent page[64];
-        for (std::uint64_t from = 0;;) {
+        for (FileBlock from;;) {
             const std::size_t n = volume_->extents(ino, from, page).take();
             for (std::size_t i = 0; i < n; ++i)
                 for (std::uint64_t b = 0; b < page[i].blocks; ++b) blocks.insert(page[i].start + b);
@@ -103,8 +103,8 @@ public:
         }
     }
     // Writes files until the volume is full, and gives all their blocks.
-    std::set<std::uint64_t> fill(const std::string &prefix) {
-        std::set<std::uint64_t> all;
+    std::set<BlockNo> fill(const std::string &prefix) {
+        std::set<BlockNo> all;
         const std::string text(kBlock, 'f');
         for (int i = 0;; ++i) {
             const auto made =
@@ -158,8 +158,8 @@ private:
     std::unique_ptr<Volume> volume_;
 };
 
-inline bool disjoint(const std::set<std::uint64_t> &a, const std::set<std::uint64_t> &b) {
-    for (const std::uint64_t block : a)
+inline bool disjoint(const std::set<BlockNo> &a, const std::set<BlockNo> &b) {
+    for (const BlockNo block : a)
         if (b.contains(block)) return false;
     return true;
 }

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "media/geometry.h"
 #include "unit/small_volume.h"
 
 namespace pmfs::test {
@@ -88,7 +89,7 @@ public:
     }
     std::vector<ChunkInfo> chunks() {
         std::vector<ChunkInfo> all(volume()->info().chunks);
-        REQUIRE(volume()->chunks(0, all).ok());
+        REQUIRE(volume()->chunks(ChunkNo(0), all).ok());
         return all;
     }
     std::uint64_t free_chunks() {
@@ -98,7 +99,8 @@ public:
     }
     Compacted compact() {
         Compacted sum;
-        for (std::uint64_t from = 0, calls = 0;; ++calls) {
+        GroupNo from;
+        for (unsigned calls = 0;; ++calls) {
             REQUIRE(calls < 1000);
             Progress place;
             Caller caller = kAdmin;
@@ -113,7 +115,7 @@ public:
     }
     Extent extent_at(InodeNo ino, std::uint64_t block) {
         Extent e{};
-        REQUIRE(volume()->extents(ino, block, std::span(&e, 1)).take() == 1);
+        REQUIRE(volume()->extents(ino, FileBlock(block), std::span(&e, 1)).take() == 1);
         return e;
     }
     // Small files in all chunks, of which those that `keep` says stay.

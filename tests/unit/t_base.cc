@@ -109,6 +109,7 @@ TEST_CASE("ids: count up, differ by counts, and never mix") {
     CHECK((block + 2) - block == 2);
     CHECK((block -= 8) == BlockNo());
     CHECK(BlockNo(1) < BlockNo(2));
+    CHECK(BlockNo(515) % 512 == 3);
     static_assert(!std::is_convertible_v<std::uint64_t, BlockNo>);
     static_assert(!std::is_convertible_v<BlockNo, std::uint64_t>);
     static_assert(!std::is_constructible_v<BlockNo, FileBlock>);

@@ -217,9 +217,9 @@ TEST_CASE("group sets: the next member is found whatever lies between, as in a p
     std::mt19937 random(7);
     constexpr std::uint64_t kGroups = 20000;  // several words of words
     core::GroupSet set(kGroups);
-    std::set<std::uint64_t> model;
+    std::set<GroupNo> model;
     for (int round = 0; round < 3000; ++round) {
-        const std::uint64_t group = random() % 5 == 0 ? random() % kGroups : random() % 7 * 3000;
+        const GroupNo group(random() % 5 == 0 ? random() % kGroups : random() % 7 * 3000);
         const bool member = random() % 3 != 0 && model.size() < 12;
         set.set(group, member);
         if (member)
@@ -227,12 +227,11 @@ TEST_CASE("group sets: the next member is found whatever lies between, as in a p
         else
             model.erase(group);
         CHECK(set.has(group) == member);
-        const std::uint64_t from = random() % (kGroups + 100);
+        const GroupNo from(random() % (kGroups + 100));
         const auto found = model.lower_bound(from);
-        const auto next =
-            found != model.end() ? std::optional(*found) : std::optional<std::uint64_t>();
-        CHECK(set.search(from) == next);
-        CHECK(set.next(from) == (next || model.empty() ? next : std::optional(*model.begin())));
+        const auto next = found != model.end() ? std::optional(*found) : std::optional<GroupNo>();
+        CHECK((set.search(from) == next));
+        CHECK((set.next(from) == (next || model.empty() ? next : std::optional(*model.begin()))));
     }
 }
 

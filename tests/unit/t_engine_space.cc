@@ -7,6 +7,7 @@
 
 #include "core/alloc.h"
 #include "journal/journal.h"
+#include "media/geometry.h"
 #include "mkfs/make.h"
 #include "unit/small_volume.h"
 
@@ -74,14 +75,14 @@ TEST_CASE("space: preparing in units of several chunks stays inside what was tak
     // Chunks 62 and 63 lie under two bitmap blocks.  All before them are taken.
     const InodeNo filler = make_file(*volume, "filler");
     std::uint64_t at = 0;
-    for (Extent e{}; e.start / 512 < 61; at += kChunk) {
+    for (Extent e{}; media::chunk_of(e.start) < ChunkNo(61); at += kChunk) {
         REQUIRE(volume->fallocate(0, filler, 0, at, kChunk, kUser).ok());
-        REQUIRE(volume->extents(filler, at / 4096, std::span(&e, 1)).take() == 1);
-        e.start += at / 4096 - e.file_block;
+        REQUIRE(volume->extents(filler, media::file_block_of(at), std::span(&e, 1)).take() == 1);
+        e.start = e.place_of(media::file_block_of(at));
     }
     REQUIRE(volume->prepare(ino, 0, 0, 2 * kChunk, kUser).ok());
     Extent e[8];
-    const std::size_t n = volume->extents(ino, 0, e).take();
+    const std::size_t n = volume->extents(ino, FileBlock(0), e).take();
     for (std::size_t i = 0; i < n; ++i) {
         CHECK(e[i].start % (2 * kChunk / 4096) == e[i].file_block % (2 * kChunk / 4096));
         CHECK(!e[i].unwritten);
@@ -108,7 +109,7 @@ TEST_CASE("space: preparing a file in many pieces ends, however small the journa
                         .ok());
     CHECK(volume.retry([&] { return volume->prepare(ino, 0, 0, kChunk, kUser); }, 300).ok());
     Extent e[2];
-    CHECK(volume->extents(ino, 0, e).take() == 1);
+    CHECK(volume->extents(ino, FileBlock(0), e).take() == 1);
     for (int i = 0; i < 60; ++i)
         CHECK(read_at(*volume, ino, static_cast<std::uint64_t>(i) * 8192, 4096) == text);
 }
@@ -134,17 +135,17 @@ TEST_CASE("space: a large attribute in pieces from every group fits a transactio
     REQUIRE(volume->setxattr(other, "user.x", bytes_of("a"), 0, kUser).ok());
     const InodeNo filler = fill(*volume);
     // Six blocks in each group but the first.
-    std::uint64_t punched = 1;
-    for (std::uint64_t at = 0; punched < 4;) {
+    GroupNo punched(1);
+    for (FileBlock at; punched < GroupNo(4);) {
         Extent e;
         REQUIRE(volume->extents(filler, at, std::span(&e, 1)).take() == 1);
-        if (e.start / media::kGroupBlocks == punched && e.blocks > 100) {
+        if (media::group_of(e.start) == punched && e.blocks > 100) {
             REQUIRE(volume
                         ->fallocate(0, filler, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                    (e.file_block + 50) * 4096, 6 * 4096, kUser)
+                                    media::byte_of(e.file_block + 50), 6 * 4096, kUser)
                         .ok());
             ++punched;
-            at = 0;
+            at = FileBlock(0);
             continue;
         }
         at = e.end();
@@ -214,7 +215,7 @@ TEST_CASE("space: what metadata gave back is data's again, after a mount too") {
     for (std::uint64_t at = 0; volume->write(ino, at, bytes_of(text), false, kUser).ok();)
         at += text.size();
     std::vector<ChunkInfo> chunks(16);
-    REQUIRE(volume->chunks(0, chunks).ok());
+    REQUIRE(volume->chunks(ChunkNo(0), chunks).ok());
     for (const ChunkInfo &chunk : chunks)
         CHECK_FALSE((chunk.kind == static_cast<std::uint8_t>(media::ChunkKind::meta) &&
                      chunk.used_blocks == 0));
@@ -337,7 +338,7 @@ TEST_CASE("space: a transaction that is dropped leaves no chunk reserved") {
         while (allocator->take_data(change, goal, 1).ok() && n < 100) {
             ++n;
             goal.file_block += media::kChunkBlocks;
-            goal.near = 0;
+            goal.near = BlockNo(0);
             if (allocator->available_blocks(true) < media::kChunkBlocks) break;
         }
         return n;

@@ -162,16 +162,17 @@ TEST_CASE(
             world.retry([&] { return world->setxattr(valued, "user.v", value, 0, kUser); }).ok());
         const std::vector<InodeNo> kept = world.broken(8, [](unsigned i) { return i % 2 == 0; });
         // One file in every chunk but three.
-        std::map<std::uint64_t, InodeNo> of_chunk;
-        for (const InodeNo ino : kept) of_chunk[world.extent_at(ino, 0).start / 512] = ino;
+        std::map<ChunkNo, InodeNo> of_chunk;
+        for (const InodeNo ino : kept)
+            of_chunk[media::chunk_of(world.extent_at(ino, 0).start)] = ino;
         REQUIRE(of_chunk.size() > 10);
-        std::map<std::uint64_t, std::uint64_t> places;
+        std::map<InodeNo, BlockNo> places;
         std::vector<HandleId> handles;
         unsigned n = 0;
         for (const auto &[chunk, ino] : of_chunk) {
             std::uint64_t bad = 0;
             if (n + 3 >= of_chunk.size()) break;
-            places[ino.value()] = world.extent_at(ino, 0).start;
+            places[ino] = world.extent_at(ino, 0).start;
             if (n++ % 5 == 0) {
                 REQUIRE(world
                             .retry([&, ino = ino] {
@@ -212,8 +213,7 @@ TEST_CASE(
         CHECK(had >= 2);
         CHECK(had <= 3);
         (void)world.compact();
-        for (const auto &[ino, start] : places)
-            CHECK(world.extent_at(InodeNo(ino), 0).start == start);
+        for (const auto &[ino, start] : places) CHECK(world.extent_at(ino, 0).start == start);
         CHECK((world->getxattr(valued, "user.v").take() == value));
         world.look();
     }
@@ -249,17 +249,17 @@ TEST_CASE("evacuation: unwritten blocks, open files without a name, and the file
 TEST_CASE("evacuation: a file under another operation's claim is let be") {
     SpaceWorld world(24 << 20, true);
     const std::vector<InodeNo> kept = world.broken(8, [](unsigned i) { return i % 2 == 0; });
-    std::map<std::uint64_t, InodeNo> of_chunk;
+    std::map<ChunkNo, InodeNo> of_chunk;
     const std::vector<ChunkInfo> chunks = world.chunks();
     for (const InodeNo ino : kept) {
-        const std::uint64_t chunk = world.extent_at(ino, 0).start / 512;
-        if (chunks[chunk].kind == 2) of_chunk[chunk] = ino;
+        const ChunkNo chunk = media::chunk_of(world.extent_at(ino, 0).start);
+        if (chunks[chunk.value()].kind == 2) of_chunk[chunk] = ino;
     }
     REQUIRE(of_chunk.size() > 4);
     // Writes that wait in their middle claim one file in each chunk but one.
     const std::string text(8 * kBlock, 'w');
     std::vector<std::pair<InodeNo, std::unique_ptr<Progress>>> writes;
-    std::map<std::uint64_t, std::uint64_t> places;
+    std::map<InodeNo, BlockNo> places;
     for (const auto &[chunk, ino] : of_chunk) {
         world.punch(ino, 2, 1);
         world.punch(ino, 5, 1);
@@ -273,12 +273,12 @@ TEST_CASE("evacuation: a file under another operation's claim is let be") {
         const auto done = world->write(ino, 0, std::as_bytes(std::span(text)), false, caller);
         REQUIRE(errno_of(done) == kParkErrno);
         REQUIRE(errno_of(world->setattr(ino, size_of(0), kUser)) == kClaimErrno);
-        places[ino.value()] = world.extent_at(ino, 0).start;
+        places[ino] = world.extent_at(ino, 0).start;
     }
     const InodeNo big = world.sized("big", kChunk), more = world.sized("more", kChunk);
     CHECK(world.prepare(big).ok());
     CHECK(errno_of(world.prepare(more)) == ENOSPC);
-    for (const auto &[ino, start] : places) CHECK(world.extent_at(InodeNo(ino), 0).start == start);
+    for (const auto &[ino, start] : places) CHECK(world.extent_at(ino, 0).start == start);
     for (auto &[ino, place] : writes) {
         Caller caller = kUser;
         caller.progress = place.get();
@@ -367,7 +367,7 @@ TEST_CASE("evacuation: no write in place is lost while many at once move files")
                     Result<> result;
                     if (t < 2) {
                         result = world->prepare(big[t], 0, 0, kChunk, caller);
-                    } else if (const auto made = world->compact(0, caller); !made.ok()) {
+                    } else if (const auto made = world->compact(GroupNo(0), caller); !made.ok()) {
                         result = made.error();
                     }
                     if (result.ok()) prepared += t < 2 ? 1 : 0;
@@ -397,8 +397,8 @@ TEST_CASE("evacuation: compacting makes chunks whole, and then there is nothing 
         CHECK(done.moved <= done.chunks * kChunk / 4 * 3);
         const Compacted again = world.compact();
         CHECK(again.chunks <= 1);
-        CHECK(errno_of(world->compact(0, kUser)) == EPERM);
-        CHECK(errno_of(world->compact(1000, kAdmin)) == EINVAL);
+        CHECK(errno_of(world->compact(GroupNo(0), kUser)) == EPERM);
+        CHECK(errno_of(world->compact(GroupNo(1000), kAdmin)) == EINVAL);
         world.check();
     }
 }

@@ -146,18 +146,17 @@ TEST_CASE("evacuation: what others do to the files while it waits is respected")
             REQUIRE(must_park(done.error()));
             ++waited[meddle.name];
             for (unsigned i = 0; i < kept.size(); ++i) meddle.act(world, i, kept[i]);
-            std::map<std::uint64_t, std::uint64_t> places;
+            std::map<InodeNo, BlockNo> places;
             if (meddle.stays)
                 for (const InodeNo ino : kept) {
                     const auto info = world->file_info(ino);
                     if (info.ok() && info.value().seal != SealLevel::none)
-                        places[ino.value()] = world.extent_at(ino, 0).start;
+                        places[ino] = world.extent_at(ino, 0).start;
                 }
             CHECK((!meddle.stays || places.size() > kept.size() / 2));
             done = world.retry([&] { return world->prepare(big, 0, 0, kChunk, with(place)); });
             if (!done.ok()) CHECK(errno_of(done) == ENOSPC);
-            for (const auto &[ino, start] : places)
-                CHECK(world.extent_at(InodeNo(ino), 0).start == start);
+            for (const auto &[ino, start] : places) CHECK(world.extent_at(ino, 0).start == start);
             world.check();
         }
     }
@@ -235,22 +234,23 @@ TEST_CASE("evacuation: the owner of a block is found in whatever group its inode
     // Most of six chunks of the second group: what is left there belongs to an inode of the first.
     REQUIRE(filler.value() / 8 < media::kGroupBlocks);
     const std::string text(kBlock, 'f');
-    std::vector<std::uint64_t> written;
+    std::vector<FileBlock> written;
     unsigned chunks = 0;
-    for (std::uint64_t at = 0; chunks < 6;) {
+    for (FileBlock at; chunks < 6;) {
         Extent e{};
         REQUIRE(volume->extents(filler, at, std::span(&e, 1)).take() == 1);
-        const std::uint64_t start = e.start + (at - std::min(at, e.file_block));
         at = std::max(at, e.file_block);
-        if (start / media::kGroupBlocks != 1 || start % 512 != 0 || e.end() - at < 512) {
-            at = start / media::kGroupBlocks == 0 ? e.end() : at + 512 - start % 512;
+        const BlockNo start = e.place_of(at);
+        const GroupNo group = media::group_of(start);
+        if (group != GroupNo(1) || start % 512 != 0 || e.end() - at < 512) {
+            at = group == GroupNo(0) ? e.end() : at + 512 - start % 512;
             continue;
         }
-        REQUIRE(volume->write(filler, (at + 5) * kBlock, bytes_of(text), false, kUser).ok());
+        REQUIRE(volume->write(filler, media::byte_of(at + 5), bytes_of(text), false, kUser).ok());
         written.push_back(at + 5);
         REQUIRE(volume
                     ->fallocate(0, filler, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                (at + 100) * kBlock, 412 * kBlock, kUser)
+                                media::byte_of(at + 100), 412 * kBlock, kUser)
                     .ok());
         ++chunks;
         at += 512;
@@ -258,12 +258,12 @@ TEST_CASE("evacuation: the owner of a block is found in whatever group its inode
     const auto done = volume->prepare(big, 0, 0, kChunk, kUser);
     CHECK(errno_of(done) == 0);
     Extent e{};
-    REQUIRE(volume->extents(big, 0, std::span(&e, 1)).take() == 1);
-    CHECK(e.start / media::kGroupBlocks == 1);
+    REQUIRE(volume->extents(big, FileBlock(0), std::span(&e, 1)).take() == 1);
+    CHECK((media::group_of(e.start) == GroupNo(1)));
     CHECK(e.start % 512 == 0);
     CHECK(e.blocks == 512);
-    for (const std::uint64_t block : written)
-        CHECK((read_at(*volume, filler, block * kBlock, kBlock) == text));
+    for (const FileBlock block : written)
+        CHECK((read_at(*volume, filler, media::byte_of(block), kBlock) == text));
     REQUIRE(volume->close().ok());
     check_clean(*kept);
 }

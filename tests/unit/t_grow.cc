@@ -146,16 +146,17 @@ std::string last_block_of(Volume &v, const std::string &name) {
 std::uint64_t end_of(Volume &v, const std::string &name) {
     const InodeNo ino = v.lookup(kRoot, name).take().ino;
     Extent extents[64];
-    std::uint64_t end = 0, from = 0;
+    BlockNo end;
+    FileBlock from;
     for (std::size_t n = 64; n == 64;) {
         n = v.extents(ino, from, extents).take();
         for (std::size_t i = 0; i < n; ++i) {
             end = std::max(end, extents[i].start + extents[i].blocks);
-            from = extents[i].file_block + extents[i].blocks;
+            from = extents[i].end();
         }
     }
     v.forget(ino, 1);
-    return end * media::kBlockSize;
+    return media::byte_of(end);
 }
 
 }  // namespace

@@ -123,22 +123,23 @@ TEST_CASE("pins: a hundred thousand of a block each cost at most 100 bytes a pin
     std::vector<std::uint64_t> numbers;
     for (std::uint64_t i = 0; i < 100'000; ++i) {
         core::PinTable::Pin pin;
-        pin.first = i * 48271 % 100'003 * 2;
+        pin.first = FileBlock(i * 48271 % 100'003 * 2);
         pin.end = pin.first + 1;
         pin.handle = 1 + i % 7;
         pin.uid = 5;
         numbers.push_back(*pins.add(pin));
     }
     CHECK(pins.bytes() <= 100 * numbers.size());
-    CHECK(pins.overlaps(48271 * 2, 48271 * 2 + 1));
-    CHECK_FALSE(pins.overlaps(48271 * 2 + 1, 48271 * 2 + 2));
+    constexpr FileBlock kPinned(48271 * 2);
+    CHECK(pins.overlaps(kPinned, kPinned + 1));
+    CHECK_FALSE(pins.overlaps(kPinned + 1, kPinned + 2));
     for (std::uint64_t i = 0; i < numbers.size(); ++i) {
         const auto removed = pins.remove(1 + i % 7, numbers[i]);
         REQUIRE(removed);
         REQUIRE(removed->blocks == 1);
     }
     CHECK(pins.count() == 0);
-    CHECK_FALSE(pins.overlaps(0, ~0ull));
+    CHECK_FALSE(pins.overlaps(FileBlock(0), FileBlock(~0ull)));
 }
 
 TEST_CASE("pins: coverage counts as a plain array of counters does") {
@@ -154,23 +155,23 @@ TEST_CASE("pins: coverage counts as a plain array of counters does") {
         std::uint64_t changed = 0;
         if (live.size() < 20 && next(2) == 0) {
             core::PinTable::Pin pin;
-            pin.first = next(60);
+            pin.first = FileBlock(next(60));
             pin.end = pin.first + 1 + next(4);
             pin.handle = 1 + next(3);
-            for (std::uint64_t b = pin.first; b < pin.end; ++b) changed += counts[b]++ == 0;
+            for (FileBlock b = pin.first; b < pin.end; ++b) changed += counts[b.value()]++ == 0;
             REQUIRE(pins.new_blocks(0, pin.first, pin.end) == changed);
             live.emplace_back(*pins.add(pin), pin);
         } else if (!live.empty()) {
             const std::size_t at = next(live.size());
             const auto [number, pin] = live[at];
             live.erase(live.begin() + static_cast<std::ptrdiff_t>(at));
-            for (std::uint64_t b = pin.first; b < pin.end; ++b) changed += --counts[b] == 0;
+            for (FileBlock b = pin.first; b < pin.end; ++b) changed += --counts[b.value()] == 0;
             REQUIRE(pins.remove(pin.handle, number)->blocks == changed);
         }
         const std::uint64_t a = next(60), b = a + 1 + next(4);
         bool any = false;
         for (std::uint64_t i = a; i < b; ++i) any = any || counts[i] != 0;
-        REQUIRE(pins.overlaps(a, b) == any);
+        REQUIRE(pins.overlaps(FileBlock(a), FileBlock(b)) == any);
     }
 }
 

@@ -242,9 +242,9 @@ private:
             if (q.held != (model_.truncated ? 2 * kBlock : 0)) wrong_ += " held is wrong;";
     }
     // The first half of the file, as the holders map it.
-    std::set<std::uint64_t> lost_blocks() {
-        std::set<std::uint64_t> half;
-        for (const std::uint64_t block : blocks_)
+    std::set<BlockNo> lost_blocks() {
+        std::set<BlockNo> half;
+        for (const BlockNo block : blocks_)
             if (half.size() < 4) half.insert(block);
         return half;
     }
@@ -253,7 +253,7 @@ private:
     World world_;
     Model model_;
     InodeNo ino_;
-    std::set<std::uint64_t> blocks_;
+    std::set<BlockNo> blocks_;
     HandleId handle_[2] = {};
     GrantId grant_[2] = {};
     int breaker_ = 0;

@@ -158,7 +158,7 @@ TEST_CASE("quarantine: a block is held until the last of the records that hold i
         } else {
             std::vector<core::Run> runs;
             for (std::uint64_t at = random() % 40; at < kBlocks - 60; at += 1 + random() % 60) {
-                runs.push_back({at, 1 + random() % 30});
+                runs.push_back({BlockNo(at), 1 + random() % 30});
                 at += runs.back().blocks;
             }
             quarantine.add(InodeNo(record), runs);
@@ -167,13 +167,13 @@ TEST_CASE("quarantine: a block is held until the last of the records that hold i
         std::array<bool, kBlocks> held{};
         for (const auto &[number, runs] : records)
             for (const core::Run &run : runs)
-                for (std::uint64_t b = 0; b < run.blocks; ++b) held[run.start + b] = true;
+                for (std::uint64_t b = 0; b < run.blocks; ++b) held[(run.start + b).value()] = true;
         std::array<std::uint64_t, 8> bits;
         bits.fill(~0ull);
-        quarantine.strike(0, bits);
+        quarantine.strike(BlockNo(0), bits);
         std::array<bool, kBlocks> left{};
-        for (const core::Run &run : quarantine.without({0, kBlocks}))
-            for (std::uint64_t b = 0; b < run.blocks; ++b) left[run.start + b] = true;
+        for (const core::Run &run : quarantine.without({BlockNo(0), kBlocks}))
+            for (std::uint64_t b = 0; b < run.blocks; ++b) left[(run.start + b).value()] = true;
         bool as_held = quarantine.empty() == records.empty();
         for (std::uint64_t b = 0; b < kBlocks; ++b)
             as_held =

@@ -131,17 +131,17 @@ public:
             REQUIRE(error == 0);
         }
     }
-    std::set<std::uint64_t> blocks_of(InodeNo ino) {
-        std::set<std::uint64_t> blocks;
+    std::set<BlockNo> blocks_of(InodeNo ino) {
+        std::set<BlockNo> blocks;
         Extent page[200];
-        const std::size_t count = volume_->extents(ino, 0, page).take();
+        const std::size_t count = volume_->extents(ino, FileBlock(0), page).take();
         for (std::size_t i = 0; i < count; ++i)
             for (std::uint64_t b = 0; b < page[i].blocks; ++b) blocks.insert(page[i].start + b);
         return blocks;
     }
     // What new files get, of twelve that want 48 blocks.
-    std::set<std::uint64_t> blocks_of_new_files() {
-        std::set<std::uint64_t> all;
+    std::set<BlockNo> blocks_of_new_files() {
+        std::set<BlockNo> all;
         for (int i = 0; i < 12; ++i) all.merge(blocks_of(make("new" + std::to_string(made_++), 4)));
         return all;
     }
@@ -186,9 +186,9 @@ private:
     std::uint64_t now_ = monotonic_ns();
 };
 
-std::size_t common(const std::set<std::uint64_t> &a, const std::set<std::uint64_t> &b) {
+std::size_t common(const std::set<BlockNo> &a, const std::set<BlockNo> &b) {
     std::size_t count = 0;
-    for (const std::uint64_t block : a) count += b.count(block);
+    for (const BlockNo block : a) count += b.count(block);
     return count;
 }
 

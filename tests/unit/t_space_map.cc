@@ -24,7 +24,7 @@ using media::ChunkKind;
 
 namespace {
 
-constexpr std::uint64_t kChunkBlocks = media::kChunkBlocks;
+using media::kChunkBlocks;
 
 enum class State : std::uint8_t { free, data, meta, fixed };
 
@@ -49,13 +49,14 @@ public:
         allocator = std::move(allocated).take();
         core.emplace(core::Core{*journal, superblock, *allocator});
         model.resize(superblock.block_count.get());
-        for (std::uint64_t c = 0; c < chunks(); ++c)
+        for (ChunkNo c; c < map().end_chunk(); ++c)
             for (unsigned i = 0; i < kChunkBlocks; ++i)
-                if (!core::bit_at(available(c), i)) model[c * kChunkBlocks + i] = State::fixed;
+                if (!core::bit_at(available(c), i))
+                    state_of(media::first_block(c) + i) = State::fixed;
     }
     core::SpaceMap &map() { return allocator->map(); }
-    std::uint64_t chunks() { return map().chunk_count(); }
-    Bits available(std::uint64_t chunk) {
+    State &state_of(BlockNo block) { return model[block.value()]; }
+    Bits available(ChunkNo chunk) {
         const auto bits = map().available(nullptr, chunk);
         REQUIRE(bits.ok());
         return bits.value();
@@ -67,14 +68,14 @@ public:
         freed_meta.clear();
     }
     void mark(Run run, State state) {
-        for (std::uint64_t b = run.start; b < run.start + run.blocks; ++b) model[b] = state;
+        for (BlockNo b = run.start; b < run.end(); ++b) state_of(b) = state;
     }
     // What was just given out was nobody's.
     void given(Run run, bool data) {
         REQUIRE(run.blocks != 0);
-        for (std::uint64_t b = run.start; b < run.start + run.blocks; ++b) {
-            REQUIRE(b < model.size());
-            CHECK(model[b] == State::free);
+        for (BlockNo b = run.start; b < run.end(); ++b) {
+            REQUIRE(b.value() < model.size());
+            CHECK(state_of(b) == State::free);
             CHECK(!reserved.contains(b));
             CHECK(!freed.contains(b));
             if (data) CHECK(!freed_meta.contains(b));
@@ -85,23 +86,23 @@ public:
         std::uint64_t free_total = 0;
         std::array<std::array<bool, core::kRunClasses>, core::kSides> there{};
         bool whole = false;
-        for (std::uint64_t c = 0; c < chunks(); ++c) {
+        for (ChunkNo c; c < map().end_chunk(); ++c) {
             unsigned free = 0, data = 0, meta = 0;
             Bits bits{};
             for (unsigned i = 0; i < kChunkBlocks; ++i) {
-                const std::uint64_t b = c * kChunkBlocks + i;
-                free += model[b] == State::free;
-                data += model[b] == State::data;
-                meta += model[b] == State::meta || model[b] == State::fixed;
+                const BlockNo b = media::first_block(c) + i;
+                free += state_of(b) == State::free;
+                data += state_of(b) == State::data;
+                meta += state_of(b) == State::meta || state_of(b) == State::fixed;
                 core::set_bit(bits, i,
-                              model[b] == State::free && !reserved.contains(b) &&
+                              state_of(b) == State::free && !reserved.contains(b) &&
                                   !(image && freed.contains(b)));
             }
             free_total += free;
             const auto found = map().chunk(c);
             REQUIRE(found.ok());
             const core::SpaceMap::Chunk &chunk = *found.value();
-            CAPTURE(c);
+            CAPTURE(c.value());
             CHECK(chunk.free == free);
             CHECK(chunk.kind == (free == kChunkBlocks ? ChunkKind::free
                                  : meta == 0          ? ChunkKind::data
@@ -115,7 +116,7 @@ public:
                 whole |= longest == kChunkBlocks;
                 continue;
             }
-            const bool copy = c == superblock.copy_block.get() / kChunkBlocks;
+            const bool copy = c == media::chunk_of(BlockNo(superblock.copy_block.get()));
             const Side side = chunk.inodes                             ? Side::inode
                               : chunk.kind == ChunkKind::meta && !copy ? Side::meta
                                                                        : Side::data;
@@ -126,9 +127,10 @@ public:
         CHECK(map().held_blocks() == reserved.size() + (image ? freed.size() : 0));
         for (unsigned s = 0; s < core::kSides; ++s)
             for (unsigned k = 0; k < core::kRunClasses; ++k)
-                CHECK(map().find_run(static_cast<Side>(s), k, 0, false).take().has_value() ==
-                      there[s][k]);
-        CHECK(map().find_free(0, 1, 1, false).take().has_value() == whole);
+                CHECK(
+                    map().find_run(static_cast<Side>(s), k, GroupNo(0), false).take().has_value() ==
+                    there[s][k]);
+        CHECK(map().find_free(GroupNo(0), 1, 1, false).take().has_value() == whole);
     }
 
     media::Superblock superblock;
@@ -136,8 +138,8 @@ public:
     std::unique_ptr<core::Allocator> allocator;
     std::optional<core::Core> core;
     std::vector<State> model;
-    std::set<std::uint64_t> reserved, freed, freed_meta;  // blocks
-    std::set<std::uint64_t> kept;                         // chunks
+    std::set<BlockNo> reserved, freed, freed_meta;
+    std::set<ChunkNo> kept;
 
 private:
     std::unique_ptr<test::SimMedia> media_;
@@ -188,10 +190,10 @@ private:
         core::Goal goal;
         if (dice(3) == 0 && !owned_.empty()) {
             const Run run = owned_[dice(static_cast<unsigned>(owned_.size()))].run;
-            goal.near = run.start + run.blocks;
+            goal.near = run.end();
         }
         goal.large = dice(6) == 0;
-        goal.file_block = goal.large ? 512 + dice(512) : dice(64);
+        goal.file_block = FileBlock(goal.large ? 512 + dice(512) : dice(64));
         goal.owner = dice(4) == 0 ? 1 + dice(3) : 0;
         goal.privileged = dice(2) == 0;
         goal.broken = dice(4) == 0;
@@ -220,7 +222,7 @@ private:
                 break;
             }
             case 2: {
-                const std::uint64_t chunk = dice(static_cast<unsigned>(t_.chunks()));
+                const ChunkNo chunk(dice(static_cast<unsigned>(t_.map().chunk_count())));
                 if (t_.kept.contains(chunk) || t_.map().chunk(chunk).take()->reserved) break;
                 t_.allocator->keep_chunks(chunk, 1);
                 t_.kept.insert(chunk);
@@ -245,7 +247,8 @@ private:
             const auto run = t_.allocator->take_data(change, goal(), length());
             if (run.ok()) took(run.value(), false);
         } else if (what < 4) {
-            const auto run = t_.allocator->take_meta(change, 0, 1 + dice(3), core::Need::essential);
+            const auto run =
+                t_.allocator->take_meta(change, BlockNo(0), 1 + dice(3), core::Need::essential);
             if (run.ok()) took(run.value(), true);
         } else if (what < 5 && !places_.empty()) {
             const Run run = places_.back();
@@ -260,8 +263,8 @@ private:
     }
     void took(Run run, bool meta) {
         t_.given(run, !meta);
-        for (std::uint64_t b = run.start; b < run.start + run.blocks; ++b)
-            CHECK(!t_.kept.contains(b / kChunkBlocks));
+        for (BlockNo b = run.start; b < run.end(); ++b)
+            CHECK(!t_.kept.contains(media::chunk_of(b)));
         owned_.push_back({run, meta});
         t_.mark(run, meta ? State::meta : State::data);
     }
@@ -273,11 +276,11 @@ private:
         const Run gone{piece.start, dice(2) == 0 ? piece.blocks : 1 + random_() % piece.blocks};
         REQUIRE(t_.allocator->give_back(change, gone).ok());
         t_.mark(gone, State::free);
-        for (std::uint64_t b = gone.start; b < gone.start + gone.blocks; ++b) {
+        for (BlockNo b = gone.start; b < gone.end(); ++b) {
             t_.freed.insert(b);
             if (one.meta && image_) t_.freed_meta.insert(b);
         }
-        one.run = {one.run.start + gone.blocks, one.run.blocks - gone.blocks};
+        one.run = {gone.end(), one.run.blocks - gone.blocks};
         if (one.run.blocks == 0) owned_.erase(owned_.begin() + at);
     }
 
@@ -289,6 +292,27 @@ private:
 };
 
 }  // namespace
+
+TEST_CASE("geometry: blocks, chunks and groups lead to each other, and to their bytes") {
+    using namespace media;
+    constexpr BlockNo block(2 * kGroupBlocks + 5 * kChunkBlocks + 7);
+    static_assert(chunk_of(block) == ChunkNo(2 * kGroupChunks + 5));
+    static_assert(group_of(block) == GroupNo(2) && group_of(chunk_of(block)) == GroupNo(2));
+    static_assert(index_in_chunk(block) == 7 && index_in_group(chunk_of(block)) == 5);
+    static_assert(first_block(chunk_of(block)) + 7 == block);
+    static_assert(first_chunk(GroupNo(2)) + 5 == chunk_of(block));
+    static_assert(first_block(GroupNo(2)) == first_block(first_chunk(GroupNo(2))));
+    static_assert(layout_of(GroupNo(2)).end.value() == layout_of(2).end);
+    static_assert(block_of(byte_of(block) + 4095) == block);
+    static_assert(file_block_of(byte_of(FileBlock(3)) + 1) == FileBlock(3));
+    static_assert(file_block_from(byte_of(FileBlock(3)) + 1) == FileBlock(4));
+    static_assert(unit_down(FileBlock(7), 4) == FileBlock(4));
+    static_assert(unit_up(FileBlock(7), 4) == FileBlock(8));
+    static_assert(unit_up(FileBlock(8), 4) == FileBlock(8));
+    // Also when the block of the region comes before the one of the file.
+    static_assert(congruent(BlockNo(5), FileBlock(517), kChunkBlocks));
+    static_assert(!congruent(BlockNo(5), FileBlock(518), kChunkBlocks));
+}
 
 TEST_CASE(
     "space map: whatever is taken and given back, the index and the counts are the bitmaps'") {
@@ -350,7 +374,7 @@ TEST_CASE(
         }
         // A gap in a chunk of data; then metadata takes all that is left.
         const auto kind_of = [&](const Run &run) {
-            return t.map().chunk(run.start / kChunkBlocks).take()->kind;
+            return t.map().chunk(media::chunk_of(run.start)).take()->kind;
         };
         const auto gap = std::find_if(data.begin(), data.end(), [&](const Run &run) {
             return kind_of(run) == ChunkKind::data;
@@ -362,7 +386,7 @@ TEST_CASE(
         });
         t.checkpoint();
         while (act([&](core::Change &change) {
-            const auto run = t.allocator->take_meta(change, 0, 1, core::Need::essential);
+            const auto run = t.allocator->take_meta(change, BlockNo(0), 1, core::Need::essential);
             if (run.ok()) meta.push_back(run.value());
             return run.ok();
         })) {
@@ -430,7 +454,7 @@ TEST_CASE("space map: with the last inode of a chunk its places are free space a
     const auto volume = volume_of(64 << 20);
     const auto kinds = [&] {
         std::vector<ChunkInfo> chunks(volume->info().chunks);
-        REQUIRE(volume->chunks(0, chunks).ok());
+        REQUIRE(volume->chunks(ChunkNo(0), chunks).ok());
         std::array<unsigned, 4> count{};
         for (const ChunkInfo &c : chunks) ++count[c.kind];
         return count;
@@ -477,14 +501,14 @@ TEST_CASE("space map: how many files and how much data there can be is said with
 
 TEST_CASE("space map: a group whose list of orphans has become empty is looked at no more") {
     Tested t(64 << 20, false);
-    REQUIRE(core::ensure_free_inode(*t.core, 0, core::Need::name).ok());
-    const auto listed = [&] { return t.map().listed(true).has(0); };
+    REQUIRE(core::ensure_free_inode(*t.core, GroupNo(0), core::Need::name).ok());
+    const auto listed = [&] { return t.map().listed(true).has(GroupNo(0)); };
     CHECK(!listed());
     InodeNo ino;
     {
         core::Change change(*t.core);
         REQUIRE(change.begin().ok());
-        const auto made = core::take_inode(change, 0).take();
+        const auto made = core::take_inode(change, GroupNo(0)).take();
         ino = made.ino;
         made.inode->mode.set(S_IFREG);
         REQUIRE(core::add_orphan(change, ino, made.inode).ok());

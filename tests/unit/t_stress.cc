@@ -224,7 +224,7 @@ private:
             for (const iovec &piece : pieces) sum += piece.iov_len;
         });
         std::array<Extent, 8> extents;
-        (void)volume_.extents(ino, 0, extents);
+        (void)volume_.extents(ino, FileBlock(0), extents);
         (void)volume_.file_info(ino);
         (void)volume_.seek_hole(ino, 0);
     }

@@ -204,7 +204,7 @@ TEST_CASE("superblock: a volume whose block 0 is damaged mounts and says so, and
         {
             auto volume = Volume::open(bench.again(), {});
             REQUIRE(volume.ok());
-            CHECK(volume.value()->info().superblock_from != 0);
+            CHECK(volume.value()->info().superblock_from != BlockNo(0));
             REQUIRE(
                 volume.value()->make(InodeNo(kRootIno), "new", S_IFREG | 0644, 0, Caller{}).ok());
             REQUIRE(volume.value()->close().ok());
@@ -219,7 +219,7 @@ TEST_CASE("superblock: a volume whose block 0 is damaged mounts and says so, and
         CHECK(fsck::check(*bench.region).take().clean());
         auto volume = Volume::open(bench.again(), {});
         REQUIRE(volume.ok());
-        CHECK(volume.value()->info().superblock_from == 0);
+        CHECK(volume.value()->info().superblock_from == BlockNo(0));
     }
 }
 

@@ -59,7 +59,7 @@ constexpr std::uint64_t kSize = std::uint64_t{1} << 30;
 void pin_all(core::PinTable &pins, std::size_t count) {
     for (std::uint64_t i = 0; i < count; ++i) {
         core::PinTable::Pin pin;
-        pin.first = i * 48271 % 100'003 * 2;
+        pin.first = FileBlock(i * 48271 % 100'003 * 2);
         pin.end = pin.first + 1;
         pin.handle = 1;
         if (!pins.add(pin)) die("pinning", ENOMEM);
@@ -70,7 +70,7 @@ double time_check(const core::PinTable &pins) {
     std::uint64_t at = 1, hits = 0;
     const double us = time_calls(100'000, 1000, [&](std::size_t) {
         at = at * 6364136223846793005u + 1442695040888963407u;
-        const std::uint64_t first = (at >> 33) % 200'000;
+        const FileBlock first((at >> 33) % 200'000);
         hits += pins.overlaps(first, first + 1);
     });
     if (hits == 0) die("no pin was found", EIO);
