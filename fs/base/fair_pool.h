@@ -6,6 +6,7 @@
 // Jobs of one file run in the order that they came.  The user with the fewest running jobs is
 // served next, and of several the one who was not served for the longest time.
 #pragma once
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -37,6 +38,11 @@ public:
     FairPool(const FairPool &) = delete;
     FairPool &operator=(const FairPool &) = delete;
 
+    // For a job that needs no order among others.
+    static std::uint64_t no_file() {
+        static std::atomic<std::uint64_t> last{0};
+        return (std::uint64_t{1} << 63) + last.fetch_add(1);
+    }
     // False after finish(): the job was not taken.
     bool submit(Job job) EXCLUDES(mutex_);
     // Jobs that were submitted and have not begun.

@@ -29,7 +29,8 @@ inline constexpr std::size_t kNodes = 3;                     // two neighbours a
 inline constexpr std::size_t kMapInsert = 2 * kLeaf;         // map_insert(): joins a neighbour
 inline constexpr std::size_t kMapRemove = 2 * kLeaf;         // map_remove(): head and tail stay
 
-// Places in which one transaction can free a large value, and so as many as it may lie in.
+// Places in which one transaction can free a large value, and so as many as it may lie in.  (One
+// that lies in so many cannot be replaced by another large one in the same transaction: ENOSPC.)
 inline constexpr std::size_t kBlobRunsMax = (media::kTxBlocksMax - kInode - kLeaf) / kDataRun;
 // A symlink is made in one transaction wherever its target's blocks lie.
 inline constexpr std::size_t kSymlinkRuns = media::blob_blocks(media::kSymlinkMax);

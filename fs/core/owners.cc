@@ -44,6 +44,7 @@ Result<unsigned> OwnerScan::look_at_attributes(const Reader &reader, InodeNo ino
         if (!found) break;
         for (const Run &run : found->runs)
             note({ino, FileBlock(0), run.start, run.blocks, found->key});
+        if (found->key == ~std::uint64_t{0}) break;  // there is none behind it
         attribute_at_ = found->key + 1;
     }
     if (n < most) {  // all of it was seen

@@ -120,9 +120,11 @@ public:
     Result<> edit_summary(Change &change, GroupNo group, journal::Lines lines, F f) {
         const auto layout = media::layout_of(group);
         const BlockNo place[2] = {layout.summary_a, layout.summary_b};
+        media::Summary *copies[2];  // both before either is changed: one may be made of the other
         for (int i = 0; i < 2; ++i)
-            f(TRY(change.edit_copy<media::Summary>(place[i], place[1 - i], media::Magic::summary,
-                                                   kSummaryHead | lines)));
+            copies[i] = TRY(change.edit_copy<media::Summary>(
+                place[i], place[1 - i], media::Magic::summary, kSummaryHead | lines));
+        for (media::Summary *copy : copies) f(copy);
         return {};
     }
     // The chunk has an inode map from now on (or: no more), at that block of it.

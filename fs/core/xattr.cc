@@ -207,6 +207,9 @@ Result<std::uint64_t> move_xattr(Core &core, InodeNo ino, std::uint64_t key, con
         const Entry e = TRY(decode(at));
         if (e.runs.empty()) return Error(ENODATA, "the attribute has no large value");
         name = e.name;
+        // Else another entry would be written, and this one would stay.
+        if (TRY(find(reader, *inode, ino, name)).key != key)
+            return corrupt("an extended attribute is not in its place");
         value = TRY(read_blob(core, ino, e.runs, e.value_size));
     }
     TRY(xattr_make_room(core, ino, name, value.size()));

@@ -461,6 +461,15 @@ constexpr Command kCommands[] = {
     {PMFS_IOC_COMPACT, flushed_lengthy, false, run_typed<pmfs_io_compact, compact>},
 };
 
+void run(const Command &command, const std::shared_ptr<Job> &job);
+
+// What is lengthy is so as well when it has waited.
+void go_on(const Command &command, const std::shared_ptr<Job> &job) {
+    if (command.way != flushed_lengthy) return run(command, job);
+    job->context.volume.run_later(job->caller.uid, job->ino.value(), true,
+                                  [&command, job] { run(command, job); });
+}
+
 void run(const Command &command, const std::shared_ptr<Job> &job) {
     const pm::FaultScope faults;
     std::vector<std::byte> bytes = job->in;
@@ -468,7 +477,7 @@ void run(const Command &command, const std::shared_ptr<Job> &job) {
     if (pm::take_fault()) used = Error(EIO, "the medium has a bad page here");
     if (!used.ok() && must_park(used.error())) {
         job->context.volume.when_ready(
-            used.error(), [&command, job] { run(command, job); }, job->caller.uid);
+            used.error(), [&command, job] { go_on(command, job); }, job->caller.uid);
         return;
     }
     IoctlReply reply;

@@ -33,12 +33,16 @@ Caretaker::~Caretaker() {
 
 void Caretaker::stop() {
     std::thread thread;
+    // What waits goes without the lock: an operation takes others when it is dropped.
+    std::map<std::uint64_t, Break> breaks;
+    std::vector<Waiting> ready;
+    std::multimap<std::uint64_t, Waiting> timed;
     {
         Lock held(mutex_);
         stopping_ = true;
-        breaks_.clear();
-        ready_.clear();
-        timed_.clear();
+        breaks.swap(breaks_);
+        ready.swap(ready_);
+        timed.swap(timed_);
         processes_.clear();
         looked_for_.clear();
         if (thread_.joinable()) wake();
@@ -196,6 +200,7 @@ void Caretaker::dispatch(std::uint32_t user, std::uint64_t file, std::function<v
         const pm::FaultScope faults;
         what();
     };
+    if (file == 0) file = FairPool::no_file();
     if (pool_ == nullptr || !pool_->submit({user, file, run})) run();
 }
 

@@ -105,6 +105,7 @@ Result<> Evacuation::choose() {
     const BlockNo first = media::first_block(found->first);
     scan_.emplace(first, media::first_block(found->first + chunks_), found->used);
     next_ = offset_ = 0;
+    attribute_moved_.reset();
     failed_ = found->used != 0 && hopeless();
     stage_ = found->used == 0 ? Stage::done : failed_ ? Stage::plan : Stage::scan;
     return {};
@@ -236,12 +237,18 @@ Result<bool> Evacuation::move_attribute(const Reader &reader, const core::Owned 
     if (!there.ok() || !there.value() || there.value()->key != *owned.attribute) return false;
     const auto inside = [&](const Run &run) { return run.start < end && run.end() > first; };
     if (std::ranges::none_of(there.value()->runs, inside)) return false;  // it has moved
-    const auto moved = core::move_xattr(*e_.core, owned.ino, *owned.attribute, goal());
+    const pm::FaultScope faults;  // a bad page concerns this window only
+    const auto moved =
+        attribute_moved_ == next_
+            ? Result<std::uint64_t>(corrupt("an attribute is in the same place again"))
+            : core::move_xattr(*e_.core, owned.ino, *owned.attribute, goal());
     if (!moved.ok() && moved.error().errno_value() == kParkErrno) return moved.error();
-    if (moved.ok())
+    if (moved.ok()) {
         moved_ += moved.value();
-    else
+        attribute_moved_ = next_;
+    } else {
         give_up_window();
+    }
     return true;
 }
 
@@ -306,7 +313,7 @@ void Evacuation::copy() {
         e_.journal->persist(
             e_.journal->write_data(media::byte_of(run_.start), {e_.region->data() + from, size}));
     }
-    failed_ = failed_ || e_.region->lost(from, size) || pm::take_fault();
+    if (pm::take_fault() || e_.region->lost(from, size)) failed_ = true;
     e_.data_dirty.store(true, std::memory_order_release);
     stage_ = Stage::commit;
 }

@@ -97,7 +97,8 @@ private:
     std::uint64_t offset_ = 0;    // and in that
     std::optional<Claim> claim_;  // on an inode that is being changed
     InodeNo claimed_;
-    core::Owned piece_;  // being moved, into run_
+    std::optional<std::size_t> attribute_moved_;  // of what the scan found: it was written anew
+    core::Owned piece_;                           // being moved, into run_
     core::Run run_;
     bool reserved_ = false, unwritten_ = false, blob_ = false, failed_ = false;
 };

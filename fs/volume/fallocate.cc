@@ -43,6 +43,7 @@ public:
 
     void lend(const Caller &caller) { caller_ = caller; }
     bool killed() const { return killed_; }
+    bool may_wait_for_space() const override { return true; }
 
     Result<bool> step() override {
         e_.lock.assert_held();

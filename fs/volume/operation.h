@@ -33,7 +33,10 @@ public:
     virtual Result<bool> step() = 0;
 
     InodeNo ino() const { return ino_; }
-    // The scheduler's: how often it has waited for space that is about to come.
+    // Of one that found the volume full: whether it wants blocks of any kind and has done nothing
+    // yet, so that it may wait a moment for files that the client is about to forget.
+    virtual bool may_wait_for_space() const { return false; }
+    // The scheduler's: how often it has done so.
     unsigned waited_for_space = 0;
     // A step has to wait for somebody who may wait for the inode: give it free if that may be.
     virtual void waits_for_leases() { claim_.release(); }

@@ -58,7 +58,9 @@ Result<> Scheduler::run(Operation &operation) {
 // descriptor that opens nothing (O_PATH): so an operation waits for a short time only.
 Result<> Scheduler::unless_forgotten_soon(Operation &operation, Result<> done) {
     constexpr unsigned kMoments = 64;  // of Volume::when_ready()
-    if (done.ok() || done.error().errno_value() != ENOSPC || !blocks_leave_()) return done;
+    if (done.ok() || done.error().errno_value() != ENOSPC || !operation.may_wait_for_space())
+        return done;
+    if (!blocks_leave_()) return done;
     if (operation.waited_for_space++ == kMoments) return done;
     return Error(kForgetErrno, "the client is about to forget files that have no name");
 }

@@ -20,9 +20,7 @@ void Workers::run(std::uint32_t user, std::uint64_t file, bool lengthy,
 
 void Workers::resume(InodeNo ino, std::function<void()> again, std::uint32_t user) {
     if (!background_) return later_(std::move(again));
-    // Those that wait for nobody's inode need no order among them.
-    constexpr std::uint64_t kNoFile = std::uint64_t{1} << 63;
-    const std::uint64_t file = ino.value() != 0 ? ino.value() : kNoFile + resumed_.fetch_add(1);
+    const std::uint64_t file = ino.value() != 0 ? ino.value() : FairPool::no_file();
     auto run = [again = std::move(again)] {
         const pm::FaultScope faults;
         again();

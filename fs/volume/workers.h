@@ -1,7 +1,6 @@
 // The volume's threads: for what may take long, and for what had to wait.  Fair by user and by file
 // (base/fair_pool.h).
 #pragma once
-#include <atomic>
 #include <functional>
 
 #include "base/fair_pool.h"
@@ -33,7 +32,6 @@ private:
     const bool background_;
     const Later later_;
     FairPool pool_{"pmfs-work", 8};
-    std::atomic<std::uint64_t> resumed_{0};
 };
 
 }  // namespace pmfs

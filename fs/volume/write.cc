@@ -115,6 +115,7 @@ public:
     }
     std::size_t written() const { return static_cast<std::size_t>(at_ - span_.from); }
     bool killed() const { return killed_; }
+    bool may_wait_for_space() const override { return written() == 0; }
 
     Hold hold() const override {
         if (stage_ == Stage::evacuate) return evacuation_->hold();

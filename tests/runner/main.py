@@ -54,9 +54,12 @@ class Builds:
     def _build(self):
         for kind, ended in self.ended.items():
             begin = time.monotonic()
-            child = program.start_beside(["nice", "-n", "19", ROOT / "tools/setup", kind])
-            self.results[kind] = child.wait() == 0, time.monotonic() - begin
-            ended.set()
+            built = False
+            try:
+                built = program.run_beside(["nice", "-n", "19", ROOT / "tools/setup", kind]) == 0
+            finally:
+                self.results[kind] = built, time.monotonic() - begin
+                ended.set()
 
     def wait(self, kind, total, suite):
         """True when tools/setup could build; a failure to build counts as one failed test."""

@@ -45,6 +45,7 @@ class Ended:
 _isolate = []
 _beside = set()  # pids
 _starting = threading.Lock()
+_ending = []  # something: nothing begins any more
 
 
 def prepare():
@@ -63,9 +64,21 @@ def prepare():
 def start_beside(command):
     """Starts a process that belongs to no program: run() leaves it alone.  Gives its Popen."""
     with _starting:
+        if _ending:
+            raise InterruptedError("the runner ends")
         child = subprocess.Popen([*map(str, command)], stdin=subprocess.DEVNULL)
         _beside.add(child.pid)
     return child
+
+
+def run_beside(command):
+    """The same to its end; gives its exit code."""
+    child = start_beside(command)
+    try:
+        return child.wait()
+    finally:
+        with _starting:
+            _beside.discard(child.pid)
 
 
 def run(program, seconds):
@@ -152,6 +165,9 @@ def _descendants(beside=False):
 
 def end_all(beside=False):
     """Kills every process below this one, until none is left; `beside`: of start_beside(), too."""
+    if beside:
+        with _starting:
+            _ending.append(True)
     deadline = time.monotonic() + GRACE_SECONDS
     while (rest := _descendants(beside)) and time.monotonic() < deadline:
         for pid in rest:

@@ -118,6 +118,10 @@ def _():
     assert beside.poll() is None and short.wait() == 3
     program.end_all(beside=True)
     assert beside.wait() != 0 and not program._descendants(beside=True)
+    with contextlib.suppress(InterruptedError):
+        program.start_beside(["true"])
+        raise AssertionError("a build began while the runner was ending")
+    program._ending.clear()
 
 
 # A FUSE mount whose server answers nothing but INIT, and a process that waits for it unkillably.

@@ -276,6 +276,22 @@ TEST_CASE("space: who finds a volume full waits for what nobody has open, but no
     }
 }
 
+TEST_CASE("space: a write that got on in part says so at once, whatever may come to be free") {
+    Mounted volume(32 << 20);
+    const InodeNo gone = make_file(*volume, "gone"), ino = make_file(*volume, "f");
+    const std::uint64_t size = (volume->info().blocks_available - 4) * 4096;
+    REQUIRE(volume->fallocate(0, gone, 0, 0, size, kUser).ok());
+    REQUIRE(volume->unlink(kRoot, "gone").ok());
+    Progress progress;
+    Caller caller = kUser;
+    caller.progress = &progress;
+    const auto done = volume->write(ino, 0, bytes_of(std::string(1 << 20, 'x')), false, caller);
+    REQUIRE(done.ok());
+    CHECK(done.value() < 1 << 20);
+    CHECK(done.value() > 0);
+    CHECK_FALSE(progress.kept());
+}
+
 TEST_CASE("space: fallocate may have what metadata gave back") {
     Mounted volume(32 << 20);
     const InodeNo file = make_file(*volume, "f");

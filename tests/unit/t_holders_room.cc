@@ -236,3 +236,38 @@ TEST_CASE("pins: there are as many as the mount allows, for all users and for ea
     // One that maps counts among the grants.
     CHECK(world.take(again, GrantKind::pin, 20, true, 0, 0, 1000).ok());
 }
+
+TEST_CASE("caretaker: what waits at its end is dropped without its lock") {
+    Caretaker caretaker({}, nullptr);
+    struct Asks {  // as an operation does that gives up what it holds
+        ~Asks() { still = caretaker.breaking(InodeNo(1)); }
+        Caretaker &caretaker;
+        bool &still;
+    };
+    bool still = true;
+    auto asks = std::shared_ptr<Asks>(new Asks{caretaker, still});
+    caretaker.run_at(~std::uint64_t{0}, 1, [asks] {});
+    caretaker.run([asks] {});
+    asks.reset();
+    caretaker.stop();
+    CHECK_FALSE(still);
+}
+
+TEST_CASE("caretaker: what is due at a time runs beside others that are due") {
+    FairPool pool("pmfs-test", 8);
+    REQUIRE(pool.start().ok());
+    Caretaker caretaker({}, &pool);
+    REQUIRE(caretaker.start().ok());
+    Event first, second;
+    bool beside = false;
+    caretaker.run_at(0, 1, [&] {
+        first.happen();
+        beside = second.wait();
+    });
+    caretaker.run_at(0, 2, [&] { second.happen(); });
+    CHECK(first.wait());
+    CHECK(second.wait());
+    caretaker.stop();
+    pool.finish();
+    CHECK(beside);
+}
