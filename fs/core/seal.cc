@@ -120,15 +120,14 @@ Result<> check_mappable(const Reader &reader, const media::Inode &inode, InodeNo
     return {};
 }
 
-Result<bool> has_gaps(const Reader &reader, const media::Inode &inode, InodeNo ino) {
-    const std::uint64_t size = inode.size.get();
-    const FileBlock end = media::file_block_of(size) + (size % media::kBlockSize != 0 ? 1 : 0);
-    for (FileBlock at; at < end;) {
-        const Extent e = TRY(find_extent(reader, inode, ino, at));
-        if (e.hole() || e.unwritten || e.shared) return true;
-        at = e.end();
+Result<FileBlock> dense_until(const Reader &reader, const media::Inode &inode, InodeNo ino,
+                              FileBlock from, FileBlock end, unsigned extents_max) {
+    for (unsigned n = 0; from < end && n < extents_max; ++n) {
+        const Extent e = TRY(find_extent(reader, inode, ino, from));
+        if (e.hole() || e.unwritten || e.shared) break;
+        from = std::min(e.end(), end);
     }
-    return false;
+    return from;
 }
 
 }  // namespace pmfs::core

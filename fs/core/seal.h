@@ -49,8 +49,9 @@ public:
     Result<bool> scan(const Reader &reader, const media::Inode &inode, InodeNo ino,
                       unsigned extents_max);
     std::uint64_t extents() const { return extents_; }
-    bool gaps() const { return gaps_; }  // as has_gaps()
-    Digest digest();                     // once
+    // A store inside the file could need a block: it is not dense to its end.
+    bool gaps() const { return gaps_; }
+    Digest digest();  // once
 
 private:
     void add(const Extent &e);
@@ -68,8 +69,9 @@ private:
 Result<> check_mappable(const Reader &reader, const media::Inode &inode, InodeNo ino,
                         FileBlock first, FileBlock end, std::uint64_t unit, FileBlock *bad_block);
 
-// Whether a store inside the file could need a block: there are holes, unwritten or shared blocks
-// before its end.  O(extents).
-Result<bool> has_gaps(const Reader &reader, const media::Inode &inode, InodeNo ino);
+// How far the file is dense from block `from` on: allocated, written, private.  Not beyond `end`,
+// and no more than so many extents are looked at.
+Result<FileBlock> dense_until(const Reader &reader, const media::Inode &inode, InodeNo ino,
+                              FileBlock from, FileBlock end, unsigned extents_max);
 
 }  // namespace pmfs::core

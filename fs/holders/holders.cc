@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "base/blocking.h"
 #include "base/clock.h"
@@ -284,7 +285,10 @@ Result<Grant> Holders::design(const HandleInfo &opened, const GrantRequest &requ
     grant.first = media::unit_down(media::file_block_of(request.offset), unit);
     grant.end = media::unit_up(media::file_block_from(to), unit);
     FileBlock bad;
-    const auto fits = core::check_mappable(reader, *inode, ino, grant.first, grant.end, unit, &bad);
+    // What is known to be dense needs no look where a unit is a block: survey().
+    const FileBlock dense = ground_.live.counts(ino).dense_end;
+    const FileBlock unknown = unit == 1 ? std::clamp(dense, grant.first, grant.end) : grant.first;
+    const auto fits = core::check_mappable(reader, *inode, ino, unknown, grant.end, unit, &bad);
     if (!fits.ok() && bad_offset) *bad_offset = media::byte_of(bad);
     TRY(Result<>(fits));
     TRY(core::ask(*inode, ground_.live.standing(ino, grant.first, grant.end),
@@ -303,7 +307,9 @@ Result<Grant> Holders::design(const HandleInfo &opened, const GrantRequest &requ
     // T and B freeze more than their range, which has no gaps.
     const bool freezes =
         request.kind != GrantKind::pin && (grant.first != FileBlock(0) || grant.end < size_end);
-    grant.freezes_gaps = freezes && TRY(core::has_gaps(reader, *inode, ino));
+    grant.freezes_gaps =
+        freezes && TRY(core::dense_until(reader, *inode, ino, std::min(dense, size_end), size_end,
+                                         std::numeric_limits<unsigned>::max())) < size_end;
     grant.lent = request.lent && system_.lends() && !ground_.read_only;
     if (request.forks && !grant.lent && !ground_.read_only)
         return Error(EOPNOTSUPP, "this medium cannot tell whether children still map");
@@ -353,6 +359,23 @@ Result<> Holders::write_grant(const Grant &grant) {
     return {};
 }
 
+// Notes how far the file is dense, a piece of its map at a time, so that design() need not walk
+// over all of it with the lock held.
+void Holders::survey(InodeNo ino) {
+    constexpr unsigned kExtents = 1024;
+    for (;;) {
+        SharedLock held(ground_.lock);
+        const Reader reader(ground_.core);
+        const auto inode = core::read_inode(reader, ino);
+        if (!inode.ok() || !S_ISREG(inode.value()->mode.get())) return;
+        const FileBlock end = media::file_block_from(inode.value()->size.get());
+        const FileBlock from = std::min(ground_.live.counts(ino).dense_end, end);
+        const auto until = core::dense_until(reader, *inode.value(), ino, from, end, kExtents);
+        if (!until.ok() || until.value() == from) return;
+        ground_.live.dense_to(ino, until.value());
+    }
+}
+
 Result<GrantId> Holders::take(HandleId handle, const GrantRequest &request, const Caller &caller,
                               std::uint64_t *bad_offset) {
     const auto opened = ground_.live.handle(handle);
@@ -362,6 +385,7 @@ Result<GrantId> Holders::take(HandleId handle, const GrantRequest &request, cons
         if (!opened->write) return Error(EACCES, "to store, the file must be open for writing");
     }
     const Identity identity = identify(request, caller);
+    survey(opened->ino);
     ground_.volume.wait_for_writers();
     const auto taken = [&] {
         ExclusiveLock held(ground_.lock);

@@ -84,6 +84,7 @@ private:
                               std::uint64_t *bad_offset) REQUIRES(ground_.lock);
     Result<Grant> design(const HandleInfo &opened, const GrantRequest &request,
                          const Caller &caller, std::uint64_t *bad_offset) REQUIRES(ground_.lock);
+    void survey(InodeNo ino) EXCLUDES(ground_.lock);
     Result<> write_grant(const Grant &grant) REQUIRES(ground_.lock);
     Result<> lose(HandleId handle, GrantId id, GrantReason reason) EXCLUDES(ground_.lock);
     // The record of a grant that ends without its holder's word.

@@ -27,12 +27,8 @@ Result<std::optional<std::uint64_t>> unseen_from(Engine &engine, InodeNo ino,
     if (!S_ISREG(inode.mode.get()) || counts.cached_write == 0) return std::nullopt;
     if (engine.options.writeback) return 0;  // also of what is written, and behind the end
     const FileBlock end = media::file_block_from(inode.size.get());
-    FileBlock at = std::min(counts.dense_end, end);
-    for (unsigned n = 0; at < end && n < kExtentsLookedAt; ++n) {
-        const Extent e = TRY(core::find_extent(Reader(*engine.core), inode, ino, at));
-        if (e.hole() || e.unwritten || e.shared) break;
-        at = std::min(e.end(), end);
-    }
+    const FileBlock at = TRY(core::dense_until(
+        Reader(*engine.core), inode, ino, std::min(counts.dense_end, end), end, kExtentsLookedAt));
     if (at > counts.dense_end) engine.live.dense_to(ino, at);
     if (at == end) return std::nullopt;
     return media::byte_of(at);

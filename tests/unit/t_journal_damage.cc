@@ -334,7 +334,7 @@ TEST_CASE("journal: what could not be stored home stays in the ring for the next
         return journal::Journal::open(region, sb, kBootA, false).take();
     };
     const std::uint64_t block = layout_of(0).summary_b;
-    const auto orphans = [block](const pm::Region &region) {
+    const auto orphans = [](const pm::Region &region) {
         Summary summary;
         std::memcpy(static_cast<void *>(&summary), region.data() + block * kBlockSize,
                     sizeof summary);
