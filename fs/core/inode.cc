@@ -188,20 +188,40 @@ std::uint64_t next_generation(const Core &core) {
     return core.journal.last().value() + 1;
 }
 
-// Eight more inodes: in a chunk of the group that has some and a free block, or in one that gets
-// its first ones, there or elsewhere.  Gives the group.
-Result<GroupNo> make_inodes(Core &core, GroupNo group) {
+enum class Where : std::uint8_t { here, anywhere };
+
+// Where eight more inodes go: a chunk that has inodes and a free block, or one that gets its first
+// ones.  None: there is none here.
+struct InodeChunk {
+    std::optional<ChunkNo> chunk;
+    bool first = false;
+};
+Result<InodeChunk> chunk_for_inodes(Core &core, GroupNo group, Where where) {
     SpaceMap &space = core.allocator.map();
+    for (unsigned k = 0; k < kRunClasses; ++k) {
+        const auto found = where == Where::here
+                               ? TRY(space.find_run_here(Side::inode, k, group, 1, false))
+                               : TRY(space.find_run(Side::inode, k, group, false));
+        if (found) return InodeChunk{found, false};
+    }
+    if (where == Where::anywhere)
+        return InodeChunk{TRY(core.allocator.find_inode_chunk(group)), true};
+    const auto free = TRY(space.find_free(group, 1, 1, false));
+    if (free && media::group_of(*free) == group) return InodeChunk{free, true};
+    return InodeChunk{};
+}
+
+// Eight more inodes.  Gives their group; nothing: there is no place for them here.
+Result<std::optional<GroupNo>> make_inodes(Core &core, GroupNo group, Where where) {
+    SpaceMap &space = core.allocator.map();
+    const auto [chunk, first] = TRY(chunk_for_inodes(core, group, where));
+    if (!chunk) return std::optional<GroupNo>();
     Change change(core);
     TRY(change.begin());
-    std::optional<ChunkNo> chunk;
-    for (unsigned k = 0; k < kRunClasses && !chunk; ++k)
-        chunk = TRY(space.find_run_here(Side::inode, k, group, 1, false));
     InodeMap *map;
-    if (chunk) {
+    if (!first) {
         map = TRY(edit_map(change, *chunk));
     } else {
-        chunk = TRY(core.allocator.find_inode_chunk(group));
         const Run place = TRY(core.allocator.take_meta_in(change, *chunk));
         map = TRY(change.tx().fresh<InodeMap>(place.start, Magic::inode_map));
         TRY(space.set_inode_map(change, *chunk, media::index_in_chunk(place.start)));
@@ -216,7 +236,7 @@ Result<GroupNo> make_inodes(Core &core, GroupNo group) {
     TRY(space.count_inodes(change, media::group_of(*chunk), 0, kInodesPerBlock));
     TRY(change.commit());
     space.has_free_inode(*chunk, true);
-    return media::group_of(*chunk);
+    return std::optional(media::group_of(*chunk));
 }
 
 }  // namespace
@@ -229,14 +249,14 @@ Result<GroupNo> ensure_free_inode(Core &core, GroupNo group, Need need) {
     // Also for one that has its place: it wants a name, and data.
     TRY(core.allocator.check_space(1, need));
     if (TRY(free_in_group(core, reader, group))) return group;
-    auto made = make_inodes(core, group);
-    if (made.ok() || made.error().errno_value() != ENOSPC) return made;
+    if (const auto made = TRY(make_inodes(core, group, Where::here)); made) return *made;
+    // Inodes of other groups, before those get more.
     for (auto g = map.inode_group_hint(group); g; g = map.inode_group_hint(*g)) {
         TRY(map.load(*g));
         if (TRY(free_in_group(core, reader, *g))) return *g;
         map.group_has_no_free_inode(*g);
     }
-    return made;
+    return *TRY(make_inodes(core, group, Where::anywhere));
 }
 
 Result<NewInode> take_inode(Change &change, GroupNo group) {

@@ -292,6 +292,26 @@ TEST_CASE("space: a write that got on in part says so at once, whatever may come
     CHECK_FALSE(progress.kept());
 }
 
+TEST_CASE("space: where a group has no chunk for inodes, those of others are filled one by one") {
+    Mounted volume((std::uint64_t{1} << 30) + (64 << 20));  // two groups
+    const InodeNo large = make_file(*volume, "large");
+    std::uint64_t at = 0;
+    std::vector<ChunkInfo> chunks(volume->info().chunks);
+    using media::ChunkKind;
+    const auto count = [&](ChunkKind kind, std::size_t from) {
+        REQUIRE(volume->chunks(ChunkNo(0), chunks).ok());
+        return std::count_if(
+            chunks.begin() + static_cast<std::ptrdiff_t>(from), chunks.end(),
+            [&](const ChunkInfo &c) { return c.kind == static_cast<std::uint8_t>(kind); });
+    };
+    while (count(ChunkKind::free, 0) > 30) {
+        REQUIRE(volume->fallocate(0, large, 0, at, kChunk, kUser).ok());
+        at += kChunk;
+    }
+    for (unsigned i = 0; i < 10'000; ++i) make_file(*volume, "f" + std::to_string(i));
+    CHECK(count(ChunkKind::free, 512) >= 25);
+}
+
 TEST_CASE("space: fallocate may have what metadata gave back") {
     Mounted volume(32 << 20);
     const InodeNo file = make_file(*volume, "f");
