@@ -246,25 +246,28 @@ Result<Run> Allocator::take_kept(Change &change, ChunkNo first, std::uint64_t ch
     return run;
 }
 
-// Metadata chunks of the group; then a chunk of its own where there are plenty; then those of other
-// groups, and at last what is broken anyway.
+// Metadata chunks of the group; then a free one of it where there are plenty; then the same of
+// other groups, and at last what is broken anyway.
 Result<Run> Allocator::place_meta(Change &change, GroupNo group, unsigned blocks) {
     const unsigned above = class_above(blocks);
-    const auto in = [&](std::optional<ChunkNo> chunk) -> Result<Run> {
-        return chunk ? best_run(&change, *chunk, blocks) : Run{};
+    const auto in = [&](ChunkNo chunk) { return best_run(&change, chunk, blocks); };
+    const auto in_broken = [&](Side side) -> Result<std::optional<ChunkNo>> {
+        std::optional<ChunkNo> chunk;
+        for (unsigned k = above; k < kRunClasses && !chunk; ++k)
+            chunk = TRY(map_->find_run(side, k, group, false));
+        return chunk;
     };
     for (unsigned k = above; k < kRunClasses; ++k)
         if (auto chunk = TRY(map_->find_run_here(Side::meta, k, group, blocks, false)); chunk)
-            return in(chunk);
-    const bool plenty = map_->free_chunks() > map_->chunk_count() / 32 + 1;
-    if (plenty)
-        if (auto chunk = TRY(map_->find_free(group, 1, 1, false)); chunk) return in(chunk);
-    for (const Side side : {Side::meta, Side::data})
-        for (unsigned k = above; k < kRunClasses; ++k)
-            if (auto chunk = TRY(map_->find_run(side, k, group, false)); chunk) return in(chunk);
-    if (auto chunk = TRY(map_->find_free(group, 1, 1, false)); chunk) return in(chunk);
-    for (unsigned k = above; k < kRunClasses; ++k)
-        if (auto chunk = TRY(map_->find_run(Side::inode, k, group, false)); chunk) return in(chunk);
+            return in(*chunk);
+    const auto free = TRY(map_->find_free(group, 1, 1, false));
+    const bool plenty = free && map_->free_chunks() > map_->chunk_count() / 32 + 1;
+    if (plenty && media::group_of(*free) == group) return in(*free);
+    if (const auto chunk = TRY(in_broken(Side::meta)); chunk) return in(*chunk);
+    if (plenty) return in(*free);
+    if (const auto chunk = TRY(in_broken(Side::data)); chunk) return in(*chunk);
+    if (free) return in(*free);
+    if (const auto chunk = TRY(in_broken(Side::inode)); chunk) return in(*chunk);
     return Run{};
 }
 
