@@ -21,7 +21,6 @@ using core::Move;
 using core::Reader;
 using media::file_block_from;
 using media::file_block_of;
-using media::kBlockSize;
 
 Result<Attr> Volume::getattr(InodeNo ino) {
     Engine &e = parts_->engine;

@@ -137,7 +137,7 @@ void fill(Volume &v, const std::string &name) {
 std::string last_block_of(Volume &v, const std::string &name) {
     const auto attr = v.lookup(kRoot, name);
     REQUIRE(attr.ok());
-    const std::string text =
+    std::string text =
         read_at(v, attr.value().ino, attr.value().size - media::kBlockSize, name.size());
     v.forget(attr.value().ino, 1);
     return text;
