@@ -118,7 +118,7 @@ void Reaper::reap(InodeNo ino) {
 }
 
 // Damage ends it.
-void Reaper::go_on(std::shared_ptr<Operation> operation) {
+void Reaper::go_on(const std::shared_ptr<Operation> &operation) {
     for (;;) {
         const Result<> done = scheduler_.run(*operation);
         if (done.ok() || !must_park(done.error())) return;

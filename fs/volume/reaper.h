@@ -22,7 +22,7 @@ public:
     void reap(InodeNo ino) EXCLUDES(engine_.lock);
 
 private:
-    void go_on(std::shared_ptr<Operation> operation) EXCLUDES(engine_.lock);
+    void go_on(const std::shared_ptr<Operation> &operation) EXCLUDES(engine_.lock);
 
     Engine &engine_;
     Scheduler &scheduler_;
