@@ -29,10 +29,14 @@ inline Timespec now() {
     return read_clock(CLOCK_REALTIME);
 }
 
+inline std::uint64_t read_clock_ns(clockid_t clock) {
+    const Timespec at = read_clock(clock);
+    return static_cast<std::uint64_t>(at.seconds) * 1'000'000'000u + at.nanoseconds;
+}
+
 // Nanoseconds that only go forward: for deadlines and for measuring, never for files.
 inline std::uint64_t monotonic_ns() {
-    const Timespec at = read_clock(CLOCK_MONOTONIC);
-    return static_cast<std::uint64_t>(at.seconds) * 1'000'000'000u + at.nanoseconds;
+    return read_clock_ns(CLOCK_MONOTONIC);
 }
 
 }  // namespace pmfs

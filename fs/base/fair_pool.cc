@@ -28,6 +28,8 @@ FairPool::~FairPool() {
 bool FairPool::submit(Job job) {
     Lock held(mutex_);
     if (finishing_) return false;
+    // A file of its own, of a number that no inode has.
+    if (job.file == 0) job.file = (std::uint64_t{1} << 63) + of_none_++;
     // Who comes anew has been served as late as everybody: nobody gets ahead by leaving.
     users_.try_emplace(job.user, User{{}, 0, 0, turns_})
         .first->second.waiting.push_back(std::move(job));

@@ -6,7 +6,6 @@
 // Jobs of one file run in the order that they came.  The user with the fewest running jobs is
 // served next, and of several the one who was not served for the longest time.
 #pragma once
-#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -24,7 +23,7 @@ class FairPool {
 public:
     struct Job {
         std::uint32_t user = 0;
-        std::uint64_t file = 0;  // no two jobs of one file run at once
+        std::uint64_t file = 0;  // no two jobs of one file run at once; 0: of none
         std::function<void()> run;
         bool lengthy = false;
     };
@@ -38,11 +37,6 @@ public:
     FairPool(const FairPool &) = delete;
     FairPool &operator=(const FairPool &) = delete;
 
-    // For a job that needs no order among others.
-    static std::uint64_t no_file() {
-        static std::atomic<std::uint64_t> last{0};
-        return (std::uint64_t{1} << 63) + last.fetch_add(1);
-    }
     // False after finish(): the job was not taken.
     bool submit(Job job) EXCLUDES(mutex_);
     // Jobs that were submitted and have not begun.
@@ -70,7 +64,7 @@ private:
     std::map<std::uint32_t, User> users_ GUARDED_BY(mutex_);  // those with jobs
     std::set<std::uint64_t> busy_files_ GUARDED_BY(mutex_);
     unsigned lengthy_ GUARDED_BY(mutex_) = 0;  // running
-    std::uint64_t turns_ GUARDED_BY(mutex_) = 0;
+    std::uint64_t turns_ GUARDED_BY(mutex_) = 0, of_none_ GUARDED_BY(mutex_) = 0;
     std::size_t waiting_ GUARDED_BY(mutex_) = 0;
     bool finishing_ GUARDED_BY(mutex_) = false;
     std::vector<std::thread> threads_;

@@ -200,7 +200,6 @@ void Caretaker::dispatch(std::uint32_t user, std::uint64_t file, std::function<v
         const pm::FaultScope faults;
         what();
     };
-    if (file == 0) file = FairPool::no_file();
     if (pool_ == nullptr || !pool_->submit({user, file, run})) run();
 }
 

@@ -20,12 +20,11 @@ void Workers::run(std::uint32_t user, std::uint64_t file, bool lengthy,
 
 void Workers::resume(InodeNo ino, std::function<void()> again, std::uint32_t user) {
     if (!background_) return later_(std::move(again));
-    const std::uint64_t file = ino.value() != 0 ? ino.value() : FairPool::no_file();
     auto run = [again = std::move(again)] {
         const pm::FaultScope faults;
         again();
     };
-    (void)pool_.submit({user, file, std::move(run)});
+    (void)pool_.submit({user, ino.value(), std::move(run)});
 }
 
 }  // namespace pmfs

@@ -16,6 +16,13 @@ inline const InodeNo kRoot(media::kRootIno);
 inline constexpr std::uint64_t kBlock = media::kBlockSize, kChunk = media::kChunkSize;
 inline constexpr Caller kUser{1000, 1000, 1}, kAdmin{0, 0, 1};
 
+// The user, whose operation keeps its place.
+inline Caller user(Progress *progress = nullptr) {
+    Caller caller = kUser;
+    caller.progress = progress;
+    return caller;
+}
+
 // 0: it went well.
 template <class T>
 int errno_of(const Result<T> &result) {

@@ -14,12 +14,6 @@ using namespace pmfs::test;
 
 namespace {
 
-Caller user(Progress *progress = nullptr) {
-    Caller caller = kUser;
-    caller.progress = progress;
-    return caller;
-}
-
 class Image : public SmallVolume {
 public:
     explicit Image(std::uint64_t size, std::uint64_t journal = media::kJournalSizeMin)

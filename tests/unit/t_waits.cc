@@ -19,12 +19,6 @@ using namespace pmfs::test;
 
 namespace {
 
-Caller user(Progress *progress = nullptr) {
-    Caller caller = kUser;
-    caller.progress = progress;
-    return caller;
-}
-
 // A file of which every second block is a hole, and which no single transaction can free.
 constexpr unsigned kPieces = 300;
 
