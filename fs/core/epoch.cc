@@ -20,12 +20,8 @@ std::size_t Epochs::enter() {
         Slot &slot = slots_[i % kSlots];
         std::uint64_t nobody = 0;
         if (slot.epoch.load(std::memory_order_relaxed) == 0 &&
-            slot.epoch.compare_exchange_strong(nobody, now_.load())) {
-#if defined(__SANITIZE_THREAD__)
-            __tsan_acquire(this);
-#endif
+            slot.epoch.compare_exchange_strong(nobody, now_.load()))
             return i % kSlots;
-        }
         if ((i - place) % kSlots == kSlots - 1) std::this_thread::yield();
     }
 }

@@ -10,10 +10,6 @@
 #include <atomic>
 #include <cstdint>
 
-#if defined(__SANITIZE_THREAD__)
-#include <sanitizer/tsan_interface.h>
-#endif
-
 namespace pmfs::core {
 
 class Epochs {
@@ -46,14 +42,7 @@ private:
     static constexpr std::size_t kSlots = 64;
 
     std::size_t enter();
-    void leave(std::size_t slot) {
-#if defined(__SANITIZE_THREAD__)
-        // A request that comes after our answer finds what we stored: the kernel sees to that, of
-        // which ThreadSanitizer does not know.
-        __tsan_release(this);
-#endif
-        slots_[slot].epoch.store(0, std::memory_order_release);
-    }
+    void leave(std::size_t slot) { slots_[slot].epoch.store(0, std::memory_order_release); }
 
     std::atomic<std::uint64_t> now_{1};
     std::array<Slot, kSlots> slots_;

@@ -20,6 +20,7 @@
 #include "base/ids.h"
 #include "base/mutex.h"
 #include "base/result.h"
+#include "base/unchecked.h"
 #include "journal/blocks.h"
 #include "journal/chain.h"
 #include "journal/ring.h"
@@ -50,9 +51,11 @@ public:
 
     // File data, blobs: written where nothing else reads.  The duty goes to Tx::after or persist.
     pm::Unfenced write_data(std::uint64_t offset, std::span<const std::byte> bytes) {
+        const UncheckedStores data;
         return region_.write(offset, bytes);
     }
     pm::Unfenced zero_data(std::uint64_t offset, std::uint64_t size) {
+        const UncheckedStores data;
         return region_.zero(offset, size);
     }
     void persist(pm::Unfenced duty) { region_.fence(std::move(duty)); }

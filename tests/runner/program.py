@@ -123,8 +123,7 @@ def _environment(program, scratch, reports):
     environment["ASAN_OPTIONS"] = (f"{log}:detect_stack_use_after_return=1:abort_on_error=1"
                                    ":handle_sigbus=0")
     environment["UBSAN_OPTIONS"] = f"{log}:print_stacktrace=1"
-    environment["TSAN_OPTIONS"] = (f"{log}:second_deadlock_stack=1:handle_sigbus=0"
-                                   f":suppressions={Path(__file__).with_name('tsan.txt')}")
+    environment["TSAN_OPTIONS"] = f"{log}:second_deadlock_stack=1:handle_sigbus=0"
     return environment
 
 
