@@ -109,6 +109,8 @@ public:
         leaves();
         lock_.unlock();
     }
+    // Whether somebody waits.
+    bool contended() const REQUIRES(this) { return lock_.contended(); }
     void unlock_shared() RELEASE_SHARED() {
         leaves();
         lock_.unlock_shared();

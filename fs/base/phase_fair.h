@@ -41,6 +41,11 @@ public:
         // (Its low bits are clear: no writer was there.)
         if (readers_out_.load() != in) wait_for_readers(in);
     }
+    // Asked by the writer that has it: whether somebody waits.
+    bool contended() const {
+        return (readers_in_.load() & ~kWriter) != readers_out_.load() ||
+               next_ticket_.load() != ticket_ + 1;
+    }
     void unlock() {
         const std::uint32_t next = ticket_ + 1;
         readers_in_.fetch_and(~kWriter);
@@ -56,6 +61,8 @@ private:
     // Writers that wait sleep at different words, so that one is woken and not all.
     static constexpr std::size_t kTurns = 16;
 
+    template <class Done>
+    void wait_until(const std::atomic<std::uint32_t> &word, Done done);
     void wait_for_phase(std::uint32_t writer);
     void wait_for_turn(std::uint32_t ticket);
     void wait_for_readers(std::uint32_t in);
@@ -65,6 +72,7 @@ private:
     alignas(64) std::atomic<std::uint32_t> next_ticket_{0};
     std::uint32_t ticket_ = 0;                                // of the writer that has the lock
     std::array<std::atomic<std::uint32_t>, kTurns> turns_{};  // the ticket that may go on
+    alignas(64) std::atomic<bool> spinning_{false};           // one of those who wait
 };
 
 }  // namespace pmfs

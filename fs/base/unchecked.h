@@ -19,8 +19,12 @@ namespace pmfs {
 class UncheckedStores {
 public:
 #if defined(__SANITIZE_THREAD__)
-    UncheckedStores() { AnnotateIgnoreWritesBegin(__FILE__, __LINE__); }
-    ~UncheckedStores() { AnnotateIgnoreWritesEnd(__FILE__, __LINE__); }
+    UncheckedStores() {
+        AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
+    }
+    ~UncheckedStores() {
+        AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
+    }
 #else
     UncheckedStores() {}
 #endif

@@ -50,7 +50,7 @@ Result<> map_set_written(Change &change, media::Inode *inode, InodeNo ino, FileB
                          FileBlock end, const MapPermit &permit);
 // Frees blocks at and behind `from`, last first, as many extents as fit this transaction, and no
 // more than a step may take time for.  True when none is left.
-inline constexpr unsigned kTrimExtentsMax = 128;
+inline constexpr unsigned kTrimExtentsMax = 32;
 Result<bool> map_trim(Change &change, media::Inode *inode, InodeNo ino, FileBlock from,
                       const MapPermit &permit);
 

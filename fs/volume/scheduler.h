@@ -44,6 +44,7 @@ public:
 private:
     Result<> unless_forgotten_soon(Operation &operation, Result<> done) EXCLUDES(lock_);
     Result<bool> step(Operation &operation) EXCLUDES(lock_);
+    Result<bool> steps(Operation &operation) EXCLUDES(lock_);
 
     SharedMutex &lock_;
     Claims &claims_;

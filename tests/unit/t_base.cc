@@ -286,6 +286,34 @@ TEST_CASE("shared mutex: a reader waits for one writer at most, and writers go i
     CHECK(order == std::vector<std::string>{"reader", "first writer", "second writer"});
 }
 
+TEST_CASE("shared mutex: a writer is told whether somebody waits, of either kind") {
+    for (const bool writer : {false, true}) {
+        CAPTURE(writer);
+        SharedMutex mutex;
+        std::thread other;
+        bool alone = true, together = false;
+        {
+            ExclusiveLock held(mutex);
+            alone = mutex.contended();
+            other = std::thread([&] {
+                if (writer)
+                    ExclusiveLock theirs(mutex);
+                else
+                    SharedLock theirs(mutex);
+            });
+            for (int i = 0; i < 5000 && !together; ++i) {
+                std::this_thread::sleep_for(std::chrono::milliseconds(1));
+                together = mutex.contended();
+            }
+        }
+        other.join();
+        CHECK_FALSE(alone);
+        CHECK(together);
+        ExclusiveLock held(mutex);
+        CHECK_FALSE(mutex.contended());
+    }
+}
+
 TEST_CASE("holds: the longest work under a brief lock is told, and other locks are not watched") {
     SharedMutex brief(Blocking::never), other;
     const auto work = [](SharedMutex &mutex, std::uint64_t ns) {

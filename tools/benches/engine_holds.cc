@@ -5,17 +5,23 @@
 //
 // Seen from outside: a thread runs getattr on other files at a steady pace and times each call, and
 // another one does so with chmod, which a lock held for reading stands in the way of as well.
-// Where the kernel took the processor away from a watching thread in the middle of a call, that
-// call tells nothing and is left out; what it does to the working thread cannot be seen here, so on
-// a busy machine the longest call is an upper bound.  The peer of each row is the same figure with
-// nothing else going on.
+// Where one of these threads was ready to run in the middle of a call and had no processor (it may
+// have been the one with the lock), that call tells of this machine only and is left out.  The peer
+// of each row is the same figure with nothing else going on.
+#include <fcntl.h>
 #include <linux/falloc.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
+#include <cinttypes>
+#include <cstdio>
+#include <optional>
 #include <thread>
+#include <utility>
 
+#include "base/file_descriptor.h"
 #include "base/hold_watch.h"
 #include "engine_world.h"
 
@@ -25,6 +31,7 @@ namespace {
 constexpr std::size_t kOthers = 1000;  // files that are looked at meanwhile
 constexpr std::uint64_t kPaceNs =
     10'000;  // between two calls: what one client manages through FUSE
+constexpr std::uint64_t kLateNs = 100'000;  // what may be looked into
 constexpr std::chrono::milliseconds kWritePace{1}, kIdle{300};
 constexpr std::size_t kLeases = 100;  // held while HOLDERS is asked
 constexpr std::uint64_t kRemoveNs = 60'000'000'000;
@@ -35,6 +42,26 @@ long switches() {
     ::getrusage(RUSAGE_THREAD, &usage);
     return usage.ru_nivcsw;
 }
+
+// How long a thread was ready to run and had no processor, in ns (proc(5), schedstat).
+class RunDelay {
+public:
+    explicit RunDelay(pid_t thread)
+        : fd_(::open(fmt::format("/proc/self/task/{}/schedstat", thread).c_str(), O_RDONLY)) {}
+    // Since the call before.
+    std::uint64_t more() {
+        char text[96] = {};
+        std::uint64_t ran = 0, waited = 0;
+        if (::pread(fd_.get(), text, sizeof text - 1, 0) <= 0 ||
+            std::sscanf(text, "%" SCNu64 " %" SCNu64, &ran, &waited) != 2)
+            return 0;
+        return waited - std::exchange(last_, waited);
+    }
+
+private:
+    FileDescriptor fd_;
+    std::uint64_t last_ = 0;
+};
 
 // Getattr and chmod by threads of their own, until it is stopped.
 class Watch {
@@ -57,6 +84,9 @@ private:
     // lock counts as often as it would come from clients that do not wait for each other.
     void read() {
         reads_.reserve(std::size_t{1} << 22);
+        own_.emplace(::gettid());
+        while (begun_ == 0) std::this_thread::yield();
+        robbed(kLateNs + 1);
         std::uint64_t due = monotonic_ns();
         long last = switches();
         for (std::size_t i = 0; !stop_; ++i) {
@@ -67,13 +97,16 @@ private:
             must(world_.volume().getattr(files_[i % files_.size()]), "getattr");
             const std::uint64_t end = monotonic_ns();
             last = switches();
-            if (last == before) reads_.push_back(microseconds(due, end));
-            due = last == before ? due + kPaceNs : end;
+            const bool tells = last == before && !robbed(end - due);
+            if (tells) reads_.push_back(microseconds(due, end));
+            due = tells ? due + kPaceNs : end;
             if (i == 0) ++begun_;
         }
     }
     void write() {
         SetAttr set;
+        writers_.emplace(::gettid());
+        ++begun_;
         for (std::size_t i = 0; !stop_; ++i) {
             std::this_thread::sleep_for(kWritePace);
             set.mode = 0600 + i % 0100;
@@ -83,8 +116,14 @@ private:
             const std::uint64_t end = monotonic_ns();
             if (switches() == before)
                 longest_write_ = std::max(longest_write_, microseconds(begin, end));
-            if (i == 0) ++begun_;
         }
+    }
+    // Whether for most of that time one of us had no processor.
+    bool robbed(std::uint64_t ns) {
+        if (ns <= kLateNs) return false;
+        std::uint64_t delays = 0;
+        for (RunDelay *delay : {&*own_, &*writers_, &workers_}) delays += delay->more();
+        return delays > ns / 2;
     }
     static double microseconds(std::uint64_t begin, std::uint64_t end) {
         return static_cast<double>(end - begin) / 1000;
@@ -92,6 +131,8 @@ private:
 
     World &world_;
     const std::vector<InodeNo> &files_;
+    RunDelay workers_{::gettid()};  // of whoever watches its own work
+    std::optional<RunDelay> own_, writers_;
     std::vector<double> reads_;  // microseconds
     double longest_write_ = 0;
     std::atomic<bool> stop_ = false;
