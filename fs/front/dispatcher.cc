@@ -29,6 +29,43 @@ ssize_t never_read(int, void *, std::size_t, void *) {
     return -1;
 }
 
+// Of which requests all that is done before a commit may be done again.  The end of a handle or of
+// a grant is not among them, nor what asks others first.
+bool may_run_again(const Request &request) {
+    switch (request.opcode()) {
+        case FUSE_LOOKUP:
+        case FUSE_GETATTR:
+        case kFuseStatx:
+        case FUSE_SETATTR:
+        case FUSE_READLINK:
+        case FUSE_SYMLINK:
+        case FUSE_MKNOD:
+        case FUSE_MKDIR:
+        case FUSE_UNLINK:
+        case FUSE_RMDIR:
+        case FUSE_RENAME:
+        case FUSE_RENAME2:
+        case FUSE_LINK:
+        case FUSE_OPEN:
+        case FUSE_CREATE:
+        case FUSE_READ:
+        case FUSE_WRITE:
+        case FUSE_STATFS:
+        case FUSE_SETXATTR:
+        case FUSE_GETXATTR:
+        case FUSE_LISTXATTR:
+        case FUSE_REMOVEXATTR:
+        case FUSE_READDIR:
+        case FUSE_READDIRPLUS:
+        case FUSE_FALLOCATE:
+        case FUSE_LSEEK:
+        case FUSE_COPY_FILE_RANGE:
+            return true;
+        default:
+            return false;
+    }
+}
+
 // Sentences for the log about what an administrator should know, and not what any client can cause.
 void log_damage(const Error &error) {
     const int value = error.errno_value();
@@ -104,17 +141,29 @@ Dispatcher &Dispatcher::of(fuse_req_t req) {
     return *static_cast<Dispatcher *>(fuse_req_userdata(req));
 }
 
-void Dispatcher::dispatch(ReplyPort &port, Bytes message, bool flushed, Progress progress) {
-    const Request request(port, message, flushed);
+void Dispatcher::dispatch(ReplyPort &port, Bytes message, bool flushed, Progress progress,
+                          unsigned read_ins) {
+    const Request request(port, message, flushed, read_ins);
     request.progress() = std::move(progress);
     const pm::FaultScope faults;
     if (const int error = objection(message)) return refuse(request, error);
+    const pm::NoWaiting absent(read_ins < pm::kReadInsMax && may_run_again(request));
     if (request.opcode() == FUSE_INTERRUPT) return interrupt(request);
     if (request.opcode() == kFuseStatx) return statx(request);
     fuse_buf buffer{};
     buffer.mem = message.data();
     buffer.size = message.size();
     fuse_session_process_buf(session_, &buffer);
+}
+
+// Reads in the page that the request met, with no lock held, and runs the request again.
+bool Dispatcher::read_in(fuse_req_t req) {
+    const unsigned read_ins = Request::current()->read_ins() + 1;
+    const bool flushed = Request::current()->flushed();
+    pm::NoWaiting::take().read_in();
+    const auto aside = put_aside(req);
+    dispatch(aside->port, aside->message, flushed, std::move(aside->progress), read_ins);
+    return true;
 }
 
 // 0, or what to answer to a message that libfuse must not see.
@@ -145,6 +194,10 @@ void Dispatcher::refuse(const Request &request, int error) {
 }
 
 void Dispatcher::fail(fuse_req_t req, const Error &error) {
+    if (pm::NoWaiting::met()) {
+        read_in(req);
+        return;
+    }
     if (!must_park(error)) {
         log_damage(error);
         fuse_reply_err(req, error.errno_value());
@@ -226,6 +279,11 @@ void Dispatcher::statx(const Request &request) {
             return notifier_->drop_pages({.ino = ino, .offset = *unseen.value()}, header.uid,
                                          [this, aside = copy_of(request)] { run(*aside, true); });
     }
+    if (const pm::Absent page = pm::NoWaiting::take()) {
+        page.read_in();
+        const auto again = copy_of(request);
+        return dispatch(again->port, again->message, request.flushed(), {}, request.read_ins() + 1);
+    }
     if (pm::take_fault()) attr = Error(EIO, "the medium has a bad page here");
     if (!attr.ok()) log_damage(attr.error());
     StatxOut body{};
@@ -280,7 +338,7 @@ std::shared_ptr<Dispatcher::Aside> Dispatcher::copy_of(const Request &request) {
 }
 
 void Dispatcher::run(Aside &aside, bool flushed) {
-    dispatch(aside.port, aside.message, flushed, std::move(aside.progress));
+    dispatch(aside.port, aside.message, flushed, std::move(aside.progress), 0);
 }
 
 Completion Dispatcher::answer_later(fuse_req_t req) {

@@ -23,6 +23,7 @@
 #include "front/ioctl.h"
 #include "front/notifier.h"
 #include "front/transport.h"
+#include "pm/no_waiting.h"
 #include "volume/volume.h"
 
 namespace pmfs::front {
@@ -49,7 +50,7 @@ public:
     // Handles one whole request; the reply may come later.  `message` must be writable (libfuse
     // takes it so) and may be used again when the call returns.  It may hold anything: what is not
     // a whole request of its kind, or names what the client does not hold, is refused.
-    void dispatch(ReplyPort &port, Bytes message) { dispatch(port, message, false, {}); }
+    void dispatch(ReplyPort &port, Bytes message) { dispatch(port, message, false, {}, 0); }
 
     // INIT was answered, and not with an error.
     bool ready() const { return ready_.load(std::memory_order_acquire); }
@@ -86,8 +87,10 @@ public:
         return false;
     }
     // True when an access of this request hit a bad page, whatever came of it: what was read there
-    // is zeroes.  It was answered with EIO and `req` is gone.
+    // is zeroes.  It was answered with EIO and `req` is gone.  So it is, too, when the request met
+    // a page that was not in memory (pm/no_waiting.h): it was run again.
     bool bad_page(fuse_req_t req) {
+        if (pm::NoWaiting::met()) return read_in(req);
         if (!pm::take_fault()) [[likely]]
             return false;
         fail(req, Error(EIO, "the medium has a bad page here"));
@@ -116,7 +119,9 @@ private:
         std::vector<std::byte> message;
         Progress progress;
     };
-    void dispatch(ReplyPort &port, Bytes message, bool flushed, Progress progress);
+    void dispatch(ReplyPort &port, Bytes message, bool flushed, Progress progress,
+                  unsigned read_ins);
+    bool read_in(fuse_req_t req);
     void run(Aside &aside, bool flushed);
     static std::shared_ptr<Aside> put_aside(fuse_req_t req);
     static std::shared_ptr<Aside> copy_of(const Request &request);

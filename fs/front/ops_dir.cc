@@ -97,6 +97,18 @@ Result<std::vector<ListedName>> list(Volume &volume, InodeNo dir, std::uint64_t 
     return names;
 }
 
+// One name does not have all the others of the request looked up again.
+Result<Attr> look_up(Volume &volume, InodeNo dir, const std::string &name) {
+    for (unsigned n = 0;; ++n) {
+        const pm::NoWaiting absent(n < pm::kReadInsMax);
+        Result<Attr> attr = volume.lookup(dir, name);
+        const pm::Absent page = pm::NoWaiting::take();
+        if (!page) return attr;
+        if (attr.ok()) volume.forget(attr.value().ino, 1);
+        page.read_in();
+    }
+}
+
 // What is known of a name.  Without an inode when it cannot be looked up (damage, a bad page): the
 // kernel takes the name then, and whoever uses it gets the error.
 fuse_entry_param look_up(Dispatcher &dispatcher, InodeNo dir, const ListedName &listed) {
@@ -104,7 +116,7 @@ fuse_entry_param look_up(Dispatcher &dispatcher, InodeNo dir, const ListedName &
     only_name.attr.st_ino = listed.ino.value();
     only_name.attr.st_mode = static_cast<mode_t>(listed.type) << 12;
     if (listed.name == "." || listed.name == "..") return only_name;
-    const Result<Attr> attr = dispatcher.volume().lookup(dir, listed.name);
+    const Result<Attr> attr = look_up(dispatcher.volume(), dir, listed.name);
     const bool bad_page = pm::take_fault();
     if (!attr.ok()) return only_name;
     if (!bad_page) return to_entry(attr.value(), dispatcher.options());

@@ -18,8 +18,8 @@ namespace pmfs::front {
 
 class Request {
 public:
-    Request(ReplyPort &port, ConstBytes message, bool flushed)
-        : port_(port), message_(message), flushed_(flushed), outer_(current_) {
+    Request(ReplyPort &port, ConstBytes message, bool flushed, unsigned read_ins = 0)
+        : port_(port), message_(message), flushed_(flushed), read_ins_(read_ins), outer_(current_) {
         current_ = this;
     }
     // For an answer that comes later and from another thread: only the port is known by then.
@@ -36,6 +36,8 @@ public:
     Progress &progress() const { return progress_; }
     // The kernel's dirty pages of its file were written back for this run of it.
     bool flushed() const { return flushed_; }
+    // How often it was run again because a block of metadata was not in memory.
+    unsigned read_ins() const { return read_ins_; }
 
     std::uint32_t opcode() const {
         return message_.empty() ? 0 : load<fuse_in_header>(message_).opcode;
@@ -56,6 +58,7 @@ private:
     ReplyPort &port_;
     ConstBytes message_;
     bool flushed_;
+    unsigned read_ins_;
     mutable Progress progress_;
     const Request *outer_;
 };

@@ -12,12 +12,14 @@
 // the same few blocks, so it is stored too.
 #include "pm/image_region.h"
 
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <array>
 #include <cstring>
 
+#include "base/blocking.h"
 #include "base/bytes.h"
 
 namespace pmfs::pm {
@@ -133,6 +135,19 @@ void ImageRegion::drop_private(std::uint64_t offset) {
     PMFS_ASSERT(is_aligned(offset, kPage));
     // Fails only for a range that is not mapped, and ours is.
     PMFS_ASSERT(::madvise(private_.start() + offset, kPage, MADV_DONTNEED) == 0);
+}
+
+// mincore(2): of a page that this process has no copy of, whether the page cache has it.
+bool ImageRegion::in_memory(std::uint64_t offset) const {
+    unsigned char there = 0;
+    auto *page = const_cast<std::byte *>(meta_ + align_down(offset, kPage));
+    return ::mincore(page, kPage, &there) != 0 || (there & 1) != 0;
+}
+
+void ImageRegion::read_in(std::uint64_t offset) const {
+    may_block("madvise");
+    auto *page = const_cast<std::byte *>(meta_ + align_down(offset, kPage));
+    (void)::madvise(page, kPage, MADV_POPULATE_READ);
 }
 
 }  // namespace pmfs::pm

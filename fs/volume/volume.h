@@ -39,7 +39,8 @@ struct MountOptions {
     unsigned lease_break_ms = 45000;         // how long a lease's holder may take to give it back
     std::optional<std::uint64_t> pin_quota;  // bytes a user may pin; default: its RLIMIT_MEMLOCK
     ProcessView processes;
-    std::function<bool()> park_hook;  // tests: Journal::set_park_hook
+    std::function<bool()> park_hook;           // tests: Journal::set_park_hook
+    std::function<bool(BlockNo)> absent_hook;  // tests: Blocks::set_absent_hook
     // Tests: the kernel boot that this mount pretends to live in.
     std::optional<std::array<std::uint8_t, 16>> boot_id;
 };
