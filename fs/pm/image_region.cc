@@ -12,6 +12,7 @@
 // the same few blocks, so it is stored too.
 #include "pm/image_region.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -27,6 +28,7 @@ namespace pmfs::pm {
 namespace {
 
 constexpr std::uint64_t kByCallFrom = 32 << 10;
+constexpr std::uint64_t kZeroByCallFrom = 256 << 10;
 constexpr std::uint64_t kPage = 4096;
 constexpr int kPrivate = MAP_PRIVATE | MAP_NORESERVE;
 constexpr std::array<std::byte, 64 << 10> kZeroes = {};
@@ -112,8 +114,18 @@ void ImageRegion::do_write(std::uint64_t offset, std::span<const std::byte> byte
     if (lost(offset, bytes.size())) fail_write();
 }
 
+// Allocated and zero, without a byte written: a sync that others wait for need not write them
+// either.  False: the filesystem cannot, or there is something wrong of which a write will tell.
+bool ImageRegion::zero_by_call(std::uint64_t offset, std::uint64_t size) {
+    if (size < kZeroByCallFrom || !is_aligned(offset, kPage) || !is_aligned(size, kPage))
+        return false;
+    return whole() && ::fallocate(fd_.get(), FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+                                  static_cast<off_t>(offset), static_cast<off_t>(size)) == 0;
+}
+
 void ImageRegion::do_zero(std::uint64_t offset, std::uint64_t size) {
     check_range(offset, size);
+    if (zero_by_call(offset, size)) return;
     for (std::uint64_t n = 0; size != 0; offset += n, size -= n) {
         n = std::min<std::uint64_t>(size, kZeroes.size());
         do_write(offset, std::span(kZeroes).first(n));

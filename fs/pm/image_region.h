@@ -31,6 +31,7 @@ private:
                 bool read_only, UnitSet lost);
     bool whole() const;
     void fail_write();
+    bool zero_by_call(std::uint64_t offset, std::uint64_t size);
     void write_by_call(std::uint64_t offset, std::span<const std::byte> bytes);
 
     Syncer syncer_;
