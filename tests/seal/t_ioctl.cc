@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "fixture.h"
-#include "front/ioctl.h"
+#include "front/requests/ioctl.h"
 
 using namespace pmfs;
 using namespace pmfs::test;

@@ -16,8 +16,8 @@
 #include <vector>
 
 #include "client/pmfs_ioctl.h"
-#include "front/dispatcher.h"
-#include "front/transport.h"
+#include "front/requests/dispatcher.h"
+#include "front/transports/transport.h"
 
 namespace pmfs::test {
 

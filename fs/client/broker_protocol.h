@@ -1,5 +1,5 @@
 /*
- * broker.h - what libpmfs and the server say to each other over the broker's socket.
+ * broker_protocol.h - what libpmfs and the server say to each other over the broker's socket.
  *
  * Not installed: programs use pmfs.h.  The socket (SOCK_SEQPACKET, one message a packet, native
  * byte order: both ends are on one machine) stands where PMFS_IOC_GRANT says.
@@ -23,8 +23,8 @@
  * A client that is refused a connection may find the answer already there, and its own packet
  * undeliverable (EPIPE).
  */
-#ifndef PMFS_BROKER_H
-#define PMFS_BROKER_H
+#ifndef PMFS_BROKER_PROTOCOL_H
+#define PMFS_BROKER_PROTOCOL_H
 
 #include <stdint.h>
 

@@ -1,5 +1,5 @@
 // Threads that read /dev/fuse: how many, how they start, how they are made to end.
-#include "front/dev_fuse.h"
+#include "front/transports/dev_fuse.h"
 
 #include <fcntl.h>
 #include <linux/fuse.h>

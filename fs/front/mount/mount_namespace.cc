@@ -1,5 +1,5 @@
 // setns(2), unshare(2), and taking away the copies of mounts that unshare makes.
-#include "front/mount_namespace.h"
+#include "front/mount/mount_namespace.h"
 
 #include <fcntl.h>
 #include <sched.h>

@@ -3,8 +3,8 @@
 // Each file of them adds its part to libfuse's table.  An operation calls the volume once, lets
 // Dispatcher::proceed() deal with an error (or a request to be put aside), and replies.
 #pragma once
-#include "front/dispatcher.h"
-#include "front/fuse_api.h"
+#include "front/requests/dispatcher.h"
+#include "front/requests/fuse_api.h"
 
 namespace pmfs::front {
 

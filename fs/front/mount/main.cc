@@ -19,8 +19,8 @@
 
 #include "base/printable.h"
 #include "client/pmfs_ioctl.h"
-#include "front/mount_point.h"
-#include "front/server.h"
+#include "front/mount/mount_point.h"
+#include "front/mount/server.h"
 
 namespace {
 

@@ -5,8 +5,8 @@
 #include <string>
 
 #include "base/file_descriptor.h"
-#include "front/mount_namespace.h"
-#include "front/mount_options.h"
+#include "front/mount/mount_namespace.h"
+#include "front/mount/options.h"
 
 namespace pmfs::front {
 

@@ -2,8 +2,8 @@
 #pragma once
 #include <sys/stat.h>
 
-#include "front/dispatcher.h"
-#include "front/fuse_api.h"
+#include "front/requests/dispatcher.h"
+#include "front/requests/fuse_api.h"
 #include "volume/types.h"
 
 namespace pmfs::front {

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "base/file_descriptor.h"
-#include "front/dispatcher.h"
-#include "front/transport.h"
+#include "front/requests/dispatcher.h"
+#include "front/transports/transport.h"
 
 namespace pmfs::front {
 

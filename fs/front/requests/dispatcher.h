@@ -19,10 +19,10 @@
 
 #include "base/bytes.h"
 #include "base/mutex.h"
-#include "front/fuse_api.h"
-#include "front/ioctl.h"
-#include "front/notifier.h"
-#include "front/transport.h"
+#include "front/requests/fuse_api.h"
+#include "front/requests/ioctl.h"
+#include "front/requests/notifier.h"
+#include "front/transports/transport.h"
 #include "pm/no_waiting.h"
 #include "volume/volume.h"
 

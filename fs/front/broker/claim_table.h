@@ -11,11 +11,11 @@
 
 #include "base/file_descriptor.h"
 #include "base/places.h"
-#include "front/broker.h"
+#include "front/broker/broker.h"
 
 namespace pmfs::front {
 
-class Claims {
+class ClaimTable {
 public:
     struct Token {
         BrokerClaim claim;

@@ -6,7 +6,7 @@
 #include <functional>
 #include <string>
 
-#include "front/mount_options.h"
+#include "front/mount/options.h"
 
 namespace pmfs::front {
 

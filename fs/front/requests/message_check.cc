@@ -1,6 +1,6 @@
 // The table of requests: include/uapi/linux/fuse.h, protocol 7.31 (Linux 5.4) and up.  Newer
 // kernels may send more than a row says, never less.
-#include "front/message_check.h"
+#include "front/requests/message_check.h"
 
 #include <linux/fuse.h>
 
@@ -9,7 +9,7 @@
 #include <cerrno>
 #include <cstddef>
 
-#include "front/statx.h"
+#include "front/requests/statx.h"
 
 namespace pmfs::front {
 namespace {

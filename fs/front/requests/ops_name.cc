@@ -1,6 +1,6 @@
 // Operations on names: lookup and forget, make, link, unlink, rename.
-#include "front/convert.h"
-#include "front/ops.h"
+#include "front/requests/convert.h"
+#include "front/requests/ops.h"
 
 namespace pmfs::front {
 namespace {

@@ -9,7 +9,7 @@
 #include <string>
 #include <string_view>
 
-#include "front/dispatcher.h"
+#include "front/requests/dispatcher.h"
 #include "volume/volume.h"
 
 namespace pmfs::front {

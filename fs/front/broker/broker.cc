@@ -1,5 +1,5 @@
 // The broker's thread, its connections and its tokens: see broker.h.
-#include "front/broker.h"
+#include "front/broker/broker.h"
 
 #include <fcntl.h>
 #include <grp.h>
@@ -23,9 +23,9 @@
 #include "base/places.h"
 #include "base/process.h"
 #include "base/thread.h"
-#include "client/broker.h"
-#include "front/broker_socket.h"
-#include "front/claims.h"
+#include "client/broker_protocol.h"
+#include "front/broker/broker_socket.h"
+#include "front/broker/claim_table.h"
 
 namespace pmfs::front {
 namespace {
@@ -117,7 +117,7 @@ private:
     unsigned refusals_logged_ = 0;
 
     Mutex lock_;
-    Claims claims_ GUARDED_BY(lock_);
+    ClaimTable claims_ GUARDED_BY(lock_);
     std::map<std::uint64_t, Connection> connections_ GUARDED_BY(lock_);
     std::set<std::uint64_t> unused_ GUARDED_BY(lock_);  // connections; a smaller one lapses earlier
     Places places_ GUARDED_BY(lock_);                   // for connections

@@ -1,6 +1,6 @@
 // The ioctls on the server's side: see ioctl.h.  Each is a small function from one structure to the
 // same structure filled in; the table at the end says which.
-#include "front/ioctl.h"
+#include "front/requests/ioctl.h"
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -11,7 +11,7 @@
 #include <string_view>
 
 #include "client/pmfs_ioctl.h"
-#include "front/broker.h"
+#include "front/broker/broker.h"
 #include "media/format.h"
 #include "media/geometry.h"
 

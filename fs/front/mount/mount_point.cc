@@ -1,5 +1,5 @@
 // mount(2) and umount2(2), in the mount namespaces that are concerned.
-#include "front/mount_point.h"
+#include "front/mount/mount_point.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>

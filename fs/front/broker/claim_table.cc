@@ -1,5 +1,5 @@
-// The broker's indexes: see claims.h.
-#include "front/claims.h"
+// The broker's indexes: see claim_table.h.
+#include "front/broker/claim_table.h"
 
 #include <sys/random.h>
 #include <sys/socket.h>
@@ -27,8 +27,8 @@ std::uint64_t first_half(const std::uint8_t (&secret)[16]) {
 
 }  // namespace
 
-Result<BrokerToken> Claims::issue(const BrokerClaim &claim, const Caller &taker,
-                                  std::uint64_t lapses_ns) {
+Result<BrokerToken> ClaimTable::issue(const BrokerClaim &claim, const Caller &taker,
+                                      std::uint64_t lapses_ns) {
     BrokerToken secret;
     if (::getrandom(secret.bytes, sizeof secret.bytes, 0) != sizeof secret.bytes)
         return Error(EIO, "the kernel gives no random numbers");
@@ -48,7 +48,7 @@ Result<BrokerToken> Claims::issue(const BrokerClaim &claim, const Caller &taker,
     return secret;
 }
 
-std::optional<Claims::Token> Claims::take(const std::uint8_t (&secret)[16]) {
+std::optional<ClaimTable::Token> ClaimTable::take(const std::uint8_t (&secret)[16]) {
     const auto found = by_secret_.find(first_half(secret));
     if (found == by_secret_.end()) return std::nullopt;
     const std::uint64_t number = found->second;
@@ -59,7 +59,7 @@ std::optional<Claims::Token> Claims::take(const std::uint8_t (&secret)[16]) {
     return token;
 }
 
-std::vector<BrokerClaim> Claims::lapse(std::uint64_t now_ns) {
+std::vector<BrokerClaim> ClaimTable::lapse(std::uint64_t now_ns) {
     std::vector<BrokerClaim> lapsed;
     while (!waiting_.empty()) {
         const std::uint64_t number = *waiting_.begin();
@@ -71,7 +71,7 @@ std::vector<BrokerClaim> Claims::lapse(std::uint64_t now_ns) {
     return lapsed;
 }
 
-std::uint64_t Claims::bind(const BrokerClaim &claim, std::uint64_t connection) {
+std::uint64_t ClaimTable::bind(const BrokerClaim &claim, std::uint64_t connection) {
     const std::uint64_t number = next_++;
     Entry entry;
     entry.claim = claim;
@@ -82,19 +82,19 @@ std::uint64_t Claims::bind(const BrokerClaim &claim, std::uint64_t connection) {
     return number;
 }
 
-std::optional<BrokerClaim> Claims::of(std::uint64_t connection, std::uint64_t number) const {
+std::optional<BrokerClaim> ClaimTable::of(std::uint64_t connection, std::uint64_t number) const {
     const auto found = entries_.find(number);
     if (connection == 0 || found == entries_.end() || found->second.connection != connection)
         return std::nullopt;
     return found->second.claim;
 }
 
-void Claims::set_channel(std::uint64_t number, FileDescriptor channel) {
+void ClaimTable::set_channel(std::uint64_t number, FileDescriptor channel) {
     const auto found = entries_.find(number);
     if (found != entries_.end()) found->second.channel = std::move(channel);
 }
 
-void Claims::send(HandleId handle, GrantId grant, const void *packet, std::size_t size) const {
+void ClaimTable::send(HandleId handle, GrantId grant, const void *packet, std::size_t size) const {
     const auto found = by_grant_.find({handle, grant});
     if (found == by_grant_.end()) return;
     may_block("send to a holder");
@@ -102,7 +102,7 @@ void Claims::send(HandleId handle, GrantId grant, const void *packet, std::size_
     if (channel.ok()) (void)!::send(channel.get(), packet, size, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-void Claims::erase(std::uint64_t number) {
+void ClaimTable::erase(std::uint64_t number) {
     const auto found = entries_.find(number);
     const Entry &entry = found->second;
     if (entry.connection != 0) {
@@ -117,12 +117,12 @@ void Claims::erase(std::uint64_t number) {
     entries_.erase(found);
 }
 
-void Claims::end(HandleId handle, GrantId grant) {
+void ClaimTable::end(HandleId handle, GrantId grant) {
     const auto found = by_grant_.find({handle, grant});
     if (found != by_grant_.end()) erase(found->second);
 }
 
-std::vector<BrokerClaim> Claims::end_handle(HandleId handle) {
+std::vector<BrokerClaim> ClaimTable::end_handle(HandleId handle) {
     std::vector<BrokerClaim> unused;
     for (;;) {
         const auto found = by_grant_.lower_bound({handle, 0});
@@ -134,7 +134,7 @@ std::vector<BrokerClaim> Claims::end_handle(HandleId handle) {
     }
 }
 
-std::vector<BrokerClaim> Claims::end_connection(std::uint64_t connection) {
+std::vector<BrokerClaim> ClaimTable::end_connection(std::uint64_t connection) {
     std::vector<BrokerClaim> held;
     for (;;) {
         const auto found = by_connection_.lower_bound({connection, 0});
@@ -145,7 +145,7 @@ std::vector<BrokerClaim> Claims::end_connection(std::uint64_t connection) {
     }
 }
 
-std::vector<BrokerClaim> Claims::end_all() {
+std::vector<BrokerClaim> ClaimTable::end_all() {
     std::vector<BrokerClaim> ended;
     while (!entries_.empty()) {
         const auto &[number, entry] = *entries_.begin();

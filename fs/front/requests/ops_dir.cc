@@ -1,8 +1,8 @@
 // Operations on open directories.  A volume keeps nothing for one: a cookie is all there is to it.
 #include <vector>
 
-#include "front/convert.h"
-#include "front/ops.h"
+#include "front/requests/convert.h"
+#include "front/requests/ops.h"
 
 namespace pmfs::front {
 namespace {

@@ -1,7 +1,7 @@
 // Attributes, entries and callers, between the volume's words and libfuse's.
-#include "front/convert.h"
+#include "front/requests/convert.h"
 
-#include "front/request.h"
+#include "front/requests/request.h"
 
 namespace pmfs::front {
 

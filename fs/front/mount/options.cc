@@ -1,5 +1,5 @@
 // The options that are pmfs's own, each with its parser; libmount knows the others.
-#include "front/mount_options.h"
+#include "front/mount/options.h"
 
 #include <fmt/format.h>
 #include <grp.h>

@@ -1,5 +1,5 @@
 // Attributes with their birth time: see statx.h.
-#include "front/statx.h"
+#include "front/requests/statx.h"
 
 #include <linux/stat.h>
 #include <sys/sysmacros.h>

@@ -1,5 +1,5 @@
 // The broker's system calls: its socket, the peer's credentials and groups, device descriptors.
-#include "front/broker_socket.h"
+#include "front/broker/broker_socket.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -12,7 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "client/broker.h"
+#include "client/broker_protocol.h"
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77  // Linux 6.5

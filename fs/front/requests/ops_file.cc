@@ -4,10 +4,10 @@
 #include <linux/fuse.h>
 
 #include "client/pmfs_ioctl.h"
-#include "front/convert.h"
-#include "front/ioctl.h"
-#include "front/ops.h"
-#include "front/request.h"
+#include "front/requests/convert.h"
+#include "front/requests/ioctl.h"
+#include "front/requests/ops.h"
+#include "front/requests/request.h"
 
 namespace pmfs::front {
 namespace {

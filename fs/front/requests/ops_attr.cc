@@ -2,9 +2,9 @@
 #include <linux/fuse.h>
 
 #include "base/clock.h"
-#include "front/convert.h"
-#include "front/ops.h"
-#include "front/request.h"
+#include "front/requests/convert.h"
+#include "front/requests/ops.h"
+#include "front/requests/request.h"
 
 namespace pmfs::front {
 namespace {

@@ -1,5 +1,5 @@
 // Between transports and operations: replies, refusals, and requests that are put aside.
-#include "front/dispatcher.h"
+#include "front/requests/dispatcher.h"
 
 #include <fcntl.h>
 #include <spdlog/spdlog.h>
@@ -8,12 +8,12 @@
 #include <algorithm>
 #include <vector>
 
-#include "front/broker.h"
-#include "front/convert.h"
-#include "front/message_check.h"
-#include "front/ops.h"
-#include "front/request.h"
-#include "front/statx.h"
+#include "front/broker/broker.h"
+#include "front/requests/convert.h"
+#include "front/requests/message_check.h"
+#include "front/requests/ops.h"
+#include "front/requests/request.h"
+#include "front/requests/statx.h"
 
 namespace pmfs::front {
 namespace {

@@ -1,5 +1,5 @@
 // The two pools that send notifications: see notifier.h.
-#include "front/notifier.h"
+#include "front/requests/notifier.h"
 
 #include <utility>
 

@@ -1,5 +1,5 @@
 // How a server opens its volume, mounts it, waits, and closes it again, also by a signal.
-#include "front/server.h"
+#include "front/mount/server.h"
 
 #include <fmt/format.h>
 #include <poll.h>
@@ -16,11 +16,11 @@
 #include <thread>
 
 #include "base/blocking.h"
-#include "front/broker.h"
-#include "front/broker_socket.h"
-#include "front/dev_fuse.h"
-#include "front/dispatcher.h"
-#include "front/mount_point.h"
+#include "front/broker/broker.h"
+#include "front/broker/broker_socket.h"
+#include "front/mount/mount_point.h"
+#include "front/requests/dispatcher.h"
+#include "front/transports/dev_fuse.h"
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57

@@ -11,7 +11,7 @@
 #include <linux/fuse.h>
 
 #include "base/bytes.h"
-#include "front/transport.h"
+#include "front/transports/transport.h"
 #include "volume/progress.h"
 
 namespace pmfs::front {
