@@ -15,6 +15,7 @@ LAYERS = {
     "fs/volume/": ["fs/base/", "fs/media/", "fs/pm/", "fs/journal/", "fs/core/", "fs/holders/"],
     "fs/front/": ["fs/base/", "fs/media/", "fs/pm/", "fs/volume/", "fs/client/pmfs_ioctl.h",
                   "fs/client/broker.h"],
+    "fs/virtio/": ["fs/base/"],
     "fs/client/": [],
     "mkfs/": ["fs/base/", "fs/media/", "fs/pm/"],
     # fsck shares the format and the reading of the journal, never the engine.
