@@ -128,13 +128,14 @@ void BackEnd::serve(FileDescriptor socket) {
     device_.disconnected();
 }
 
-// True: there is a message.  False: the end.
+// True: there is a message, or the front end is gone.  False: the end.
 bool BackEnd::wait(int socket) const {
     while (!ending_) {
         pollfd all[] = {
             {socket, POLLIN, 0}, {listener_.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}};
         if (::poll(all, 3, -1) < 0) continue;
-        if (all[1].revents != 0) turn_away();
+        // Once more: the first one may have hung up before the second one came.
+        if (all[1].revents != 0 && ::poll(all, 1, 0) == 0) turn_away();
         if (all[0].revents != 0) return !ending_;
     }
     return false;

@@ -24,8 +24,8 @@ const char *Walk::from(std::uint16_t head) {
 
 const char *Walk::follow(std::span<const vring_desc> table, std::uint16_t at, bool nested) {
     for (std::size_t steps = 0;; ++steps) {
-        if (steps == table.size()) return "a chain is a loop, or longer than its table";
         if (at >= table.size()) return "a descriptor's next is outside its table";
+        if (steps == table.size()) return "a chain is a loop, or longer than its table";
         const vring_desc descriptor = copy_of(table[at]);
         if ((descriptor.flags & VRING_DESC_F_INDIRECT) != 0) {
             if (nested) return "an indirect table has an indirect descriptor";
