@@ -43,7 +43,7 @@ def _seal(root):
 def _asan(root):
     build = "build-asan"
     return [_doctest(root, build, "unit"), _doctest(root, build, "crash", PMFS_CRASH_SHORT="1"),
-            _doctest(root, build, "front"), _doctest(root, build, "seal"),
+            *(_doctest(root, build, name) for name in ("front", "seal", "virtio")),
             # (An instrumented library is not what is installed, nor does it let others be loaded before it.)
             *_mount(root, build, without={"install", "limits"}, words=("--media", "memory"))]
 
@@ -59,7 +59,7 @@ def _tsan(root):
     without = ("--test-case-exclude=journal:*,format:*,fsck:*,hostile:*,mkfs:*,model:*,space map:*,superblock:*,"
                "lent: a process that shares*")
     return [_doctest(root, build, "unit", without, before=fixed),
-            *(_doctest(root, build, name, before=fixed) for name in ("front", "seal")),
+            *(_doctest(root, build, name, before=fixed) for name in ("front", "seal", "virtio")),
             *_mount(root, build, names={"model"}, words=("--media", "memory"), before=fixed)]
 
 
@@ -78,7 +78,7 @@ def _coverage(root):
     build = "build-coverage"
     tool = [sys.executable, root / "tests/runner/coverage.py", root / build]
     return [Program("begin", [*tool, "--begin"]),
-            *(_doctest(root, build, name) for name in ("unit", "front", "seal")),
+            *(_doctest(root, build, name) for name in ("unit", "front", "seal", "virtio")),
             *(_python(root, build, path) for path in sorted((root / "tests/seal").glob("t_*.py"))),
             # (The programs themselves: what they do is seen on real mounts only.)
             *_mount(root, build, without={"install", "limits", "model"}, words=("--media", "memory")),
@@ -89,7 +89,7 @@ def _coverage(root):
 
 ALL = [
     Suite("unit", "functions and classes", 300, ["release"],
-          lambda root: [_doctest(root, "build", name) for name in ("unit", "front")]),
+          lambda root: [_doctest(root, "build", name) for name in ("unit", "front", "virtio")]),
     Suite("seal", "the table of docs/seal.md", 300, ["release"], _seal),
     Suite("crash", "power cuts and kills at every event", 600, ["release"],
           lambda root: [_doctest(root, "build", "crash")]),
