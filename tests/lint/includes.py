@@ -19,7 +19,7 @@ LAYERS = {
                            "fs/client/pmfs_ioctl.h", "fs/front/clients/",
                            "fs/front/broker/broker.h", "fs/front/transports/transport.h"],
     "fs/front/transports/": ["fs/base/", "fs/front/clients/", "fs/front/requests/"],
-    "fs/front/mount/": ["fs/base/", "fs/pm/", "fs/volume/", "fs/front/"],
+    "fs/front/mount/": ["fs/base/", "fs/pm/", "fs/volume/", "fs/front/", "fs/client/pmfs_ioctl.h"],
     "fs/client/": [],
     "mkfs/": ["fs/base/", "fs/media/", "fs/pm/"],
     # fsck shares the format and the reading of the journal, never the engine.
