@@ -18,6 +18,7 @@
 #include "base/blocking.h"
 #include "front/broker/broker.h"
 #include "front/broker/broker_socket.h"
+#include "front/clients/clients.h"
 #include "front/mount/mount_point.h"
 #include "front/requests/dispatcher.h"
 #include "front/transports/dev_fuse.h"
@@ -131,7 +132,8 @@ private:
     const ServeOptions &options_;
     FileDescriptor signals_, ended_;
     std::unique_ptr<Volume> volume_;
-    std::unique_ptr<Dispatcher> dispatcher_;
+    std::unique_ptr<Clients> clients_;
+    std::shared_ptr<Dispatcher> dispatcher_;  // of the local mount
     std::unique_ptr<DevFuse> device_;
     std::unique_ptr<Broker> broker_;
     std::optional<MountPoint> mount_point_;
@@ -158,7 +160,10 @@ Outcome Server::open() {
         spdlog::warn(
             "{}: the superblock is damaged; its copy in block {} is used (fsck.pmfs -y repairs it)",
             options_.source, copy.value());
-    auto dispatcher = Dispatcher::create(*volume_, options_.dispatch);
+    clients_ = std::make_unique<Clients>(*volume_);
+    auto local = clients_->admit({});
+    if (!local.ok()) return failure(Exit::system, options_.source, local.error());
+    auto dispatcher = Dispatcher::create(*clients_, std::move(local).take(), options_.dispatch);
     if (!dispatcher.ok()) return failure(Exit::system, options_.source, dispatcher.error());
     dispatcher_ = std::move(dispatcher).take();
     return {};
@@ -253,6 +258,7 @@ Outcome Server::close() {
     device_.reset();
     dispatcher_.reset();
     volume_.reset();
+    clients_.reset();
     if (!closed.ok()) return failure(Exit::failed, options_.source, closed.error());
     return {};
 }
