@@ -440,8 +440,9 @@ ssize_t Dispatcher::write_reply(int, iovec *iov, int count, void *userdata) {
     if (sent >= 0) return sent;
     // ENOENT: the kernel no longer wants this reply.  ENODEV: the connection has ended.  EFAULT:
     // the reply's bytes are on a bad page, and the kernel has answered EIO in our place.
-    if (errno == EFAULT) spdlog::error("the medium has a bad page under a file that was read");
-    if (!notification && (errno == ENODEV || errno == EFAULT)) errno = ENOENT;
+    const int error = errno;
+    if (error == EFAULT) spdlog::error("the medium has a bad page under a file that was read");
+    errno = !notification && (error == ENODEV || error == EFAULT) ? ENOENT : error;
     return -1;
 }
 
