@@ -269,4 +269,30 @@ TEST_CASE(
     CHECK(front.stop(0) == queue.next_available());
 }
 
+TEST_CASE("memory: a table without the rings may come while the queue looks at them") {
+    MemoryOwner nobody;
+    GuestMemory memory(nobody);
+    const FileDescriptor fd = memory_of(4096);
+    REQUIRE(memory.add({0, 4096, 0, 0}, fd).ok());
+    const virtio::Virtqueue::Setup setup = {.size = 16, .available = 1024, .used = 2048};
+    std::atomic<int> breaks = 0;
+    for (int i = 0; i < 300; ++i) {
+        const auto queue = virtio::Virtqueue::make(setup, memory.table(), nobody,
+                                                   [&](const std::string &) { ++breaks; });
+        REQUIRE(queue.ok());
+        std::atomic<int> looks = 0;
+        std::thread looking([&, it = queue.value()] {
+            for (const int before = breaks; breaks == before; ++looks) {
+                it->stop_kicks();
+                it->want_kicks();
+                CHECK(!it->take());
+            }
+        });
+        while (looks < 10) ::usleep(10);
+        queue.value()->set_memory(std::make_shared<virtio::MemoryTable>());
+        looking.join();
+    }
+    CHECK(breaks == 300);
+}
+
 }  // namespace pmfs::test
