@@ -22,6 +22,11 @@ inline constexpr int kClaimErrno = 0x10003;
 // is about to forget them.  Parked in the same way, for a moment.
 inline constexpr int kForgetErrno = 0x10004;
 
+// A block of metadata that is not in memory, and whoever asked does not want to wait for the medium
+// with a lock held (pm/no_waiting.h).  To be done again once it was read in; it never reaches a
+// client.
+inline constexpr int kAbsentErrno = 0x10005;
+
 inline bool must_park(const Error &error) {
     const int value = error.errno_value();
     return value == kParkErrno || value == kBreakErrno || value == kClaimErrno ||

@@ -12,7 +12,7 @@ FairPool::FairPool(const char *name, unsigned threads, unsigned share)
     : name_(name),
       threads_wanted_(threads),
       running_max_(share != 0 ? share : std::max(1u, threads / 2)),
-      lengthy_max_(std::max(1u, threads / 2)),
+      lengthy_max_(std::max(1u, std::min(std::thread::hardware_concurrency(), threads) / 2)),
       lengthy_share_(std::max(1u, lengthy_max_ / 4)) {}
 
 Result<> FairPool::start() {

@@ -1,7 +1,7 @@
 // A bounded pool of threads for work that may block or take long, fair by user and by file: a user
 // who has much to do keeps a share of the threads at most, and a file one; and lengthy jobs keep
-// half of them altogether, each user's a quarter of that half: so whoever wants little need not
-// wait for whoever wants much.
+// half of the processors busy and half of the threads at most, each user's a quarter of that: so
+// whoever wants little need not wait for whoever wants much.
 //
 // Jobs of one file run in the order that they came.  The user with the fewest running jobs is
 // served next, and of several the one who was not served for the longest time.

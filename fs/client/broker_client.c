@@ -1,6 +1,6 @@
-/* libpmfs's side of the broker's socket: see broker.h. */
+/* libpmfs's side of the broker's socket: see broker_protocol.h. */
 #define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
-#include "broker.h"
+#include "broker_protocol.h"
 
 #include <errno.h>
 #include <string.h>

@@ -4,7 +4,7 @@
 
 #include <stdbool.h>
 
-#include "broker.h"
+#include "broker_protocol.h"
 #include "pmfs.h"
 
 #define PMFS_EXPORT __attribute__((visibility("default")))

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "base/errors.h"
 #include "base/ids.h"
 #include "base/result.h"
 #include "journal/journal.h"
@@ -40,7 +41,8 @@ public:
     // Edits `lines` of a block that exists twice: a damaged copy is made anew from the sound one.
     template <class T>
     Result<T *> edit_copy(BlockNo copy, BlockNo other, media::Magic magic, journal::Lines lines) {
-        if (auto found = tx_.edit<T>(copy, magic, lines); found.ok()) return found.value();
+        const auto found = tx_.edit<T>(copy, magic, lines);
+        if (found.ok() || !is_damage(found.error())) return found;
         const T *sound = TRY(tx_.read<T>(other, magic));
         T *made = TRY(tx_.fresh<T>(copy, magic));
         copy_body(made, sound, sizeof(T));

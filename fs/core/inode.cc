@@ -20,7 +20,7 @@ Result<const media::Summary *> read_summary(const Reader &reader, GroupNo group,
                                             journal::Lines lines) {
     const auto layout = media::layout_of(group);
     const auto found = reader.get<media::Summary>(layout.summary_a, Magic::summary, lines);
-    if (found.ok()) return found.value();
+    if (found.ok() || !is_damage(found.error())) return found;
     return reader.get<media::Summary>(layout.summary_b, Magic::summary, lines);
 }
 
@@ -133,6 +133,7 @@ Result<> for_each_inode(const Reader &reader, ChunkNo chunk, InodeNo from,
         const InodeNo ino = number_of(reader.core().superblock, block,
                                       static_cast<unsigned>(bit % kInodesPerBlock));
         const auto inode = read_inode(reader, ino);
+        if (!inode.ok() && !is_damage(inode.error())) return inode.error();
         if (inode.ok() && !each(ino, *inode.value())) return {};
     }
     return {};
@@ -163,6 +164,7 @@ Result<std::optional<InodeNo>> free_slot(const Reader &reader, ChunkNo chunk) {
         const auto slot = static_cast<unsigned>(bit % kInodesPerBlock);
         const InodeNo ino = number_of(reader.core().superblock, block, slot);
         const auto inode = reader.inode(block, slot, ino);
+        if (!inode.ok() && !is_damage(inode.error())) return inode.error();
         if (inode.ok() && inode.value()->mode.get() == 0) return std::optional(ino);
     }
     return std::optional<InodeNo>();

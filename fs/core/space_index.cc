@@ -61,6 +61,7 @@ void SpaceMap::index(ChunkNo chunk, const Bits &available) {
 // As the medium has it; no transaction changes the chunk.  Its bitmap was read when the group was
 // loaded, so it can be read again; if not, nothing can be taken there.
 void SpaceMap::index_home(ChunkNo chunk) {
+    const pm::NoWaiting waits(false);
     const auto bits = available(nullptr, chunk);
     index(chunk, bits.ok() ? bits.value() : Bits{});
 }

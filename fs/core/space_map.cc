@@ -122,7 +122,9 @@ void SpaceMap::lengthen_group(GroupNo number, std::uint32_t chunks) {
 Result<const media::Summary *> SpaceMap::read_summary(GroupNo group) {
     const auto layout = media::layout_of(group);
     auto found = journal_.blocks().get(layout.summary_a, Magic::summary);
-    if (!found.ok()) found = journal_.blocks().get(layout.summary_b, Magic::summary);
+    if (!found.ok() && is_damage(found.error()))
+        found = journal_.blocks().get(layout.summary_b, Magic::summary);
+    if (!found.ok() && !is_damage(found.error())) return found.error();
     if (!found.ok()) return corrupt("both summaries of an allocation group are damaged");
     return reinterpret_cast<const media::Summary *>(found.value());
 }
@@ -280,9 +282,6 @@ Result<> SpaceMap::take(Change &change, ChunkNo chunk, const Bits &bits, Use use
     TRY(load(media::group_of(chunk)));
     Chunk &c = chunk_at(chunk);
     TRY(edit_bits(change, chunk, bits, true));
-    const auto n = static_cast<std::int32_t>(count_bits(bits));
-    undo_.push_back(
-        {chunk, -n, c.kind, c.inodes, false, Bits{}, use == Use::reserved ? bits : Bits{}});
     if (meta) {
         auto *classes = TRY(change.tx().edit<media::BitmapBlock>(bitmap_block(chunk, true),
                                                                  Magic::bitmap, row_lines(chunk)));
@@ -297,6 +296,9 @@ Result<> SpaceMap::take(Change &change, ChunkNo chunk, const Bits &bits, Use use
                 journal_.forget_block(media::first_block(chunk) + i);
     }
     const ChunkKind own = meta ? ChunkKind::meta : ChunkKind::data;
+    const auto n = static_cast<std::int32_t>(count_bits(bits));
+    undo_.push_back(
+        {chunk, -n, c.kind, c.inodes, false, Bits{}, use == Use::reserved ? bits : Bits{}});
     account(chunk, -n, c.kind == ChunkKind::free || c.kind == own ? own : ChunkKind::mixed);
     index(chunk, TRY(available(&change, chunk)));
     return write_summary(change, chunk);

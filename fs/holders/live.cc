@@ -96,7 +96,7 @@ bool LiveTable::wrote_past_cache(HandleId handle) {
     Shard &shard = shard_of(handle);
     Lock lock(shard.mutex);
     const auto found = shard.handles.find(handle);
-    if (found == shard.handles.end() || !found->second.direct_io) return false;
+    if (found == shard.handles.end() || !found->second.past_cache()) return false;
     Inode &i = shard.inodes[found->second.ino.value()];
     if (i.cached == 0) i.stored_directly = true;
     return i.cached != 0;
@@ -110,7 +110,7 @@ std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, const OpenRequest 
     bool keep = true;
     if (!direct_io) {
         if (i.grants.storing() || (request.write && i.grants.freezes_gaps())) return std::nullopt;
-        keep = !std::exchange(i.stored_directly, false);
+        if (request.caller.client == 0) keep = !std::exchange(i.stored_directly, false);
     }
     // The shard is the inode's, so that a handle alone leads to both.
     const HandleId id = handle_ids_.fetch_add(1) * kShards + ino.value() % kShards;

@@ -63,7 +63,8 @@ public:
     std::optional<HandleInfo> handle(HandleId handle);
     std::vector<HandleInfo> handles(InodeNo ino);
     // Bytes were written by this handle.  True: it goes past the kernel's cache, and pages of the
-    // old bytes may be there, in use.  Pages that nobody uses go with the next cached open.
+    // old bytes may be there, in use (another client's, it may be).  Pages that nobody uses go with
+    // the next cached open.
     bool wrote_past_cache(HandleId handle);
 
     // --- grants

@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include "base/errors.h"
 #include "media/geometry.h"
 #include "media/verify.h"
 
@@ -36,12 +37,14 @@ Result<const std::byte *> Blocks::get(BlockNo block, media::Magic magic) {
     if (block.value() >= count_) return corrupt("a block number points past the end of the volume");
     const std::byte *bytes = raw(block);
     std::atomic<std::uint8_t> &touched = touched_[block.value()];
+    if (absent_hook_) TRY(check_present(block));
     if (touched.load(std::memory_order_relaxed) & kWhole) [[likely]] {
         // Still compare the kind: a damaged pointer may lead to a sound block of another kind.
         const auto *header = reinterpret_cast<const media::BlockHeader *>(bytes);
         if (header->magic.get() == static_cast<std::uint32_t>(magic)) return bytes;
         return corrupt("a pointer leads to a metadata block of another kind");
     }
+    TRY(check_present(block));
     if (!media::block_ok({bytes, media::kBlockSize}, magic, fsid_, block.value()))
         return corrupt("a metadata block is damaged");
     if (magic == media::Magic::node || magic == media::Magic::inode_map) TRY(check_class(block));
@@ -58,10 +61,12 @@ Result<const media::Inode *> Blocks::inode(BlockNo block, unsigned slot, InodeNo
     const auto *inode = reinterpret_cast<const media::Inode *>(bytes);
     std::atomic<std::uint8_t> &touched = touched_[block.value()];
     const auto bit = static_cast<std::uint8_t>(1u << slot);
+    if (absent_hook_) TRY(check_present(block));
     if (touched.load(std::memory_order_relaxed) & bit) [[likely]] {
         if (media::header_ok(inode->header, media::Magic::inode, fsid_, self.value())) return inode;
         return corrupt("an inode is not in its place");
     }
+    TRY(check_present(block));
     if (!media::block_ok({bytes, media::kInodeSize}, media::Magic::inode, fsid_, self.value()))
         return corrupt("an inode is damaged");
     if (knows_all_fields_ && !media::reserved_zero({bytes, media::kInodeSize}, media::Magic::inode))
@@ -71,11 +76,19 @@ Result<const media::Inode *> Blocks::inode(BlockNo block, unsigned slot, InodeNo
     return inode;
 }
 
+Result<> Blocks::look_for(BlockNo block) const {
+    const std::uint64_t offset = media::byte_of(block);
+    if (absent_hook_ ? !absent_hook_(block) : region_.in_memory(offset)) return {};
+    pm::NoWaiting::note(region_, offset);
+    return Error(kAbsentErrno, "a block of metadata is not in memory");
+}
+
 Result<> Blocks::check_class(BlockNo block) {
     const unsigned in_group = media::index_in_group(media::chunk_of(block));
     const auto layout = media::layout_of(media::group_of(block));
     for (const BlockNo first : {layout.bitmaps, layout.classes}) {
         const auto found = get(first + media::bitmap_index(in_group), media::Magic::bitmap);
+        if (!found.ok() && !is_damage(found.error())) return found.error();
         if (!found.ok()) return {};  // damage there does not cost all that it tells of
         const auto *bitmap = reinterpret_cast<const media::BitmapBlock *>(found.value());
         const unsigned bit = media::index_in_chunk(block);

@@ -6,12 +6,14 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 
 #include "base/assert.h"
 #include "base/ids.h"
 #include "base/result.h"
 #include "media/format.h"
 #include "media/geometry.h"
+#include "pm/no_waiting.h"
 #include "pm/region.h"
 
 namespace pmfs::journal {
@@ -49,6 +51,14 @@ public:
     // What is whole and ours may still be nonsense: asked at first touch, by those who know.
     using SaneCheck = bool (*)(const std::byte *block, media::Magic magic);
     void set_sane_check(SaneCheck check) { sane_ = check; }
+    // kAbsentErrno: the block is not in memory, and this thread does not wait (pm/no_waiting.h).
+    Result<> check_present(BlockNo block) const {
+        if (!pm::NoWaiting::on()) [[likely]]
+            return {};
+        return look_for(block);
+    }
+    // Tests: blocks of which it says so are not in memory when they are asked for.
+    void set_absent_hook(std::function<bool(BlockNo)> hook) { absent_hook_ = std::move(hook); }
     // Its content is no metadata of ours any more.
     void forget(BlockNo block) { touched_[block.value()].store(0, std::memory_order_relaxed); }
 
@@ -56,6 +66,7 @@ private:
     // What the bitmaps do not call metadata is what a file's owner wrote there, and may change at
     // any moment.
     Result<> check_class(BlockNo block);
+    Result<> look_for(BlockNo block) const;
 
     const pm::Region &region_;
     const std::uint64_t fsid_;
@@ -65,6 +76,7 @@ private:
     // touched, so a volume of 1 TiB with few files costs little.
     std::atomic<std::uint8_t> *touched_;
     SaneCheck sane_ = nullptr;
+    std::function<bool(BlockNo)> absent_hook_;
 };
 
 }  // namespace pmfs::journal

@@ -61,6 +61,7 @@ void Tx::copy_lines(Shadow &shadow, Lines lines) {
 Result<std::byte *> Tx::make_fresh(BlockNo block, media::Magic magic) {
     if (find(block) || !journal_.homes_.allow(block))
         return corrupt("a block that is in use was taken for a free one");
+    TRY(journal_.blocks().check_present(block));  // its home will be stored to
     Shadow *shadow = TRY(add(block, magic, true));
     const auto header = media::header_of(magic, journal_.blocks().fsid(), block.value(), 0);
     if (!shadow->inodes()) std::memcpy(shadow->bytes, &header, sizeof header);
@@ -161,7 +162,9 @@ void Tx::finish_blocks(std::uint64_t seq) {
 
 Result<TxSeq> Tx::commit() {
     PMFS_ASSERT(begun_);
+    if (pm::NoWaiting::met()) return Error(kAbsentErrno, "something was not looked at");
     const auto seq = TRY(journal_.commit(*this));
+    pm::NoWaiting::end();
     begun_ = false;
     used_ = 0;
     if (watcher_) watcher_->tx_committed(seq);

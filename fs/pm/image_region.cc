@@ -12,12 +12,15 @@
 // the same few blocks, so it is stored too.
 #include "pm/image_region.h"
 
+#include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <array>
 #include <cstring>
 
+#include "base/blocking.h"
 #include "base/bytes.h"
 
 namespace pmfs::pm {
@@ -25,6 +28,7 @@ namespace pmfs::pm {
 namespace {
 
 constexpr std::uint64_t kByCallFrom = 32 << 10;
+constexpr std::uint64_t kZeroByCallFrom = 256 << 10;
 constexpr std::uint64_t kPage = 4096;
 constexpr int kPrivate = MAP_PRIVATE | MAP_NORESERVE;
 constexpr std::array<std::byte, 64 << 10> kZeroes = {};
@@ -110,8 +114,18 @@ void ImageRegion::do_write(std::uint64_t offset, std::span<const std::byte> byte
     if (lost(offset, bytes.size())) fail_write();
 }
 
+// Allocated and zero, without a byte written: a sync that others wait for need not write them
+// either.  False: the filesystem cannot, or there is something wrong of which a write will tell.
+bool ImageRegion::zero_by_call(std::uint64_t offset, std::uint64_t size) {
+    if (size < kZeroByCallFrom || !is_aligned(offset, kPage) || !is_aligned(size, kPage))
+        return false;
+    return whole() && ::fallocate(fd_.get(), FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+                                  static_cast<off_t>(offset), static_cast<off_t>(size)) == 0;
+}
+
 void ImageRegion::do_zero(std::uint64_t offset, std::uint64_t size) {
     check_range(offset, size);
+    if (zero_by_call(offset, size)) return;
     for (std::uint64_t n = 0; size != 0; offset += n, size -= n) {
         n = std::min<std::uint64_t>(size, kZeroes.size());
         do_write(offset, std::span(kZeroes).first(n));
@@ -133,6 +147,19 @@ void ImageRegion::drop_private(std::uint64_t offset) {
     PMFS_ASSERT(is_aligned(offset, kPage));
     // Fails only for a range that is not mapped, and ours is.
     PMFS_ASSERT(::madvise(private_.start() + offset, kPage, MADV_DONTNEED) == 0);
+}
+
+// mincore(2): of a page that this process has no copy of, whether the page cache has it.
+bool ImageRegion::in_memory(std::uint64_t offset) const {
+    unsigned char there = 0;
+    auto *page = const_cast<std::byte *>(meta_ + align_down(offset, kPage));
+    return ::mincore(page, kPage, &there) != 0 || (there & 1) != 0;
+}
+
+void ImageRegion::read_in(std::uint64_t offset) const {
+    may_block("madvise");
+    auto *page = const_cast<std::byte *>(meta_ + align_down(offset, kPage));
+    (void)::madvise(page, kPage, MADV_POPULATE_READ);
 }
 
 }  // namespace pmfs::pm

@@ -14,6 +14,8 @@ public:
     bool failed() const override { return syncer_.failed(); }
     void store_home(std::uint64_t offset, std::span<const std::byte> bytes) override;
     void drop_private(std::uint64_t offset) override;
+    bool in_memory(std::uint64_t offset) const override;
+    void read_in(std::uint64_t offset) const override;
 
 protected:
     void do_write(std::uint64_t offset, std::span<const std::byte> bytes) override;
@@ -29,6 +31,7 @@ private:
                 bool read_only, UnitSet lost);
     bool whole() const;
     void fail_write();
+    bool zero_by_call(std::uint64_t offset, std::uint64_t size);
     void write_by_call(std::uint64_t offset, std::span<const std::byte> bytes);
 
     Syncer syncer_;

@@ -107,6 +107,10 @@ public:
     virtual bool keeps(std::uint64_t offset, std::span<const std::byte> bytes) const {
         return std::memcmp(data_ + offset, bytes.data(), bytes.size()) == 0;
     }
+    // Whether the page of metadata at `offset` is in memory; and reads it in, which blocks (a page
+    // that cannot be read is a fault of whoever looks at it).
+    virtual bool in_memory(std::uint64_t) const { return true; }
+    virtual void read_in(std::uint64_t) const {}
     // A write or a sync failed for good: nothing can be promised any more.
     virtual bool failed() const { return false; }
 

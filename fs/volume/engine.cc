@@ -25,6 +25,7 @@ Result<> Engine::open(const std::array<std::uint8_t, 16> &boot_id) {
     journal = TRY(journal::Journal::open(*region, superblock, boot_id, options.read_only));
     journal->blocks().set_sane_check(&sane);
     if (options.park_hook) journal->set_park_hook(options.park_hook);
+    if (options.absent_hook) journal->blocks().set_absent_hook(options.absent_hook);
     allocator = TRY(core::Allocator::open(*journal, superblock));
     allocator->set_readers(readers);
     core = std::make_unique<core::Core>(core::Core{*journal, superblock, *allocator});

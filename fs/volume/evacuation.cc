@@ -57,6 +57,7 @@ Hold Evacuation::hold() const {
 }
 
 Result<bool> Evacuation::step() {
+    const pm::NoWaiting waits(false);  // many reads, and what one of them gives decides the next
     switch (stage_) {
         case Stage::choose:
             TRY(choose());

@@ -34,8 +34,14 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
     reply.handle = opened->handle;
     reply.keep_cache = opened->keep_cache;
     // Attributes that the kernel was given to keep are no longer to be kept.
-    if (request.write && !reply.direct_io)
-        reply.stale.attributes |= TRY(pmfs::unseen_from(e, ino, *inode)).has_value();
+    if (request.write && !reply.direct_io) {
+        const auto unseen = pmfs::unseen_from(e, ino, *inode);
+        if (!unseen.ok()) {
+            (void)e.live.release(opened->handle);  // nobody gets it
+            return unseen.error();
+        }
+        reply.stale.attributes |= unseen.value().has_value();
+    }
     return reply;
 }
 
@@ -90,7 +96,8 @@ Result<std::optional<std::uint64_t>> Volume::unseen_from(InodeNo ino) {
 
 bool Volume::unseen_by(HandleId handle) {
     const auto opened = parts_->engine.live.handle(handle);
-    return opened && opened->direct_io && parts_->engine.live.counts(opened->ino).cached_write != 0;
+    return opened && opened->past_cache() &&
+           parts_->engine.live.counts(opened->ino).cached_write != 0;
 }
 
 Result<HandleInfo> Volume::handle_info(HandleId handle) {

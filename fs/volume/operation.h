@@ -10,11 +10,15 @@
 // would change again: it is run again, and no step before it is.  Whoever drops an operation in the
 // middle (a request was interrupted, or had nowhere to be kept) leaves what a crash would leave
 // there, and what it held in memory goes with it.  Dropped without the volume's lock.
+//
+// On an image a step may find that a block of metadata is not in memory (pm/no_waiting.h): any read
+// of a step that has not committed yet may say so, and the step is run again, too.
 #pragma once
 #include <cstdint>
 
 #include "base/ids.h"
 #include "base/result.h"
+#include "pm/no_waiting.h"
 #include "volume/claims.h"
 
 namespace pmfs {
@@ -36,8 +40,9 @@ public:
     // Of one that found the volume full: whether it wants blocks of any kind and has done nothing
     // yet, so that it may wait a moment for files that the client is about to forget.
     virtual bool may_wait_for_space() const { return false; }
-    // The scheduler's: how often it has done so.
+    // The scheduler's: how often it has done so, and what a step has to be done again for.
     unsigned waited_for_space = 0;
+    pm::Absent absent;
     // A step has to wait for somebody who may wait for the inode: give it free if that may be.
     virtual void waits_for_leases() { claim_.release(); }
 

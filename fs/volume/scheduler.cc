@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <thread>
+#include <utility>
 
 #include "base/clock.h"
 
@@ -25,14 +26,14 @@ void Progress::drop() {
 // some in one hold.  Then, if others wait, they have the lock to themselves for a while.  The lock
 // alone lets one call of each in between two holds, so a client that makes many calls would fall
 // further and further behind (decision 14).
-Result<bool> Scheduler::steps(Operation &operation) {
+Result<bool> Scheduler::steps(Operation &operation, bool may_wait) {
     constexpr std::uint64_t kHoldNs = 50'000;
     constexpr std::chrono::microseconds kRest{200};
     {
         ExclusiveLock held(lock_);
         const std::uint64_t begin = monotonic_ns();
         do {
-            const Result<bool> done = operation.step();
+            const Result<bool> done = one_step(operation, may_wait);
             if (!done.ok() || done.value() || operation.hold() != Hold::exclusive) return done;
         } while (monotonic_ns() - begin <= kHoldNs);
         if (!lock_.contended()) return false;
@@ -41,18 +42,35 @@ Result<bool> Scheduler::steps(Operation &operation) {
     return false;
 }
 
-Result<bool> Scheduler::step(Operation &operation) {
+// kAbsentErrno, and Operation::absent: to be done again when that was read in.
+Result<bool> Scheduler::one_step(Operation &operation, bool may_wait) {
+    const pm::NoWaiting absent(!may_wait);
+    const Result<bool> done = operation.step();
+    operation.absent = pm::NoWaiting::take();
+    if (operation.absent) return Error(kAbsentErrno, "a block of metadata is not in memory");
+    return done;
+}
+
+Result<bool> Scheduler::hold_and_step(Operation &operation, bool may_wait) {
     switch (operation.hold()) {
         case Hold::exclusive:
-            return steps(operation);
+            return steps(operation, may_wait);
         case Hold::shared: {
             SharedLock held(lock_);
-            return operation.step();
+            return one_step(operation, may_wait);
         }
         case Hold::none:
-            return operation.step();
+            return one_step(operation, true);
     }
     return true;
+}
+
+Result<bool> Scheduler::step(Operation &operation) {
+    for (unsigned n = 0;; ++n) {
+        const Result<bool> done = hold_and_step(operation, n == pm::kReadInsMax);
+        if (!operation.absent) return done;
+        std::exchange(operation.absent, {}).read_in();
+    }
 }
 
 Result<> Scheduler::run(Operation &operation) {

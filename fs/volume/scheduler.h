@@ -44,7 +44,9 @@ public:
 private:
     Result<> unless_forgotten_soon(Operation &operation, Result<> done) EXCLUDES(lock_);
     Result<bool> step(Operation &operation) EXCLUDES(lock_);
-    Result<bool> steps(Operation &operation) EXCLUDES(lock_);
+    Result<bool> hold_and_step(Operation &operation, bool may_wait) EXCLUDES(lock_);
+    Result<bool> steps(Operation &operation, bool may_wait) EXCLUDES(lock_);
+    static Result<bool> one_step(Operation &operation, bool may_wait);
 
     SharedMutex &lock_;
     Claims &claims_;

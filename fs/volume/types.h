@@ -42,6 +42,12 @@ struct Attr {
     bool unsettled = false;
 };
 
+// What rename() did, for kernels that keep what they were told.
+struct Renamed {
+    std::vector<InodeNo> moved;  // directories whose `..` is another one now
+    InodeNo source, target;      // what the two names led to before; 0: nothing
+};
+
 struct SetAttr {
     std::optional<std::uint32_t> mode;  // permission bits
     std::optional<std::uint32_t> uid, gid;

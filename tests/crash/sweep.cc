@@ -336,24 +336,28 @@ Swept run(const Sweep &sweep, SimMedia::Flavour flavour) {
 
 namespace {
 
-// The worlds after the acts when the transactions that `waits` says have to wait.
+// The worlds after the acts when what `waits` says of the transactions, or of the reads, has to
+// wait.
+enum class Waits { transactions, reads };
 struct Parked {
     std::string broken;  // what does not hold
     Story story;
     std::vector<std::size_t> cuts;  // events when one had to wait
-    std::size_t begun = 0;          // transactions
+    std::size_t begun = 0;          // transactions, or reads
     std::uint64_t inodes_used = 0;  // (fsck counts the blocks; trees may be merged or not)
 };
-Parked act_parked(const Sweep &sweep, SimMedia &media, bool keeps_places,
+Parked act_parked(const Sweep &sweep, SimMedia &media, bool keeps_places, Waits which,
                   const std::function<bool(std::size_t)> &waits) {
     Parked parked;
     bool acting = false;
     MountOptions options = mount_options(kBootA);
-    options.park_hook = [&] {
+    const auto hook = [&] {
         if (!acting || !waits(parked.begun++)) return false;
         parked.cuts.push_back(media.events());
         return true;
     };
+    if (which == Waits::transactions) options.park_hook = hook;
+    if (which == Waits::reads) options.absent_hook = [&](BlockNo) { return hook(); };
     {
         auto volume = must(Volume::open(media.lend(), options));
         User user(*volume, keeps_places);
@@ -386,14 +390,23 @@ Parked act_parked(const Sweep &sweep, SimMedia &media, bool keeps_places,
     return parked;
 }
 
-}  // namespace
-
-Swept run_parked(const Sweep &sweep) {
-    const MediaImage base = base_image(sweep, SimMedia::Flavour::image);
-    SimMedia undisturbed(SimMedia::Flavour::image, base);
-    const Parked straight = act_parked(sweep, undisturbed, true, [](std::size_t) { return false; });
+// What is wrong with a run that had to wait here and there.
+std::string compare(const Parked &parked, const Parked &straight) {
+    if (!parked.broken.empty()) return parked.broken;
     const World &wanted = straight.story.worlds.back();
-    Swept swept;
+    const std::string broken = judge(parked.story.worlds.back(), {&wanted}, {&wanted}, false);
+    if (!broken.empty()) return broken;
+    return parked.inodes_used == straight.inodes_used ? "" : "an inode was not given back";
+}
+
+bool never(std::size_t) {
+    return false;
+}
+
+// A transaction waits for room in the journal, and the power goes just then.
+void park_transactions(const Sweep &sweep, const MediaImage &base, Swept &swept) {
+    SimMedia undisturbed(SimMedia::Flavour::image, base);
+    const Parked straight = act_parked(sweep, undisturbed, true, Waits::transactions, never);
     // An odd one, so that it meets both.
     const std::size_t step = short_form() ? straight.begun / 20 * 2 + 1 : 1;
     for (std::size_t run = 0; run < 2 * straight.begun; run += step) {
@@ -403,17 +416,13 @@ Swept run_parked(const Sweep &sweep) {
             return number == nth || (nth % 2 == 1 && number == nth + 2);
         };
         SimMedia media(SimMedia::Flavour::image, base);
-        Parked parked = act_parked(sweep, media, keeps_places, waits);
-        if (parked.broken.empty())
-            parked.broken = judge(parked.story.worlds.back(), {&wanted}, {&wanted}, false);
-        if (parked.broken.empty() && parked.inodes_used != straight.inodes_used)
-            parked.broken = "an inode was not given back";
+        const Parked parked = act_parked(sweep, media, keeps_places, Waits::transactions, waits);
+        const std::string broken = compare(parked, straight);
         ++swept.cuts;
         const std::string where = "transaction " + std::to_string(nth) + " of " +
                                   std::to_string(straight.begun) + " had to wait, " +
                                   (keeps_places ? "kept" : "started over") + ": ";
-        if (!parked.broken.empty())
-            swept.violations.push_back(sweep.name + ": " + where + parked.broken);
+        if (!broken.empty()) swept.violations.push_back(sweep.name + ": " + where + broken);
         const std::size_t before = swept.violations.size();
         Judge judge(sweep, SimMedia::Flavour::image, parked.story, swept);
         for (const std::size_t cut : parked.cuts) {
@@ -423,6 +432,37 @@ Swept run_parked(const Sweep &sweep) {
         if (swept.violations.size() != before)
             swept.violations.push_back(sweep.name + ": cut while " + where);
     }
+}
+
+// A block of metadata is not in memory when it is read (pm/no_waiting.h).
+void page_in(const Sweep &sweep, const MediaImage &base, Swept &swept) {
+    SimMedia undisturbed(SimMedia::Flavour::image, base);
+    const Parked straight = act_parked(sweep, undisturbed, true, Waits::reads, never);
+    const std::size_t runs = std::min<std::size_t>(straight.begun, short_form() ? 20 : 400);
+    for (std::size_t run = 0; run < runs; ++run) {
+        const std::size_t nth = run * straight.begun / runs;
+        const auto waits = [nth](std::size_t number) {
+            return number == nth || (nth % 2 == 1 && number == nth + 7);
+        };
+        SimMedia media(SimMedia::Flavour::image, base);
+        const Parked parked = act_parked(sweep, media, true, Waits::reads, waits);
+        const std::string broken = compare(parked, straight);
+        if (parked.cuts.empty()) continue;  // (another thread's work came between)
+        ++swept.cuts;
+        if (!broken.empty())
+            swept.violations.push_back(sweep.name + ": read " + std::to_string(nth) + " of " +
+                                       std::to_string(straight.begun) +
+                                       " was not in memory: " + broken);
+    }
+}
+
+}  // namespace
+
+Swept run_parked(const Sweep &sweep) {
+    const MediaImage base = base_image(sweep, SimMedia::Flavour::image);
+    Swept swept;
+    park_transactions(sweep, base, swept);
+    page_in(sweep, base, swept);
     return swept;
 }
 

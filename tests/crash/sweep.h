@@ -49,12 +49,16 @@ public:
     // Runs an operation that may ask to park, as a front end does.
     template <class F>
     auto retry(F operation) {
-        auto done = operation();
-        for (int i = 0; i < 100 && !done.ok() && must_park(done.error()); ++i) {
+        for (int i = 0;; ++i) {
+            const pm::NoWaiting absent(i < 100);
+            auto done = operation();
+            if (const pm::Absent page = pm::NoWaiting::take()) {
+                page.read_in();
+                continue;
+            }
+            if (i == 100 || done.ok() || !must_park(done.error())) return done;
             (void)volume_.commit_group().ok();
-            done = operation();
         }
-        return done;
     }
 
 private:

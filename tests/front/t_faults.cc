@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <functional>
+#include <set>
 
 #include "pm/fault.h"
 #include "pm/region.h"
@@ -150,4 +151,37 @@ TEST_CASE("data on a bad page is EIO by read, and the next requests are answered
     CHECK(wire.write(file, 0, "y") == 0);
     CHECK(wire.read(bad, 0, 4096).error == EIO);
     check_innocents(wire, file);
+}
+
+TEST_CASE("every request does what it does when no block of metadata is in memory") {
+    std::set<std::uint64_t> there;
+    std::size_t absent = 0;
+    MountOptions options;
+    options.absent_hook = [&](BlockNo block) {
+        const bool first = there.insert(block.value()).second;
+        absent += first;
+        return first;
+    };
+    options.no_background = true;
+    World world({}, options);
+    Wire &wire = world.wire();
+    const OpenFile file = wire.create("f");
+    REQUIRE(wire.write(file, 0, std::string(8192, 'x')) == 0);
+    for (const Innocent &one : kInnocents) {
+        CAPTURE(one.what);
+        there.clear();
+        const std::size_t before = absent;
+        CHECK(one.ask(wire, file) == 0);
+        if (one.what == "lookup" || one.what == "create" || one.what == "append")
+            CHECK(absent > before);
+    }
+    there.clear();
+    CHECK(wire.unlink("none") == ENOENT);
+    there.clear();
+    CHECK(wire.call(FUSE_LOOKUP, kRoot, name("none")).as<fuse_entry_out>().nodeid == 0);
+    there.clear();
+    CHECK(wire.read(file, 0, 4).text() == "some");
+    there.clear();
+    const Reply list = wire.call(FUSE_READDIRPLUS, kRoot, bytes_text(fuse_read_in{.size = 4096}));
+    CHECK(list.text().find("d") != std::string::npos);
 }

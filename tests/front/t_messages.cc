@@ -13,7 +13,7 @@
 #include <random>
 #include <vector>
 
-#include "front/statx.h"
+#include "front/requests/statx.h"
 #include "fsck/check.h"
 #include "media/format.h"
 #include "world.h"

@@ -13,8 +13,14 @@ LAYERS = {
     "fs/core/": ["fs/base/", "fs/media/", "fs/pm/", "fs/journal/"],
     "fs/holders/": ["fs/base/", "fs/media/", "fs/pm/", "fs/journal/", "fs/core/"],
     "fs/volume/": ["fs/base/", "fs/media/", "fs/pm/", "fs/journal/", "fs/core/", "fs/holders/"],
-    "fs/front/": ["fs/base/", "fs/media/", "fs/pm/", "fs/volume/", "fs/client/pmfs_ioctl.h",
-                  "fs/client/broker.h"],
+    "fs/front/clients/": ["fs/base/", "fs/volume/"],
+    "fs/front/broker/": ["fs/base/", "fs/pm/", "fs/volume/", "fs/client/broker_protocol.h"],
+    "fs/front/requests/": ["fs/base/", "fs/media/", "fs/pm/", "fs/volume/",
+                           "fs/client/pmfs_ioctl.h", "fs/front/clients/",
+                           "fs/front/broker/broker.h", "fs/front/transports/transport.h"],
+    "fs/front/transports/": ["fs/base/", "fs/pm/", "fs/virtio/", "fs/front/clients/",
+                             "fs/front/requests/"],
+    "fs/front/mount/": ["fs/base/", "fs/pm/", "fs/volume/", "fs/front/", "fs/client/pmfs_ioctl.h"],
     "fs/virtio/": ["fs/base/"],
     "fs/client/": [],
     "mkfs/": ["fs/base/", "fs/media/", "fs/pm/"],
@@ -83,7 +89,8 @@ def check(tree):
 
 
 _HEADERS = {"fs/pm/region.h": "", "fs/core/dir.h": "", "fs/volume/volume.h": "",
-            "fs/journal/replay.h": "", "fs/journal/journal.h": "", "fs/client/pmfs.h": ""}
+            "fs/journal/replay.h": "", "fs/journal/journal.h": "", "fs/client/pmfs.h": "",
+            "fs/front/transports/dev_fuse.h": "", "fs/front/requests/dispatcher.h": ""}
 
 
 _PARTS = {ALL_PARTS: ""}
@@ -99,8 +106,10 @@ RULES = [Rule(
          _with("fs/pm/x.cc", '#include "core/dir.h"\n'),
          _with("fs/core/x.cc", '#include "volume/volume.h"\n'),
          _with("fs/holders/x.cc", '#include "volume/volume.h"\n'),
-         _with("fs/front/x.cc", '#include "journal/journal.h"\n'),
-         _with("fs/front/x.cc", '#include "client/pmfs.h"\n'),
+         _with("fs/front/requests/x.cc", '#include "journal/journal.h"\n'),
+         _with("fs/front/requests/x.cc", '#include "client/pmfs.h"\n'),
+         _with("fs/front/requests/x.cc", '#include "front/transports/dev_fuse.h"\n'),
+         _with("fs/front/clients/x.cc", '#include "front/requests/dispatcher.h"\n'),
          _with("fs/client/x.c", '#include "../base/ids.h"\n'),
          _with("fsck/x.cc", '#include "journal/journal.h"\n'),
          _with("fsck/x.cc", '#  include "core/dir.h"\n'),

@@ -21,10 +21,10 @@
 #include <thread>
 
 #include "fixture.h"
-#include "front/broker.h"
+#include "front/broker/broker.h"
 
 extern "C" {
-#include "client/broker.h"
+#include "client/broker_protocol.h"
 int pmfs_broker_connect(const char *path);
 int pmfs_broker_talk(int broker, const struct pmfs_broker_ask *packet,
                      struct pmfs_broker_answer *answer);

@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "fixture.h"
-#include "front/statx.h"
+#include "front/requests/statx.h"
 
 using namespace pmfs;
 using namespace pmfs::test;

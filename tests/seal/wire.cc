@@ -23,8 +23,20 @@ std::string named(std::string_view fixed, std::initializer_list<std::string_view
 
 }  // namespace
 
-Wire::Wire(Volume &volume, const front::DispatchOptions &options) {
-    auto made = front::Dispatcher::create(volume, options);
+Wire::Wire(Volume &volume, const front::DispatchOptions &options)
+    : own_clients_(std::make_unique<front::Clients>(volume)), clients_(own_clients_.get()) {
+    begin({}, options);
+}
+
+Wire::Wire(Wire &first, front::Policy policy, const front::DispatchOptions &options)
+    : clients_(first.clients_) {
+    begin(std::move(policy), options);
+}
+
+void Wire::begin(front::Policy policy, const front::DispatchOptions &options) {
+    auto client = clients_->admit(std::move(policy));
+    REQUIRE(client.ok());
+    auto made = front::Dispatcher::create(*clients_, std::move(client).take(), options);
     REQUIRE(made.ok());
     dispatcher_ = std::move(made).take();
     dispatcher_->set_notification_port(this);
@@ -63,6 +75,15 @@ ssize_t Wire::send(std::span<const iovec> message) {
 }
 
 void Wire::notify(std::span<const std::byte> message) {
+    if (load<fuse_out_header>(message).error == FUSE_NOTIFY_INVAL_ENTRY) {
+        constexpr std::size_t kName = sizeof(fuse_out_header) + sizeof(fuse_notify_inval_entry_out);
+        const auto what = load<fuse_notify_inval_entry_out>(message, sizeof(fuse_out_header));
+        const std::string name(reinterpret_cast<const char *>(message.data()) + kName,
+                               what.namelen);
+        const std::lock_guard held(mutex_);
+        sent_.push_back("name " + std::to_string(what.parent) + " " + name);
+        return;
+    }
     if (load<fuse_out_header>(message).error != FUSE_NOTIFY_INVAL_INODE) return;
     const auto what = load<fuse_notify_inval_inode_out>(message, sizeof(fuse_out_header));
     const bool pages = what.off >= 0;

@@ -153,6 +153,20 @@ TEST_CASE("region: metadata of an image stays in memory until it goes home") {
     CHECK(region->sync().ok());
 }
 
+TEST_CASE(
+    "region: a page of an image is in memory when it was read in, and its neighbours are not") {
+    const FileDescriptor fd = memory_file();
+    const auto region = kKinds[2].make(again(fd)).take();
+    CHECK_FALSE(region->in_memory(3 * kMiB));
+    region->read_in(3 * kMiB + 5);
+    CHECK(region->in_memory(3 * kMiB));
+    CHECK_FALSE(region->in_memory(5 * kMiB));
+    region->fence(region->store_meta(5 * kMiB, pattern(64, 1)));
+    CHECK(region->in_memory(5 * kMiB));
+    const auto memory = kKinds[0].make(memory_file()).take();
+    CHECK(memory->in_memory(3 * kMiB));  // there is nothing to wait for
+}
+
 TEST_CASE("region: a dropped private block follows the file again, and its neighbours stay") {
     const FileDescriptor fd = memory_file();
     const auto region = kKinds[2].make(again(fd)).take();

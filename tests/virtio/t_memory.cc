@@ -183,8 +183,8 @@ TEST_CASE("memory: the owner resolves its window itself, and its own entries are
         holders = hold.use_count();
         TestDevice::echo(*chain);
     };
-    FrontEnd front(world.path());
-    front.negotiate();
+    Ready ready(world);
+    FrontEnd &front = ready.front;
     struct {
         std::uint32_t count = 2, padding = 0;
         MemoryRegion regions[2];

@@ -1,0 +1,190 @@
+// The broker's system calls: its socket, the peer's credentials and groups, device descriptors.
+#include "front/broker/broker_socket.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "client/broker_protocol.h"
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77  // Linux 6.5
+#endif
+
+namespace pmfs::front {
+namespace {
+
+constexpr int kBacklog = 64;
+constexpr std::size_t kGroupsMax = 65536;  // NGROUPS_MAX
+
+std::string text_of(const std::uint8_t (&uuid)[16]) {
+    static constexpr char kDigits[] = "0123456789abcdef";
+    std::string text;
+    for (unsigned i = 0; i < 16; i++) {
+        if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
+        text += kDigits[uuid[i] >> 4];
+        text += kDigits[uuid[i] & 15];
+    }
+    return text;
+}
+
+Result<sockaddr_un> address_of(const std::string &path) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    if (path.size() >= sizeof address.sun_path)
+        return Error(ENAMETOOLONG, "the broker's directory has too long a name for a socket");
+    std::memcpy(address.sun_path, path.data(), path.size());
+    return address;
+}
+
+// Somebody who could write here could put his own socket in our place.
+Result<> check_directory(const std::string &directory) {
+    if (::mkdir(directory.c_str(), 0755) == 0) {
+        if (::chmod(directory.c_str(), 0755) != 0)
+            return Error(errno, "cannot set the mode of the broker's directory");
+    } else if (errno != EEXIST) {
+        return Error(errno, "cannot make the broker's directory");
+    }
+    struct stat status;
+    if (::lstat(directory.c_str(), &status) != 0)
+        return Error(errno, "cannot look at the broker's directory");
+    if (!S_ISDIR(status.st_mode)) return Error(ENOTDIR, "the broker's directory is no directory");
+    if (status.st_uid != 0 && status.st_uid != ::geteuid())
+        return Error(EPERM, "the broker's directory belongs to another user");
+    if ((status.st_mode & 022) != 0)
+        return Error(EPERM, "the broker's directory may be written to by other users");
+    return {};
+}
+
+FileDescriptor new_socket() {
+    return FileDescriptor(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+}
+
+bool somebody_listens(const sockaddr_un &address) {
+    const FileDescriptor probe = new_socket();
+    const auto *generic = reinterpret_cast<const sockaddr *>(&address);
+    // EAGAIN: a full backlog, so there is a listener.
+    return ::connect(probe.get(), generic, sizeof address) == 0 || errno == EAGAIN;
+}
+
+Result<Listener> bind_to(std::string path) {
+    const sockaddr_un address = TRY(address_of(path));
+    if (somebody_listens(address)) return Error(EADDRINUSE, "the broker's socket is in use");
+    Listener listener{.socket = new_socket(), .path = std::move(path)};
+    if (!listener.socket.ok()) return Error(errno, "cannot make the broker's socket");
+    ::unlink(listener.path.c_str());  // left by a server that was killed
+    const auto *generic = reinterpret_cast<const sockaddr *>(&address);
+    if (::bind(listener.socket.get(), generic, sizeof address) != 0)
+        return Error(errno, "cannot bind the broker's socket");
+    if (::chmod(listener.path.c_str(), 0666) != 0 ||
+        ::listen(listener.socket.get(), kBacklog) != 0) {
+        const Error error(errno, "cannot listen at the broker's socket");
+        ::unlink(listener.path.c_str());
+        return error;
+    }
+    return listener;
+}
+
+FileDescriptor reopen(int fd, int flags) {
+    const std::string path = "/proc/self/fd/" + std::to_string(fd);
+    return FileDescriptor(::open(path.c_str(), flags | O_CLOEXEC));
+}
+
+}  // namespace
+
+bool Peer::is_member_of(gid_t group) const {
+    return gid == group || std::find(groups.begin(), groups.end(), group) != groups.end();
+}
+
+bool Peer::is_process_of(pid_t thread) const {
+    if (thread == 0 || pid == 0) return true;  // another PID namespace: the user must do
+    // Signal 0 to "this thread of that process": ESRCH unless there is one.
+    return ::syscall(SYS_tgkill, pid, thread, 0) == 0 || errno == EPERM;
+}
+
+Result<Peer> peer_of(int socket) {
+    ucred credentials{};
+    socklen_t size = sizeof credentials;
+    if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0)
+        return Error(errno, "the other end of a socket has no credentials");
+    Peer peer{.pid = credentials.pid, .uid = credentials.uid, .gid = credentials.gid, .groups = {}};
+    size = 0;
+    if (::getsockopt(socket, SOL_SOCKET, SO_PEERGROUPS, nullptr, &size) == 0 || errno != ERANGE)
+        return peer;  // no groups
+    if (size > kGroupsMax * sizeof(gid_t)) return Error(EINVAL, "too many groups");
+    peer.groups.resize(size / sizeof(gid_t));
+    if (::getsockopt(socket, SOL_SOCKET, SO_PEERGROUPS, peer.groups.data(), &size) != 0)
+        return Error(errno, "the other end of a socket has no groups");
+    peer.groups.resize(size / sizeof(gid_t));
+    return peer;
+}
+
+FileDescriptor process_of(int socket, pid_t pid) {
+    int fd = -1;
+    socklen_t size = sizeof fd;
+    if (::getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &fd, &size) == 0) return FileDescriptor(fd);
+    if (pid <= 0) return {};
+    // A moment late, so the number might have changed hands; then the peer's end is closed, too.
+    return FileDescriptor(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+}
+
+bool answer(int socket, const Answer &answer, int descriptor) {
+    pmfs_broker_answer packet{.magic = PMFS_BROKER_MAGIC,
+                              .version = PMFS_BROKER_VERSION,
+                              .error = answer.error,
+                              .writable = answer.writable,
+                              .epoch = answer.epoch,
+                              .claim = answer.claim};
+    iovec piece{.iov_base = &packet, .iov_len = sizeof packet};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+    msghdr message{};
+    message.msg_iov = &piece;
+    message.msg_iovlen = 1;
+    if (descriptor >= 0) {
+        message.msg_control = control;
+        message.msg_controllen = sizeof control;
+        cmsghdr *header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(sizeof descriptor);
+        std::memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
+    }
+    return ::sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) ==
+           static_cast<ssize_t>(sizeof packet);
+}
+
+std::string run_directory(const std::string &option) {
+    if (!option.empty()) return option;
+    const char *set = ::secure_getenv("PMFS_RUN_DIR");
+    return set != nullptr && *set != 0 ? set : "/run/pmfs";
+}
+
+Result<Listener> listen_at(const std::string &directory, const std::uint8_t (&uuid)[16]) {
+    TRY(check_directory(directory));
+    const std::string stem = directory + "/" + text_of(uuid);
+    auto first = bind_to(stem + ".sock");
+    if (first.ok() || first.error().errno_value() != EADDRINUSE) return first;
+    return bind_to(stem + "-" + std::to_string(::getpid()) + ".sock");
+}
+
+Result<DeviceDescriptors> open_device(const pm::Region &region, bool writable) {
+    const int fd = region.mapping_fd();
+    if (fd < 0) return Error(EOPNOTSUPP, "this medium cannot be mapped by other processes");
+    DeviceDescriptors device;
+    device.readable = reopen(fd, O_RDONLY);
+    if (!device.readable.ok()) return Error(errno, "cannot open the medium for reading");
+    if (!writable) return device;
+    // A new description, so that no peer shares flags or locks with the volume itself.
+    device.writable = reopen(fd, O_RDWR);
+    if (!device.writable.ok()) return Error(errno, "cannot open the medium for writing");
+    return device;
+}
+
+}  // namespace pmfs::front

@@ -1,0 +1,43 @@
+// The place in the tree where a volume appears: mount(2), umount2(2), and whether it can be used.
+#pragma once
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "base/file_descriptor.h"
+#include "front/mount/mount_namespace.h"
+#include "front/mount/options.h"
+
+namespace pmfs::front {
+
+class MountPoint {
+public:
+    // Looks only.  Gives a sentence that says what is wrong with the directory and what to do.
+    static std::optional<std::string> objection(const std::string &directory);
+
+    // Opens /dev/fuse and mounts it there.  From here on accesses to the directory wait for our
+    // INIT. Errors: ENOENT, ENODEV: no FUSE in this kernel; EPERM: not root; else what mount(2)
+    // says.
+    static Result<MountPoint> make(const ServeOptions &options, const Surroundings &where);
+
+    // Changes the flags of a live mount (ro, rw, nosuid and the like); our own options stay.
+    static Result<> remount(const ServeOptions &options);
+
+    // The descriptor that requests come by.
+    FileDescriptor take_device() { return std::move(device_); }
+
+    // Asks the kernel to begin writing dirty pages back.  Waits for our own replies: not for a
+    // server thread.
+    void write_back() const;
+
+    // Everywhere that it is mounted, as far as /proc shows.  EBUSY: somebody uses it.
+    Result<> unmount(bool detach);
+
+private:
+    Result<> everywhere(const std::function<int(const char *point)> &act) const;
+
+    FileDescriptor device_;
+    dev_t number_ = 0;  // of the filesystem; 0: not to be told
+};
+
+}  // namespace pmfs::front

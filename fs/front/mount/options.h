@@ -1,0 +1,40 @@
+// What `mount.pmfs SOURCE DIR -o ...` was asked for.
+//
+// Generic options (ro, nosuid, _netdev, x-systemd.* and the like) are told apart by libmount, so
+// that they mean here what they mean to mount(8).
+#pragma once
+#include <sys/types.h>
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "front/requests/dispatcher.h"
+#include "front/transports/vhost_fs.h"
+#include "volume/volume.h"
+
+namespace pmfs::front {
+
+struct ServeOptions {
+    std::string source;             // region: device, file or /proc/self/fd/N
+    std::string directory;          // where it is mounted; empty: nowhere, there are guests only
+    std::string mount_namespace;    // path of one, or empty: ours
+    unsigned long mount_flags = 0;  // MS_*
+    MountOptions volume;
+    DispatchOptions dispatch;
+    std::optional<gid_t> group;  // its members may map the device
+    std::vector<GuestOptions> guests;
+    bool foreground = false;
+    bool verbose = false;
+};
+
+// Adds what `text` (the argument of -o) says to `options`.  Gives a sentence when it cannot: with
+// `sloppy`, options that nobody knows are passed over.
+std::optional<std::string> parse_mount_options(std::string_view text, bool sloppy,
+                                               ServeOptions *options);
+
+// A sentence when `wanted`, which began as a copy of `now`, asks for what only a new mount can do.
+std::optional<std::string> refuse_remount(const ServeOptions &now, const ServeOptions &wanted);
+
+}  // namespace pmfs::front

@@ -1,0 +1,335 @@
+// How a server opens its volume, mounts it, waits, and closes it again, also by a signal.
+#include "front/mount/server.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <thread>
+
+#include "base/blocking.h"
+#include "front/broker/broker.h"
+#include "front/broker/broker_socket.h"
+#include "front/clients/clients.h"
+#include "front/mount/mount_point.h"
+#include "front/requests/dispatcher.h"
+#include "front/transports/dev_fuse.h"
+#include "front/transports/vhost_fs.h"
+
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
+
+namespace pmfs::front {
+namespace {
+
+using namespace std::chrono_literals;
+
+// Users of a filesystem that was detached by SIGTERM may finish what they are in the middle of, and
+// the kernel what it has to write back.
+constexpr std::chrono::milliseconds kQuiet = 100ms, kQuietMax = 10s;
+
+constexpr int kNeverKilled = -1000;  // proc(5), oom_score_adj
+
+Outcome failure(Exit exit, const std::string &about, const Error &error) {
+    std::string sentence = fmt::format("{}: {}", about, error.what());
+    if (error.errno_value() == EAGAIN || error.errno_value() == ENOMEM) exit = Exit::system;
+    // The library's sentences name what happened; an errno that no sentence explains is added.
+    if (exit == Exit::failed && error.errno_value() != EINVAL)
+        sentence += fmt::format(" ({})", std::strerror(error.errno_value()));
+    return {exit, sentence};
+}
+
+// A server that the kernel waits for: it must not wait for its own write-back when memory is short,
+// and must not be killed then.  (The volume that it maps counts as its memory, so that it would be
+// the first, and nothing is gained: mapped pages of a file can be had back without that.)
+// Gives the score that it has then, of which -1000 is what was asked for.
+int ask_for_patience() {
+    ::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+    constexpr const char *kScore = "/proc/self/oom_score_adj";
+    if (FILE *score = std::fopen(kScore, "we")) {
+        fmt::print(score, "{}", kNeverKilled);
+        std::fclose(score);
+    }
+    int now = 0;
+    if (FILE *score = std::fopen(kScore, "re")) {
+        if (std::fscanf(score, "%d", &now) != 1) now = 0;
+        std::fclose(score);
+    }
+    return now;
+}
+
+// Where syslog(3) sends to, without links.
+std::string system_log_path() {
+    char *real = ::realpath("/dev/log", nullptr);
+    std::string path = real != nullptr ? real : "/dev/log";
+    std::free(real);
+    return path;
+}
+
+// How many of `grants` can be served with the descriptors that this process may have: a mapping
+// takes a channel for its events, and half of all may have a connection of their own (two).
+std::size_t grants_that_fit(std::size_t grants) {
+    constexpr rlim_t kForOthers = 256, kForOne = 2;
+    const rlim_t wanted = grants * kForOne + kForOthers;
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted) return grants;
+    const rlimit more{wanted, std::max(limit.rlim_max, wanted)};
+    if (::setrlimit(RLIMIT_NOFILE, &more) == 0) return grants;
+    limit.rlim_cur = limit.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur >= wanted) return grants;
+    const std::size_t fit =
+        limit.rlim_cur > kForOthers ? (limit.rlim_cur - kForOthers) / kForOne : 0;
+    spdlog::warn(
+        "room for {} mappings, not {}: this process may have {} descriptors (raise RLIMIT_NOFILE, "
+        "or say mappings={})",
+        fit, grants, limit.rlim_cur, fit);
+    return fit;
+}
+
+// SIGTERM and SIGINT as something to poll.  Made before any thread, so that none gets the signals.
+FileDescriptor block_signals() {
+    ::signal(SIGPIPE, SIG_IGN);
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &set, nullptr);
+    return FileDescriptor(::signalfd(-1, &set, SFD_CLOEXEC));
+}
+
+// It would make everybody wait for one.
+void log_blocking_call(const char *call) {
+    static std::atomic<unsigned> logged{0};
+    if (logged.fetch_add(1) < 20)
+        spdlog::error("a bug of pmfs: {} with the volume's lock held", call);
+}
+
+class Server {
+public:
+    explicit Server(const ServeOptions &options)
+        : options_(options), signals_(block_signals()), ended_(::eventfd(0, EFD_CLOEXEC)) {}
+
+    Outcome open();
+    Outcome mount();
+    Outcome serve_guests();
+    void wait();
+    Outcome close();
+    // Of a mount that did not come to be.
+    void give_up() {
+        if (device_ != nullptr) static_cast<void>(mount_point_->unmount(/*detach=*/true));
+        static_cast<void>(close());
+    }
+
+private:
+    Result<> leave_surroundings();
+    void start_broker();
+    void unmount_by_signal();
+    bool threads_end_within(std::chrono::milliseconds time);
+
+    const ServeOptions &options_;
+    FileDescriptor signals_, ended_;
+    std::unique_ptr<Volume> volume_;
+    std::unique_ptr<Clients> clients_;
+    std::shared_ptr<Dispatcher> dispatcher_;  // of the local mount
+    std::unique_ptr<DevFuse> device_;         // null: not mounted here, there are guests only
+    std::vector<std::unique_ptr<VhostFs>> guests_;
+    std::unique_ptr<Broker> broker_;
+    std::optional<MountPoint> mount_point_;
+    std::size_t grants_max_ = 0;
+    Surroundings surroundings_;  // where to mount, until that is done; empty: here
+};
+
+Outcome Server::open() {
+    set_blocking_watch(log_blocking_call);
+    pm::OpenOptions open;
+    open.patient = true;
+    // What a crash left in the journal has to be replayed also for a read-only mount: into memory.
+    open.private_copy = options_.volume.read_only;
+    auto region = pm::open_region(options_.source, open);
+    if (!region.ok()) return failure(Exit::failed, options_.source, region.error());
+    if (const auto left = leave_surroundings(); !left.ok())
+        return failure(Exit::system, options_.directory, left.error());
+    MountOptions wanted = options_.volume;
+    grants_max_ = wanted.grants_max = grants_that_fit(wanted.grants_max);
+    auto volume = Volume::open(std::move(region).take(), wanted);
+    if (!volume.ok()) return failure(Exit::failed, options_.source, volume.error());
+    volume_ = std::move(volume).take();
+    if (const BlockNo copy = volume_->info().superblock_from; copy != BlockNo(0))
+        spdlog::warn(
+            "{}: the superblock is damaged; its copy in block {} is used (fsck.pmfs -y repairs it)",
+            options_.source, copy.value());
+    clients_ = std::make_unique<Clients>(*volume_);
+    if (options_.directory.empty()) return {};
+    auto local = clients_->admit({});
+    if (!local.ok()) return failure(Exit::system, options_.source, local.error());
+    auto dispatcher = Dispatcher::create(*clients_, std::move(local).take(), options_.dispatch);
+    if (!dispatcher.ok()) return failure(Exit::system, options_.source, dispatcher.error());
+    dispatcher_ = std::move(dispatcher).take();
+    return {};
+}
+
+// While there is no thread: they all live where this one does.
+Result<> Server::leave_surroundings() {
+    auto before = TRY(Surroundings::of(options_.mount_namespace));
+    std::vector<std::string> kept{"/", "/proc", "/sys", system_log_path(), run_directory("")};
+    for (const GuestOptions &guest : options_.guests) kept.push_back(guest.socket);
+    const auto left = leave_mount_namespace(kept);
+    if (!left.ok() && left.error().errno_value() != EPERM) return left.error();
+    // (Whoever may not leave may not mount either, and is told so then.)
+    if (left.value_or(false) || !options_.mount_namespace.empty())
+        surroundings_ = std::move(before);
+    return {};
+}
+
+Outcome Server::mount() {
+    if (options_.directory.empty()) return {};
+    const Surroundings where = std::move(surroundings_);  // and let them go when it is mounted
+    auto mounted = MountPoint::make(options_, where);
+    if (!mounted.ok()) return failure(Exit::failed, options_.directory, mounted.error());
+    mount_point_ = std::move(mounted).take();
+    device_ = std::make_unique<DevFuse>(*dispatcher_, mount_point_->take_device(), ended_.get());
+    Result<> ready = device_->handshake();
+    if (ready.ok()) {
+        start_broker();
+        ready = device_->start();
+    }
+    if (ready.ok()) return {};
+    static_cast<void>(mount_point_->unmount(/*detach=*/true));
+    return failure(Exit::failed, options_.directory, ready.error());
+}
+
+// What a path of the volume leads to.
+Result<InodeNo> find_directory(Volume &volume, std::string_view path) {
+    InodeNo at(FUSE_ROOT_ID);
+    while (!path.empty()) {
+        const std::string_view name = path.substr(0, path.find('/'));
+        path.remove_prefix(std::min(path.size(), name.size() + 1));
+        if (name.empty() || name == ".") continue;
+        const Attr found = TRY(volume.lookup(at, name));
+        volume.forget(found.ino, 1);  // it stays, for it has a name
+        at = found.ino;
+    }
+    return at;
+}
+
+Outcome Server::serve_guests() {
+    for (GuestOptions guest : options_.guests) {
+        const auto root = find_directory(*volume_, guest.root);
+        if (!root.ok()) return failure(Exit::failed, "guest_root=" + guest.root, root.error());
+        guest.policy.root = root.value();
+        guest.policy.users = IdMap(guest.users);
+        guest.policy.groups = IdMap(guest.groups);
+        guest.policy.read_only |= options_.volume.read_only;
+        auto started = VhostFs::start(*clients_, options_.dispatch, guest,
+                                      [](const std::string &words) { spdlog::info("{}", words); });
+        if (!started.ok()) return failure(Exit::failed, "vhost=" + guest.socket, started.error());
+        guests_.push_back(std::move(started).take());
+        spdlog::info("{}: a guest may connect to {}", options_.source, guest.socket);
+    }
+    return {};
+}
+
+// Without a broker everything works but direct mappings, so that is no reason not to mount.
+void Server::start_broker() {
+    BrokerOptions broker;
+    broker.group = options_.group;
+    broker.connections_max = static_cast<unsigned>(grants_max_ / 2);
+    broker.connections_per_uid_max = broker.connections_max / 2;
+    broker.log = [](const std::string &sentence) { spdlog::info("{}", sentence); };
+    auto started = Broker::start(*volume_, broker);
+    if (!started.ok()) {
+        if (started.error().errno_value() != EOPNOTSUPP)
+            spdlog::warn("no direct mappings: {} ({})", started.error().what(),
+                         std::strerror(started.error().errno_value()));
+        return;
+    }
+    broker_ = std::move(started).take();
+    dispatcher_->set_broker(broker_.get());
+}
+
+bool Server::threads_end_within(std::chrono::milliseconds time) {
+    pollfd end{ended_.get(), POLLIN, 0};
+    return ::poll(&end, 1, static_cast<int>(time.count())) > 0;
+}
+
+void Server::wait() {
+    pollfd events[] = {{signals_.get(), POLLIN, 0}, {ended_.get(), POLLIN, 0}};
+    for (;;) {
+        const int count = ::poll(events, 2, -1);
+        if (count < 0 && errno == EINTR) continue;
+        if (events[1].revents) return;  // unmounted
+        if (events[0].revents) return unmount_by_signal();
+    }
+}
+
+void Server::unmount_by_signal() {
+    if (device_ == nullptr) return;
+    spdlog::info("asked to end: unmounting {}", options_.directory);
+    if (mount_point_->unmount(/*detach=*/false).ok()) {
+        threads_end_within(5s);
+        return;
+    }
+    spdlog::warn("{} is in use: detaching it; its users get ENOTCONN", options_.directory);
+    mount_point_->write_back();
+    static_cast<void>(mount_point_->unmount(/*detach=*/true));
+    device_->wait_until_quiet(kQuiet, kQuietMax);
+}
+
+Outcome Server::close() {
+    guests_.clear();  // each is disconnected, and what it held given back
+    // While there are threads to serve what the kernel writes back for a notification: it would
+    // wait for ever otherwise, on a filesystem that was detached and is still in use.
+    if (dispatcher_ != nullptr) dispatcher_->finish_notifications();
+    if (device_ != nullptr) {  // else it was never mounted
+        device_->stop();
+        device_->join();
+    }
+    volume_->quiesce();  // its threads run requests that may talk to the broker
+    if (dispatcher_ != nullptr) dispatcher_->set_broker(nullptr);
+    broker_.reset();
+    const Result<> closed = volume_->close();
+    if (!closed.ok()) spdlog::error("closing {}: {}", options_.source, closed.error().what());
+    device_.reset();
+    dispatcher_.reset();
+    volume_.reset();
+    clients_.reset();
+    if (!closed.ok()) return failure(Exit::failed, options_.source, closed.error());
+    return {};
+}
+
+}  // namespace
+
+Outcome serve(const ServeOptions &options, const std::function<void()> &mounted) {
+    const int oom_score = ask_for_patience();
+    Server server(options);
+    if (Outcome opened = server.open(); opened.exit != Exit::done) return opened;
+    Outcome made = server.mount();
+    if (made.exit == Exit::done) made = server.serve_guests();
+    if (made.exit != Exit::done) {
+        server.give_up();
+        return made;
+    }
+    mounted();
+    if (!options.directory.empty())
+        spdlog::info("{} is mounted on {}", options.source, options.directory);
+    if (oom_score != kNeverKilled)
+        spdlog::warn(
+            "when memory is short the server may be the first to be killed (its oom_score_adj is "
+            "{}): "
+            "start it with CAP_SYS_RESOURCE, or by a systemd unit with OOMScoreAdjust=-1000",
+            oom_score);
+    server.wait();
+    return server.close();
+}
+
+}  // namespace pmfs::front

@@ -1,0 +1,29 @@
+// The volume's values as the kernel's structs.
+#pragma once
+#include <sys/stat.h>
+
+#include "front/requests/dispatcher.h"
+#include "front/requests/fuse_api.h"
+#include "volume/types.h"
+
+namespace pmfs::front {
+
+// Attributes as the client is to see them: with its own user ids.
+Attr shown(const Attr &attr, const Client &client);
+struct stat to_stat(const Attr &attr, const Client &client);
+// How long the kernel may believe them.
+inline double attr_timeout(const Attr &attr, const Dispatcher &dispatcher) {
+    return attr.unsettled ? 0 : dispatcher.timeout(dispatcher.options().attr_timeout_s);
+}
+fuse_entry_param to_entry(const Attr &attr, Dispatcher &dispatcher);
+// `info`: of the open file that he uses; null: none.
+Caller caller_of(fuse_req_t req, const fuse_file_info *info = nullptr);
+
+inline struct timespec to_timespec(const Timespec &time) {
+    return {static_cast<time_t>(time.seconds), static_cast<long>(time.nanoseconds)};
+}
+inline Timespec from_timespec(const struct timespec &time) {
+    return {time.tv_sec, static_cast<std::uint32_t>(time.tv_nsec)};
+}
+
+}  // namespace pmfs::front

@@ -1,0 +1,559 @@
+// Between transports and operations: replies, refusals, and requests that are put aside.
+#include "front/requests/dispatcher.h"
+
+#include <fcntl.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "front/broker/broker.h"
+#include "front/requests/convert.h"
+#include "front/requests/message_check.h"
+#include "front/requests/ops.h"
+#include "front/requests/request.h"
+#include "front/requests/statx.h"
+#include "front/requests/translate.h"
+
+namespace pmfs::front {
+namespace {
+
+// Read-ahead, write-back and asynchronous direct requests in flight, by the kernel: as many as it
+// can count, for some wait here for others (Notifier::crowded).
+constexpr unsigned kMaxBackground = 65535;
+constexpr unsigned kCongested = 48;  // from so many on, read-ahead is put off
+
+// libfuse asks for a read function and calls it only from loops that pmfs does not run.
+ssize_t never_read(int, void *, std::size_t, void *) {
+    errno = ENOSYS;
+    return -1;
+}
+
+// Of which requests all that is done before a commit may be done again.  The end of a handle or of
+// a grant is not among them, nor what asks others first.
+bool may_run_again(const Request &request) {
+    switch (request.opcode()) {
+        case FUSE_LOOKUP:
+        case FUSE_GETATTR:
+        case kFuseStatx:
+        case FUSE_SETATTR:
+        case FUSE_READLINK:
+        case FUSE_SYMLINK:
+        case FUSE_MKNOD:
+        case FUSE_MKDIR:
+        case FUSE_UNLINK:
+        case FUSE_RMDIR:
+        case FUSE_RENAME:
+        case FUSE_RENAME2:
+        case FUSE_LINK:
+        case FUSE_OPEN:
+        case FUSE_CREATE:
+        case FUSE_READ:
+        case FUSE_WRITE:
+        case FUSE_STATFS:
+        case FUSE_SETXATTR:
+        case FUSE_GETXATTR:
+        case FUSE_LISTXATTR:
+        case FUSE_REMOVEXATTR:
+        case FUSE_READDIR:
+        case FUSE_READDIRPLUS:
+        case FUSE_FALLOCATE:
+        case FUSE_LSEEK:
+        case FUSE_COPY_FILE_RANGE:
+            return true;
+        default:
+            return false;
+    }
+}
+
+// Sentences for the log about what an administrator should know, and not what any client can cause.
+void log_damage(const Error &error) {
+    const int value = error.errno_value();
+    if (value != EIO && value != EUCLEAN) return;
+    spdlog::error("{} ({}:{})", error.what(), error.file(), error.line());
+}
+
+// What a kernel that cannot be told of changes must not keep, and no other client can ask it for.
+DispatchOptions options_for(const Policy &policy, DispatchOptions options) {
+    if (policy.notifiable) return options;
+    options.attr_timeout_s = options.entry_timeout_s = 0;
+    options.writeback = false;
+    return options;
+}
+
+}  // namespace
+
+Dispatcher::Dispatcher(Clients &clients, std::shared_ptr<Client> client,
+                       const DispatchOptions &options)
+    : clients_(clients),
+      volume_(clients.volume()),
+      client_(std::move(client)),
+      options_(options_for(client_->policy(), options)),
+      ioctls_{.volume = volume_,
+              .clients = clients_,
+              .client = *client_,
+              .broker = nullptr,
+              .writeback = options.writeback} {}
+
+Result<std::shared_ptr<Dispatcher>> Dispatcher::create(Clients &clients,
+                                                       std::shared_ptr<Client> client,
+                                                       const DispatchOptions &options) {
+    std::shared_ptr<Dispatcher> dispatcher(new Dispatcher(clients, std::move(client), options));
+    fuse_lowlevel_ops operations = front::operations();
+    operations.init = on_init;
+
+    char name[] = "pmfs";
+    char *arguments[] = {name, nullptr};
+    fuse_args args = FUSE_ARGS_INIT(1, arguments);
+    dispatcher->session_ =
+        fuse_session_new(&args, &operations, sizeof operations, dispatcher.get());
+    fuse_opt_free_args(&args);  // the library has put its own copy there
+    if (dispatcher->session_ == nullptr) return Error(ENOMEM, "libfuse gave no session");
+
+    // The library wants a descriptor of its own; every message goes by a port instead.
+    const int unused = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+    fuse_custom_io io{};
+    io.writev = write_reply;
+    io.read = never_read;
+    if (unused < 0 || fuse_session_custom_io(dispatcher->session_, &io, unused) != 0) {
+        if (unused >= 0) ::close(unused);
+        return Error(EIO, "libfuse refused its input and output functions");
+    }
+    if (dispatcher->client_->policy().notifiable)
+        TRY(dispatcher->client_->start_notifier(dispatcher->kernel()));
+    return dispatcher;
+}
+
+// What fails is not cached, or has ended.
+Notifier::Kernel Dispatcher::kernel() {
+    return {.drop_pages =
+                [this](const Notifier::Pages &pages) {
+                    fuse_lowlevel_notify_inval_inode(session_, client_->node_of(pages.ino),
+                                                     static_cast<off_t>(pages.offset),
+                                                     static_cast<off_t>(pages.length));
+                },
+            .forget_attributes =
+                [this](InodeNo ino) {
+                    fuse_lowlevel_notify_inval_inode(session_, client_->node_of(ino), -1, 0);
+                },
+            .forget_name =
+                [this](const Notifier::Name &name) {
+                    fuse_lowlevel_notify_inval_entry(session_, client_->node_of(name.dir),
+                                                     name.name.c_str(), name.name.size());
+                }};
+}
+
+Dispatcher::~Dispatcher() {
+    finish_notifications();
+    if (session_ != nullptr) fuse_session_destroy(session_);
+}
+
+void Dispatcher::leave() {
+    gone_ = true;
+    for (unsigned running = late_; running != 0; running = late_) late_.wait(running);
+    std::unordered_map<std::uint64_t, std::shared_ptr<Aside>> waiting;
+    {
+        Lock held(waiting_mutex_);
+        waiting.swap(waiting_);
+    }
+    for (const auto &[unique, aside] : waiting) aside->progress.drop();
+    give_back_all();
+    clients_.dismiss(*client_);
+}
+
+void Dispatcher::give_back_all() {
+    client_->forget_all([this](HandleId handle) { released(handle); });
+}
+
+double Dispatcher::timeout(double seconds) const {
+    // (Of another client's change that comes after this, the kernel is told.)
+    const Request *request = Request::current();
+    const bool old = request != nullptr && request->told() != clients_.told_so_far();
+    return old ? 0 : seconds;
+}
+
+Dispatcher &Dispatcher::of(fuse_req_t req) {
+    return *static_cast<Dispatcher *>(fuse_req_userdata(req));
+}
+
+void Dispatcher::dispatch(const Port &port, Bytes message) {
+    int error = check_message(message);
+    if (error == 0) error = translate(message, *client_);
+    if (error != 0) return refuse(Request(port, message, false, 0), error);
+    dispatch(port, message, false, {}, 0);
+}
+
+void Dispatcher::dispatch(const Port &port, Bytes message, bool flushed, Progress progress,
+                          unsigned read_ins) {
+    const Request request(port, message, flushed, clients_.told_so_far(), read_ins);
+    request.progress() = std::move(progress);
+    const pm::FaultScope faults;
+    if (const int error = objection(message)) return refuse(request, error);
+    const pm::NoWaiting absent(read_ins < pm::kReadInsMax && may_run_again(request));
+    if (request.opcode() == FUSE_INTERRUPT) return interrupt(request);
+    if (request.opcode() == kFuseStatx) return statx(request);
+    fuse_buf buffer{};
+    buffer.mem = message.data();
+    buffer.size = message.size();
+    fuse_session_process_buf(session_, &buffer);
+    if (request.opcode() == FUSE_DESTROY) give_back_all();  // the client unmounted
+}
+
+// Reads in the page that the request met, with no lock held, and runs the request again.
+bool Dispatcher::read_in(fuse_req_t req) {
+    const unsigned read_ins = Request::current()->read_ins() + 1;
+    const bool flushed = Request::current()->flushed();
+    pm::NoWaiting::take().read_in();
+    const auto aside = put_aside(req);
+    dispatch(aside->port, aside->message, flushed, std::move(aside->progress), read_ins);
+    return true;
+}
+
+// 0, or what to answer to a request that libfuse must not see: the client may not make it.
+int Dispatcher::objection(ConstBytes message) {
+    if (client_->policy().read_only && may_change(message)) return EROFS;
+    const auto errno_of = [](const auto &result) {
+        return result.ok() ? 0 : result.error().errno_value();
+    };
+    const Subject subject = subject_of(message);
+    if (subject.gives_node || subject.gives_handle)
+        if (const auto room = client_->check_room(subject.gives_node, subject.gives_handle);
+            !room.ok())
+            return errno_of(room);
+    if (subject.handle) {  // whoever has the file open holds it
+        if (!subject.node) return EBADF;
+        return errno_of(
+            client_->check_handle(*subject.handle, InodeNo(*subject.node), subject.writes));
+    }
+    if (subject.node)
+        if (const int error =
+                errno_of(client_->check_node(InodeNo(*subject.node), subject.by_number)))
+            return error;
+    return subject.other_node ? errno_of(client_->check_node(InodeNo(*subject.other_node), false))
+                              : 0;
+}
+
+void Dispatcher::refuse(const Request &request, int error) {
+    if (!has_reply(request.message())) return;
+    const std::uint64_t unique = load<fuse_in_header>(request.message()).unique;
+    fuse_out_header header{sizeof header, -error, unique};
+    const iovec piece{&header, sizeof header};
+    (void)request.port()->send(std::span(&piece, 1));  // fails only when the connection has ended
+}
+
+void Dispatcher::fail(fuse_req_t req, const Error &error) {
+    if (pm::NoWaiting::met()) {
+        read_in(req);
+        return;
+    }
+    if (!must_park(error)) {
+        log_damage(error);
+        fuse_reply_err(req, error.errno_value());
+        return;
+    }
+    const bool flushed = Request::current()->flushed();
+    const std::uint32_t user = fuse_req_ctx(req)->uid;
+    const std::uint64_t unique = load<fuse_in_header>(Request::current()->message()).unique;
+    const Port port = Request::current()->port();
+    auto aside = put_aside(req);
+    if (error.errno_value() == kParkErrno)
+        return volume_.when_ready(
+            error, [self = shared_from_this(), aside, flushed] { self->run(*aside, flushed); },
+            user);
+    // This may take as long as a lease's holder likes to, so the one who waits can be interrupted.
+    if (!start_waiting(unique, std::move(aside))) return interrupted(port, unique);
+    volume_.when_ready(
+        error,
+        [self = shared_from_this(), unique, flushed] {
+            if (const auto waited = self->stop_waiting(unique)) self->run(*waited, flushed);
+        },
+        user);
+}
+
+// False: it was interrupted on its way here.
+bool Dispatcher::start_waiting(std::uint64_t unique, std::shared_ptr<Aside> aside) {
+    Lock held(waiting_mutex_);
+    const auto found = std::find(interrupted_.begin(), interrupted_.end(), unique);
+    if (found != interrupted_.end()) return false;
+    waiting_.emplace(unique, std::move(aside));
+    return true;
+}
+
+// Null: it does not wait.
+std::shared_ptr<Dispatcher::Aside> Dispatcher::stop_waiting(std::uint64_t unique) {
+    Lock held(waiting_mutex_);
+    const auto found = waiting_.find(unique);
+    if (found == waiting_.end()) return nullptr;
+    auto aside = std::move(found->second);
+    waiting_.erase(found);
+    return aside;
+}
+
+void Dispatcher::interrupted(const Port &port, std::uint64_t unique) {
+    fuse_out_header header{sizeof header, -EINTR, unique};
+    const iovec piece{&header, sizeof header};
+    (void)port->send(std::span(&piece, 1));  // fails only when the connection has ended
+}
+
+// A request that waits for somebody is answered with EINTR, and what it had claimed is free: by the
+// port that it came by, for the kernel takes a reply nowhere else.  One that does not wait is
+// remembered for a while.  (libfuse need not hear of it: nothing here asks it, and it would keep
+// each one in a list without end.)
+void Dispatcher::interrupt(const Request &request) {
+    const std::uint64_t unique = request.argument<fuse_interrupt_in>().unique;
+    std::shared_ptr<Aside> aside;
+    {
+        Lock held(waiting_mutex_);
+        const auto found = waiting_.find(unique);
+        if (found == waiting_.end()) {
+            interrupted_[interrupted_next_++ % interrupted_.size()] = unique;
+            return;
+        }
+        aside = std::move(found->second);
+        waiting_.erase(found);
+    }
+    aside->progress.drop();
+    interrupted(aside->port, unique);
+}
+
+// In the library's place, which would answer ENOSYS.
+void Dispatcher::statx(const Request &request) {
+    const auto header = load<fuse_in_header>(request.message());
+    const InodeNo ino(header.nodeid);
+    Result<Attr> attr = volume_.getattr(ino);
+    if (attr.ok() && attr.value().unsettled && !request.flushed()) {
+        // As getattr does it.
+        const auto unseen = volume_.unseen_from(ino);
+        if (unseen.ok() && unseen.value())
+            if (flush({.ino = ino, .offset = *unseen.value()}, header.uid,
+                      [this] { return copy_of(*Request::current()); }))
+                return;
+    }
+    if (const pm::Absent page = pm::NoWaiting::take()) {
+        page.read_in();
+        const auto again = copy_of(request);
+        return dispatch(again->port, again->message, request.flushed(), {}, request.read_ins() + 1);
+    }
+    if (pm::take_fault()) attr = Error(EIO, "the medium has a bad page here");
+    if (!attr.ok()) log_damage(attr.error());
+    StatxOut body{};
+    if (attr.ok())
+        body = to_statx(shown(attr.value(), *client_), attr_timeout(attr.value(), *this));
+    fuse_out_header head{sizeof head, 0, header.unique};
+    if (attr.ok())
+        head.len += sizeof body;
+    else
+        head.error = -attr.error().errno_value();
+    const iovec pieces[] = {{&head, sizeof head}, {&body, sizeof body}};
+    // Fails only when the connection has ended.
+    (void)request.port()->send(std::span(pieces, attr.ok() ? 2 : 1));
+}
+
+// False: there is nobody to ask.  `put_aside` gives the current request, to be run again.
+bool Dispatcher::flush(const Notifier::Pages &pages, std::uint32_t user,
+                       const std::function<std::shared_ptr<Aside>()> &put_aside) {
+    if (!clients_.cached(*client_, pages.ino)) return false;
+    clients_.flush(*client_, pages, user,
+                   [self = shared_from_this(), aside = put_aside()] { self->run(*aside, true); });
+    return true;
+}
+
+bool Dispatcher::flushed(fuse_req_t req, const Notifier::Pages &pages) {
+    if (Request::current()->flushed()) return true;
+    return !flush(pages, fuse_req_ctx(req)->uid, [req] { return put_aside(req); });
+}
+
+void Dispatcher::tell(fuse_req_t req, Stale stale, const Notifier::Pages &written,
+                      std::function<void()> reply) {
+    Notifier *notifier = client_->notifier();
+    if (!stale.any() || notifier == nullptr) return reply();
+    auto answer = answering(std::move(reply));
+    // A notification about pages is one about attributes, too.
+    if (!stale.pages) return notifier->forget_attributes(written.ino, answer);
+    const std::uint32_t user = fuse_req_ctx(req)->uid;
+    if (!notifier->crowded()) return notifier->drop_pages(written, user, answer);
+    notifier->drop_pages_later(written.ino, user);
+    notifier->forget_attributes(written.ino, answer);
+}
+
+void Dispatcher::tell_others(fuse_req_t req, const News &news, std::function<void()> reply) {
+    if (!news.any() || !others_hear()) return reply();
+    clients_.tell_others(*client_, news, fuse_req_ctx(req)->uid, answering(std::move(reply)));
+}
+
+// Takes a copy of the current request and gives `req` back to libfuse unanswered.  When the copy is
+// run, libfuse makes a new `req` of it, with the same identity for the kernel.
+std::shared_ptr<Dispatcher::Aside> Dispatcher::put_aside(fuse_req_t req) {
+    const Request *request = Request::current();
+    PMFS_ASSERT(request != nullptr && !request->message().empty());
+    auto aside = copy_of(*request);
+    fuse_reply_none(req);
+    return aside;
+}
+
+std::shared_ptr<Dispatcher::Aside> Dispatcher::copy_of(const Request &request) {
+    const ConstBytes message = request.message();
+    return std::make_shared<Aside>(
+        Aside{request.port(), {message.begin(), message.end()}, std::move(request.progress())});
+}
+
+void Dispatcher::run(Aside &aside, bool flushed) {
+    const Late late(*this);
+    if (gone_) return aside.progress.drop();
+    dispatch(aside.port, aside.message, flushed, std::move(aside.progress), 0);
+}
+
+Completion Dispatcher::answer_later(fuse_req_t req) {
+    return answering([req](const Result<> &result) {
+        if (!result.ok()) log_damage(result.error());
+        fuse_reply_err(req, result.ok() ? 0 : result.error().errno_value());
+    });
+}
+
+void Dispatcher::released(HandleId handle) {
+    if (!client_->closed(handle)) return;
+    // First the grants of which nobody took the device; the volume takes the others for mapped.
+    if (ioctls_.broker != nullptr) ioctls_.broker->handle_released(handle);
+    volume_.release(handle);
+}
+
+// --- what goes out
+
+ssize_t Dispatcher::write_reply(int, iovec *iov, int count, void *userdata) {
+    auto &self = *static_cast<Dispatcher *>(userdata);
+    const std::span<iovec> reply(iov, static_cast<std::size_t>(count));
+    const auto *header = static_cast<const fuse_out_header *>(iov[0].iov_base);
+    const bool notification = header->unique == 0;
+    const Request *request = Request::current();
+    PMFS_ASSERT(notification || request != nullptr);
+    ReplyPort *port = notification ? self.notification_port_ : request->port().get();
+    if (port == nullptr || self.gone_) {
+        errno = notification ? ENOTCONN : ENOENT;  // as when the kernel no longer wants the reply
+        return -1;
+    }
+    if (!notification && header->error == 0) {
+        self.patch_reply(reply);
+        if (self.must_be_durable(*request)) return self.reply_when_durable(*request, reply);
+    }
+    const ssize_t sent = port->send(reply);
+    if (sent >= 0) return sent;
+    // ENOENT: the kernel no longer wants this reply.  ENODEV: the connection has ended.  EFAULT:
+    // the reply's bytes are on a bad page, and the kernel has answered EIO in our place.
+    const int error = errno;
+    if (error == EFAULT) spdlog::error("the medium has a bad page under a file that was read");
+    errno = !notification && (error == ENODEV || error == EFAULT) ? ENOENT : error;
+    return -1;
+}
+
+// A change that was made and, with `-o sync` or `-o dirsync`, is to wait for the disk.
+bool Dispatcher::must_be_durable(const Request &request) const {
+    switch (request.opcode()) {
+        case FUSE_CREATE:
+        case FUSE_MKNOD:
+        case FUSE_MKDIR:
+        case FUSE_SYMLINK:
+        case FUSE_LINK:
+        case FUSE_UNLINK:
+        case FUSE_RMDIR:
+        case FUSE_RENAME:
+        case FUSE_RENAME2:
+            return options_.sync || options_.dirsync;
+        case FUSE_OPEN:  // O_TRUNC
+            return options_.sync && (request.argument<fuse_open_in>().flags & O_TRUNC) != 0;
+        case FUSE_WRITE:  // what the kernel writes back it follows with an fsync where need be
+            return options_.sync &&
+                   (request.argument<fuse_write_in>().write_flags & FUSE_WRITE_CACHE) == 0;
+        case FUSE_SETATTR:
+        case FUSE_FALLOCATE:
+        case FUSE_COPY_FILE_RANGE:
+        case FUSE_SETXATTR:
+        case FUSE_REMOVEXATTR:
+            return options_.sync;
+        default:
+            return false;
+    }
+}
+
+// Keeps the reply until a group commit has covered the change.  All that wait share one.
+ssize_t Dispatcher::reply_when_durable(const Request &request, std::span<const iovec> reply) {
+    auto copy = std::make_shared<std::vector<std::byte>>();
+    for (const iovec &piece : reply) {
+        const auto *bytes = static_cast<const std::byte *>(piece.iov_base);
+        copy->insert(copy->end(), bytes, bytes + piece.iov_len);
+    }
+    const auto size = static_cast<ssize_t>(copy->size());
+    const bool opens = request.opcode() == FUSE_OPEN || request.opcode() == FUSE_CREATE;
+    const auto answer = [self = shared_from_this(), copy, opens,
+                         port = request.port()](Result<> done) {
+        const Late late(*self);
+        auto header = load<fuse_out_header>(*copy);
+        if (!done.ok()) {
+            log_damage(done.error());
+            header = {sizeof header, -done.error().errno_value(), header.unique};
+        }
+        std::memcpy(copy->data(), &header, sizeof header);
+        const iovec whole{copy->data(), header.len};
+        const bool sent = !self->gone_ && port->send(std::span(&whole, 1)) >= 0;
+        // Nobody will release a handle that nobody got.
+        if (opens && !(sent && done.ok()))
+            self->released(load<fuse_open_out>(*copy, copy->size() - sizeof(fuse_open_out)).fh);
+    };
+    volume_.fsync(InodeNo(FUSE_ROOT_ID), answer);
+    return size;
+}
+
+void Dispatcher::patch_reply(std::span<iovec> reply) {
+    const Request &request = *Request::current();
+    if (request.opcode() == FUSE_INIT) {
+        PMFS_ASSERT(reply.size() == 2 && reply[1].iov_len <= sizeof(fuse_init_out));
+        // The kernel is at least as new as 5.x, so the reply is whole (minor 23 and up).
+        patch_init(request.argument<fuse_init_in>(),
+                   *static_cast<fuse_init_out *>(reply[1].iov_base));
+        ready_.store(true, std::memory_order_release);
+        return;
+    }
+    const bool opens = request.opcode() == FUSE_OPEN || request.opcode() == FUSE_CREATE;
+    if (!opens) return;
+    // Both end with a fuse_open_out.  Direct writes need no order among themselves from the kernel:
+    // the volume gives each its own.
+    iovec &last = reply.back();
+    PMFS_ASSERT(last.iov_len >= sizeof(fuse_open_out));
+    auto *opened = reinterpret_cast<fuse_open_out *>(static_cast<std::byte *>(last.iov_base) +
+                                                     last.iov_len - sizeof(fuse_open_out));
+    if (opened->open_flags & FOPEN_DIRECT_IO) opened->open_flags |= FOPEN_PARALLEL_DIRECT_WRITES;
+}
+
+// --- what is agreed at the start
+
+void Dispatcher::on_init(void *userdata, fuse_conn_info *connection) {
+    auto &self = *static_cast<Dispatcher *>(userdata);
+    const auto want = [connection](unsigned capability, bool wanted) {
+        connection->want &= ~capability;
+        if (wanted) connection->want |= connection->capable & capability;
+    };
+    connection->max_write = kPayloadMax;
+    connection->max_background = kMaxBackground;
+    connection->congestion_threshold = kCongested;
+    connection->time_gran = 1;
+    // A splice of memory is three times slower than a copy (measured).
+    want(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE, false);
+    // Files change only through this kernel or with its cache told, so a new modification time is
+    // no reason to drop pages: unless it cannot be told.
+    const bool told = self.client_->policy().notifiable;
+    want(FUSE_CAP_AUTO_INVAL_DATA, !told);
+    want(FUSE_CAP_EXPLICIT_INVAL_DATA, told);
+    want(FUSE_CAP_HANDLE_KILLPRIV, false);  // its successor: see patch_init
+    want(FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_CACHE_SYMLINKS, true);
+    want(FUSE_CAP_WRITEBACK_CACHE, self.options_.writeback);
+    // One that opens directories by itself keeps their listings.
+    self.opendir_needed_ = !told || (connection->capable & FUSE_CAP_NO_OPENDIR_SUPPORT) == 0;
+}
+
+void Dispatcher::patch_init(const fuse_init_in &offer, fuse_init_out &reply) {
+    // KILLPRIV_V2: the volume clears set-id bits, so that the kernel need not ask for an xattr
+    // before each write.  PARALLEL_DIROPS: libfuse 3.14 forgets to pass it on.
+    reply.flags |= offer.flags & (FUSE_HANDLE_KILLPRIV_V2 | FUSE_PARALLEL_DIROPS);
+}
+
+}  // namespace pmfs::front

@@ -1,0 +1,25 @@
+// The operations: the kernel's words to volume words, and an errno back.  They decide nothing.
+//
+// Each file of them adds its part to libfuse's table.  An operation calls the volume once, lets
+// Dispatcher::proceed() deal with an error (or a request to be put aside), and replies.
+#pragma once
+#include "front/requests/dispatcher.h"
+#include "front/requests/fuse_api.h"
+
+namespace pmfs::front {
+
+void add_name_operations(fuse_lowlevel_ops &table);       // ops_name.cc
+void add_attribute_operations(fuse_lowlevel_ops &table);  // ops_attr.cc
+void add_directory_operations(fuse_lowlevel_ops &table);  // ops_dir.cc
+void add_file_operations(fuse_lowlevel_ops &table);       // ops_file.cc
+
+inline fuse_lowlevel_ops operations() {
+    fuse_lowlevel_ops table{};
+    add_name_operations(table);
+    add_attribute_operations(table);
+    add_directory_operations(table);
+    add_file_operations(table);
+    return table;
+}
+
+}  // namespace pmfs::front

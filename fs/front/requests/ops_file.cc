@@ -1,0 +1,255 @@
+// Operations on open files: open and create, data, durability, allocation.
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fuse.h>
+
+#include "client/pmfs_ioctl.h"
+#include "front/requests/convert.h"
+#include "front/requests/ioctl.h"
+#include "front/requests/ops.h"
+#include "front/requests/request.h"
+
+namespace pmfs::front {
+namespace {
+
+OpenRequest to_open_request(fuse_req_t req, int flags, std::uint32_t fuse_flags) {
+    OpenRequest request;
+    request.read = (flags & O_ACCMODE) != O_WRONLY;
+    request.write = (flags & O_ACCMODE) != O_RDONLY;
+    request.truncate = (flags & O_TRUNC) != 0;
+    request.direct = (flags & O_DIRECT) != 0;
+    request.kill_suid_sgid = (fuse_flags & FUSE_OPEN_KILL_SUIDGID) != 0;
+    request.caller = caller_of(req);
+    request.caller.nonblocking = (flags & O_NONBLOCK) != 0;
+    return request;
+}
+
+void fill(fuse_file_info &info, const OpenReply &opened, const Client &client) {
+    info.fh = opened.handle;
+    info.direct_io = opened.direct_io;
+    info.keep_cache = !opened.direct_io && opened.keep_cache && client.policy().notifiable;
+}
+
+// Before a client's kernel that does not keep the file's pages changes its bytes: else another one
+// would write back afterwards what it stored before.  As Dispatcher::flushed().
+bool others_flushed(Dispatcher &dispatcher, fuse_req_t req, HandleId handle,
+                    const Notifier::Pages &pages) {
+    return !dispatcher.others_hear() || !dispatcher.volume().unseen_by(handle) ||
+           dispatcher.flushed(req, pages);
+}
+
+void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info *info) {
+    Dispatcher &dispatcher = Dispatcher::of(req);
+    const auto sent = Request::current()->argument<fuse_open_in>();
+    const Notifier::Pages all{.ino = InodeNo(ino)};
+    const bool empties = (info->flags & O_TRUNC) != 0 && dispatcher.others_hear();
+    if (empties && !dispatcher.flushed(req, all)) return;
+    const Result<OpenReply> opened = dispatcher.volume().open_file(
+        InodeNo(ino), to_open_request(req, info->flags, sent.open_flags));
+    if (opened.ok()) dispatcher.client().opened(opened.value().handle);
+    if (!dispatcher.proceed(req, opened)) {
+        if (opened.ok()) dispatcher.released(opened.value().handle);
+        return;
+    }
+    fuse_file_info reply = *info;
+    const OpenReply &open = opened.value();
+    fill(reply, open, dispatcher.client());
+    const auto answer = [&dispatcher, req, reply, handle = open.handle]() {
+        // ENOENT: the opener was interrupted and the kernel will not release it.
+        if (fuse_reply_open(req, &reply) == -ENOENT) dispatcher.released(handle);
+    };
+    if (empties) return dispatcher.tell_others(req, {.pages = all}, answer);
+    dispatcher.tell(req, open.stale, all, answer);
+}
+
+// When the name came into being behind the kernel's back (a guest made it), it is opened.
+Result<Attr> create_or_open(Volume &volume, InodeNo dir, const char *name, mode_t mode, int flags,
+                            const OpenRequest &request, OpenReply *opened) {
+    Result<Attr> made = volume.create(dir, name, mode, request, opened);
+    if (made.ok() || made.error().errno_value() != EEXIST || (flags & O_EXCL)) return made;
+    const Attr found = TRY(volume.lookup(dir, name));
+    const Result<OpenReply> reply = volume.open_file(found.ino, request);
+    if (!reply.ok()) {
+        volume.forget(found.ino, 1);
+        return reply.error();
+    }
+    *opened = reply.value();
+    return found;
+}
+
+// A file that create() is about to empty; as Dispatcher::flushed().
+bool flushed_before(Dispatcher &dispatcher, fuse_req_t req, InodeNo dir, const char *name) {
+    const Result<Attr> found = dispatcher.volume().lookup(dir, name);
+    if (!found.ok()) return true;
+    dispatcher.volume().forget(found.value().ino, 1);
+    return dispatcher.flushed(req, {.ino = found.value().ino});
+}
+
+void create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+            fuse_file_info *info) {
+    Dispatcher &dispatcher = Dispatcher::of(req);
+    const auto sent = Request::current()->argument<fuse_create_in>();
+    const bool news = dispatcher.others_hear();
+    if (news && (info->flags & O_TRUNC) != 0 &&
+        !flushed_before(dispatcher, req, InodeNo(parent), name))
+        return;
+    OpenReply opened;
+    const Result<Attr> made =
+        create_or_open(dispatcher.volume(), InodeNo(parent), name, mode, info->flags,
+                       to_open_request(req, info->flags, sent.open_flags), &opened);
+    if (made.ok()) dispatcher.client().opened(opened.handle);
+    if (!dispatcher.proceed(req, made)) {
+        if (!made.ok()) return;
+        dispatcher.released(opened.handle);
+        dispatcher.volume().forget(made.value().ino, 1);
+        return;
+    }
+    const InodeNo ino = made.value().ino;
+    dispatcher.client().given(ino);
+    fuse_file_info reply = *info;
+    fill(reply, opened, dispatcher.client());
+    const fuse_entry_param entry = to_entry(made.value(), dispatcher);
+    const auto answer = [&dispatcher, req, entry, reply, handle = opened.handle] {
+        if (fuse_reply_create(req, &entry, &reply) == -ENOENT) dispatcher.released(handle);
+    };
+    if (!news) return dispatcher.tell(req, opened.stale, {.ino = ino}, answer);
+    dispatcher.tell_others(
+        req, {.names = {{InodeNo(parent), name}}, .pages = Notifier::Pages{.ino = ino}}, answer);
+}
+
+void release(fuse_req_t req, fuse_ino_t, fuse_file_info *info) {
+    Dispatcher::of(req).released(info->fh);
+    fuse_reply_err(req, 0);
+}
+
+void flush(fuse_req_t req, fuse_ino_t, fuse_file_info *) {
+    fuse_reply_err(req, ENOSYS);  // nothing to do at close(2), and the kernel need not ask again
+}
+
+void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_file_info *info) {
+    Dispatcher &dispatcher = Dispatcher::of(req);
+    // Past the cache, as another one stores into it.
+    if (dispatcher.volume().unseen_by(info->fh) && !dispatcher.crowded() &&
+        !dispatcher.flushed(
+            req,
+            {.ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size}))
+        return;
+    // The reply is copied once, from the medium to the reader's pages, while the volume holds both
+    // still.
+    bool replied = false;
+    const auto reply = [&](std::span<const iovec> pieces) {
+        if (!dispatcher.bad_page(req))
+            fuse_reply_iov(req, pieces.data(), static_cast<int>(pieces.size()));
+        replied = true;
+    };
+    const Result<std::size_t> done =
+        dispatcher.volume().read(InodeNo(ino), static_cast<std::uint64_t>(offset), size, reply);
+    // At the end of the file there is nothing to give to the sink.
+    if (!replied && dispatcher.proceed(req, done)) fuse_reply_buf(req, nullptr, 0);
+}
+
+void write(fuse_req_t req, fuse_ino_t ino, const char *data, std::size_t size, off_t offset,
+           fuse_file_info *info) {
+    Dispatcher &dispatcher = Dispatcher::of(req);
+    const unsigned flags = Request::current()->argument<fuse_write_in>().write_flags;
+    Caller caller = caller_of(req, info);
+    caller.nonblocking = (info->flags & O_NONBLOCK) != 0;
+    // Written back: whose store it was is not known.
+    if (flags & FUSE_WRITE_CACHE) caller.pid = 0, caller.handle = 0, caller.written_back = true;
+    const Notifier::Pages pages{
+        .ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size};
+    if (!others_flushed(dispatcher, req, info->fh, pages)) return;
+    Stale stale;
+    const Result<std::size_t> written =
+        dispatcher.volume().write(pages.ino, pages.offset, std::as_bytes(std::span(data, size)),
+                                  (flags & FUSE_WRITE_KILL_SUIDGID) != 0, caller, &stale);
+    if (!dispatcher.proceed(req, written)) return;
+    const auto answer = [req, count = written.value()] { fuse_reply_write(req, count); };
+    if (dispatcher.others_hear()) return dispatcher.tell_others(req, {.pages = pages}, answer);
+    dispatcher.tell(req, stale, pages, answer);
+}
+
+void fsync(fuse_req_t req, fuse_ino_t ino, int, fuse_file_info *) {
+    Dispatcher &dispatcher = Dispatcher::of(req);
+    dispatcher.volume().fsync(InodeNo(ino), dispatcher.answer_later(req));
+}
+
+void fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
+               fuse_file_info *info) {
+    Dispatcher &dispatcher = Dispatcher::of(req);
+    const auto bits = static_cast<unsigned>(mode);
+    constexpr unsigned kSealModes = PMFS_FALLOC_FL_SEAL_BLOCK_MAP | PMFS_FALLOC_FL_UNSEAL_BLOCK_MAP;
+    const Notifier::Pages pages{.ino = InodeNo(ino)};
+    if ((bits & kSealModes) && !dispatcher.client().policy().may_seal) {
+        fuse_reply_err(req, EPERM);
+        return;
+    }
+    if ((bits & kSealModes) && !dispatcher.flushed(req, pages)) return;
+    if (!others_flushed(dispatcher, req, info->fh, pages)) return;
+    Stale stale;
+    const Result<> done = dispatcher.volume().fallocate(
+        info->fh, InodeNo(ino), bits, static_cast<std::uint64_t>(offset),
+        static_cast<std::uint64_t>(length), caller_of(req, info), &stale);
+    if (!dispatcher.proceed(req, done)) return;
+    const auto answer = [req] { fuse_reply_err(req, 0); };
+    if (dispatcher.others_hear()) return dispatcher.tell_others(req, {.pages = pages}, answer);
+    dispatcher.tell(req, stale, pages, answer);
+}
+
+void lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence, fuse_file_info *) {
+    Dispatcher &dispatcher = Dispatcher::of(req);
+    Volume &volume = dispatcher.volume();
+    const auto from = static_cast<std::uint64_t>(offset);
+    if (whence != SEEK_DATA && whence != SEEK_HOLE) {  // the kernel answers the others itself
+        fuse_reply_err(req, EINVAL);
+        return;
+    }
+    // What the kernel has not written back yet is data.
+    const auto unseen = volume.unseen_from(InodeNo(ino));
+    if (!dispatcher.proceed(req, unseen)) return;
+    if (unseen.value() &&
+        !dispatcher.flushed(req, {.ino = InodeNo(ino), .offset = std::max(from, *unseen.value())}))
+        return;
+    const Result<std::uint64_t> found = whence == SEEK_DATA ? volume.seek_data(InodeNo(ino), from)
+                                                            : volume.seek_hole(InodeNo(ino), from);
+    if (dispatcher.proceed(req, found)) fuse_reply_lseek(req, static_cast<off_t>(found.value()));
+}
+
+void ioctl(fuse_req_t req, fuse_ino_t ino, unsigned command, void *, fuse_file_info *info, unsigned,
+           const void *in, std::size_t in_size, std::size_t out_size) {
+    const IoctlRequest request{.ino = InodeNo(ino),
+                               .handle = info->fh,
+                               .command = command,
+                               .in = std::span(static_cast<const std::byte *>(in), in_size),
+                               .out_size = out_size,
+                               .caller = caller_of(req, info)};
+    Dispatcher &dispatcher = Dispatcher::of(req);
+    const auto answer = dispatcher.answering([req](const IoctlReply &reply) {
+        // The kernel's own ioctls (FS_IOC_GETFLAGS and its kin) take an answer that is shorter than
+        // they asked for as EIO, so an error that brings nothing is a plain one.
+        if (reply.error != 0 && reply.out.empty()) {
+            fuse_reply_err(req, reply.error);
+            return;
+        }
+        // A negative result is the error, and what comes back with it is copied out all the same.
+        fuse_reply_ioctl(req, -reply.error, reply.out.data(), reply.out.size());
+    });
+    handle_ioctl(dispatcher.ioctls(), request, answer);
+}
+
+}  // namespace
+
+void add_file_operations(fuse_lowlevel_ops &table) {
+    table.open = open;
+    table.create = create;
+    table.release = release;
+    table.flush = flush;
+    table.read = read;
+    table.write = write;
+    table.fsync = fsync;
+    table.fallocate = fallocate;
+    table.lseek = lseek;
+    table.ioctl = ioctl;
+}
+
+}  // namespace pmfs::front

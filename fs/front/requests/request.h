@@ -1,0 +1,73 @@
+// What a request says that libfuse does not hand to an operation: where it came from, flags newer
+// than the library, its bytes, so that it can be put aside and dispatched again, and the place of
+// an operation that it is in the middle of.
+//
+// It hangs on the thread that answers it, for libfuse 3.14 hands an operation a fuse_req_t and
+// nothing of ours: the user data is the session's, and one session for each thread would take an
+// INIT each and give an answer that comes from another thread to the wrong request.  No number of
+// the message can be asked of a fuse_req_t either.  So a Request is made for one scope, by the
+// dispatcher and by answers that come later, and whoever needs it longer copies what it needs.
+#pragma once
+#include <linux/fuse.h>
+
+#include "base/bytes.h"
+#include "front/transports/transport.h"
+#include "volume/progress.h"
+
+namespace pmfs::front {
+
+class Request {
+public:
+    // `told`: Clients::told_so_far().
+    Request(const Port &port, ConstBytes message, bool flushed, std::uint64_t told,
+            unsigned read_ins = 0)
+        : port_(port),
+          message_(message),
+          flushed_(flushed),
+          told_(told),
+          read_ins_(read_ins),
+          outer_(current_) {
+        current_ = this;
+    }
+    ~Request() { current_ = outer_; }
+    Request(const Request &) = delete;
+    Request &operator=(const Request &) = delete;
+
+    // The request that this thread is answering; null outside of one.
+    static const Request *current() { return current_; }
+
+    const Port &port() const { return port_; }
+    ConstBytes message() const { return message_; }
+    Progress &progress() const { return progress_; }
+    // The kernel's dirty pages of its file were written back for this run of it.
+    bool flushed() const { return flushed_; }
+    std::uint64_t told() const { return told_; }
+    // How often it was run again because a block of metadata was not in memory.
+    unsigned read_ins() const { return read_ins_; }
+
+    std::uint32_t opcode() const {
+        return message_.empty() ? 0 : load<fuse_in_header>(message_).opcode;
+    }
+    // The fixed part behind the header.  Older kernels send shorter ones: what is missing is zero.
+    template <class Argument>
+    Argument argument() const {
+        Argument argument{};
+        if (message_.size() <= sizeof(fuse_in_header)) return argument;
+        const ConstBytes sent = message_.subspan(sizeof(fuse_in_header));
+        std::memcpy(&argument, sent.data(), std::min(sent.size(), sizeof argument));
+        return argument;
+    }
+
+private:
+    static inline thread_local const Request *current_ = nullptr;
+
+    const Port &port_;
+    ConstBytes message_;
+    bool flushed_;
+    std::uint64_t told_;
+    unsigned read_ins_;
+    mutable Progress progress_;
+    const Request *outer_;
+};
+
+}  // namespace pmfs::front
