@@ -33,6 +33,7 @@ public:
     unsigned queues() const override { return 2; }
     ConstBytes config() const override { return {}; }
     std::uint64_t window_size() const override { return kMiB; }
+    void connected(const virtio::Peer &, std::shared_ptr<virtio::BackChannel>) override {}
     void request(unsigned, std::unique_ptr<virtio::Chain> chain) override {
         std::array<std::byte, 512> bytes;
         chain->complete(chain->write(0, ConstBytes(bytes).first(chain->read(0, bytes))));

@@ -18,7 +18,7 @@ LAYERS = {
     "fs/front/requests/": ["fs/base/", "fs/media/", "fs/pm/", "fs/volume/",
                            "fs/client/pmfs_ioctl.h", "fs/front/clients/",
                            "fs/front/broker/broker.h", "fs/front/transports/transport.h"],
-    "fs/front/transports/": ["fs/base/", "fs/pm/", "fs/virtio/", "fs/front/clients/",
+    "fs/front/transports/": ["fs/base/", "fs/media/", "fs/pm/", "fs/volume/", "fs/virtio/", "fs/front/clients/",
                              "fs/front/requests/"],
     "fs/front/mount/": ["fs/base/", "fs/pm/", "fs/volume/", "fs/front/", "fs/client/pmfs_ioctl.h"],
     "fs/virtio/": ["fs/base/"],

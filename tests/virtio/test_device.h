@@ -28,10 +28,10 @@ public:
     std::uint64_t window_size() const override { return window; }
 
     void connected(const virtio::Peer &peer,
-                   const std::shared_ptr<virtio::BackChannel> &channel) override {
+                   std::shared_ptr<virtio::BackChannel> channel) override {
         Lock lock(mutex_);
         peer_ = peer;
-        channel_ = channel;
+        channel_ = std::move(channel);
         ++connections;
     }
     void request(unsigned queue, std::unique_ptr<virtio::Chain> chain) override {

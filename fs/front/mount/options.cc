@@ -101,6 +101,8 @@ Refusal set_mappings(std::string_view, std::string_view value, ServeOptions *opt
 
 // --- guests: vhost=SOCKET, and behind it what is said of that one
 
+constexpr std::uint64_t kDefaultWindow = std::uint64_t{4} << 30;
+
 // The one that was named last.
 GuestOptions *last_guest(ServeOptions *options) {
     return options->guests.empty() ? nullptr : &options->guests.back();
@@ -143,6 +145,15 @@ Refusal set_queues(std::string_view value, GuestOptions *guest) {
     if (error != std::errc() || end != value.data() + value.size() || number < 1 || number > kMost)
         return fmt::format("queues= wants a number from 1 to {}, not '{}'", kMost, value);
     guest->request_queues = number;
+    return {};
+}
+
+Refusal set_window(std::string_view value, GuestOptions *guest) {
+    constexpr std::uint64_t kMost = std::uint64_t{1} << 44;
+    const auto bytes = to_bytes(value);
+    if (!bytes || *bytes == 0 || *bytes > kMost || *bytes % DaxWindow::kRange != 0)
+        return fmt::format("window= wants a multiple of 2M, at most 16T, not '{}'", value);
+    guest->window = *bytes;
     return {};
 }
 
@@ -217,6 +228,11 @@ const auto &own_options() {
         OwnOption{"tag", true, of_guest(set_tag)},
         OwnOption{"queues", true, of_guest(set_queues)},
         OwnOption{"poll", true, of_guest(set_polling)},
+        OwnOption{"window", true, of_guest(set_window)},
+        OwnOption{"dax", false, of_guest([](auto, auto *guest) -> Refusal {
+                      if (guest->window == 0) guest->window = kDefaultWindow;
+                      return {};
+                  })},
         OwnOption{"guest_root", true, of_guest(set_guest_root)},
         OwnOption{"guest_ro", false, of_guest([](auto, auto *guest) -> Refusal {
                       guest->policy.read_only = true;
@@ -317,6 +333,8 @@ Refusal set_own(std::string_view name, std::optional<std::string_view> value, bo
                 ServeOptions *options) {
     for (const OwnOption &option : own_options()) {
         if (option.name != name) continue;
+        // Behind a vhost= it means something; elsewhere it is a word of other filesystems.
+        if (name == "dax" && options->guests.empty()) break;
         if (option.has_value && !value) return fmt::format("option '{}' needs a value", name);
         if (!option.has_value && value) return fmt::format("option '{}' takes no value", name);
         return option.set(name, value.value_or(""), options);

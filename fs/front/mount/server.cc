@@ -226,11 +226,18 @@ Outcome Server::serve_guests() {
     for (GuestOptions guest : options_.guests) {
         const auto root = find_directory(*volume_, guest.root);
         if (!root.ok()) return failure(Exit::failed, "guest_root=" + guest.root, root.error());
+        if (guest.window != 0 && (guest.policy.read_only || options_.volume.read_only))
+            return {Exit::usage,
+                    fmt::format("vhost={}: no window for a guest that may not write: virtual "
+                                "machine monitors do not enforce that (leave 'dax' away)",
+                                guest.socket)};
         guest.policy.root = root.value();
         guest.policy.users = IdMap(guest.users);
         guest.policy.groups = IdMap(guest.groups);
         guest.policy.read_only |= options_.volume.read_only;
-        auto started = VhostFs::start(*clients_, options_.dispatch, guest,
+        DispatchOptions dispatch = options_.dispatch;
+        dispatch.dax = guest.window != 0;
+        auto started = VhostFs::start(*clients_, dispatch, guest,
                                       [](const std::string &words) { spdlog::info("{}", words); });
         if (!started.ok()) return failure(Exit::failed, "vhost=" + guest.socket, started.error());
         guests_.push_back(std::move(started).take());

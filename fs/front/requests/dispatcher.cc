@@ -67,6 +67,11 @@ bool may_run_again(const Request &request) {
     }
 }
 
+bool gives_entry(std::uint32_t opcode) {
+    return opcode == FUSE_LOOKUP || opcode == FUSE_MKNOD || opcode == FUSE_MKDIR ||
+           opcode == FUSE_SYMLINK || opcode == FUSE_LINK || opcode == FUSE_CREATE;
+}
+
 // Sentences for the log about what an administrator should know, and not what any client can cause.
 void log_damage(const Error &error) {
     const int value = error.errno_value();
@@ -513,6 +518,12 @@ void Dispatcher::patch_reply(std::span<iovec> reply) {
         ready_.store(true, std::memory_order_release);
         return;
     }
+    if (options_.dax && reply.size() == 2) {
+        if (gives_entry(request.opcode()) && reply[1].iov_len >= sizeof(fuse_entry_out))
+            mark_dax(static_cast<fuse_entry_out *>(reply[1].iov_base)->attr);
+        if (request.opcode() == FUSE_GETATTR || request.opcode() == FUSE_SETATTR)
+            mark_dax(static_cast<fuse_attr_out *>(reply[1].iov_base)->attr);
+    }
     const bool opens = request.opcode() == FUSE_OPEN || request.opcode() == FUSE_CREATE;
     if (!opens) return;
     // Both end with a fuse_open_out.  Direct writes need no order among themselves from the kernel:
@@ -546,11 +557,27 @@ void Dispatcher::on_init(void *userdata, fuse_conn_info *connection) {
     want(FUSE_CAP_HANDLE_KILLPRIV, false);  // its successor: see patch_init
     want(FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_CACHE_SYMLINKS, true);
     want(FUSE_CAP_WRITEBACK_CACHE, self.options_.writeback);
+    // What it would say of many files has no place for what is said of one (mark_dax).
+    if (self.options_.dax) want(FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO, false);
     // One that opens directories by itself keeps their listings.
     self.opendir_needed_ = !told || (connection->capable & FUSE_CAP_NO_OPENDIR_SUPPORT) == 0;
 }
 
+// The kernel looks at it when it gets to know the file (mount -o dax=inode).
+void Dispatcher::mark_dax(fuse_attr &attr) {
+    if (!S_ISREG(attr.mode)) return;
+    const auto found = volume_.getattr(InodeNo(attr.ino));
+    if (found.ok() && found.value().sealed) attr.flags |= FUSE_ATTR_DAX;
+}
+
 void Dispatcher::patch_init(const fuse_init_in &offer, fuse_init_out &reply) {
+    if (options_.dax && (offer.flags & FUSE_MAP_ALIGNMENT) != 0) {
+        constexpr std::uint16_t kPageShift = 12;
+        reply.flags |= FUSE_MAP_ALIGNMENT | (offer.flags & FUSE_INIT_EXT);
+        reply.map_alignment = kPageShift;
+        if ((offer.flags & FUSE_INIT_EXT) != 0)
+            reply.flags2 |= offer.flags2 & static_cast<std::uint32_t>(FUSE_HAS_INODE_DAX >> 32);
+    }
     // KILLPRIV_V2: the volume clears set-id bits, so that the kernel need not ask for an xattr
     // before each write.  PARALLEL_DIROPS: libfuse 3.14 forgets to pass it on.
     reply.flags |= offer.flags & (FUSE_HANDLE_KILLPRIV_V2 | FUSE_PARALLEL_DIROPS);

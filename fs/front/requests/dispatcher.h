@@ -36,6 +36,9 @@ struct DispatchOptions {
     // mount(8)'s `sync` and `dirsync`: changes, or those of directories, are on the disk when they
     // are answered.
     bool sync = false, dirsync = false;
+    // The client has a DAX window: sealed files are mapped there, and of others those that it
+    // chooses.
+    bool dax = false;
 };
 
 class Dispatcher final : public std::enable_shared_from_this<Dispatcher> {
@@ -179,6 +182,7 @@ private:
     static ssize_t write_reply(int fd, iovec *iov, int count, void *userdata);
     static void on_init(void *userdata, fuse_conn_info *connection);
     void patch_reply(std::span<iovec> reply);
+    void mark_dax(fuse_attr &attr);
     void patch_init(const fuse_init_in &offer, fuse_init_out &reply);
 
     Clients &clients_;

@@ -60,7 +60,8 @@ private:
     std::unique_ptr<virtio::Chain> chain_;
 };
 
-void refuse(ReplyPort &port, ConstBytes message, int error) {
+// An answer without a body; error 0: it is done.
+void answer(ReplyPort &port, ConstBytes message, int error) {
     const fuse_out_header header{sizeof header, -error, load<fuse_in_header>(message).unique};
     const iovec piece{const_cast<fuse_out_header *>(&header), sizeof header};
     (void)port.send(std::span(&piece, 1));  // fails where the guest's own memory is not there
@@ -80,6 +81,8 @@ VhostFs::VhostFs(Clients &clients, const DispatchOptions &dispatch, const GuestO
     : clients_(clients), dispatch_(dispatch), options_(options), log_(std::move(log)) {
     std::memcpy(config_.tag, options.tag.data(), std::min(options.tag.size(), sizeof config_.tag));
     config_.num_request_queues = options.request_queues;
+    if (options.window != 0)
+        window_ = std::make_unique<DaxWindow>(clients.volume(), options.window);
 }
 
 Result<std::unique_ptr<VhostFs>> VhostFs::start(Clients &clients, const DispatchOptions &dispatch,
@@ -101,13 +104,29 @@ void VhostFs::log(const std::string &sentence) const {
     log_(fmt::format("{}: {}", options_.socket, sentence));
 }
 
-void VhostFs::connected(const virtio::Peer &peer, const std::shared_ptr<virtio::BackChannel> &) {
+void VhostFs::connected(const virtio::Peer &peer, std::shared_ptr<virtio::BackChannel> channel) {
+    if (window_) window_->connect(peer, std::move(channel));
     log(fmt::format("process {} has connected", peer.pid));
 }
 
 void VhostFs::disconnected() {
-    end_client();
+    reset();
     log("the virtual machine is gone");
+}
+
+// Its VMM has dropped all ranges of the window.
+void VhostFs::reset() {
+    end_client();
+    if (window_) window_->forget();
+}
+
+bool VhostFs::owns(const virtio::MemoryRegion &region, int fd) {
+    return window_ && window_->owns(region, fd);
+}
+
+VhostFs::Answer VhostFs::resolve(std::uint64_t guest, std::uint64_t size, virtio::Access,
+                                 std::vector<iovec> *pieces, std::shared_ptr<const void> *hold) {
+    return window_ ? window_->resolve(guest, size, pieces, hold) : Answer::not_mine;
 }
 
 void VhostFs::broken(unsigned queue, const std::string &why) {
@@ -126,6 +145,7 @@ std::shared_ptr<void> VhostFs::guard(std::byte *start, std::size_t size) {
 
 void VhostFs::begin_client() {
     end_client();
+    if (window_) (void)window_->remove(0, window_->size());  // of whoever was there before
     auto client = clients_.admit(options_.policy);
     if (!client.ok()) return log(fmt::format("no client: {}", client.error().what()));
     auto dispatcher = Dispatcher::create(clients_, client.value(), dispatch_);
@@ -150,6 +170,38 @@ void VhostFs::end_client() {
     if (client) clients_.dismiss(*client);
 }
 
+// --- the window
+
+int VhostFs::set_up_mapping(ConstBytes message) {
+    if (message.size() != sizeof(fuse_in_header) + sizeof(fuse_setupmapping_in)) return EINVAL;
+    const auto in = load<fuse_setupmapping_in>(message, sizeof(fuse_in_header));
+    InodeNo ino;
+    {
+        SharedLock held(mutex_);
+        if (!client_) return ENOTCONN;
+        const auto named = client_->inode_of(load<fuse_in_header>(message).nodeid);
+        if (!named) return ESTALE;
+        if (const auto node = client_->check_node(*named, false); !node.ok())
+            return node.error().errno_value();
+        ino = *named;
+    }
+    return window_->set_up(ino, in);
+}
+
+int VhostFs::remove_mappings(ConstBytes message) {
+    constexpr std::size_t kFixed = sizeof(fuse_in_header) + sizeof(fuse_removemapping_in);
+    if (message.size() < kFixed) return EINVAL;
+    const auto count = load<fuse_removemapping_in>(message, sizeof(fuse_in_header)).count;
+    if ((message.size() - kFixed) / sizeof(fuse_removemapping_one) != count) return EINVAL;
+    int error = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        const auto one =
+            load<fuse_removemapping_one>(message, kFixed + i * sizeof(fuse_removemapping_one));
+        if (const int failed = window_->remove(one.moffset, one.len); failed != 0) error = failed;
+    }
+    return error;
+}
+
 // --- requests
 
 void VhostFs::request(unsigned, std::unique_ptr<virtio::Chain> chain) {
@@ -163,11 +215,17 @@ void VhostFs::request(unsigned, std::unique_ptr<virtio::Chain> chain) {
     const Port port = std::make_shared<ChainPort>(std::move(chain));
     if (got < sizeof(fuse_in_header)) return;
     // A piece of it is nowhere that we can reach.
-    if (got != size || faults.met()) return refuse(*port, message, EFAULT);
+    if (got != size || faults.met()) return answer(*port, message, EFAULT);
     const std::uint32_t opcode = load<fuse_in_header>(message).opcode;
+    if (window_ && opcode == FUSE_SETUPMAPPING)
+        return answer(*port, message, set_up_mapping(message));
+    if (window_ && opcode == FUSE_REMOVEMAPPING)
+        return answer(*port, message, remove_mappings(message));
     if (opcode == FUSE_INIT) begin_client();
-    if (!dispatch(port, message) && has_reply(message)) refuse(*port, message, ENOTCONN);
-    if (opcode == FUSE_DESTROY) end_client();
+    if (!dispatch(port, message) && has_reply(message)) answer(*port, message, ENOTCONN);
+    if (opcode != FUSE_DESTROY) return;
+    end_client();
+    if (window_) (void)window_->remove(0, window_->size());
 }
 
 // False: there is no client, before INIT or after the end.

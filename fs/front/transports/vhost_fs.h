@@ -14,6 +14,7 @@
 #include "base/mutex.h"
 #include "front/clients/clients.h"
 #include "front/requests/dispatcher.h"
+#include "front/transports/dax_window.h"
 #include "virtio/back_end.h"
 
 namespace pmfs::front {
@@ -25,6 +26,7 @@ struct GuestOptions {
     // As many as the guest is to use, besides the one for what must not wait.  QEMU has to have one
     // more (num_vqs, or num-request-queues).
     unsigned request_queues = 1;
+    std::uint64_t window = 0;  // bytes of its DAX window, a multiple of DaxWindow::kRange; 0: none
     std::chrono::microseconds polling{0};  // how long a queue is looked at before its thread sleeps
     Policy policy = Policy::guest();
     std::vector<IdRange> users, groups;  // none: its ids are ours
@@ -42,17 +44,22 @@ public:
     // virtio::Device
     unsigned queues() const override { return 1 + options_.request_queues; }
     ConstBytes config() const override { return bytes_of(config_); }
-    void connected(const virtio::Peer &peer,
-                   const std::shared_ptr<virtio::BackChannel> &channel) override;
+    void connected(const virtio::Peer &peer, std::shared_ptr<virtio::BackChannel> channel) override;
     void request(unsigned queue, std::unique_ptr<virtio::Chain> chain) override;
-    void reset() override { end_client(); }
+    std::uint64_t window_size() const override { return options_.window; }
+    void reset() override;
     void broken(unsigned queue, const std::string &why) override;
     void disconnected() override;
+    bool owns(const virtio::MemoryRegion &region, int fd) override;
+    Answer resolve(std::uint64_t guest, std::uint64_t size, virtio::Access access,
+                   std::vector<iovec> *pieces, std::shared_ptr<const void> *hold) override;
     std::shared_ptr<void> guard(std::byte *start, std::size_t size) override;
 
 private:
     VhostFs(Clients &clients, const DispatchOptions &dispatch, const GuestOptions &options,
             Log log);
+    int set_up_mapping(ConstBytes message) EXCLUDES(mutex_);
+    int remove_mappings(ConstBytes message);
     bool dispatch(const Port &port, Bytes message) EXCLUDES(mutex_);
     void begin_client() EXCLUDES(mutex_);
     void end_client() EXCLUDES(mutex_);
@@ -63,6 +70,8 @@ private:
     const GuestOptions options_;
     const Log log_;
     virtio_fs_config config_{};
+
+    std::unique_ptr<DaxWindow> window_;  // null: there is none
 
     // Shared by requests while they are dispatched, so that a client ends between requests.
     SharedMutex mutex_;
