@@ -176,7 +176,8 @@ TEST_CASE("clients: FUSE_DESTROY gives everything back, and another dispatcher b
     CHECK(again.write(own, 0, "y") == EBADF);
     CHECK(again.call(FUSE_GETATTR, file.node, bytes_text(fuse_getattr_in{})).error == ESTALE);
     CHECK(again.lookup("f") == file.node);
-    guest.post(FUSE_STATFS, kRoot, "");  // too late: nobody answers
+    guest.post(FUSE_UNLINK, kRoot, name("f"));  // too late: nothing is done, and nobody answers
+    CHECK(world.wire().lookup("f") == file.node);
     CHECK(guest.sent().back() == "reply 0");
 }
 
@@ -203,27 +204,33 @@ TEST_CASE("clients: requests that wait are dropped with their client, and answer
     CHECK(host.getattr(file.node).size == 8192);
 }
 
-TEST_CASE("clients: one may go while the other's kernel writes pages back for its request") {
-    World world;
-    Wire &host = world.wire();
-    const OpenFile file = written(host, "f");
-    std::atomic<bool> asked = false, go_on = false;
-    host.on_invalidate = [&](std::uint64_t) {
-        asked = true;
-        CHECK(eventually([&] { return go_on.load(); }));
-    };
-    auto guest = std::make_unique<Wire>(host, Policy::guest());
-    REQUIRE(guest->lookup("f") == file.node);
-    const OpenFile own = guest->open(file.node, O_RDWR);
-    fuse_read_in in{};
-    in.fh = own.handle;
-    in.size = 9;
-    guest->post(FUSE_READ, file.node, bytes_text(in));
-    REQUIRE(eventually([&] { return asked.load(); }));
-    guest.reset();  // does not wait for that
-    go_on = true;
-    host.dispatcher().finish_notifications();
-    CHECK(handles(world, file.node) == 1);
+TEST_CASE("clients: one may go while the other's kernel is asked or told for its request") {
+    for (const bool asked_first : {true, false}) {
+        CAPTURE(asked_first);
+        World world;
+        Wire &host = world.wire();
+        const OpenFile file = written(host, "f");
+        if (!asked_first) host.release(file);  // there is nothing to ask for
+        std::atomic<bool> reached = false, go_on = false;
+        host.on_invalidate = [&](std::uint64_t) {
+            reached = true;
+            CHECK(eventually([&] { return go_on.load(); }));
+        };
+        Wire guest(host, Policy::guest());
+        REQUIRE(guest.lookup("f") == file.node);
+        const OpenFile own = guest.open(file.node, O_RDWR);
+        const fuse_write_in in{.fh = own.handle, .size = 1};
+        guest.sent();
+        guest.post(FUSE_WRITE, file.node, bytes_text(in) + "y");
+        REQUIRE(eventually([&] { return reached.load(); }));
+        guest.leave();  // does not wait for that
+        go_on = true;
+        host.dispatcher().finish_notifications();
+        CHECK(guest.sent().empty());
+        CHECK(handles(world, file.node) == (asked_first ? 1 : 0));
+        const OpenFile again = host.open(file.node, O_RDONLY);
+        CHECK(host.read(again, 0, 1).text() == (asked_first ? "x" : "y"));
+    }
 }
 
 TEST_CASE("clients: a read-only one changes nothing, whatever request it sends") {
