@@ -146,9 +146,8 @@ struct pmfs_io_prepare {
 #define PMFS_GRANT_BREAKABLE 2u
 #define PMFS_GRANT_PIN 3u
 
-#define PMFS_GRANT_STORE 1u /* the holder may store: needs a handle that may write */
-#define PMFS_GRANT_MAP                                                                             \
-    2u /* wants the device: a token for the broker (fs/client/broker_protocol.h) */
+#define PMFS_GRANT_STORE 1u  /* the holder may store: needs a handle that may write */
+#define PMFS_GRANT_MAP 2u    /* wants the device: a token for the broker's socket */
 #define PMFS_GRANT_EVENTS 4u /* a token for a connection that brings events, and no device */
 #define PMFS_GRANT_HAND_OVER                                                                       \
     8u                        /* with MAP: whoever shows the token gets the device.  Only for      \

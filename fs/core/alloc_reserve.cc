@@ -67,7 +67,7 @@ std::uint64_t Allocator::available_blocks(bool privileged) const {
 }
 
 // What a name takes of a leaf, and of the nodes above: names of seven and eight bytes (measured).
-constexpr double kNameBlocks = 0.0100;
+constexpr double kNameBlocks = 0.0089;
 
 // An inode takes an eighth of a block, and its name some; and each lets the reserve grow.
 std::uint64_t Allocator::available_inodes(bool privileged) const {

@@ -13,12 +13,16 @@ namespace pmfs {
 // Who asks.  The kernel has checked permissions (default_permissions); the volume uses this for
 // the owner of what it makes, for sticky groups and for the rights to seal.
 using HandleId = std::uint64_t;
+// 0: the client whose kernel hears of changes; others' kernels cache what they like
+// (fs/front/clients).
+using ClientId = std::uint32_t;
 class Progress;
 struct Caller {
     std::uint32_t uid = 0;
     std::uint32_t gid = 0;
     std::uint32_t pid = 0;     // thread id as FUSE gives it; 0 = unknown (write-back)
     HandleId handle = 0;       // that it uses; 0 = none, or not to be told
+    ClientId client = 0;       // that the request came from
     bool nonblocking = false;  // rather EAGAIN than wait for a lease to be given back
     // The kernel writes pages back.  It takes any answer but an error for "all of it is stored", so
     // a part is an error.
@@ -41,6 +45,9 @@ struct HandleInfo {  // an open handle, for ioctls and `pmfsctl holders`
     bool read = true, write = false;
     bool direct_io = false;  // as OpenReply said
     Caller opener;
+
+    // Of the kernel that hears of changes.
+    bool past_cache() const { return direct_io || opener.client != 0; }
 };
 
 using core::GrantKind;

@@ -33,7 +33,7 @@ public:
 
     // messages: a front end is there.  `channel` stays valid for as long as it is held, and is of
     // no use after disconnected().
-    virtual void connected(const Peer & /*peer*/, std::shared_ptr<BackChannel> /*channel*/) {}
+    virtual void connected(const Peer &peer, std::shared_ptr<BackChannel> channel) = 0;
 
     // A thread of the queue: the chain may be completed here or later, by any thread.  No other
     // request of this queue is taken before this returns.

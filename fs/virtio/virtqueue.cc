@@ -227,10 +227,16 @@ void Virtqueue::leave_locked() {
 
 void Virtqueue::break_off(const char *why) {
     Lock lock(mutex_);
-    if (std::exchange(broken_, true)) return;
-    signal(error_);
+    const bool first = break_locked();
     lock.unlock();
-    on_broken_(why);
+    if (first) on_broken_(why);
+}
+
+// False: it is already.
+bool Virtqueue::break_locked() {
+    if (std::exchange(broken_, true)) return false;
+    signal(error_);
+    return true;
 }
 
 void Virtqueue::set_call(Event call) {
@@ -248,8 +254,9 @@ void Virtqueue::set_memory(std::shared_ptr<const MemoryTable> memory) {
     Lock lock(mutex_);
     rings_ = rings.value_or(Rings{});
     std::swap(memory_, memory);
-    lock.unlock();  // before the old table's mappings go
-    if (!rings.ok()) break_off("the queue's rings are not in the new memory table");
+    const bool breaks = !rings.ok() && break_locked();  // whoever finds no rings finds it broken
+    lock.unlock();                                      // before the old table's mappings go
+    if (breaks) on_broken_("the queue's rings are not in the new memory table");
 }
 
 void Virtqueue::close() {

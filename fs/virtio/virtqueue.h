@@ -140,6 +140,7 @@ private:
     void forget(Chain &chain) EXCLUDES(mutex_);
     void leave_locked() REQUIRES(mutex_);
     void break_off(const char *why) EXCLUDES(mutex_);
+    bool break_locked() REQUIRES(mutex_);
 
     const Setup setup_;
     MemoryOwner &owner_;
@@ -148,7 +149,7 @@ private:
     mutable Mutex mutex_;
     CondVar idle_;
     std::shared_ptr<const MemoryTable> memory_ GUARDED_BY(mutex_);
-    Rings rings_ GUARDED_BY(mutex_);
+    Rings rings_ GUARDED_BY(mutex_);  // all null: they are gone, and the queue is broken
     Event call_ GUARDED_BY(mutex_), error_ GUARDED_BY(mutex_);
     std::uint16_t next_ GUARDED_BY(mutex_);
     std::uint16_t used_next_ GUARDED_BY(mutex_) = 0;

@@ -47,6 +47,7 @@ Attr attr_of(Engine &engine, InodeNo ino, const media::Inode &inode) {
     a.size = directory ? std::max<std::uint64_t>(inode.blocks.get(), 1) * media::kBlockSize
                        : inode.size.get();
     a.blocks = inode.blocks.get();
+    a.sealed = (inode.flags.get() & media::kSealed) != 0;
     a.atime = core::from_media(inode.atime);
     a.mtime = core::from_media(inode.mtime);
     a.ctime = core::from_media(inode.ctime);

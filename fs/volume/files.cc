@@ -96,7 +96,8 @@ Result<std::optional<std::uint64_t>> Volume::unseen_from(InodeNo ino) {
 
 bool Volume::unseen_by(HandleId handle) {
     const auto opened = parts_->engine.live.handle(handle);
-    return opened && opened->direct_io && parts_->engine.live.counts(opened->ino).cached_write != 0;
+    return opened && opened->past_cache() &&
+           parts_->engine.live.counts(opened->ino).asked_write != 0;
 }
 
 Result<HandleInfo> Volume::handle_info(HandleId handle) {

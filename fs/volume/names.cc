@@ -86,14 +86,11 @@ void Volume::forget(InodeNo ino, std::uint64_t count) {
     if (parts_->engine.live.forget(ino, count)) parts_->reaper.reap(ino);
 }
 
-Result<> Volume::check_held(InodeNo ino, bool by_number) {
+Result<> Volume::check_named(InodeNo ino) {
     Engine &e = parts_->engine;
-    if (ino.value() == media::kRootIno || e.live.referenced(ino)) return {};
-    const Error stale(ESTALE, "nobody was given an inode of that number");
-    if (!by_number) return stale;
     SharedLock held(e.lock);
     const auto *inode = TRY(core::read_inode(Reader(*e.core), ino));
-    if (inode->nlink.get() == 0) return stale;
+    if (inode->nlink.get() == 0) return Error(ESTALE, "the file was removed");
     return {};
 }
 
@@ -279,7 +276,7 @@ Result<Attr> Volume::link(InodeNo ino, InodeNo dir_ino, std::string_view name) {
     }());
 }
 
-Result<> Volume::unlink(InodeNo dir_ino, std::string_view name) {
+Result<> Volume::unlink(InodeNo dir_ino, std::string_view name, InodeNo *removed) {
     Engine &e = parts_->engine;
     TRY(writable(e));
     InodeNo ino;
@@ -307,11 +304,12 @@ Result<> Volume::unlink(InodeNo dir_ino, std::string_view name) {
         TRY(change.commit());
         tidy_dir(*e.core, dir_ino, found.key);
     }
+    if (removed != nullptr) *removed = ino;
     if (gone && e.live.mark_unlinked(ino)) parts_->reaper.reap(ino);
     return {};
 }
 
-Result<> Volume::rmdir(InodeNo dir_ino, std::string_view name) {
+Result<> Volume::rmdir(InodeNo dir_ino, std::string_view name, InodeNo *removed) {
     Engine &e = parts_->engine;
     TRY(writable(e));
     InodeNo ino;
@@ -337,6 +335,7 @@ Result<> Volume::rmdir(InodeNo dir_ino, std::string_view name) {
         TRY(change.commit());
         tidy_dir(*e.core, dir_ino, found.key);
     }
+    if (removed != nullptr) *removed = ino;
     if (e.live.mark_unlinked(ino)) parts_->reaper.reap(ino);
     return {};
 }

@@ -124,7 +124,7 @@ Result<bool> move(core::Core &core, const Side &from, const Side &to) {
 }  // namespace
 
 Result<> Volume::rename(InodeNo from_dir, std::string_view from_name, InodeNo to_dir,
-                        std::string_view to_name, unsigned flags, std::vector<InodeNo> *moved) {
+                        std::string_view to_name, unsigned flags, Renamed *renamed) {
     Engine &e = parts_->engine;
     TRY(writable(e));
     if (flags != 0 && flags != RENAME_NOREPLACE && flags != RENAME_EXCHANGE)
@@ -141,9 +141,12 @@ Result<> Volume::rename(InodeNo from_dir, std::string_view from_name, InodeNo to
         if (taken && to.found.ino == from.found.ino) return {};
         if (from.is_dir && TRY(is_above(reader, from.found.ino, to_dir)))
             return Error(EINVAL, "a directory cannot move into itself");
-        if (moved != nullptr && from_dir != to_dir) {
-            if (from.is_dir) moved->push_back(from.found.ino);
-            if (to.is_dir && flags == RENAME_EXCHANGE) moved->push_back(to.found.ino);
+        if (renamed != nullptr) {
+            *renamed = {.moved = {}, .source = from.found.ino, .target = to.found.ino};
+            const bool elsewhere = from_dir != to_dir;
+            if (elsewhere && from.is_dir) renamed->moved.push_back(from.found.ino);
+            if (elsewhere && to.is_dir && flags == RENAME_EXCHANGE)
+                renamed->moved.push_back(to.found.ino);
         }
         if (flags == RENAME_EXCHANGE) {
             if (to.is_dir && TRY(is_above(reader, to.found.ino, from_dir)))

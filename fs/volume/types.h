@@ -40,6 +40,13 @@ struct Attr {
     // They may change at any moment without an operation that tells the kernel, which therefore
     // must ask again: stores of its page cache that no block holds yet, asynchronous direct writes.
     bool unsettled = false;
+    bool sealed = false;  // its block map
+};
+
+// What rename() did, for kernels that keep what they were told.
+struct Renamed {
+    std::vector<InodeNo> moved;  // directories whose `..` is another one now
+    InodeNo source, target;      // what the two names led to before; 0: nothing
 };
 
 struct SetAttr {

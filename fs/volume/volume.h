@@ -64,21 +64,20 @@ public:
     // `.` finds any file by its number (ESTALE: there is none), for handles that were exported.
     Result<Attr> lookup(InodeNo dir, std::string_view name);
     void forget(InodeNo ino, std::uint64_t count);
-    // ESTALE unless `ino` is the root, or was given to somebody who has not given it back: so that
-    // no number leads to what is not a file (a grant's record), or has no name any
-    // more.  `by_number`: any file that has a name will do (a handle of open_by_handle_at(2)).
-    Result<> check_held(InodeNo ino, bool by_number = false);
+    // ESTALE unless `ino` is a file that has a name: nothing else may be asked for by its number
+    // alone (a handle of open_by_handle_at(2)).
+    Result<> check_named(InodeNo ino);
     Result<Attr> make(InodeNo dir, std::string_view name, std::uint32_t mode, std::uint64_t rdev,
                       const Caller &caller);  // any type but a symlink, by mode's S_IFMT
     Result<Attr> symlink(InodeNo dir, std::string_view name, std::string_view target,
                          const Caller &caller);
     Result<Attr> link(InodeNo ino, InodeNo dir, std::string_view name);
-    Result<> unlink(InodeNo dir, std::string_view name);
-    Result<> rmdir(InodeNo dir, std::string_view name);
-    // flags: 0, RENAME_NOREPLACE or RENAME_EXCHANGE; others EINVAL.  *moved: directories whose `..`
-    // is another one now, which a kernel that keeps their listings has to hear.
+    // *removed: what the name led to.
+    Result<> unlink(InodeNo dir, std::string_view name, InodeNo *removed = nullptr);
+    Result<> rmdir(InodeNo dir, std::string_view name, InodeNo *removed = nullptr);
+    // flags: 0, RENAME_NOREPLACE or RENAME_EXCHANGE; others EINVAL.
     Result<> rename(InodeNo from, std::string_view from_name, InodeNo to, std::string_view to_name,
-                    unsigned flags, std::vector<InodeNo> *moved = nullptr);
+                    unsigned flags, Renamed *renamed = nullptr);
     Result<std::string> readlink(InodeNo ino);
     // Entries after `cookie` (0 = from the start), `.` and `..` included.
     Result<> readdir(InodeNo dir, std::uint64_t cookie, const DirSink &sink);
@@ -112,7 +111,7 @@ public:
     // was needed for them yet: the file has holes or unwritten blocks there, and is open for cached
     // writing.  Nothing: the map tells all.  O(1), but for extents that are new to it.
     Result<std::optional<std::uint64_t>> unseen_from(InodeNo ino);
-    // Whether it may hold some anywhere that this handle, which goes past the cache, cannot see.
+    // Whether it may hold some anywhere that this handle, which goes past its cache, cannot see.
     bool unseen_by(HandleId handle);
     Result<std::uint64_t> seek_data(InodeNo ino, std::uint64_t offset);
     Result<std::uint64_t> seek_hole(InodeNo ino, std::uint64_t offset);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
@@ -210,15 +211,10 @@ TEST_CASE("ioctl: a request that was flushed leaves the flushing thread, and wai
         CHECK(wait_for(blocked, false));
     });
     REQUIRE(wait_for(busy, true));
-    bool flushed = false;
+    std::atomic<bool> flushed = false;
+    wire.on_invalidate = [&](std::uint64_t) { flushed = true; };
     front::IoctlContext context{
-        .volume = volume,
-        .flush =
-            [&](InodeNo, std::uint32_t, const std::function<void()> &then) {
-                then();
-                flushed = true;
-            },
-        .forget_attributes = [](InodeNo, const std::function<void()> &then) { then(); }};
+        .volume = volume, .clients = wire.clients(), .client = wire.dispatcher().client()};
     auto io = versioned<pmfs_io_prepare>();
     front::IoctlRequest request;
     request.ino = InodeNo(file.node);
@@ -232,6 +228,7 @@ TEST_CASE("ioctl: a request that was flushed leaves the flushing thread, and wai
         answered = true;
         changed.notify_all();
     });
+    wire.dispatcher().finish_notifications();  // waits for the thread that flushes
     CHECK(flushed);
     {
         const std::lock_guard held(mutex);

@@ -49,13 +49,16 @@ class Wire : public front::ReplyPort {
 public:
     // Introduces itself (INIT).  The volume must outlive the wire.
     explicit Wire(Volume &volume, const front::DispatchOptions &options = {});
+    // Another client of the same volume.  The first wire must outlive it.
+    Wire(Wire &first, front::Policy policy, const front::DispatchOptions &options = {});
     ~Wire() override;
 
     front::Dispatcher &dispatcher() { return *dispatcher_; }
+    front::Clients &clients() { return *clients_; }
     // Called for each "forget this inode's pages", by a thread of the notifier's.
     std::function<void(std::uint64_t node)> on_invalidate;
     // What was sent since the last call, in order: "attr NODE", "pages NODE OFFSET LENGTH",
-    // "reply ERROR".
+    // "name NODE TEXT", "reply ERROR".
     std::vector<std::string> sent();
 
     // --- requests.  Names are in the root directory unless a node says otherwise.
@@ -88,11 +91,16 @@ public:
         return ioctl_raw(file.node, file.handle, static_cast<unsigned>(command), io, as);
     }
 
+    // Sends a request and does not wait; gives its number.
+    std::uint64_t post(std::uint32_t opcode, std::uint64_t node, std::string_view body, As as = {});
+    // The client goes.  A wire that is not the first does so at its end.
+    void leave();
     Reply call(std::uint32_t opcode, std::uint64_t node, std::string_view body, As as = {});
 
     ssize_t send(std::span<const iovec> message) override;
 
 private:
+    void begin(front::Policy policy, const front::DispatchOptions &options);
     void notify(std::span<const std::byte> message);
 
     std::mutex mutex_;
@@ -100,7 +108,10 @@ private:
     std::map<std::uint64_t, Reply> replies_;
     std::vector<std::string> sent_;
     std::uint64_t next_unique_ = 2;
-    std::unique_ptr<front::Dispatcher> dispatcher_;
+    std::unique_ptr<front::Clients> own_clients_;
+    front::Clients *clients_;
+    bool left_ = false;
+    std::shared_ptr<front::Dispatcher> dispatcher_;
 };
 
 template <class T>

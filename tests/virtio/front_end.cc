@@ -62,10 +62,10 @@ FrontEnd::~FrontEnd() {
 }
 
 void FrontEnd::hang_up() {
-    socket_.reset();
-    if (!back_thread_.joinable()) return;
+    ::shutdown(socket(), SHUT_RDWR);
     ::shutdown(back_socket_.get(), SHUT_RDWR);
-    back_thread_.join();
+    if (back_thread_.joinable()) back_thread_.join();
+    socket_.reset();
     back_socket_.reset();
 }
 

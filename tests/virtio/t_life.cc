@@ -137,12 +137,11 @@ TEST_CASE("life: a front end that goes away in the middle leaves chains that har
         kept.push_back(std::move(chain));
         ++count;
     };
-    {
-        Ready ready(world);
-        ready.front.add_queue(0);
-        for (int i = 0; i < 8; ++i) ready.front.queue(0).submit("left behind", 16);
-        REQUIRE(eventually([&] { return count == 8; }));
-    }
+    Ready ready(world);
+    DriverQueue &queue = ready.front.add_queue(0);
+    for (int i = 0; i < 8; ++i) queue.submit("left behind", 16);
+    REQUIRE(eventually([&] { return count == 8; }));
+    ready.front.hang_up();
     REQUIRE(eventually([&] { return world.device.disconnections == 1; }));
     CHECK(world.device.mapped == 1);  // the chains' own
     Ready next(world);
@@ -151,6 +150,8 @@ TEST_CASE("life: a front end that goes away in the middle leaves chains that har
         for (auto &chain : kept) TestDevice::echo(*chain);
         kept.clear();
     }
+    CHECK(!queue.poll());  // its memory is still there, and nobody is told any more
+    CHECK(queue.calls() == 0);
     CHECK(world.device.mapped == 1);  // the next one's
     CHECK(next.front.get_number(Request::get_queue_num) == 3);
 }
@@ -192,10 +193,10 @@ TEST_CASE("window: a map reaches the front end with its descriptor, and says how
         if (mapped.ok()) CHECK(channel->unmap(8192, 2 * kMiB).ok());
         chain->complete(0);
     };
-    Ready ready(world);
     Mutex mutex;
     std::vector<std::pair<BackEndRequest, WindowMap>> seen;
     std::atomic<std::uint64_t> answer = 0;
+    Ready ready(world);
     ready.front.answer_back_end([&](BackEndRequest request, const WindowMap &map, int fd) {
         Lock lock(mutex);
         seen.emplace_back(request, map);

@@ -183,8 +183,8 @@ TEST_CASE("memory: the owner resolves its window itself, and its own entries are
         holders = hold.use_count();
         TestDevice::echo(*chain);
     };
-    FrontEnd front(world.path());
-    front.negotiate();
+    Ready ready(world);
+    FrontEnd &front = ready.front;
     struct {
         std::uint32_t count = 2, padding = 0;
         MemoryRegion regions[2];
@@ -267,6 +267,36 @@ TEST_CASE(
     CHECK(front.ask(virtio::Request::set_mem_table, bytes_of(table), fds) == 0);
     CHECK(world.device.breaks == 1);
     CHECK(front.stop(0) == queue.next_available());
+}
+
+TEST_CASE("memory: a table without the rings may come while the queue looks at them") {
+    MemoryOwner nobody;
+    GuestMemory memory(nobody);
+    const FileDescriptor fd = memory_of(4096);
+    REQUIRE(memory.add({0, 4096, 0, 0}, fd).ok());
+    const virtio::Virtqueue::Setup setup = {.size = 16, .available = 1024, .used = 2048};
+    std::atomic<int> breaks = 0;
+    for (int i = 0; i < 300; ++i) {
+        const auto queue = virtio::Virtqueue::make(setup, memory.table(), nobody,
+                                                   [&](const std::string &) { ++breaks; });
+        REQUIRE(queue.ok());
+        std::atomic<int> looks = 0;
+        const int before = breaks;
+        std::vector<std::thread> looking;
+        for (int t = 0; t < 4; ++t) {
+            looking.emplace_back([&, it = queue.value()] {
+                for (; breaks == before; ++looks) {
+                    it->stop_kicks();
+                    it->want_kicks();
+                    it->take();
+                }
+            });
+        }
+        while (looks < 10) ::usleep(10);
+        queue.value()->set_memory(std::make_shared<virtio::MemoryTable>());
+        for (std::thread &thread : looking) thread.join();
+    }
+    CHECK(breaks == 300);
 }
 
 }  // namespace pmfs::test

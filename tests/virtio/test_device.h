@@ -133,13 +133,22 @@ private:
     std::unique_ptr<virtio::BackEnd> back_end_;
 };
 
-// Which has negotiated everything and shared its memory.
+// Which has negotiated everything and shared its memory.  When it ends, so have the threads that
+// served it: whatever a test gave the device to work with is to be made before.
 struct Ready {
-    explicit Ready(World &world, std::uint64_t features = FrontEnd::kAll) : front(world.path()) {
+    explicit Ready(World &world, std::uint64_t features = FrontEnd::kAll)
+        : front(world.path()), device(world.device) {
         front.negotiate(features);
         front.share_memory();
+        number = device.connections;
+    }
+    ~Ready() {
+        front.hang_up();
+        eventually([this] { return device.disconnections >= number; });
     }
     FrontEnd front;
+    TestDevice &device;
+    int number;
 };
 
 }  // namespace pmfs::test

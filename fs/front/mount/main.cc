@@ -31,7 +31,7 @@ struct Words {
     ServeOptions serve;
     std::vector<std::string> options;
     std::string type;
-    bool fake = false, sloppy = false;
+    bool fake = false, sloppy = false, no_mount = false;
 };
 
 // -1: go on.  Else the exit code: a word is wrong, or it was --help.
@@ -40,7 +40,10 @@ int parse_words(int argc, char **argv, Words *words) {
     CLI::App app{"Mount a pmfs volume and serve it until it is unmounted.", "mount.pmfs"};
     app.add_option("source", words->serve.source, "DAX device, memory file or image file")
         ->required();
-    app.add_option("directory", words->serve.directory, "Where to mount it")->required();
+    auto *directory = app.add_option("directory", words->serve.directory, "Where to mount it");
+    auto *no_mount = app.add_flag("--no-mount", words->no_mount,
+                                  "Do not mount it here: serve guests only (-o vhost=SOCKET)");
+    no_mount->excludes(directory);
     app.add_option("-o,--options", words->options, "Mount options, separated by commas")
         ->allow_extra_args(false);
     app.add_flag("--foreground", words->serve.foreground,
@@ -61,6 +64,10 @@ int parse_words(int argc, char **argv, Words *words) {
         app.parse(argc, argv);
     } catch (const CLI::ParseError &e) {
         return app.exit(e) == 0 ? 0 : static_cast<int>(Exit::usage);  // --help lands here too
+    }
+    if (!words->no_mount && words->serve.directory.empty()) {
+        fmt::print(stderr, "directory is required\nRun with --help for more information.\n");
+        return static_cast<int>(Exit::usage);
     }
     if (read_only) words->options.emplace_back("ro");
     return -1;
@@ -209,10 +216,14 @@ int run(Words &words) {
     for (const std::string &options : words.options)
         if (const auto refusal = parse_mount_options(options, words.sloppy, &words.serve))
             return tell({Exit::usage, *refusal});
-    if (const auto objection = MountPoint::objection(words.serve.directory))
-        return tell({Exit::failed, *objection});
+    if (words.no_mount && words.serve.guests.empty())
+        return tell({Exit::usage, "--no-mount without -o vhost=SOCKET would serve nobody"});
+    if (!words.no_mount) {
+        if (const auto objection = MountPoint::objection(words.serve.directory))
+            return tell({Exit::failed, *objection});
+        words.serve.directory = canonical(words.serve.directory);
+    }
     words.serve.source = canonical(words.serve.source);
-    words.serve.directory = canonical(words.serve.directory);
     close_inherited(words.serve.source);
     if (words.fake) return check_only(words);
     if (words.serve.mount_flags & MS_REMOUNT) return remount(words);

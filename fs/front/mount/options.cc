@@ -5,6 +5,7 @@
 #include <grp.h>
 #include <libmount/libmount.h>
 #include <sys/mount.h>
+#include <sys/un.h>
 
 #include <algorithm>
 #include <array>
@@ -98,6 +99,119 @@ Refusal set_mappings(std::string_view, std::string_view value, ServeOptions *opt
     return {};
 }
 
+// --- guests: vhost=SOCKET, and behind it what is said of that one
+
+constexpr std::uint64_t kDefaultWindow = std::uint64_t{4} << 30;
+
+// The one that was named last.
+GuestOptions *last_guest(ServeOptions *options) {
+    return options->guests.empty() ? nullptr : &options->guests.back();
+}
+
+Refusal add_guest(std::string_view, std::string_view value, ServeOptions *options) {
+    constexpr std::size_t kPathMax = sizeof(sockaddr_un::sun_path) - 1;
+    if (value.empty() || value.front() != '/')
+        return fmt::format("vhost= wants an absolute path for its socket, not '{}'", value);
+    if (value.size() > kPathMax)
+        return fmt::format("vhost={}: the path of a socket has at most {} bytes", value, kPathMax);
+    for (const GuestOptions &guest : options->guests)
+        if (guest.socket == value) return fmt::format("vhost={} is named twice", value);
+    options->guests.emplace_back().socket = value;
+    return {};
+}
+
+// An option that belongs to a vhost= before it.
+using SetGuest = Refusal (*)(std::string_view value, GuestOptions *guest);
+auto of_guest(SetGuest set) {
+    return [set](std::string_view name, std::string_view value, ServeOptions *options) -> Refusal {
+        GuestOptions *guest = last_guest(options);
+        if (guest == nullptr) return fmt::format("{} belongs behind a vhost=SOCKET", name);
+        return set(value, guest);
+    };
+}
+
+Refusal set_tag(std::string_view value, GuestOptions *guest) {
+    constexpr std::size_t kTagMax = sizeof(virtio_fs_config::tag);
+    if (value.empty() || value.size() > kTagMax)
+        return fmt::format("tag= wants a name of 1 to {} bytes, not '{}'", kTagMax, value);
+    guest->tag = value;
+    return {};
+}
+
+Refusal set_queues(std::string_view value, GuestOptions *guest) {
+    constexpr unsigned kMost = 64;
+    unsigned number = 0;
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+    if (error != std::errc() || end != value.data() + value.size() || number < 1 || number > kMost)
+        return fmt::format("queues= wants a number from 1 to {}, not '{}'", kMost, value);
+    guest->request_queues = number;
+    return {};
+}
+
+Refusal set_window(std::string_view value, GuestOptions *guest) {
+    constexpr std::uint64_t kMost = std::uint64_t{1} << 44;
+    const auto bytes = to_bytes(value);
+    if (!bytes || *bytes == 0 || *bytes > kMost || *bytes % DaxWindow::kRange != 0)
+        return fmt::format("window= wants a multiple of 2M, at most 16T, not '{}'", value);
+    guest->window = *bytes;
+    return {};
+}
+
+Refusal set_polling(std::string_view value, GuestOptions *guest) {
+    constexpr unsigned kMost = 1'000'000;
+    unsigned number = 0;
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+    if (error != std::errc() || end != value.data() + value.size() || number > kMost)
+        return fmt::format("poll= wants microseconds, at most {}, not '{}'", kMost, value);
+    guest->polling = std::chrono::microseconds(number);
+    return {};
+}
+
+Refusal set_guest_root(std::string_view value, GuestOptions *guest) {
+    if (value.empty() || value.front() != '/')
+        return fmt::format("guest_root= wants a path from the volume's root, not '{}'", value);
+    guest->root = value;
+    return {};
+}
+
+// INSIDE:OUTSIDE:COUNT, once for each range.
+std::optional<IdRange> to_range(std::string_view text) {
+    std::array<std::uint32_t, 3> numbers{};
+    for (std::size_t i = 0; i < numbers.size(); ++i) {
+        const auto [end, error] =
+            std::from_chars(text.data(), text.data() + text.size(), numbers[i]);
+        if (error != std::errc()) return {};
+        text.remove_prefix(static_cast<std::size_t>(end - text.data()));
+        const bool last = i + 1 == numbers.size();
+        if (last ? !text.empty() : !text.starts_with(':')) return {};
+        if (!last) text.remove_prefix(1);
+    }
+    const auto [inside, outside, count] = numbers;
+    if (count == 0 || inside > UINT32_MAX - count || outside > UINT32_MAX - count) return {};
+    return IdRange{inside, outside, count};
+}
+
+Refusal add_range(std::string_view value, std::vector<IdRange> *ranges) {
+    const auto range = to_range(value);
+    if (!range)
+        return fmt::format("'{}' is no range of ids: FIRST-IN-GUEST:FIRST-HERE:COUNT", value);
+    for (const IdRange &other : *ranges) {
+        const auto meet = [](std::uint32_t a, std::uint32_t a_count, std::uint32_t b,
+                             std::uint32_t b_count) { return a < b + b_count && b < a + a_count; };
+        if (meet(other.inside, other.count, range->inside, range->count) ||
+            meet(other.outside, other.count, range->outside, range->count))
+            return fmt::format("the range '{}' overlaps another one", value);
+    }
+    ranges->push_back(*range);
+    return {};
+}
+
+std::string sockets_of(const ServeOptions &options) {
+    std::string all;
+    for (const GuestOptions &guest : options.guests) all += guest.socket + ' ';
+    return all;
+}
+
 struct OwnOption {
     std::string_view name;
     bool has_value;
@@ -110,6 +224,30 @@ struct OwnOption {
 
 const auto &own_options() {
     const static std::array kOptions{
+        OwnOption{"vhost", true, add_guest, sockets_of},
+        OwnOption{"tag", true, of_guest(set_tag)},
+        OwnOption{"queues", true, of_guest(set_queues)},
+        OwnOption{"poll", true, of_guest(set_polling)},
+        OwnOption{"window", true, of_guest(set_window)},
+        OwnOption{"dax", false, of_guest([](auto, auto *guest) -> Refusal {
+                      if (guest->window == 0) guest->window = kDefaultWindow;
+                      return {};
+                  })},
+        OwnOption{"guest_root", true, of_guest(set_guest_root)},
+        OwnOption{"guest_ro", false, of_guest([](auto, auto *guest) -> Refusal {
+                      guest->policy.read_only = true;
+                      return {};
+                  })},
+        OwnOption{"guest_noseal", false, of_guest([](auto, auto *guest) -> Refusal {
+                      guest->policy.may_seal = false;
+                      return {};
+                  })},
+        OwnOption{"guest_uid", true, of_guest([](auto value, auto *guest) {
+                      return add_range(value, &guest->users);
+                  })},
+        OwnOption{"guest_gid", true, of_guest([](auto value, auto *guest) {
+                      return add_range(value, &guest->groups);
+                  })},
         OwnOption{"attr_timeout", true,
                   [](auto name, auto value, auto *options) {
                       return set_timeout(name, value, &options->dispatch.attr_timeout_s);
@@ -195,6 +333,8 @@ Refusal set_own(std::string_view name, std::optional<std::string_view> value, bo
                 ServeOptions *options) {
     for (const OwnOption &option : own_options()) {
         if (option.name != name) continue;
+        // Behind a vhost= it means something; elsewhere it is a word of other filesystems.
+        if (name == "dax" && options->guests.empty()) break;
         if (option.has_value && !value) return fmt::format("option '{}' needs a value", name);
         if (!option.has_value && value) return fmt::format("option '{}' takes no value", name);
         return option.set(name, value.value_or(""), options);

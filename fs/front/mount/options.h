@@ -8,20 +8,23 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "front/requests/dispatcher.h"
+#include "front/transports/vhost_fs.h"
 #include "volume/volume.h"
 
 namespace pmfs::front {
 
 struct ServeOptions {
     std::string source;             // region: device, file or /proc/self/fd/N
-    std::string directory;          // where it is mounted
+    std::string directory;          // where it is mounted; empty: nowhere, there are guests only
     std::string mount_namespace;    // path of one, or empty: ours
     unsigned long mount_flags = 0;  // MS_*
     MountOptions volume;
     DispatchOptions dispatch;
     std::optional<gid_t> group;  // its members may map the device
+    std::vector<GuestOptions> guests;
     bool foreground = false;
     bool verbose = false;
 };

@@ -18,9 +18,11 @@
 #include "base/blocking.h"
 #include "front/broker/broker.h"
 #include "front/broker/broker_socket.h"
+#include "front/clients/clients.h"
 #include "front/mount/mount_point.h"
 #include "front/requests/dispatcher.h"
 #include "front/transports/dev_fuse.h"
+#include "front/transports/vhost_fs.h"
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
@@ -119,8 +121,14 @@ public:
 
     Outcome open();
     Outcome mount();
+    Outcome serve_guests();
     void wait();
     Outcome close();
+    // Of a mount that did not come to be.
+    void give_up() {
+        if (device_ != nullptr) static_cast<void>(mount_point_->unmount(/*detach=*/true));
+        static_cast<void>(close());
+    }
 
 private:
     Result<> leave_surroundings();
@@ -131,8 +139,10 @@ private:
     const ServeOptions &options_;
     FileDescriptor signals_, ended_;
     std::unique_ptr<Volume> volume_;
-    std::unique_ptr<Dispatcher> dispatcher_;
-    std::unique_ptr<DevFuse> device_;
+    std::unique_ptr<Clients> clients_;
+    std::shared_ptr<Dispatcher> dispatcher_;  // of the local mount
+    std::unique_ptr<DevFuse> device_;         // null: not mounted here, there are guests only
+    std::vector<std::unique_ptr<VhostFs>> guests_;
     std::unique_ptr<Broker> broker_;
     std::optional<MountPoint> mount_point_;
     std::size_t grants_max_ = 0;
@@ -158,7 +168,11 @@ Outcome Server::open() {
         spdlog::warn(
             "{}: the superblock is damaged; its copy in block {} is used (fsck.pmfs -y repairs it)",
             options_.source, copy.value());
-    auto dispatcher = Dispatcher::create(*volume_, options_.dispatch);
+    clients_ = std::make_unique<Clients>(*volume_);
+    if (options_.directory.empty()) return {};
+    auto local = clients_->admit({});
+    if (!local.ok()) return failure(Exit::system, options_.source, local.error());
+    auto dispatcher = Dispatcher::create(*clients_, std::move(local).take(), options_.dispatch);
     if (!dispatcher.ok()) return failure(Exit::system, options_.source, dispatcher.error());
     dispatcher_ = std::move(dispatcher).take();
     return {};
@@ -167,7 +181,8 @@ Outcome Server::open() {
 // While there is no thread: they all live where this one does.
 Result<> Server::leave_surroundings() {
     auto before = TRY(Surroundings::of(options_.mount_namespace));
-    const std::vector<std::string> kept{"/", "/proc", "/sys", system_log_path(), run_directory("")};
+    std::vector<std::string> kept{"/", "/proc", "/sys", system_log_path(), run_directory("")};
+    for (const GuestOptions &guest : options_.guests) kept.push_back(guest.socket);
     const auto left = leave_mount_namespace(kept);
     if (!left.ok() && left.error().errno_value() != EPERM) return left.error();
     // (Whoever may not leave may not mount either, and is told so then.)
@@ -177,6 +192,7 @@ Result<> Server::leave_surroundings() {
 }
 
 Outcome Server::mount() {
+    if (options_.directory.empty()) return {};
     const Surroundings where = std::move(surroundings_);  // and let them go when it is mounted
     auto mounted = MountPoint::make(options_, where);
     if (!mounted.ok()) return failure(Exit::failed, options_.directory, mounted.error());
@@ -190,6 +206,42 @@ Outcome Server::mount() {
     if (ready.ok()) return {};
     static_cast<void>(mount_point_->unmount(/*detach=*/true));
     return failure(Exit::failed, options_.directory, ready.error());
+}
+
+// What a path of the volume leads to.
+Result<InodeNo> find_directory(Volume &volume, std::string_view path) {
+    InodeNo at(FUSE_ROOT_ID);
+    while (!path.empty()) {
+        const std::string_view name = path.substr(0, path.find('/'));
+        path.remove_prefix(std::min(path.size(), name.size() + 1));
+        if (name.empty() || name == ".") continue;
+        const Attr found = TRY(volume.lookup(at, name));
+        volume.forget(found.ino, 1);  // it stays, for it has a name
+        at = found.ino;
+    }
+    return at;
+}
+
+Outcome Server::serve_guests() {
+    for (GuestOptions guest : options_.guests) {
+        const auto root = find_directory(*volume_, guest.root);
+        if (!root.ok()) return failure(Exit::failed, "guest_root=" + guest.root, root.error());
+        if (guest.window != 0 && (guest.policy.read_only || options_.volume.read_only))
+            return {Exit::usage,
+                    fmt::format("vhost={}: no window for a guest that may not write: virtual "
+                                "machine monitors do not enforce that (leave 'dax' away)",
+                                guest.socket)};
+        guest.policy.root = root.value();
+        guest.policy.users = IdMap(guest.users);
+        guest.policy.groups = IdMap(guest.groups);
+        guest.policy.read_only |= options_.volume.read_only;
+        auto started = VhostFs::start(*clients_, options_.dispatch, guest,
+                                      [](const std::string &words) { spdlog::info("{}", words); });
+        if (!started.ok()) return failure(Exit::failed, "vhost=" + guest.socket, started.error());
+        guests_.push_back(std::move(started).take());
+        spdlog::info("{}: a guest may connect to {}", options_.source, guest.socket);
+    }
+    return {};
 }
 
 // Without a broker everything works but direct mappings, so that is no reason not to mount.
@@ -226,6 +278,7 @@ void Server::wait() {
 }
 
 void Server::unmount_by_signal() {
+    if (device_ == nullptr) return;
     spdlog::info("asked to end: unmounting {}", options_.directory);
     if (mount_point_->unmount(/*detach=*/false).ok()) {
         threads_end_within(5s);
@@ -238,21 +291,23 @@ void Server::unmount_by_signal() {
 }
 
 Outcome Server::close() {
+    guests_.clear();  // each is disconnected, and what it held given back
     // While there are threads to serve what the kernel writes back for a notification: it would
     // wait for ever otherwise, on a filesystem that was detached and is still in use.
-    dispatcher_->finish_notifications();
+    if (dispatcher_ != nullptr) dispatcher_->finish_notifications();
     if (device_ != nullptr) {  // else it was never mounted
         device_->stop();
         device_->join();
     }
     volume_->quiesce();  // its threads run requests that may talk to the broker
-    dispatcher_->set_broker(nullptr);
+    if (dispatcher_ != nullptr) dispatcher_->set_broker(nullptr);
     broker_.reset();
     const Result<> closed = volume_->close();
     if (!closed.ok()) spdlog::error("closing {}: {}", options_.source, closed.error().what());
     device_.reset();
     dispatcher_.reset();
     volume_.reset();
+    clients_.reset();
     if (!closed.ok()) return failure(Exit::failed, options_.source, closed.error());
     return {};
 }
@@ -263,12 +318,15 @@ Outcome serve(const ServeOptions &options, const std::function<void()> &mounted)
     const int oom_score = ask_for_patience();
     Server server(options);
     if (Outcome opened = server.open(); opened.exit != Exit::done) return opened;
-    if (Outcome made = server.mount(); made.exit != Exit::done) {
-        static_cast<void>(server.close());
+    Outcome made = server.mount();
+    if (made.exit == Exit::done) made = server.serve_guests();
+    if (made.exit != Exit::done) {
+        server.give_up();
         return made;
     }
     mounted();
-    spdlog::info("{} is mounted on {}", options.source, options.directory);
+    if (!options.directory.empty())
+        spdlog::info("{} is mounted on {}", options.source, options.directory);
     if (oom_score != kNeverKilled)
         spdlog::warn(
             "when memory is short the server may be the first to be killed (its oom_score_adj is "

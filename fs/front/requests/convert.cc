@@ -5,13 +5,20 @@
 
 namespace pmfs::front {
 
-struct stat to_stat(const Attr &attr) {
+Attr shown(const Attr &attr, const Client &client) {
+    Attr as_seen = attr;
+    as_seen.uid = client.policy().users.out(attr.uid);
+    as_seen.gid = client.policy().groups.out(attr.gid);
+    return as_seen;
+}
+
+struct stat to_stat(const Attr &attr, const Client &client) {
     struct stat to {};
     to.st_ino = attr.ino.value();
     to.st_mode = attr.mode;
     to.st_nlink = attr.nlink;
-    to.st_uid = attr.uid;
-    to.st_gid = attr.gid;
+    to.st_uid = client.policy().users.out(attr.uid);
+    to.st_gid = client.policy().groups.out(attr.gid);
     to.st_rdev = attr.rdev;
     to.st_size = static_cast<off_t>(attr.size);
     to.st_blksize = 4096;
@@ -22,14 +29,15 @@ struct stat to_stat(const Attr &attr) {
     return to;
 }
 
-fuse_entry_param to_entry(const Attr &attr, const DispatchOptions &options) {
+fuse_entry_param to_entry(const Attr &attr, Dispatcher &dispatcher) {
+    const Client &client = dispatcher.client();
     fuse_entry_param entry{};
-    entry.ino = attr.ino.value();
+    entry.ino = client.node_of(attr.ino);
     // The kernel knows the root without having asked, as generation 0.
-    entry.generation = attr.ino.value() == FUSE_ROOT_ID ? 0 : attr.generation;
-    entry.attr = to_stat(attr);
-    entry.attr_timeout = attr_timeout(attr, options);
-    entry.entry_timeout = options.entry_timeout_s;
+    entry.generation = entry.ino == FUSE_ROOT_ID ? 0 : attr.generation;
+    entry.attr = to_stat(attr, client);
+    entry.attr_timeout = attr_timeout(attr, dispatcher);
+    entry.entry_timeout = dispatcher.timeout(dispatcher.options().entry_timeout_s);
     return entry;
 }
 
@@ -39,6 +47,7 @@ Caller caller_of(fuse_req_t req, const fuse_file_info *info) {
     caller.uid = context->uid;
     caller.gid = context->gid;
     caller.pid = static_cast<std::uint32_t>(context->pid);
+    caller.client = Dispatcher::of(req).client().id();
     caller.handle = info != nullptr ? info->fh : 0;
     caller.progress = &Request::current()->progress();
     return caller;

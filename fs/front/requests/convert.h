@@ -8,12 +8,14 @@
 
 namespace pmfs::front {
 
-struct stat to_stat(const Attr &attr);
+// Attributes as the client is to see them: with its own user ids.
+Attr shown(const Attr &attr, const Client &client);
+struct stat to_stat(const Attr &attr, const Client &client);
 // How long the kernel may believe them.
-inline double attr_timeout(const Attr &attr, const DispatchOptions &options) {
-    return attr.unsettled ? 0 : options.attr_timeout_s;
+inline double attr_timeout(const Attr &attr, const Dispatcher &dispatcher) {
+    return attr.unsettled ? 0 : dispatcher.timeout(dispatcher.options().attr_timeout_s);
 }
-fuse_entry_param to_entry(const Attr &attr, const DispatchOptions &options);
+fuse_entry_param to_entry(const Attr &attr, Dispatcher &dispatcher);
 // `info`: of the open file that he uses; null: none.
 Caller caller_of(fuse_req_t req, const fuse_file_info *info = nullptr);
 

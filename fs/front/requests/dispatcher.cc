@@ -14,6 +14,7 @@
 #include "front/requests/ops.h"
 #include "front/requests/request.h"
 #include "front/requests/statx.h"
+#include "front/requests/translate.h"
 
 namespace pmfs::front {
 namespace {
@@ -66,6 +67,11 @@ bool may_run_again(const Request &request) {
     }
 }
 
+bool gives_entry(std::uint32_t opcode) {
+    return opcode == FUSE_LOOKUP || opcode == FUSE_MKNOD || opcode == FUSE_MKDIR ||
+           opcode == FUSE_SYMLINK || opcode == FUSE_LINK || opcode == FUSE_CREATE;
+}
+
 // Sentences for the log about what an administrator should know, and not what any client can cause.
 void log_damage(const Error &error) {
     const int value = error.errno_value();
@@ -73,26 +79,32 @@ void log_damage(const Error &error) {
     spdlog::error("{} ({}:{})", error.what(), error.file(), error.line());
 }
 
+// What a kernel that cannot be told of changes must not keep, and no other client can ask it for.
+DispatchOptions options_for(const Policy &policy, DispatchOptions options) {
+    if (policy.notifiable) return options;
+    options.attr_timeout_s = options.entry_timeout_s = 0;
+    options.writeback = false;
+    return options;
+}
+
 }  // namespace
 
-Dispatcher::Dispatcher(Volume &volume, const DispatchOptions &options)
-    : volume_(volume),
-      options_(options),
-      ioctls_{.volume = volume,
+Dispatcher::Dispatcher(Clients &clients, std::shared_ptr<Client> client,
+                       const DispatchOptions &options)
+    : clients_(clients),
+      volume_(clients.volume()),
+      client_(std::move(client)),
+      options_(options_for(client_->policy(), options)),
+      ioctls_{.volume = volume_,
+              .clients = clients_,
+              .client = *client_,
               .broker = nullptr,
-              .flush =
-                  [this](InodeNo ino, std::uint32_t user, std::function<void()> then) {
-                      notifier_->drop_pages({.ino = ino}, user, std::move(then));
-                  },
-              .forget_attributes =
-                  [this](InodeNo ino, std::function<void()> then) {
-                      notifier_->forget_attributes(ino, std::move(then));
-                  },
               .writeback = options.writeback} {}
 
-Result<std::unique_ptr<Dispatcher>> Dispatcher::create(Volume &volume,
+Result<std::shared_ptr<Dispatcher>> Dispatcher::create(Clients &clients,
+                                                       std::shared_ptr<Client> client,
                                                        const DispatchOptions &options) {
-    std::unique_ptr<Dispatcher> dispatcher(new Dispatcher(volume, options));
+    std::shared_ptr<Dispatcher> dispatcher(new Dispatcher(clients, std::move(client), options));
     fuse_lowlevel_ops operations = front::operations();
     operations.init = on_init;
 
@@ -113,37 +125,77 @@ Result<std::unique_ptr<Dispatcher>> Dispatcher::create(Volume &volume,
         if (unused >= 0) ::close(unused);
         return Error(EIO, "libfuse refused its input and output functions");
     }
-
-    fuse_session *session = dispatcher->session_;
-    // What fails is not cached, or has ended.
-    dispatcher->notifier_ = std::make_unique<Notifier>(
-        Notifier::Kernel{.drop_pages =
-                             [session](const Notifier::Pages &pages) {
-                                 fuse_lowlevel_notify_inval_inode(session, pages.ino.value(),
-                                                                  static_cast<off_t>(pages.offset),
-                                                                  static_cast<off_t>(pages.length));
-                             },
-                         .forget_attributes =
-                             [session](InodeNo ino) {
-                                 fuse_lowlevel_notify_inval_inode(session, ino.value(), -1, 0);
-                             }});
-    TRY(dispatcher->notifier_->start());
-    volume.set_attribute_watcher(*dispatcher);
+    if (dispatcher->client_->policy().notifiable)
+        TRY(dispatcher->client_->start_notifier(dispatcher->kernel()));
     return dispatcher;
 }
 
+// What fails is not cached, or has ended.
+Notifier::Kernel Dispatcher::kernel() {
+    return {.drop_pages =
+                [this](const Notifier::Pages &pages) {
+                    fuse_lowlevel_notify_inval_inode(session_, client_->node_of(pages.ino),
+                                                     static_cast<off_t>(pages.offset),
+                                                     static_cast<off_t>(pages.length));
+                },
+            .forget_attributes =
+                [this](InodeNo ino) {
+                    fuse_lowlevel_notify_inval_inode(session_, client_->node_of(ino), -1, 0);
+                },
+            .forget_name =
+                [this](const Notifier::Name &name) {
+                    fuse_lowlevel_notify_inval_entry(session_, client_->node_of(name.dir),
+                                                     name.name.c_str(), name.name.size());
+                }};
+}
+
 Dispatcher::~Dispatcher() {
-    notifier_.reset();
+    finish_notifications();
     if (session_ != nullptr) fuse_session_destroy(session_);
+}
+
+void Dispatcher::leave() {
+    client_->set_gone();
+    for (unsigned running = late_; running != 0; running = late_) late_.wait(running);
+    std::unordered_map<std::uint64_t, std::shared_ptr<Aside>> waiting;
+    {
+        Lock held(waiting_mutex_);
+        waiting.swap(waiting_);
+    }
+    for (const auto &[unique, aside] : waiting) aside->progress.drop();
+    give_back_all();
+    clients_.dismiss(*client_);
+}
+
+void Dispatcher::give_back_all() {
+    client_->forget_all([this](HandleId handle) { released(handle); });
+}
+
+double Dispatcher::timeout(double seconds) const {
+    // (Of another client's change that comes after this, the kernel is told.)
+    const Request *request = Request::current();
+    const bool old = request != nullptr && request->told() != clients_.told_so_far();
+    return old ? 0 : seconds;
 }
 
 Dispatcher &Dispatcher::of(fuse_req_t req) {
     return *static_cast<Dispatcher *>(fuse_req_userdata(req));
 }
 
-void Dispatcher::dispatch(ReplyPort &port, Bytes message, bool flushed, Progress progress,
+void Dispatcher::dispatch(const Port &port, Bytes message) {
+    // A guest goes when it likes, with its queues running.
+    std::optional<Late> counted;
+    if (!client_->policy().notifiable) counted.emplace(*this);
+    if (client_->gone()) return;
+    int error = check_message(message);
+    if (error == 0) error = translate(message, *client_);
+    if (error != 0) return refuse(Request(port, message, false, 0), error);
+    dispatch(port, message, false, {}, 0);
+}
+
+void Dispatcher::dispatch(const Port &port, Bytes message, bool flushed, Progress progress,
                           unsigned read_ins) {
-    const Request request(port, message, flushed, read_ins);
+    const Request request(port, message, flushed, clients_.told_so_far(), read_ins);
     request.progress() = std::move(progress);
     const pm::FaultScope faults;
     if (const int error = objection(message)) return refuse(request, error);
@@ -154,6 +206,10 @@ void Dispatcher::dispatch(ReplyPort &port, Bytes message, bool flushed, Progress
     buffer.mem = message.data();
     buffer.size = message.size();
     fuse_session_process_buf(session_, &buffer);
+    if (request.opcode() == FUSE_DESTROY) {  // the client unmounted
+        give_back_all();
+        ended_.store(true, std::memory_order_release);
+    }
 }
 
 // Reads in the page that the request met, with no lock held, and runs the request again.
@@ -166,23 +222,28 @@ bool Dispatcher::read_in(fuse_req_t req) {
     return true;
 }
 
-// 0, or what to answer to a message that libfuse must not see.
+// 0, or what to answer to a request that libfuse must not see: the client may not make it.
 int Dispatcher::objection(ConstBytes message) {
-    if (const int error = check_message(message)) return error;
-    const Subject subject = subject_of(message);
-    const auto known = [this, &subject](std::uint64_t node) {
-        const Result<> held = volume_.check_held(InodeNo(node), subject.by_number);
-        return held.ok() ? 0 : held.error().errno_value();
+    if (client_->policy().read_only && may_change(message)) return EROFS;
+    const auto errno_of = [](const auto &result) {
+        return result.ok() ? 0 : result.error().errno_value();
     };
+    const Subject subject = subject_of(message);
+    if (subject.gives_node || subject.gives_handle)
+        if (const auto room = client_->check_room(subject.gives_node, subject.gives_handle);
+            !room.ok())
+            return errno_of(room);
     if (subject.handle) {  // whoever has the file open holds it
-        const auto opened = volume_.handle_info(*subject.handle);
-        const bool fits = opened.ok() && opened.value().ino.value() == subject.node &&
-                          (!subject.writes || opened.value().write);
-        return fits ? 0 : EBADF;
+        if (!subject.node) return EBADF;
+        return errno_of(
+            client_->check_handle(*subject.handle, InodeNo(*subject.node), subject.writes));
     }
     if (subject.node)
-        if (const int error = known(*subject.node)) return error;
-    return subject.other_node ? known(*subject.other_node) : 0;
+        if (const int error =
+                errno_of(client_->check_node(InodeNo(*subject.node), subject.by_number)))
+            return error;
+    return subject.other_node ? errno_of(client_->check_node(InodeNo(*subject.other_node), false))
+                              : 0;
 }
 
 void Dispatcher::refuse(const Request &request, int error) {
@@ -190,7 +251,7 @@ void Dispatcher::refuse(const Request &request, int error) {
     const std::uint64_t unique = load<fuse_in_header>(request.message()).unique;
     fuse_out_header header{sizeof header, -error, unique};
     const iovec piece{&header, sizeof header};
-    (void)request.port().send(std::span(&piece, 1));  // fails only when the connection has ended
+    (void)request.port()->send(std::span(&piece, 1));  // fails only when the connection has ended
 }
 
 void Dispatcher::fail(fuse_req_t req, const Error &error) {
@@ -206,17 +267,18 @@ void Dispatcher::fail(fuse_req_t req, const Error &error) {
     const bool flushed = Request::current()->flushed();
     const std::uint32_t user = fuse_req_ctx(req)->uid;
     const std::uint64_t unique = load<fuse_in_header>(Request::current()->message()).unique;
-    ReplyPort &port = Request::current()->port();
+    const Port port = Request::current()->port();
     auto aside = put_aside(req);
     if (error.errno_value() == kParkErrno)
         return volume_.when_ready(
-            error, [this, aside, flushed] { run(*aside, flushed); }, user);
+            error, [self = shared_from_this(), aside, flushed] { self->run(*aside, flushed); },
+            user);
     // This may take as long as a lease's holder likes to, so the one who waits can be interrupted.
     if (!start_waiting(unique, std::move(aside))) return interrupted(port, unique);
     volume_.when_ready(
         error,
-        [this, unique, flushed] {
-            if (const auto waited = stop_waiting(unique)) run(*waited, flushed);
+        [self = shared_from_this(), unique, flushed] {
+            if (const auto waited = self->stop_waiting(unique)) self->run(*waited, flushed);
         },
         user);
 }
@@ -240,10 +302,10 @@ std::shared_ptr<Dispatcher::Aside> Dispatcher::stop_waiting(std::uint64_t unique
     return aside;
 }
 
-void Dispatcher::interrupted(ReplyPort &port, std::uint64_t unique) {
+void Dispatcher::interrupted(const Port &port, std::uint64_t unique) {
     fuse_out_header header{sizeof header, -EINTR, unique};
     const iovec piece{&header, sizeof header};
-    (void)port.send(std::span(&piece, 1));  // fails only when the connection has ended
+    (void)port->send(std::span(&piece, 1));  // fails only when the connection has ended
 }
 
 // A request that waits for somebody is answered with EINTR, and what it had claimed is free: by the
@@ -276,8 +338,9 @@ void Dispatcher::statx(const Request &request) {
         // As getattr does it.
         const auto unseen = volume_.unseen_from(ino);
         if (unseen.ok() && unseen.value())
-            return notifier_->drop_pages({.ino = ino, .offset = *unseen.value()}, header.uid,
-                                         [this, aside = copy_of(request)] { run(*aside, true); });
+            if (flush({.ino = ino, .offset = *unseen.value()}, header.uid,
+                      [this] { return copy_of(*Request::current()); }))
+                return;
     }
     if (const pm::Absent page = pm::NoWaiting::take()) {
         page.read_in();
@@ -287,7 +350,8 @@ void Dispatcher::statx(const Request &request) {
     if (pm::take_fault()) attr = Error(EIO, "the medium has a bad page here");
     if (!attr.ok()) log_damage(attr.error());
     StatxOut body{};
-    if (attr.ok()) body = to_statx(attr.value(), attr_timeout(attr.value(), options_));
+    if (attr.ok())
+        body = to_statx(shown(attr.value(), *client_), attr_timeout(attr.value(), *this));
     fuse_out_header head{sizeof head, 0, header.unique};
     if (attr.ok())
         head.len += sizeof body;
@@ -295,30 +359,39 @@ void Dispatcher::statx(const Request &request) {
         head.error = -attr.error().errno_value();
     const iovec pieces[] = {{&head, sizeof head}, {&body, sizeof body}};
     // Fails only when the connection has ended.
-    (void)request.port().send(std::span(pieces, attr.ok() ? 2 : 1));
+    (void)request.port()->send(std::span(pieces, attr.ok() ? 2 : 1));
+}
+
+// False: there is nobody to ask.  `put_aside` gives the current request, to be run again.
+bool Dispatcher::flush(const Notifier::Pages &pages, std::uint32_t user,
+                       const std::function<std::shared_ptr<Aside>()> &put_aside) {
+    if (!clients_.cached(*client_, pages.ino)) return false;
+    clients_.flush(*client_, pages, user,
+                   [self = shared_from_this(), aside = put_aside()] { self->run(*aside, true); });
+    return true;
 }
 
 bool Dispatcher::flushed(fuse_req_t req, const Notifier::Pages &pages) {
     if (Request::current()->flushed()) return true;
-    const std::uint32_t user = fuse_req_ctx(req)->uid;
-    notifier_->drop_pages(pages, user, [this, aside = put_aside(req)] { run(*aside, true); });
-    return false;
+    return !flush(pages, fuse_req_ctx(req)->uid, [req] { return put_aside(req); });
 }
 
 void Dispatcher::tell(fuse_req_t req, Stale stale, const Notifier::Pages &written,
                       std::function<void()> reply) {
-    if (!stale.any()) return reply();
-    auto answer = [header = load<fuse_in_header>(Request::current()->message()),
-                   &port = Request::current()->port(), reply = std::move(reply)] {
-        const Request answering(port, bytes_of(header), true);
-        reply();
-    };
+    Notifier *notifier = client_->notifier();
+    if (!stale.any() || notifier == nullptr) return reply();
+    auto answer = answering(std::move(reply));
     // A notification about pages is one about attributes, too.
-    if (!stale.pages) return notifier_->forget_attributes(written.ino, std::move(answer));
+    if (!stale.pages) return notifier->forget_attributes(written.ino, answer);
     const std::uint32_t user = fuse_req_ctx(req)->uid;
-    if (!notifier_->crowded()) return notifier_->drop_pages(written, user, std::move(answer));
-    notifier_->drop_pages_later(written.ino, user);
-    notifier_->forget_attributes(written.ino, std::move(answer));
+    if (!notifier->crowded()) return notifier->drop_pages(written, user, answer);
+    notifier->drop_pages_later(written.ino, user);
+    notifier->forget_attributes(written.ino, answer);
+}
+
+void Dispatcher::tell_others(fuse_req_t req, const News &news, std::function<void()> reply) {
+    if (!news.any() || !others_hear()) return reply();
+    clients_.tell_others(*client_, news, fuse_req_ctx(req)->uid, answering(std::move(reply)));
 }
 
 // Takes a copy of the current request and gives `req` back to libfuse unanswered.  When the copy is
@@ -338,20 +411,20 @@ std::shared_ptr<Dispatcher::Aside> Dispatcher::copy_of(const Request &request) {
 }
 
 void Dispatcher::run(Aside &aside, bool flushed) {
+    const Late late(*this);
+    if (client_->gone()) return aside.progress.drop();
     dispatch(aside.port, aside.message, flushed, std::move(aside.progress), 0);
 }
 
 Completion Dispatcher::answer_later(fuse_req_t req) {
-    PMFS_ASSERT(Request::current() != nullptr);
-    ReplyPort &port = Request::current()->port();
-    return [req, &port](Result<> result) {
-        const Request answering(port);
+    return answering([req](const Result<> &result) {
         if (!result.ok()) log_damage(result.error());
         fuse_reply_err(req, result.ok() ? 0 : result.error().errno_value());
-    };
+    });
 }
 
 void Dispatcher::released(HandleId handle) {
+    if (!client_->closed(handle)) return;
     // First the grants of which nobody took the device; the volume takes the others for mapped.
     if (ioctls_.broker != nullptr) ioctls_.broker->handle_released(handle);
     volume_.release(handle);
@@ -366,9 +439,9 @@ ssize_t Dispatcher::write_reply(int, iovec *iov, int count, void *userdata) {
     const bool notification = header->unique == 0;
     const Request *request = Request::current();
     PMFS_ASSERT(notification || request != nullptr);
-    ReplyPort *port = notification ? self.notification_port_ : &request->port();
-    if (port == nullptr) {
-        errno = ENOTCONN;
+    ReplyPort *port = notification ? self.notification_port_ : request->port().get();
+    if (port == nullptr || self.client_->gone()) {
+        errno = notification ? ENOTCONN : ENOENT;  // as when the kernel no longer wants the reply
         return -1;
     }
     if (!notification && header->error == 0) {
@@ -379,8 +452,9 @@ ssize_t Dispatcher::write_reply(int, iovec *iov, int count, void *userdata) {
     if (sent >= 0) return sent;
     // ENOENT: the kernel no longer wants this reply.  ENODEV: the connection has ended.  EFAULT:
     // the reply's bytes are on a bad page, and the kernel has answered EIO in our place.
-    if (errno == EFAULT) spdlog::error("the medium has a bad page under a file that was read");
-    if (!notification && (errno == ENODEV || errno == EFAULT)) errno = ENOENT;
+    const int error = errno;
+    if (error == EFAULT) spdlog::error("the medium has a bad page under a file that was read");
+    errno = !notification && (error == ENODEV || error == EFAULT) ? ENOENT : error;
     return -1;
 }
 
@@ -422,8 +496,9 @@ ssize_t Dispatcher::reply_when_durable(const Request &request, std::span<const i
     }
     const auto size = static_cast<ssize_t>(copy->size());
     const bool opens = request.opcode() == FUSE_OPEN || request.opcode() == FUSE_CREATE;
-    ReplyPort &port = request.port();
-    volume_.fsync(InodeNo(FUSE_ROOT_ID), [this, copy, opens, &port](Result<> done) {
+    const auto answer = [self = shared_from_this(), copy, opens,
+                         port = request.port()](Result<> done) {
+        const Late late(*self);
         auto header = load<fuse_out_header>(*copy);
         if (!done.ok()) {
             log_damage(done.error());
@@ -431,11 +506,12 @@ ssize_t Dispatcher::reply_when_durable(const Request &request, std::span<const i
         }
         std::memcpy(copy->data(), &header, sizeof header);
         const iovec whole{copy->data(), header.len};
-        const bool sent = port.send(std::span(&whole, 1)) >= 0;
+        const bool sent = !self->client_->gone() && port->send(std::span(&whole, 1)) >= 0;
         // Nobody will release a handle that nobody got.
         if (opens && !(sent && done.ok()))
-            released(load<fuse_open_out>(*copy, copy->size() - sizeof(fuse_open_out)).fh);
-    });
+            self->released(load<fuse_open_out>(*copy, copy->size() - sizeof(fuse_open_out)).fh);
+    };
+    volume_.fsync(InodeNo(FUSE_ROOT_ID), answer);
     return size;
 }
 
@@ -448,6 +524,12 @@ void Dispatcher::patch_reply(std::span<iovec> reply) {
                    *static_cast<fuse_init_out *>(reply[1].iov_base));
         ready_.store(true, std::memory_order_release);
         return;
+    }
+    if (options_.dax && reply.size() == 2) {
+        if (gives_entry(request.opcode()) && reply[1].iov_len >= sizeof(fuse_entry_out))
+            mark_dax(static_cast<fuse_entry_out *>(reply[1].iov_base)->attr);
+        if (request.opcode() == FUSE_GETATTR || request.opcode() == FUSE_SETATTR)
+            mark_dax(static_cast<fuse_attr_out *>(reply[1].iov_base)->attr);
     }
     const bool opens = request.opcode() == FUSE_OPEN || request.opcode() == FUSE_CREATE;
     if (!opens) return;
@@ -475,16 +557,34 @@ void Dispatcher::on_init(void *userdata, fuse_conn_info *connection) {
     // A splice of memory is three times slower than a copy (measured).
     want(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE, false);
     // Files change only through this kernel or with its cache told, so a new modification time is
-    // no reason to drop pages.
-    want(FUSE_CAP_AUTO_INVAL_DATA, false);
-    want(FUSE_CAP_EXPLICIT_INVAL_DATA, true);
+    // no reason to drop pages: unless it cannot be told.
+    const bool told = self.client_->policy().notifiable;
+    want(FUSE_CAP_AUTO_INVAL_DATA, !told);
+    want(FUSE_CAP_EXPLICIT_INVAL_DATA, told);
     want(FUSE_CAP_HANDLE_KILLPRIV, false);  // its successor: see patch_init
     want(FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_CACHE_SYMLINKS, true);
     want(FUSE_CAP_WRITEBACK_CACHE, self.options_.writeback);
-    self.opendir_needed_ = (connection->capable & FUSE_CAP_NO_OPENDIR_SUPPORT) == 0;
+    // What it would say of many files has no place for what is said of one (mark_dax).
+    if (self.options_.dax) want(FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO, false);
+    // One that opens directories by itself keeps their listings.
+    self.opendir_needed_ = !told || (connection->capable & FUSE_CAP_NO_OPENDIR_SUPPORT) == 0;
+}
+
+// The kernel looks at it when it gets to know the file (mount -o dax=inode).
+void Dispatcher::mark_dax(fuse_attr &attr) {
+    if (!S_ISREG(attr.mode)) return;
+    const auto found = volume_.getattr(InodeNo(attr.ino));
+    if (found.ok() && found.value().sealed) attr.flags |= FUSE_ATTR_DAX;
 }
 
 void Dispatcher::patch_init(const fuse_init_in &offer, fuse_init_out &reply) {
+    if (options_.dax && (offer.flags & FUSE_MAP_ALIGNMENT) != 0) {
+        constexpr std::uint16_t kPageShift = 12;
+        reply.flags |= FUSE_MAP_ALIGNMENT | (offer.flags & FUSE_INIT_EXT);
+        reply.map_alignment = kPageShift;
+        if ((offer.flags & FUSE_INIT_EXT) != 0)
+            reply.flags2 |= offer.flags2 & static_cast<std::uint32_t>(FUSE_HAS_INODE_DAX >> 32);
+    }
     // KILLPRIV_V2: the volume clears set-id bits, so that the kernel need not ask for an xattr
     // before each write.  PARALLEL_DIROPS: libfuse 3.14 forgets to pass it on.
     reply.flags |= offer.flags & (FUSE_HANDLE_KILLPRIV_V2 | FUSE_PARALLEL_DIROPS);

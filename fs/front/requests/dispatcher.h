@@ -1,4 +1,4 @@
-// The dispatcher: libfuse's low-level session, fed by hand.
+// The dispatcher: libfuse's low-level session, fed by hand.  Each client has one.
 //
 // A transport gives it whole requests; libfuse decodes them and calls the operations (ops.h); what
 // they reply goes to the port that the request came by.  This class also does what the library
@@ -19,9 +19,10 @@
 
 #include "base/bytes.h"
 #include "base/mutex.h"
+#include "front/clients/clients.h"
 #include "front/requests/fuse_api.h"
 #include "front/requests/ioctl.h"
-#include "front/requests/notifier.h"
+#include "front/requests/request.h"
 #include "front/transports/transport.h"
 #include "pm/no_waiting.h"
 #include "volume/volume.h"
@@ -35,42 +36,56 @@ struct DispatchOptions {
     // mount(8)'s `sync` and `dirsync`: changes, or those of directories, are on the disk when they
     // are answered.
     bool sync = false, dirsync = false;
+    // The client has a DAX window: sealed files are mapped there, and of others those that it
+    // chooses.
+    bool dax = false;
 };
 
-class Request;
-
-class Dispatcher final : public AttributeWatcher {
+class Dispatcher final : public std::enable_shared_from_this<Dispatcher> {
 public:
-    // Errors: ENOMEM, and what libfuse has to say.
-    static Result<std::unique_ptr<Dispatcher>> create(Volume &volume,
+    // For a client that `clients` has admitted; they must outlive it.  It lives as long as anything
+    // that was put aside.  Errors: ENOMEM, and what libfuse has to say.
+    static Result<std::shared_ptr<Dispatcher>> create(Clients &clients,
+                                                      std::shared_ptr<Client> client,
                                                       const DispatchOptions &options);
-    // Only when no transport runs and the volume is closed, so that nothing is put aside any more.
-    ~Dispatcher() override;
+    ~Dispatcher();
 
     // Handles one whole request; the reply may come later.  `message` must be writable (libfuse
     // takes it so) and may be used again when the call returns.  It may hold anything: what is not
     // a whole request of its kind, or names what the client does not hold, is refused.
-    void dispatch(ReplyPort &port, Bytes message) { dispatch(port, message, false, {}, 0); }
+    void dispatch(const Port &port, Bytes message);
+    // The port must live until leave(), or until the volume is closed.
+    void dispatch(ReplyPort &port, Bytes message) {
+        dispatch(Port(std::shared_ptr<void>(), &port), message);
+    }
+
+    // The client has gone: its requests that wait are dropped, no port hears any more, and what it
+    // held is given back.  Once, and not by what dispatch() calls.  A client whose kernel is told
+    // of changes leaves when no thread is in dispatch(); of another, what comes later is dropped.
+    void leave();
 
     // INIT was answered, and not with an error.
     bool ready() const { return ready_.load(std::memory_order_acquire); }
+    // DESTROY has come: everything was given back, and libfuse takes no other INIT.  For what the
+    // client sends from now on, leave(), and make another one.
+    bool ended() const { return ended_.load(std::memory_order_acquire); }
     // Where notifications go: the transport whose kernel keeps caches for us.
     void set_notification_port(ReplyPort *port) { notification_port_ = port; }
     // Who hands out the device for direct mappings; null: nobody.  Must outlive all requests.
     void set_broker(Broker *broker) { ioctls_.broker = broker; }
 
     // Before the volume closes: runs every notification that is due, and sends none from then on.
-    void finish_notifications() { notifier_->finish(); }
-
-    // AttributeWatcher
-    void attributes_changed(InodeNo ino) override {
-        notifier_->forget_attributes(ino, [] {});
+    void finish_notifications() {
+        if (client_->notifier() != nullptr) client_->notifier()->finish();
     }
 
     // --- for operations
     static Dispatcher &of(fuse_req_t req);
     Volume &volume() { return volume_; }
+    Client &client() { return *client_; }
     const DispatchOptions &options() const { return options_; }
+    // How long the client's kernel may believe what the current request read, if so long.
+    double timeout(double seconds) const;
     IoctlContext &ioctls() { return ioctls_; }
     // False when the kernel opens directories without asking, if only it is told so.
     bool opendir_needed() const { return opendir_needed_; }
@@ -98,37 +113,71 @@ public:
     }
     // Answers with an error, or puts the request aside when it says so.  `req` is gone.
     void fail(fuse_req_t req, const Error &error);
-    // True when the kernel's dirty pages of that range were written back for this request.  If not,
-    // the request was put aside for that and `req` is gone: return, it will be run again.
+    // True when all dirty pages of that range that a kernel can be asked for were written back for
+    // this request.  If not, the request was put aside for that and `req` is gone: return, it will
+    // be run again.
     bool flushed(fuse_req_t req, const Notifier::Pages &pages);
     // Too many wait already: a request of the background kind (a read, a write) must not.
-    bool crowded() { return notifier_->crowded(); }
-    // Runs `reply` once the kernel does not believe any more what is `stale`; `written`: of which
-    // bytes its pages are.
+    bool crowded() { return client_->notifier() != nullptr && client_->notifier()->crowded(); }
+    // Runs `reply` once the client's kernel does not believe any more what is `stale`; `written`:
+    // of which bytes its pages are.
     void tell(fuse_req_t req, Stale stale, const Notifier::Pages &written,
               std::function<void()> reply);
+    // True when what this client changes is news for another one's kernel, which hears it by
+    // tell_others() before `reply` runs.
+    bool others_hear() { return clients_.others_hear(*client_); }
+    void tell_others(fuse_req_t req, const News &news, std::function<void()> reply);
+    // What answers the current request by `reply`, later and from whatever thread.
+    template <class Reply>
+    auto answering(Reply reply) {
+        const Request &request = *Request::current();
+        return [self = shared_from_this(), header = load<fuse_in_header>(request.message()),
+                port = request.port(), told = request.told(),
+                reply = std::move(reply)](const auto &...with) {
+            const Late late(*self);
+            const Request answering(port, bytes_of(header), true, told);
+            reply(with...);
+        };
+    }
     // A completion that answers `req` with success or an error, from whatever thread.
     Completion answer_later(fuse_req_t req);
-    // A handle was released: its grants have ended.
+    // A handle of the client's is released, and its grants end.
     void released(HandleId handle);
 
 private:
-    Dispatcher(Volume &volume, const DispatchOptions &options);
+    Dispatcher(Clients &clients, std::shared_ptr<Client> client, const DispatchOptions &options);
     struct Aside {  // a request that waits
-        ReplyPort &port;
+        Port port;
         std::vector<std::byte> message;
         Progress progress;
     };
-    void dispatch(ReplyPort &port, Bytes message, bool flushed, Progress progress,
+    // What is done for a request after dispatch() has returned.  leave() waits for those.
+    class Late {
+    public:
+        explicit Late(Dispatcher &dispatcher) : dispatcher_(dispatcher) { ++dispatcher_.late_; }
+        ~Late() {
+            if (--dispatcher_.late_ == 0) dispatcher_.late_.notify_all();
+        }
+        Late(const Late &) = delete;
+        Late &operator=(const Late &) = delete;
+
+    private:
+        Dispatcher &dispatcher_;
+    };
+    void dispatch(const Port &port, Bytes message, bool flushed, Progress progress,
                   unsigned read_ins);
     bool read_in(fuse_req_t req);
+    void give_back_all();
     void run(Aside &aside, bool flushed);
+    bool flush(const Notifier::Pages &pages, std::uint32_t user,
+               const std::function<std::shared_ptr<Aside>()> &put_aside);
     static std::shared_ptr<Aside> put_aside(fuse_req_t req);
     static std::shared_ptr<Aside> copy_of(const Request &request);
     int objection(ConstBytes message);
     static void refuse(const Request &request, int error);
     void interrupt(const Request &request);
-    static void interrupted(ReplyPort &port, std::uint64_t unique);
+    static void interrupted(const Port &port, std::uint64_t unique);
+    Notifier::Kernel kernel();
     void statx(const Request &request);
     bool start_waiting(std::uint64_t unique, std::shared_ptr<Aside> aside) EXCLUDES(waiting_mutex_);
     std::shared_ptr<Aside> stop_waiting(std::uint64_t unique) EXCLUDES(waiting_mutex_);
@@ -137,15 +186,19 @@ private:
     static ssize_t write_reply(int fd, iovec *iov, int count, void *userdata);
     static void on_init(void *userdata, fuse_conn_info *connection);
     void patch_reply(std::span<iovec> reply);
+    void mark_dax(fuse_attr &attr);
     void patch_init(const fuse_init_in &offer, fuse_init_out &reply);
 
+    Clients &clients_;
     Volume &volume_;
+    const std::shared_ptr<Client> client_;
     const DispatchOptions options_;
+    std::atomic<unsigned> late_{0};
+    std::atomic<bool> ended_{false};
     std::atomic<bool> ready_{false};
     bool opendir_needed_ = true;              // settled by INIT
     ReplyPort *notification_port_ = nullptr;  // set before the first request
     fuse_session *session_ = nullptr;
-    std::unique_ptr<Notifier> notifier_;
     IoctlContext ioctls_;
 
     Mutex waiting_mutex_;

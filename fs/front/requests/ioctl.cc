@@ -88,11 +88,9 @@ Result<> need_regular(const Job &job) {
     return {};
 }
 
-// The file's own: a guest may send any pair of numbers.
+// The file's own, and the client's: a guest may send any pair of numbers.
 Result<HandleInfo> need_handle(const Job &job) {
-    const HandleInfo handle = TRY(job.context.volume.handle_info(job.handle));
-    if (handle.ino != job.ino) return Error(EBADF, "the handle is another file's");
-    return handle;
+    return job.context.client.check_handle(job.handle, job.ino, false);
 }
 
 Result<> need_write_handle(const Job &job) {
@@ -393,9 +391,14 @@ Result<std::size_t> grant(Job &job, pmfs_io_grant &io) {
                                .lent = claim.maps,
                                .forks = (io.flags & PMFS_GRANT_FORK) != 0,
                                .trusted = claim.maps && job.context.broker->is_trusted(job.caller)};
-    claim.grant = TRY(volume.take_grant(job.handle, request, job.caller, &io.bad_offset));
+    Client &client = job.context.client;
+    TRY(client.take_grant_place(job.handle));
+    const auto taken = volume.take_grant(job.handle, request, job.caller, &io.bad_offset);
+    if (!taken.ok()) client.free_grant_place(job.handle);
+    claim.grant = TRY(taken);
     if (const auto told = tell_grant(job, io, claim); !told.ok()) {
         (void)volume.drop_grant(job.handle, claim.grant).ok();  // it was ours a moment ago
+        client.free_grant_place(job.handle);
         return told.error();
     }
     return kAll;
@@ -405,6 +408,7 @@ Result<std::size_t> release_grant(Job &job, pmfs_io_release_grant &io) {
     TRY(check_zero(io.flags));
     TRY(need_handle(job));
     TRY(job.context.volume.drop_grant(job.handle, io.grant));
+    job.context.client.free_grant_place(job.handle);
     if (job.context.broker != nullptr) job.context.broker->grant_released(job.handle, io.grant);
     return kAll;
 }
@@ -425,6 +429,9 @@ struct Command {
     // back: for what needs that, and for what may wait for a disk (an fdatasync on an image file).
     enum class Way { at_once, flushed, flushed_lengthy } way;
     bool changes;  // times, blocks or mode of the file: the kernel hears of it before the answer
+    // What the client's policy must allow: nothing, changes, that maps are frozen, or what only the
+    // host may do.
+    enum class Needs { nothing, change, freeze, host } needs;
     Result<std::size_t> (*run)(Job &job, std::vector<std::byte> &bytes);
 };
 
@@ -441,30 +448,36 @@ Result<std::size_t> run_typed(Job &job, std::vector<std::byte> &bytes) {
 }
 
 using enum Command::Way;
+using enum Command::Needs;
 constexpr Command kCommands[] = {
-    {PMFS_IOC_INFO, at_once, false, run_typed<pmfs_info, info>},
-    {PMFS_IOC_EXTENTS, at_once, false, run_typed<pmfs_extents, extents>},
-    {PMFS_IOC_HOLDERS, at_once, false, run_typed<pmfs_holders, holders>},
-    {PMFS_IOC_SEAL, flushed, true, run_typed<pmfs_io_seal, seal>},
-    {PMFS_IOC_UNSEAL, flushed, true, run_typed<pmfs_io_unseal, unseal>},
-    {PMFS_IOC_PREPARE, flushed_lengthy, true, run_typed<pmfs_io_prepare, prepare>},
-    {PMFS_IOC_GRANT, flushed, true, run_typed<pmfs_io_grant, grant>},
-    {PMFS_IOC_RELEASE_GRANT, at_once, true, run_typed<pmfs_io_release_grant, release_grant>},
-    {PMFS_IOC_REVOKE, flushed, true, run_typed<pmfs_io_revoke, revoke>},
-    {PMFS_IOC_QUARANTINE, at_once, false, run_typed<pmfs_quarantine, quarantine>},
-    {PMFS_IOC_QUARANTINE_RELEASE, flushed, false,
+    {PMFS_IOC_INFO, at_once, false, nothing, run_typed<pmfs_info, info>},
+    {PMFS_IOC_EXTENTS, at_once, false, nothing, run_typed<pmfs_extents, extents>},
+    {PMFS_IOC_HOLDERS, at_once, false, nothing, run_typed<pmfs_holders, holders>},
+    {PMFS_IOC_SEAL, flushed, true, freeze, run_typed<pmfs_io_seal, seal>},
+    {PMFS_IOC_UNSEAL, flushed, true, freeze, run_typed<pmfs_io_unseal, unseal>},
+    {PMFS_IOC_PREPARE, flushed_lengthy, true, change, run_typed<pmfs_io_prepare, prepare>},
+    {PMFS_IOC_GRANT, flushed, true, freeze, run_typed<pmfs_io_grant, grant>},
+    {PMFS_IOC_RELEASE_GRANT, at_once, true, nothing,
+     run_typed<pmfs_io_release_grant, release_grant>},
+    {PMFS_IOC_REVOKE, flushed, true, host, run_typed<pmfs_io_revoke, revoke>},
+    {PMFS_IOC_QUARANTINE, at_once, false, host, run_typed<pmfs_quarantine, quarantine>},
+    {PMFS_IOC_QUARANTINE_RELEASE, flushed, false, host,
      run_typed<pmfs_io_quarantine_release, quarantine_release>},
-    {PMFS_IOC_VOLUME, at_once, false, run_typed<pmfs_volume, volume>},
-    {PMFS_IOC_CHUNKS, at_once, false, run_typed<pmfs_chunks, chunks>},
-    {PMFS_IOC_GROW, flushed_lengthy, false, run_typed<pmfs_io_grow, grow>},
-    {PMFS_IOC_TUNE, flushed, false, run_typed<pmfs_io_tune, tune>},
-    {PMFS_IOC_COMPACT, flushed_lengthy, false, run_typed<pmfs_io_compact, compact>},
+    {PMFS_IOC_VOLUME, at_once, false, nothing, run_typed<pmfs_volume, volume>},
+    {PMFS_IOC_CHUNKS, at_once, false, nothing, run_typed<pmfs_chunks, chunks>},
+    {PMFS_IOC_GROW, flushed_lengthy, false, host, run_typed<pmfs_io_grow, grow>},
+    {PMFS_IOC_TUNE, flushed, false, host, run_typed<pmfs_io_tune, tune>},
+    {PMFS_IOC_COMPACT, flushed_lengthy, false, host, run_typed<pmfs_io_compact, compact>},
 };
 
 void run(const Command &command, const std::shared_ptr<Job> &job);
 
 // What is lengthy is so as well when it has waited.
 void go_on(const Command &command, const std::shared_ptr<Job> &job) {
+    if (job->context.client.gone()) {
+        job->progress.drop();
+        return job->done({.error = EINTR, .out = {}});
+    }
     if (command.way != flushed_lengthy) return run(command, job);
     job->context.volume.run_later(job->caller.uid, job->ino.value(), true,
                                   [&command, job] { run(command, job); });
@@ -487,8 +500,14 @@ void run(const Command &command, const std::shared_ptr<Job> &job) {
     reply.out = std::move(bytes);
     if (!command.changes) return job->done(std::move(reply));
     // Also after an error: a part may have been done.
-    job->context.forget_attributes(
-        job->ino, [job, reply = std::move(reply)]() mutable { job->done(std::move(reply)); });
+    job->context.clients.forget_attributes(job->context.client, job->ino,
+                                           [job, reply = std::move(reply)] { job->done(reply); });
+}
+
+int forbidden(const Command &command, const Policy &policy) {
+    if (command.needs == Command::Needs::host && !policy.is_host) return EPERM;
+    if (command.needs != Command::Needs::nothing && policy.read_only) return EROFS;
+    return command.needs == Command::Needs::freeze && !policy.may_seal ? EPERM : 0;
 }
 
 }  // namespace
@@ -500,6 +519,8 @@ void handle_ioctl(IoctlContext &context, const IoctlRequest &request, IoctlDone 
     if (command == std::end(kCommands)) return done({.error = ENOTTY, .out = {}});
     // The kernel sizes both by the command's number; another transport may not.
     if (request.in.size() != _IOC_SIZE(request.command)) return done({.error = EINVAL, .out = {}});
+    if (const int error = forbidden(*command, context.client.policy()))
+        return done({.error = error, .out = {}});
     auto job = std::make_shared<Job>(Job{.context = context,
                                          .ino = request.ino,
                                          .handle = request.handle,
@@ -512,7 +533,7 @@ void handle_ioctl(IoctlContext &context, const IoctlRequest &request, IoctlDone 
     job->caller.progress = &job->progress;
     if (command->way == at_once) return run(*command, job);
     // What comes behind the flush leaves its thread to the next flush.
-    context.flush(request.ino, request.caller.uid, [command, job] {
+    context.clients.flush(context.client, {.ino = request.ino}, request.caller.uid, [command, job] {
         job->context.volume.run_later(job->caller.uid, job->ino.value(),
                                       command->way == flushed_lengthy,
                                       [command, job] { run(*command, job); });

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "front/clients/clients.h"
 #include "volume/volume.h"
 
 namespace pmfs::front {
@@ -31,13 +32,10 @@ using IoctlDone = std::function<void(IoctlReply)>;
 
 struct IoctlContext {
     Volume &volume;
+    Clients &clients;
+    Client &client;            // that asks
     Broker *broker = nullptr;  // null: no direct mappings (EOPNOTSUPP)
-    // Writes the kernel's dirty pages of an inode back, drops its cached ones, and then calls back,
-    // from any thread that may block (Notifier::drop_pages), for this user.
-    std::function<void(InodeNo, std::uint32_t user, std::function<void()>)> flush;
-    // Calls back when the kernel keeps no attributes of the inode any more.
-    std::function<void(InodeNo, std::function<void()>)> forget_attributes;
-    bool writeback = false;  // -o writeback: seals and grants are EOPNOTSUPP
+    bool writeback = false;    // -o writeback: seals and grants are EOPNOTSUPP
 };
 
 // Calls `done` exactly once, maybe before it returns, maybe later and from another thread.

@@ -2,6 +2,7 @@
 // kernels may send more than a row says, never less.
 #include "front/requests/message_check.h"
 
+#include <fcntl.h>
 #include <linux/fuse.h>
 
 #include <algorithm>
@@ -21,6 +22,7 @@ enum class Node { named, not_named };  // whether the header's node means anythi
 
 struct Shape {
     std::uint32_t opcode;
+    Effect effect;
     std::size_t fixed;          // bytes behind the header
     unsigned names = 0;         // then so many names, each with its final zero
     unsigned rest_at = kNone;   // and as many units as the 32-bit number at this place says
@@ -31,109 +33,173 @@ struct Shape {
     Node node = Node::named;
     bool reply = true;
     bool writes = false;
+    bool anybody = false;  // see from_anybody()
+    bool gives_node = false, gives_handle = false;
 };
 
 // (What is missing here gets ENOSYS: the kernel does without, or does not ask again.)
 constexpr Shape kShapes[] = {
-    {.opcode = FUSE_LOOKUP, .fixed = 0, .names = 1},
+    {.opcode = FUSE_LOOKUP, .effect = Effect::none, .fixed = 0, .names = 1, .gives_node = true},
     {.opcode = FUSE_FORGET,
+     .effect = Effect::none,
      .fixed = sizeof(fuse_forget_in),
      .node = Node::not_named,
-     .reply = false},
+     .reply = false,
+     .anybody = true},
     {.opcode = FUSE_GETATTR,
+     .effect = Effect::none,
      .fixed = sizeof(fuse_getattr_in),
      .handle_at = offsetof(fuse_getattr_in, fh)},
     {.opcode = FUSE_SETATTR,
+     .effect = Effect::changes,
      .fixed = sizeof(fuse_setattr_in),
      .handle_at = offsetof(fuse_setattr_in, fh)},
-    {.opcode = FUSE_READLINK, .fixed = 0},
-    {.opcode = FUSE_SYMLINK, .fixed = 0, .names = 2},
-    {.opcode = FUSE_MKNOD, .fixed = sizeof(fuse_mknod_in), .names = 1},
-    {.opcode = FUSE_MKDIR, .fixed = sizeof(fuse_mkdir_in), .names = 1},
-    {.opcode = FUSE_UNLINK, .fixed = 0, .names = 1},
-    {.opcode = FUSE_RMDIR, .fixed = 0, .names = 1},
+    {.opcode = FUSE_READLINK, .effect = Effect::none, .fixed = 0},
+    {.opcode = FUSE_SYMLINK, .effect = Effect::changes, .fixed = 0, .names = 2, .gives_node = true},
+    {.opcode = FUSE_MKNOD,
+     .effect = Effect::changes,
+     .fixed = sizeof(fuse_mknod_in),
+     .names = 1,
+     .gives_node = true},
+    {.opcode = FUSE_MKDIR,
+     .effect = Effect::changes,
+     .fixed = sizeof(fuse_mkdir_in),
+     .names = 1,
+     .gives_node = true},
+    {.opcode = FUSE_UNLINK, .effect = Effect::changes, .fixed = 0, .names = 1},
+    {.opcode = FUSE_RMDIR, .effect = Effect::changes, .fixed = 0, .names = 1},
     {.opcode = FUSE_RENAME,
+     .effect = Effect::changes,
      .fixed = sizeof(fuse_rename_in),
      .names = 2,
      .other_node_at = offsetof(fuse_rename_in, newdir)},
     {.opcode = FUSE_LINK,
+     .effect = Effect::changes,
      .fixed = sizeof(fuse_link_in),
      .names = 1,
-     .other_node_at = offsetof(fuse_link_in, oldnodeid)},
-    {.opcode = FUSE_OPEN, .fixed = sizeof(fuse_open_in)},
+     .other_node_at = offsetof(fuse_link_in, oldnodeid),
+     .gives_node = true},
+    {.opcode = FUSE_OPEN,
+     .effect = Effect::by_argument,
+     .fixed = sizeof(fuse_open_in),
+     .gives_handle = true},
     {.opcode = FUSE_READ,
+     .effect = Effect::none,
      .fixed = sizeof(fuse_read_in),
      .reply_at = offsetof(fuse_read_in, size),
      .handle_at = offsetof(fuse_read_in, fh)},
     {.opcode = FUSE_WRITE,
+     .effect = Effect::changes,
      .fixed = sizeof(fuse_write_in),
      .rest_at = offsetof(fuse_write_in, size),
      .handle_at = offsetof(fuse_write_in, fh),
      .writes = true},
-    {.opcode = FUSE_STATFS, .fixed = 0},
+    {.opcode = FUSE_STATFS, .effect = Effect::none, .fixed = 0},
     {.opcode = FUSE_RELEASE,
+     .effect = Effect::none,
      .fixed = sizeof(fuse_release_in),
-     .handle_at = offsetof(fuse_release_in, fh)},
+     .handle_at = offsetof(fuse_release_in, fh),
+     .anybody = true},
     {.opcode = FUSE_FSYNC,
+     .effect = Effect::none,
      .fixed = sizeof(fuse_fsync_in),
      .handle_at = offsetof(fuse_fsync_in, fh)},
     // FUSE_SETXATTR_EXT is not agreed on, so that the first two fields come alone.
     {.opcode = FUSE_SETXATTR,
+     .effect = Effect::changes,
      .fixed = FUSE_COMPAT_SETXATTR_IN_SIZE,
      .names = 1,
      .rest_at = offsetof(fuse_setxattr_in, size)},
     {.opcode = FUSE_GETXATTR,
+     .effect = Effect::none,
      .fixed = sizeof(fuse_getxattr_in),
      .names = 1,
      .reply_at = offsetof(fuse_getxattr_in, size)},
     {.opcode = FUSE_LISTXATTR,
+     .effect = Effect::none,
      .fixed = sizeof(fuse_getxattr_in),
      .reply_at = offsetof(fuse_getxattr_in, size)},
-    {.opcode = FUSE_REMOVEXATTR, .fixed = 0, .names = 1},
+    {.opcode = FUSE_REMOVEXATTR, .effect = Effect::changes, .fixed = 0, .names = 1},
     {.opcode = FUSE_FLUSH,
+     .effect = Effect::none,
      .fixed = sizeof(fuse_flush_in),
-     .handle_at = offsetof(fuse_flush_in, fh)},
-    {.opcode = FUSE_INIT, .fixed = offsetof(fuse_init_in, flags2), .node = Node::not_named},
+     .handle_at = offsetof(fuse_flush_in, fh),
+     .anybody = true},
+    {.opcode = FUSE_INIT,
+     .effect = Effect::none,
+     .fixed = offsetof(fuse_init_in, flags2),
+     .node = Node::not_named,
+     .anybody = true},
     // A directory's handle stands for nothing, and is not looked at.
-    {.opcode = FUSE_OPENDIR, .fixed = sizeof(fuse_open_in)},
+    {.opcode = FUSE_OPENDIR, .effect = Effect::none, .fixed = sizeof(fuse_open_in)},
     {.opcode = FUSE_READDIR,
+     .effect = Effect::none,
      .fixed = sizeof(fuse_read_in),
      .reply_at = offsetof(fuse_read_in, size)},
     {.opcode = FUSE_READDIRPLUS,
+     .effect = Effect::none,
      .fixed = sizeof(fuse_read_in),
      .reply_at = offsetof(fuse_read_in, size)},
-    {.opcode = FUSE_RELEASEDIR, .fixed = sizeof(fuse_release_in), .node = Node::not_named},
-    {.opcode = FUSE_FSYNCDIR, .fixed = sizeof(fuse_fsync_in)},
-    {.opcode = FUSE_CREATE, .fixed = sizeof(fuse_create_in), .names = 1},
+    {.opcode = FUSE_RELEASEDIR,
+     .effect = Effect::none,
+     .fixed = sizeof(fuse_release_in),
+     .node = Node::not_named,
+     .anybody = true},
+    {.opcode = FUSE_FSYNCDIR, .effect = Effect::none, .fixed = sizeof(fuse_fsync_in)},
+    {.opcode = FUSE_CREATE,
+     .effect = Effect::changes,
+     .fixed = sizeof(fuse_create_in),
+     .names = 1,
+     .gives_node = true,
+     .gives_handle = true},
     {.opcode = FUSE_INTERRUPT,
+     .effect = Effect::none,
      .fixed = sizeof(fuse_interrupt_in),
      .node = Node::not_named,
-     .reply = false},
-    {.opcode = FUSE_DESTROY, .fixed = 0, .node = Node::not_named},
+     .reply = false,
+     .anybody = true},
+    {.opcode = FUSE_DESTROY,
+     .effect = Effect::none,
+     .fixed = 0,
+     .node = Node::not_named,
+     .anybody = true},
     {.opcode = FUSE_IOCTL,
+     .effect = Effect::by_argument,
      .fixed = sizeof(fuse_ioctl_in),
      .rest_at = offsetof(fuse_ioctl_in, in_size),
      .reply_at = offsetof(fuse_ioctl_in, out_size),
      .handle_at = offsetof(fuse_ioctl_in, fh)},
     {.opcode = FUSE_BATCH_FORGET,
+     .effect = Effect::none,
      .fixed = sizeof(fuse_batch_forget_in),
      .rest_at = offsetof(fuse_batch_forget_in, count),
      .rest_unit = sizeof(fuse_forget_one),
      .node = Node::not_named,
-     .reply = false},
+     .reply = false,
+     .anybody = true},
     {.opcode = FUSE_FALLOCATE,
+     .effect = Effect::changes,
      .fixed = sizeof(fuse_fallocate_in),
      .handle_at = offsetof(fuse_fallocate_in, fh),
      .writes = true},
     {.opcode = FUSE_RENAME2,
+     .effect = Effect::changes,
      .fixed = sizeof(fuse_rename2_in),
      .names = 2,
      .other_node_at = offsetof(fuse_rename2_in, newdir)},
-    {.opcode = kFuseStatx, .fixed = sizeof(StatxIn), .handle_at = offsetof(StatxIn, fh)},
+    {.opcode = kFuseStatx,
+     .effect = Effect::none,
+     .fixed = sizeof(StatxIn),
+     .handle_at = offsetof(StatxIn, fh)},
     {.opcode = FUSE_LSEEK,
+     .effect = Effect::none,
      .fixed = sizeof(fuse_lseek_in),
      .handle_at = offsetof(fuse_lseek_in, fh)},
 };
+
+static_assert(std::ranges::none_of(kShapes, [](const Shape &shape) {
+    return shape.effect == Effect::unsaid;
+}));
 
 // By opcode, for it is asked for every request.
 constexpr auto kByOpcode = [] {
@@ -210,6 +276,29 @@ int check_message(ConstBytes message) {
     return shape->opcode == FUSE_INIT ? check_init(body) : 0;
 }
 
+Effect effect_of(std::uint32_t opcode) {
+    if (opcode >= kByOpcode.size() || kByOpcode[opcode] == nullptr) return Effect::unsaid;
+    return kByOpcode[opcode]->effect;
+}
+
+bool may_change(ConstBytes message) {
+    const auto header = load<fuse_in_header>(message);
+    if (header.opcode == FUSE_OPEN) {
+        const auto flags = load<fuse_open_in>(message.subspan(sizeof header)).flags;
+        return (flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC) != 0;
+    }
+    return effect_of(header.opcode) == Effect::changes;
+}
+
+std::size_t other_node_place(ConstBytes message) {
+    const unsigned at = shape_of(message)->other_node_at;
+    return at == kNone ? 0 : sizeof(fuse_in_header) + at;
+}
+
+bool from_anybody(ConstBytes message) {
+    return shape_of(message)->anybody;
+}
+
 Subject subject_of(ConstBytes message) {
     const Shape &shape = *shape_of(message);
     const ConstBytes body = message.subspan(sizeof(fuse_in_header));
@@ -220,6 +309,8 @@ Subject subject_of(ConstBytes message) {
     if (shape.handle_at != kNone && !without_handle(shape, body))
         subject.handle = load<std::uint64_t>(body, shape.handle_at);
     subject.writes = shape.writes;
+    subject.gives_node = shape.gives_node;
+    subject.gives_handle = shape.gives_handle;
     subject.by_number =
         shape.opcode == FUSE_LOOKUP && body[0] == std::byte{'.'} && body[1] == std::byte{0};
     return subject;

@@ -22,14 +22,27 @@ int check_message(ConstBytes message);
 // False for requests that nobody answers (and for what is too short to have a number).
 bool has_reply(ConstBytes message);
 
+// What a request does to the volume.
+enum class Effect : std::uint8_t { unsaid, none, changes, by_argument };
+// `unsaid`: there is no such request here.
+Effect effect_of(std::uint32_t opcode);
+// Whether this message, which was checked, may change anything.  (An ioctl's command says that.)
+bool may_change(ConstBytes message);
+
 // What a message that was checked is about.  The client must hold all of it.
 struct Subject {
-    std::optional<std::uint64_t> node;        // in its header; none: of the whole filesystem
-    std::optional<std::uint64_t> other_node;  // a directory to rename into, a file to link
-    std::optional<std::uint64_t> handle;      // an open file of `node`
-    bool writes = false;                      // by that handle
-    bool by_number = false;                   // asks whether `node` exists: LOOKUP of "."
+    std::optional<std::uint64_t> node;              // in its header; none: of the whole filesystem
+    std::optional<std::uint64_t> other_node;        // a directory to rename into, a file to link
+    std::optional<std::uint64_t> handle;            // an open file of `node`
+    bool writes = false;                            // by that handle
+    bool by_number = false;                         // asks whether `node` exists: LOOKUP of "."
+    bool gives_node = false, gives_handle = false;  // to the client
 };
 Subject subject_of(ConstBytes message);
+
+// Where a checked message has other_node; 0: nowhere.
+std::size_t other_node_place(ConstBytes message);
+// The message gives something back, or is of nobody: it does not matter who sends it.
+bool from_anybody(ConstBytes message);
 
 }  // namespace pmfs::front

@@ -16,10 +16,20 @@ bool is_seal(std::string_view name) {
     return name == "trusted.pmfs.seal" || name == "user.pmfs.seal";
 }
 
-void reply_attr(Dispatcher &dispatcher, fuse_req_t req, const Result<Attr> &attr) {
+void reply_attr(Dispatcher &dispatcher, fuse_req_t req, const Result<Attr> &attr,
+                const News &news = {}) {
     if (!dispatcher.proceed(req, attr)) return;
-    const struct stat stat = to_stat(attr.value());
-    fuse_reply_attr(req, &stat, attr_timeout(attr.value(), dispatcher.options()));
+    const struct stat stat = to_stat(attr.value(), dispatcher.client());
+    const double timeout = attr_timeout(attr.value(), dispatcher);
+    dispatcher.tell_others(req, news,
+                           [req, stat, timeout] { fuse_reply_attr(req, &stat, timeout); });
+}
+
+// Attributes of one inode.
+News attribute_news(Dispatcher &dispatcher, fuse_ino_t ino) {
+    if (!dispatcher.others_hear()) [[likely]]
+        return {};
+    return {.attributes = {InodeNo(ino)}};
 }
 
 void getattr(fuse_req_t req, fuse_ino_t ino, fuse_file_info *) {
@@ -59,9 +69,16 @@ SetAttr to_set_attr(const struct stat &attr, unsigned valid) {
 void setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int, fuse_file_info *info) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     const unsigned valid = Request::current()->argument<fuse_setattr_in>().valid;
+    News news = attribute_news(dispatcher, ino);
+    if (news.any() && (valid & FATTR_SIZE) != 0) {
+        // Else another kernel would write back behind the new end what it stored before.
+        if (!dispatcher.flushed(req, {.ino = InodeNo(ino)})) return;
+        news.pages = {.ino = InodeNo(ino)};
+    }
     reply_attr(
         dispatcher, req,
-        dispatcher.volume().setattr(InodeNo(ino), to_set_attr(*attr, valid), caller_of(req, info)));
+        dispatcher.volume().setattr(InodeNo(ino), to_set_attr(*attr, valid), caller_of(req, info)),
+        news);
 }
 
 void statfs(fuse_req_t req, fuse_ino_t) {
@@ -83,10 +100,16 @@ void statfs(fuse_req_t req, fuse_ino_t) {
 void setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, std::size_t size,
               int flags) {
     Dispatcher &dispatcher = Dispatcher::of(req);
+    if (is_seal(name) && !dispatcher.client().policy().may_seal) {
+        fuse_reply_err(req, EPERM);
+        return;
+    }
     if (is_seal(name) && !dispatcher.flushed(req, {.ino = InodeNo(ino)})) return;
     const Result<> done = dispatcher.volume().setxattr(
         InodeNo(ino), name, std::as_bytes(std::span(value, size)), flags, caller_of(req));
-    if (dispatcher.proceed(req, done)) fuse_reply_err(req, 0);
+    if (dispatcher.proceed(req, done))
+        dispatcher.tell_others(req, attribute_news(dispatcher, ino),
+                               [req] { fuse_reply_err(req, 0); });
 }
 
 // The protocol of getxattr(2) and listxattr(2): size 0 asks how many bytes there are.
@@ -115,9 +138,15 @@ void listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size_max) {
 
 void removexattr(fuse_req_t req, fuse_ino_t ino, const char *name) {
     Dispatcher &dispatcher = Dispatcher::of(req);
+    if (is_seal(name) && !dispatcher.client().policy().may_seal) {
+        fuse_reply_err(req, EPERM);
+        return;
+    }
     if (is_seal(name) && !dispatcher.flushed(req, {.ino = InodeNo(ino)})) return;
     const Result<> done = dispatcher.volume().removexattr(InodeNo(ino), name, caller_of(req));
-    if (dispatcher.proceed(req, done)) fuse_reply_err(req, 0);
+    if (dispatcher.proceed(req, done))
+        dispatcher.tell_others(req, attribute_news(dispatcher, ino),
+                               [req] { fuse_reply_err(req, 0); });
 }
 
 }  // namespace

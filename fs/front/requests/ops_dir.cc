@@ -12,8 +12,8 @@ void opendir(fuse_req_t req, fuse_ino_t, fuse_file_info *info) {
         fuse_reply_err(req, ENOSYS);  // means: do not ask, open and cache them yourself
         return;
     }
-    info->keep_cache = 1;
-    info->cache_readdir = 1;
+    // Who cannot be told of new names keeps none.
+    info->keep_cache = info->cache_readdir = Dispatcher::of(req).client().policy().notifiable;
     fuse_reply_open(req, info);
 }
 
@@ -67,12 +67,21 @@ private:
     std::string name_;  // the library wants its end marked
 };
 
+// The client's root is its own parent.
+Result<> list(Dispatcher &dispatcher, InodeNo dir, std::uint64_t cookie, const DirSink &sink) {
+    if (dir != dispatcher.client().policy().root)
+        return dispatcher.volume().readdir(dir, cookie, sink);
+    return dispatcher.volume().readdir(dir, cookie, [&](DirEntry entry) {
+        if (entry.name == "..") entry.ino = dir;
+        return sink(entry);
+    });
+}
+
 void readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t cookie, fuse_file_info *) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     EntryBuffer buffer(req, size);
-    const Result<> read =
-        dispatcher.volume().readdir(InodeNo(ino), static_cast<std::uint64_t>(cookie),
-                                    [&buffer](const DirEntry &entry) { return buffer.add(entry); });
+    const Result<> read = list(dispatcher, InodeNo(ino), static_cast<std::uint64_t>(cookie),
+                               [&buffer](const DirEntry &entry) { return buffer.add(entry); });
     if (dispatcher.proceed(req, read)) buffer.reply();
 }
 
@@ -86,10 +95,10 @@ struct ListedName {
     DirEntry entry() const { return {cookie, ino, type, name}; }
 };
 
-Result<std::vector<ListedName>> list(Volume &volume, InodeNo dir, std::uint64_t cookie,
-                                     EntryBuffer *buffer) {
+Result<std::vector<ListedName>> list_names(Dispatcher &dispatcher, InodeNo dir,
+                                           std::uint64_t cookie, EntryBuffer *buffer) {
     std::vector<ListedName> names;
-    TRY(volume.readdir(dir, cookie, [&](const DirEntry &entry) {
+    TRY(list(dispatcher, dir, cookie, [&](const DirEntry &entry) {
         if (!buffer->reserve_plus(entry)) return false;
         names.push_back({entry.cookie, entry.ino, entry.type, std::string(entry.name)});
         return true;
@@ -119,9 +128,12 @@ fuse_entry_param look_up(Dispatcher &dispatcher, InodeNo dir, const ListedName &
     const Result<Attr> attr = look_up(dispatcher.volume(), dir, listed.name);
     const bool bad_page = pm::take_fault();
     if (!attr.ok()) return only_name;
-    if (!bad_page) return to_entry(attr.value(), dispatcher.options());
-    dispatcher.volume().forget(attr.value().ino, 1);
-    return only_name;
+    if (bad_page || !dispatcher.client().check_room(true, false).ok()) {
+        dispatcher.volume().forget(attr.value().ino, 1);
+        return only_name;
+    }
+    dispatcher.client().given(attr.value().ino);
+    return to_entry(attr.value(), dispatcher);
 }
 
 // As readdir, with a lookup of each name, which counts a reference: so what is looked up is
@@ -130,7 +142,7 @@ void readdirplus(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t cookie,
     Dispatcher &dispatcher = Dispatcher::of(req);
     EntryBuffer buffer(req, size);
     const auto names =
-        list(dispatcher.volume(), InodeNo(ino), static_cast<std::uint64_t>(cookie), &buffer);
+        list_names(dispatcher, InodeNo(ino), static_cast<std::uint64_t>(cookie), &buffer);
     if (!dispatcher.proceed(req, names)) return;
     for (const ListedName &listed : names.value()) {
         PMFS_ASSERT(buffer.add(listed.entry(), look_up(dispatcher, InodeNo(ino), listed)));

@@ -24,29 +24,42 @@ OpenRequest to_open_request(fuse_req_t req, int flags, std::uint32_t fuse_flags)
     return request;
 }
 
-void fill(fuse_file_info &info, const OpenReply &opened) {
+void fill(fuse_file_info &info, const OpenReply &opened, const Client &client) {
     info.fh = opened.handle;
     info.direct_io = opened.direct_io;
-    info.keep_cache = !opened.direct_io && opened.keep_cache;
+    info.keep_cache = !opened.direct_io && opened.keep_cache && client.policy().notifiable;
+}
+
+// Before a client's kernel that does not keep the file's pages changes its bytes: else another one
+// would write back afterwards what it stored before.  As Dispatcher::flushed().
+bool others_flushed(Dispatcher &dispatcher, fuse_req_t req, HandleId handle,
+                    const Notifier::Pages &pages) {
+    return !dispatcher.others_hear() || !dispatcher.volume().unseen_by(handle) ||
+           dispatcher.flushed(req, pages);
 }
 
 void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info *info) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     const auto sent = Request::current()->argument<fuse_open_in>();
+    const Notifier::Pages all{.ino = InodeNo(ino)};
+    const bool empties = (info->flags & O_TRUNC) != 0 && dispatcher.others_hear();
+    if (empties && !dispatcher.flushed(req, all)) return;
     const Result<OpenReply> opened = dispatcher.volume().open_file(
         InodeNo(ino), to_open_request(req, info->flags, sent.open_flags));
+    if (opened.ok()) dispatcher.client().opened(opened.value().handle);
     if (!dispatcher.proceed(req, opened)) {
         if (opened.ok()) dispatcher.released(opened.value().handle);
         return;
     }
     fuse_file_info reply = *info;
-    fill(reply, opened.value());
     const OpenReply &open = opened.value();
-    dispatcher.tell(req, open.stale, {.ino = InodeNo(ino)},
-                    [&dispatcher, req, reply, handle = open.handle]() {
-                        // ENOENT: the opener was interrupted and the kernel will not release it.
-                        if (fuse_reply_open(req, &reply) == -ENOENT) dispatcher.released(handle);
-                    });
+    fill(reply, open, dispatcher.client());
+    const auto answer = [&dispatcher, req, reply, handle = open.handle]() {
+        // ENOENT: the opener was interrupted and the kernel will not release it.
+        if (fuse_reply_open(req, &reply) == -ENOENT) dispatcher.released(handle);
+    };
+    if (empties) return dispatcher.tell_others(req, {.pages = all}, answer);
+    dispatcher.tell(req, open.stale, all, answer);
 }
 
 // When the name came into being behind the kernel's back (a guest made it), it is opened.
@@ -64,28 +77,44 @@ Result<Attr> create_or_open(Volume &volume, InodeNo dir, const char *name, mode_
     return found;
 }
 
+// A file that create() is about to empty; as Dispatcher::flushed().
+bool flushed_before(Dispatcher &dispatcher, fuse_req_t req, InodeNo dir, const char *name) {
+    const Result<Attr> found = dispatcher.volume().lookup(dir, name);
+    if (!found.ok()) return true;
+    dispatcher.volume().forget(found.value().ino, 1);
+    return dispatcher.flushed(req, {.ino = found.value().ino});
+}
+
 void create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
             fuse_file_info *info) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     const auto sent = Request::current()->argument<fuse_create_in>();
+    const bool news = dispatcher.others_hear();
+    if (news && (info->flags & O_TRUNC) != 0 &&
+        !flushed_before(dispatcher, req, InodeNo(parent), name))
+        return;
     OpenReply opened;
     const Result<Attr> made =
         create_or_open(dispatcher.volume(), InodeNo(parent), name, mode, info->flags,
                        to_open_request(req, info->flags, sent.open_flags), &opened);
+    if (made.ok()) dispatcher.client().opened(opened.handle);
     if (!dispatcher.proceed(req, made)) {
         if (!made.ok()) return;
         dispatcher.released(opened.handle);
         dispatcher.volume().forget(made.value().ino, 1);
         return;
     }
+    const InodeNo ino = made.value().ino;
+    dispatcher.client().given(ino);
     fuse_file_info reply = *info;
-    fill(reply, opened);
-    const fuse_entry_param entry = to_entry(made.value(), dispatcher.options());
-    dispatcher.tell(req, opened.stale, {.ino = made.value().ino},
-                    [&dispatcher, req, entry, reply, handle = opened.handle] {
-                        if (fuse_reply_create(req, &entry, &reply) == -ENOENT)
-                            dispatcher.released(handle);
-                    });
+    fill(reply, opened, dispatcher.client());
+    const fuse_entry_param entry = to_entry(made.value(), dispatcher);
+    const auto answer = [&dispatcher, req, entry, reply, handle = opened.handle] {
+        if (fuse_reply_create(req, &entry, &reply) == -ENOENT) dispatcher.released(handle);
+    };
+    if (!news) return dispatcher.tell(req, opened.stale, {.ino = ino}, answer);
+    dispatcher.tell_others(
+        req, {.names = {{InodeNo(parent), name}}, .pages = Notifier::Pages{.ino = ino}}, answer);
 }
 
 void release(fuse_req_t req, fuse_ino_t, fuse_file_info *info) {
@@ -129,13 +158,15 @@ void write(fuse_req_t req, fuse_ino_t ino, const char *data, std::size_t size, o
     if (flags & FUSE_WRITE_CACHE) caller.pid = 0, caller.handle = 0, caller.written_back = true;
     const Notifier::Pages pages{
         .ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size};
+    if (!others_flushed(dispatcher, req, info->fh, pages)) return;
     Stale stale;
     const Result<std::size_t> written =
         dispatcher.volume().write(pages.ino, pages.offset, std::as_bytes(std::span(data, size)),
                                   (flags & FUSE_WRITE_KILL_SUIDGID) != 0, caller, &stale);
     if (!dispatcher.proceed(req, written)) return;
-    dispatcher.tell(req, stale, pages,
-                    [req, count = written.value()] { fuse_reply_write(req, count); });
+    const auto answer = [req, count = written.value()] { fuse_reply_write(req, count); };
+    if (dispatcher.others_hear()) return dispatcher.tell_others(req, {.pages = pages}, answer);
+    dispatcher.tell(req, stale, pages, answer);
 }
 
 void fsync(fuse_req_t req, fuse_ino_t ino, int, fuse_file_info *) {
@@ -149,13 +180,20 @@ void fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t len
     const auto bits = static_cast<unsigned>(mode);
     constexpr unsigned kSealModes = PMFS_FALLOC_FL_SEAL_BLOCK_MAP | PMFS_FALLOC_FL_UNSEAL_BLOCK_MAP;
     const Notifier::Pages pages{.ino = InodeNo(ino)};
+    if ((bits & kSealModes) && !dispatcher.client().policy().may_seal) {
+        fuse_reply_err(req, EPERM);
+        return;
+    }
     if ((bits & kSealModes) && !dispatcher.flushed(req, pages)) return;
+    if (!others_flushed(dispatcher, req, info->fh, pages)) return;
     Stale stale;
     const Result<> done = dispatcher.volume().fallocate(
         info->fh, InodeNo(ino), bits, static_cast<std::uint64_t>(offset),
         static_cast<std::uint64_t>(length), caller_of(req, info), &stale);
-    if (dispatcher.proceed(req, done))
-        dispatcher.tell(req, stale, pages, [req] { fuse_reply_err(req, 0); });
+    if (!dispatcher.proceed(req, done)) return;
+    const auto answer = [req] { fuse_reply_err(req, 0); };
+    if (dispatcher.others_hear()) return dispatcher.tell_others(req, {.pages = pages}, answer);
+    dispatcher.tell(req, stale, pages, answer);
 }
 
 void lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence, fuse_file_info *) {
@@ -185,9 +223,8 @@ void ioctl(fuse_req_t req, fuse_ino_t ino, unsigned command, void *, fuse_file_i
                                .in = std::span(static_cast<const std::byte *>(in), in_size),
                                .out_size = out_size,
                                .caller = caller_of(req, info)};
-    ReplyPort &port = Request::current()->port();
-    handle_ioctl(Dispatcher::of(req).ioctls(), request, [req, &port](const IoctlReply &reply) {
-        const Request answering(port);
+    Dispatcher &dispatcher = Dispatcher::of(req);
+    const auto answer = dispatcher.answering([req](const IoctlReply &reply) {
         // The kernel's own ioctls (FS_IOC_GETFLAGS and its kin) take an answer that is shorter than
         // they asked for as EIO, so an error that brings nothing is a plain one.
         if (reply.error != 0 && reply.out.empty()) {
@@ -197,6 +234,7 @@ void ioctl(fuse_req_t req, fuse_ino_t ino, unsigned command, void *, fuse_file_i
         // A negative result is the error, and what comes back with it is copied out all the same.
         fuse_reply_ioctl(req, -reply.error, reply.out.data(), reply.out.size());
     });
+    handle_ioctl(dispatcher.ioctls(), request, answer);
 }
 
 }  // namespace

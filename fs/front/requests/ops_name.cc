@@ -5,44 +5,76 @@
 namespace pmfs::front {
 namespace {
 
-void reply_entry(Dispatcher &dispatcher, fuse_req_t req, const Result<Attr> &made) {
+// The client gets the node that the volume has counted a reference of.
+void reply_entry(Dispatcher &dispatcher, fuse_req_t req, const Result<Attr> &made,
+                 const News &news = {}) {
     if (!dispatcher.proceed(req, made)) {
         if (made.ok()) dispatcher.volume().forget(made.value().ino, 1);
         return;
     }
-    const fuse_entry_param entry = to_entry(made.value(), dispatcher.options());
-    fuse_reply_entry(req, &entry);
+    dispatcher.client().given(made.value().ino);
+    const fuse_entry_param entry = to_entry(made.value(), dispatcher);
+    if (!news.any()) [[likely]] {
+        fuse_reply_entry(req, &entry);
+        return;
+    }
+    dispatcher.tell_others(req, news, [req, entry] { fuse_reply_entry(req, &entry); });
 }
 
-void reply_done(Dispatcher &dispatcher, fuse_req_t req, const Result<> &result) {
-    if (dispatcher.proceed(req, result)) fuse_reply_err(req, 0);
+void reply_done(Dispatcher &dispatcher, fuse_req_t req, const Result<> &result,
+                const News &news = {}) {
+    if (dispatcher.proceed(req, result))
+        dispatcher.tell_others(req, news, [req] { fuse_reply_err(req, 0); });
+}
+
+// That a name leads to something else now.
+News name_news(Dispatcher &dispatcher, fuse_ino_t dir, const char *name) {
+    if (!dispatcher.others_hear()) [[likely]]
+        return {};
+    return {.names = {{InodeNo(dir), name}}};
+}
+
+// `..` of a client that does not see the whole volume: its root is its own parent, and a directory
+// that was moved out of it leads nowhere that the client was not given.
+Result<Attr> look_above(Dispatcher &dispatcher, InodeNo dir) {
+    Client &client = dispatcher.client();
+    if (dir == client.policy().root) return dispatcher.volume().lookup(dir, ".");
+    const Attr above = TRY(dispatcher.volume().lookup(dir, ".."));
+    if (client.holds(above.ino)) return above;
+    dispatcher.volume().forget(above.ino, 1);
+    return Error(ESTALE, "the client was not given the directory above");
 }
 
 void lookup(fuse_req_t req, fuse_ino_t parent, const char *name) {
     Dispatcher &dispatcher = Dispatcher::of(req);
-    const Result<Attr> found = dispatcher.volume().lookup(InodeNo(parent), name);
+    const bool above = !dispatcher.client().whole() && std::string_view(name) == "..";
+    const Result<Attr> found = above ? look_above(dispatcher, InodeNo(parent))
+                                     : dispatcher.volume().lookup(InodeNo(parent), name);
     // A name is not absent because the page that holds it is bad.
-    if (dispatcher.bad_page(req)) return;
+    if (dispatcher.bad_page(req)) {
+        if (found.ok()) dispatcher.volume().forget(found.value().ino, 1);
+        return;
+    }
     if (found.ok() || found.error().errno_value() != ENOENT)
         return reply_entry(dispatcher, req, found);
     // An entry without an inode: the kernel remembers that the name is absent.
     fuse_entry_param absent{};
-    absent.entry_timeout = dispatcher.options().entry_timeout_s;
+    absent.entry_timeout = dispatcher.timeout(dispatcher.options().entry_timeout_s);
     fuse_reply_entry(req, &absent);
 }
 
 void forget(fuse_req_t req, fuse_ino_t ino, std::uint64_t count) {
-    Dispatcher::of(req).volume().forget(InodeNo(ino), count);
+    Dispatcher::of(req).client().forget(InodeNo(ino), count);
     fuse_reply_none(req);
 }
 
 void forget_multi(fuse_req_t req, std::size_t count, fuse_forget_data *forgets) {
-    Volume &volume = Dispatcher::of(req).volume();
+    Client &client = Dispatcher::of(req).client();
     // They lie in the message, which a transport may have read to any address.
     const ConstBytes bytes(reinterpret_cast<const std::byte *>(forgets), count * sizeof *forgets);
     for (std::size_t i = 0; i < count; ++i) {
         const auto one = load<fuse_forget_data>(bytes, i * sizeof *forgets);
-        volume.forget(InodeNo(one.ino), one.nlookup);
+        client.forget(InodeNo(one.ino), one.nlookup);
     }
     fuse_reply_none(req);
 }
@@ -50,7 +82,8 @@ void forget_multi(fuse_req_t req, std::size_t count, fuse_forget_data *forgets) 
 void mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     reply_entry(dispatcher, req,
-                dispatcher.volume().make(InodeNo(parent), name, mode, rdev, caller_of(req)));
+                dispatcher.volume().make(InodeNo(parent), name, mode, rdev, caller_of(req)),
+                name_news(dispatcher, parent, name));
 }
 
 void mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode) {
@@ -60,7 +93,8 @@ void mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode) {
 void symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     reply_entry(dispatcher, req,
-                dispatcher.volume().symlink(InodeNo(parent), name, target, caller_of(req)));
+                dispatcher.volume().symlink(InodeNo(parent), name, target, caller_of(req)),
+                name_news(dispatcher, parent, name));
 }
 
 void readlink(fuse_req_t req, fuse_ino_t ino) {
@@ -71,29 +105,47 @@ void readlink(fuse_req_t req, fuse_ino_t ino) {
 
 void link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name) {
     Dispatcher &dispatcher = Dispatcher::of(req);
-    reply_entry(dispatcher, req, dispatcher.volume().link(InodeNo(ino), InodeNo(parent), name));
+    News news = name_news(dispatcher, parent, name);
+    if (news.any()) news.attributes = {InodeNo(ino)};
+    reply_entry(dispatcher, req, dispatcher.volume().link(InodeNo(ino), InodeNo(parent), name),
+                news);
 }
 
 void unlink(fuse_req_t req, fuse_ino_t parent, const char *name) {
     Dispatcher &dispatcher = Dispatcher::of(req);
-    reply_done(dispatcher, req, dispatcher.volume().unlink(InodeNo(parent), name));
+    InodeNo removed;
+    const Result<> done = dispatcher.volume().unlink(InodeNo(parent), name, &removed);
+    News news = name_news(dispatcher, parent, name);
+    if (news.any()) news.attributes = {removed};
+    reply_done(dispatcher, req, done, news);
 }
 
 void rmdir(fuse_req_t req, fuse_ino_t parent, const char *name) {
     Dispatcher &dispatcher = Dispatcher::of(req);
-    reply_done(dispatcher, req, dispatcher.volume().rmdir(InodeNo(parent), name));
+    InodeNo removed;
+    const Result<> done = dispatcher.volume().rmdir(InodeNo(parent), name, &removed);
+    News news = name_news(dispatcher, parent, name);
+    if (news.any()) news.attributes = {removed};
+    reply_done(dispatcher, req, done, news);
 }
 
 void rename(fuse_req_t req, fuse_ino_t from, const char *from_name, fuse_ino_t to,
             const char *to_name, unsigned flags) {
     Dispatcher &dispatcher = Dispatcher::of(req);
-    std::vector<InodeNo> moved;
+    Renamed renamed;
     const Result<> done =
-        dispatcher.volume().rename(InodeNo(from), from_name, InodeNo(to), to_name, flags, &moved);
+        dispatcher.volume().rename(InodeNo(from), from_name, InodeNo(to), to_name, flags, &renamed);
     if (!dispatcher.proceed(req, done)) return;
-    // Listings that the kernel keeps have `..` in them.
     std::function<void()> reply = [req] { fuse_reply_err(req, 0); };
-    for (const InodeNo directory : moved)
+    if (dispatcher.others_hear()) {
+        News news{.names = {{InodeNo(from), from_name}, {InodeNo(to), to_name}},
+                  .attributes = {renamed.source, renamed.target}};
+        // Their listings have `..` in them.
+        for (const InodeNo directory : renamed.moved) news.names.push_back({directory, ".."});
+        return dispatcher.tell_others(req, news, reply);
+    }
+    // Listings that the kernel keeps have `..` in them.
+    for (const InodeNo directory : renamed.moved)
         reply = [&dispatcher, req, directory, reply] {
             dispatcher.tell(req, {.pages = true}, {.ino = directory}, reply);
         };

@@ -18,12 +18,17 @@ namespace pmfs::front {
 
 class Request {
 public:
-    Request(ReplyPort &port, ConstBytes message, bool flushed, unsigned read_ins = 0)
-        : port_(port), message_(message), flushed_(flushed), read_ins_(read_ins), outer_(current_) {
+    // `told`: Clients::told_so_far().
+    Request(const Port &port, ConstBytes message, bool flushed, std::uint64_t told,
+            unsigned read_ins = 0)
+        : port_(port),
+          message_(message),
+          flushed_(flushed),
+          told_(told),
+          read_ins_(read_ins),
+          outer_(current_) {
         current_ = this;
     }
-    // For an answer that comes later and from another thread: only the port is known by then.
-    explicit Request(ReplyPort &port) : Request(port, {}, false) {}
     ~Request() { current_ = outer_; }
     Request(const Request &) = delete;
     Request &operator=(const Request &) = delete;
@@ -31,11 +36,12 @@ public:
     // The request that this thread is answering; null outside of one.
     static const Request *current() { return current_; }
 
-    ReplyPort &port() const { return port_; }
+    const Port &port() const { return port_; }
     ConstBytes message() const { return message_; }
     Progress &progress() const { return progress_; }
     // The kernel's dirty pages of its file were written back for this run of it.
     bool flushed() const { return flushed_; }
+    std::uint64_t told() const { return told_; }
     // How often it was run again because a block of metadata was not in memory.
     unsigned read_ins() const { return read_ins_; }
 
@@ -55,9 +61,10 @@ public:
 private:
     static inline thread_local const Request *current_ = nullptr;
 
-    ReplyPort &port_;
+    const Port &port_;
     ConstBytes message_;
     bool flushed_;
+    std::uint64_t told_;
     unsigned read_ins_;
     mutable Progress progress_;
     const Request *outer_;

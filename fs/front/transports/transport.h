@@ -5,6 +5,7 @@
 #pragma once
 #include <sys/uio.h>
 
+#include <memory>
 #include <span>
 
 #include "base/result.h"
@@ -19,6 +20,9 @@ public:
     // Sends one whole reply.  Gives the bytes sent, or -1 with errno.  Called by any thread.
     virtual ssize_t send(std::span<const iovec> message) = 0;
 };
+
+// Whoever answers later shares the port.  One that is not owned outlives the requests by it.
+using Port = std::shared_ptr<ReplyPort>;
 
 class Transport {
 public:

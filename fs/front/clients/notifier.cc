@@ -1,5 +1,5 @@
-// The two pools that send notifications: see notifier.h.
-#include "front/requests/notifier.h"
+// The pools that send notifications: see notifier.h.
+#include "front/clients/notifier.h"
 
 #include <utility>
 
@@ -9,17 +9,20 @@ namespace {
 // Each waits for the kernel's write-back of one file, which waits for that file's leases as long as
 // their time is: so there are many, and a user has few of them.
 constexpr unsigned kPageThreads = 32, kPageShare = 4;
+constexpr unsigned kNameThreads = 8;
 
 }  // namespace
 
 Notifier::Notifier(Kernel kernel)
     : kernel_(std::move(kernel)),
       pages_("pmfs-notify", kPageThreads, kPageShare),
-      attributes_("pmfs-attr", 1) {}
+      attributes_("pmfs-attr", 1),
+      names_("pmfs-names", kNameThreads) {}
 
 Result<> Notifier::start() {
     TRY(pages_.start());
-    return attributes_.start();
+    TRY(attributes_.start());
+    return names_.start();
 }
 
 void Notifier::drop_pages(const Pages &pages, std::uint32_t user,
@@ -54,7 +57,18 @@ void Notifier::forget_attributes(InodeNo ino, const std::function<void()> &then)
     if (!attributes_.submit({0, ino.value(), std::move(run)})) then();
 }
 
+void Notifier::forget_name(const Name &name, std::uint32_t user,
+                           const std::function<void()> &then) {
+    auto run = [this, name, then] {
+        kernel_.forget_name(name);
+        kernel_.drop_pages({.ino = name.dir});  // its listing
+        then();
+    };
+    if (!names_.submit({user, name.dir.value(), std::move(run)})) then();
+}
+
 void Notifier::finish() {
+    names_.finish();  // what follows one may be told to the others
     pages_.finish();
     attributes_.finish();
 }

@@ -5,9 +5,12 @@
 // our own queues: sent from a server thread it is a deadlock (measured).  So threads that own no
 // queue and hold no lock send them.  Those about attributes have a thread of their own: a buffered
 // write that waits for one keeps its pages locked, and a notification about pages waits for those.
+// Those about names have threads of their own, too: they wait for the directory, which a request
+// of that kernel may keep locked until one of the others was sent.
 #pragma once
 #include <functional>
 #include <set>
+#include <string>
 
 #include "base/fair_pool.h"
 #include "base/ids.h"
@@ -21,11 +24,17 @@ public:
         InodeNo ino;
         std::uint64_t offset = 0, length = 0;  // bytes; length 0: to the end of the file
     };
+    struct Name {
+        InodeNo dir;
+        std::string name;
+    };
     struct Kernel {
         // Blocks until the kernel has written back and dropped every page of the range, and forgot
         // the attributes.
         std::function<void(const Pages &)> drop_pages;
         std::function<void(InodeNo)> forget_attributes;
+        // Blocks while the directory is locked there, by a request of its own for instance.
+        std::function<void(const Name &)> forget_name;
     };
     explicit Notifier(Kernel kernel);
     // Starts its threads.  EAGAIN: there are no more.
@@ -44,6 +53,9 @@ public:
     static constexpr std::size_t kWaitingMax = 4096;
     // Runs `then` once the kernel asks for the attributes of the inode before it uses them again.
     void forget_attributes(InodeNo ino, const std::function<void()> &then);
+    // Runs `then` once the kernel asks for that name, and for the directory's listing, anew.  Never
+    // for a request of this kernel, which may have the directory locked.
+    void forget_name(const Name &name, std::uint32_t user, const std::function<void()> &then);
 
     // Sends what is queued.  From then on nobody is told, and `then` runs at once.
     void finish();
@@ -52,7 +64,7 @@ private:
     const Kernel kernel_;
     Mutex mutex_;
     std::set<std::uint64_t> later_ GUARDED_BY(mutex_);  // files of drop_pages_later()
-    FairPool pages_, attributes_;                       // last: their threads end first
+    FairPool pages_, attributes_, names_;               // last: their threads end first
 };
 
 }  // namespace pmfs::front

@@ -1,0 +1,131 @@
+// What a client holds: see client.h.
+#include "front/clients/client.h"
+
+#include <algorithm>
+
+namespace pmfs::front {
+
+Client::Client(Volume &volume, ClientId id, Policy policy)
+    : volume_(volume), id_(id), policy_(std::move(policy)) {}
+
+std::optional<InodeNo> Client::inode_of(std::uint64_t node) const {
+    if (node == kRootNode) return policy_.root;
+    if (InodeNo(node) == policy_.root) return std::nullopt;
+    return InodeNo(node);
+}
+
+bool Client::holds(InodeNo ino) {
+    if (ino == policy_.root) return true;
+    Shard &shard = shard_of(ino.value());
+    Lock held(shard.mutex);
+    return shard.lookups.contains(ino.value());
+}
+
+Result<> Client::check_node(InodeNo ino, bool by_number) {
+    if (holds(ino)) return {};
+    if (by_number && whole()) return volume_.check_named(ino);
+    return Error(ESTALE, "the client was not given an inode of that number");
+}
+
+void Client::given(InodeNo ino) {
+    if (ino == policy_.root) return volume_.forget(ino, 1);  // it has that anyway
+    Shard &shard = shard_of(ino.value());
+    Lock held(shard.mutex);
+    std::uint64_t &count = shard.lookups[ino.value()];
+    if (count++ == 0) nodes_.fetch_add(1, std::memory_order_relaxed);
+}
+
+void Client::forget(InodeNo ino, std::uint64_t count) {
+    {
+        Shard &shard = shard_of(ino.value());
+        Lock held(shard.mutex);
+        const auto found = shard.lookups.find(ino.value());
+        if (found == shard.lookups.end()) return;
+        count = std::min(count, found->second);
+        found->second -= count;
+        if (found->second == 0) {
+            shard.lookups.erase(found);
+            nodes_.fetch_sub(1, std::memory_order_relaxed);
+        }
+    }
+    volume_.forget(ino, count);
+}
+
+Result<HandleInfo> Client::check_handle(HandleId handle, InodeNo ino, bool writes) {
+    const HandleInfo info = TRY(volume_.handle_info(handle));
+    if (info.opener.client != id_) return Error(EBADF, "the handle is another client's");
+    if (info.ino != ino) return Error(EBADF, "the handle is another file's");
+    if (writes && !info.write) return Error(EBADF, "the file is not open for writing");
+    return info;
+}
+
+void Client::opened(HandleId handle) {
+    Shard &shard = shard_of(handle);
+    Lock held(shard.mutex);
+    shard.grants.emplace(handle, 0);
+    handles_.fetch_add(1, std::memory_order_relaxed);
+}
+
+bool Client::closed(HandleId handle) {
+    Shard &shard = shard_of(handle);
+    Lock held(shard.mutex);
+    const auto found = shard.grants.find(handle);
+    if (found == shard.grants.end()) return false;
+    grants_.fetch_sub(found->second, std::memory_order_relaxed);
+    shard.grants.erase(found);
+    handles_.fetch_sub(1, std::memory_order_relaxed);
+    return true;
+}
+
+Result<> Client::take_grant_place(HandleId handle) {
+    Shard &shard = shard_of(handle);
+    Lock held(shard.mutex);
+    const auto found = shard.grants.find(handle);
+    if (found == shard.grants.end()) return Error(EBADF, "no such open file of the client");
+    const std::size_t had = grants_.fetch_add(1, std::memory_order_relaxed);
+    if (policy_.grants_max != 0 && had >= policy_.grants_max) {
+        grants_.fetch_sub(1, std::memory_order_relaxed);
+        return Error(ENOLCK, "the client has as many grants as it may");
+    }
+    ++found->second;
+    return {};
+}
+
+void Client::free_grant_place(HandleId handle) {
+    Shard &shard = shard_of(handle);
+    Lock held(shard.mutex);
+    const auto found = shard.grants.find(handle);
+    if (found == shard.grants.end() || found->second == 0) return;
+    --found->second;
+    grants_.fetch_sub(1, std::memory_order_relaxed);
+}
+
+Result<> Client::check_room(bool for_node, bool for_handle) const {
+    const auto full = [](const std::atomic<std::size_t> &used, std::size_t limit) {
+        return limit != 0 && used.load(std::memory_order_relaxed) >= limit;
+    };
+    if (for_node && full(nodes_, policy_.lookups_max))
+        return Error(ENFILE, "the client holds as many files as it may");
+    if (for_handle && full(handles_, policy_.handles_max))
+        return Error(EMFILE, "the client has as many files open as it may");
+    return {};
+}
+
+Result<> Client::start_notifier(Notifier::Kernel kernel) {
+    notifier_ = std::make_unique<Notifier>(std::move(kernel));
+    return notifier_->start();
+}
+
+void Client::forget_all(const std::function<void(HandleId)> &release) {
+    std::vector<HandleId> handles;
+    std::vector<std::pair<InodeNo, std::uint64_t>> lookups;
+    for (Shard &shard : shards_) {
+        Lock held(shard.mutex);
+        for (const auto &[handle, grants] : shard.grants) handles.push_back(handle);
+        for (const auto &[ino, count] : shard.lookups) lookups.emplace_back(ino, count);
+    }
+    for (const HandleId handle : handles) release(handle);
+    for (const auto &[ino, count] : lookups) forget(ino, count);
+}
+
+}  // namespace pmfs::front

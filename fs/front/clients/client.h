@@ -1,0 +1,88 @@
+// Who sends requests: the local mount, or a guest.  A client owns what it was given, node ids and
+// open files, and what it was not given it cannot name.  When it goes, all that it held goes, once.
+//
+// The volume counts the references and handles of all clients together; here is whose they are.
+#pragma once
+#include <array>
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <unordered_map>
+
+#include "base/mutex.h"
+#include "front/clients/notifier.h"
+#include "front/clients/policy.h"
+#include "volume/volume.h"
+
+namespace pmfs::front {
+
+class Client {
+public:
+    Client(Volume &volume, ClientId id, Policy policy);
+    Client(const Client &) = delete;
+    Client &operator=(const Client &) = delete;
+
+    ClientId id() const { return id_; }
+    const Policy &policy() const { return policy_; }
+    bool whole() const { return policy_.root == InodeNo(kRootNode); }
+
+    // --- node ids: the client's root is number 1, every other node has its inode's.
+    static constexpr std::uint64_t kRootNode = 1;
+    // Nothing: a number that no node of the client has.
+    std::optional<InodeNo> inode_of(std::uint64_t node) const;
+    std::uint64_t node_of(InodeNo ino) const {
+        return ino == policy_.root ? kRootNode : ino.value();
+    }
+    bool holds(InodeNo ino);
+    // ESTALE: it was not given.  `by_number`: any file that has a name will do (a handle of
+    // open_by_handle_at(2)), if all names are the client's.
+    Result<> check_node(InodeNo ino, bool by_number);
+    // The client gets a node.  The volume has counted the reference.
+    void given(InodeNo ino);
+    // As the client says, but no more than it was given.
+    void forget(InodeNo ino, std::uint64_t count);
+
+    // --- open files
+    // EBADF: it is another's, another file's, or cannot do that.
+    Result<HandleInfo> check_handle(HandleId handle, InodeNo ino, bool writes);
+    void opened(HandleId handle);
+    // True once for each: whoever gets it releases the handle in the volume.
+    bool closed(HandleId handle);
+    // A grant was taken (ENOLCK: it has too many) or given back.
+    Result<> take_grant_place(HandleId handle);
+    void free_grant_place(HandleId handle);
+
+    // ENFILE, EMFILE: one more would be too many.
+    Result<> check_room(bool for_node, bool for_handle) const;
+
+    // Of a client whose kernel can be told; null: it cannot.
+    Notifier *notifier() { return notifier_.get(); }
+    // EAGAIN: no more threads.
+    Result<> start_notifier(Notifier::Kernel kernel);
+
+    // What is still under way for a client that has gone is dropped.
+    bool gone() const { return gone_.load(); }
+    void set_gone() { gone_.store(true); }
+    // Gives everything back.
+    void forget_all(const std::function<void(HandleId)> &release);
+
+private:
+    struct Shard {
+        Mutex mutex;
+        std::unordered_map<std::uint64_t, std::uint64_t> lookups GUARDED_BY(mutex);  // by inode
+        std::unordered_map<HandleId, std::size_t> grants GUARDED_BY(mutex);          // by open file
+    };
+    static constexpr std::size_t kShards = 16;
+    Shard &shard_of(std::uint64_t number) { return shards_[number % kShards]; }
+
+    Volume &volume_;
+    const ClientId id_;
+    const Policy policy_;
+    std::array<Shard, kShards> shards_;
+    std::atomic<std::size_t> nodes_{0}, handles_{0}, grants_{0};
+    std::atomic<bool> gone_{false};
+    std::unique_ptr<Notifier> notifier_;
+};
+
+}  // namespace pmfs::front

@@ -1,0 +1,74 @@
+// Admitting clients, and telling one what others change: see clients.h.
+#include "front/clients/clients.h"
+
+#include <sys/stat.h>
+
+namespace pmfs::front {
+
+Clients::Clients(Volume &volume) : volume_(volume) {
+    volume.set_attribute_watcher(*this);
+}
+
+Result<std::shared_ptr<Client>> Clients::admit(Policy policy) {
+    if (policy.notifiable && told_ != nullptr)
+        return Error(EBUSY, "another client's kernel is told of changes already");
+    if (policy.root != InodeNo(Client::kRootNode)) {
+        // Kept until it is dismissed, whatever becomes of the directory's name.
+        const Attr root = TRY(volume_.lookup(policy.root, "."));
+        if (!S_ISDIR(root.mode)) {
+            volume_.forget(policy.root, 1);
+            return Error(ENOTDIR, "a client's root must be a directory");
+        }
+    }
+    const ClientId id = policy.notifiable ? 0 : next_.fetch_add(1);
+    auto client = std::make_shared<Client>(volume_, id, std::move(policy));
+    if (client->policy().notifiable) told_ = client;
+    return client;
+}
+
+void Clients::dismiss(Client &client) {
+    if (!client.whole()) volume_.forget(client.policy().root, 1);
+}
+
+void Clients::tell_others(const Client &client, const News &news, std::uint32_t user,
+                          std::function<void()> then) {
+    if (!others_hear(client) || told_->notifier() == nullptr) return then();
+    tellings_.fetch_add(1, std::memory_order_acq_rel);
+    Notifier &notifier = *told_->notifier();
+    for (const InodeNo ino : news.attributes)
+        if (told_->holds(ino))
+            then = [&notifier, ino, then] { notifier.forget_attributes(ino, then); };
+    if (news.pages && told_->holds(news.pages->ino))
+        then = [&notifier, pages = *news.pages, user, then] {
+            notifier.drop_pages(pages, user, then);
+        };
+    for (const Notifier::Name &name : news.names)
+        if (told_->holds(name.dir))
+            then = [&notifier, name, user, then] { notifier.forget_name(name, user, then); };
+    then();
+}
+
+bool Clients::cached(const Client &client, InodeNo ino) {
+    return told_ != nullptr && told_->notifier() != nullptr &&
+           (told_.get() == &client || told_->holds(ino));
+}
+
+void Clients::flush(const Client &client, const Notifier::Pages &pages, std::uint32_t user,
+                    const std::function<void()> &then) {
+    if (!cached(client, pages.ino)) return then();
+    told_->notifier()->drop_pages(pages, user, then);
+}
+
+void Clients::forget_attributes(const Client &client, InodeNo ino,
+                                const std::function<void()> &then) {
+    if (!cached(client, ino)) return then();
+    if (told_.get() != &client) tellings_.fetch_add(1, std::memory_order_acq_rel);
+    told_->notifier()->forget_attributes(ino, then);
+}
+
+void Clients::attributes_changed(InodeNo ino) {
+    if (told_ != nullptr && told_->notifier() != nullptr)
+        told_->notifier()->forget_attributes(ino, [] {});
+}
+
+}  // namespace pmfs::front

@@ -1,0 +1,64 @@
+// All clients of a volume: how they come to be, and how the one whose kernel caches hears what the
+// others change (docs/coherence.md).
+//
+// There is one such kernel, that of the local mount.  Of two, each could wait for a directory that
+// a request of the other keeps locked.
+#pragma once
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/mutex.h"
+#include "front/clients/client.h"
+
+namespace pmfs::front {
+
+// What a request changed, for a kernel that did not send it.
+struct News {
+    std::vector<Notifier::Name> names;  // lead somewhere else now, or nowhere
+    std::vector<InodeNo> attributes;
+    std::optional<Notifier::Pages> pages;  // have other bytes now
+
+    bool any() const { return !names.empty() || !attributes.empty() || pages; }
+};
+
+class Clients final : public AttributeWatcher {
+public:
+    // Before the volume's first operation; must outlive it.
+    explicit Clients(Volume &volume);
+
+    Volume &volume() { return volume_; }
+    // Errors: ENOTDIR and what looking up its root says; EBUSY: a second one that can be told.
+    Result<std::shared_ptr<Client>> admit(Policy policy);
+    // The client has given everything back, and goes.
+    void dismiss(Client &client);
+
+    // True when somebody has to hear what that client changes.
+    bool others_hear(const Client &client) { return told_ != nullptr && told_.get() != &client; }
+    // Runs `then` once the other client's kernel has heard.  `user`: for whom.
+    void tell_others(const Client &client, const News &news, std::uint32_t user,
+                     std::function<void()> then);
+    // For a request of that client:
+    // There is a kernel to ask that may keep something of that inode.
+    bool cached(const Client &client, InodeNo ino);
+    // Runs `then` once it has written those pages back and dropped them,
+    void flush(const Client &client, const Notifier::Pages &pages, std::uint32_t user,
+               const std::function<void()> &then);
+    // or once it keeps no attributes of the inode.
+    void forget_attributes(const Client &client, InodeNo ino, const std::function<void()> &then);
+
+    // A number that has grown when tell_others() was called.  What a request read before a change,
+    // and answers when others have been told, its kernel must not keep.
+    std::uint64_t told_so_far() const { return tellings_.load(std::memory_order_acquire); }
+
+    // AttributeWatcher
+    void attributes_changed(InodeNo ino) override;
+
+private:
+    Volume &volume_;
+    std::shared_ptr<Client> told_;  // set before any other client asks
+    std::atomic<ClientId> next_{1};
+    std::atomic<std::uint64_t> tellings_{0};
+};
+
+}  // namespace pmfs::front

@@ -1,0 +1,16 @@
+// From a client's numbers to the volume's: node ids, user and group ids, process ids.
+//
+// It is done once, in the message itself, before anybody else reads it: so nothing behind it knows
+// that a client may have a subdirectory as its root, or users of its own.  On the way out,
+// convert.h does the reverse.
+#pragma once
+#include "base/bytes.h"
+#include "front/clients/client.h"
+
+namespace pmfs::front {
+
+// Of a message that was checked.  0, or what to answer: ESTALE (a node that the client cannot
+// have), EOVERFLOW (a user or a group that it has not).
+int translate(Bytes message, const Client &client);
+
+}  // namespace pmfs::front

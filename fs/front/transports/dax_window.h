@@ -1,0 +1,84 @@
+// The DAX window of a guest: ranges of files, mapped by its VMM into the guest's address space, so
+// that the guest's loads and stores reach the region with no request and no copy.
+//
+// Each range holds a pin (docs/seal.md "R") in the name of the VMM, with a descriptor that the
+// kernel tells the end of: what is mapped can be seen by `pmfsctl holders`, and blocks that a dead
+// server's guest still maps are quarantined by the next one.  VMMs do not enforce that a range is
+// read-only (QEMU 11.1, measured), so whoever has a window may write to every file that it can
+// name.
+//
+// fuse(4), FUSE_SETUPMAPPING and FUSE_REMOVEMAPPING; linux fs/fuse/dax.c.
+#pragma once
+#include <linux/fuse.h>
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/mutex.h"
+#include "virtio/device.h"
+#include "volume/volume.h"
+
+namespace pmfs::front {
+
+class DaxWindow {
+public:
+    // Ranges begin and end at multiples of it (FUSE_DAX_SHIFT).
+    static constexpr std::uint64_t kRange = std::uint64_t{2} << 20;
+
+    // `size`: bytes, a multiple of kRange.
+    DaxWindow(Volume &volume, std::uint64_t size) : volume_(volume), size_(size) {}
+
+    std::uint64_t size() const { return size_; }
+    // messages: a VMM is there; it is gone, or has dropped all ranges itself.
+    void connect(const virtio::Peer &peer, std::shared_ptr<virtio::BackChannel> channel)
+        EXCLUDES(mutex_);
+    void forget() EXCLUDES(mutex_, turn_);
+
+    // By a thread of a queue: when it returns 0 the range is, or is not, in the guest's memory.
+    // Positive errno values: EINVAL (not in the window, not aligned), ENOSPC and what else taking a
+    // pin says, EIO (the VMM will not).
+    int set_up(InodeNo ino, const fuse_setupmapping_in &in) EXCLUDES(mutex_, turn_);
+    int remove(std::uint64_t window_offset, std::uint64_t length) EXCLUDES(mutex_, turn_);
+
+    // --- the guest's addresses in the window (virtio::MemoryOwner)
+    // An entry of our own descriptor, which says where the window is.
+    bool owns(const virtio::MemoryRegion &region, int fd) EXCLUDES(mutex_);
+    virtio::MemoryOwner::Answer resolve(std::uint64_t guest, std::uint64_t size,
+                                        std::vector<iovec> *pieces,
+                                        std::shared_ptr<const void> *hold) EXCLUDES(mutex_);
+
+private:
+    struct Piece {
+        std::uint64_t window, device, size;  // bytes
+    };
+    // Lives as long as it is mapped, or a request uses addresses in it.
+    struct Range {
+        explicit Range(Volume &of) : volume(of) {}
+        ~Range();
+        Volume &volume;
+        InodeNo ino;
+        std::uint64_t file_offset = 0, length = 0;
+        HandleId handle = 0;  // 0: none yet
+        std::vector<Piece> pieces;
+    };
+    Result<std::shared_ptr<Range>> take(InodeNo ino, const fuse_setupmapping_in &in);
+    Result<> find_pieces(Range &range, std::uint64_t window_offset, std::uint64_t length);
+    Result<> map(Range &range, const FileDescriptor &device) EXCLUDES(mutex_);
+    void unmap(const Range &range, std::size_t pieces) EXCLUDES(mutex_);
+    std::shared_ptr<Range> find(std::uint64_t window_offset) EXCLUDES(mutex_);
+    std::shared_ptr<virtio::BackChannel> channel() EXCLUDES(mutex_);
+
+    Volume &volume_;
+    const std::uint64_t size_;
+    Mutex turn_;  // one change at a time; held while the VMM is asked
+    Mutex mutex_;
+    virtio::Peer peer_ GUARDED_BY(mutex_);
+    std::shared_ptr<virtio::BackChannel> channel_ GUARDED_BY(mutex_);
+    // By where they are in the window.
+    std::map<std::uint64_t, std::shared_ptr<Range>> ranges_ GUARDED_BY(mutex_);
+    std::optional<std::uint64_t> guest_base_ GUARDED_BY(mutex_);  // where the guest has the window
+};
+
+}  // namespace pmfs::front

@@ -1,0 +1,239 @@
+// Between chains and messages: see vhost_fs.h.
+#include "front/transports/vhost_fs.h"
+
+#include <fmt/format.h>
+#include <linux/fuse.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "front/requests/message_check.h"
+#include "pm/fault.h"
+#include "pm/unit_set.h"
+
+namespace pmfs::front {
+namespace {
+
+constexpr std::uint64_t kPage = 4096;
+// A message that is larger is none that was agreed to in INIT.
+constexpr std::size_t kMessageMax = kPayloadMax + kPage;
+
+// One request's way back.  A chain that nobody answers is given back when the port goes, which is
+// what becomes of requests that have no reply, and of those of a client that has gone.
+class ChainPort final : public ReplyPort {
+public:
+    explicit ChainPort(std::unique_ptr<virtio::Chain> chain) : chain_(std::move(chain)) {}
+
+    ssize_t send(std::span<const iovec> message) override {
+        if (!chain_) {
+            errno = ENOENT;  // it was answered
+            return -1;
+        }
+        const pm::FaultScope faults;
+        std::size_t size = 0;
+        for (const iovec &piece : message) {
+            const ConstBytes bytes(static_cast<const std::byte *>(piece.iov_base), piece.iov_len);
+            if (chain_->write(size, bytes) != bytes.size()) return refuse(message, EFAULT);
+            size += bytes.size();
+        }
+        // What was copied is file data, too, and a page of it may be bad.
+        if (pm::take_fault()) return refuse(message, EIO);
+        complete(size);
+        return static_cast<ssize_t>(size);
+    }
+
+private:
+    ssize_t refuse(std::span<const iovec> message, int error) {
+        fuse_out_header header{};
+        std::memcpy(&header, message.front().iov_base, sizeof header);
+        header.len = sizeof header;
+        header.error = -error;
+        complete(chain_->write(0, bytes_of(header)));
+        errno = ENOENT;  // nobody has got what the message gives
+        return -1;
+    }
+    void complete(std::size_t size) {
+        chain_->complete(size);
+        chain_.reset();
+    }
+
+    std::unique_ptr<virtio::Chain> chain_;
+};
+
+// An answer without a body; error 0: it is done.
+void answer(ReplyPort &port, ConstBytes message, int error) {
+    const fuse_out_header header{sizeof header, -error, load<fuse_in_header>(message).unique};
+    const iovec piece{const_cast<fuse_out_header *>(&header), sizeof header};
+    (void)port.send(std::span(&piece, 1));  // fails where the guest's own memory is not there
+}
+
+// The guest's memory under the care of our SIGBUS handler: a VMM may truncate it under us.
+struct Guarded {
+    explicit Guarded(pm::UnitSet set) : lost(std::move(set)) {}
+    pm::UnitSet lost;
+    pm::FaultGuard guard;
+};
+
+}  // namespace
+
+VhostFs::VhostFs(Clients &clients, const DispatchOptions &dispatch, const GuestOptions &options,
+                 Log log)
+    : clients_(clients), dispatch_(dispatch), options_(options), log_(std::move(log)) {
+    std::memcpy(config_.tag, options.tag.data(), std::min(options.tag.size(), sizeof config_.tag));
+    config_.num_request_queues = options.request_queues;
+    dispatch_.dax = options.window != 0;
+    if (options.window != 0)
+        window_ = std::make_unique<DaxWindow>(clients.volume(), options.window);
+}
+
+Result<std::unique_ptr<VhostFs>> VhostFs::start(Clients &clients, const DispatchOptions &dispatch,
+                                                const GuestOptions &options, Log log) {
+    std::unique_ptr<VhostFs> device(new VhostFs(clients, dispatch, options, std::move(log)));
+    virtio::SessionOptions session;
+    session.polling = options.polling;
+    session.log = [raw = device.get()](const std::string &sentence) { raw->log(sentence); };
+    device->back_end_ = TRY(virtio::BackEnd::listen(*device, options.socket, session));
+    return device;
+}
+
+VhostFs::~VhostFs() {
+    back_end_.reset();
+    end_client();
+}
+
+void VhostFs::log(const std::string &sentence) const {
+    log_(fmt::format("{}: {}", options_.socket, sentence));
+}
+
+void VhostFs::connected(const virtio::Peer &peer, std::shared_ptr<virtio::BackChannel> channel) {
+    if (window_) window_->connect(peer, std::move(channel));
+    log(fmt::format("process {} has connected", peer.pid));
+}
+
+void VhostFs::disconnected() {
+    reset();
+    log("the virtual machine is gone");
+}
+
+// Its VMM has dropped all ranges of the window.
+void VhostFs::reset() {
+    end_client();
+    if (window_) window_->forget();
+}
+
+bool VhostFs::owns(const virtio::MemoryRegion &region, int fd) {
+    return window_ && window_->owns(region, fd);
+}
+
+VhostFs::Answer VhostFs::resolve(std::uint64_t guest, std::uint64_t size, virtio::Access,
+                                 std::vector<iovec> *pieces, std::shared_ptr<const void> *hold) {
+    return window_ ? window_->resolve(guest, size, pieces, hold) : Answer::not_mine;
+}
+
+void VhostFs::broken(unsigned queue, const std::string &why) {
+    log(fmt::format("queue {} is not served any more: {}", queue, why));
+}
+
+std::shared_ptr<void> VhostFs::guard(std::byte *start, std::size_t size) {
+    auto lost = pm::UnitSet::make(size, kPage);
+    if (!lost.ok()) return nullptr;
+    auto guarded = std::make_shared<Guarded>(std::move(lost).take());
+    guarded->guard = pm::FaultGuard(start, size, guarded->lost);
+    return guarded;
+}
+
+// --- clients
+
+void VhostFs::begin_client() {
+    end_client();
+    if (window_) (void)window_->remove(0, window_->size());  // of whoever was there before
+    auto client = clients_.admit(options_.policy);
+    if (!client.ok()) return log(fmt::format("no client: {}", client.error().what()));
+    auto dispatcher = Dispatcher::create(clients_, client.value(), dispatch_);
+    if (!dispatcher.ok()) {
+        clients_.dismiss(*client.value());
+        return log(fmt::format("no client: {}", dispatcher.error().what()));
+    }
+    ExclusiveLock held(mutex_);
+    client_ = std::move(client).take();
+    dispatcher_ = std::move(dispatcher).take();
+}
+
+void VhostFs::end_client() {
+    std::shared_ptr<Dispatcher> dispatcher;
+    std::shared_ptr<Client> client;
+    {
+        ExclusiveLock held(mutex_);  // no request is in dispatch()
+        dispatcher = std::move(dispatcher_);
+        client = std::move(client_);
+    }
+    if (dispatcher) dispatcher->leave();
+    if (client) clients_.dismiss(*client);
+}
+
+// --- the window
+
+int VhostFs::set_up_mapping(ConstBytes message) {
+    if (message.size() != sizeof(fuse_in_header) + sizeof(fuse_setupmapping_in)) return EINVAL;
+    const auto in = load<fuse_setupmapping_in>(message, sizeof(fuse_in_header));
+    InodeNo ino;
+    {
+        SharedLock held(mutex_);
+        if (!client_) return ENOTCONN;
+        const auto named = client_->inode_of(load<fuse_in_header>(message).nodeid);
+        if (!named) return ESTALE;
+        if (const auto node = client_->check_node(*named, false); !node.ok())
+            return node.error().errno_value();
+        ino = *named;
+    }
+    return window_->set_up(ino, in);
+}
+
+int VhostFs::remove_mappings(ConstBytes message) {
+    constexpr std::size_t kFixed = sizeof(fuse_in_header) + sizeof(fuse_removemapping_in);
+    if (message.size() < kFixed) return EINVAL;
+    const auto count = load<fuse_removemapping_in>(message, sizeof(fuse_in_header)).count;
+    if ((message.size() - kFixed) / sizeof(fuse_removemapping_one) != count) return EINVAL;
+    int error = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        const auto one =
+            load<fuse_removemapping_one>(message, kFixed + i * sizeof(fuse_removemapping_one));
+        if (const int failed = window_->remove(one.moffset, one.len); failed != 0) error = failed;
+    }
+    return error;
+}
+
+// --- requests
+
+void VhostFs::request(unsigned, std::unique_ptr<virtio::Chain> chain) {
+    thread_local std::vector<std::byte> message;
+    const std::size_t size = chain->readable_size();
+    if (size < sizeof(fuse_in_header) || size > kMessageMax)
+        return log("the guest sent what is no request");
+    message.resize(size);
+    pm::FaultScope faults;
+    const std::size_t got = chain->read(0, message);
+    const Port port = std::make_shared<ChainPort>(std::move(chain));
+    if (got < sizeof(fuse_in_header)) return;
+    // A piece of it is nowhere that we can reach.
+    if (got != size || faults.met()) return answer(*port, message, EFAULT);
+    const std::uint32_t opcode = load<fuse_in_header>(message).opcode;
+    if (window_ && opcode == FUSE_SETUPMAPPING)
+        return answer(*port, message, set_up_mapping(message));
+    if (window_ && opcode == FUSE_REMOVEMAPPING)
+        return answer(*port, message, remove_mappings(message));
+    if (opcode == FUSE_INIT) begin_client();
+    if (!dispatch(port, message) && has_reply(message)) answer(*port, message, ENOTCONN);
+    if (opcode != FUSE_DESTROY) return;
+    end_client();
+    if (window_) (void)window_->remove(0, window_->size());
+}
+
+// False: there is no client, before INIT or after the end.
+bool VhostFs::dispatch(const Port &port, Bytes message) {
+    SharedLock held(mutex_);
+    if (dispatcher_) dispatcher_->dispatch(port, message);
+    return dispatcher_ != nullptr;
+}
+
+}  // namespace pmfs::front

@@ -1,0 +1,84 @@
+// The transport of a guest: a virtio-fs device, whose requests come by virtqueues from a VMM that
+// speaks vhost-user (QEMU, and others).  Virtio 1.2, 5.11 "File System Device".
+//
+// Whoever mounts the device in a guest is one client, from its INIT until it says DESTROY, begins
+// anew, or its VMM is gone; then all that it held is given back.  The VMM may connect again.
+#pragma once
+#include <linux/virtio_fs.h>
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/mutex.h"
+#include "front/clients/clients.h"
+#include "front/requests/dispatcher.h"
+#include "front/transports/dax_window.h"
+#include "virtio/back_end.h"
+
+namespace pmfs::front {
+
+struct GuestOptions {
+    std::string socket;        // where the VMM connects
+    std::string tag = "pmfs";  // what the guest mounts; 36 bytes at most
+    std::string root;          // the directory that it sees, from the volume's root; empty: that
+    // As many as the guest is to use, besides the one for what must not wait.  QEMU has to have one
+    // more (num_vqs, or num-request-queues).
+    unsigned request_queues = 1;
+    std::uint64_t window = 0;  // bytes of its DAX window, a multiple of DaxWindow::kRange; 0: none
+    std::chrono::microseconds polling{0};  // how long a queue is looked at before its thread sleeps
+    Policy policy = Policy::guest();
+    std::vector<IdRange> users, groups;  // none: its ids are ours
+};
+
+class VhostFs final : public virtio::Device {
+public:
+    using Log = std::function<void(const std::string &sentence)>;
+    // Listens.  Errors: those of virtio::BackEnd::listen().  `clients` outlives it.
+    static Result<std::unique_ptr<VhostFs>> start(Clients &clients, const DispatchOptions &dispatch,
+                                                  const GuestOptions &options, Log log);
+    // The VMM is disconnected, and what the guest held is given back.
+    ~VhostFs() override;
+
+    // virtio::Device
+    unsigned queues() const override { return 1 + options_.request_queues; }
+    ConstBytes config() const override { return bytes_of(config_); }
+    void connected(const virtio::Peer &peer, std::shared_ptr<virtio::BackChannel> channel) override;
+    void request(unsigned queue, std::unique_ptr<virtio::Chain> chain) override;
+    std::uint64_t window_size() const override { return options_.window; }
+    void reset() override;
+    void broken(unsigned queue, const std::string &why) override;
+    void disconnected() override;
+    bool owns(const virtio::MemoryRegion &region, int fd) override;
+    Answer resolve(std::uint64_t guest, std::uint64_t size, virtio::Access access,
+                   std::vector<iovec> *pieces, std::shared_ptr<const void> *hold) override;
+    std::shared_ptr<void> guard(std::byte *start, std::size_t size) override;
+
+private:
+    VhostFs(Clients &clients, const DispatchOptions &dispatch, const GuestOptions &options,
+            Log log);
+    int set_up_mapping(ConstBytes message) EXCLUDES(mutex_);
+    int remove_mappings(ConstBytes message);
+    bool dispatch(const Port &port, Bytes message) EXCLUDES(mutex_);
+    void begin_client() EXCLUDES(mutex_);
+    void end_client() EXCLUDES(mutex_);
+    void log(const std::string &sentence) const;
+
+    Clients &clients_;
+    DispatchOptions dispatch_;
+    const GuestOptions options_;
+    const Log log_;
+    virtio_fs_config config_{};
+
+    std::unique_ptr<DaxWindow> window_;  // null: there is none
+
+    // Shared by requests while they are dispatched, so that a client ends between requests.
+    SharedMutex mutex_;
+    std::shared_ptr<Dispatcher> dispatcher_ GUARDED_BY(mutex_);
+    std::shared_ptr<Client> client_ GUARDED_BY(mutex_);
+
+    std::unique_ptr<virtio::BackEnd> back_end_;  // the last one: its threads call all this
+};
+
+}  // namespace pmfs::front

@@ -1,0 +1,490 @@
+// Guests without a guest: FUSE by virtqueues, from a front end that speaks vhost-user by hand.
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <mutex>
+
+#include "front/transports/vhost_fs.h"
+#include "seal/wire.h"
+#include "virtio/front_end.h"
+#include "world.h"
+
+using namespace pmfs;
+using namespace pmfs::test;
+
+namespace {
+
+constexpr std::uint64_t kRoot = FUSE_ROOT_ID;
+constexpr unsigned kUrgent = 0, kRequests = 1;
+
+std::string name(std::string_view text) {
+    return std::string(text) + '\0';
+}
+
+// A volume that is mounted here (the world's wire) and given to a guest.
+struct Host {
+    explicit Host(front::GuestOptions options = {}) {
+        options.socket = place.path();
+        auto started = front::VhostFs::start(world.wire().clients(), {}, options, [](auto &) {});
+        REQUIRE(started.ok());
+        device = std::move(started).take();
+    }
+    World world;
+    SocketPlace place;
+    std::unique_ptr<front::VhostFs> device;
+};
+
+class Guest {
+public:
+    explicit Guest(Host &host) : front(host.place.path(), 16 * kMiB) {
+        front.negotiate();
+        front.share_memory();
+        front.add_queue(kUrgent, 16);
+        front.add_queue(kRequests, 64);
+    }
+
+    std::string message(std::uint32_t opcode, std::uint64_t node, std::string_view body) {
+        fuse_in_header header{};
+        header.len = static_cast<std::uint32_t>(sizeof header + body.size());
+        header.opcode = opcode;
+        header.unique = next_unique_ += 2;
+        header.nodeid = node;
+        return bytes_text(header).append(body);
+    }
+    Reply reply(const std::string &bytes, std::uint32_t written) {
+        REQUIRE(written >= sizeof(fuse_out_header));
+        const ConstBytes all = std::as_bytes(std::span(bytes)).first(written);
+        const auto header = load<fuse_out_header>(all);
+        CHECK(header.len == written);
+        CHECK(header.unique == next_unique_);
+        const ConstBytes body = all.subspan(sizeof header);
+        return {-header.error, {body.begin(), body.end()}};
+    }
+    Reply call(std::uint32_t opcode, std::uint64_t node, std::string_view body,
+               std::size_t room = 4096) {
+        const std::size_t mark = front.ram().used();
+        front.queue(kRequests).submit(message(opcode, node, body), room, 3);
+        const auto used = front.queue(kRequests).wait();
+        REQUIRE(used);
+        front.ram().give_back_to(mark);
+        return reply(used->bytes, used->written);
+    }
+    int begin() {
+        fuse_init_in in{};
+        in.major = FUSE_KERNEL_VERSION;
+        in.minor = 38;
+        in.max_readahead = 1 << 20;
+        in.flags = FUSE_BIG_WRITES | FUSE_MAX_PAGES | FUSE_DO_READDIRPLUS;
+        return call(FUSE_INIT, 0, bytes_text(in)).error;
+    }
+    std::uint64_t lookup(std::string_view what) {
+        const Reply found = call(FUSE_LOOKUP, kRoot, name(what));
+        return found.error != 0 ? 0 : found.as<fuse_entry_out>().nodeid;
+    }
+    OpenFile create(std::string_view what) {
+        fuse_create_in in{};
+        in.flags = O_RDWR;
+        in.mode = S_IFREG | 0644;
+        const Reply made = call(FUSE_CREATE, kRoot, bytes_text(in) + name(what));
+        if (made.error != 0) return {.error = made.error};
+        const auto entry = made.as<fuse_entry_out>();
+        return {.node = entry.nodeid, .handle = made.as<fuse_open_out>(sizeof entry).fh};
+    }
+    int write(const OpenFile &file, std::uint64_t offset, std::string_view bytes) {
+        fuse_write_in in{};
+        in.fh = file.handle;
+        in.offset = offset;
+        in.size = static_cast<std::uint32_t>(bytes.size());
+        return call(FUSE_WRITE, file.node, bytes_text(in).append(bytes)).error;
+    }
+    std::string read(const OpenFile &file, std::uint64_t offset, std::uint32_t size) {
+        fuse_read_in in{};
+        in.fh = file.handle;
+        in.offset = offset;
+        in.size = size;
+        return call(FUSE_READ, file.node, bytes_text(in), size + sizeof(fuse_out_header)).text();
+    }
+
+    FrontEnd front;
+
+private:
+    std::uint64_t next_unique_ = 0;
+};
+
+// What the front end was asked to map, as a VMM would have it.
+struct Window {
+    struct Mapped {
+        std::uint64_t offset, size;  // in the window
+        std::string begin;           // the first bytes of the piece
+    };
+    std::uint64_t answer(virtio::BackEndRequest what, const virtio::WindowMap &map, int fd) {
+        const std::lock_guard held(mutex);
+        if (what == virtio::BackEndRequest::shmem_map) {
+            std::string bytes(8, '\0');
+            if (::pread(fd, bytes.data(), bytes.size(), static_cast<off_t>(map.fd_offset)) < 0)
+                return 1;
+            mapped.push_back({map.window_offset, map.size, bytes});
+        } else if (what == virtio::BackEndRequest::shmem_unmap) {
+            unmapped.push_back(map.window_offset);
+        }
+        return 0;
+    }
+    std::mutex mutex;
+    std::vector<Mapped> mapped;
+    std::vector<std::uint64_t> unmapped;
+};
+
+constexpr std::uint64_t kRange = front::DaxWindow::kRange;
+constexpr std::uint64_t kWindow = 8 * kRange;
+
+front::GuestOptions with_window() {
+    front::GuestOptions options;
+    options.window = kWindow;
+    return options;
+}
+
+int set_up(Guest &guest, std::uint64_t node, std::uint64_t file, std::uint64_t window,
+           std::uint64_t length = kRange) {
+    fuse_setupmapping_in in{};
+    in.fh = ~std::uint64_t{0};
+    in.foffset = file;
+    in.moffset = window;
+    in.len = length;
+    in.flags = FUSE_SETUPMAPPING_FLAG_WRITE | FUSE_SETUPMAPPING_FLAG_READ;
+    return guest.call(FUSE_SETUPMAPPING, node, bytes_text(in)).error;
+}
+
+int remove(Guest &guest, std::uint64_t window, std::uint64_t length = kRange) {
+    return guest
+        .call(FUSE_REMOVEMAPPING, kRoot,
+              bytes_text(fuse_removemapping_in{1}) +
+                  bytes_text(fuse_removemapping_one{window, length}))
+        .error;
+}
+
+// Until it is so; false: it does not come to be.
+template <class Condition>
+bool comes(Condition condition) {
+    for (int i = 0; i < 5000 && !condition(); ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return condition();
+}
+
+bool nobody_holds(Host &host, std::uint64_t node) {
+    const auto holders = host.world.volume().holders(InodeNo(node));
+    return holders.ok() && holders.value().empty();
+}
+
+}  // namespace
+
+TEST_CASE("guest: what a guest writes the host reads, and the other way round") {
+    Host host;
+    Guest guest(host);
+    REQUIRE(guest.begin() == 0);
+    const OpenFile made = guest.create("from-guest");
+    REQUIRE(made.error == 0);
+    const std::string bytes(100'000, 'g');
+    CHECK(guest.write(made, 0, bytes) == 0);
+    Wire &here = host.world.wire();
+    const OpenFile seen = here.open(here.lookup("from-guest"), O_RDWR);
+    CHECK(here.read(seen, 0, 200'000).text() == bytes);
+    CHECK(here.write(seen, 10, "host") == 0);
+    CHECK(guest.read(made, 8, 8) == "gghostgg");
+    CHECK(guest.read(made, 0, 1 << 20).size() == 100'000);
+}
+
+TEST_CASE("guest: a request before INIT, and after DESTROY, is answered with an error") {
+    Host host;
+    Guest guest(host);
+    const auto getattr = [&] {
+        return guest.call(FUSE_GETATTR, kRoot, bytes_text(fuse_getattr_in{})).error;
+    };
+    CHECK(getattr() == ENOTCONN);
+    REQUIRE(guest.begin() == 0);
+    CHECK(getattr() == 0);
+    CHECK(guest.call(FUSE_DESTROY, 0, "").error == 0);
+    CHECK(getattr() == ENOTCONN);
+    CHECK(guest.begin() == 0);  // it mounts again
+    CHECK(getattr() == 0);
+}
+
+TEST_CASE("guest: what was not given to a guest it cannot name") {
+    Host host;
+    Wire &here = host.world.wire();
+    const OpenFile theirs = here.create("secret");
+    REQUIRE(here.write(theirs, 0, "words") == 0);
+    Guest guest(host);
+    REQUIRE(guest.begin() == 0);
+    CHECK(guest.call(FUSE_GETATTR, theirs.node, bytes_text(fuse_getattr_in{})).error == ESTALE);
+    fuse_read_in in{};
+    in.fh = theirs.handle;
+    in.size = 5;
+    CHECK(guest.call(FUSE_READ, theirs.node, bytes_text(in)).error != 0);
+    CHECK(guest.lookup("secret") == theirs.node);
+    CHECK(guest.call(FUSE_READ, theirs.node, bytes_text(in)).error == EBADF);
+}
+
+TEST_CASE("guest: when its VMM goes, or it begins anew, all that it held is given back") {
+    for (const bool hangs_up : {true, false}) {
+        CAPTURE(hangs_up);
+        Host host;
+        Wire &here = host.world.wire();
+        Guest guest(host);
+        REQUIRE(guest.begin() == 0);
+        const std::uint64_t before = host.world.volume().info().inodes_used;
+        const OpenFile file = guest.create("f");
+        REQUIRE(guest.write(file, 0, std::string(100'000, 'x')) == 0);
+        REQUIRE(here.unlink("f") == 0);
+        CHECK(guest.read(file, 0, 4) == "xxxx");  // it has it open
+        CHECK(host.world.volume().info().inodes_used == before + 1);
+        if (hangs_up)
+            guest.front.hang_up();
+        else
+            CHECK(guest.begin() == 0);
+        CHECK(comes([&] { return host.world.volume().info().inodes_used == before; }));
+        if (!hangs_up) continue;
+        Guest next(host);  // the socket serves the next one
+        CHECK(next.begin() == 0);
+    }
+}
+
+TEST_CASE("guest: a forget is taken by either queue, and has no answer") {
+    Host host;
+    Guest guest(host);
+    REQUIRE(guest.begin() == 0);
+    host.world.wire().create("f");
+    for (const unsigned queue : {kUrgent, kRequests}) {
+        const std::uint64_t node = guest.lookup("f");
+        REQUIRE(node != 0);
+        guest.front.queue(queue).submit(
+            guest.message(FUSE_FORGET, node, bytes_text(fuse_forget_in{1})), 0);
+        const auto used = guest.front.queue(queue).wait();
+        REQUIRE(used);
+        CHECK(used->written == 0);
+        CHECK(guest.call(FUSE_GETATTR, node, bytes_text(fuse_getattr_in{})).error == ESTALE);
+    }
+}
+
+TEST_CASE("guest: what is no request is given back, and the next one is served") {
+    Host host;
+    Guest guest(host);
+    REQUIRE(guest.begin() == 0);
+    DriverQueue &queue = guest.front.queue(kRequests);
+    const std::string good = guest.message(FUSE_GETATTR, kRoot, bytes_text(fuse_getattr_in{}));
+    queue.submit("", 64);
+    CHECK(queue.wait()->written == 0);
+    queue.submit(good.substr(0, 20), 64);
+    CHECK(queue.wait()->written == 0);
+    std::string lies = good;  // longer than it is
+    lies[0] = 127;
+    queue.submit(lies, 64);
+    CHECK(-load<fuse_out_header>(std::as_bytes(std::span(queue.wait()->bytes))).error == EINVAL);
+    queue.submit(good, 8);  // no room for an answer
+    CHECK(queue.wait()->written < 16);
+    const auto room = guest.front.ram().take(4096);
+    // A piece of the request, and then of the answer, where the guest has no memory.
+    queue.submit({{guest.front.ram().guest(room), 40, false},
+                  {1 << 20, 16, false},
+                  {guest.front.ram().guest(room), 4096, true}});
+    CHECK(queue.wait()->written <= 16);
+    queue.submit({{guest.front.ram().guest(room), 56, false}, {1 << 20, 4096, true}});
+    CHECK(queue.wait()->written == 0);
+    CHECK(guest.call(FUSE_GETATTR, kRoot, bytes_text(fuse_getattr_in{})).error == 0);
+}
+
+TEST_CASE("guest: a read-only guest changes nothing") {
+    front::GuestOptions options;
+    options.policy.read_only = true;
+    Host host(options);
+    Wire &here = host.world.wire();
+    REQUIRE(here.write(here.create("f"), 0, "words") == 0);
+    Guest guest(host);
+    REQUIRE(guest.begin() == 0);
+    CHECK(guest.create("g").error == EROFS);
+    CHECK(guest.call(FUSE_UNLINK, kRoot, name("f")).error == EROFS);
+    const std::uint64_t node = guest.lookup("f");
+    fuse_open_in in{};
+    in.flags = O_RDONLY;
+    const Reply opened = guest.call(FUSE_OPEN, node, bytes_text(in));
+    REQUIRE(opened.error == 0);
+    CHECK(guest.read({.node = node, .handle = opened.as<fuse_open_out>().fh}, 0, 99) == "words");
+}
+
+TEST_CASE("guest: its memory may be truncated under the server, which lives") {
+    Host host;
+    Guest guest(host);
+    REQUIRE(guest.begin() == 0);
+    const OpenFile file = guest.create("f");
+    REQUIRE(guest.write(file, 0, std::string(8192, 'x')) == 0);
+    GuestRam &ram = guest.front.ram();
+    const std::size_t far = 12 * kMiB;
+    fuse_read_in in{};
+    in.fh = file.handle;
+    in.size = 8192;
+    const std::string message = guest.message(FUSE_READ, file.node, bytes_text(in));
+    const auto sent = ram.take(message.size());
+    std::memcpy(ram.at(sent), message.data(), message.size());
+    REQUIRE(::ftruncate(ram.fd(), 8 * kMiB) == 0);
+    guest.front.queue(kRequests).submit(
+        {{ram.guest(sent), static_cast<std::uint32_t>(message.size()), false},
+         {ram.guest(far), 16 + 8192, true}});
+    CHECK(guest.front.queue(kRequests).wait());
+    Wire &here = host.world.wire();
+    CHECK(here.getattr(here.lookup("f")).size == 8192);
+}
+
+TEST_CASE("window: a range of a sealed file is mapped, held, and given back") {
+    Host host(with_window());
+    Wire &here = host.world.wire();
+    const OpenFile file = here.create("model");
+    REQUIRE(here.truncate(file.node, 2 * kRange) == 0);
+    pmfs_io_prepare prepare{};
+    prepare.version = PMFS_ABI_VERSION;
+    REQUIRE(here.ioctl(file, PMFS_IOC_PREPARE, &prepare) == 0);
+    REQUIRE(here.write(file, 0, "first of") == 0);
+    REQUIRE(here.write(file, kRange, "second o") == 0);
+    REQUIRE(here.setxattr(file.node, "trusted.pmfs.seal", "as-is") == 0);
+    here.release(file);
+
+    Window window;
+    Guest guest(host);
+    guest.front.answer_back_end(
+        [&](auto what, const auto &map, int fd) { return window.answer(what, map, fd); });
+    REQUIRE(guest.begin() == 0);
+    const std::uint64_t node = guest.lookup("model");
+    REQUIRE(node == file.node);
+    CHECK((guest.call(FUSE_GETATTR, node, bytes_text(fuse_getattr_in{}))
+               .as<fuse_attr_out>()
+               .attr.flags &
+           FUSE_ATTR_DAX) != 0);
+    CHECK(set_up(guest, node, kRange, 3 * kRange) == 0);
+    REQUIRE(window.mapped.size() == 1);
+    CHECK(window.mapped[0].offset == 3 * kRange);
+    CHECK(window.mapped[0].size == kRange);
+    CHECK(window.mapped[0].begin == "second o");
+    CHECK(set_up(guest, node, kRange, 3 * kRange) == 0);  // to write, too: as it is
+    CHECK(window.mapped.size() == 1);
+
+    const auto holders = host.world.volume().holders(InodeNo(node));
+    REQUIRE(holders.ok());
+    REQUIRE(holders.value().size() == 1);
+    CHECK(holders.value()[0].offset == kRange);
+    CHECK(holders.value()[0].maps);
+    CHECK(here.removexattr(node, "trusted.pmfs.seal") == EBUSY);
+
+    // Another range in the same place: the guest's kernel takes it without giving the old one back.
+    CHECK(set_up(guest, node, 0, 3 * kRange) == 0);
+    CHECK(window.unmapped == std::vector{3 * kRange});
+    REQUIRE(window.mapped.size() == 2);
+    CHECK(window.mapped[1].begin == "first of");
+    CHECK(remove(guest, 3 * kRange) == 0);
+    CHECK(window.unmapped.size() == 2);
+    CHECK(comes([&] { return nobody_holds(host, node); }));
+    CHECK(here.removexattr(node, "trusted.pmfs.seal") == 0);
+}
+
+TEST_CASE("window: what is not in it, not aligned or not in the file is refused") {
+    Host host(with_window());
+    Wire &here = host.world.wire();
+    const OpenFile file = here.create("f");
+    REQUIRE(here.truncate(file.node, kRange) == 0);
+    here.release(file);
+    const OpenFile other = here.create("g");
+    Window window;
+    Guest guest(host);
+    guest.front.answer_back_end(
+        [&](auto what, const auto &map, int fd) { return window.answer(what, map, fd); });
+    REQUIRE(guest.begin() == 0);
+    const std::uint64_t node = guest.lookup("f");
+    CHECK(set_up(guest, other.node, 0, 0) == ESTALE);
+    CHECK(set_up(guest, node, 0, kWindow) == EINVAL);
+    CHECK(set_up(guest, node, 0, ~std::uint64_t{0} - kRange + 1) == EINVAL);
+    CHECK(set_up(guest, node, 4096, 0) == EINVAL);
+    CHECK(set_up(guest, node, 0, 4096) == EINVAL);
+    CHECK(set_up(guest, node, 0, 0, 2 * kRange) == EINVAL);
+    CHECK(set_up(guest, node, kRange, 0) == EINVAL);  // behind its end
+    CHECK(set_up(guest, kRoot, 0, 0) != 0);
+    CHECK(remove(guest, kWindow, kRange) == EINVAL);
+    CHECK(remove(guest, 0, ~std::uint64_t{0}) == EINVAL);
+    CHECK(window.mapped.empty());
+    CHECK(set_up(guest, node, 0, 0) == 0);  // prepared for it
+    CHECK(window.mapped.size() == 1);
+    CHECK(here.truncate(node, 0) == ETXTBSY);
+}
+
+TEST_CASE("window: when the VMM goes, what it held is free; a range that it refuses is no range") {
+    Host host(with_window());
+    Wire &here = host.world.wire();
+    const OpenFile file = here.create("f");
+    REQUIRE(here.truncate(file.node, kRange) == 0);
+    here.release(file);
+    {
+        Guest guest(host);
+        bool refuses = true;
+        guest.front.answer_back_end([&](auto what, const auto &, int) -> std::uint64_t {
+            return refuses && what == virtio::BackEndRequest::shmem_map ? 1 : 0;
+        });
+        REQUIRE(guest.begin() == 0);
+        const std::uint64_t node = guest.lookup("f");
+        CHECK(set_up(guest, node, 0, 0) == EIO);
+        CHECK(comes([&] { return nobody_holds(host, node); }));
+        refuses = false;
+        CHECK(set_up(guest, node, 0, 0) == 0);
+        CHECK(here.truncate(node, 0) == ETXTBSY);
+    }
+    CHECK(comes([&] { return here.truncate(file.node, 0) == 0; }));
+}
+
+TEST_CASE("window: requests may point into it, and nowhere else where the guest has no memory") {
+    Host host(with_window());
+    Wire &here = host.world.wire();
+    const OpenFile from = here.create("from"), to = here.create("to");
+    REQUIRE(here.write(from, 0, std::string(8192, 'a')) == 0);
+    REQUIRE(here.truncate(to.node, kRange) == 0);
+    here.release(to);
+    constexpr std::uint64_t kBase = 0x40'0000'0000;
+    Guest guest(host);
+    guest.front.answer_back_end([&](auto what, const auto &map, int fd) -> std::uint64_t {
+        if (what != virtio::BackEndRequest::shmem_map) return 0;
+        // As QEMU does, before it answers: the range stands in the memory table.
+        const GuestRam &ram = guest.front.ram();
+        const virtio::MemoryRegion regions[] = {
+            ram.region(), {kBase + map.window_offset, map.size, 0x1000'0000'0000, map.fd_offset}};
+        std::string table(8, '\0');
+        table[0] = 2;
+        for (const auto &region : regions) table += bytes_text(region);
+        const int fds[] = {ram.fd(), fd};
+        return guest.front.ask(virtio::Request::set_mem_table, std::as_bytes(std::span(table)),
+                               fds);
+    });
+    REQUIRE(guest.begin() == 0);
+    const std::uint64_t node = guest.lookup("to");
+    REQUIRE(set_up(guest, node, 0, 2 * kRange) == 0);
+    fuse_open_in open{};
+    open.flags = O_RDWR;
+    const std::uint64_t source = guest.lookup("from");
+    const auto opened = guest.call(FUSE_OPEN, source, bytes_text(open)).as<fuse_open_out>();
+    const auto read_to = [&](std::uint64_t address) {
+        fuse_read_in in{};
+        in.fh = opened.fh;
+        in.size = 4096;
+        const std::string message = guest.message(FUSE_READ, source, bytes_text(in));
+        GuestRam &ram = guest.front.ram();
+        const auto sent = ram.take(message.size()), head = ram.take(16);
+        std::memcpy(ram.at(sent), message.data(), message.size());
+        guest.front.queue(kRequests).submit(
+            {{ram.guest(sent), static_cast<std::uint32_t>(message.size()), false},
+             {ram.guest(head), 16, true},
+             {address, 4096, true}});
+        REQUIRE(guest.front.queue(kRequests).wait());
+        return -load<fuse_out_header>({ram.at(head), 16}).error;
+    };
+    CHECK(read_to(kBase + 2 * kRange + 4096) == 0);
+    const OpenFile seen = here.open(node, O_RDONLY);
+    CHECK(here.read(seen, 4096, 4096).text() == std::string(4096, 'a'));
+    CHECK(here.read(seen, 8192, 16).text() == std::string(16, '\0'));
+    CHECK(read_to(kBase + 3 * kRange) == EFAULT);         // nothing is mapped there
+    CHECK(read_to(kBase + 3 * kRange - 2048) == EFAULT);  // the half of it is
+    CHECK(read_to(kBase - 4096) == EFAULT);
+}
