@@ -3,7 +3,15 @@
 A0 needs no window: Debian 12's QEMU with its vhost-user-fs-pci, and QEMU 11's generic device, each with
 another stock kernel: everything of guest/a.sh in one boot, then a reboot; and a guest that is killed while
 it writes, a new one on the same socket, the server killed under it, and a guest after that.
+
+A has a window: two guests at once, with dax=always and dax=inode, which share a sealed file with each
+other and with this machine; a window that is smaller than the files; a guest, and the server, killed while
+ranges are mapped.
 """
+import json
+import threading
+import time
+
 import kernel as kernels
 import packages
 from guest import Guest, qemu
@@ -11,12 +19,13 @@ from initramfs import Initramfs
 from served import Served, Unserved
 
 MODULES = ["virtio_pci", "virtiofs"]
-TOOLS = ["usr/bin/setfattr", "usr/bin/getfattr"]
+TOOLS = ["usr/bin/setfattr", "usr/bin/getfattr", "usr/bin/flock"]
 PROGRAMS = ["file_calls", "fallocate_door"]
 LARGE = 64 << 20
 BOOT_SECONDS = 150
 MEMORY = "512M"
 RETURNED_BEFORE_KILL = 25
+SETTLE_SECONDS = 10
 
 
 def run(place):
@@ -35,6 +44,8 @@ def run(place):
         lambda: everything(place, "fs", machines["fs"], *images["6.12"]),
         lambda: everything(place, "test", machines["test"], *images["newest"]),
         lambda: killed(place, "fs", machines["fs"], *images["6.12"]),
+        lambda: two_guests(place, machines["test"], images),
+        lambda: killed_with_a_window(place, machines["test"], *images["newest"]),
     ])
 
 
@@ -51,13 +62,13 @@ def initramfs(place, name, kernel):
     return path
 
 
-def guest(place, served, name, kind, machine, kernel, image, words, **more):
+def guest(place, served, name, kind, machine, kernel, image, words, socket=0, **more):
     return Guest(machine, kernel, image, log=place.scratch / f"{name}.log", seconds=BOOT_SECONDS, shared=True,
-                 memory=MEMORY, devices=served.device(kind), answers=served.answers(), append=words, **more)
+                 memory=MEMORY, devices=served.device(kind, socket), answers=served.answers(), append=words, **more)
 
 
 def everything(place, kind, machine, kernel, image):
-    name = f"A0: {'vhost-user-fs' if kind == 'fs' else 'generic device'}, Linux {kernel.release.split('+')[0]}"
+    name = f"A0: {'vhost-user-fs' if kind == 'fs' else 'generic device'}, Linux {release(kernel)}"
     with Served(place, f"a0-{kind}") as served:
         if not started(place, name, served):
             return
@@ -97,9 +108,100 @@ def killed(place, kind, machine, kernel, image):
             served.end(name)
 
 
-def started(place, name, served, *words):
+def two_guests(place, machine, images):
+    """At once, on one volume: each with its kernel and its kind of DAX."""
+    name = "A"
+    with Served(place, "a-two") as served:
+        if not started(place, name, served, "dax", "window=1G", guests=2):
+            return
+        served.ask("sealed_of", "shared", 4)
+
+        def boot(role, dax, kernel, image):
+            outcome = guest(place, served, f"a-{dax}", "test", machine, kernel, image,
+                            f"rig_boot=dax rig_dax={dax} rig_role={role}", socket=role - 1).run()
+            place.judge(f"{name}: dax={dax}, Linux {release(kernel)}", outcome, show_info=True)
+            print(f"rig: A: dax={dax}: {outcome.seconds:.1f} s", flush=True)
+
+        # (Not place.together: neither may wait for the other's end.)
+        other = threading.Thread(target=boot, args=(1, "always", *images["6.12"]))
+        other.start()
+        boot(2, "inode", *images["newest"])
+        other.join()
+        served.end(name)
+
+
+def killed_with_a_window(place, machine, kernel, image):
+    name = "A: small window"
+    with Served(place, "a-killed") as served:
+        if not started(place, name, served, "dax", "window=64M"):
+            return
+
+        def boot(number, words):
+            return guest(place, served, f"a-killed-{number}", "test", machine, kernel, image, words)
+
+        outcome = boot(1, "rig_boot=small_window").run()
+        place.judge(name, outcome)
+        print(f"rig: {name}: {outcome.seconds:.1f} s", flush=True)
+        name = "A: killed"
+        second = boot(2, "rig_boot=dax_until_killed rig_seed=31 rig_then=wait_for_the_end")
+        second.start()
+        second.wait_for("READY")
+        second.kill()
+        place.judge(name, second.outcome(ended="READY"))
+        soon(place, f"{name}: a killed guest holds nothing", lambda: served.holders("kept") == "")
+        place.report(f"{name}: what it stored is there", failure(lambda: served.ask("words", "kept", 8, 31)))
+        place.report(f"{name}: its file can be unsealed", failure(lambda: served.ask("unseal", "kept")))
+        third = boot(3, "rig_boot=dax_until_killed rig_seed=32 rig_then=server_killed")
+        third.start()
+        third.wait_for("rig: end")
+        place.judge(name, third.outcome(ended="rig: end"))
+        if started(place, f"{name}: after a crash", served, "dax", "window=64M"):
+            quarantined(place, name, served, third)
+            served.end(name)
+        third.kill()
+
+
+def quarantined(place, name, served, machine):
+    """A virtual machine still maps what the server before this one gave it."""
+
+    def rows():
+        return json.loads(served.pmfsctl("quarantine", "--json", served.mnt))["mappings"]
+
+    place.report(f"{name}: the next server knows that a guest maps a file", failure(rows, wanted=bool))
+    place.report(f"{name}: what it stored without a server is there",
+                 failure(lambda: served.ask("words", "kept", 8, 99)))
+    place.report(f"{name}: the file cannot be unsealed", failure(lambda: served.ask("stays_sealed", "kept")))
+    machine.kill()
+    soon(place, f"{name}: when the guest has ended nothing is quarantined", lambda: not rows())
+    place.report(f"{name}: then it can be unsealed", failure(lambda: served.ask("unseal", "kept")))
+
+
+def failure(function, wanted=None):
+    """Why it failed, or None."""
     try:
-        served.start(*words)
+        got = function()
+    except (AssertionError, LookupError, OSError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None if wanted is None or wanted(got) else f"got {got!r}"
+
+
+def soon(place, words, holds):
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while not holds():
+        if time.monotonic() > deadline:
+            place.report(words, f"not within {SETTLE_SECONDS} s")
+            return
+        time.sleep(0.1)
+    place.report(words)
+
+
+def release(kernel):
+    return kernel.release.split("+")[0]
+
+
+def started(place, name, served, *words, guests=1):
+    try:
+        served.start(*words, guests=guests)
     except Unserved as why:
         place.report(f"{name}: the server starts", str(why))
         return False

@@ -13,11 +13,11 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import subprocess
+import threading
 import time
 from pathlib import Path
-
-from packages import Unavailable
 
 START_SECONDS, END_SECONDS, CALL_SECONDS = 20, 30, 60
 SIZE = "512M"
@@ -40,6 +40,7 @@ class Served:
         self.mnt.mkdir(parents=True)
         self.server = None
         self.sockets = []
+        self._meeting = threading.Barrier(2)
 
     def __enter__(self):
         self._call("mkfs.pmfs", "-q", "--size", SIZE, self.region)
@@ -119,19 +120,14 @@ class Served:
             raise AssertionError(f"{name} {' '.join(map(str, words))}: {done.stderr.strip()}")
         return done.stdout
 
-    def requests(self):
-        """{FUSE operation: how many} of all guests since the server began."""
-        told = json.loads(self.pmfsctl("status", "--json", self.mnt))
-        guests = told.get("guests")
-        if guests is None:
-            raise AssertionError("`pmfsctl status --json` tells nothing of guests")
-        counts = {}
-        for guest in guests:
-            for operation, number in guest["requests"].items():
-                counts[operation] = counts.get(operation, 0) + number
-        return counts
+    def holders(self, name):
+        return self.pmfsctl("holders", self.mnt / name)
 
     # What a guest asks for (its words are the names of these functions).
+
+    def ask(self, word, *words):
+        """As a guest does."""
+        return self.answers()[word](*map(str, words))
 
     def answers(self):
         return {name.removeprefix("_on_"): getattr(self, name) for name in dir(self)
@@ -190,6 +186,54 @@ class Served:
 
     def _on_kill(self):
         self.kill()
+
+    # With a window.
+
+    def _on_sealed_of(self, name, mib):
+        with open(self.mnt / name, "wb") as file:
+            for _ in range(int(mib)):
+                file.write(bytes(1 << 20))
+        self.pmfsctl("seal", "--prepare", self.mnt / name)
+
+    def _on_words(self, name, mib, seed):
+        """Checked by the guest's own program."""
+        done = subprocess.run([self.place.build / "tests/rig/file_calls", "words", self.mnt / name, mib, seed],
+                              capture_output=True, text=True, check=False, timeout=CALL_SECONDS)
+        assert done.returncode == 0, done.stdout
+
+    def _on_held(self, name):
+        """By a virtual machine that is connected to us."""
+        told = self.holders(name)
+        held = re.findall(r"pin of process (\d+)", told)
+        assert held, f"nobody holds it: {told}"
+        for pid in held:
+            assert str(self.directory) in Path(f"/proc/{pid}/cmdline").read_text(), told
+
+    def _on_stays_sealed(self, name):
+        with contextlib.suppress(AssertionError):
+            self.pmfsctl("unseal", self.mnt / name)
+            raise LookupError("it was unsealed")
+
+    def _on_same_head(self, one, other, size):
+        assert self._bytes(one, 0, int(size)) == self._bytes(other, 0, int(size)), "they differ"
+
+    def _on_reads(self, name, offset, word):
+        got = self._bytes(name, int(offset), len(word))
+        assert got == word.encode(), got
+
+    def _on_writes(self, name, offset, word):
+        with open(self.mnt / name, "r+b", buffering=0) as file:
+            file.seek(int(offset))
+            file.write(word.encode())
+
+    def _bytes(self, name, offset, size):
+        with open(self.mnt / name, "rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    def _on_meet(self):
+        """Until the other guest is there, too."""
+        self._meeting.wait(CALL_SECONDS)
 
 
 class Unserved(Exception):

@@ -269,37 +269,149 @@ static uint64_t word_at(uint64_t offset, uint64_t seed) {
 }
 
 static void fill(const char *path, size_t size, uint64_t seed) {
-    static uint64_t words[kMiB / 8];
+    static uint64_t content[kMiB / 8];
     const int fd = need(open(path, O_RDWR | O_CREAT, 0644), path);
-    for (size_t at = 0; at < size; at += sizeof words) {
-        for (size_t i = 0; i < kMiB / 8; ++i) words[i] = word_at(at + i * 8, seed);
-        if (pwrite(fd, words, sizeof words, (off_t)at) != sizeof words) need(-1, "write");
+    for (size_t at = 0; at < size; at += sizeof content) {
+        for (size_t i = 0; i < kMiB / 8; ++i) content[i] = word_at(at + i * 8, seed);
+        if (pwrite(fd, content, sizeof content, (off_t)at) != sizeof content) need(-1, "write");
     }
     expect("fsync", fsync(fd), 0);
     close(fd);
 }
 
-static void verify(const char *path, size_t size, uint64_t seed) {
-    static uint64_t words[kMiB / 8];
+static void store_words(uint64_t *mapping, size_t size, uint64_t seed) {
+    for (size_t at = 0; at < size; at += 8) mapping[at / 8] = word_at(at, seed);
+}
+
+static void store(const char *path, size_t size, uint64_t seed) {
+    const int fd = need(open(path, O_RDWR), path);
+    uint64_t *const mapping = (uint64_t *)mapped(fd, size, PROT_READ | PROT_WRITE);
+    store_words(mapping, size, seed);
+    expect("stored through a shared mapping, and msync", msync(mapping, size, MS_SYNC), 0);
+    munmap(mapping, size);
+    close(fd);
+}
+
+static void outlive(const char *path, size_t size, uint64_t seed) {
+    const int fd = need(open(path, O_RDWR), path);
+    uint64_t *const mapping = (uint64_t *)mapped(fd, size, PROT_READ | PROT_WRITE);
+    uint64_t sum = 0;
+    for (size_t at = 0; at < size; at += kBlock) mapping[at / 8] ^= 1, sum += mapping[at / 8];
+    while (access("/tmp/killed", F_OK) != 0) usleep(10000);
+    store_words(mapping, size, seed);
+    for (size_t at = 0; at < size; at += 8) sum += mapping[at / 8] != word_at(at, seed);
+    claim("without a server, what is mapped goes on working", sum != 1, "it does not");
+    _exit(0); /* (closing would wait for the server) */
+}
+
+static void words(const char *path, size_t size, uint64_t seed) {
+    static uint64_t content[kMiB / 8];
     const int fd = need(open(path, O_RDONLY), path);
     size_t wrong = 0;
-    for (size_t at = 0; at < size; at += sizeof words) {
-        if (pread(fd, words, sizeof words, (off_t)at) != sizeof words) need(-1, "read");
-        for (size_t i = 0; i < kMiB / 8; ++i) wrong += words[i] != word_at(at + i * 8, seed);
+    for (size_t at = 0; at < size; at += sizeof content) {
+        if (pread(fd, content, sizeof content, (off_t)at) != sizeof content) need(-1, "read");
+        for (size_t i = 0; i < kMiB / 8; ++i) wrong += content[i] != word_at(at + i * 8, seed);
     }
     claim("every word is right by read(2)", wrong == 0, "no");
+    close(fd);
+}
+
+static void verify(const char *path, size_t size, uint64_t seed) {
+    words(path, size, seed);
+    const int fd = need(open(path, O_RDONLY), path);
     const uint64_t *const mapping = (const uint64_t *)mapped(fd, size, PROT_READ);
+    size_t wrong = 0;
     for (size_t at = 0; at < size; at += 512) wrong += mapping[at / 8] != word_at(at, seed);
     claim("and by mmap", wrong == 0, "no");
     close(fd);
+}
+
+/* --- DAX -------------------------------------------------------------------------------------- */
+
+static void poke(const char *path, const char *offset, const char *word, bool store_it) {
+    const int fd = need(open(path, O_RDWR), path);
+    const size_t at = strtoul(offset, NULL, 10);
+    char *const bytes = (char *)mapped(fd, (size_t)size_of(fd), PROT_READ | PROT_WRITE);
+    if (store_it) {
+        memcpy(bytes + at, word, strlen(word));
+    } else if (strncmp(bytes + at, word, strlen(word)) != 0) {
+        claim("loads the word", false, bytes + at);
+    }
+    close(fd);
+}
+
+static void is_dax(const char *path, bool wanted) {
+    struct statx is;
+    need(statx(AT_FDCWD, path, 0, STATX_BASIC_STATS, &is), path);
+    const bool has = (is.stx_attributes & STATX_ATTR_DAX) != 0;
+    claim(wanted ? "the kernel says that a file is DAX" : "the kernel says that a file is not DAX",
+          has == wanted, has ? "it is" : "it is not");
+}
+
+static void punch(const char *path) {
+    const int fd = need(open(path, O_RDWR), path);
+    expect("no punch", fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, kBlock),
+           ETXTBSY);
+    expect("no zeroing", fallocate(fd, FALLOC_FL_ZERO_RANGE, 0, kBlock), ETXTBSY);
+    expect("no growth", ftruncate(fd, size_of(fd) + kBlock), ETXTBSY);
+    expect("no truncate", ftruncate(fd, 0), ETXTBSY);
+    close(fd);
+}
+
+/* The kernel gives the server addresses in the window then. */
+static void into(const char *from_path, const char *to_path) {
+    const int from = need(open(from_path, O_RDWR | O_DIRECT), from_path);
+    const int to = need(open(to_path, O_RDWR), to_path);
+    unsigned char *const mapping = mapped(to, (size_t)size_of(to), PROT_READ | PROT_WRITE);
+    mapping[0] ^= 1; /* (its first range is mapped) */
+    expect("O_DIRECT read into a mapping of a DAX file", pread(from, mapping, kMiB, 0), 0);
+    unsigned char *const bytes = malloc(kMiB);
+    const int cached = need(open(from_path, O_RDONLY), from_path);
+    if (bytes == NULL || pread(cached, bytes, kMiB, 0) != kMiB) need(-1, "read");
+    claim("the bytes are there", memcmp(mapping, bytes, kMiB) == 0, "they are not");
+    memset(mapping + kMiB, 'w', kMiB);
+    expect("O_DIRECT write from a mapping of a DAX file", pwrite(from, mapping + kMiB, kMiB, kMiB),
+           0);
+    if (pread(cached, bytes, kMiB, kMiB) != kMiB) need(-1, "read");
+    claim("the bytes are in the file", memcmp(mapping + kMiB, bytes, kMiB) == 0, "they are not");
+    expect("O_DIRECT read into a range that was not touched",
+           pread(from, mapping + 4L * kMiB, kMiB, 0), 0);
+    claim("the bytes are there, too", memcmp(mapping, mapping + 4L * kMiB, kMiB) == 0,
+          "they are not");
+}
+
+static int with_a_word(char **argv) {
+    const char *const verb = argv[1];
+    if (strcmp(verb, "is_dax") == 0) is_dax(argv[2], strcmp(argv[3], "yes") == 0);
+    if (strcmp(verb, "into") == 0) into(argv[2], argv[3]);
+    return g_failed == 0 ? 0 : 1;
+}
+
+static int with_a_size(char **argv) {
+    static const struct {
+        const char *name;
+        void (*function)(const char *path, size_t size, uint64_t seed);
+    } kVerbs[] = {{"fill", fill},
+                  {"store", store},
+                  {"words", words},
+                  {"verify", verify},
+                  {"outlive", outlive}};
+    const char *const verb = argv[1];
+    if (strcmp(verb, "poke") == 0 || strcmp(verb, "peek") == 0)
+        poke(argv[2], argv[3], argv[4], strcmp(verb, "poke") == 0);
+    for (size_t i = 0; i < sizeof kVerbs / sizeof kVerbs[0]; ++i)
+        if (strcmp(verb, kVerbs[i].name) == 0)
+            kVerbs[i].function(argv[2], strtoul(argv[3], NULL, 10) * kMiB,
+                               strtoul(argv[4], NULL, 10));
+    return g_failed == 0 ? 0 : 1;
 }
 
 int main(int argc, char **argv) {
     static const struct {
         const char *name;
         void (*function)(const char *path);
-    } kVerbs[] = {
-        {"space", space}, {"map", map}, {"direct", direct}, {"locks", locks}, {"rights", rights}};
+    } kVerbs[] = {{"space", space}, {"map", map},       {"direct", direct},
+                  {"locks", locks}, {"rights", rights}, {"punch", punch}};
     signal(SIGPIPE, SIG_IGN);
     if (argc == 3)
         for (size_t i = 0; i < sizeof kVerbs / sizeof kVerbs[0]; ++i)
@@ -307,14 +419,11 @@ int main(int argc, char **argv) {
                 kVerbs[i].function(argv[2]);
                 return g_failed == 0 ? 0 : 1;
             }
-    if (argc == 5) {
-        const size_t size = strtoul(argv[3], NULL, 10) * kMiB;
-        const uint64_t seed = strtoul(argv[4], NULL, 10);
-        (strcmp(argv[1], "fill") == 0 ? fill : verify)(argv[2], size, seed);
-        return g_failed == 0 ? 0 : 1;
-    }
+    if (argc == 4) return with_a_word(argv);
+    if (argc == 5) return with_a_size(argv);
     fprintf(stderr,
-            "usage: file_calls space|map|direct|locks|rights FILE\n"
-            "       file_calls fill|verify FILE MIB SEED\n");
+            "usage: file_calls space|map|direct|locks|rights|punch FILE\n"
+            "       file_calls fill|store|words|verify|outlive FILE MIB SEED\n"
+            "       file_calls is_dax FILE yes|no; into FROM TO; poke|peek FILE OFFSET WORD\n");
     return 2;
 }
