@@ -451,9 +451,7 @@ TEST_CASE("clients: what a guest changes the host's kernel hears before the gues
     REQUIRE((guest.lookup("f") == file.node && guest.lookup("d") == dir));
     const OpenFile own = guest.open(file.node, O_RDWR);
     const std::string f = std::to_string(file.node), g = std::to_string(other.node);
-    fuse_setattr_in mode{};
-    mode.valid = FATTR_MODE;
-    mode.mode = 0600;
+    const fuse_setattr_in mode{.valid = FATTR_MODE, .mode = 0600};
     const auto make_dir = [&] { return guest.make_node("m", S_IFDIR | 0755) != 0 ? 0 : EIO; };
     struct Change {
         const char *what;
