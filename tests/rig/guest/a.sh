@@ -187,7 +187,7 @@ count_requests() {
     echo >$tracing/trace
     echo 1 >$tracing/events/fuse/fuse_request_send/enable && echo 1 >$tracing/tracing_on
 }
-requests() { grep -cE "fuse_request_send:.*FUSE_($1) " $tracing/trace; }
+requests() { grep -cE "fuse_request_send:.*\(FUSE_($1)\)" $tracing/trace; }
 
 dax_file() { # NAME MIB SEED: stores by mmap, and who sees it
     name=$1
@@ -202,14 +202,28 @@ dax_file() { # NAME MIB SEED: stores by mmap, and who sees it
     check "$name: the host reads what was stored" ask words "$name" "$@"
 }
 
+# A program that has all of a file mapped (a kernel may forget the ranges of what nobody has open).
+hold() {
+    rm -f /tmp/holding /tmp/release
+    file_calls hold $mnt/"$1" &
+    holder=$!
+    check "(a program maps all of $1)" wait_for 20 test -e /tmp/holding
+}
+release() {
+    touch /tmp/release
+    check "(the program ends)" wait $holder
+}
+
 dax() {
     check "mount -o dax=$rig_dax" mounted -o dax="$rig_dax" || return
     check "(a sealed file)" ask sealed_of sealed-"$rig_dax" 16
     file_calls is_dax $mnt/sealed-"$rig_dax" yes
     dax_file sealed-"$rig_dax" 16 7
+    hold sealed-"$rig_dax"
     file_calls punch $mnt/sealed-"$rig_dax"
     check "the host sees who holds it" ask held sealed-"$rig_dax"
     check "the host cannot unseal it" ask stays_sealed sealed-"$rig_dax"
+    release
     head -c 3000001 /dev/urandom >/tmp/original
     check "an ordinary file" cp /tmp/original $mnt/plain-"$rig_dax"
     check "and the host reads it" same_bytes plain-"$rig_dax"
@@ -230,6 +244,7 @@ dax() {
 # Two guests and the host on one sealed file, each at its own words (rig_role=1 or 2).
 shared() {
     other=$((3 - rig_role))
+    hold shared
     check "two guests: both are there" ask meet
     check "two guests: stores" file_calls poke $mnt/shared $((rig_role * 4096)) word-of-$rig_role
     check "two guests: both have stored" ask meet
@@ -240,7 +255,9 @@ shared() {
     count_requests
     check "two guests: loads what the host wrote" file_calls peek $mnt/shared 2097152 word-of-host
     check "two guests: no request to read" same "$(requests READ)" 0
+    check "two guests: no further range was mapped" same "$(requests SETUPMAPPING)" 0
     check "two guests: the host has their words" ask meet
+    release
 }
 
 # A window that holds a part of the files only: ranges are taken from some for others all the time.
@@ -269,18 +286,19 @@ dax_until_killed() {
     check "(a sealed file)" ask sealed_of kept 8
     file_calls store $mnt/kept 8 "$rig_seed"
     check "the host reads it" ask words kept 8 "$rig_seed"
-    check "the host sees who holds it" ask held kept
     $rig_then
 }
 
 wait_for_the_end() {
+    hold kept
+    check "the host sees who holds it" ask held kept
     echo "READY"
     sleep 1000
 }
 
 server_killed() {
     file_calls outlive $mnt/kept 8 99 &
-    sleep 1
+    check "(a program maps all of it)" wait_for 20 test -e /tmp/holding
     check "(the server is killed)" ask kill
     touch /tmp/killed
     wait $!
