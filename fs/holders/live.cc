@@ -74,7 +74,8 @@ LiveTable::Counts LiveTable::counts(InodeNo ino) {
     const auto found = shard.inodes.find(ino.value());
     if (found == shard.inodes.end()) return {};
     const Inode &i = found->second;
-    return {i.cached, i.cached_write, i.direct, i.direct_write, i.grants.count(), i.dense_end};
+    return {i.cached,         i.cached_write, i.direct,   i.direct_write,
+            i.grants.count(), i.asked_write,  i.dense_end};
 }
 
 void LiveTable::dense_to(InodeNo ino, FileBlock end) {
@@ -121,6 +122,7 @@ std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, const OpenRequest 
     } else {
         ++i.cached;
         i.cached_write += request.write ? 1 : 0;
+        i.asked_write += request.write && request.caller.client == 0 ? 1 : 0;
     }
     return Opened{id, keep};
 }
@@ -143,6 +145,7 @@ std::optional<LiveTable::Released> LiveTable::release(HandleId handle) {
     } else {
         --i.cached;
         i.cached_write -= info.write ? 1 : 0;
+        i.asked_write -= info.write && info.opener.client == 0 ? 1 : 0;
     }
     Released r{info.ino, false, i.cached + i.direct == 0, leased && !i.grants.leased()};
     r.reap = drop_if_idle(shard, info.ino);

@@ -37,7 +37,8 @@ public:
 
     struct Counts {
         std::uint64_t cached = 0, cached_write = 0, direct = 0, direct_write = 0, grants = 0;
-        FileBlock dense_end;  // as dense_to() was told
+        std::uint64_t asked_write = 0;  // of cached_write: those whose kernel can be asked
+        FileBlock dense_end;            // as dense_to() was told
     };
     Counts counts(InodeNo ino);
     // File blocks before `end` are allocated and written: so somebody found while the inode was
@@ -104,7 +105,7 @@ public:
 private:
     struct Inode {
         std::uint64_t lookups = 0;
-        std::uint64_t cached = 0, cached_write = 0, direct = 0, direct_write = 0;
+        std::uint64_t cached = 0, cached_write = 0, direct = 0, direct_write = 0, asked_write = 0;
         FileBlock dense_end;
         HandleId first_handle = 0;  // of its list; 0 = none
         bool unlinked = false;

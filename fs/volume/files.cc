@@ -97,7 +97,7 @@ Result<std::optional<std::uint64_t>> Volume::unseen_from(InodeNo ino) {
 bool Volume::unseen_by(HandleId handle) {
     const auto opened = parts_->engine.live.handle(handle);
     return opened && opened->past_cache() &&
-           parts_->engine.live.counts(opened->ino).cached_write != 0;
+           parts_->engine.live.counts(opened->ino).asked_write != 0;
 }
 
 Result<HandleInfo> Volume::handle_info(HandleId handle) {

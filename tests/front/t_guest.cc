@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <mutex>
+
 #include "front/transports/vhost_fs.h"
 #include "seal/wire.h"
 #include "virtio/front_end.h"
@@ -110,12 +112,68 @@ private:
     std::uint64_t next_unique_ = 0;
 };
 
+// What the front end was asked to map, as a VMM would have it.
+struct Window {
+    struct Mapped {
+        std::uint64_t offset, size;  // in the window
+        std::string begin;           // the first bytes of the piece
+    };
+    std::uint64_t answer(virtio::BackEndRequest what, const virtio::WindowMap &map, int fd) {
+        const std::lock_guard held(mutex);
+        if (what == virtio::BackEndRequest::shmem_map) {
+            std::string bytes(8, '\0');
+            if (::pread(fd, bytes.data(), bytes.size(), static_cast<off_t>(map.fd_offset)) < 0)
+                return 1;
+            mapped.push_back({map.window_offset, map.size, bytes});
+        } else if (what == virtio::BackEndRequest::shmem_unmap) {
+            unmapped.push_back(map.window_offset);
+        }
+        return 0;
+    }
+    std::mutex mutex;
+    std::vector<Mapped> mapped;
+    std::vector<std::uint64_t> unmapped;
+};
+
+constexpr std::uint64_t kRange = front::DaxWindow::kRange;
+constexpr std::uint64_t kWindow = 8 * kRange;
+
+front::GuestOptions with_window() {
+    front::GuestOptions options;
+    options.window = kWindow;
+    return options;
+}
+
+int set_up(Guest &guest, std::uint64_t node, std::uint64_t file, std::uint64_t window,
+           std::uint64_t length = kRange) {
+    fuse_setupmapping_in in{};
+    in.fh = ~std::uint64_t{0};
+    in.foffset = file;
+    in.moffset = window;
+    in.len = length;
+    in.flags = FUSE_SETUPMAPPING_FLAG_WRITE | FUSE_SETUPMAPPING_FLAG_READ;
+    return guest.call(FUSE_SETUPMAPPING, node, bytes_text(in)).error;
+}
+
+int remove(Guest &guest, std::uint64_t window, std::uint64_t length = kRange) {
+    return guest
+        .call(FUSE_REMOVEMAPPING, kRoot,
+              bytes_text(fuse_removemapping_in{1}) +
+                  bytes_text(fuse_removemapping_one{window, length}))
+        .error;
+}
+
 // Until it is so; false: it does not come to be.
 template <class Condition>
 bool comes(Condition condition) {
     for (int i = 0; i < 5000 && !condition(); ++i)
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
     return condition();
+}
+
+bool nobody_holds(Host &host, std::uint64_t node) {
+    const auto holders = host.world.volume().holders(InodeNo(node));
+    return holders.ok() && holders.value().empty();
 }
 
 }  // namespace
@@ -274,4 +332,159 @@ TEST_CASE("guest: its memory may be truncated under the server, which lives") {
     CHECK(guest.front.queue(kRequests).wait());
     Wire &here = host.world.wire();
     CHECK(here.getattr(here.lookup("f")).size == 8192);
+}
+
+TEST_CASE("window: a range of a sealed file is mapped, held, and given back") {
+    Host host(with_window());
+    Wire &here = host.world.wire();
+    const OpenFile file = here.create("model");
+    REQUIRE(here.truncate(file.node, 2 * kRange) == 0);
+    pmfs_io_prepare prepare{};
+    prepare.version = PMFS_ABI_VERSION;
+    REQUIRE(here.ioctl(file, PMFS_IOC_PREPARE, &prepare) == 0);
+    REQUIRE(here.write(file, 0, "first of") == 0);
+    REQUIRE(here.write(file, kRange, "second o") == 0);
+    REQUIRE(here.setxattr(file.node, "trusted.pmfs.seal", "as-is") == 0);
+    here.release(file);
+
+    Window window;
+    Guest guest(host);
+    guest.front.answer_back_end(
+        [&](auto what, const auto &map, int fd) { return window.answer(what, map, fd); });
+    REQUIRE(guest.begin() == 0);
+    const std::uint64_t node = guest.lookup("model");
+    REQUIRE(node == file.node);
+    CHECK((guest.call(FUSE_GETATTR, node, bytes_text(fuse_getattr_in{}))
+               .as<fuse_attr_out>()
+               .attr.flags &
+           FUSE_ATTR_DAX) != 0);
+    CHECK(set_up(guest, node, kRange, 3 * kRange) == 0);
+    REQUIRE(window.mapped.size() == 1);
+    CHECK(window.mapped[0].offset == 3 * kRange);
+    CHECK(window.mapped[0].size == kRange);
+    CHECK(window.mapped[0].begin == "second o");
+    CHECK(set_up(guest, node, kRange, 3 * kRange) == 0);  // to write, too: as it is
+    CHECK(window.mapped.size() == 1);
+
+    const auto holders = host.world.volume().holders(InodeNo(node));
+    REQUIRE(holders.ok());
+    REQUIRE(holders.value().size() == 1);
+    CHECK(holders.value()[0].offset == kRange);
+    CHECK(holders.value()[0].maps);
+    CHECK(here.removexattr(node, "trusted.pmfs.seal") == EBUSY);
+
+    // Another range in the same place: the guest's kernel takes it without giving the old one back.
+    CHECK(set_up(guest, node, 0, 3 * kRange) == 0);
+    CHECK(window.unmapped == std::vector{3 * kRange});
+    REQUIRE(window.mapped.size() == 2);
+    CHECK(window.mapped[1].begin == "first of");
+    CHECK(remove(guest, 3 * kRange) == 0);
+    CHECK(window.unmapped.size() == 2);
+    CHECK(comes([&] { return nobody_holds(host, node); }));
+    CHECK(here.removexattr(node, "trusted.pmfs.seal") == 0);
+}
+
+TEST_CASE("window: what is not in it, not aligned or not in the file is refused") {
+    Host host(with_window());
+    Wire &here = host.world.wire();
+    const OpenFile file = here.create("f");
+    REQUIRE(here.truncate(file.node, kRange) == 0);
+    here.release(file);
+    const OpenFile other = here.create("g");
+    Window window;
+    Guest guest(host);
+    guest.front.answer_back_end(
+        [&](auto what, const auto &map, int fd) { return window.answer(what, map, fd); });
+    REQUIRE(guest.begin() == 0);
+    const std::uint64_t node = guest.lookup("f");
+    CHECK(set_up(guest, other.node, 0, 0) == ESTALE);
+    CHECK(set_up(guest, node, 0, kWindow) == EINVAL);
+    CHECK(set_up(guest, node, 0, ~std::uint64_t{0} - kRange + 1) == EINVAL);
+    CHECK(set_up(guest, node, 4096, 0) == EINVAL);
+    CHECK(set_up(guest, node, 0, 4096) == EINVAL);
+    CHECK(set_up(guest, node, 0, 0, 2 * kRange) == EINVAL);
+    CHECK(set_up(guest, node, kRange, 0) == EINVAL);  // behind its end
+    CHECK(set_up(guest, kRoot, 0, 0) != 0);
+    CHECK(remove(guest, kWindow, kRange) == EINVAL);
+    CHECK(remove(guest, 0, ~std::uint64_t{0}) == EINVAL);
+    CHECK(window.mapped.empty());
+    CHECK(set_up(guest, node, 0, 0) == 0);  // prepared for it
+    CHECK(window.mapped.size() == 1);
+    CHECK(here.truncate(node, 0) == ETXTBSY);
+}
+
+TEST_CASE("window: when the VMM goes, what it held is free; a range that it refuses is no range") {
+    Host host(with_window());
+    Wire &here = host.world.wire();
+    const OpenFile file = here.create("f");
+    REQUIRE(here.truncate(file.node, kRange) == 0);
+    here.release(file);
+    {
+        Guest guest(host);
+        bool refuses = true;
+        guest.front.answer_back_end([&](auto what, const auto &, int) -> std::uint64_t {
+            return refuses && what == virtio::BackEndRequest::shmem_map ? 1 : 0;
+        });
+        REQUIRE(guest.begin() == 0);
+        const std::uint64_t node = guest.lookup("f");
+        CHECK(set_up(guest, node, 0, 0) == EIO);
+        CHECK(comes([&] { return nobody_holds(host, node); }));
+        refuses = false;
+        CHECK(set_up(guest, node, 0, 0) == 0);
+        CHECK(here.truncate(node, 0) == ETXTBSY);
+    }
+    CHECK(comes([&] { return here.truncate(file.node, 0) == 0; }));
+}
+
+TEST_CASE("window: requests may point into it, and nowhere else where the guest has no memory") {
+    Host host(with_window());
+    Wire &here = host.world.wire();
+    const OpenFile from = here.create("from"), to = here.create("to");
+    REQUIRE(here.write(from, 0, std::string(8192, 'a')) == 0);
+    REQUIRE(here.truncate(to.node, kRange) == 0);
+    here.release(to);
+    constexpr std::uint64_t kBase = 0x40'0000'0000;
+    Guest guest(host);
+    guest.front.answer_back_end([&](auto what, const auto &map, int fd) -> std::uint64_t {
+        if (what != virtio::BackEndRequest::shmem_map) return 0;
+        // As QEMU does, before it answers: the range stands in the memory table.
+        const GuestRam &ram = guest.front.ram();
+        const virtio::MemoryRegion regions[] = {
+            ram.region(), {kBase + map.window_offset, map.size, 0x1000'0000'0000, map.fd_offset}};
+        std::string table(8, '\0');
+        table[0] = 2;
+        for (const auto &region : regions) table += bytes_text(region);
+        const int fds[] = {ram.fd(), fd};
+        return guest.front.ask(virtio::Request::set_mem_table, std::as_bytes(std::span(table)),
+                               fds);
+    });
+    REQUIRE(guest.begin() == 0);
+    const std::uint64_t node = guest.lookup("to");
+    REQUIRE(set_up(guest, node, 0, 2 * kRange) == 0);
+    fuse_open_in open{};
+    open.flags = O_RDWR;
+    const std::uint64_t source = guest.lookup("from");
+    const auto opened = guest.call(FUSE_OPEN, source, bytes_text(open)).as<fuse_open_out>();
+    const auto read_to = [&](std::uint64_t address) {
+        fuse_read_in in{};
+        in.fh = opened.fh;
+        in.size = 4096;
+        const std::string message = guest.message(FUSE_READ, source, bytes_text(in));
+        GuestRam &ram = guest.front.ram();
+        const auto sent = ram.take(message.size()), head = ram.take(16);
+        std::memcpy(ram.at(sent), message.data(), message.size());
+        guest.front.queue(kRequests).submit(
+            {{ram.guest(sent), static_cast<std::uint32_t>(message.size()), false},
+             {ram.guest(head), 16, true},
+             {address, 4096, true}});
+        REQUIRE(guest.front.queue(kRequests).wait());
+        return -load<fuse_out_header>({ram.at(head), 16}).error;
+    };
+    CHECK(read_to(kBase + 2 * kRange + 4096) == 0);
+    const OpenFile seen = here.open(node, O_RDONLY);
+    CHECK(here.read(seen, 4096, 4096).text() == std::string(4096, 'a'));
+    CHECK(here.read(seen, 8192, 16).text() == std::string(16, '\0'));
+    CHECK(read_to(kBase + 3 * kRange) == EFAULT);         // nothing is mapped there
+    CHECK(read_to(kBase + 3 * kRange - 2048) == EFAULT);  // the half of it is
+    CHECK(read_to(kBase - 4096) == EFAULT);
 }

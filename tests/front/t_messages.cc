@@ -13,9 +13,9 @@
 #include <random>
 #include <vector>
 
-#include "front/requests/statx.h"
 #include "fsck/check.h"
 #include "media/format.h"
+#include "samples.h"
 #include "world.h"
 
 using namespace pmfs;
@@ -24,128 +24,6 @@ using namespace pmfs::test;
 namespace {
 
 constexpr std::uint64_t kRoot = FUSE_ROOT_ID;
-constexpr std::uint32_t kOpcodeMax = 64;
-
-// Sends messages as they are, and counts what comes back.
-class Raw : public front::ReplyPort {
-public:
-    explicit Raw(World &world) : world_(world) {
-        constexpr std::size_t kSize = 1 << 16;
-        void *memory = ::mmap(nullptr, kSize + 4096, PROT_READ | PROT_WRITE,
-                              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        REQUIRE(memory != MAP_FAILED);
-        end_ = static_cast<std::byte *>(memory) + kSize;
-        REQUIRE(::mprotect(end_, 4096, PROT_NONE) == 0);
-    }
-    ~Raw() override { ::munmap(end_ - (1 << 16), (1 << 16) + 4096); }
-
-    // The reply's error (0 or a positive errno value), or -1: none came before dispatch() returned.
-    int send_raw(std::string_view message, std::uint64_t unique) {
-        std::byte *start = end_ - message.size();
-        std::memcpy(start, message.data(), message.size());
-        world_.wire().dispatcher().dispatch(*this, {start, message.size()});
-        const std::lock_guard held(mutex_);
-        const auto found = replies_.find(unique);
-        return found == replies_.end() ? -1 : found->second;
-    }
-    int send_message(std::uint32_t opcode, std::uint64_t node, std::string_view body,
-                     std::size_t cut = 0) {
-        fuse_in_header header{};
-        header.unique = next_unique_ += 2;
-        header.opcode = opcode;
-        header.nodeid = node;
-        header.pid = static_cast<std::uint32_t>(::getpid());
-        header.len = static_cast<std::uint32_t>(sizeof header + body.size() - cut);
-        const std::string message = bytes_text(header) + std::string(body);
-        return send_raw(std::string_view(message).substr(0, header.len), header.unique);
-    }
-
-    ssize_t send(std::span<const iovec> message) override {
-        std::size_t size = 0;
-        for (const iovec &piece : message) size += piece.iov_len;
-        const auto &header = *static_cast<const fuse_out_header *>(message.front().iov_base);
-        const std::lock_guard held(mutex_);
-        CHECK(header.len == size);
-        CHECK(replies_.emplace(header.unique, -header.error).second);  // one reply each
-        return static_cast<ssize_t>(size);
-    }
-
-private:
-    World &world_;
-    std::byte *end_;
-    std::mutex mutex_;
-    std::map<std::uint64_t, int> replies_;
-    std::uint64_t next_unique_ = 1'000'000;
-};
-
-struct Sample {
-    std::uint32_t opcode;
-    std::uint64_t node;
-    std::string body;
-    bool reply = true;
-};
-
-std::string names(std::string fixed, std::initializer_list<std::string> names) {
-    for (const std::string &name : names) (fixed += name) += '\0';
-    return fixed;
-}
-
-// A good message of every kind, in an order in which all but DESTROY succeed.
-std::vector<Sample> samples(const OpenFile &file, std::uint64_t dir) {
-    const std::uint64_t node = file.node, fh = file.handle;
-    fuse_setattr_in size{};
-    size.valid = FATTR_SIZE | FATTR_FH;
-    size.fh = fh;
-    size.size = 10;
-    pmfs_info info{};
-    info.version = PMFS_ABI_VERSION;
-    fuse_ioctl_in ioctl{};
-    ioctl.fh = fh;
-    ioctl.cmd = static_cast<std::uint32_t>(PMFS_IOC_INFO);
-    ioctl.in_size = ioctl.out_size = sizeof info;
-    const fuse_forget_one nothing{.nodeid = 1'000'000, .nlookup = 1};
-    const std::string setxattr = bytes_text(fuse_setxattr_in{.size = 5}).substr(0, 8);
-    return {
-        {FUSE_LOOKUP, kRoot, names("", {"f"})},
-        {FUSE_GETATTR, node,
-         bytes_text(fuse_getattr_in{.getattr_flags = FUSE_GETATTR_FH, .fh = fh})},
-        {front::kFuseStatx, node,
-         bytes_text(front::StatxIn{.getattr_flags = FUSE_GETATTR_FH, .fh = fh})},
-        {FUSE_SETATTR, node, bytes_text(size)},
-        {FUSE_SYMLINK, kRoot, names("", {"s", "target"})},
-        {FUSE_MKNOD, kRoot, names(bytes_text(fuse_mknod_in{.mode = S_IFREG | 0600}), {"n"})},
-        {FUSE_MKDIR, kRoot, names(bytes_text(fuse_mkdir_in{.mode = 0700}), {"m"})},
-        {FUSE_LINK, kRoot, names(bytes_text(fuse_link_in{.oldnodeid = node}), {"l"})},
-        {FUSE_RENAME, kRoot, names(bytes_text(fuse_rename_in{.newdir = dir}), {"l", "k"})},
-        {FUSE_RENAME2, dir, names(bytes_text(fuse_rename2_in{.newdir = kRoot}), {"k", "l"})},
-        {FUSE_UNLINK, kRoot, names("", {"l"})},
-        {FUSE_RMDIR, kRoot, names("", {"m"})},
-        {FUSE_OPEN, node, bytes_text(fuse_open_in{.flags = O_RDONLY})},
-        {FUSE_WRITE, node, bytes_text(fuse_write_in{.fh = fh, .size = 5}) + "words"},
-        {FUSE_READ, node, bytes_text(fuse_read_in{.fh = fh, .size = 4096})},
-        {FUSE_FALLOCATE, node, bytes_text(fuse_fallocate_in{.fh = fh, .length = 4096})},
-        {FUSE_LSEEK, node, bytes_text(fuse_lseek_in{.fh = fh, .whence = SEEK_HOLE})},
-        {FUSE_FSYNC, node, bytes_text(fuse_fsync_in{.fh = fh})},
-        {FUSE_IOCTL, node, bytes_text(ioctl) + bytes_text(info)},
-        {FUSE_SETXATTR, node, names(setxattr, {"user.a"}) + "value"},
-        {FUSE_GETXATTR, node, names(bytes_text(fuse_getxattr_in{.size = 99}), {"user.a"})},
-        {FUSE_LISTXATTR, node, bytes_text(fuse_getxattr_in{.size = 999})},
-        {FUSE_REMOVEXATTR, node, names("", {"user.a"})},
-        {FUSE_STATFS, kRoot, ""},
-        {FUSE_OPENDIR, dir, bytes_text(fuse_open_in{})},
-        {FUSE_READDIR, kRoot, bytes_text(fuse_read_in{.size = 4096})},
-        {FUSE_READDIRPLUS, kRoot, bytes_text(fuse_read_in{.size = 4096})},
-        {FUSE_FSYNCDIR, kRoot, bytes_text(fuse_fsync_in{})},
-        {FUSE_RELEASEDIR, dir, bytes_text(fuse_release_in{})},
-        {FUSE_CREATE, kRoot,
-         names(bytes_text(fuse_create_in{.flags = O_RDWR, .mode = S_IFREG | 0600}), {"c"})},
-        {FUSE_FORGET, 1'000'000, bytes_text(fuse_forget_in{.nlookup = 1}), false},
-        {FUSE_BATCH_FORGET, 0, bytes_text(fuse_batch_forget_in{.count = 1}) + bytes_text(nothing),
-         false},
-        {FUSE_INTERRUPT, 0, bytes_text(fuse_interrupt_in{.unique = 3}), false},
-        {FUSE_RELEASE, node, bytes_text(fuse_release_in{.fh = fh})},
-    };
-}
 
 bool sound(World &world) {
     world.wire().dispatcher().finish_notifications();
@@ -167,7 +45,7 @@ std::uint64_t number_from(const char *variable, std::uint64_t otherwise) {
 
 TEST_CASE("messages: one that ends too early is refused wherever it is cut, and nobody reads on") {
     World world;
-    Raw raw(world);
+    Raw raw(world.wire().dispatcher());
     const OpenFile file = world.wire().create("f");
     const std::uint64_t dir = world.wire().make_node("d", S_IFDIR | 0755);
     for (const Sample &one : samples(file, dir)) {
@@ -186,7 +64,7 @@ TEST_CASE("messages: one that ends too early is refused wherever it is cut, and 
 
 TEST_CASE("messages: a count or a size that is not the message's own is refused") {
     World world;
-    Raw raw(world);
+    Raw raw(world.wire().dispatcher());
     const OpenFile file = world.wire().create("f");
     const std::uint64_t node = file.node, fh = file.handle;
     REQUIRE(world.wire().write(file, 0, "words") == 0);
@@ -220,7 +98,7 @@ TEST_CASE("messages: a count or a size that is not the message's own is refused"
 
 TEST_CASE("messages: what is no request of ours is ENOSYS") {
     World world;
-    Raw raw(world);
+    Raw raw(world.wire().dispatcher());
     const std::uint32_t opcodes[] = {0,           7,          63,         64,
                                      4096,        0xffffffff, FUSE_GETLK, FUSE_SETLKW,
                                      FUSE_ACCESS, FUSE_BMAP,  FUSE_POLL,  FUSE_SETUPMAPPING};
@@ -234,7 +112,7 @@ TEST_CASE("messages: what is no request of ours is ENOSYS") {
 
 TEST_CASE("messages: a number that was not given leads nowhere: table, grant records, orphans") {
     World world;
-    Raw raw(world);
+    Raw raw(world.wire().dispatcher());
     Wire &wire = world.wire();
     const OpenFile held = wire.create("held");
     // Somebody else's: a file without a name and one that has its record.
@@ -282,7 +160,7 @@ TEST_CASE("messages: a number that was not given leads nowhere: table, grant rec
 
 TEST_CASE("messages: a handle that is closed, another file's or not for writing is EBADF") {
     World world;
-    Raw raw(world);
+    Raw raw(world.wire().dispatcher());
     Wire &wire = world.wire();
     const OpenFile mine = wire.create("mine"), other = wire.create("other"),
                    closed = wire.create("closed");
@@ -310,7 +188,7 @@ TEST_CASE("messages: a handle that is closed, another file's or not for writing 
 TEST_CASE(
     "messages: to forget more than one was given takes nothing from those who hold the file") {
     World world;
-    Raw raw(world);
+    Raw raw(world.wire().dispatcher());
     Wire &wire = world.wire();
     const OpenFile file = wire.create("f");
     REQUIRE(wire.write(file, 0, "words") == 0);
@@ -335,7 +213,7 @@ TEST_CASE("messages: random ones never crash the server, and leave a sound volum
     MountOptions options;
     options.lease_break_ms = 1;
     World world({}, options);
-    Raw raw(world);
+    Raw raw(world.wire().dispatcher());
     const OpenFile file = world.wire().create("f");
     const std::uint64_t dir = world.wire().make_node("d", S_IFDIR | 0755);
     const auto all = samples(file, dir);

@@ -34,12 +34,13 @@ Wire::Wire(Wire &first, front::Policy policy, const front::DispatchOptions &opti
 }
 
 void Wire::begin(front::Policy policy, const front::DispatchOptions &options) {
+    const bool hears = policy.notifiable;
     auto client = clients_->admit(std::move(policy));
     REQUIRE(client.ok());
     auto made = front::Dispatcher::create(*clients_, std::move(client).take(), options);
     REQUIRE(made.ok());
     dispatcher_ = std::move(made).take();
-    dispatcher_->set_notification_port(this);
+    if (hears) dispatcher_->set_notification_port(this);
     fuse_init_in init{};
     init.major = FUSE_KERNEL_VERSION;
     init.minor = FUSE_KERNEL_MINOR_VERSION;
@@ -52,7 +53,32 @@ void Wire::begin(front::Policy policy, const front::DispatchOptions &options) {
 }
 
 Wire::~Wire() {
+    if (own_clients_ == nullptr) leave();
     dispatcher_->finish_notifications();
+}
+
+void Wire::leave() {
+    if (!std::exchange(left_, true)) dispatcher_->leave();
+}
+
+std::uint64_t Wire::post(std::uint32_t opcode, std::uint64_t node, std::string_view body, As as) {
+    fuse_in_header header{};
+    {
+        const std::lock_guard held(mutex_);
+        header.unique = next_unique_;
+        next_unique_ += 2;
+    }
+    header.len = static_cast<std::uint32_t>(sizeof header + body.size());
+    header.opcode = opcode;
+    header.nodeid = node;
+    header.uid = as.uid;
+    header.gid = as.gid;
+    header.pid = as.pid != 0 ? as.pid : static_cast<std::uint32_t>(::getpid());
+    std::vector<std::byte> message(header.len);
+    std::memcpy(message.data(), &header, sizeof header);
+    std::memcpy(message.data() + sizeof header, body.data(), body.size());
+    dispatcher_->dispatch(*this, message);
+    return header.unique;
 }
 
 ssize_t Wire::send(std::span<const iovec> message) {
@@ -100,31 +126,16 @@ std::vector<std::string> Wire::sent() {
 }
 
 Reply Wire::call(std::uint32_t opcode, std::uint64_t node, std::string_view body, As as) {
-    fuse_in_header header{};
-    {
-        const std::lock_guard held(mutex_);
-        header.unique = next_unique_;
-        next_unique_ += 2;
-    }
-    header.len = static_cast<std::uint32_t>(sizeof header + body.size());
-    header.opcode = opcode;
-    header.nodeid = node;
-    header.uid = as.uid;
-    header.gid = as.gid;
-    header.pid = as.pid != 0 ? as.pid : static_cast<std::uint32_t>(::getpid());
-    std::vector<std::byte> message(header.len);
-    std::memcpy(message.data(), &header, sizeof header);
-    std::memcpy(message.data() + sizeof header, body.data(), body.size());
-    dispatcher_->dispatch(*this, message);
+    const std::uint64_t unique = post(opcode, node, body, as);
     std::unique_lock held(mutex_);
-    const bool came = arrived_.wait_for(
-        held, kWaitMax, [&] { return replies_.find(header.unique) != replies_.end(); });
+    const bool came =
+        arrived_.wait_for(held, kWaitMax, [&] { return replies_.find(unique) != replies_.end(); });
     if (!came) {  // whoever waits for ever learns nothing: fail the whole run, with the reason
         MESSAGE("no reply to FUSE opcode ", opcode);
         std::abort();
     }
-    Reply reply = std::move(replies_[header.unique]);
-    replies_.erase(header.unique);
+    Reply reply = std::move(replies_[unique]);
+    replies_.erase(unique);
     return reply;
 }
 

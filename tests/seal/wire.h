@@ -91,6 +91,10 @@ public:
         return ioctl_raw(file.node, file.handle, static_cast<unsigned>(command), io, as);
     }
 
+    // Sends a request and does not wait; gives its number.
+    std::uint64_t post(std::uint32_t opcode, std::uint64_t node, std::string_view body, As as = {});
+    // The client goes.  A wire that is not the first does so at its end.
+    void leave();
     Reply call(std::uint32_t opcode, std::uint64_t node, std::string_view body, As as = {});
 
     ssize_t send(std::span<const iovec> message) override;
@@ -106,6 +110,7 @@ private:
     std::uint64_t next_unique_ = 2;
     std::unique_ptr<front::Clients> own_clients_;
     front::Clients *clients_;
+    bool left_ = false;
     std::shared_ptr<front::Dispatcher> dispatcher_;
 };
 

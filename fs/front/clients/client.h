@@ -61,6 +61,9 @@ public:
     // EAGAIN: no more threads.
     Result<> start_notifier(Notifier::Kernel kernel);
 
+    // What is still under way for a client that has gone is dropped.
+    bool gone() const { return gone_.load(); }
+    void set_gone() { gone_.store(true); }
     // Gives everything back.
     void forget_all(const std::function<void(HandleId)> &release);
 
@@ -78,6 +81,7 @@ private:
     const Policy policy_;
     std::array<Shard, kShards> shards_;
     std::atomic<std::size_t> nodes_{0}, handles_{0}, grants_{0};
+    std::atomic<bool> gone_{false};
     std::unique_ptr<Notifier> notifier_;
 };
 

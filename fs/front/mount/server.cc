@@ -235,9 +235,7 @@ Outcome Server::serve_guests() {
         guest.policy.users = IdMap(guest.users);
         guest.policy.groups = IdMap(guest.groups);
         guest.policy.read_only |= options_.volume.read_only;
-        DispatchOptions dispatch = options_.dispatch;
-        dispatch.dax = guest.window != 0;
-        auto started = VhostFs::start(*clients_, dispatch, guest,
+        auto started = VhostFs::start(*clients_, options_.dispatch, guest,
                                       [](const std::string &words) { spdlog::info("{}", words); });
         if (!started.ok()) return failure(Exit::failed, "vhost=" + guest.socket, started.error());
         guests_.push_back(std::move(started).take());

@@ -155,7 +155,7 @@ Dispatcher::~Dispatcher() {
 }
 
 void Dispatcher::leave() {
-    gone_ = true;
+    client_->set_gone();
     for (unsigned running = late_; running != 0; running = late_) late_.wait(running);
     std::unordered_map<std::uint64_t, std::shared_ptr<Aside>> waiting;
     {
@@ -183,6 +183,10 @@ Dispatcher &Dispatcher::of(fuse_req_t req) {
 }
 
 void Dispatcher::dispatch(const Port &port, Bytes message) {
+    // A guest goes when it likes, with its queues running.
+    std::optional<Late> counted;
+    if (!client_->policy().notifiable) counted.emplace(*this);
+    if (client_->gone()) return;
     int error = check_message(message);
     if (error == 0) error = translate(message, *client_);
     if (error != 0) return refuse(Request(port, message, false, 0), error);
@@ -202,7 +206,10 @@ void Dispatcher::dispatch(const Port &port, Bytes message, bool flushed, Progres
     buffer.mem = message.data();
     buffer.size = message.size();
     fuse_session_process_buf(session_, &buffer);
-    if (request.opcode() == FUSE_DESTROY) give_back_all();  // the client unmounted
+    if (request.opcode() == FUSE_DESTROY) {  // the client unmounted
+        give_back_all();
+        ended_.store(true, std::memory_order_release);
+    }
 }
 
 // Reads in the page that the request met, with no lock held, and runs the request again.
@@ -405,7 +412,7 @@ std::shared_ptr<Dispatcher::Aside> Dispatcher::copy_of(const Request &request) {
 
 void Dispatcher::run(Aside &aside, bool flushed) {
     const Late late(*this);
-    if (gone_) return aside.progress.drop();
+    if (client_->gone()) return aside.progress.drop();
     dispatch(aside.port, aside.message, flushed, std::move(aside.progress), 0);
 }
 
@@ -433,7 +440,7 @@ ssize_t Dispatcher::write_reply(int, iovec *iov, int count, void *userdata) {
     const Request *request = Request::current();
     PMFS_ASSERT(notification || request != nullptr);
     ReplyPort *port = notification ? self.notification_port_ : request->port().get();
-    if (port == nullptr || self.gone_) {
+    if (port == nullptr || self.client_->gone()) {
         errno = notification ? ENOTCONN : ENOENT;  // as when the kernel no longer wants the reply
         return -1;
     }
@@ -499,7 +506,7 @@ ssize_t Dispatcher::reply_when_durable(const Request &request, std::span<const i
         }
         std::memcpy(copy->data(), &header, sizeof header);
         const iovec whole{copy->data(), header.len};
-        const bool sent = !self->gone_ && port->send(std::span(&whole, 1)) >= 0;
+        const bool sent = !self->client_->gone() && port->send(std::span(&whole, 1)) >= 0;
         // Nobody will release a handle that nobody got.
         if (opens && !(sent && done.ok()))
             self->released(load<fuse_open_out>(*copy, copy->size() - sizeof(fuse_open_out)).fh);

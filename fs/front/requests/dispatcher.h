@@ -60,11 +60,15 @@ public:
     }
 
     // The client has gone: its requests that wait are dropped, no port hears any more, and what it
-    // held is given back.  When no thread is in dispatch(), nor will be; once.
+    // held is given back.  Once, and not by what dispatch() calls.  A client whose kernel is told
+    // of changes leaves when no thread is in dispatch(); of another, what comes later is dropped.
     void leave();
 
     // INIT was answered, and not with an error.
     bool ready() const { return ready_.load(std::memory_order_acquire); }
+    // DESTROY has come: everything was given back, and libfuse takes no other INIT.  For what the
+    // client sends from now on, leave(), and make another one.
+    bool ended() const { return ended_.load(std::memory_order_acquire); }
     // Where notifications go: the transport whose kernel keeps caches for us.
     void set_notification_port(ReplyPort *port) { notification_port_ = port; }
     // Who hands out the device for direct mappings; null: nobody.  Must outlive all requests.
@@ -190,7 +194,7 @@ private:
     const std::shared_ptr<Client> client_;
     const DispatchOptions options_;
     std::atomic<unsigned> late_{0};
-    std::atomic<bool> gone_{false};
+    std::atomic<bool> ended_{false};
     std::atomic<bool> ready_{false};
     bool opendir_needed_ = true;              // settled by INIT
     ReplyPort *notification_port_ = nullptr;  // set before the first request

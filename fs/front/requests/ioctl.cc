@@ -474,6 +474,10 @@ void run(const Command &command, const std::shared_ptr<Job> &job);
 
 // What is lengthy is so as well when it has waited.
 void go_on(const Command &command, const std::shared_ptr<Job> &job) {
+    if (job->context.client.gone()) {
+        job->progress.drop();
+        return job->done({.error = EINTR, .out = {}});
+    }
     if (command.way != flushed_lengthy) return run(command, job);
     job->context.volume.run_later(job->caller.uid, job->ino.value(), true,
                                   [&command, job] { run(command, job); });

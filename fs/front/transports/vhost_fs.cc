@@ -81,6 +81,7 @@ VhostFs::VhostFs(Clients &clients, const DispatchOptions &dispatch, const GuestO
     : clients_(clients), dispatch_(dispatch), options_(options), log_(std::move(log)) {
     std::memcpy(config_.tag, options.tag.data(), std::min(options.tag.size(), sizeof config_.tag));
     config_.num_request_queues = options.request_queues;
+    dispatch_.dax = options.window != 0;
     if (options.window != 0)
         window_ = std::make_unique<DaxWindow>(clients.volume(), options.window);
 }

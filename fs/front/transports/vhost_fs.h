@@ -66,7 +66,7 @@ private:
     void log(const std::string &sentence) const;
 
     Clients &clients_;
-    const DispatchOptions dispatch_;
+    DispatchOptions dispatch_;
     const GuestOptions options_;
     const Log log_;
     virtio_fs_config config_{};
