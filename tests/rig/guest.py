@@ -5,11 +5,14 @@
     outcome = guest.run()                               to its power-off, or until time is up
     outcome.passed, outcome.failed, outcome.info        words of PASS, FAIL and INFO lines
 
-or, to stop it in the middle: guest.start(); guest.wait_for("READY"); guest.kill().
+or, to stop it in the middle: guest.start(); guest.wait_for("READY"); guest.kill().  With answers={"word":
+function}, a line "ASK word ..." of the guest calls function(...) here while somebody waits for the guest,
+and the guest reads "ok" with what it returned, or "no" with the words of its exception.
 
 KVM is not used: nested, it does not work on the machines that this was made for.  A guest that panics,
 hangs or ends without "rig: end" has failed.  QEMU dies with this process.
 """
+import contextlib
 import ctypes
 import dataclasses
 import os
@@ -40,6 +43,13 @@ class Qemu:
     def version(self):
         return subprocess.run([*self.command, "--version"], env=self.environment, text=True,
                               capture_output=True, check=False).stdout.partition("\n")[0]
+
+    def need_device(self, name):
+        """Unavailable, unless this QEMU has such a device."""
+        known = subprocess.run([*self.command, "-device", "help"], env=self.environment, text=True,
+                               capture_output=True, check=False).stdout
+        if f'"{name}"' not in known:
+            raise Unavailable(f"{self.version()} has no device {name}")
 
 
 def qemu(suite=packages.STABLE):
@@ -91,6 +101,9 @@ class Guest:
     cpus: int = 1
     append: str = ""  # words for the kernel's command line
     devices: list = dataclasses.field(default_factory=list)  # more words for QEMU
+    shared: bool = False  # its memory can be given to other processes: vhost-user
+    reboots: bool = False  # a reboot is one; otherwise it ends QEMU
+    answers: dict = dataclasses.field(default_factory=dict)  # word -> function
 
     def run(self):
         """Starts it and waits for its end."""
@@ -109,7 +122,7 @@ class Guest:
                 os._exit(1)
 
         self._process = subprocess.Popen(
-            self._command(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            self._command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, env=self.qemu.environment, preexec_fn=die_with_us)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -161,7 +174,18 @@ class Guest:
             return None
         if line is not None:
             self._seen.append(line)
+            if line.startswith("ASK "):
+                self._answer(line.split()[1:])
         return line
+
+    def _answer(self, words):
+        try:
+            said = f"ok {self.answers[words[0]](*words[1:])}"
+        except Exception as error:  # pylint: disable=broad-except  # whatever it was, the guest waits
+            said = f"no {type(error).__name__} {error}".replace("\n", " ")
+        with contextlib.suppress(BrokenPipeError):  # it has gone
+            self._process.stdin.write(said.encode() + b"\n")
+            self._process.stdin.flush()
 
     def _read(self):
         with open(self.log, "wb") as log:
@@ -175,12 +199,18 @@ class Guest:
     def _command(self):
         persistence = "cpu" if self.eadr else "mem-ctrl"
         machine = f"q35,nvdimm=on,nvdimm-persistence={persistence}" if self.nvdimms else "q35"
+        if self.shared:
+            machine += ",memory-backend=memory"
         memory = [self.memory] + (["slots=4,maxmem=16G"] if self.nvdimms else [])
         words = [*self.qemu.command, "-accel", "tcg", "-cpu", "max", "-machine", machine,
                  "-m", ",".join(memory), "-smp", str(self.cpus), "-nodefaults", "-no-user-config",
-                 "-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", str(self.kernel.image),
+                 "-display", "none", "-serial", "stdio", "-kernel", str(self.kernel.image),
                  "-initrd", str(self.initramfs), "-append",
                  f"{KERNEL_WORDS} {self.append}"]
+        if not self.reboots:
+            words.append("-no-reboot")
+        if self.shared:
+            words += ["-object", f"memory-backend-memfd,id=memory,size={self.memory},share=on"]
         for number, nvdimm in enumerate(self.nvdimms):
             if not Path(nvdimm.path).exists():
                 with open(nvdimm.path, "wb") as file:

@@ -18,6 +18,9 @@ from packages import Unavailable
 # rdma_rxe, and io_uring of 6.1 registers no file at all.
 STABLE_RELEASE = r"6\.12\.\d+\+deb12-amd64"
 NEWEST_RELEASE = r"\d[\d.]*\+deb\d+-amd64"
+# Virtual machines' own kernels: smaller, and up sooner.
+STABLE_CLOUD_RELEASE = r"6\.12\.\d+\+deb12-cloud-amd64"
+NEWEST_CLOUD_RELEASE = r"\d[\d.]*\+deb\d+-cloud-amd64"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,6 +44,12 @@ class Workplace:
         """The tree of packages that guests' programs come from."""
         return packages.tree(packages.STABLE, "guest", TOOLS)
 
+    HERE = HERE
+
+    def program(self, name):
+        """The path of a program of pmfs that was built."""
+        return self.build / PMFS[name] / name
+
     def initramfs(self, name, kernel, modules, script, tools=(), programs=(), change=None):
         """An image with the programs of pmfs, `tools` of the tree, `programs` of the build, and `script`
         (a file of guest/) as /test.  change(initramfs, tree) adds what else is wanted."""

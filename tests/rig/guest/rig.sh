@@ -5,6 +5,7 @@
 #     refuse "words" TEXT COMMAND...   it must fail, and say TEXT
 #     pass "words"; fail "words" "why"; info "a line to be shown"
 #     wait_for SECONDS COMMAND...  until it succeeds
+#     ask WORDS...                 the host does that now (guest.py's `answers`); what it says is in $answer
 #     quiet_kernel                 for check: it has reported no bug (that it was slow is no bug)
 
 pass() { echo "PASS $1"; }
@@ -49,6 +50,15 @@ wait_for() {
         [ "$rig_tries" -gt 0 ] || return 1
         usleep 50000
     done
+}
+
+ask() {
+    echo "ASK $*" >/dev/console
+    read -r rig_word answer </dev/console
+    [ "$rig_word" = ok ] || {
+        echo "the host says: $answer"
+        return 1
+    }
 }
 
 quiet_kernel() {

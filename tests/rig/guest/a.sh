@@ -1,0 +1,325 @@
+#!/bin/sh
+# A guest whose files are served by this machine over virtiofs.  rig_boot= on the kernel's command line:
+# everything: all that works without a window, then a reboot; writer: writes until the host kills QEMU;
+# after: looks at what is there, then the host kills the server; again: a short look; dax: with a window.
+# `ask` has the host look at the same files through its own mount (part_a.py).
+. /lib/rig.sh
+for word in $(cat /proc/cmdline); do
+    case $word in rig_*=*) eval "$word" ;; esac
+done
+mnt=/mnt/pmfs
+mkdir -p $mnt
+stty -echo </dev/console
+
+sum_of() { md5sum <"$1" | cut -d' ' -f1; }
+busy() { refuse "$1" "Text file busy" sh -c "$2"; }
+mounted() { mount -t virtiofs "$@" pmfs $mnt; } # mounted [-o OPTIONS]
+same_bytes() { ask md5 "$1" && same "$(sum_of $mnt/"$1")" "$answer"; }
+same_names() { ask names "$1" && same "$(find $mnt/"$1" -maxdepth 1 -mindepth 1 | sed 's,.*/,,' | sort | md5sum)" "$answer  -"; }
+same_attributes() { ask attributes "$1" && same "$(stat -c '%a %h %u %g %s %Y %i' $mnt/"$1")" "$answer"; }
+
+without_a_window() {
+    refuse "dax=always is refused where there is no window" "" mounted -o dax=always
+    check "and the kernel says why" sh -c "dmesg | grep -q \"dax can't be enabled as filesystem device does not support it\""
+    check "dax=inode mounts without DAX" mounted -o dax=inode
+    check "and a file can be read" cmp -n 100000 $mnt/host/large $mnt/host/large
+    check "umount" umount $mnt
+}
+
+data() {
+    check "it reads what the host wrote" same_bytes host/text
+    check "a file of 64 MiB has the host's digest" same_bytes host/large
+    head -c 3000001 /dev/urandom >/tmp/original
+    check "it writes a file" cp /tmp/original $mnt/guest/file
+    check "and reads it" cmp /tmp/original $mnt/guest/file
+    check "the host reads what it wrote" same_bytes guest/file
+    echo more >>$mnt/guest/file
+    check "and what it appended" same_bytes guest/file
+    check "size, mode, owner, time and number are the same here and there" same_attributes guest/file
+    check "a binary runs from the mount" cp /usr/bin/busybox $mnt/guest/busybox
+    check "and does what it should" same "$($mnt/guest/busybox echo it runs)" "it runs"
+    for verb in space map direct locks; do
+        file_calls $verb $mnt/guest/$verb
+    done
+    check "the host has the bytes that were stored by mmap" same_bytes guest/map
+    check "and those that were written by O_DIRECT" same_bytes guest/direct
+}
+
+names() {
+    cd $mnt/guest || return
+    check "mkdir" mkdir -p a/b/c
+    i=0
+    while [ $i -lt 300 ]; do
+        : >a/name-$i
+        i=$((i + 1))
+    done
+    check "300 names, also for the host" same_names guest/a
+    check "and the host's names" same_names host
+    check "rename" mv a/name-0 a/b/renamed
+    check "rename over" mv a/name-1 a/name-2
+    check "rename of a directory" mv a/b a/B
+    check "unlink" rm a/name-3 a/name-4
+    check "rmdir" rmdir a/B/c
+    refuse "rmdir of what is not empty" "not empty" rmdir a
+    check "link" ln file other
+    check "two names" same "$(stat -c %h file)" 2
+    check "symlink" ln -s ../file a/link
+    check "readlink" same "$(readlink a/link)" ../file
+    check "a symlink leads to its file" cmp a/link file
+    check "mkfifo" mkfifo fifo
+    check "mknod" mknod null c 1 3
+    check "the host sees the same names" same_names guest/a
+    check "and these" same_names guest
+    check "chmod, chown, times" sh -c "chmod 640 other && chown 5:6 other && touch -d 2020-02-03 other"
+    check "the host sees them" same_attributes guest/other
+    chown 0:0 other
+    check "an xattr" setfattr -n user.color -v blue file
+    check "the host sees it" ask xattr guest/file user.color blue
+    check "getfattr" same "$(getfattr --only-values -n user.color file)" blue
+    check "listxattr" same "$(getfattr file | grep -c color)" 1
+    check "it is removed" setfattr -x user.color file
+    refuse "and gone" "No such attribute" getfattr -n user.color file
+    check "a file of root's alone" sh -c "echo secret >mine && chmod 600 mine"
+    file_calls rights mine
+    cd /
+    check "statfs says what the host says" same_space
+}
+
+has_size() { [ "$(stat -c %s "$2")" = "$1" ]; }
+same_space() { ask space && same "$(stat -f -c '%b %S %c' $mnt)" "$answer"; }
+
+# What the host changes; it may take the time that a guest may keep attributes and names.
+host_changes() {
+    check "(the host's file is read once)" cat $mnt/host/text
+    check "the host appends" ask append host/text "a-line-of-the-host"
+    check "the guest reads it" wait_for 5 grep -q a-line-of-the-host $mnt/host/text
+    check "all of it" same_bytes host/text
+    check "the host renames" ask rename host/text host/renamed
+    check "the guest sees the new name" wait_for 5 test -e $mnt/host/renamed
+    check "and not the old one" wait_for 5 test ! -e $mnt/host/text
+    check "the host truncates" ask truncate host/renamed 7
+    check "the guest sees the size" wait_for 5 has_size 7 $mnt/host/renamed
+    check "the host unlinks" ask unlink host/renamed
+    check "the guest sees it" wait_for 5 test ! -e $mnt/host/renamed
+    check "and the names" same_names host
+}
+
+seals() {
+    for name in trusted user; do
+        check "(a file that is fit, for $name.pmfs.seal)" ask prepared guest/fit-$name
+        WHERE="by $name.pmfs.seal: " DOOR=$name.pmfs.seal fallocate_door column $mnt/guest/fit-$name
+    done
+    check "(a file that is fit)" ask prepared guest/sealed
+    check "it is sealed" setfattr -n trusted.pmfs.seal -v full $mnt/guest/sealed
+    check "the host sees the seal" ask seal guest/sealed full
+    check "its state can be read" same "$(getfattr --only-values -n user.pmfs.seal $mnt/guest/sealed)" full
+    fallocate_door stock $mnt/guest/file
+    sealed_is_busy
+    check "the host unseals it" ask unseal guest/sealed
+    check "then the guest truncates it" truncate -s 4096 $mnt/guest/sealed
+    check "the host seals a file" ask sealed guest/of-host
+    busy "which the guest cannot truncate" "truncate -s 0 $mnt/guest/of-host"
+    check "but write in place" dd if=/tmp/original of=$mnt/guest/of-host bs=4096 count=10 conv=notrunc
+    check "and the host reads it" same_bytes guest/of-host
+}
+
+sealed_is_busy() {
+    busy "sealed: no truncate" "truncate -s 1000 $mnt/guest/sealed"
+    busy "sealed: no O_TRUNC" ": >$mnt/guest/sealed"
+}
+
+everything() {
+    without_a_window
+    check "mount -t virtiofs" mounted || return
+    check "the type is virtiofs" grep -q "^pmfs $mnt virtiofs " /proc/mounts
+    if [ -e $mnt/guest/sum ]; then
+        after_the_reboot
+        return
+    fi
+    check "(a directory)" mkdir $mnt/guest
+    data
+    names
+    host_changes
+    seals
+    sum_of $mnt/guest/file >$mnt/guest/sum
+    check "umount" umount $mnt
+    check "nothing is there without a mount" same "$(ls $mnt)" ""
+    check "it mounts again in the same boot" mounted
+    check "with the same bytes" same "$(sum_of $mnt/guest/file)" "$(cat $mnt/guest/sum)"
+    check "no complaint of the kernel" quiet_kernel
+    echo "rig: reboots after $(cut -d' ' -f1 /proc/uptime) s"
+    reboot -f # (and leaves the mount as it is)
+}
+
+after_the_reboot() {
+    check "after a reboot: the same bytes" same "$(sum_of $mnt/guest/file)" "$(cat $mnt/guest/sum)"
+    check "after a reboot: the seal of the host" ask seal guest/of-host full
+    busy "after a reboot: no truncate" "truncate -s 0 $mnt/guest/of-host"
+    check "after a reboot: it writes" cp /usr/bin/busybox $mnt/guest/after
+    check "after a reboot: the host reads it" same_bytes guest/after
+    check "after a reboot: umount" umount $mnt
+}
+
+writer() { # the host kills QEMU while this runs
+    check "mount -t virtiofs" mounted || return
+    check "(a file that is fit)" ask prepared sealed
+    check "(sealed)" setfattr -n trusted.pmfs.seal -v full $mnt/sealed
+    check "(a lock that is never given back)" sh -c "flock $mnt/sealed true"
+    mkdir $mnt/copies
+    flock $mnt/sealed sleep 1000 &
+    i=0
+    while cp /usr/bin/file_calls $mnt/copies/$i; do
+        echo "RETURNED $i"
+        rm -f $mnt/copies/$((i - 20)) # (that the volume does not fill up)
+        i=$((i + 1))
+    done
+    fail "writing until QEMU is killed" "it ended before"
+}
+
+# --- with a window ------------------------------------------------------------------------------------
+
+# How many requests of these kinds this kernel has sent since `count_requests`: its own trace is a witness
+# that is not ours.
+tracing=/sys/kernel/tracing
+count_requests() {
+    [ -d $tracing/events ] || mount -t tracefs trace $tracing
+    echo 0 >$tracing/tracing_on
+    echo >$tracing/trace
+    echo 1 >$tracing/events/fuse/fuse_request_send/enable && echo 1 >$tracing/tracing_on
+}
+requests() { grep -cE "fuse_request_send:.*FUSE_($1) " $tracing/trace; }
+
+dax_file() { # NAME MIB SEED: stores by mmap, and who sees it
+    name=$1
+    shift
+    count_requests
+    file_calls store $mnt/"$name" "$@"
+    file_calls verify $mnt/"$name" "$@"
+    check "$name: no byte was written by a request" same "$(requests WRITE)" 0
+    check "$name: no byte was read by a request" same "$(requests READ)" 0
+    info "$name: $(requests SETUPMAPPING) ranges of it were mapped, $(requests REMOVEMAPPING) times some taken back"
+    check "$name: some were mapped" test "$(requests SETUPMAPPING)" -gt 0
+    check "$name: the host reads what was stored" ask words "$name" "$@"
+}
+
+dax() {
+    check "mount -o dax=$rig_dax" mounted -o dax="$rig_dax" || return
+    check "(a sealed file)" ask sealed_of sealed-"$rig_dax" 16
+    file_calls is_dax $mnt/sealed-"$rig_dax" yes
+    dax_file sealed-"$rig_dax" 16 7
+    file_calls punch $mnt/sealed-"$rig_dax"
+    check "the host sees who holds it" ask held sealed-"$rig_dax"
+    check "the host cannot unseal it" ask stays_sealed sealed-"$rig_dax"
+    head -c 3000001 /dev/urandom >/tmp/original
+    check "an ordinary file" cp /tmp/original $mnt/plain-"$rig_dax"
+    check "and the host reads it" same_bytes plain-"$rig_dax"
+    if [ "$rig_dax" = inode ]; then
+        file_calls is_dax $mnt/plain-inode no
+        file_calls into $mnt/plain-inode $mnt/sealed-inode
+        check "the host reads what came into the mapping" ask same_head plain-inode sealed-inode 1048576
+    else
+        file_calls is_dax $mnt/plain-always yes
+    fi
+    cp /usr/bin/busybox $mnt/busybox-"$rig_dax"
+    check "a binary runs from the mount" same "$($mnt/busybox-"$rig_dax" echo it runs)" "it runs"
+    shared
+    check "umount" umount $mnt
+    check "then the host can unseal it" ask unseal sealed-"$rig_dax"
+}
+
+# Two guests and the host on one sealed file, each at its own words (rig_role=1 or 2).
+shared() {
+    other=$((3 - rig_role))
+    check "two guests: both are there" ask meet
+    check "two guests: stores" file_calls poke $mnt/shared $((rig_role * 4096)) word-of-$rig_role
+    check "two guests: both have stored" ask meet
+    check "two guests: loads what the other stored" file_calls peek $mnt/shared $((other * 4096)) word-of-$other
+    check "two guests: the host reads it" ask reads shared $((rig_role * 4096)) word-of-$rig_role
+    [ $rig_role = 2 ] || check "two guests: the host writes" ask writes shared 2097152 word-of-host
+    check "two guests: the host has written" ask meet
+    count_requests
+    check "two guests: loads what the host wrote" file_calls peek $mnt/shared 2097152 word-of-host
+    check "two guests: no request to read" same "$(requests READ)" 0
+    check "two guests: the host has their words" ask meet
+}
+
+# A window that holds a part of the files only: ranges are taken from some for others all the time.
+small_window() {
+    check "mount -o dax=inode" mounted -o dax=inode || return
+    check "(a large sealed file)" ask sealed_of one 96
+    check "(another)" ask sealed_of two 96
+    count_requests
+    file_calls store $mnt/two 96 22 >/tmp/two &
+    file_calls store $mnt/one 96 21
+    wait $!
+    file_calls verify $mnt/one 96 21 >/tmp/one &
+    file_calls verify $mnt/two 96 22
+    wait $!
+    cat /tmp/one /tmp/two
+    check "small window: ranges were mapped again and again" test "$(requests SETUPMAPPING)" -gt 96
+    check "small window: no byte was written by a request" same "$(requests WRITE)" 0
+    check "small window: the host reads one" ask words one 96 21
+    check "small window: the host reads the other" ask words two 96 22
+    check "small window: umount" umount $mnt
+}
+
+# The host kills QEMU, or the server, while ranges are mapped.
+dax_until_killed() {
+    check "mount -o dax=inode" mounted -o dax=inode || return
+    check "(a sealed file)" ask sealed_of kept 8
+    file_calls store $mnt/kept 8 "$rig_seed"
+    check "the host reads it" ask words kept 8 "$rig_seed"
+    check "the host sees who holds it" ask held kept
+    $rig_then
+}
+
+wait_for_the_end() {
+    echo "READY"
+    sleep 1000
+}
+
+server_killed() {
+    file_calls outlive $mnt/kept 8 99 &
+    sleep 1
+    check "(the server is killed)" ask kill
+    touch /tmp/killed
+    wait $!
+    echo "rig: end after $(cut -d' ' -f1 /proc/uptime) s"
+    sleep 1000
+}
+
+after() { # another guest on the same socket; then the server is killed
+    check "after the kill of a guest: mount" mounted || return
+    cp /dev/null /tmp/differ
+    i=$((rig_returned > 15 ? rig_returned - 15 : 0))
+    while [ $i -le "$rig_returned" ]; do
+        cmp /usr/bin/file_calls $mnt/copies/$i >>/tmp/differ 2>&1
+        i=$((i + 1))
+    done
+    check "after the kill of a guest: the files that had returned are whole" same "$(cat /tmp/differ)" ""
+    busy "after the kill of a guest: its seal" "truncate -s 0 $mnt/sealed"
+    check "after the kill of a guest: its lock is gone" flock -n $mnt/sealed true
+    check "after the kill of a guest: it writes" file_calls fill $mnt/whole 8 1
+    check "the server is killed" ask kill
+    (
+        stat $mnt/sealed
+        touch /tmp/answered
+    ) >/dev/null 2>&1 &
+    # shellcheck disable=SC2016
+    check "the server is dead: the guest lives" same "$(sleep 2; echo alive)" alive
+    check "the server is dead: what asks it waits" test ! -e /tmp/answered
+    check "the server is dead: the kernel is well" quiet_kernel
+    # (A sync would wait, too.)
+    echo "rig: end after $(cut -d' ' -f1 /proc/uptime) s"
+    sleep 1000
+}
+
+again() {
+    check "after the kill of the server: mount" mounted || return
+    check "after the kill of the server: what had returned" file_calls verify $mnt/whole 8 1
+    busy "after the kill of the server: the seal" "truncate -s 0 $mnt/sealed"
+    check "after the kill of the server: umount" umount $mnt
+}
+
+$rig_boot
+check "no complaint of the kernel" quiet_kernel
