@@ -36,7 +36,8 @@ public:
     virtual void connected(const Peer &peer, std::shared_ptr<BackChannel> channel) = 0;
 
     // A thread of the queue: the chain may be completed here or later, by any thread.  No other
-    // request of this queue is taken before this returns.
+    // request of this queue is taken before this returns; and a front end that stops the queue
+    // waits for that, too.
     virtual void request(unsigned queue, std::unique_ptr<Chain> chain) = 0;
 
     // messages: the front end wants the queue to stop, or is gone.  It waits until all its chains

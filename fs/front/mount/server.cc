@@ -223,6 +223,10 @@ Result<InodeNo> find_directory(Volume &volume, std::string_view path) {
 }
 
 Outcome Server::serve_guests() {
+    if (!options_.guests.empty() && options_.dispatch.writeback)
+        return {Exit::usage,
+                "writeback and vhost= exclude each other: the kernel here would not believe what "
+                "guests write"};
     for (GuestOptions guest : options_.guests) {
         const auto root = find_directory(*volume_, guest.root);
         if (!root.ok()) return failure(Exit::failed, "guest_root=" + guest.root, root.error());
