@@ -20,6 +20,7 @@ from served import Served, Unserved
 
 MODULES = ["virtio_pci", "virtiofs"]
 TOOLS = ["usr/bin/setfattr", "usr/bin/getfattr", "usr/bin/flock"]
+REAL_PROGRAMS = ["git", "sqlite3"]  # packages, and their programs
 PROGRAMS = ["file_calls", "fallocate_door"]
 LARGE = 64 << 20
 BOOT_SECONDS = 150
@@ -54,6 +55,10 @@ def initramfs(place, name, kernel):
     made = Initramfs(kernel, MODULES, tree)
     for tool in TOOLS:
         made.add_program(tool, root=tree)
+    real = packages.tree(packages.STABLE, "programs", REAL_PROGRAMS)
+    for program in REAL_PROGRAMS:
+        made.add_program(f"usr/bin/{program}", root=real)
+    made.add_link("/usr/bin/git-upload-pack", "git")
     for program in PROGRAMS:
         made.add_program(place.build / "tests/rig" / program)
     made.add_file("/test", place.HERE / "guest/a.sh", 0o755)
@@ -165,7 +170,7 @@ def quarantined(place, name, served, machine):
     """A virtual machine still maps what the server before this one gave it."""
 
     def rows():
-        return json.loads(served.pmfsctl("quarantine", "--json", served.mnt))["mappings"]
+        return json.loads(served.pmfsctl("quarantine", "--json", served.mnt))["holders"]
 
     place.report(f"{name}: the next server knows that a guest maps a file", failure(rows, wanted=bool))
     place.report(f"{name}: what it stored without a server is there",

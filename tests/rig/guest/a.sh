@@ -9,6 +9,7 @@ for word in $(cat /proc/cmdline); do
 done
 mnt=/mnt/pmfs
 mkdir -p $mnt
+export GIT_AUTHOR_NAME=rig GIT_AUTHOR_EMAIL=rig GIT_COMMITTER_NAME=rig GIT_COMMITTER_EMAIL=rig
 stty -echo </dev/console
 
 sum_of() { md5sum <"$1" | cut -d' ' -f1; }
@@ -128,6 +129,41 @@ sealed_is_busy() {
     busy "sealed: no O_TRUNC" ": >$mnt/guest/sealed"
 }
 
+# Real programs, in a folder of their own.
+programs() { # FOLDER
+    mkdir -p "$1"
+    check "sqlite makes a database" sqlite3 "$1/db" "pragma journal_mode=wal;
+        create table t(n, text); insert into t
+        select value, hex(randomblob(200)) from generate_series(1, 2000);" || return
+    check "two programs write to it at once" two_writers "$1/db"
+    check "it is whole" same "$(sqlite3 "$1/db" "pragma integrity_check; select count(*) from t")" "ok
+2200"
+    check "git makes a repository" a_repository "$1/repository"
+    check "git clones it" git clone -q --template= --no-local "$1/repository" "$1/clone"
+    check "git finds nothing wrong in the clone" git -C "$1/clone" fsck --full
+    check "the clone has the same files" same "$(cat "$1"/clone/file-* | md5sum)" "$(cat "$1"/repository/file-* | md5sum)"
+}
+
+two_writers() {
+    add_rows "$1" &
+    add_rows "$1" && wait $!
+}
+add_rows() {
+    rows=0
+    while [ $rows -lt 10 ]; do
+        sqlite3 -cmd ".timeout 20000" "$1" "insert into t select value, 'x' from generate_series(1, 10)" || return 1
+        rows=$((rows + 1))
+    done
+}
+
+a_repository() {
+    git init -q --template= "$1" && cd "$1" || return 1
+    for number in 1 2 3 4 5 6 7 8; do
+        head -c 30000 /dev/urandom >file-$number
+    done
+    git add . && git commit -q -m "eight files" && cd /
+}
+
 everything() {
     without_a_window
     check "mount -t virtiofs" mounted || return
@@ -141,6 +177,8 @@ everything() {
     names
     host_changes
     seals
+    programs $mnt/guest/programs
+    check "the host finds the database whole" ask database guest/programs/db 2200
     sum_of $mnt/guest/file >$mnt/guest/sum
     check "umount" umount $mnt
     check "nothing is there without a mount" same "$(ls $mnt)" ""
@@ -301,7 +339,7 @@ server_killed() {
     check "(a program maps all of it)" wait_for 20 test -e /tmp/holding
     check "(the server is killed)" ask kill
     touch /tmp/killed
-    wait $!
+    check "(it stores)" wait_for 20 test -e /tmp/outlived
     echo "rig: end after $(cut -d' ' -f1 /proc/uptime) s"
     sleep 1000
 }
