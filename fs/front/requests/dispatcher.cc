@@ -30,43 +30,6 @@ ssize_t never_read(int, void *, std::size_t, void *) {
     return -1;
 }
 
-// Of which requests all that is done before a commit may be done again.  The end of a handle or of
-// a grant is not among them, nor what asks others first.
-bool may_run_again(const Request &request) {
-    switch (request.opcode()) {
-        case FUSE_LOOKUP:
-        case FUSE_GETATTR:
-        case kFuseStatx:
-        case FUSE_SETATTR:
-        case FUSE_READLINK:
-        case FUSE_SYMLINK:
-        case FUSE_MKNOD:
-        case FUSE_MKDIR:
-        case FUSE_UNLINK:
-        case FUSE_RMDIR:
-        case FUSE_RENAME:
-        case FUSE_RENAME2:
-        case FUSE_LINK:
-        case FUSE_OPEN:
-        case FUSE_CREATE:
-        case FUSE_READ:
-        case FUSE_WRITE:
-        case FUSE_STATFS:
-        case FUSE_SETXATTR:
-        case FUSE_GETXATTR:
-        case FUSE_LISTXATTR:
-        case FUSE_REMOVEXATTR:
-        case FUSE_READDIR:
-        case FUSE_READDIRPLUS:
-        case FUSE_FALLOCATE:
-        case FUSE_LSEEK:
-        case FUSE_COPY_FILE_RANGE:
-            return true;
-        default:
-            return false;
-    }
-}
-
 bool gives_entry(std::uint32_t opcode) {
     return opcode == FUSE_LOOKUP || opcode == FUSE_MKNOD || opcode == FUSE_MKDIR ||
            opcode == FUSE_SYMLINK || opcode == FUSE_LINK || opcode == FUSE_CREATE;
@@ -157,14 +120,21 @@ Dispatcher::~Dispatcher() {
 void Dispatcher::leave() {
     client_->set_gone();
     for (unsigned running = late_; running != 0; running = late_) late_.wait(running);
-    std::unordered_map<std::uint64_t, std::shared_ptr<Aside>> waiting;
-    {
-        Lock held(waiting_mutex_);
-        waiting.swap(waiting_);
-    }
-    for (const auto &[unique, aside] : waiting) aside->progress.drop();
+    for (const auto &[unique, aside] : take_waiting()) aside->progress.drop();
     give_back_all();
     clients_.dismiss(*client_);
+}
+
+void Dispatcher::interrupt_all() {
+    for (const auto &[unique, aside] : take_waiting()) {
+        aside->progress.drop();
+        interrupted(aside->port, unique);
+    }
+}
+
+Dispatcher::Waiting Dispatcher::take_waiting() {
+    Lock held(waiting_mutex_);
+    return std::exchange(waiting_, {});
 }
 
 void Dispatcher::give_back_all() {
@@ -199,7 +169,7 @@ void Dispatcher::dispatch(const Port &port, Bytes message, bool flushed, Progres
     request.progress() = std::move(progress);
     const pm::FaultScope faults;
     if (const int error = objection(message)) return refuse(request, error);
-    const pm::NoWaiting absent(read_ins < pm::kReadInsMax && may_run_again(request));
+    const pm::NoWaiting absent(read_ins < pm::kReadInsMax && may_run_again(request.opcode()));
     if (request.opcode() == FUSE_INTERRUPT) return interrupt(request);
     if (request.opcode() == kFuseStatx) return statx(request);
     fuse_buf buffer{};

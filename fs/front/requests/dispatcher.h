@@ -63,6 +63,8 @@ public:
     // held is given back.  Once, and not by what dispatch() calls.  A client whose kernel is told
     // of changes leaves when no thread is in dispatch(); of another, what comes later is dropped.
     void leave();
+    // Whatever waits for somebody is answered with EINTR, as if the client had asked for that.
+    void interrupt_all() EXCLUDES(waiting_mutex_);
 
     // INIT was answered, and not with an error.
     bool ready() const { return ready_.load(std::memory_order_acquire); }
@@ -170,6 +172,8 @@ private:
     void dispatch(const Port &port, Bytes message, bool flushed, Progress progress,
                   unsigned read_ins);
     bool read_in(fuse_req_t req);
+    using Waiting = std::unordered_map<std::uint64_t, std::shared_ptr<Aside>>;
+    Waiting take_waiting() EXCLUDES(waiting_mutex_);
     void give_back_all();
     void run(Aside &aside, bool flushed);
     bool flush(const Notifier::Pages &pages, std::uint32_t user,
@@ -207,7 +211,7 @@ private:
 
     Mutex waiting_mutex_;
     // Those that wait for leases or for another operation, by `unique`.
-    std::unordered_map<std::uint64_t, std::shared_ptr<Aside>> waiting_ GUARDED_BY(waiting_mutex_);
+    Waiting waiting_ GUARDED_BY(waiting_mutex_);
     // The last ones that were interrupted and did not wait: they may be about to.
     std::array<std::uint64_t, 256> interrupted_ GUARDED_BY(waiting_mutex_) = {};
     std::size_t interrupted_next_ GUARDED_BY(waiting_mutex_) = 0;

@@ -316,4 +316,39 @@ Subject subject_of(ConstBytes message) {
     return subject;
 }
 
+bool may_run_again(std::uint32_t opcode) {
+    switch (opcode) {
+        case FUSE_LOOKUP:
+        case FUSE_GETATTR:
+        case kFuseStatx:
+        case FUSE_SETATTR:
+        case FUSE_READLINK:
+        case FUSE_SYMLINK:
+        case FUSE_MKNOD:
+        case FUSE_MKDIR:
+        case FUSE_UNLINK:
+        case FUSE_RMDIR:
+        case FUSE_RENAME:
+        case FUSE_RENAME2:
+        case FUSE_LINK:
+        case FUSE_OPEN:
+        case FUSE_CREATE:
+        case FUSE_READ:
+        case FUSE_WRITE:
+        case FUSE_STATFS:
+        case FUSE_SETXATTR:
+        case FUSE_GETXATTR:
+        case FUSE_LISTXATTR:
+        case FUSE_REMOVEXATTR:
+        case FUSE_READDIR:
+        case FUSE_READDIRPLUS:
+        case FUSE_FALLOCATE:
+        case FUSE_LSEEK:
+        case FUSE_COPY_FILE_RANGE:
+            return true;
+        default:
+            return false;
+    }
+}
+
 }  // namespace pmfs::front

@@ -45,4 +45,8 @@ std::size_t other_node_place(ConstBytes message);
 // The message gives something back, or is of nobody: it does not matter who sends it.
 bool from_anybody(ConstBytes message);
 
+// Whether all that such a request does before its first commit may be done again.  The end of a
+// handle or of a grant is not among them, nor what asks others first.
+bool may_run_again(std::uint32_t opcode);
+
 }  // namespace pmfs::front

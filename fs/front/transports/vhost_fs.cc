@@ -161,14 +161,18 @@ void VhostFs::begin_client() {
 
 void VhostFs::end_client() {
     std::shared_ptr<Dispatcher> dispatcher;
-    std::shared_ptr<Client> client;
     {
         ExclusiveLock held(mutex_);  // no request is in dispatch()
         dispatcher = std::move(dispatcher_);
-        client = std::move(client_);
+        client_.reset();
     }
     if (dispatcher) dispatcher->leave();
-    if (client) clients_.dismiss(*client);
+}
+
+// The VMM waits until all requests are answered.
+void VhostFs::stopping(unsigned) {
+    SharedLock held(mutex_);
+    if (dispatcher_) dispatcher_->interrupt_all();
 }
 
 // --- the window

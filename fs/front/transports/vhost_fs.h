@@ -47,6 +47,7 @@ public:
     void connected(const virtio::Peer &peer, std::shared_ptr<virtio::BackChannel> channel) override;
     void request(unsigned queue, std::unique_ptr<virtio::Chain> chain) override;
     std::uint64_t window_size() const override { return options_.window; }
+    void stopping(unsigned queue) override;
     void reset() override;
     void broken(unsigned queue, const std::string &why) override;
     void disconnected() override;
