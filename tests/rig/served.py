@@ -228,6 +228,12 @@ class Served:
     def _on_same_head(self, one, other, size):
         assert self._bytes(one, 0, int(size)) == self._bytes(other, 0, int(size)), "they differ"
 
+    def _on_grown(self, name, piece, pieces):
+        """Pieces of bytes 1, 2, 3..."""
+        for number in range(int(pieces)):
+            got = self._bytes(name, number * int(piece), int(piece))
+            assert got == bytes([1 + number]) * int(piece), f"piece {number}"
+
     def _on_reads(self, name, offset, word):
         got = self._bytes(name, int(offset), len(word))
         assert got == word.encode(), got

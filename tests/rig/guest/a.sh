@@ -39,7 +39,7 @@ data() {
     check "size, mode, owner, time and number are the same here and there" same_attributes guest/file
     check "a binary runs from the mount" cp /usr/bin/busybox $mnt/guest/busybox
     check "and does what it should" same "$($mnt/guest/busybox echo it runs)" "it runs"
-    for verb in space map direct locks; do
+    for verb in space map grow direct locks; do
         file_calls $verb $mnt/guest/$verb
     done
     check "the host has the bytes that were stored by mmap" same_bytes guest/map
@@ -272,8 +272,12 @@ dax() {
     else
         file_calls is_dax $mnt/plain-always yes
     fi
+    file_calls grow $mnt/growing-"$rig_dax"
+    check "the host reads what was appended" ask grown growing-"$rig_dax" 100000 50
     cp /usr/bin/busybox $mnt/busybox-"$rig_dax"
     check "a binary runs from the mount" same "$($mnt/busybox-"$rig_dax" echo it runs)" "it runs"
+    programs $mnt/programs-"$rig_dax"
+    check "the host finds the database whole" ask database programs-"$rig_dax"/db 2200
     shared
     check "umount" umount $mnt
     check "then the host can unseal it" ask unseal sealed-"$rig_dax"
