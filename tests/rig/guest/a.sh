@@ -44,6 +44,7 @@ data() {
     done
     check "the host has the bytes that were stored by mmap" same_bytes guest/map
     check "and those that were written by O_DIRECT" same_bytes guest/direct
+    check "and those that were stored at a new end" ask reads guest/grow $((50 * 100000 + 4 * 1048576 - 3)) end
 }
 
 names() {

@@ -163,6 +163,16 @@ static void grow(const char *path) {
     claim("what was appended is read", wrong_read == 0, why);
     snprintf(why, sizeof why, "%d loads wrong", wrong_load);
     claim("and loaded from a mapping", wrong_load == 0, why);
+    /* By truncation: the new end, 4 MiB further, is stored through a mapping. */
+    const off_t longer = (off_t)kPieces * kPiece + 4L * kMiB;
+    if (ftruncate(fd, longer) != 0) { /* a file whose ranges are in a window: an error, no harm */
+        expect("truncate to more", -1, ETXTBSY);
+        return;
+    }
+    unsigned char *const at = mapped(fd, (size_t)longer, PROT_READ | PROT_WRITE);
+    memcpy(at + longer - 3, "end", 3);
+    claim("between them are zeroes", all(fd, (off_t)kPieces * kPiece, 4L * kMiB - 3, 0), "no");
+    munmap(at, (size_t)longer);
     close(fd);
 }
 
