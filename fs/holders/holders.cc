@@ -279,7 +279,9 @@ Result<Grant> Holders::design(const HandleInfo &opened, const GrantRequest &requ
     TRY(may_hold(*inode, opened, request, caller));
     const std::uint64_t size = inode->size.get();
     const FileBlock size_end = media::file_block_from(size);
-    const std::uint64_t unit = ground_.core.superblock.mapping_unit.get() / kBlockSize;
+    const std::uint64_t unit =
+        std::max<std::uint64_t>(request.unit, ground_.core.superblock.mapping_unit.get()) /
+        kBlockSize;
     const std::uint64_t to = request.length == 0 ? size : request.offset + request.length;
     Grant grant;
     grant.first = media::unit_down(media::file_block_of(request.offset), unit);

@@ -34,6 +34,18 @@ KERNEL_WORDS = "console=ttyS0 panic=-1 rdinit=/init quiet net.ifnames=0 no_timer
 _libc = ctypes.CDLL(None)
 
 
+def ends_with_us(number):
+    """For Popen's preexec_fn: the child gets that signal when the thread that starts it ends, however."""
+    parent = os.getpid()
+
+    def before_exec():
+        _libc.prctl(PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return before_exec
+
+
 @dataclasses.dataclass
 class Qemu:
     """Words that start a QEMU, and its environment."""
@@ -114,16 +126,9 @@ class Guest:
         self._begin = time.monotonic()
         self._seen, self._lines = [], queue.Queue()
         self._why = None
-        parent = os.getpid()
-
-        def die_with_us():
-            _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:
-                os._exit(1)
-
         self._process = subprocess.Popen(
             self._command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, env=self.qemu.environment, preexec_fn=die_with_us)
+            stderr=subprocess.STDOUT, env=self.qemu.environment, preexec_fn=ends_with_us(signal.SIGKILL))
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 

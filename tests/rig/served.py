@@ -14,10 +14,14 @@ import hashlib
 import json
 import os
 import re
+import signal
+import sqlite3
 import subprocess
 import threading
 import time
 from pathlib import Path
+
+from guest import ends_with_us
 
 START_SECONDS, END_SECONDS, CALL_SECONDS = 20, 30, 60
 SIZE = "512M"
@@ -59,11 +63,11 @@ class Served:
         self.sockets = [self.directory / f"socket-{number}" for number in range(guests)]
         options = ",".join(",".join([f"vhost={socket}", *words]) for socket in self.sockets)
         with open(self.log, "ab") as log:
-            # Dies late rather than never: what hangs in the kernel for it would hang for ever.
+            # Ends late rather than never: what hangs in the kernel for it would hang for ever.
             self.server = subprocess.Popen(
                 ["timeout", "--signal=KILL", "--foreground", "600", self._program("mount.pmfs"), self.region,
                  self.mnt, "--foreground", "-o", options],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=ends_with_us(signal.SIGTERM))
         deadline = time.monotonic() + START_SECONDS
         while not (os.path.ismount(self.mnt) and all(socket.exists() for socket in self.sockets)):
             if self.server.poll() is not None or time.monotonic() > deadline:
@@ -184,6 +188,13 @@ class Served:
     def _on_unseal(self, name):
         self.pmfsctl("unseal", self.mnt / name)
 
+    def _on_database(self, name, rows):
+        database = sqlite3.connect(self.mnt / name)
+        with contextlib.closing(database):
+            assert database.execute("pragma integrity_check").fetchone() == ("ok",)
+            got = database.execute("select count(*) from t").fetchone()[0]
+        assert got == int(rows), got
+
     def _on_kill(self):
         self.kill()
 
@@ -216,6 +227,12 @@ class Served:
 
     def _on_same_head(self, one, other, size):
         assert self._bytes(one, 0, int(size)) == self._bytes(other, 0, int(size)), "they differ"
+
+    def _on_grown(self, name, piece, pieces):
+        """Pieces of bytes 1, 2, 3..."""
+        for number in range(int(pieces)):
+            got = self._bytes(name, number * int(piece), int(piece))
+            assert got == bytes([1 + number]) * int(piece), f"piece {number}"
 
     def _on_reads(self, name, offset, word):
         got = self._bytes(name, int(offset), len(word))

@@ -3,6 +3,7 @@
 to ordinary programs."""
 import errno
 import fcntl
+import mmap
 import os
 import shutil
 
@@ -183,6 +184,26 @@ def _(here):
         os.copy_file_range(source, target, 4096, 0, MIB)
     os.close(source)
     os.close(target)
+
+
+@claim("a sealed file can be sent, copied and mapped privately while somebody has it open through the cache", seconds=20)
+def _(here):
+    for name in ("sendfile", "copy_file_range", "private mapping"):
+        data = make_file(here / name, MIB)
+        cached = os.open(here / name, os.O_RDWR)
+        ctl("seal", here / name)
+        fd = os.open(here / name, os.O_RDONLY)  # past the cache; but the kernel fills pages for these
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        out = os.open(here / "out", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        if name == "sendfile":
+            assert os.sendfile(out, fd, 0, 8192) == 8192
+        elif name == "copy_file_range":
+            assert os.copy_file_range(fd, out, 8192, 0, 0) == 8192
+        else:
+            with mmap.mmap(fd, MIB, mmap.MAP_PRIVATE, mmap.PROT_READ) as pages:
+                os.pwrite(out, pages[:8192], 0)
+        assert os.pread(out, 8192, 0) == data[:8192], name
+        os.close(out), os.close(fd), os.close(cached)
 
 
 @claim("unlink of a sealed file is allowed, and who has it open keeps it")

@@ -91,6 +91,9 @@ public:
     IoctlContext &ioctls() { return ioctls_; }
     // False when the kernel opens directories without asking, if only it is told so.
     bool opendir_needed() const { return opendir_needed_; }
+    // Its kernel maps every file into its window (mount -o dax=always), so none of its opens goes
+    // through a page cache.
+    bool maps_all() const { return maps_all_; }
 
     // True when `result` holds a value and no access hit a bad page, so that the caller replies.
     // Otherwise the request was answered with the error, or put aside, and `req` is gone: what the
@@ -201,6 +204,7 @@ private:
     std::atomic<bool> ended_{false};
     std::atomic<bool> ready_{false};
     bool opendir_needed_ = true;              // settled by INIT
+    bool maps_all_ = false;                   // by INIT
     ReplyPort *notification_port_ = nullptr;  // set before the first request
     fuse_session *session_ = nullptr;
     IoctlContext ioctls_;

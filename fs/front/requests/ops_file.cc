@@ -17,7 +17,7 @@ OpenRequest to_open_request(fuse_req_t req, int flags, std::uint32_t fuse_flags)
     request.read = (flags & O_ACCMODE) != O_WRONLY;
     request.write = (flags & O_ACCMODE) != O_RDONLY;
     request.truncate = (flags & O_TRUNC) != 0;
-    request.direct = (flags & O_DIRECT) != 0;
+    request.direct = (flags & O_DIRECT) != 0 || Dispatcher::of(req).maps_all();
     request.kill_suid_sgid = (fuse_flags & FUSE_OPEN_KILL_SUIDGID) != 0;
     request.caller = caller_of(req);
     request.caller.nonblocking = (flags & O_NONBLOCK) != 0;
@@ -126,10 +126,20 @@ void flush(fuse_req_t req, fuse_ino_t, fuse_file_info *) {
     fuse_reply_err(req, ENOSYS);  // nothing to do at close(2), and the kernel need not ask again
 }
 
+// A read that fills pages of the kernel that is told of changes.  It holds them locked, and writing
+// them back waits for that lock; nor need it be asked, for dirty pages are never read.  So come
+// sendfile(2), copy_file_range(2) and private mappings, also of files that go past the cache.  (A
+// read past it has an owner: fs/fuse/file.c, fuse_send_read().)
+bool fills_pages(Dispatcher &dispatcher) {
+    return dispatcher.client().policy().notifiable &&
+           (Request::current()->argument<fuse_read_in>().read_flags & FUSE_READ_LOCKOWNER) == 0;
+}
+
 void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_file_info *info) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     // Past the cache, as another one stores into it.
-    if (dispatcher.volume().unseen_by(info->fh) && !dispatcher.crowded() &&
+    if (dispatcher.volume().unseen_by(info->fh) && !fills_pages(dispatcher) &&
+        !dispatcher.crowded() &&
         !dispatcher.flushed(
             req,
             {.ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size}))

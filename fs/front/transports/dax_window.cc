@@ -93,12 +93,17 @@ Result<std::shared_ptr<DaxWindow::Range>> DaxWindow::take(InodeNo ino,
         const Lock held(mutex_);
         vmm.pid = static_cast<std::uint32_t>(peer_.pid);
     }
-    const std::uint64_t size = TRY(volume_.getattr(ino)).size;
+    const auto attributes = TRY(volume_.getattr(ino));
+    const std::uint64_t size = attributes.size;
     if (in.foffset >= size) return Error(EINVAL, "the range is behind the end of the file");
     auto range = std::make_shared<Range>(volume_);
     range->ino = ino;
     range->file_offset = in.foffset;
     range->length = std::min(in.len, size - in.foffset);
+    // The guest's kernel takes the whole range for mapped, and does not ask again when the file
+    // grows into it.  So all of it is the file's, unless the file cannot grow.
+    const bool sealed = attributes.sealed;
+    const std::uint64_t unit = sealed ? 0 : kRange;
 
     OpenRequest open;
     open.write = open.direct = true;
@@ -107,6 +112,7 @@ Result<std::shared_ptr<DaxWindow::Range>> DaxWindow::take(InodeNo ino,
     pin.kind = core::GrantKind::pin;
     pin.offset = range->file_offset;
     pin.length = range->length;
+    pin.unit = unit;
     pin.may_store = pin.maps = pin.lent = pin.trusted = true;
     std::uint64_t bad = 0;
     const auto take_pin = [&] {
@@ -119,12 +125,14 @@ Result<std::shared_ptr<DaxWindow::Range>> DaxWindow::take(InodeNo ino,
         Progress progress;
         Caller caller = vmm;
         caller.progress = &progress;
-        TRY(wait_through(volume_,
-                         [&] { return volume_.prepare(ino, pin.offset, pin.length, 0, caller); }));
+        TRY(wait_through(
+            volume_, [&] { return volume_.prepare(ino, pin.offset, pin.length, unit, caller); }));
         grant = take_pin();
     }
     const GrantId id = TRY(std::move(grant));
-    TRY(find_pieces(*range, in.moffset, range->length));
+    if (TRY(volume_.getattr(ino)).sealed != sealed)
+        return Error(EBUSY, "the file is being sealed or unsealed");
+    TRY(find_pieces(*range, in.moffset, sealed ? range->length : kRange));
     const FileDescriptor device = TRY(volume_.lend_device(range->handle, id));
     {
         const Lock held(mutex_);

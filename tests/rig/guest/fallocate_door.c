@@ -9,8 +9,8 @@
  *     fallocate_door refused FILE      a filesystem that does not know the modes: EOPNOTSUPP, no
  * harm fallocate_door stock FILE        a kernel that does not know them: the same, earlier
  *
- * With DOOR=NAME in the environment `column` sets and removes that xattr (trusted.pmfs.seal) instead:
- * the door of a kernel that lets the modes of fallocate(2) not through.
+ * With DOOR=NAME in the environment `column` sets and removes that xattr (trusted.pmfs.seal)
+ * instead: the door of a kernel that lets the modes of fallocate(2) not through.
  *
  * FILE is made by somebody else, at least 64 KiB, every block written and aligned.  One line "PASS
  * words" or "FAIL words: why" for each claim, for the rig to count.
@@ -99,7 +99,8 @@ static const char *beside(const char *path, const char *suffix) {
     return out;
 }
 
-/* Seals or unseals the whole of a file that has `size` bytes, through the door that is asked for. */
+/* Seals or unseals the whole of a file that has `size` bytes, through the door that is asked for.
+ */
 static int door(int fd, int mode, off_t size) {
     const char *const name = getenv("DOOR");
     if (name == NULL) return fallocate(fd, mode, 0, size);

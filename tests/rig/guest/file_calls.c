@@ -5,6 +5,7 @@
  *     file_calls map FILE       shared mappings through the guest's page cache; makes FILE
  *     file_calls direct FILE    O_DIRECT beside the page cache; makes FILE
  *     file_calls locks FILE     flock and fcntl locks between processes; makes FILE
+ *     file_calls grow FILE      appends, and reads all of it after each append; makes FILE
  *     file_calls rights FILE    what a user may not; FILE is root's, mode 600
  *     file_calls fill FILE MIB SEED    writes MIB mebibytes, each 8 bytes of which say where they
  * are file_calls verify FILE MIB SEED    by read(2), and then by mmap
@@ -137,6 +138,31 @@ static void map(const char *path) {
     close(fd); /* without an fsync: closing is enough for others to see it */
     fd = need(open(path, O_RDWR), path);
     claim("what was stored is there after closing", all(fd, 2L * kBlock, kBlock, 't'), "no");
+    close(fd);
+}
+
+/* By write(2); what is there already is mapped meanwhile. */
+static void grow(const char *path) {
+    enum { kPiece = 100000, kPieces = 50 };
+    const int fd = made(path, 0, 0, 0);
+    int wrong_read = 0, wrong_load = 0;
+    for (int piece = 0; piece < kPieces; ++piece) {
+        char bytes[kPiece];
+        memset(bytes, 1 + piece, sizeof bytes);
+        const off_t end = (off_t)piece * kPiece;
+        if (pwrite(fd, bytes, sizeof bytes, end) != kPiece) need(-1, "write");
+        wrong_read += !all(fd, end, kPiece, 1 + piece);
+        const unsigned char *const at = mapped(fd, (size_t)end + kPiece, PROT_READ);
+        for (int i = 0; i <= piece; ++i)
+            wrong_load +=
+                at[(long)i * kPiece] != 1 + i || at[(long)i * kPiece + kPiece - 1] != 1 + i;
+        munmap((void *)at, (size_t)end + kPiece);
+    }
+    char why[64];
+    snprintf(why, sizeof why, "%d of %d times wrong", wrong_read, kPieces);
+    claim("what was appended is read", wrong_read == 0, why);
+    snprintf(why, sizeof why, "%d loads wrong", wrong_load);
+    claim("and loaded from a mapping", wrong_load == 0, why);
     close(fd);
 }
 
@@ -292,16 +318,39 @@ static void store(const char *path, size_t size, uint64_t seed) {
     close(fd);
 }
 
-static void outlive(const char *path, size_t size, uint64_t seed) {
+/* Maps a file, changes a word of each page and changes it back: each range of it is in the window.
+ */
+static uint64_t *touched(const char *path) {
     const int fd = need(open(path, O_RDWR), path);
-    uint64_t *const mapping = (uint64_t *)mapped(fd, size, PROT_READ | PROT_WRITE);
+    const size_t size = (size_t)size_of(fd);
+    volatile uint64_t *const mapping = (uint64_t *)mapped(fd, size, PROT_READ | PROT_WRITE);
+    for (size_t at = 0; at < size; at += kBlock) {
+        const uint64_t word = mapping[at / 8];
+        mapping[at / 8] = ~word;
+        mapping[at / 8] = word;
+    }
+    close(need(open("/tmp/holding", O_CREAT | O_WRONLY, 0600), "/tmp/holding"));
+    return (uint64_t *)mapping;
+}
+
+static void wait_for(const char *path) {
+    while (access(path, F_OK) != 0) usleep(10000);
+}
+
+static void hold(const char *path) {
+    touched(path);
+    wait_for("/tmp/release");
+}
+
+static void outlive(const char *path, size_t size, uint64_t seed) {
+    uint64_t *const mapping = touched(path);
+    wait_for("/tmp/killed");
     uint64_t sum = 0;
-    for (size_t at = 0; at < size; at += kBlock) mapping[at / 8] ^= 1, sum += mapping[at / 8];
-    while (access("/tmp/killed", F_OK) != 0) usleep(10000);
     store_words(mapping, size, seed);
     for (size_t at = 0; at < size; at += 8) sum += mapping[at / 8] != word_at(at, seed);
-    claim("without a server, what is mapped goes on working", sum != 1, "it does not");
-    _exit(0); /* (closing would wait for the server) */
+    claim("without a server, what is mapped goes on working", sum == 0, "it does not");
+    close(need(open("/tmp/outlived", O_CREAT | O_WRONLY, 0600), "/tmp/outlived"));
+    /* (What comes now, the end of the process as well, waits for the server.) */
 }
 
 static void words(const char *path, size_t size, uint64_t seed) {
@@ -410,8 +459,8 @@ int main(int argc, char **argv) {
     static const struct {
         const char *name;
         void (*function)(const char *path);
-    } kVerbs[] = {{"space", space}, {"map", map},       {"direct", direct},
-                  {"locks", locks}, {"rights", rights}, {"punch", punch}};
+    } kVerbs[] = {{"space", space},   {"map", map},     {"direct", direct}, {"locks", locks},
+                  {"rights", rights}, {"punch", punch}, {"grow", grow},     {"hold", hold}};
     signal(SIGPIPE, SIG_IGN);
     if (argc == 3)
         for (size_t i = 0; i < sizeof kVerbs / sizeof kVerbs[0]; ++i)
@@ -422,7 +471,7 @@ int main(int argc, char **argv) {
     if (argc == 4) return with_a_word(argv);
     if (argc == 5) return with_a_size(argv);
     fprintf(stderr,
-            "usage: file_calls space|map|direct|locks|rights|punch FILE\n"
+            "usage: file_calls space|map|direct|locks|rights|grow|punch|hold FILE\n"
             "       file_calls fill|store|words|verify|outlive FILE MIB SEED\n"
             "       file_calls is_dax FILE yes|no; into FROM TO; poke|peek FILE OFFSET WORD\n");
     return 2;
