@@ -1,23 +1,28 @@
 // The pool's threads, and whose turn it is: see fair_pool.h.
 #include "base/fair_pool.h"
 
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <utility>
 
+#include "base/assert.h"
 #include "base/thread.h"
 
 namespace pmfs {
 
-FairPool::FairPool(const char *name, unsigned threads, unsigned share)
+FairPool::FairPool(const char *name, unsigned threads, unsigned share, unsigned lengthy)
     : name_(name),
-      threads_wanted_(threads),
-      running_max_(share != 0 ? share : std::max(1u, threads / 2)),
-      lengthy_max_(std::max(1u, std::min(std::thread::hardware_concurrency(), threads) / 2)),
-      lengthy_share_(std::max(1u, lengthy_max_ / 4)) {}
+      short_threads_(threads),
+      lengthy_threads_(lengthy),
+      short_share_(share != 0 ? share : std::max(1u, threads / 2)),
+      lengthy_share_(std::max(1u, lengthy / 4)) {}
 
 Result<> FairPool::start() {
-    while (threads_.size() < threads_wanted_)
-        threads_.push_back(TRY(start_thread(name_, [this] { work(); })));
+    while (threads_.size() < short_threads_ + lengthy_threads_) {
+        const bool lengthy = threads_.size() >= short_threads_;
+        threads_.push_back(TRY(start_thread(name_, [this, lengthy] { work(lengthy); })));
+    }
     return {};
 }
 
@@ -28,13 +33,14 @@ FairPool::~FairPool() {
 bool FairPool::submit(Job job) {
     Lock held(mutex_);
     if (finishing_) return false;
+    PMFS_ASSERT(!job.lengthy || lengthy_threads_ != 0);
     // A file of its own, of a number that no inode has.
     if (job.file == 0) job.file = (std::uint64_t{1} << 63) + of_none_++;
     // Who comes anew has been served as late as everybody: nobody gets ahead by leaving.
     users_.try_emplace(job.user, User{{}, 0, 0, turns_})
         .first->second.waiting.push_back(std::move(job));
     ++waiting_;
-    changed_.notify_one();
+    changed_.notify_all();  // of each kind
     return true;
 }
 
@@ -53,41 +59,41 @@ void FairPool::finish() {
     threads_.clear();
 }
 
-// The user's first job that may run now: its file is free, and so is a thread for what is lengthy.
+// The user's first job of that kind that may run now: its file is free.
 // Jobs of one file keep their order, for what comes before a job of a file keeps that file busy.
-std::deque<FairPool::Job>::iterator FairPool::first_free(User &user) {
+std::deque<FairPool::Job>::iterator FairPool::first_free(bool lengthy, User &user) {
     std::set<std::uint64_t> passed;
     auto job = user.waiting.begin();
     for (; job != user.waiting.end(); ++job) {
         if (busy_files_.contains(job->file) || passed.contains(job->file)) continue;
-        const bool room = lengthy_ < lengthy_max_ && user.lengthy < lengthy_share_;
-        if (!job->lengthy || room) return job;
+        if (job->lengthy == lengthy) return job;
         passed.insert(job->file);
     }
     return job;
 }
 
-bool FairPool::next(Job *job) {
+bool FairPool::next(bool lengthy, Job *job) {
     User *best = nullptr;
+    unsigned least = 0;
     std::deque<Job>::iterator chosen;
     for (auto &[id, user] : users_) {
-        if (user.running >= running_max_) continue;
-        if (best != nullptr && (user.running > best->running ||
-                                (user.running == best->running && user.served >= best->served)))
+        const unsigned running = lengthy ? user.lengthy : user.running;
+        if (running >= (lengthy ? lengthy_share_ : short_share_)) continue;
+        if (best != nullptr &&
+            (running > least || (running == least && user.served >= best->served)))
             continue;
-        const auto found = first_free(user);
+        const auto found = first_free(lengthy, user);
         if (found == user.waiting.end()) continue;
         best = &user;
+        least = running;
         chosen = found;
     }
     if (best == nullptr) return false;
     *job = std::move(*chosen);
     best->waiting.erase(chosen);
-    ++best->running;
+    ++(lengthy ? best->lengthy : best->running);
     best->served = ++turns_;
     --waiting_;
-    lengthy_ += job->lengthy ? 1 : 0;
-    best->lengthy += job->lengthy ? 1 : 0;
     busy_files_.insert(job->file);
     return true;
 }
@@ -95,17 +101,19 @@ bool FairPool::next(Job *job) {
 void FairPool::done(const Job &job) {
     busy_files_.erase(job.file);
     const auto user = users_.find(job.user);
-    lengthy_ -= job.lengthy ? 1 : 0;
-    user->second.lengthy -= job.lengthy ? 1 : 0;
-    if (--user->second.running == 0 && user->second.waiting.empty()) users_.erase(user);
+    User &one = user->second;
+    --(job.lengthy ? one.lengthy : one.running);
+    if (one.running + one.lengthy == 0 && one.waiting.empty()) users_.erase(user);
     changed_.notify_all();  // a user or a file may be free for what waited
 }
 
-void FairPool::work() {
+void FairPool::work(bool lengthy) {
+    constexpr int kNice = 10;
+    if (lengthy) ::setpriority(PRIO_PROCESS, 0, kNice);  // (of this thread)
     Lock held(mutex_);
     for (;;) {
         Job job;
-        while (!next(&job)) {
+        while (!next(lengthy, &job)) {
             if (finishing_ && waiting_ == 0) return;
             changed_.wait(mutex_);
         }

@@ -1,6 +1,6 @@
 // A bounded pool of threads for work that may block or take long, fair by user and by file: a user
-// who has much to do keeps a share of the threads at most, and a file one; and lengthy jobs keep
-// half of the processors busy and half of the threads at most, each user's a quarter of that: so
+// who has much to do keeps a share of the threads at most, and a file one; and lengthy jobs have
+// threads of their own, each user's a quarter of them, which give way to all others (nice(2)): so
 // whoever wants little need not wait for whoever wants much.
 //
 // Jobs of one file run in the order that they came.  The user with the fewest running jobs is
@@ -28,8 +28,10 @@ public:
         bool lengthy = false;
     };
 
-    // `name`: of its threads, 15 bytes at most.  `share`: how many one user may keep busy; 0: half.
-    FairPool(const char *name, unsigned threads, unsigned share = 0);
+    // `name`: of its threads, 15 bytes at most.  `threads`: for what is short; `share`: how many of
+    // them one user may keep busy, 0: half.  `lengthy`: as many more for lengthy jobs (0: there are
+    // no such jobs).
+    FairPool(const char *name, unsigned threads, unsigned share = 0, unsigned lengthy = 0);
     // Before it jobs are only queued.  EAGAIN: as start_thread().
     Result<> start();
     // finish()
@@ -47,23 +49,21 @@ public:
 private:
     struct User {
         std::deque<Job> waiting;
-        unsigned running = 0, lengthy = 0;  // lengthy: of those running
+        unsigned running = 0, lengthy = 0;  // short ones, and lengthy ones
         std::uint64_t served = 0;           // its last turn's number
     };
-    std::deque<Job>::iterator first_free(User &user) REQUIRES(mutex_);
-    void work() EXCLUDES(mutex_);
-    bool next(Job *job) REQUIRES(mutex_);
+    std::deque<Job>::iterator first_free(bool lengthy, User &user) REQUIRES(mutex_);
+    void work(bool lengthy) EXCLUDES(mutex_);
+    bool next(bool lengthy, Job *job) REQUIRES(mutex_);
     void done(const Job &job) REQUIRES(mutex_);
 
     const char *const name_;
-    const unsigned threads_wanted_;
-    const unsigned running_max_;                  // of one user
-    const unsigned lengthy_max_, lengthy_share_;  // of all, of one user
+    const unsigned short_threads_, lengthy_threads_;
+    const unsigned short_share_, lengthy_share_;  // of one user
     Mutex mutex_;
     CondVar changed_;
     std::map<std::uint32_t, User> users_ GUARDED_BY(mutex_);  // those with jobs
     std::set<std::uint64_t> busy_files_ GUARDED_BY(mutex_);
-    unsigned lengthy_ GUARDED_BY(mutex_) = 0;  // running
     std::uint64_t turns_ GUARDED_BY(mutex_) = 0, of_none_ GUARDED_BY(mutex_) = 0;
     std::size_t waiting_ GUARDED_BY(mutex_) = 0;
     bool finishing_ GUARDED_BY(mutex_) = false;

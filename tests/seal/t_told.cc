@@ -290,12 +290,12 @@ TEST_CASE(
     CHECK(!pool.submit({1, 1, [] {}}));
 }
 
-TEST_CASE("fair pool: lengthy jobs of many users leave half of the threads to others") {
+TEST_CASE("fair pool: lengthy jobs of many users have threads of their own") {
     std::mutex mutex;
     std::condition_variable changed;
     bool blocked = true;
     unsigned lengthy = 0, second = 0, others = 0;
-    FairPool pool("pool", 8);
+    FairPool pool("pool", 4, 0, 4);
     REQUIRE(pool.start().ok());
     const auto wait_for = [&](const unsigned &count, unsigned least) {
         std::unique_lock held(mutex);

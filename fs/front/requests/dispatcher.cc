@@ -309,7 +309,7 @@ void Dispatcher::statx(const Request &request) {
         const auto unseen = volume_.unseen_from(ino);
         if (unseen.ok() && unseen.value())
             if (flush({.ino = ino, .offset = *unseen.value()}, header.uid,
-                      [this] { return copy_of(*Request::current()); }))
+                      [] { return copy_of(*Request::current()); }))
                 return;
     }
     if (const pm::Absent page = pm::NoWaiting::take()) {
