@@ -78,7 +78,7 @@ std::unique_ptr<Chain> QueueThread::take_or_poll() {
     if (chain || setup_.polling.count() == 0) return chain;
     const auto end = std::chrono::steady_clock::now() + setup_.polling;
     while (active() && !setup_.queue->pending() && std::chrono::steady_clock::now() < end)
-        __builtin_ia32_pause();
+        std::this_thread::yield();
     return setup_.queue->take();
 }
 
