@@ -31,7 +31,7 @@ public:
 private:
     const bool background_;
     const Later later_;
-    FairPool pool_{"pmfs-work", 8, 0, 4};
+    FairPool pool_{"pmfs-work", 8, 0, 2};
 };
 
 }  // namespace pmfs
