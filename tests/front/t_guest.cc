@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <atomic>
 #include <mutex>
 
 #include "front/transports/vhost_fs.h"
@@ -113,26 +114,37 @@ private:
 };
 
 // What the front end was asked to map, as a VMM would have it.
-struct Window {
+class Window {
+public:
     struct Mapped {
         std::uint64_t offset, size;  // in the window
         std::string begin;           // the first bytes of the piece
     };
     std::uint64_t answer(virtio::BackEndRequest what, const virtio::WindowMap &map, int fd) {
-        const std::lock_guard held(mutex);
+        const std::lock_guard held(mutex_);
         if (what == virtio::BackEndRequest::shmem_map) {
             std::string bytes(8, '\0');
             if (::pread(fd, bytes.data(), bytes.size(), static_cast<off_t>(map.fd_offset)) < 0)
                 return 1;
-            mapped.push_back({map.window_offset, map.size, bytes});
+            mapped_.push_back({map.window_offset, map.size, bytes});
         } else if (what == virtio::BackEndRequest::shmem_unmap) {
-            unmapped.push_back(map.window_offset);
+            unmapped_.push_back(map.window_offset);
         }
         return 0;
     }
-    std::mutex mutex;
-    std::vector<Mapped> mapped;
-    std::vector<std::uint64_t> unmapped;
+    std::vector<Mapped> mapped() {
+        const std::lock_guard held(mutex_);
+        return mapped_;
+    }
+    std::vector<std::uint64_t> unmapped() {
+        const std::lock_guard held(mutex_);
+        return unmapped_;
+    }
+
+private:
+    std::mutex mutex_;
+    std::vector<Mapped> mapped_;
+    std::vector<std::uint64_t> unmapped_;
 };
 
 constexpr std::uint64_t kRange = front::DaxWindow::kRange;
@@ -359,12 +371,12 @@ TEST_CASE("window: a range of a sealed file is mapped, held, and given back") {
                .attr.flags &
            FUSE_ATTR_DAX) != 0);
     CHECK(set_up(guest, node, kRange, 3 * kRange) == 0);
-    REQUIRE(window.mapped.size() == 1);
-    CHECK(window.mapped[0].offset == 3 * kRange);
-    CHECK(window.mapped[0].size == kRange);
-    CHECK(window.mapped[0].begin == "second o");
+    REQUIRE(window.mapped().size() == 1);
+    CHECK(window.mapped()[0].offset == 3 * kRange);
+    CHECK(window.mapped()[0].size == kRange);
+    CHECK(window.mapped()[0].begin == "second o");
     CHECK(set_up(guest, node, kRange, 3 * kRange) == 0);  // to write, too: as it is
-    CHECK(window.mapped.size() == 1);
+    CHECK(window.mapped().size() == 1);
 
     const auto holders = host.world.volume().holders(InodeNo(node));
     REQUIRE(holders.ok());
@@ -375,11 +387,11 @@ TEST_CASE("window: a range of a sealed file is mapped, held, and given back") {
 
     // Another range in the same place: the guest's kernel takes it without giving the old one back.
     CHECK(set_up(guest, node, 0, 3 * kRange) == 0);
-    CHECK(window.unmapped == std::vector{3 * kRange});
-    REQUIRE(window.mapped.size() == 2);
-    CHECK(window.mapped[1].begin == "first of");
+    CHECK(window.unmapped() == std::vector{3 * kRange});
+    REQUIRE(window.mapped().size() == 2);
+    CHECK(window.mapped()[1].begin == "first of");
     CHECK(remove(guest, 3 * kRange) == 0);
-    CHECK(window.unmapped.size() == 2);
+    CHECK(window.unmapped().size() == 2);
     CHECK(comes([&] { return nobody_holds(host, node); }));
     CHECK(here.removexattr(node, "trusted.pmfs.seal") == 0);
 }
@@ -407,9 +419,9 @@ TEST_CASE("window: what is not in it, not aligned or not in the file is refused"
     CHECK(set_up(guest, kRoot, 0, 0) != 0);
     CHECK(remove(guest, kWindow, kRange) == EINVAL);
     CHECK(remove(guest, 0, ~std::uint64_t{0}) == EINVAL);
-    CHECK(window.mapped.empty());
+    CHECK(window.mapped().empty());
     CHECK(set_up(guest, node, 0, 0) == 0);  // prepared for it
-    CHECK(window.mapped.size() == 1);
+    CHECK(window.mapped().size() == 1);
     CHECK(here.truncate(node, 0) == ETXTBSY);
 }
 
@@ -421,7 +433,7 @@ TEST_CASE("window: when the VMM goes, what it held is free; a range that it refu
     here.release(file);
     {
         Guest guest(host);
-        bool refuses = true;
+        std::atomic<bool> refuses = true;
         guest.front.answer_back_end([&](auto what, const auto &, int) -> std::uint64_t {
             return refuses && what == virtio::BackEndRequest::shmem_map ? 1 : 0;
         });
