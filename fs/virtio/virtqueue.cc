@@ -4,12 +4,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-
 #include <array>
 #include <bit>
 #include <limits>
-#include "base/unchecked.h"
 
+#include "base/unchecked.h"
 #include "virtio/walk.h"
 
 namespace pmfs::virtio {
