@@ -67,6 +67,14 @@ Refusal set_lease_break_time(std::string_view, std::string_view value, ServeOpti
     return {};
 }
 
+std::optional<unsigned> to_number(std::string_view text, unsigned least, unsigned most) {
+    unsigned number = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    if (error != std::errc() || end != text.data() + text.size()) return {};
+    if (number < least || number > most) return {};
+    return number;
+}
+
 // Bytes, or with K, M, G, T so many times 1024.
 std::optional<std::uint64_t> to_bytes(std::string_view text) {
     constexpr std::string_view kUnits = "KMGT";
@@ -88,14 +96,12 @@ Refusal set_pin_quota(std::string_view, std::string_view value, ServeOptions *op
 }
 
 Refusal set_mappings(std::string_view, std::string_view value, ServeOptions *options) {
-    constexpr std::size_t kLeast = 16, kMost = 1'000'000;
-    std::size_t number = 0;
-    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
-    if (error != std::errc() || end != value.data() + value.size() || number < kLeast ||
-        number > kMost)
+    constexpr unsigned kLeast = 16, kMost = 1'000'000;
+    const auto number = to_number(value, kLeast, kMost);
+    if (!number)
         return fmt::format("mappings= wants a number from {} to {}, not '{}'", kLeast, kMost,
                            value);
-    options->volume.grants_max = number;
+    options->volume.grants_max = *number;
     return {};
 }
 
@@ -140,11 +146,9 @@ Refusal set_tag(std::string_view value, GuestOptions *guest) {
 
 Refusal set_queues(std::string_view value, GuestOptions *guest) {
     constexpr unsigned kMost = 64;
-    unsigned number = 0;
-    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
-    if (error != std::errc() || end != value.data() + value.size() || number < 1 || number > kMost)
-        return fmt::format("queues= wants a number from 1 to {}, not '{}'", kMost, value);
-    guest->request_queues = number;
+    const auto number = to_number(value, 1, kMost);
+    if (!number) return fmt::format("queues= wants a number from 1 to {}, not '{}'", kMost, value);
+    guest->request_queues = *number;
     return {};
 }
 
@@ -159,11 +163,9 @@ Refusal set_window(std::string_view value, GuestOptions *guest) {
 
 Refusal set_polling(std::string_view value, GuestOptions *guest) {
     constexpr unsigned kMost = 1'000'000;
-    unsigned number = 0;
-    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
-    if (error != std::errc() || end != value.data() + value.size() || number > kMost)
-        return fmt::format("poll= wants microseconds, at most {}, not '{}'", kMost, value);
-    guest->polling = std::chrono::microseconds(number);
+    const auto number = to_number(value, 0, kMost);
+    if (!number) return fmt::format("poll= wants microseconds, at most {}, not '{}'", kMost, value);
+    guest->polling = std::chrono::microseconds(*number);
     return {};
 }
 

@@ -111,19 +111,13 @@ void link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name) {
                 news);
 }
 
-void unlink(fuse_req_t req, fuse_ino_t parent, const char *name) {
-    Dispatcher &dispatcher = Dispatcher::of(req);
-    InodeNo removed;
-    const Result<> done = dispatcher.volume().unlink(InodeNo(parent), name, &removed);
-    News news = name_news(dispatcher, parent, name);
-    if (news.any()) news.attributes = {removed};
-    reply_done(dispatcher, req, done, news);
-}
+using Remove = Result<> (Volume::*)(InodeNo dir, std::string_view name, InodeNo *removed);
 
-void rmdir(fuse_req_t req, fuse_ino_t parent, const char *name) {
+template <Remove remove>
+void remove_name(fuse_req_t req, fuse_ino_t parent, const char *name) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     InodeNo removed;
-    const Result<> done = dispatcher.volume().rmdir(InodeNo(parent), name, &removed);
+    const Result<> done = (dispatcher.volume().*remove)(InodeNo(parent), name, &removed);
     News news = name_news(dispatcher, parent, name);
     if (news.any()) news.attributes = {removed};
     reply_done(dispatcher, req, done, news);
@@ -163,8 +157,8 @@ void add_name_operations(fuse_lowlevel_ops &table) {
     table.symlink = symlink;
     table.readlink = readlink;
     table.link = link;
-    table.unlink = unlink;
-    table.rmdir = rmdir;
+    table.unlink = remove_name<&Volume::unlink>;
+    table.rmdir = remove_name<&Volume::rmdir>;
     table.rename = rename;
 }
 

@@ -81,13 +81,11 @@ int DaxWindow::set_up(InodeNo ino, const fuse_setupmapping_in &in) {
         const Lock held(mutex_);
         ranges_.erase(in.moffset);
     }
-    auto taken = take(ino, in);
-    if (!taken.ok()) return taken.error().errno_value();
-    return 0;
+    const auto taken = take(ino, in);
+    return taken.ok() ? 0 : taken.error().errno_value();
 }
 
-Result<std::shared_ptr<DaxWindow::Range>> DaxWindow::take(InodeNo ino,
-                                                          const fuse_setupmapping_in &in) {
+Result<> DaxWindow::take(InodeNo ino, const fuse_setupmapping_in &in) {
     Caller vmm;
     {
         const Lock held(mutex_);
@@ -143,7 +141,7 @@ Result<std::shared_ptr<DaxWindow::Range>> DaxWindow::take(InodeNo ino,
         ranges_.erase(in.moffset);
         return mapped.error();
     }
-    return range;
+    return {};
 }
 
 // Where the range's blocks are, in as few pieces as there are extents.

@@ -63,7 +63,7 @@ private:
         HandleId handle = 0;  // 0: none yet
         std::vector<Piece> pieces;
     };
-    Result<std::shared_ptr<Range>> take(InodeNo ino, const fuse_setupmapping_in &in);
+    Result<> take(InodeNo ino, const fuse_setupmapping_in &in);
     Result<> find_pieces(Range &range, std::uint64_t window_offset, std::uint64_t length);
     Result<> map(Range &range, const FileDescriptor &device) EXCLUDES(mutex_);
     void unmap(const Range &range, std::size_t pieces) EXCLUDES(mutex_);

@@ -145,8 +145,7 @@ std::shared_ptr<void> VhostFs::guard(std::byte *start, std::size_t size) {
 // --- clients
 
 void VhostFs::begin_client() {
-    end_client();
-    if (window_) (void)window_->remove(0, window_->size());  // of whoever was there before
+    unmounted();  // whoever was there before
     auto client = clients_.admit(options_.policy);
     if (!client.ok()) return log(fmt::format("no client: {}", client.error().what()));
     auto dispatcher = Dispatcher::create(clients_, client.value(), dispatch_);
@@ -155,7 +154,6 @@ void VhostFs::begin_client() {
         return log(fmt::format("no client: {}", dispatcher.error().what()));
     }
     ExclusiveLock held(mutex_);
-    client_ = std::move(client).take();
     dispatcher_ = std::move(dispatcher).take();
 }
 
@@ -164,9 +162,14 @@ void VhostFs::end_client() {
     {
         ExclusiveLock held(mutex_);  // no request is in dispatch()
         dispatcher = std::move(dispatcher_);
-        client_.reset();
     }
     if (dispatcher) dispatcher->leave();
+}
+
+// The VMM goes on, and has mapped what the client had in the window.
+void VhostFs::unmounted() {
+    end_client();
+    if (window_) (void)window_->remove(0, window_->size());
 }
 
 // The VMM waits until all requests are answered.
@@ -183,10 +186,11 @@ int VhostFs::set_up_mapping(ConstBytes message) {
     InodeNo ino;
     {
         SharedLock held(mutex_);
-        if (!client_) return ENOTCONN;
-        const auto named = client_->inode_of(load<fuse_in_header>(message).nodeid);
+        if (!dispatcher_) return ENOTCONN;
+        Client &client = dispatcher_->client();
+        const auto named = client.inode_of(load<fuse_in_header>(message).nodeid);
         if (!named) return ESTALE;
-        if (const auto node = client_->check_node(*named, false); !node.ok())
+        if (const auto node = client.check_node(*named, false); !node.ok())
             return node.error().errno_value();
         ino = *named;
     }
@@ -228,9 +232,7 @@ void VhostFs::request(unsigned, std::unique_ptr<virtio::Chain> chain) {
         return answer(*port, message, remove_mappings(message));
     if (opcode == FUSE_INIT) begin_client();
     if (!dispatch(port, message) && has_reply(message)) answer(*port, message, ENOTCONN);
-    if (opcode != FUSE_DESTROY) return;
-    end_client();
-    if (window_) (void)window_->remove(0, window_->size());
+    if (opcode == FUSE_DESTROY) unmounted();
 }
 
 // False: there is no client, before INIT or after the end.

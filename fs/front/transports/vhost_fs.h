@@ -64,6 +64,7 @@ private:
     bool dispatch(const Port &port, Bytes message) EXCLUDES(mutex_);
     void begin_client() EXCLUDES(mutex_);
     void end_client() EXCLUDES(mutex_);
+    void unmounted() EXCLUDES(mutex_);
     void log(const std::string &sentence) const;
 
     Clients &clients_;
@@ -77,7 +78,6 @@ private:
     // Shared by requests while they are dispatched, so that a client ends between requests.
     SharedMutex mutex_;
     std::shared_ptr<Dispatcher> dispatcher_ GUARDED_BY(mutex_);
-    std::shared_ptr<Client> client_ GUARDED_BY(mutex_);
 
     std::unique_ptr<virtio::BackEnd> back_end_;  // the last one: its threads call all this
 };
