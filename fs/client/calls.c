@@ -75,6 +75,16 @@ PMFS_EXPORT int pmfs_prepare(int fd, off_t offset, size_t length, size_t unit) {
     return 0;
 }
 
+PMFS_EXPORT int pmfs_prepare_contiguous(int fd, off_t offset, size_t length) {
+    const int result = pmfs_check_range(offset, length);
+    if (result != 0) return result;
+    struct pmfs_io_prepare io = {.version = PMFS_ABI_VERSION,
+                                 .flags = PMFS_PREPARE_CONTIGUOUS,
+                                 .offset = (uint64_t)offset,
+                                 .length = length};
+    return pmfs_ioctl_waiting(fd, PMFS_IOC_PREPARE, &io, true);
+}
+
 PMFS_EXPORT int pmfs_seal(int fd, unsigned level) {
     struct pmfs_io_seal io = {.version = PMFS_ABI_VERSION, .level = level};
     return pmfs_ioctl(fd, PMFS_IOC_SEAL, &io);

@@ -7,6 +7,7 @@
  */
 #define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -182,6 +183,15 @@ int pmfs_bound_channel(struct pmfs_bound *bound) {
     if (channel >= 0) __atomic_store_n(&bound->channel, channel, __ATOMIC_RELEASE);
     pthread_mutex_unlock(&bound->connection->talk);
     return channel;
+}
+
+int pmfs_keep_over_exec(int fd) {
+    const int flags = fcntl(fd, F_GETFD);
+    return flags >= 0 && fcntl(fd, F_SETFD, flags & ~FD_CLOEXEC) == 0 ? 0 : -errno;
+}
+
+int pmfs_bound_keep_over_exec(const struct pmfs_bound *bound) {
+    return pmfs_keep_over_exec(bound->connection->fd);
 }
 
 void pmfs_unbind(struct pmfs_bound *bound) {

@@ -73,6 +73,9 @@ int pmfs_bind(const struct pmfs_io_grant *grant, struct pmfs_bound *out);
 bool pmfs_bound_is_ours(const struct pmfs_bound *bound);
 /* The channel of its events, which is made when it is first asked for; or -errno. */
 int pmfs_bound_channel(struct pmfs_bound *bound);
+/* The descriptor, or the connection, stays open when the process executes another program. */
+int pmfs_keep_over_exec(int fd);
+int pmfs_bound_keep_over_exec(const struct pmfs_bound *bound);
 /* Gives back neither the grant nor the device. */
 void pmfs_unbind(struct pmfs_bound *bound);
 

@@ -36,6 +36,11 @@ int pmfs_query_volume(int fd, struct pmfs_volume *out);
  * Works in steps; if it is interrupted (-EINTR) what is done stays done, and it may be called
  * again. */
 int pmfs_prepare(int fd, off_t offset, size_t length, size_t unit);
+/* The same, and makes one extent of the range, at a multiple of 2 MiB: what can be mapped by one
+ * offset of the device and one length.  One for each PMFS_CONTIGUOUS_MAX of a longer range.  Other
+ * files' data may be moved out of the way.  -ENOSPC: there is no such place, and none can be made.
+ * A signal does not end it. */
+int pmfs_prepare_contiguous(int fd, off_t offset, size_t length);
 
 /* Freezes the block map; level: PMFS_SEAL_AS_IS or PMFS_SEAL_FULL.  Needs a descriptor open for
  * writing and the right to seal.  Sealing or unsealing twice gives 0.
@@ -123,6 +128,15 @@ struct pmfs_ticket {
 int pmfs_make_ticket(int fd, off_t offset, size_t length, int prot, unsigned flags,
                      struct pmfs_ticket *out);
 int pmfs_map_ticket(int fd, const struct pmfs_ticket *ticket, struct pmfs_map **out);
+
+/* For a program that maps by itself, a virtual machine monitor for instance: takes a temporary
+ * grant on [offset, offset + length) of a file that is sealed full (length 0: to its end), and
+ * gives a descriptor of the device, open for reading only.  It, and what the grant lives by, stay
+ * open over execve(2), so that the program that the caller executes next is the holder.  There is
+ * no way to give it back: the grant ends with the process, and with whatever else has that
+ * descriptor or maps by it.  The grant is of whole 2 MiB, as pmfs_prepare_contiguous makes them.
+ * Errors as of pmfs_map; -EINVAL: not sealed full, too. */
+int pmfs_borrow(int fd, off_t offset, size_t length);
 
 /* --- grants without a mapping ----------------------------------------------------------------- */
 

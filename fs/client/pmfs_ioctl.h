@@ -131,10 +131,15 @@ struct pmfs_io_unseal {
     uint32_t flags; /* 0 */
 };
 
-/* Allocates, writes zeroes where nothing was written, unshares, and aligns to `unit`. */
+/* Allocates, writes zeroes where nothing was written, unshares, and aligns to `unit`.
+ * PMFS_PREPARE_CONTIGUOUS: and makes one extent of the range, at a multiple of 2 MiB; `unit` is 0.
+ * No extent is longer than PMFS_CONTIGUOUS_MAX: a longer range becomes one for each of these, from
+ * its beginning on.  ENOSPC: there is no such place, and none can be made. */
+#define PMFS_PREPARE_CONTIGUOUS 1u
+#define PMFS_CONTIGUOUS_MAX ((uint64_t)1022 << 20)
 struct pmfs_io_prepare {
     uint32_t version;
-    uint32_t flags; /* 0 */
+    uint32_t flags; /* 0, PMFS_PREPARE_CONTIGUOUS */
     uint64_t offset;
     uint64_t length; /* 0: to the end of the file */
     uint64_t unit;   /* a power of two; 0: 2 MiB if the file is that large, else the mapping unit */
@@ -155,6 +160,8 @@ struct pmfs_io_prepare {
 #define PMFS_GRANT_NOWAIT 16u /* EAGAIN while a lease is being broken, instead of waiting */
 #define PMFS_GRANT_FORK                                                                            \
     32u /* with MAP, without STORE, of a file that is sealed full: children may map as well */
+#define PMFS_GRANT_CHUNKS                                                                          \
+    64u /* the range is rounded out to multiples of 2 MiB, also behind the end of the file */
 
 #define PMFS_MEDIUM_DEVDAX 1u
 #define PMFS_MEDIUM_FSDAX 2u

@@ -88,7 +88,8 @@ public:
     // Chunks that nobody else gets, until they are given free again: they are being emptied.
     void keep_chunks(ChunkNo first, std::uint64_t chunks);
     void free_chunks(ChunkNo first, std::uint64_t chunks);
-    // Takes such chunks, which are empty.  kParkErrno: some block of them is still held back.
+    // Takes such chunks, which are empty and in one bitmap block.  kParkErrno: some block of them
+    // is still held back.
     Result<Run> take_kept(Change &change, ChunkNo first, std::uint64_t chunks);
     // Takes `blocks` contiguous metadata blocks (a few).
     Result<Run> take_meta(Change &change, BlockNo near, std::uint64_t blocks, Need need);

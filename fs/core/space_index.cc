@@ -144,26 +144,30 @@ Result<std::optional<ChunkNo>> SpaceMap::find_free(GroupNo near, unsigned count,
     });
 }
 
-Result<std::optional<SpaceMap::Window>> SpaceMap::fewest_used(GroupNo number, unsigned count,
-                                                              unsigned unit,
+Result<std::optional<SpaceMap::Window>> SpaceMap::fewest_used(GroupNo number, Wanted wanted,
                                                               std::uint64_t used_least,
                                                               const std::set<ChunkNo> &but) {
     TRY(load(number));
     const Group &group = group_at(number);
+    const auto used_of = [&](unsigned c) { return kChunkBlocks - group.chunks[c].free; };
     std::optional<Window> best;
-    for (unsigned c = 0; c + count <= group.chunk_count; ++c) {
-        const ChunkNo first = media::first_chunk(number) + c;
-        if (first % unit != 0 || but.contains(first)) continue;
-        if (c / kBitmapChunks != (c + count - 1) / kBitmapChunks) continue;
-        std::uint64_t used = 0;
-        bool data = true;
-        for (unsigned i = c; i < c + count; ++i) {
-            const Chunk &one = group.chunks[i];
-            data = data && !one.reserved && !one.inodes &&
-                   (one.kind == ChunkKind::data || one.kind == ChunkKind::free);
-            used += kChunkBlocks - one.free;
+    std::uint64_t used = 0;  // in the last ones of so many that will do, up to `count` of them
+    unsigned fit = 0;
+    for (unsigned c = 0; c < group.chunk_count; ++c) {
+        const Chunk &one = group.chunks[c];
+        const bool data = one.kind == ChunkKind::data || one.kind == ChunkKind::free;
+        if (one.reserved || one.inodes || !data || but.contains(media::first_chunk(number) + c)) {
+            used = fit = 0;
+            continue;
         }
-        if (data && used >= used_least && used < count * kChunkBlocks &&
+        used += used_of(c);
+        if (++fit > wanted.count) used -= used_of(c - wanted.count);
+        if (fit < wanted.count) continue;
+        const unsigned from = c + 1 - wanted.count;
+        const ChunkNo first = media::first_chunk(number) + from;
+        if (first % wanted.unit != 0) continue;
+        if (!wanted.across && from / kBitmapChunks != c / kBitmapChunks) continue;
+        if (used >= used_least && used < wanted.count * kChunkBlocks &&
             (!best || used < best->used))
             best = Window{first, used};
     }

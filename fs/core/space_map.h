@@ -80,13 +80,17 @@ public:
     // The first group at or after `from` that has a free chunk, and round.
     std::optional<GroupNo> free_group(GroupNo from) const { return with_free_.next(from); }
     // The `count` chunks in a row, the first one at a multiple of `unit`, of the group that have
-    // the fewest blocks in use, but `used_least`; only file data, some of it free.  Not those in
-    // `but` (by first chunk).
+    // the fewest blocks in use, but `used_least`; only file data, some of it free, and none of the
+    // chunks in `but`.  All in one bitmap block, unless they may lie `across` several.
+    struct Wanted {
+        unsigned count, unit;
+        bool across = false;
+    };
     struct Window {
         ChunkNo first;
         std::uint64_t used = 0;
     };
-    Result<std::optional<Window>> fewest_used(GroupNo group, unsigned count, unsigned unit,
+    Result<std::optional<Window>> fewest_used(GroupNo group, Wanted wanted,
                                               std::uint64_t used_least,
                                               const std::set<ChunkNo> &but);
     // The group at or after `from` that has free blocks in broken chunks, or with `whole` in any

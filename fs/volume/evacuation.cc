@@ -91,12 +91,13 @@ Result<bool> Evacuation::step() {
 Result<> Evacuation::choose() {
     TRY(turn_.take());
     core::SpaceMap &map = e_.allocator->map();
-    const bool needed = worth_ == Worth::needed;
+    const bool needed = worth_ != Worth::useful;
     const auto group = map.broken_group(group_, needed);
     if (!group || *group >= end_group_) return none();
     group_ = *group;
     // Where it is needed, wholly free chunks are those that are still held back.
-    const auto found = TRY(map.fewest_used(group_, chunks_, unit_, needed ? 0 : 1, stuck_));
+    const core::SpaceMap::Wanted wanted{chunks_, unit_, worth_ == Worth::in_a_row};
+    const auto found = TRY(map.fewest_used(group_, wanted, needed ? 0 : 1, stuck_));
     if (!found || found->used > used_max_) {
         ++group_;  // one group a step
         return {};
@@ -107,28 +108,33 @@ Result<> Evacuation::choose() {
     scan_.emplace(first, media::first_block(found->first + chunks_), found->used);
     next_ = offset_ = 0;
     attribute_moved_.reset();
-    failed_ = found->used != 0 && hopeless();
+    failed_ = found->used != 0 ? hopeless() : std::nullopt;
     stage_ = found->used == 0 ? Stage::done : failed_ ? Stage::plan : Stage::scan;
     return {};
 }
 
-// Whether the window cannot be emptied, by what is known before anybody looks for its owners.
-bool Evacuation::hopeless() {
+// A chunk for which the window cannot be emptied, by what is known before anybody looks for its
+// owners.
+std::optional<ChunkNo> Evacuation::hopeless() {
     const core::SpaceMap &map = e_.allocator->map();
     const std::uint64_t blocks = chunks_ * kChunkBlocks, inside = blocks - window_->used;
-    if (map.free_blocks() < inside + window_->used) return true;
+    if (map.free_blocks() < inside + window_->used) return window_->first;
     const std::uint64_t whole = map.free_chunks() * kChunkBlocks;
-    if (worth_ == Worth::useful && map.free_blocks() < whole + inside + window_->used) return true;
-    const auto without =
-        e_.allocator->quarantine().without({media::first_block(window_->first), blocks});
-    return without.size() != 1 || without[0].blocks != blocks;
+    if (worth_ == Worth::useful && map.free_blocks() < whole + inside + window_->used)
+        return window_->first;
+    const BlockNo first = media::first_block(window_->first);
+    const auto without = e_.allocator->quarantine().without({first, blocks});
+    if (without.size() == 1 && without[0].blocks == blocks) return std::nullopt;
+    const bool from_first = !without.empty() && without[0].start == first;
+    return media::chunk_of(from_first ? without[0].end() : first);
 }
 
 // All windows were tried.  Those that were given up may be had when others have freed blocks.
 Result<> Evacuation::none() {
     stuck_.clear();
     group_ = first_group_;
-    if (worth_ == Worth::useful) return Error(ENOSPC, "no chunk is worth emptying");
+    if (worth_ == Worth::useful || used_max_ != kNoLimit)
+        return Error(ENOSPC, "no chunk is worth emptying");
     if (waits_++ < kWaitsMax && e_.allocator->drop_reservations()) return {};
     if (waits_ < kWaitsMax && e_.allocator->space_comes())
         return Error(kParkErrno, "freed blocks wait for a group commit, or for their readers");
@@ -137,7 +143,7 @@ Result<> Evacuation::none() {
 
 Result<bool> Evacuation::scan() {
     const auto done = scan_->step(Reader(*e_.core), kLookedAt);
-    failed_ = !done.ok();
+    if (!done.ok()) failed_ = window_->first;
     return failed_ || done.value();
 }
 
@@ -151,15 +157,15 @@ void Evacuation::check() {
         const auto inode = core::read_inode(reader, piece_.ino);
         if (!inode.ok() || piece_.attribute) continue;  // gone; or no part of the file's map
         const bool own = own_ != nullptr && piece_.ino == own_->ino();
-        failed_ =
-            !may_move(*inode.value()) || !e_.claims.respect(piece_.ino, own ? own_ : nullptr).ok();
+        if (!may_move(*inode.value()) || !e_.claims.respect(piece_.ino, own ? own_ : nullptr).ok())
+            failed_ = media::chunk_of(piece_.start);
     }
     next_ = 0;
     stage_ = Stage::plan;
 }
 
-void Evacuation::give_up_window() {
-    stuck_.insert(window_->first);
+void Evacuation::give_up_window(ChunkNo because) {
+    stuck_.insert(because);
     finish();
 }
 
@@ -210,7 +216,7 @@ Result<bool> Evacuation::plan_piece(const Reader &reader, const core::Owned &own
         unwritten_ = e.unwritten;
         blob_ = S_ISLNK(inode.value()->mode.get());
         if (e.shared || !claim(owned.ino).ok() || !may_move(*inode.value())) {
-            give_up_window();
+            give_up_piece();
             return true;
         }
         TRY(reserve());
@@ -222,7 +228,8 @@ Result<bool> Evacuation::plan_piece(const Reader &reader, const core::Owned &own
 core::Goal Evacuation::goal() const {
     core::Goal goal;
     goal.group = group_;
-    goal.broken = goal.privileged = true;
+    goal.privileged = true;
+    goal.broken = worth_ != Worth::in_a_row;
     goal.beside_data = worth_ == Worth::useful;
     return goal;
 }
@@ -248,17 +255,21 @@ Result<bool> Evacuation::move_attribute(const Reader &reader, const core::Owned 
         moved_ += moved.value();
         attribute_moved_ = next_;
     } else {
-        give_up_window();
+        give_up_window(media::chunk_of(owned.start));
     }
     return true;
 }
 
-// A place for the piece, or for its head.
+// A place for the piece, or for its head.  A whole chunk that fits its file's units goes to one.
 Result<> Evacuation::reserve() {
-    const auto place = e_.allocator->reserve_data(goal(), piece_.blocks);
-    if (!place.ok() && must_park(place.error()) && worth_ == Worth::needed) return place.error();
+    core::Goal goal = this->goal();
+    goal.file_block = piece_.file_block;
+    goal.large = worth_ == Worth::in_a_row && piece_.blocks >= kChunkBlocks &&
+                 media::congruent(piece_.start, piece_.file_block, kChunkBlocks);
+    const auto place = e_.allocator->reserve_data(goal, piece_.blocks);
+    if (!place.ok() && must_park(place.error()) && worth_ != Worth::useful) return place.error();
     if (!place.ok()) {
-        give_up_window();
+        give_up_piece();
         return {};
     }
     run_ = place.value();
@@ -276,7 +287,7 @@ Result<> Evacuation::plan() {
         used += kChunkBlocks - TRY(e_.allocator->map().chunk(window_->first + c))->free;
     for (std::size_t i = next_; i < scan_->found().size(); ++i) known += scan_->found()[i].blocks;
     if (failed_ || used > known) {  // also when somebody has grown into it
-        give_up_window();
+        give_up_window(failed_ ? *failed_ : unknown_chunk());
         return {};
     }
     const std::vector<core::Owned> &found = scan_->found();
@@ -286,11 +297,31 @@ Result<> Evacuation::plan() {
     }
     leave_inode();
     if (used != 0) {
-        give_up_window();
+        give_up_window(unknown_chunk());
         return {};
     }
     stage_ = Stage::done;
     return {};
+}
+
+// The first chunk of the window with more blocks in use than have a known owner.
+ChunkNo Evacuation::unknown_chunk() const {
+    std::vector<std::uint64_t> known(chunks_);
+    const BlockNo first = media::first_block(window_->first);
+    for (std::size_t i = next_; i < scan_->found().size(); ++i) {
+        const core::Owned &owned = scan_->found()[i];
+        for (BlockNo at = owned.start; at < owned.start + owned.blocks;) {
+            const BlockNo end =
+                std::min(owned.start + owned.blocks, media::first_block(media::chunk_of(at) + 1));
+            known[(at - first) / kChunkBlocks] += end - at;
+            at = end;
+        }
+    }
+    for (unsigned c = 0; c < chunks_; ++c) {
+        const auto chunk = e_.allocator->map().chunk(window_->first + c);
+        if (!chunk.ok() || kChunkBlocks - chunk.value()->free > known[c]) return window_->first + c;
+    }
+    return window_->first;
 }
 
 bool Evacuation::may_move(const media::Inode &inode) {
@@ -305,16 +336,17 @@ bool Evacuation::may_move(const media::Inode &inode) {
 // Without the lock: the old blocks are the claimed file's, the new ones are reserved.
 void Evacuation::copy() {
     const std::uint64_t from = media::byte_of(piece_.start), size = piece_.blocks * kBlockSize;
-    failed_ = e_.region->lost(from, size);
-    if (!failed_ && blob_) {
+    bool failed = e_.region->lost(from, size);
+    if (!failed && blob_) {
         auto copied = core::copy_blob(*e_.core, {piece_.start, piece_.blocks}, run_);
-        failed_ = !copied.ok();
+        failed = !copied.ok();
         if (copied.ok()) e_.journal->persist(std::move(copied).take());
-    } else if (!failed_) {
+    } else if (!failed) {
         e_.journal->persist(
             e_.journal->write_data(media::byte_of(run_.start), {e_.region->data() + from, size}));
     }
-    if (pm::take_fault() || e_.region->lost(from, size)) failed_ = true;
+    if (pm::take_fault() || failed || e_.region->lost(from, size))
+        failed_ = media::chunk_of(piece_.start);
     e_.data_dirty.store(true, std::memory_order_release);
     stage_ = Stage::commit;
 }
@@ -324,7 +356,7 @@ Result<> Evacuation::commit() {
     const Result<> done = failed_ ? Result<>(Error(EIO, "a bad page")) : exchange();
     if (!done.ok() && done.error().errno_value() == kParkErrno) return done;
     if (!done.ok()) {
-        give_up_window();
+        give_up_piece();
         return {};
     }
     reserved_ = false;
@@ -354,9 +386,17 @@ Result<> Evacuation::exchange() {
 }
 
 Result<Run> Evacuation::take(Change &change) {
-    const auto taken = e_.allocator->take_kept(change, window_->first, chunks_);
+    return take_part(change, 0, chunks_);
+}
+
+Run Evacuation::place() const {
+    return {media::first_block(window_->first), chunks_ * kChunkBlocks};
+}
+
+Result<Run> Evacuation::take_part(Change &change, unsigned from, unsigned chunks) {
+    const auto taken = e_.allocator->take_kept(change, window_->first + from, chunks);
     if (taken.ok() || taken.error().errno_value() != ENOSPC) return taken;
-    give_up_window();
+    give_up_window(window_->first + from);
     return Run{};
 }
 

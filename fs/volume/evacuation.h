@@ -19,8 +19,10 @@ namespace pmfs {
 class Evacuation {
 public:
     // needed: the last resort of an operation that needs the chunks, which waits for blocks to be
-    // freed.  useful: it costs no metadata its chunks, and nobody waits.
-    enum class Worth : std::uint8_t { needed, useful };
+    // freed.  in_a_row: the same, where being together is what the chunks are needed for: they may
+    // be as many as a group has, and what is moved may break other free chunks.  useful: it costs
+    // no metadata its chunks, and nobody waits.
+    enum class Worth : std::uint8_t { needed, in_a_row, useful };
 
     // `chunks` in a row, the first one at a multiple of `unit`.  `own`: of an operation that has
     // claimed a file whose data may be moved as well.
@@ -47,10 +49,15 @@ public:
     // Within a transaction of the caller's.  kParkErrno: not all of them can be had yet.  None:
     // somebody else had a block of them, and others are to be emptied (step()).
     Result<core::Run> take(core::Change &change);
+    // The same of so many of them, from `from` on, which are in one bitmap block: for in_a_row.
+    Result<core::Run> take_part(core::Change &change, unsigned from, unsigned chunks);
+    core::Run place() const;  // where they are, from step() on
     // The chunks, if there are any, are anybody's again.  With the lock held exclusively.
     void finish();
     // Chunks of which more than so many blocks are in use are not worth it.
+    // Nobody waits for them as long as there is such a limit.
     void at_most(std::uint64_t used) { used_max_ = used; }
+    static constexpr std::uint64_t kNoLimit = ~std::uint64_t{0};
     // In these groups only; the next step begins in the first one.
     void within(GroupNo group, GroupNo end);
     GroupNo group() const { return group_; }        // where it is
@@ -67,7 +74,8 @@ private:
     Result<bool> scan();
     void check();
     Result<> plan();
-    bool hopeless();
+    std::optional<ChunkNo> hopeless();
+    ChunkNo unknown_chunk() const;
     void copy();
     Result<> commit();
     Result<> exchange();
@@ -76,7 +84,8 @@ private:
     Result<> reserve();
     Result<bool> move_attribute(const core::Reader &reader, const core::Owned &owned);
     bool may_move(const media::Inode &inode);
-    void give_up_window();
+    void give_up_window(ChunkNo because);
+    void give_up_piece() { give_up_window(media::chunk_of(piece_.start)); }
     Result<> claim(InodeNo ino);
     void leave_inode();
     void cancel();
@@ -87,10 +96,10 @@ private:
     Claim *const own_;
     Claim turn_;
     Stage stage_ = Stage::choose;
-    std::uint64_t used_max_ = ~std::uint64_t{0}, moved_ = 0;
+    std::uint64_t used_max_ = kNoLimit, moved_ = 0;
     GroupNo first_group_, group_, end_group_{~std::uint64_t{0}};
     unsigned waits_ = 0;
-    std::set<ChunkNo> stuck_;  // windows, by first chunk
+    std::set<ChunkNo> stuck_;  // chunks that a window failed for
     std::optional<core::SpaceMap::Window> window_;
     std::optional<core::OwnerScan> scan_;
     std::size_t next_ = 0;        // of what the scan found,
@@ -100,7 +109,8 @@ private:
     std::optional<std::size_t> attribute_moved_;  // of what the scan found: it was written anew
     core::Owned piece_;                           // being moved, into run_
     core::Run run_;
-    bool reserved_ = false, unwritten_ = false, blob_ = false, failed_ = false;
+    bool reserved_ = false, unwritten_ = false, blob_ = false;
+    std::optional<ChunkNo> failed_;  // the window cannot be emptied, because of this chunk
 };
 
 }  // namespace pmfs

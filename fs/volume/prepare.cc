@@ -16,6 +16,7 @@
 #include "media/geometry.h"
 #include "volume/asking.h"
 #include "volume/data.h"
+#include "volume/donor.h"
 #include "volume/evacuation.h"
 #include "volume/parts.h"
 #include "volume/trim.h"
@@ -83,10 +84,6 @@ private:
     static constexpr std::uint64_t kStepBlocks =
         8 * kChunkBlocks;  // about 16 MiB are zeroed at once
     static constexpr unsigned kExtentsLookedAt = 1024;
-    struct Source {  // of a piece of the unit that is moved; from 0: zeroes
-        BlockNo from, to;
-        std::uint64_t blocks;
-    };
 
     Result<MapPermit> permit(const media::Inode &inode, Move move, FileBlock first, FileBlock end) {
         return e_.holders->permit(ino_, inode, move, first, end);
@@ -193,22 +190,8 @@ private:
         stage_ = Stage::zero;
     }
 
-    // Without the lock: the blocks are the claimed file's, and unwritten, so that nobody reads
-    // them.
     Result<> fill(Stage then) {
-        pm::Unfenced duty;
-        for (const Source &s : sources_) {
-            if (s.from == BlockNo(0)) {
-                duty.add(e_.journal->zero_data(byte_of(s.to), s.blocks * kBlockSize));
-                continue;
-            }
-            const std::uint64_t from = byte_of(s.from), size = s.blocks * kBlockSize;
-            duty.add(e_.journal->write_data(byte_of(s.to), {e_.region->data() + from, size}));
-            lost_ = lost_ || e_.region->lost(from, size);
-        }
-        e_.journal->persist(std::move(duty));
-        if (lost_) return Error(EIO, "the medium lost a page of the file");
-        if (pm::take_fault()) return Error(EIO, "the medium has a bad page here");
+        TRY(fill_donor(e_, sources_));
         stage_ = then;
         return {};
     }
@@ -227,7 +210,6 @@ private:
         return {};
     }
 
-    // The donor range is unwritten, so that its old content can never be seen.
     Result<> take_donor() {
         TRY(core::map_make_room(*e_.core, ino_, kDonorRange, 1));
         Change change(*e_.core);
@@ -236,61 +218,19 @@ private:
         const MapPermit allowed = TRY(permit(*inode, Move::relocate, at_, at_ + unit_));
         run_ = TRY(take_whole(change, unit_));
         if (run_.blocks == 0) return {};
-        TRY(core::map_insert(change, inode, ino_,
-                             {kDonorRange, run_.start, run_.blocks, true, false}, allowed));
-        inode->blocks.set(inode->blocks.get() + run_.blocks);
-        inode->flags.set(inode->flags.get() | media::kTrimPending);
-        inode->trim_from.set(media::kDonorBase);
-        if (inode->nlink.get() != 0)
-            TRY(core::add_orphan(change, ino_, inode));  // else it is there
+        TRY(add_donor(change, inode, ino_, kDonorRange, run_, allowed));
         TRY(change.commit());
         TRY(claim_.take(ClaimFor::moving));
-        TRY(find_sources());
+        sources_ = TRY(donor_sources(Reader(*e_.core), ino_, at_, run_.start, unit_));
         moved_ = 0;
         stage_ = Stage::wait;
         return {};
     }
 
-    Result<> find_sources() {
-        const Reader reader(*e_.core);
-        const auto *inode = TRY(core::read_inode(reader, ino_));
-        sources_.clear();
-        for (std::uint64_t done = 0; done < unit_;) {
-            const Extent e = TRY(core::find_extent(reader, *inode, ino_, at_ + done));
-            const std::uint64_t n = std::min(e.end(), at_ + unit_) - (at_ + done);
-            const bool zeroes = e.hole() || e.unwritten;
-            sources_.push_back(
-                {zeroes ? BlockNo(0) : e.place_of(at_ + done), run_.start + done, n});
-            done += n;
-        }
-        return {};
-    }
-
     // Puts the donor's blocks in the place of one piece of the unit.
-    Result<> exchange() {
-        const FileBlock at = at_ + moved_, donor = kDonorRange + moved_;
-        const Reader reader(*e_.core);
-        const auto *was = TRY(core::read_inode(reader, ino_));
-        const Extent e = TRY(core::find_extent(reader, *was, ino_, at));
-        std::uint64_t n = std::min(e.end(), at_ + unit_) - at;
-        if (!e.hole()) n = e_.allocator->piece({e.place_of(at), n}).blocks;
-        TRY(core::map_make_room(*e_.core, ino_, at, 2));
-        TRY(core::map_make_room(*e_.core, ino_, at + n, 2));
-        TRY(core::map_make_room(*e_.core, ino_, donor + n, 2));
-
-        Change change(*e_.core);
-        TRY(change.begin());
-        auto *inode = TRY(core::edit_inode(change, ino_));
-        const MapPermit allowed = TRY(permit(*inode, Move::relocate, at, at + n));
-        if (!e.hole()) {
-            const Run old = TRY(core::map_remove(change, inode, ino_, at, at + n, allowed));
-            TRY(e_.allocator->give_back(change, old));
-            inode->blocks.set(inode->blocks.get() - old.blocks);
-        }
-        const Run fresh = TRY(core::map_remove(change, inode, ino_, donor, donor + n, allowed));
-        TRY(core::map_insert(change, inode, ino_, {at, fresh.start, n, false, false}, allowed));
-        TRY(change.commit());
-        moved_ += n;
+    Result<> exchange() REQUIRES(e_.lock) {
+        const FileBlock at = at_ + moved_;
+        moved_ += TRY(exchange_donor(e_, ino_, at, kDonorRange + moved_, unit_ - moved_));
         if (moved_ == unit_) {
             at_ += unit_;
             stage_ = Stage::plan;
@@ -304,10 +244,9 @@ private:
     const FileBlock end_;
     Caller caller_;
     Stage stage_ = Stage::plan;
-    Run run_;                      // that is zeroed, or the donor
-    std::vector<Source> sources_;  // what it is filled with
-    std::uint64_t moved_ = 0;      // of the donor
-    bool lost_ = false;
+    Run run_;                                 // that is zeroed, or the donor
+    std::vector<DonorSource> sources_;        // what it is filled with
+    std::uint64_t moved_ = 0;                 // of the donor
     std::unique_ptr<Evacuation> evacuation_;  // when there were no whole chunks
 };
 

@@ -136,6 +136,13 @@ public:
     // after an interruption.  length 0 = to the end.
     Result<> prepare(InodeNo ino, std::uint64_t offset, std::uint64_t length, std::uint64_t unit,
                      const Caller &caller);
+    // Does the same, and makes one extent of the range, in whole chunks of 2 MiB: one for each
+    // kContiguousMax of it, from its beginning on.  Bytes behind the end of the file become zero.
+    // ENOSPC: nowhere are so many chunks in a row free or to be emptied.
+    static constexpr std::uint64_t kContiguousMax =  // a group's first chunk has metadata
+        (media::kGroupChunks - 1) * media::kChunkSize;
+    Result<> prepare_contiguous(InodeNo ino, std::uint64_t offset, std::uint64_t length,
+                                const Caller &caller);
     // The file stands still between the steps of a long one: see kClaimErrno.
     Result<FileInfo> file_info(InodeNo ino, Progress *progress = nullptr);
     // Extents from `from` on; fewer than out.size() = the end.

@@ -194,6 +194,10 @@ void User::prepare(const std::string &path, std::uint64_t unit) {
     const InodeNo ino = find(path);
     must(retry([&] { return volume_.prepare(ino, 0, 0, unit, caller()); }));
 }
+void User::prepare_contiguous(const std::string &path) {
+    const InodeNo ino = find(path);
+    must(retry([&] { return volume_.prepare_contiguous(ino, 0, 0, caller()); }));
+}
 
 namespace {
 

@@ -36,6 +36,7 @@ public:
     void seal(const std::string &path, SealLevel level);
     void unseal(const std::string &path);
     void prepare(const std::string &path, std::uint64_t unit = 0);
+    void prepare_contiguous(const std::string &path);
     void compact();  // all of the volume
     // An open handle, until it is closed: also of a file that has no name any more.
     void open(const std::string &path, bool truncate = false);

@@ -199,6 +199,20 @@ TEST_CASE("crash: preparing moves a file to whole units and changes no byte of i
          4});
 }
 
+TEST_CASE("crash: making a file one extent changes no byte of it") {
+    check({"contiguous",
+           [](User &u) {
+               u.make("f", kFile);
+               for (unsigned i = 0; i < 9; ++i) u.write("f", i * 250000, 40000, 1);
+           },
+           {[](User &u) { u.prepare_contiguous("f"); },
+            [](User &u) { u.seal("f", SealLevel::full); }},
+           false,
+           16 << 20,
+           media::kJournalSizeMin,
+           4});
+}
+
 TEST_CASE("crash: directories that split, and inode tables that grow") {
     Sweep sweep{"grow", with_leftovers, {}};
     for (unsigned i = 0; i < 3; ++i)
@@ -281,6 +295,20 @@ TEST_CASE("crash: moving others' data out of the way of whole chunks changes no 
            {[](User &u) { u.prepare("big", 2 << 20); }},
            false,
            12 << 20,
+           media::kJournalSizeMin,
+           4});
+}
+
+TEST_CASE("crash: making chunks in a row of broken ones changes no byte of others' data") {
+    check({"contiguous by evacuation",
+           [](User &u) {
+               with_broken_chunks(u);
+               u.truncate("big", 4 << 20);
+               u.write("big", 3 << 20, 5000, 98);
+           },
+           {[](User &u) { u.prepare_contiguous("big"); }},
+           false,
+           16 << 20,
            media::kJournalSizeMin,
            4});
 }

@@ -1,6 +1,8 @@
 // pmfsctl: words in, words out.  What the verbs do is in verbs.cc.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdlib>
+#include <string_view>
 
 #include "base/printable.h"
 #include "base/units.h"
@@ -30,9 +32,13 @@ void add_range(CLI::App *verb, Options &options) {
 
 void add_unit(CLI::App *verb, Options &options) {
     const CLI::AsSizeValue size(false);
-    verb->add_option("--unit", options.unit,
-                     "Align to this (default: 2MiB, or the mapping unit for a small file)")
-        ->transform(size);
+    auto *unit =
+        verb->add_option("--unit", options.unit,
+                         "Align to this (default: 2MiB, or the mapping unit for a small file)")
+            ->transform(size);
+    verb->add_flag("--contiguous", options.contiguous,
+                   "Make it one extent, also by moving other files' data")
+        ->excludes(unit);
 }
 
 // Empty: this is a time that one can wait.
@@ -93,6 +99,38 @@ void add_holding_verbs(CLI::App &app, Options &options, Run *run) {
     quarantine->callback(runs(pmfs::ctl::quarantine));
 }
 
+// What gives files to virtual machines.
+void add_guest_verbs(CLI::App &app, Options &options, Run *run) {
+    CLI::App *layout =
+        add_verb(app, "layout", "Where a sealed file lies on the device, for a guest", options);
+    layout
+        ->add_option_function<std::string>(
+            "--format", [&options](const std::string &) { options.qemu = true; },
+            "qemu: its -object and -device, a virtio-pmem device that only reads")
+        ->check(CLI::IsMember({"qemu"}))
+        ->excludes("--json");
+    layout->callback([run] { *run = pmfs::ctl::layout; });
+    CLI::App *program = app.add_subcommand(
+        "run", "Become a program, QEMU for instance, that has sealed files as virtio-pmem");
+    program->add_option("FILE", options.paths)->required();
+    program->footer("The program follows --; its word {pmem} becomes the devices of the files.");
+    program->callback([run, &options] {
+        if (options.command.empty())
+            throw CLI::ValidationError("run", "say what to run, behind --");
+        *run = pmfs::ctl::run;
+    });
+}
+
+// The words behind -- are the program's, whatever they look like.
+int split_program(int argc, char **argv, Options *options) {
+    char **const end = argv + argc;
+    char **const mark =
+        std::find_if(argv, end, [](const char *w) { return std::string_view(w) == "--"; });
+    if (argc < 2 || std::string_view(argv[1]) != "run" || mark == end) return argc;
+    options->command.assign(mark + 1, end);
+    return static_cast<int>(mark - argv);
+}
+
 // What changes the volume as a whole.
 void add_volume_verbs(CLI::App &app, Options &options, Run *run) {
     CLI::App *grow =
@@ -126,7 +164,7 @@ int main(int argc, char **argv) {
     app.require_subcommand(1);
     app.footer(
         "Exit status: 0 done, 1 failed (a sentence says why), 2 wrong usage.\n"
-        "lease and pin with a command: the command's.");
+        "lease and pin with a command, and run: the command's.");
     add_verb(app, "info", "What a file is, and how it is sealed", options)
         ->callback(runs(pmfs::ctl::info));
     add_verb(app, "status", "The volume that a path is on", options, "PATH")
@@ -146,7 +184,9 @@ int main(int argc, char **argv) {
                    "Only if every block is allocated, written, private and aligned "
                    "(the default)")
         ->excludes(as_is);
-    seal->add_flag("--prepare", options.prepare, "Prepare the file first");
+    auto *prepares = seal->add_flag("--prepare", options.prepare, "Prepare the file first");
+    seal->add_flag("--contiguous", options.contiguous, "... and make it one extent")
+        ->needs(prepares);
     seal->callback(runs(pmfs::ctl::seal));
     CLI::App *unseal = add_verb(app, "unseal", "Let the block map of a file change again", options);
     std::string wait = "0";  // CLI11 makes a whole number of a flag's value, unless it is text
@@ -171,13 +211,14 @@ int main(int argc, char **argv) {
              options, "PATH")
         ->callback(runs(pmfs::ctl::compact));
     add_holding_verbs(app, options, &run);
+    add_guest_verbs(app, options, &run);
     add_volume_verbs(app, options, &run);
 
     app.failure_message([](const CLI::App *, const CLI::Error &error) {
         return pmfs::printable(error.what()) + "\nRun with --help for more information.\n";
     });
     try {
-        app.parse(argc, argv);
+        app.parse(split_program(argc, argv, &options), argv);
     } catch (const CLI::ParseError &error) {
         return app.exit(error) == 0 ? pmfs::ctl::kDone : pmfs::ctl::kUsage;  // --help, too
     }

@@ -3,10 +3,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <vector>
 
 #include "base/printable.h"
+#include "base/units.h"
 
 namespace pmfs::ctl {
 namespace {
@@ -98,6 +101,47 @@ std::string volume_full(const File &file) {
                        file.name(), volume.blocks_available * volume.block_size);
 }
 
+// What prepare --contiguous looked for, and what there is.
+std::string no_run(const File &file) {
+    pmfs_info info;
+    pmfs_volume volume;
+    std::vector<pmfs_chunk> chunks;
+    if (file.info(&info) != 0 || file.volume(&volume) != 0 || file.chunks(&chunks) != 0)
+        return volume_full(file);
+    const std::uint64_t chunk = volume.chunk_size;
+    const std::uint64_t most = std::min(info.size, PMFS_CONTIGUOUS_MAX);
+    const std::uint64_t wanted = (most + chunk - 1) / chunk;
+    if (volume.blocks_available * volume.block_size < wanted * chunk) return volume_full(file);
+    const std::uint64_t group = PMFS_CONTIGUOUS_MAX / chunk + 1;  // chunks: no run crosses one
+    std::uint64_t free = 0, data = 0, longest_free = 0, longest = 0;
+    for (std::size_t i = 0; i < chunks.size(); ++i) {
+        if (i % group == 0) free = data = 0;
+        free = chunks[i].kind == PMFS_CHUNK_FREE ? free + 1 : 0;
+        data = free != 0 || chunks[i].kind == PMFS_CHUNK_DATA ? data + 1 : 0;
+        longest_free = std::max(longest_free, free);
+        longest = std::max(longest, data);
+    }
+    return fmt::format(
+        "{}: there is no place for {} in a row: the longest free run is {}, and the longest "
+        "without "
+        "metadata {}, of which something cannot be moved or finds no room; unseal, unmap or delete "
+        "what lies there, or grow the volume",
+        file.name(), size_words(wanted * chunk), size_words(longest_free * chunk),
+        size_words(longest * chunk));
+}
+
+bool stands(const File &file) {
+    pmfs_info info;
+    return file.info(&info) == 0 && (info.seal != PMFS_SEAL_NONE || info.grants != 0);
+}
+
+std::string stands_still(const File &file) {
+    return fmt::format(
+        "{} is sealed, mapped or leased, so its blocks stay where they are; `pmfsctl unseal {}` "
+        "first, and see `pmfsctl holders`",
+        file.name(), file.name());
+}
+
 std::string not_allowed(const File &file, Verb verb) {
     if (verb == Verb::lease || verb == Verb::pin)
         return fmt::format("{}: that is for root, for its owner, and for those who may write to it",
@@ -140,6 +184,7 @@ std::string frozen(const File &file) {
 std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_offset) {
     const std::string path = file.name();
     const bool holds = verb == Verb::lease || verb == Verb::pin;
+    const bool prepares = verb == Verb::prepare || verb == Verb::prepare_contiguous;
     const bool seals = verb == Verb::seal || verb == Verb::unseal || holds;
     switch (error) {
         case ENOTTY:
@@ -153,12 +198,18 @@ std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_o
             return frozen(file);
         case EBUSY:
             return busy(file, verb) + holders_of(file);
+        case EACCES:
+            if (verb != Verb::run || file.error() != 0) break;
+            return fmt::format(
+                "{}: the device is for root, and for the group that the volume was mounted for "
+                "(-o group=)",
+                path);
         case EPERM:
             return not_allowed(file, verb);
         case EROFS:
             return fmt::format("{}: the volume is read-only; `pmfsctl status` may say why", path);
         case ENOSPC:
-            return volume_full(file);
+            return verb == Verb::prepare_contiguous ? no_run(file) : volume_full(file);
         case ENOMEM:
             if (verb != Verb::pin) break;
             return fmt::format("{}: past what the user may pin: `ulimit -l`, or -o pin_quota=",
@@ -175,6 +226,11 @@ std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_o
         case EISDIR:
             return fmt::format("{} is a directory: only regular files have a block map", path);
         case EOPNOTSUPP:
+            if (verb == Verb::run)
+                return fmt::format(
+                    "{}: this mount hands out no mappings, or its medium cannot tell who maps it "
+                    "(its log says which)",
+                    path);
             if (!seals) break;
             return not_here(file, verb);
         case EUCLEAN:
@@ -189,7 +245,8 @@ std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_o
                     "{}: --offset and --length must lie within the file, and all of it be "
                     "allocated and written; `pmfsctl prepare {}` sees to that",
                     path, path);
-            if (verb == Verb::prepare)
+            if (prepares && stands(file)) return stands_still(file);
+            if (prepares)
                 return fmt::format(
                     "{}: --offset and --length must lie within the file, and --unit be "
                     "a power of two that the volume can do",

@@ -9,6 +9,7 @@ enum class Verb {
     info,
     status,
     prepare,
+    prepare_contiguous,
     seal,
     unseal,
     map,
@@ -20,7 +21,9 @@ enum class Verb {
     revoke,
     grow,
     tune,
-    compact
+    compact,
+    layout,
+    run
 };
 
 // Says on standard error why `verb` failed on `file`, and gives the exit code.  bad_offset: where,

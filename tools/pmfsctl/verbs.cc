@@ -97,8 +97,15 @@ int print_after(const File &file, Verb verb, bool json) {
 }
 
 int prepare_range(const File &file, const Options &options) {
+    if (options.contiguous)
+        return -pmfs_prepare_contiguous(file.fd(), static_cast<off_t>(options.offset),
+                                        options.length);
     return -pmfs_prepare(file.fd(), static_cast<off_t>(options.offset), options.length,
                          options.unit);
+}
+
+Verb verb_of_prepare(const Options &options) {
+    return options.contiguous ? Verb::prepare_contiguous : Verb::prepare;
 }
 
 // EBUSY has an owner, who may go; nobody is told when, so this asks again.
@@ -215,7 +222,7 @@ int prepare(const Options &options) {
     const File file(options.path, File::Access::write);
     int error = file.error();
     if (error == 0) error = prepare_range(file, options);
-    if (error != 0) return complain(file, Verb::prepare, error);
+    if (error != 0) return complain(file, verb_of_prepare(options), error);
     return print_after(file, Verb::prepare, options.json);
 }
 
@@ -226,7 +233,7 @@ int seal(const Options &options) {
     if (error == 0 && options.prepare) {
         // A file that is sealed already may be fit as it is: let the seal say.
         error = prepare_range(file, options);
-        if (error != 0 && error != ETXTBSY) return complain(file, Verb::prepare, error);
+        if (error != 0 && error != ETXTBSY) return complain(file, verb_of_prepare(options), error);
         error = 0;
     }
     if (error == 0)

@@ -19,10 +19,15 @@ struct Options {
     bool prepare = false;
     // unseal: how long to wait for holders
     double wait_seconds = 0;
+    // prepare, and seal with that
+    bool contiguous = false;
     // prepare; lease and pin without unit
     std::uint64_t offset = 0, length = 0, unit = 0;
-    // lease, pin: hold while this runs
+    // lease, pin: hold while this runs; run: what to run, and with which files
     std::vector<std::string> command;
+    std::vector<std::string> paths;
+    // layout: QEMU's words
+    bool qemu = false;
     // revoke
     std::uint64_t grant = 0, inode = 0;
     std::uint32_t pid = 0;
@@ -46,6 +51,7 @@ int prepare(const Options &options);
 int seal(const Options &options);
 int unseal(const Options &options);
 int map(const Options &options);
+int layout(const Options &options);
 int holders(const Options &options);
 int watch(const Options &options);
 int quarantine(const Options &options);
@@ -56,5 +62,7 @@ int tune(const Options &options);
 // These two end with the exit code of the command, if there is one.
 int lease(const Options &options);
 int pin(const Options &options);
+// Does not come back when the command could be executed.
+int run(const Options &options);
 
 }  // namespace pmfs::ctl

@@ -320,10 +320,17 @@ Result<std::size_t> unseal(Job &job, pmfs_io_unseal &io) {
 }
 
 Result<std::size_t> prepare(Job &job, pmfs_io_prepare &io) {
-    TRY(check_zero(io.flags));
+    TRY(check_zero(io.flags & ~PMFS_PREPARE_CONTIGUOUS));
+    const bool contiguous = (io.flags & PMFS_PREPARE_CONTIGUOUS) != 0;
+    if (contiguous) TRY(check_zero(io.unit));
     TRY(need_regular(job));
     TRY(need_write_handle(job));
-    TRY(job.context.volume.prepare(job.ino, io.offset, io.length, io.unit, job.caller));
+    Volume &volume = job.context.volume;
+    static_assert(Volume::kContiguousMax == PMFS_CONTIGUOUS_MAX);
+    if (contiguous)
+        TRY(volume.prepare_contiguous(job.ino, io.offset, io.length, job.caller));
+    else
+        TRY(volume.prepare(job.ino, io.offset, io.length, io.unit, job.caller));
     return kAll;
 }
 
@@ -366,7 +373,8 @@ Result<> tell_grant(Job &job, pmfs_io_grant &io, const BrokerClaim &claim) {
 Result<std::size_t> grant(Job &job, pmfs_io_grant &io) {
     io.bad_offset = 0;
     constexpr std::uint32_t kKnown = PMFS_GRANT_STORE | PMFS_GRANT_MAP | PMFS_GRANT_EVENTS |
-                                     PMFS_GRANT_HAND_OVER | PMFS_GRANT_NOWAIT | PMFS_GRANT_FORK;
+                                     PMFS_GRANT_HAND_OVER | PMFS_GRANT_NOWAIT | PMFS_GRANT_FORK |
+                                     PMFS_GRANT_CHUNKS;
     TRY(check_zero(io.flags & ~kKnown));
     const GrantKind kind = TRY(grant_kind(io.kind));
     TRY(need_regular(job));
@@ -390,7 +398,8 @@ Result<std::size_t> grant(Job &job, pmfs_io_grant &io) {
                                .maps = claim.maps,
                                .lent = claim.maps,
                                .forks = (io.flags & PMFS_GRANT_FORK) != 0,
-                               .trusted = claim.maps && job.context.broker->is_trusted(job.caller)};
+                               .trusted = claim.maps && job.context.broker->is_trusted(job.caller),
+                               .unit = (io.flags & PMFS_GRANT_CHUNKS) != 0 ? media::kChunkSize : 0};
     Client &client = job.context.client;
     TRY(client.take_grant_place(job.handle));
     const auto taken = volume.take_grant(job.handle, request, job.caller, &io.bad_offset);

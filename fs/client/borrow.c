@@ -1,0 +1,28 @@
+/* pmfs_borrow: a grant and a descriptor of the device for the program that is executed next. */
+#define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+PMFS_EXPORT int pmfs_borrow(int fd, off_t offset, size_t length) {
+    struct pmfs_io_grant grant;
+    int result = pmfs_map_request(offset, length, PROT_READ, PMFS_MAP_FORK, &grant);
+    grant.flags |= PMFS_GRANT_CHUNKS; /* a virtual machine maps in huge pages */
+    if (result == 0) result = pmfs_take_grant(fd, &grant);
+    if (result != 0) return result;
+    struct pmfs_bound bound = {.channel = -1};
+    /* The grant belongs to the open description, of which this descriptor is over the exec. */
+    const int file = fcntl(fd, F_DUPFD, 0);
+    const int device = file >= 0 ? pmfs_bind(&grant, &bound) : -errno;
+    result = device < 0 ? device : pmfs_keep_over_exec(device);
+    if (result == 0) result = pmfs_bound_keep_over_exec(&bound);
+    if (result == 0) return device; /* `bound` keeps the connection for good */
+    if (device >= 0) close(device);
+    pmfs_give_back(fd, grant.grant);
+    pmfs_unbind(&bound);
+    if (file >= 0) close(file);
+    return result;
+}
