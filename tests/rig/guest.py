@@ -139,6 +139,11 @@ class Guest:
                 return True
         return False
 
+    @property
+    def pid(self):
+        """Of QEMU."""
+        return self._process.pid
+
     def kill(self):
         """As when its host dies: nothing is written back by the guest."""
         self._process.kill()

@@ -66,7 +66,7 @@ def _tsan(root):
 def _rig(root):
     # (What takes minutes, or a kernel of its own, is not for every run.)
     return [Program(f"rig {part}", [sys.executable, root / "tests/rig/run", part],
-                    environment={"PMFS_BUILD": str(root / "build")}) for part in ("A", "B", "rdma")]
+                    environment={"PMFS_BUILD": str(root / "build")}) for part in ("A", "B", "pmem", "rdma")]
 
 
 def _lint(root):
@@ -94,7 +94,7 @@ ALL = [
     Suite("crash", "power cuts and kills at every event", 600, ["release"],
           lambda root: [_doctest(root, "build", "crash")]),
     Suite("mount", "real programs on a real mount", 600, ["release"], _mount),
-    Suite("rig", "guests: files over vhost-user, a real device-DAX namespace, RDMA", 900, ["release"], _rig),
+    Suite("rig", "guests: files over vhost-user and as virtio-pmem, a real device-DAX namespace, RDMA", 900, ["release"], _rig),
     Suite("lint", "the rules of the house", 600, ["clang"], _lint),
     Suite("asan", "AddressSanitizer and UBSan", 900, ["asan"], _asan),
     Suite("tsan", "ThreadSanitizer", 900, ["tsan"], _tsan),
