@@ -230,10 +230,10 @@ TEST_CASE("contiguous: where there is no room nothing changes, and nothing is ke
 
 TEST_CASE("contiguous: wherever it has to wait, it goes on; dropped there, nothing is lost") {
     unsigned waited = 0;
-    for (unsigned waits = 1; waits < 80; waits += waits < 30 ? 1 : 9) {
+    for (unsigned waits = 1; waits < 70; waits += waits < 10 ? 1 : 6) {
         CAPTURE(waits);
         for (const bool drops : {false, true}) {
-            SpaceWorld world(24 << 20, true);
+            SpaceWorld world(16 << 20, true);
             const InodeNo ino = in_pieces(world, "file", 700);
             world.broken(40, [](unsigned i) { return i % 3 == 0; });
             {
@@ -258,7 +258,7 @@ TEST_CASE("contiguous: wherever it has to wait, it goes on; dropped there, nothi
             world.check();
         }
     }
-    CHECK(waited > 40);
+    CHECK(waited > 20);
 }
 
 TEST_CASE("contiguous: no write in place is lost while several files become one extent each") {
