@@ -310,7 +310,7 @@ TEST_CASE("crash: making chunks in a row of broken ones changes no byte of other
            false,
            16 << 20,
            media::kJournalSizeMin,
-           4});
+           1});
 }
 
 TEST_CASE("crash: compacting a volume changes no byte of it") {

@@ -27,7 +27,7 @@ void random_act(User &u, std::uint32_t seed) {
     if (found.ok()) v.forget(ino, 1);
     const std::uint64_t offset = below(80000);
     const auto fill = static_cast<unsigned char>(below(250) + 1);
-    switch (found.ok() ? below(12) : 12) {
+    switch (found.ok() ? below(13) : 13) {
         case 0:
             (void)u.retry([&] { return v.unlink(root, name); }).ok();
             break;
@@ -76,6 +76,9 @@ void random_act(User &u, std::uint32_t seed) {
             break;
         case 11:
             (void)u.retry([&] { return v.prepare(ino, 0, 0, 0, caller); }).ok();
+            break;
+        case 12:
+            (void)u.retry([&] { return v.prepare_contiguous(ino, 0, 0, caller); }).ok();
             break;
         default:
             u.make(name, S_IFREG | 0640);

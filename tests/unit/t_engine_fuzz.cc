@@ -161,6 +161,7 @@ private:
         (void)v.setxattr(ino, "user.fuzz", std::span(piece).first(random_() % 9000), 0, kUser).ok();
         (void)v.removexattr(ino, "user.small", kUser).ok();
         (void)v.prepare(ino, 0, 0, 0, kUser).ok();
+        (void)v.prepare_contiguous(ino, 0, 0, kUser).ok();
         (void)v.seal(ino, SealLevel::as_is, kUser, true, &bad).ok();
         (void)v.unseal(ino, kUser, true).ok();
     }

@@ -153,7 +153,7 @@ private:
     }
 
     void change_file(HandleId handle, InodeNo ino) {
-        switch (random_() % 9) {
+        switch (random_() % 10) {
             case 0:
             case 1: {
                 const std::string text(1 + random_() % 20'000, 'w');
@@ -191,6 +191,9 @@ private:
             }
             case 7:
                 seal_and_grant(handle, ino);
+                break;
+            case 8:
+                attempt([&] { return volume_.prepare_contiguous(ino, 0, 0, user()); });
                 break;
             default:
                 attempt([&] { return volume_.prepare(ino, 0, 0, 0, user()); });
