@@ -151,7 +151,7 @@ private:
         if (size <= old && changes) bound_end_ = bound_end;
         if (keep > from) e_.live.bound_behind_end(ino_);
         stage_ = !all ? Stage::trim : around_left() ? Stage::around : Stage::rest;
-        if (stage_ != Stage::rest) TRY(claim_.take());
+        if (stage_ != Stage::rest) return claim_.take();
         return best_effort(core::map_tidy(*e_.core, ino_, core::kLastBlock));
     }
 
