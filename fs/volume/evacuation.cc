@@ -106,7 +106,7 @@ Result<> Evacuation::choose() {
     e_.allocator->keep_chunks(found->first, chunks_);
     const BlockNo first = media::first_block(found->first);
     scan_.emplace(first, media::first_block(found->first + chunks_), found->used);
-    next_ = offset_ = 0;
+    next_ = offset_ = known_ = 0;
     attribute_moved_.reset();
     failed_ = found->used != 0 ? hopeless() : std::nullopt;
     stage_ = found->used == 0 ? Stage::done : failed_ ? Stage::plan : Stage::scan;
@@ -161,6 +161,8 @@ void Evacuation::check() {
             failed_ = media::chunk_of(piece_.start);
     }
     next_ = 0;
+    known_ = 0;
+    for (const core::Owned &owned : found) known_ += owned.blocks;
     stage_ = Stage::plan;
 }
 
@@ -282,18 +284,19 @@ Result<> Evacuation::reserve() {
 // The next piece: what is to be copied, and where to.
 Result<> Evacuation::plan() {
     const Reader reader(*e_.core);
-    std::uint64_t used = 0, known = 0;
+    std::uint64_t used = 0;
     for (unsigned c = 0; c < chunks_; ++c)
         used += kChunkBlocks - TRY(e_.allocator->map().chunk(window_->first + c))->free;
-    for (std::size_t i = next_; i < scan_->found().size(); ++i) known += scan_->found()[i].blocks;
-    if (failed_ || used > known) {  // also when somebody has grown into it
+    if (failed_ || used > known_) {  // also when somebody has grown into it
         give_up_window(failed_ ? *failed_ : unknown_chunk());
         return {};
     }
     const std::vector<core::Owned> &found = scan_->found();
-    for (unsigned n = 0; used != 0 && next_ < found.size(); ++next_, offset_ = 0) {
+    for (unsigned n = 0; used != 0 && next_ < found.size();) {
         if (n++ == kLookedAt) return {};
         if (TRY(plan_piece(reader, found[next_]))) return {};
+        known_ -= found[next_++].blocks;
+        offset_ = 0;
     }
     leave_inode();
     if (used != 0) {

@@ -104,6 +104,7 @@ private:
     std::optional<core::OwnerScan> scan_;
     std::size_t next_ = 0;        // of what the scan found,
     std::uint64_t offset_ = 0;    // and in that
+    std::uint64_t known_ = 0;     // blocks of that one and of those behind it
     std::optional<Claim> claim_;  // on an inode that is being changed
     InodeNo claimed_;
     std::optional<std::size_t> attribute_moved_;  // of what the scan found: it was written anew

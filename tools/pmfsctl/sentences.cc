@@ -181,10 +181,29 @@ std::string frozen(const File &file) {
         path);
 }
 
+std::string unacceptable(const File &file, Verb verb, std::uint64_t bad_offset) {
+    const std::string path = file.name();
+    if (verb == Verb::seal) return unfit(file, bad_offset);
+    if (!file.is_regular())
+        return fmt::format("{} is not a regular file: it has no block map", path);
+    if (verb == Verb::lease || verb == Verb::pin)
+        return fmt::format(
+            "{}: --offset and --length must lie within the file, and all of it be allocated and "
+            "written; `pmfsctl prepare {}` sees to that",
+            path, path);
+    if (verb == Verb::prepare || verb == Verb::prepare_contiguous) {
+        if (stands(file)) return stands_still(file);
+        return fmt::format(
+            "{}: --offset and --length must lie within the file, and --unit be a power of two "
+            "that the volume can do",
+            path);
+    }
+    return fmt::format("{}: {}", path, std::strerror(EINVAL));
+}
+
 std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_offset) {
     const std::string path = file.name();
     const bool holds = verb == Verb::lease || verb == Verb::pin;
-    const bool prepares = verb == Verb::prepare || verb == Verb::prepare_contiguous;
     const bool seals = verb == Verb::seal || verb == Verb::unseal || holds;
     switch (error) {
         case ENOTTY:
@@ -237,21 +256,7 @@ std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_o
             return fmt::format("{}: the volume is damaged here; unmount it and run fsck.pmfs",
                                path);
         case EINVAL:
-            if (verb == Verb::seal) return unfit(file, bad_offset);
-            if (!file.is_regular())
-                return fmt::format("{} is not a regular file: it has no block map", path);
-            if (holds)
-                return fmt::format(
-                    "{}: --offset and --length must lie within the file, and all of it be "
-                    "allocated and written; `pmfsctl prepare {}` sees to that",
-                    path, path);
-            if (prepares && stands(file)) return stands_still(file);
-            if (prepares)
-                return fmt::format(
-                    "{}: --offset and --length must lie within the file, and --unit be "
-                    "a power of two that the volume can do",
-                    path);
-            break;
+            return unacceptable(file, verb, bad_offset);
         default:
             break;
     }
