@@ -27,7 +27,7 @@ void random_act(User &u, std::uint32_t seed) {
     if (found.ok()) v.forget(ino, 1);
     const std::uint64_t offset = below(80000);
     const auto fill = static_cast<unsigned char>(below(250) + 1);
-    switch (found.ok() ? below(13) : 13) {
+    switch (found.ok() ? below(12) : 12) {
         case 0:
             (void)u.retry([&] { return v.unlink(root, name); }).ok();
             break;
@@ -75,10 +75,10 @@ void random_act(User &u, std::uint32_t seed) {
             (void)u.retry([&] { return v.unseal(ino, caller, true); }).ok();
             break;
         case 11:
-            (void)u.retry([&] { return v.prepare(ino, 0, 0, 0, caller); }).ok();
-            break;
-        case 12:
-            (void)u.retry([&] { return v.prepare_contiguous(ino, 0, 0, caller); }).ok();
+            if (offset % 2 == 0)
+                (void)u.retry([&] { return v.prepare(ino, 0, 0, 0, caller); }).ok();
+            else
+                (void)u.retry([&] { return v.prepare_contiguous(ino, 0, 0, caller); }).ok();
             break;
         default:
             u.make(name, S_IFREG | 0640);
