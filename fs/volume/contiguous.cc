@@ -172,22 +172,15 @@ private:
     // Where the bytes of the next part are.
     Result<> next_part() {
         const Reader reader(*e_.core);
-        const auto *inode = TRY(core::read_inode(reader, ino_));
         part_end_ = std::min(moved_ + kPartBlocks, wanted());
         sources_ =
             TRY(donor_sources(reader, ino_, at_ + moved_, place_ + moved_, part_end_ - moved_));
-        size_ = inode->size.get();
         stage_ = Stage::wait;
         return {};
     }
 
     Result<> copy() {
-        const std::uint64_t from = std::max(size_, byte_of(at_ + moved_));
-        const std::uint64_t end = byte_of(at_ + part_end_), start = byte_of(at_);
         TRY(fill_donor(e_, sources_));
-        if (from < end)  // behind the end of the file
-            e_.journal->persist(
-                e_.journal->zero_data(byte_of(place_) + (from - start), end - from));
         stage_ = Stage::exchange;
         return {};
     }
@@ -200,7 +193,7 @@ private:
         return best_effort(core::map_tidy(*e_.core, ino_, at));
     }
 
-    // A file that was one extent already may have old bytes of its own behind its end.
+    // Old bytes of the file's own may stand behind its end.
     Result<> clear_tail(const Reader &reader, const media::Inode &inode) {
         const std::uint64_t size = inode.size.get();
         if (size >= byte_of(piece_end_)) return {};
@@ -221,7 +214,6 @@ private:
     std::uint64_t taken_ = 0, moved_ = 0;     // blocks: into the donor range, and out of it
     std::uint64_t part_end_ = 0;              // of the part that is being copied
     std::vector<DonorSource> sources_;
-    std::uint64_t size_ = 0;  // of the file
 };
 
 }  // namespace
@@ -241,6 +233,9 @@ Result<> Volume::prepare_contiguous(InodeNo ino, std::uint64_t offset, std::uint
         const std::uint64_t to = length == 0 ? size : offset + length;
         end = media::unit_up(media::file_block_from(to), kChunkBlocks);
     }
+    // What lies behind the end becomes zero: no older state may come back that has bytes there.
+    const bool resumes = caller.progress != nullptr && caller.progress->kept();
+    if (!resumes) TRY(parts_->commits.make_durable());
     e.data_dirty.store(true, std::memory_order_release);
     TRY(asking(e, caller, [&]() -> Result<> {
         auto operation = resumed_or_new<Contiguous>(caller.progress, ino, e, ino, first, end);
