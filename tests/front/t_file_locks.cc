@@ -451,8 +451,15 @@ private:
         return true;
     }
 
+    bool waits(const LockOwner &owner) const {
+        return std::ranges::any_of(
+            model_.waiting, [&](const auto &one) { return one.second.wanted.owner == owner; });
+    }
+
     // (In the model first: what follows of it is told before the call returns.)
     void set(const LockRequest &wanted) {
+        // (It would be given up whenever its wait is tried again.)
+        if (wanted.whole && waits(wanted.owner)) return;
         model_.loses(wanted);
         const bool free = wanted.kind == kNone || model_.blockers(wanted).empty();
         if (free) model_.gets(wanted);
@@ -461,8 +468,7 @@ private:
     void wait(LockRequest wanted) {
         if (wanted.kind == kNone) wanted.kind = kAlone;
         // (One at a time of each owner, for a deadlock is looked for by the oldest.)
-        for (const auto &[raw, one] : model_.waiting)
-            if (one.wanted.owner == wanted.owner) return;
+        if (waits(wanted.owner)) return;
         model_.loses(wanted);
         const auto wait = std::make_shared<FileLocks::Wait>(
             wanted, [this](const FileLocks::Wait &waiter, int error) { finished(waiter, error); });
