@@ -118,17 +118,18 @@ public:
 
     // Takes those of an owner's ranges away that were made by that handle; 0: by any.
     void drop_ranges(const LockOwner &owner, HandleId handle) {
-        const auto found = file_.ranges.find(owner);
-        if (found == file_.ranges.end()) return;
-        const std::size_t gone = std::erase_if(found->second, [&](const auto &range) {
+        const auto found = file_.owned.find(owner);
+        if (found == file_.owned.end()) return;
+        Ranges &ranges = found->second.ranges;
+        const std::size_t gone = std::erase_if(ranges, [&](const auto &range) {
             return handle == 0 || range.second.handle == handle;
         });
-        if (found->second.empty()) file_.ranges.erase(found);
+        if (ranges.empty()) file_.owned.erase(found);
         if (gone != 0) gone_from(owner, gone);
     }
     void drop_handle(HandleId handle) {
         std::vector<LockOwner> owners;
-        for (const auto &[owner, ranges] : file_.ranges) owners.push_back(owner);
+        for (const auto &[owner, owned] : file_.owned) owners.push_back(owner);
         for (const LockOwner &owner : owners) drop_ranges(owner, handle);
         for (auto at = file_.wholes.begin(); at != file_.wholes.end();) {
             const auto [owner, whole] = *at;
@@ -175,12 +176,14 @@ private:
     int set_range(const LockRequest &wanted, LockOwner *blocker) {
         std::uint64_t first = 0;
         if (wanted.kind != LockKind::none)
-            for (const auto &[owner, ranges] : file_.ranges)
-                if (owner != wanted.owner && conflict(ranges, wanted, &first) != nullptr) {
+            for (const auto &[owner, owned] : file_.owned)
+                if (owner != wanted.owner && conflict(owned.ranges, wanted, &first) != nullptr) {
                     *blocker = owner;
                     return EAGAIN;
                 }
-        Ranges &own = file_.ranges[wanted.owner];
+        const auto entry = file_.owned.try_emplace(wanted.owner, Owned{file_.next, {}});
+        if (entry.second) ++file_.next;
+        Ranges &own = entry.first->second.ranges;
         const Change change = plan(own, wanted);
         const bool charged = all_.charge(wanted, change.growth());
         if (charged) {
@@ -188,7 +191,7 @@ private:
             own.insert(change.made.begin(), change.made.end());
             if (change.less) changed_.push_back(wanted.owner);
         }
-        if (own.empty()) file_.ranges.erase(wanted.owner);
+        if (own.empty()) file_.owned.erase(entry.first);
         return charged ? 0 : ENOLCK;
     }
 
@@ -272,11 +275,14 @@ int FileLocks::cancel(Wait &waiter) {
 std::optional<LockRequest> FileLocks::in_the_way(const LockRequest &wanted) {
     std::optional<LockRequest> found;
     visit(wanted.ino, [&](Visit &visit) {
-        for (const auto &[owner, ranges] : visit.file().ranges) {
+        std::uint64_t since = UINT64_MAX;
+        for (const auto &[owner, owned] : visit.file().owned) {
             if ((owner == wanted.owner) != (wanted.kind == LockKind::none)) continue;
+            if (owned.since > since) continue;
             std::uint64_t first = 0;
-            const Range *range = conflict(ranges, wanted, &first);
-            if (range == nullptr || (found && found->first <= first)) continue;
+            const Range *range = conflict(owned.ranges, wanted, &first);
+            if (range == nullptr) continue;
+            since = owned.since;
             found = LockRequest{.ino = wanted.ino,
                                 .handle = range->handle,
                                 .owner = owner,

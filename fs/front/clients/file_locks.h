@@ -77,7 +77,8 @@ public:
     // Before wait() or after: EINTR, and it is not called; or what it has been called with, or is
     // about to be.
     int cancel(Wait &waiter);
-    // A lock that is in the way of that range; of kind none: one of the owner's own in it.
+    // A lock that is in the way of that range, as on Linux one of the owner's that came first; of
+    // kind none: one of the owner's own in it.
     std::optional<LockRequest> in_the_way(const LockRequest &wanted);
 
     // The owner has closed the file, by whatever descriptor: its ranges go.
@@ -101,11 +102,16 @@ private:
         LockKind kind;
         HandleId handle;
     };
+    struct Owned {
+        std::uint64_t since;  // which owner of the file's came before which
+        Ranges ranges;
+    };
     struct File {
-        std::map<LockOwner, Ranges> ranges;
+        std::uint64_t next = 0;
+        std::map<LockOwner, Owned> owned;
         std::map<LockOwner, Whole> wholes;
         std::list<std::shared_ptr<Wait>> waits;  // in the order in which they came
-        bool empty() const { return ranges.empty() && wholes.empty() && waits.empty(); }
+        bool empty() const { return owned.empty() && wholes.empty() && waits.empty(); }
     };
     struct Shard {
         Mutex mutex;
