@@ -307,3 +307,34 @@ TEST_CASE("locks: a client with users of its own may always give a lock back") {
     CHECK(as_nobody(F_UNLCK) == 0);
     CHECK(both.host.set(F_WRLCK) == 0);
 }
+
+// A guest's kernel drops the pages of a file when its modification time is another one: else what
+// another client wrote under a lock would not be read under the next one.
+TEST_CASE("locks: each write to a file that two clients have open shows in its modification time") {
+    Both both;
+    REQUIRE(both.host_wire.write(both.made, 0, std::string(8192, 'x')) == 0);
+    const auto seen = [&](Wire &wire) {
+        const fuse_attr attr = wire.getattr(both.made.node);
+        return std::pair(attr.mtime, attr.mtimensec);
+    };
+    auto last = seen(*both.guest_wire);
+    unsigned same = 0, back = 0;
+    for (int i = 0; i < 200; ++i) {  // several in each tick of the kernel's coarse clock
+        Wire &wire = i % 2 == 0 ? both.host_wire : *both.guest_wire;
+        const OpenFile &file = i % 2 == 0 ? both.made : both.guest.file;
+        REQUIRE(wire.write(file, i % 3 == 0 ? 4096 : 0, "y") == 0);
+        const auto now = seen(*both.guest_wire);
+        same += now == last ? 1 : 0;
+        back += now < last ? 1 : 0;
+        last = now;
+    }
+    CHECK(same == 0);
+    CHECK(back == 0);
+    // Nor does it go back when one of them has closed it.
+    both.guest_wire->release(both.guest.file);
+    for (int i = 0; i < 50; ++i) {
+        REQUIRE(both.host_wire.write(both.made, 0, "z") == 0);
+        CHECK(seen(*both.guest_wire) >= last);
+        last = seen(*both.guest_wire);
+    }
+}
