@@ -228,7 +228,7 @@ private:
         }
         if (caller_.uid != 0) kill_setid(inode);
         const bool killed = inode->mode.get() != was->mode.get();
-        touch(inode, true);
+        touch(inode, true, e_.live.shared(ino_));
         TRY(change.commit());
         killed_ = killed;
         return {};
