@@ -286,37 +286,6 @@ void Dispatcher::give_up(Aside &aside, std::uint64_t unique, int error) {
     answer(aside.port, unique, error);
 }
 
-void Dispatcher::lock(fuse_req_t req, const LockRequest &wanted, bool waits) {
-    int error = locks().set(wanted);
-    if (error == 0 && !client_->has_open(wanted.handle)) {  // it was released meanwhile
-        locks().released(wanted.handle);
-        error = EBADF;
-    }
-    if (error == EAGAIN && waits) return wait_for_lock(req, wanted);
-    fuse_reply_err(req, error);
-}
-
-void Dispatcher::wait_for_lock(fuse_req_t req, const LockRequest &wanted) {
-    const Port port = Request::current()->port();
-    if (!port->let_wait()) {
-        fuse_reply_err(req, ENOLCK);
-        return;
-    }
-    const std::uint64_t unique = load<fuse_in_header>(Request::current()->message()).unique;
-    const auto aside = put_aside(req);
-    aside->lock = std::make_shared<FileLocks::Wait>(
-        wanted,
-        [self = shared_from_this(), unique, port](const FileLocks::Wait &waiter, int error) {
-            const Late late(*self);
-            // (Otherwise whoever has taken it out of there answers.)
-            if (self->stop_waiting(unique, &waiter) && !self->client_->gone())
-                answer(port, unique, error);
-        });
-    if (!start_waiting(unique, aside)) return answer(port, unique, EINTR);
-    locks().wait(aside->lock);
-    if (!client_->has_open(wanted.handle)) locks().released(wanted.handle);
-}
-
 // A request that waits for somebody is answered with EINTR: by the port that it came by, for the
 // kernel takes a reply nowhere else.  One that does not wait is remembered for a while.  (libfuse
 // need not hear of it: nothing here asks it, and it would keep each one in a list without end.)
