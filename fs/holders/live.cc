@@ -78,6 +78,16 @@ LiveTable::Counts LiveTable::counts(InodeNo ino) {
             i.grants.count(), i.asked_write,  i.dense_end};
 }
 
+bool LiveTable::shared(InodeNo ino) {
+    if (untold_.load(std::memory_order_relaxed) == 0) return false;
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    if (found == shard.inodes.end()) return false;
+    const Inode &i = found->second;
+    return i.untold != 0 && i.cached + i.direct > 1;
+}
+
 void LiveTable::dense_to(InodeNo ino, FileBlock end) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
@@ -116,6 +126,7 @@ std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, const OpenRequest 
     // The shard is the inode's, so that a handle alone leads to both.
     const HandleId id = handle_ids_.fetch_add(1) * kShards + ino.value() % kShards;
     enlist(shard, i, {{id, ino, request.read, request.write, direct_io, request.caller}});
+    if (request.caller.client != 0) ++i.untold, ++untold_;
     if (direct_io) {
         ++i.direct;
         i.direct_write += request.write ? 1 : 0;
@@ -140,6 +151,7 @@ std::optional<LiveTable::Released> LiveTable::release(HandleId handle) {
     for (const Grant &grant : i.grants.of_handle(handle)) remove(i, handle, grant.id);
     for (const bool bound : {false, true})
         while (drop_pin(i, handle, 0, bound)) continue;
+    if (info.opener.client != 0) --i.untold, --untold_;
     if (info.direct_io) {
         --i.direct;
         i.direct_write -= info.write ? 1 : 0;

@@ -41,6 +41,8 @@ public:
         FileBlock dense_end;            // as dense_to() was told
     };
     Counts counts(InodeNo ino);
+    // Several have it open, and the kernel of one of them knows of a change by its time only.
+    bool shared(InodeNo ino);
     // File blocks before `end` are allocated and written: so somebody found while the inode was
     // referred to.  Until they are not: with the volume's lock held exclusively.
     void dense_to(InodeNo ino, FileBlock end);
@@ -116,6 +118,7 @@ private:
     struct Inode {
         std::uint64_t lookups = 0;
         std::uint64_t cached = 0, cached_write = 0, direct = 0, direct_write = 0, asked_write = 0;
+        std::uint64_t untold = 0;  // of clients whose kernels cannot be told of changes
         FileBlock dense_end;
         HandleId first_handle = 0;  // of its list; 0 = none
         bool unlinked = false;
@@ -147,6 +150,7 @@ private:
     std::optional<Grant> remove(Inode &inode, HandleId handle, GrantId id);
 
     std::array<Shard, kShards> shards_;
+    std::atomic<std::uint64_t> untold_{0};  // handles, of all inodes
     std::atomic<std::uint64_t> handle_ids_{1};
     std::atomic<std::uint64_t> grant_ids_{0};
     Mutex places_mutex_;  // innermost, as is the next one

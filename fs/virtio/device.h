@@ -41,7 +41,8 @@ public:
     virtual void request(unsigned queue, std::unique_ptr<Chain> chain) = 0;
 
     // messages: the front end wants the queue to stop, or is gone.  It waits until all its chains
-    // are completed: what waits for something else gives up now.
+    // are completed: what waits for something else gives up now.  Called again and again until
+    // then.
     virtual void stopping(unsigned /*queue*/) {}
 
     // messages: RESET_DEVICE; all queues have stopped.  What QEMU has mapped in the window is gone.

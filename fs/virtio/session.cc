@@ -357,7 +357,7 @@ Result<> Session::stop(std::span<const unsigned> indices) {
     for (const unsigned index : indices) {
         Queue &queue = queues_[index];
         if (!queue.running) continue;
-        TRY(wait_idle(queue, since, &told));
+        TRY(wait_idle(index, since, &told));
         queue.thread.reset();
         queue.next = queue.running->next();
         queue.running.reset();
@@ -366,8 +366,9 @@ Result<> Session::stop(std::span<const unsigned> indices) {
     return {};
 }
 
-Result<> Session::wait_idle(Queue &queue, steady_clock::time_point since, bool *told) {
-    while (!queue.running->wait_idle(20ms)) {
+Result<> Session::wait_idle(unsigned index, steady_clock::time_point since, bool *told) {
+    while (!queues_[index].running->wait_idle(20ms)) {
+        device_.stopping(index);  // again, for a request may have been on its way to a wait
         if (gone()) return Error(ECONNRESET, "the front end is gone");
         const auto waited = steady_clock::now() - since;
         if (waited > kAnswersWaitMax) channel_->suspend();

@@ -75,7 +75,7 @@ private:
     Result<Queue *> queue_at(std::uint64_t index);
     Result<> stop(std::span<const unsigned> indices);
     Result<> stop_all();
-    Result<> wait_idle(Queue &queue, std::chrono::steady_clock::time_point since, bool *told);
+    Result<> wait_idle(unsigned index, std::chrono::steady_clock::time_point since, bool *told);
     bool gone() const;
 
     Device &device_;

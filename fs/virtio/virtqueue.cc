@@ -55,7 +55,12 @@ Chain::~Chain() {
 void Chain::complete(std::size_t written) {
     PMFS_ASSERT(queue_ && written <= writable_.size);
     const auto queue = std::exchange(queue_, nullptr);
-    queue->complete(head_, static_cast<std::uint32_t>(written));
+    queue->complete(head_, static_cast<std::uint32_t>(written), waits_ ? entries_ : 0);
+}
+
+bool Chain::let_wait() {
+    PMFS_ASSERT(queue_ && !waits_);
+    return waits_ = queue_->let_wait(entries_);
 }
 
 namespace {
@@ -203,8 +208,16 @@ bool Virtqueue::want_kicks() {
     return read_once(rings_.available->idx) != next_;
 }
 
-void Virtqueue::complete(std::uint16_t head, std::uint32_t written) {
+bool Virtqueue::let_wait(unsigned entries) {
     Lock lock(mutex_);
+    if (waiting_ + entries > setup_.size / 2) return false;
+    waiting_ += entries;
+    return true;
+}
+
+void Virtqueue::complete(std::uint16_t head, std::uint32_t written, unsigned waiting) {
+    Lock lock(mutex_);
+    waiting_ -= waiting;
     if (!detached_ && rings_.used != nullptr) {
         vring_used_elem &element = rings_.used->ring[used_next_ & (setup_.size - 1)];
         write_once(element.id, std::uint32_t{head});

@@ -64,6 +64,10 @@ public:
     // Once; the pieces are the driver's from then on.
     void complete(std::size_t written);
 
+    // It is not going to be completed before somebody else allows it.  False: chains that wait have
+    // half of the queue already, and the driver has to get others through.
+    bool let_wait();
+
 private:
     friend class Virtqueue;
     friend class Walk;
@@ -77,6 +81,8 @@ private:
     std::shared_ptr<Virtqueue> queue_;  // null: completed
     std::uint16_t head_;
     bool whole_ = true;
+    unsigned entries_ = 0;  // of the descriptor table, in which an indirect one takes one
+    bool waits_ = false;
     Pieces readable_, writable_;
     std::shared_ptr<const MemoryTable> memory_;
     std::vector<std::shared_ptr<const void>> holds_;
@@ -140,7 +146,8 @@ private:
     Result<Rings> find_rings(const MemoryTable &memory) const;
     // Says why the entry may not be taken; null: it may.
     const char *next_head_locked(std::uint16_t available, std::uint16_t *head) REQUIRES(mutex_);
-    void complete(std::uint16_t head, std::uint32_t written) EXCLUDES(mutex_);
+    void complete(std::uint16_t head, std::uint32_t written, unsigned waiting) EXCLUDES(mutex_);
+    bool let_wait(unsigned entries) EXCLUDES(mutex_);
     bool driver_wants_call_locked() const REQUIRES(mutex_);
     // A chain that is not to be completed.
     void forget(Chain &chain) EXCLUDES(mutex_);
@@ -160,6 +167,7 @@ private:
     std::uint16_t next_ GUARDED_BY(mutex_);
     std::uint16_t used_next_ GUARDED_BY(mutex_) = 0;
     unsigned under_way_ GUARDED_BY(mutex_) = 0;
+    unsigned waiting_ GUARDED_BY(mutex_) = 0;  // entries of chains that wait
     bool broken_ GUARDED_BY(mutex_) = false;
     bool closed_ GUARDED_BY(mutex_) = false;
     bool detached_ GUARDED_BY(mutex_) = false;

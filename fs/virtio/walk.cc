@@ -27,6 +27,7 @@ const char *Walk::follow(std::span<const vring_desc> table, std::uint16_t at, bo
         if (at >= table.size()) return "a descriptor's next is outside its table";
         if (steps == table.size()) return "a chain is a loop, or longer than its table";
         const vring_desc descriptor = copy_of(table[at]);
+        if (!nested) ++chain_.entries_;
         if ((descriptor.flags & VRING_DESC_F_INDIRECT) != 0) {
             if (nested) return "an indirect table has an indirect descriptor";
             if (!indirect_) return "an indirect descriptor, and they have not been negotiated";

@@ -64,10 +64,12 @@ Attr attr_of(Engine &engine, InodeNo ino, const media::Inode &inode) {
     return a;
 }
 
-void touch(media::Inode *inode, bool mtime) {
-    const media::Time now = core::to_media(now_coarse());
-    inode->ctime = now;
-    if (mtime) inode->mtime = now;
+void touch(media::Inode *inode, bool mtime, bool precise) {
+    Timespec time = now_coarse();
+    // (Never back to before a precise one.)
+    if (precise || core::from_media(inode->mtime) > time) time = now();
+    inode->ctime = core::to_media(time);
+    if (mtime) inode->mtime = inode->ctime;
 }
 
 // S_ISGID without group execution means mandatory locking, which nobody does, and stays.

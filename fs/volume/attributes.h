@@ -13,7 +13,8 @@ Result<std::optional<std::uint64_t>> unseen_from(Engine &engine, InodeNo ino,
 void attributes_changed(const Engine &engine, InodeNo ino);
 
 // The inode, in a transaction, changes now: its ctime, and with `mtime` that as well.
-void touch(media::Inode *inode, bool mtime);
+// With `precise` no two changes have the same time (LiveTable::shared); else those of one tick do.
+void touch(media::Inode *inode, bool mtime, bool precise = false);
 bool has_setid(std::uint32_t mode);
 void kill_setid(media::Inode *inode);
 // Whoever changes a file's content or owner takes away the capabilities that it was given.

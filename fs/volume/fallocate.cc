@@ -193,7 +193,7 @@ private:
         if (size_at_least > was->size.get()) inode->size.set(size_at_least);
         if (caller_.uid != 0) kill_setid(inode);
         const bool killed = inode->mode.get() != was->mode.get();
-        touch(inode, true);
+        touch(inode, true, e_.live.shared(ino_));
         TRY(change.commit());
         killed_ = killed;
         return true;

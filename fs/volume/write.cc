@@ -46,6 +46,7 @@ public:
         if (inode.xattr_root.get() != 0 && core::has_xattr(reader, inode, ino_, kCapability))
             return false;
         if (core::from_media(inode.mtime) != now_coarse()) return false;
+        if (e_.live.shared(ino_)) return false;
         count_ = 0;
         for (std::uint64_t at = span_.from; at < span_.to;) {
             const Extent e = TRY(core::find_extent(reader, inode, ino_, file_block_of(at)));
@@ -300,7 +301,7 @@ private:
         const std::uint32_t mode = inode->mode.get();
         if (kill_) kill_setid(inode);
         killed_ |= inode->mode.get() != mode;
-        pmfs::touch(inode, true);
+        pmfs::touch(inode, true, e_.live.shared(ino_));
     }
 
     Result<> commit() {

@@ -79,6 +79,7 @@ std::vector<Sample> samples(const OpenFile &file, std::uint64_t dir) {
     ioctl.fh = fh;
     ioctl.cmd = static_cast<std::uint32_t>(PMFS_IOC_INFO);
     ioctl.in_size = ioctl.out_size = sizeof info;
+    const fuse_lk_in lock{.fh = fh, .owner = 7, .lk = {.start = 0, .end = 9, .type = F_RDLCK}};
     const fuse_forget_one nothing{.nodeid = 1'000'000, .nlookup = 1};
     const std::string setxattr = bytes_text(fuse_setxattr_in{.size = 5}).substr(0, 8);
     return {
@@ -103,6 +104,10 @@ std::vector<Sample> samples(const OpenFile &file, std::uint64_t dir) {
         {FUSE_LSEEK, node, bytes_text(fuse_lseek_in{.fh = fh, .whence = SEEK_HOLE})},
         {FUSE_FSYNC, node, bytes_text(fuse_fsync_in{.fh = fh})},
         {FUSE_IOCTL, node, bytes_text(ioctl) + bytes_text(info)},
+        {FUSE_GETLK, node, bytes_text(lock)},
+        {FUSE_SETLK, node, bytes_text(lock)},
+        {FUSE_SETLKW, node, bytes_text(lock)},
+        {FUSE_FLUSH, node, bytes_text(fuse_flush_in{.fh = fh, .lock_owner = lock.owner})},
         {FUSE_SETXATTR, node, names(setxattr, {"user.a"}) + "value"},
         {FUSE_GETXATTR, node, names(bytes_text(fuse_getxattr_in{.size = 99}), {"user.a"})},
         {FUSE_LISTXATTR, node, bytes_text(fuse_getxattr_in{.size = 999})},

@@ -112,7 +112,7 @@ def _(maker):
         done = mount_options(volume, f"remount,{same}")
         assert done.returncode == 0, (same, done)
     for other in ("commit=8", "seal=root", "pin_quota=2M", "attr_timeout=1", "writeback", "group=0", "sync",
-                  "dirsync", "lease_break_time=1"):
+                  "dirsync", "lease_break_time=1", "local_lock=none"):
         done = mount_options(volume, f"remount,{other}")
         if other.startswith("group"):
             done = mount_options(volume, "remount,group=root")
@@ -157,7 +157,7 @@ def _(maker):
     volume = maker.volume(size="64M")
     for wrong in ("lease_break_time=soon", "lease_break_time=3601", "lease_break_time=-1", "mappings=15",
                   "mappings=many", "mappings=1000001", "pin_quota=64X", "pin_quota=lots", "commit=0x",
-                  "group=no-such-group", "seal=everybody", "attr_timeout=1h"):
+                  "group=no-such-group", "seal=everybody", "attr_timeout=1h", "local_lock=some"):
         done = mount_options(volume, wrong)
         sentences = done.stderr.strip().splitlines()
         word, _, value = wrong.partition("=")

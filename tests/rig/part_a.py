@@ -14,6 +14,7 @@ import time
 
 import kernel as kernels
 import packages
+import part_locks
 from guest import Guest, qemu
 from initramfs import Initramfs
 from served import Served, Unserved
@@ -47,6 +48,7 @@ def run(place):
         lambda: killed(place, "fs", machines["fs"], *images["6.12"]),
         lambda: two_guests(place, machines["test"], images),
         lambda: killed_with_a_window(place, machines["test"], *images["newest"]),
+        lambda: part_locks.claims(place, machines, {name: kernel for name, (kernel, _) in images.items()}),
     ])
 
 

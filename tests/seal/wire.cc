@@ -48,8 +48,11 @@ void Wire::begin(front::Policy policy, const front::DispatchOptions &options) {
     init.flags = FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_EXPORT_SUPPORT | FUSE_BIG_WRITES |
                  FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO |
                  FUSE_PARALLEL_DIROPS | FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS |
-                 FUSE_WRITEBACK_CACHE | FUSE_HANDLE_KILLPRIV_V2 | FUSE_HAS_IOCTL_DIR;
-    REQUIRE(call(FUSE_INIT, 0, bytes_text(init)).error == 0);
+                 FUSE_WRITEBACK_CACHE | FUSE_HANDLE_KILLPRIV_V2 | FUSE_HAS_IOCTL_DIR |
+                 FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS;
+    const Reply reply = call(FUSE_INIT, 0, bytes_text(init));
+    REQUIRE(reply.error == 0);
+    agreed_ = reply.as<fuse_init_out>().flags;
 }
 
 Wire::~Wire() {

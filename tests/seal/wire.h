@@ -55,6 +55,7 @@ public:
 
     front::Dispatcher &dispatcher() { return *dispatcher_; }
     front::Clients &clients() { return *clients_; }
+    std::uint32_t agreed() const { return agreed_; }  // the flags of INIT's answer
     // Called for each "forget this inode's pages", by a thread of the notifier's.
     std::function<void(std::uint64_t node)> on_invalidate;
     // What was sent since the last call, in order: "attr NODE", "pages NODE OFFSET LENGTH",
@@ -111,6 +112,7 @@ private:
     std::unique_ptr<front::Clients> own_clients_;
     front::Clients *clients_;
     bool left_ = false;
+    std::uint32_t agreed_ = 0;
     std::shared_ptr<front::Dispatcher> dispatcher_;
 };
 

@@ -156,6 +156,33 @@ TEST_CASE("life: a front end that goes away in the middle leaves chains that har
     CHECK(next.front.get_number(Request::get_queue_num) == 3);
 }
 
+TEST_CASE("life: what begins to wait when its queue has been told to stop is told once more") {
+    World world;
+    Mutex mutex;
+    std::unique_ptr<virtio::Chain> kept;
+    std::atomic<unsigned> told = 0;
+    world.device.on_request = [&](unsigned, auto chain) {
+        while (told == 0) ::usleep(1000);  // it is on its way
+        Lock lock(mutex);
+        kept = std::move(chain);
+    };
+    world.device.on_stopping = [&](unsigned) {
+        Lock lock(mutex);
+        ++told;
+        if (kept) TestDevice::echo(*kept);
+        kept.reset();
+    };
+    Ready ready(world);
+    DriverQueue &queue = ready.front.add_queue(0);
+    queue.submit("x", 1);
+    ::usleep(20'000);
+    ready.front.stop(0);
+    CHECK(told > 1);
+    const auto used = queue.poll();
+    REQUIRE(used);
+    CHECK(used->bytes == "x");
+}
+
 TEST_CASE("life: a front end that goes away while it waits for a queue to stop is let go") {
     World world;
     Mutex mutex;

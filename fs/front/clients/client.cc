@@ -66,6 +66,12 @@ void Client::opened(HandleId handle) {
     handles_.fetch_add(1, std::memory_order_relaxed);
 }
 
+bool Client::has_open(HandleId handle) {
+    Shard &shard = shard_of(handle);
+    Lock held(shard.mutex);
+    return shard.grants.contains(handle);
+}
+
 bool Client::closed(HandleId handle) {
     Shard &shard = shard_of(handle);
     Lock held(shard.mutex);

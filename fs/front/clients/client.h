@@ -47,6 +47,7 @@ public:
     // EBADF: it is another's, another file's, or cannot do that.
     Result<HandleInfo> check_handle(HandleId handle, InodeNo ino, bool writes);
     void opened(HandleId handle);
+    bool has_open(HandleId handle);
     // True once for each: whoever gets it releases the handle in the volume.
     bool closed(HandleId handle);
     // A grant was taken (ENOLCK: it has too many) or given back.

@@ -10,6 +10,7 @@
 
 #include "base/mutex.h"
 #include "front/clients/client.h"
+#include "front/clients/file_locks.h"
 
 namespace pmfs::front {
 
@@ -28,6 +29,7 @@ public:
     explicit Clients(Volume &volume);
 
     Volume &volume() { return volume_; }
+    FileLocks &locks() { return locks_; }
     // Errors: ENOTDIR and what looking up its root says; EBUSY: a second one that can be told.
     Result<std::shared_ptr<Client>> admit(Policy policy);
     // The client has given everything back, and goes.
@@ -56,6 +58,7 @@ public:
 
 private:
     Volume &volume_;
+    FileLocks locks_;
     std::shared_ptr<Client> told_;  // set before any other client asks
     std::atomic<ClientId> next_{1};
     std::atomic<std::uint64_t> tellings_{0};

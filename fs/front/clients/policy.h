@@ -42,6 +42,8 @@ private:
 };
 
 struct Policy {
+    static constexpr std::size_t kGuestLocksMax = 16384, kHostLocksMax = 262144;
+
     bool read_only = false;  // EROFS for whatever changes anything
     bool may_seal = true;    // seals, and grants, which freeze maps (EPERM)
     // Its root may grow and tune the volume, end what others hold, and see their quarantines
@@ -57,11 +59,25 @@ struct Policy {
     std::size_t lookups_max = 0;  // nodes that it holds (ENFILE)
     std::size_t handles_max = 0;  // open files (EMFILE)
     std::size_t grants_max = 0;   // by ioctls (ENOLCK)
+    // Who keeps its locks (file_locks.h): the server, for all clients, or its own kernel, for
+    // itself.
+    bool shares_ranges = true;  // fcntl
+    bool shares_wholes = true;  // flock
+    // Of those that the server keeps, waits among them (ENOLCK); an owner may have half of them.
+    std::size_t locks_max = 0;
 
     // A guest: nothing that it says of processes is true here, and its kernel hears nothing.
     static Policy guest() {
         Policy policy;
         policy.is_host = policy.notifiable = false;
+        policy.locks_max = kGuestLocksMax;
+        return policy;
+    }
+    // The local mount, whose kernel keeps its locks unless it is told otherwise.
+    static Policy host() {
+        Policy policy;
+        policy.shares_ranges = policy.shares_wholes = false;
+        policy.locks_max = kHostLocksMax;
         return policy;
     }
 };

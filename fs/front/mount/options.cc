@@ -59,6 +59,16 @@ Refusal set_group(std::string_view, std::string_view value, ServeOptions *option
     return {};
 }
 
+// As nfs(5) has it: which locks the kernel here keeps for itself.
+Refusal set_local_lock(std::string_view, std::string_view value, ServeOptions *options) {
+    const bool all = value == "all";
+    if (!all && value != "none" && value != "flock" && value != "posix")
+        return fmt::format("local_lock= wants 'all', 'none', 'flock' or 'posix', not '{}'", value);
+    options->local.shares_ranges = !all && value != "posix";
+    options->local.shares_wholes = !all && value != "flock";
+    return {};
+}
+
 Refusal set_lease_break_time(std::string_view, std::string_view value, ServeOptions *options) {
     const auto seconds = to_seconds(value, 3600);
     if (!seconds)
@@ -169,6 +179,16 @@ Refusal set_polling(std::string_view value, GuestOptions *guest) {
     return {};
 }
 
+Refusal set_guest_locks(std::string_view value, GuestOptions *guest) {
+    constexpr unsigned kMost = 1'000'000;
+    const auto number = to_number(value, 0, kMost);
+    if (!number)
+        return fmt::format("guest_locks= wants a number, at most {}, not '{}'", kMost, value);
+    guest->policy.shares_ranges = guest->policy.shares_wholes = *number != 0;
+    guest->policy.locks_max = *number;
+    return {};
+}
+
 Refusal set_guest_root(std::string_view value, GuestOptions *guest) {
     if (value.empty() || value.front() != '/')
         return fmt::format("guest_root= wants a path from the volume's root, not '{}'", value);
@@ -236,6 +256,7 @@ const auto &own_options() {
                       return {};
                   })},
         OwnOption{"guest_root", true, of_guest(set_guest_root)},
+        OwnOption{"guest_locks", true, of_guest(set_guest_locks)},
         OwnOption{"guest_ro", false, of_guest([](auto, auto *guest) -> Refusal {
                       guest->policy.read_only = true;
                       return {};
@@ -272,6 +293,10 @@ const auto &own_options() {
                   [](const auto &o) { return fmt::to_string(o.volume.owner_may_seal); }},
         OwnOption{"group", true, set_group,
                   [](const auto &o) { return o.group ? fmt::to_string(*o.group) : "none"; }},
+        OwnOption{"local_lock", true, set_local_lock,
+                  [](const auto &o) {
+                      return fmt::format("{} {}", o.local.shares_ranges, o.local.shares_wholes);
+                  }},
         OwnOption{"lease_break_time", true, set_lease_break_time,
                   [](const auto &o) { return fmt::to_string(o.volume.lease_break_ms); }},
         OwnOption{"pin_quota", true, set_pin_quota,

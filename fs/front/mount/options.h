@@ -23,6 +23,7 @@ struct ServeOptions {
     unsigned long mount_flags = 0;  // MS_*
     MountOptions volume;
     DispatchOptions dispatch;
+    Policy local = Policy::host();
     std::optional<gid_t> group;  // its members may map the device
     std::vector<GuestOptions> guests;
     bool foreground = false;

@@ -173,7 +173,7 @@ Outcome Server::open() {
             options_.source, copy.value());
     clients_ = std::make_unique<Clients>(*volume_);
     if (options_.directory.empty()) return {};
-    auto local = clients_->admit({});
+    auto local = clients_->admit(options_.local);
     if (!local.ok()) return failure(Exit::system, options_.source, local.error());
     auto dispatcher = Dispatcher::create(*clients_, std::move(local).take(), options_.dispatch);
     if (!dispatcher.ok()) return failure(Exit::system, options_.source, dispatcher.error());

@@ -127,10 +127,8 @@ void Dispatcher::leave() {
 }
 
 void Dispatcher::interrupt_all() {
-    for (const auto &[unique, aside] : take_waiting()) {
-        aside->progress.drop();
-        interrupted(aside->port, unique);
-    }
+    for (const auto &[unique, aside] : take_waiting())
+        give_up(*aside, unique, aside->lock ? ENOLCK : EINTR);
 }
 
 Dispatcher::Waiting Dispatcher::take_waiting() {
@@ -246,7 +244,7 @@ void Dispatcher::fail(fuse_req_t req, const Error &error) {
             error, [self = shared_from_this(), aside, flushed] { self->run(*aside, flushed); },
             user);
     // This may take as long as a lease's holder likes to, so the one who waits can be interrupted.
-    if (!start_waiting(unique, std::move(aside))) return interrupted(port, unique);
+    if (!start_waiting(unique, std::move(aside))) return answer(port, unique, EINTR);
     volume_.when_ready(
         error,
         [self = shared_from_this(), unique, flushed] {
@@ -255,35 +253,42 @@ void Dispatcher::fail(fuse_req_t req, const Error &error) {
         user);
 }
 
-// False: it was interrupted on its way here.
+// False: it was interrupted on its way here (or is no request of its own: one of its number waits).
 bool Dispatcher::start_waiting(std::uint64_t unique, std::shared_ptr<Aside> aside) {
     Lock held(waiting_mutex_);
     const auto found = std::find(interrupted_.begin(), interrupted_.end(), unique);
     if (found != interrupted_.end()) return false;
-    waiting_.emplace(unique, std::move(aside));
-    return true;
+    return waiting_.emplace(unique, std::move(aside)).second;
 }
 
-// Null: it does not wait.
-std::shared_ptr<Dispatcher::Aside> Dispatcher::stop_waiting(std::uint64_t unique) {
+// Null: it does not wait, or not for that.
+std::shared_ptr<Dispatcher::Aside> Dispatcher::stop_waiting(std::uint64_t unique,
+                                                            const FileLocks::Wait *lock) {
     Lock held(waiting_mutex_);
     const auto found = waiting_.find(unique);
-    if (found == waiting_.end()) return nullptr;
+    if (found == waiting_.end() || found->second->lock.get() != lock) return nullptr;
     auto aside = std::move(found->second);
     waiting_.erase(found);
     return aside;
 }
 
-void Dispatcher::interrupted(const Port &port, std::uint64_t unique) {
-    fuse_out_header header{sizeof header, -EINTR, unique};
+void Dispatcher::answer(const Port &port, std::uint64_t unique, int error) {
+    fuse_out_header header{sizeof header, -error, unique};
     const iovec piece{&header, sizeof header};
     (void)port->send(std::span(&piece, 1));  // fails only when the connection has ended
 }
 
-// A request that waits for somebody is answered with EINTR, and what it had claimed is free: by the
-// port that it came by, for the kernel takes a reply nowhere else.  One that does not wait is
-// remembered for a while.  (libfuse need not hear of it: nothing here asks it, and it would keep
-// each one in a list without end.)
+// For whoever has taken it out of waiting_.  What it had claimed is free.
+void Dispatcher::give_up(Aside &aside, std::uint64_t unique, int error) {
+    aside.progress.drop();
+    if (aside.lock)
+        if (const int result = locks().cancel(*aside.lock); result != EINTR) error = result;
+    answer(aside.port, unique, error);
+}
+
+// A request that waits for somebody is answered with EINTR: by the port that it came by, for the
+// kernel takes a reply nowhere else.  One that does not wait is remembered for a while.  (libfuse
+// need not hear of it: nothing here asks it, and it would keep each one in a list without end.)
 void Dispatcher::interrupt(const Request &request) {
     const std::uint64_t unique = request.argument<fuse_interrupt_in>().unique;
     std::shared_ptr<Aside> aside;
@@ -297,8 +302,7 @@ void Dispatcher::interrupt(const Request &request) {
         aside = std::move(found->second);
         waiting_.erase(found);
     }
-    aside->progress.drop();
-    interrupted(aside->port, unique);
+    give_up(*aside, unique, EINTR);
 }
 
 // In the library's place, which would answer ENOSYS.
@@ -383,7 +387,8 @@ std::shared_ptr<Dispatcher::Aside> Dispatcher::copy_of(const Request &request) {
     return std::make_shared<Aside>(Aside{request.port(),
                                          {message.begin(), message.end()},
                                          {apart.begin(), apart.end()},
-                                         std::move(request.progress())});
+                                         std::move(request.progress()),
+                                         {}});
 }
 
 void Dispatcher::run(Aside &aside, bool flushed) {
@@ -403,6 +408,7 @@ void Dispatcher::released(HandleId handle) {
     if (!client_->closed(handle)) return;
     // First the grants of which nobody took the device; the volume takes the others for mapped.
     if (ioctls_.broker != nullptr) ioctls_.broker->handle_released(handle);
+    locks().released(handle);
     volume_.release(handle);
 }
 
@@ -540,6 +546,8 @@ void Dispatcher::on_init(void *userdata, fuse_conn_info *connection) {
     want(FUSE_CAP_HANDLE_KILLPRIV, false);  // its successor: see patch_init
     want(FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_CACHE_SYMLINKS, true);
     want(FUSE_CAP_WRITEBACK_CACHE, self.options_.writeback);
+    want(FUSE_CAP_POSIX_LOCKS, self.client_->policy().shares_ranges);
+    want(FUSE_CAP_FLOCK_LOCKS, self.client_->policy().shares_wholes);
     // What it would say of many files has no place for what is said of one (mark_dax).
     if (self.options_.dax) want(FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO, false);
     // One that opens directories by itself keeps their listings.

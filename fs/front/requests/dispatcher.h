@@ -64,7 +64,9 @@ public:
     // held is given back.  Once, and not by what dispatch() calls.  A client whose kernel is told
     // of changes leaves when no thread is in dispatch(); of another, what comes later is dropped.
     void leave();
-    // Whatever waits for somebody is answered with EINTR, as if the client had asked for that.
+    // Whatever waits for somebody is answered, with EINTR, as if the client had asked for that.
+    // Locks with ENOLCK: of EINTR the kernel makes ERESTARTSYS, which comes out as errno 512 where
+    // no signal is pending.
     void interrupt_all() EXCLUDES(waiting_mutex_);
 
     // INIT was answered, and not with an error.
@@ -86,6 +88,7 @@ public:
     static Dispatcher &of(fuse_req_t req);
     Volume &volume() { return volume_; }
     Client &client() { return *client_; }
+    FileLocks &locks() { return clients_.locks(); }
     const DispatchOptions &options() const { return options_; }
     // How long the client's kernel may believe what the current request read, if so long.
     double timeout(double seconds) const;
@@ -147,7 +150,9 @@ public:
     }
     // A completion that answers `req` with success or an error, from whatever thread.
     Completion answer_later(fuse_req_t req);
-    // A handle of the client's is released, and its grants end.
+    // Answers when the client has the lock, or may not have it; with `waits` that may be later.
+    void lock(fuse_req_t req, const LockRequest &wanted, bool waits);
+    // A handle of the client's is released, and its grants and locks end.
     void released(HandleId handle);
 
 private:
@@ -157,6 +162,7 @@ private:
         std::vector<std::byte> message;
         std::vector<iovec> apart;
         Progress progress;
+        std::shared_ptr<FileLocks::Wait> lock;  // null: it waits for something else
     };
     // What is done for a request after dispatch() has returned.  leave() waits for those.
     class Late {
@@ -185,11 +191,14 @@ private:
     int objection(ConstBytes message);
     static void refuse(const Request &request, int error);
     void interrupt(const Request &request);
-    static void interrupted(const Port &port, std::uint64_t unique);
+    static void answer(const Port &port, std::uint64_t unique, int error);
+    void give_up(Aside &aside, std::uint64_t unique, int error);
+    void wait_for_lock(fuse_req_t req, const LockRequest &wanted);
     Notifier::Kernel kernel();
     void statx(const Request &request);
     bool start_waiting(std::uint64_t unique, std::shared_ptr<Aside> aside) EXCLUDES(waiting_mutex_);
-    std::shared_ptr<Aside> stop_waiting(std::uint64_t unique) EXCLUDES(waiting_mutex_);
+    std::shared_ptr<Aside> stop_waiting(std::uint64_t unique, const FileLocks::Wait *lock = nullptr)
+        EXCLUDES(waiting_mutex_);
     bool must_be_durable(const Request &request) const;
     ssize_t reply_when_durable(const Request &request, std::span<const iovec> reply);
     static ssize_t write_reply(int fd, iovec *iov, int count, void *userdata);
@@ -212,7 +221,7 @@ private:
     IoctlContext ioctls_;
 
     Mutex waiting_mutex_;
-    // Those that wait for leases or for another operation, by `unique`.
+    // Those that wait for leases, locks or another operation, by `unique`.
     Waiting waiting_ GUARDED_BY(waiting_mutex_);
     // The last ones that were interrupted and did not wait: they may be about to.
     std::array<std::uint64_t, 256> interrupted_ GUARDED_BY(waiting_mutex_) = {};

@@ -146,6 +146,18 @@ constexpr Shape kShapes[] = {
      .node = Node::not_named,
      .anybody = true},
     {.opcode = FUSE_FSYNCDIR, .effect = Effect::none, .fixed = sizeof(fuse_fsync_in)},
+    {.opcode = FUSE_GETLK,
+     .effect = Effect::none,
+     .fixed = sizeof(fuse_lk_in),
+     .handle_at = offsetof(fuse_lk_in, fh)},
+    {.opcode = FUSE_SETLK,
+     .effect = Effect::none,
+     .fixed = sizeof(fuse_lk_in),
+     .handle_at = offsetof(fuse_lk_in, fh)},
+    {.opcode = FUSE_SETLKW,
+     .effect = Effect::none,
+     .fixed = sizeof(fuse_lk_in),
+     .handle_at = offsetof(fuse_lk_in, fh)},
     {.opcode = FUSE_CREATE,
      .effect = Effect::changes,
      .fixed = sizeof(fuse_create_in),
@@ -298,7 +310,9 @@ std::size_t other_node_place(ConstBytes message) {
 }
 
 bool from_anybody(ConstBytes message) {
-    return shape_of(message)->anybody;
+    const Shape &shape = *shape_of(message);
+    if (shape.opcode != FUSE_SETLK && shape.opcode != FUSE_SETLKW) return shape.anybody;
+    return load<fuse_lk_in>(message, sizeof(fuse_in_header)).lk.type == F_UNLCK;
 }
 
 Subject subject_of(ConstBytes message) {

@@ -12,6 +12,7 @@ void add_name_operations(fuse_lowlevel_ops &table);       // ops_name.cc
 void add_attribute_operations(fuse_lowlevel_ops &table);  // ops_attr.cc
 void add_directory_operations(fuse_lowlevel_ops &table);  // ops_dir.cc
 void add_file_operations(fuse_lowlevel_ops &table);       // ops_file.cc
+void add_lock_operations(fuse_lowlevel_ops &table);       // ops_lock.cc
 
 inline fuse_lowlevel_ops operations() {
     fuse_lowlevel_ops table{};
@@ -19,6 +20,7 @@ inline fuse_lowlevel_ops operations() {
     add_attribute_operations(table);
     add_directory_operations(table);
     add_file_operations(table);
+    add_lock_operations(table);
     return table;
 }
 

@@ -122,8 +122,15 @@ void release(fuse_req_t req, fuse_ino_t, fuse_file_info *info) {
     fuse_reply_err(req, 0);
 }
 
-void flush(fuse_req_t req, fuse_ino_t, fuse_file_info *) {
-    fuse_reply_err(req, ENOSYS);  // nothing to do at close(2), and the kernel need not ask again
+// At each close(2), whichever descriptor of the file it was of.
+void flush(fuse_req_t req, fuse_ino_t ino, fuse_file_info *info) {
+    Dispatcher &dispatcher = Dispatcher::of(req);
+    if (!dispatcher.client().policy().shares_ranges) {
+        fuse_reply_err(req, ENOSYS);  // there is nothing to do, and the kernel need not ask again
+        return;
+    }
+    dispatcher.locks().closed({dispatcher.client().id(), info->lock_owner}, InodeNo(ino));
+    fuse_reply_err(req, 0);
 }
 
 // A read that fills pages of the kernel that is told of changes.  It holds them locked, and writing

@@ -1,0 +1,157 @@
+// The file locks of all clients whose kernels leave them to the server: byte ranges (fcntl), which
+// an owner holds, and whole files (flock), which an open file holds.  The two know nothing of each
+// other.  They do what Linux does on a filesystem of its own (fs/locks.c), between clients.
+//
+// A lock belongs to the open file that it was made by, and goes with it at the latest: so nothing
+// is left of a client that has gone, and nothing outlives the server.
+//
+// Who waits occupies no thread: it gets the lock from whoever lets go of one, and is called then.
+#pragma once
+#include <array>
+#include <atomic>
+#include <compare>
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <map>
+#include <memory>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/mutex.h"
+#include "volume/types.h"
+
+namespace pmfs::front {
+
+// Who holds: a number of a client's kernel, of a process (its table of descriptors) or an open
+// file.
+struct LockOwner {
+    ClientId client = 0;
+    std::uint64_t number = 0;
+    friend auto operator<=>(const LockOwner &, const LockOwner &) = default;
+};
+
+enum class LockKind : std::uint8_t { none, shared, exclusive };  // none: to let go of it
+
+struct LockRequest {
+    static constexpr std::uint64_t kLast = INT64_MAX;  // of the bytes that can be locked
+
+    InodeNo ino;
+    HandleId handle = 0;  // of the open file
+    LockOwner owner;
+    bool whole = false;  // flock
+    LockKind kind = LockKind::none;
+    std::uint64_t first = 0, last = kLast;  // bytes, both locked
+    std::uint32_t pid = 0;                  // of the client's kernel, for who asks
+    // How many locks and waits the client may have, and each of its owners; 0: no limit.
+    std::size_t client_max = 0, owner_max = 0;
+};
+
+class FileLocks {
+public:
+    // Somebody that waits, from wait() on.  `done` is called once, with no lock held, by any
+    // thread: with 0 (it has the lock), EDEADLK, ENOLCK, or EBADF (its open file has gone).
+    struct Wait {
+        Wait(const LockRequest &what, std::function<void(const Wait &waiter, int error)> then)
+            : wanted(what), done(std::move(then)) {}
+        const LockRequest wanted;
+        const std::function<void(const Wait &waiter, int error)> done;
+
+    private:
+        friend class FileLocks;
+        enum class State { fresh, queued, over };
+        // Guarded by the shard of its file; `blocker` also by accounts_mutex_.
+        State state = State::fresh;
+        int result = 0;
+        LockOwner blocker;
+    };
+
+    // 0; EAGAIN: another's lock is in the way; ENOLCK: too many.  An flock that changes its kind
+    // gives up what it has first, and does not have it back when it fails (flock(2)).
+    int set(const LockRequest &wanted);
+    // The same, but where another's lock is in the way it waits.  `done` may be called before this
+    // returns.
+    void wait(const std::shared_ptr<Wait> &waiter);
+    // Before wait() or after: EINTR, and it is not called; or what it has been called with, or is
+    // about to be.
+    int cancel(Wait &waiter);
+    // A lock that is in the way of that range, as on Linux one of the owner's that came first; of
+    // kind none: one of the owner's own in it.
+    std::optional<LockRequest> in_the_way(const LockRequest &wanted);
+
+    // The owner has closed the file, by whatever descriptor: its ranges go.
+    void closed(const LockOwner &owner, InodeNo ino);
+    // The open file is gone, and with it all that it held or waited for.
+    void released(HandleId handle);
+
+    // How many locks and waits the client has.
+    std::size_t held_by(ClientId client);
+
+private:
+    struct Range {
+        std::uint64_t last;
+        LockKind kind;
+        HandleId handle;
+        std::uint32_t pid;
+    };
+    using Ranges = std::map<std::uint64_t, Range>;  // by first byte; they do not overlap
+    struct Change;                                  // of an owner's ranges
+    struct Whole {
+        LockKind kind;
+        HandleId handle;
+    };
+    struct Owned {
+        std::uint64_t since;  // which owner of the file's came before which
+        Ranges ranges;
+    };
+    struct File {
+        std::uint64_t next = 0;
+        std::map<LockOwner, Owned> owned;
+        std::map<LockOwner, Whole> wholes;
+        std::list<std::shared_ptr<Wait>> waits;  // in the order in which they came
+        bool empty() const { return owned.empty() && wholes.empty() && waits.empty(); }
+    };
+    struct Shard {
+        Mutex mutex;
+        std::unordered_map<InodeNo, File> files GUARDED_BY(mutex);
+    };
+    // What an owner has in all files.
+    struct Account {
+        std::size_t held = 0;             // locks and waits
+        std::vector<const Wait *> waits;  // for ranges
+    };
+    class Visit;
+
+    static constexpr std::size_t kShards = 64;
+    Shard &shard_of(InodeNo ino) { return shards_[ino.value() % kShards]; }
+    // Does something to the locks of a file, and what follows of it to those who wait.
+    void visit(InodeNo ino, const std::function<void(Visit &)> &work);
+    static const Range *conflict(const Ranges &ranges, const LockRequest &wanted,
+                                 std::uint64_t *first);
+    static Change plan(Ranges &ranges, const LockRequest &wanted);
+    void remember(const LockRequest &made) EXCLUDES(handles_mutex_);
+
+    // --- accounts
+    // False: `more` would be too many (fewer never are).
+    bool charge(const LockRequest &request, std::ptrdiff_t more) EXCLUDES(accounts_mutex_);
+    void charge_locked(const LockOwner &owner, std::ptrdiff_t more) REQUIRES(accounts_mutex_);
+    // EAGAIN: it waits for `blocker` from now on.  EDEADLK: that waits for it; ENOLCK: too many.
+    int begin_waiting(Wait &waiter, const LockOwner &blocker) EXCLUDES(accounts_mutex_);
+    void stop_waiting(Wait &waiter) EXCLUDES(accounts_mutex_);
+    bool deadlock_locked(const LockOwner &waiter, LockOwner blocker) const
+        REQUIRES(accounts_mutex_);
+
+    std::array<Shard, kShards> shards_;  // by inode
+    // Inside a shard's, as the next one.
+    Mutex accounts_mutex_;
+    std::map<LockOwner, Account> owners_ GUARDED_BY(accounts_mutex_);
+    std::unordered_map<ClientId, std::size_t> clients_ GUARDED_BY(accounts_mutex_);
+    // Open files by which locks were asked for, and what they are of.
+    Mutex handles_mutex_;
+    std::unordered_map<HandleId, InodeNo> handles_ GUARDED_BY(handles_mutex_);
+    std::atomic<bool> used_{false};  // anybody ever locked anything
+};
+
+}  // namespace pmfs::front
