@@ -27,7 +27,9 @@ std::string name(std::string_view text) {
 struct Host {
     explicit Host(front::GuestOptions options = {}) {
         options.socket = place.path();
-        auto started = front::VhostFs::start(world.wire().clients(), {}, options, [](auto &) {});
+        auto started =
+            front::VhostFs::start(world.wire().clients(), {}, options,
+                                  virtio::Listener::bind(options.socket).take(), [](auto &) {});
         REQUIRE(started.ok());
         device = std::move(started).take();
     }
