@@ -11,11 +11,12 @@ import sys
 import time
 from pathlib import Path
 
-from fixture import BUILD, ROOT, claim, program, run, run_claims
+from fixture import BUILD, ROOT, c_call, claim, program, run, run_claims
 
 SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 # linux/capability.h
 DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, SYS_CHROOT, SYS_PTRACE, SYS_ADMIN, SYS_RESOURCE = 1, 2, 3, 18, 19, 21, 24
+PIDFD_GETFD = 438
 FILTERED = "2"  # proc(5), Seccomp
 WITHOUT = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")  # root, but for its capabilities
 
@@ -172,6 +173,27 @@ def _(maker):
     helper = helper_of(volume.pid)
     assert volume.unmount() == 0
     assert not Path(f"/proc/{helper}").exists(), "it outlives a server that has ended"
+
+
+@claim("when a server is killed its connection is cut, though something keeps that open", alone=True)
+def _(maker):
+    # As does a thread of the server that waits in the kernel for a page that only the server could have written.
+    volume = maker.volume(size="64M")
+    pidfd = os.pidfd_open(volume.pid)
+    ours = [c_call("syscall", PIDFD_GETFD, pidfd, int(link.name), 0)
+            for link in Path(f"/proc/{volume.pid}/fd").iterdir() if os.readlink(link) == "/dev/fuse"]
+    os.close(pidfd)
+    assert ours
+    try:
+        volume.server.kill()
+        volume.server.wait()
+        # (In a process that can be killed if it hangs.)
+        done = subprocess.run(["stat", "-f", str(volume.mnt)], capture_output=True, text=True, timeout=20, check=False)
+        assert "not connected" in done.stderr, done
+    finally:
+        for fd in ours:
+            os.close(fd)
+    run("umount", "-l", volume.mnt)
 
 
 @claim("seccomp= takes the words of others, and a wrong one is one sentence", alone=True)
