@@ -56,11 +56,12 @@ public:
         }
         return true;
     }
-    void write(std::span<const std::byte> bytes) {
+    void write(const Pieces &bytes) {
         pm::Unfenced duty;
+        std::size_t from = 0;
         for (std::size_t i = 0; i < count_; ++i) {
-            duty.add(e_.journal->write_data(pieces_[i].at, bytes.first(pieces_[i].size)));
-            bytes = bytes.subspan(pieces_[i].size);
+            duty.add(e_.journal->write_data(pieces_[i].at, bytes, from, pieces_[i].size));
+            from += pieces_[i].size;
         }
         e_.journal->persist(std::move(duty));
     }
@@ -77,8 +78,8 @@ private:
 };
 
 // True when it was one that changes no metadata, and is done.
-Result<bool> write_in_place(Engine &e, InodeNo ino, std::uint64_t offset,
-                            std::span<const std::byte> bytes, bool kill) EXCLUDES(e.lock) {
+Result<bool> write_in_place(Engine &e, InodeNo ino, std::uint64_t offset, const Pieces &bytes,
+                            bool kill) EXCLUDES(e.lock) {
     const core::Epochs::Section inside(e.readers);
     InPlace in_place(e, ino, {offset, offset + bytes.size()});
     {
@@ -109,7 +110,7 @@ public:
     }
 
     // What lives with the call only.
-    void lend(std::span<const std::byte> bytes, const Caller &caller) {
+    void lend(const Pieces &bytes, const Caller &caller) {
         bytes_ = bytes;
         caller_ = caller;
     }
@@ -155,9 +156,22 @@ private:
             return false;
         }
         TRY(ask_seal());
+        if (!TRY(zero_ahead(was->size.get()))) return false;
         TRY(drop_capability(e_, ino_));
         stage_ = Stage::plan;
         return true;
+    }
+
+    // If it takes more than a step to zero what the file grows over, that is done ahead; else with
+    // the first piece.
+    Result<bool> zero_ahead(std::uint64_t size) {
+        const std::uint64_t from = std::max(size, zeroed_);
+        if (from >= span_.from) return true;
+        const std::uint64_t upto = TRY(zero_step(e_, ino_, from, span_.from));
+        if (upto == span_.from && zeroed_ == 0) return true;
+        TRY(claim_.take());
+        zeroed_ = upto;
+        return false;
     }
 
     Result<> ask_seal() {
@@ -297,8 +311,9 @@ private:
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
         const std::uint64_t old_size = inode->size.get();
-        if (span_.from > old_size)
-            change.after(TRY(zero_written(*e_.journal, reader, *was, ino_, old_size, span_.from)));
+        const std::uint64_t zeroed = std::max(old_size, zeroed_);
+        if (span_.from > zeroed)
+            change.after(TRY(zero_written(*e_.journal, reader, *was, ino_, zeroed, span_.from)));
         std::optional<core::MapPermit> permit;
         if (piece_ == Piece::hole || piece_ == Piece::unwritten)
             permit = TRY(
@@ -346,7 +361,7 @@ private:
         const bool fresh = piece_ == Piece::hole || piece_ == Piece::unwritten;
         const std::uint64_t start = byte_of(run_.start), head = device() - start;
         if (fresh && head != 0) duty.add(e_.journal->zero_data(start, head));
-        duty.add(e_.journal->write_data(device(), part()));
+        duty.add(e_.journal->write_data(device(), bytes_, at_ - span_.from, end_ - at_));
         const std::uint64_t written_to = device() + (end_ - at_);
         const std::uint64_t tail = byte_of(run_.end());
         if (fresh && written_to < tail)
@@ -354,15 +369,15 @@ private:
         return duty;
     }
     std::uint64_t device() const { return byte_of(run_.start) + (at_ - byte_of(base_)); }
-    std::span<const std::byte> part() const { return bytes_.subspan(at_ - span_.from, end_ - at_); }
 
     Engine &e_;
     const Span span_;
     const bool kill_;
-    std::span<const std::byte> bytes_;
+    Pieces bytes_;
     Caller caller_;
     Stage stage_ = Stage::begin;
-    bool touched_ = false;  // times and mode are those of this write
+    std::uint64_t zeroed_ = 0;  // as far as what the file grows over is zero; bytes
+    bool touched_ = false;      // times and mode are those of this write
     bool killed_ = false;
     // The piece under way: bytes [at_, end_), in the blocks run_.
     std::uint64_t at_, end_ = 0;
@@ -378,9 +393,8 @@ private:
 
 }  // namespace
 
-Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset,
-                                  std::span<const std::byte> bytes, bool kill_suid_sgid,
-                                  const Caller &caller, Stale *stale) {
+Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset, const Pieces &bytes,
+                                  bool kill_suid_sgid, const Caller &caller, Stale *stale) {
     Engine &e = parts_->engine;
     Stale nobody_asks;
     if (stale == nullptr) stale = &nobody_asks;

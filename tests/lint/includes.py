@@ -42,7 +42,7 @@ LIBRARIES = {
     "spdlog/": ["fs/front/"],
     "libmount/": ["fs/front/", "mkfs/"],
     "seccomp.h": ["fs/front/mount/"],
-    "cap-ng.h": ["fs/front/mount/"],
+    "cap-ng.h": ["fs/front/mount/", "tests/"],
     "blkid/": ["mkfs/"],
 }
 # Where #include "x" is looked for, behind the file's own folder.

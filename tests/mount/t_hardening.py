@@ -235,6 +235,27 @@ def _(maker):
     volume.fsck()
 
 
+@claim("where /proc hides the processes of others, a server may see them, and nothing else", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M")
+    assert volume.unmount() == 0
+    script = 'mount -t proc -o hidepid=2 proc /proc && exec "$@"'
+    command = ["unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh", program("mount.pmfs"),
+               volume.region, volume.mnt, "--foreground"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
+        try:
+            table = Path(f"/proc/{server.pid}/mountinfo")
+            assert wait_for(lambda: f" {volume.mnt} " in table.read_text())
+            Path(f"/proc/{server.pid}/root{volume.mnt}/f").write_text("words")
+            for name, status in threads(server.pid):
+                assert int(status["CapEff"], 16) == bits(SYS_PTRACE), (name, status)
+            server.terminate()
+            assert server.wait(20) == 0
+        finally:
+            server.kill()
+    volume.fsck()
+
+
 @claim("the socket of a guest is removed, in a directory of another user as well", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")

@@ -111,7 +111,7 @@ Result<> DaxWindow::take(InodeNo ino, const fuse_setupmapping_in &in) {
     pin.offset = range->file_offset;
     pin.length = range->length;
     pin.unit = unit;
-    pin.may_store = pin.maps = pin.lent = pin.trusted = true;
+    pin.may_store = pin.maps = pin.lent = pin.trusted = pin.bound = true;
     std::uint64_t bad = 0;
     const auto take_pin = [&] {
         return wait_through(volume_,
@@ -214,11 +214,14 @@ bool DaxWindow::owns(const virtio::MemoryRegion &region, int fd) {
     struct stat medium {};
     if (::fstat(volume_.region().mapping_fd(), &medium) != 0 || !is_in(medium, fd)) return false;
     const Lock held(mutex_);
+    if (guest_base_) return true;
     for (const auto &[offset, range] : ranges_)
         for (const Piece &piece : range->pieces)
-            if (!guest_base_ && piece.device == region.offset && piece.size == region.size &&
-                region.guest >= piece.window)
+            if (piece.device == region.offset && piece.size == region.size &&
+                region.guest >= piece.window) {
                 guest_base_ = region.guest - piece.window;
+                return true;
+            }
     return true;
 }
 
