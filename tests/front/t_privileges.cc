@@ -168,6 +168,38 @@ TEST_CASE("privileges: root without them is stopped by the modes of files, and b
     ::unlink(path);
 }
 
+TEST_CASE("privileges: no file but those that are kept can be opened, of root neither") {
+    if (kInstrumented) return;
+    char place[] = "/tmp/pmfs-privileges-XXXXXX";
+    REQUIRE(::mkdtemp(place) != nullptr);
+    const std::string folder = place, socket = folder + "/socket", file = folder + "/file";
+    const auto tried = [&](const std::function<int()> &act) {
+        return outcome([&] {
+            using enum KeptFiles::For;
+            const KeptFiles kept[] = {{reading, "/proc"},
+                                      {writing, "/dev/null"},
+                                      {reading, "/not-there"},
+                                      {sockets, folder}};
+            const bool done = keep_capabilities({}).ok() && keep_files(kept).ok();
+            return done ? act() : kWrong;
+        });
+    };
+    const int kernel = tried([] { return 0; });
+    if (kernel == kWrong) return;  // without Landlock
+    CHECK(tried([] { return error_of(::open("/proc/self/status", O_RDONLY)); }) == 0);
+    CHECK(tried([] { return error_of(::open("/dev/null", O_RDWR)); }) == 0);
+    for (const char *path : {"/etc/passwd", "/etc/hostname", "/usr", "/dev/zero"})
+        CHECK_MESSAGE(tried([&] { return error_of(::open(path, O_RDONLY)); }) == EACCES, path);
+    CHECK(tried([] { return error_of(::open("/proc/self/comm", O_WRONLY)); }) == EACCES);
+    CHECK(tried([&] { return error_of(::open(file.c_str(), O_CREAT | O_WRONLY, 0600)); }) ==
+          EACCES);
+    CHECK(tried([&] { return error_of(::mkdir(file.c_str(), 0700)); }) == EACCES);
+    CHECK(tried([&] { return error_of(::mknod(socket.c_str(), S_IFSOCK | 0600, 0)); }) == 0);
+    CHECK(tried([&] { return error_of(::unlink(socket.c_str())); }) == 0);
+    CHECK(tried([] { return error_of(::execl("/bin/true", "true", nullptr)); }) == EACCES);
+    ::rmdir(place);
+}
+
 TEST_CASE("privileges: nobody without CAP_SYS_PTRACE looks at a process that forbids dumps") {
     if (kInstrumented) return;
     int ready[2];

@@ -44,25 +44,6 @@ Result<sockaddr_un> address_of(const std::string &path) {
     return address;
 }
 
-// Somebody who could write here could put his own socket in our place.
-Result<> check_directory(const std::string &directory) {
-    if (::mkdir(directory.c_str(), 0755) == 0) {
-        if (::chmod(directory.c_str(), 0755) != 0)
-            return Error(errno, "cannot set the mode of the broker's directory");
-    } else if (errno != EEXIST) {
-        return Error(errno, "cannot make the broker's directory");
-    }
-    struct stat status;
-    if (::lstat(directory.c_str(), &status) != 0)
-        return Error(errno, "cannot look at the broker's directory");
-    if (!S_ISDIR(status.st_mode)) return Error(ENOTDIR, "the broker's directory is no directory");
-    if (status.st_uid != 0 && status.st_uid != ::geteuid())
-        return Error(EPERM, "the broker's directory belongs to another user");
-    if ((status.st_mode & 022) != 0)
-        return Error(EPERM, "the broker's directory may be written to by other users");
-    return {};
-}
-
 FileDescriptor new_socket() {
     return FileDescriptor(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
 }
@@ -148,8 +129,27 @@ std::string run_directory(const std::string &option) {
     return set != nullptr && *set != 0 ? set : "/run/pmfs";
 }
 
+// Somebody who could write here could put his own socket in our place.
+Result<> check_run_directory(const std::string &directory) {
+    if (::mkdir(directory.c_str(), 0755) == 0) {
+        if (::chmod(directory.c_str(), 0755) != 0)
+            return Error(errno, "cannot set the mode of the broker's directory");
+    } else if (errno != EEXIST) {
+        return Error(errno, "cannot make the broker's directory");
+    }
+    struct stat status;
+    if (::lstat(directory.c_str(), &status) != 0)
+        return Error(errno, "cannot look at the broker's directory");
+    if (!S_ISDIR(status.st_mode)) return Error(ENOTDIR, "the broker's directory is no directory");
+    if (status.st_uid != 0 && status.st_uid != ::geteuid())
+        return Error(EPERM, "the broker's directory belongs to another user");
+    if ((status.st_mode & 022) != 0)
+        return Error(EPERM, "the broker's directory may be written to by other users");
+    return {};
+}
+
 Result<Listener> listen_at(const std::string &directory, const std::uint8_t (&uuid)[16]) {
-    TRY(check_directory(directory));
+    TRY(check_run_directory(directory));
     const std::string stem = directory + "/" + text_of(uuid);
     auto first = bind_to(stem + ".sock");
     if (first.ok() || first.error().errno_value() != EADDRINUSE) return first;

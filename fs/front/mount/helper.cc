@@ -97,19 +97,27 @@ private:
     // False: the server is gone.
     bool serve_one() {
         char request = 0;
-        std::vector<FileDescriptor> fds;
-        const ssize_t got = receive_with(socket_, writable_bytes_of(request), &fds, 0);
-        if (got < 0 && errno == EINTR) return true;
-        if (got != 1) return false;
+        const int answered = hear_and_answer(&request);
         if (request == kEnd) {
             for (const virtio::Listener &one : sockets_) one.remove();
             ::_exit(0);
         }
+        // By now no descriptor is left here that came with the request or went with the answer: a
+        // description of the medium ends with its last one, and so does the lock that it carries.
+        return answered < 0 || (answered > 0 && send_with(socket_, bytes_of(answered), {}, 0) > 0);
+    }
+
+    // 0: the server is gone; -1: nothing came.
+    int hear_and_answer(char *request) {
+        std::vector<FileDescriptor> fds;
+        const ssize_t got = receive_with(socket_, writable_bytes_of(*request), &fds, 0);
+        if (got < 0 && errno == EINTR) return -1;
+        if (got != 1 || *request == kEnd) return 0;
         FileDescriptor opened;
-        const int error = obey(request, fds, &opened);
+        const int error = obey(*request, fds, &opened);
         const int fd = opened.get();
         const std::span<const int> with(&fd, fd >= 0 ? 1 : 0);
-        return send_with(socket_, bytes_of(error), with, 0) == sizeof error;
+        return send_with(socket_, bytes_of(error), with, 0) == sizeof error ? 1 : 0;
     }
 
     int obey(char request, const std::vector<FileDescriptor> &fds, FileDescriptor *opened) {
@@ -198,18 +206,28 @@ Helper::~Helper() {
     while (::waitpid(child_, nullptr, 0) < 0 && errno == EINTR) continue;
 }
 
+namespace {
+
+bool hear(int socket, int *number, std::vector<FileDescriptor> *fds) {
+    ssize_t got;
+    do {
+        got = receive_with(socket, writable_bytes_of(*number), fds, 0);
+    } while (got < 0 && errno == EINTR);
+    return got == sizeof *number;
+}
+
+}  // namespace
+
+// The answer has the descriptor, and what comes behind it says that the helper has it no more.
 Result<FileDescriptor> Helper::ask(char request, int fd) {
     const std::span<const int> with(&fd, fd >= 0 ? 1 : 0);
-    int error = 0;
+    int error = 0, settled = 0;
     std::vector<FileDescriptor> got;
     Lock held(mutex_);
-    ssize_t size = send_with(socket_.get(), bytes_of(request), with, 0);
-    while (size > 0 &&
-           (size = receive_with(socket_.get(), writable_bytes_of(error), &got, 0)) < 0 &&
-           errno == EINTR)
-        size = 1;
+    const bool heard = send_with(socket_.get(), bytes_of(request), with, 0) == sizeof request &&
+                       hear(socket_.get(), &error, &got) && hear(socket_.get(), &settled, &got);
     held.unlock();
-    if (size != sizeof error) return Error(EIO, "the server's helper process does not answer");
+    if (!heard) return Error(EIO, "the server's helper process does not answer");
     if (error != 0) return Error(error, "the server's helper process cannot do that");
     return got.empty() ? FileDescriptor() : std::move(got.front());
 }

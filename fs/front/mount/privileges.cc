@@ -1,15 +1,20 @@
-// Capability sets by libcap-ng, dumps by prctl(2).
+// Capability sets by libcap-ng, dumps by prctl(2), files by landlock(7).
 #include "front/mount/privileges.h"
 
 #include <cap-ng.h>
+#include <fcntl.h>
+#include <linux/landlock.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <fstream>
 #include <string>
+
+#include "base/file_descriptor.h"
 
 namespace pmfs::front {
 namespace {
@@ -26,6 +31,34 @@ bool proc_hides_others() {
                 line.find("hidepid=off") == std::string::npos;
     }
     return hides;
+}
+
+// What Landlock can forbid, of which older kernels know less.
+constexpr std::uint64_t kOfFirst = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1;
+constexpr std::uint64_t kRefer = std::uint64_t{1} << 13;     // since version 2
+constexpr std::uint64_t kTruncate = std::uint64_t{1} << 14;  // since version 3
+
+std::uint64_t rights_for(KeptFiles::For use) {
+    switch (use) {
+        case KeptFiles::For::reading:
+            return LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR;
+        case KeptFiles::For::writing:
+            return LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE;
+        case KeptFiles::For::sockets:
+            return LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_REMOVE_FILE;
+    }
+    return 0;
+}
+
+bool allow(const FileDescriptor &rules, const KeptFiles &kept) {
+    const FileDescriptor place(::open(kept.path.c_str(), O_PATH | O_CLOEXEC));
+    struct stat status {};
+    if (!place.ok() || ::fstat(place.get(), &status) != 0) return true;  // it is not there
+    landlock_path_beneath_attr rule{};
+    rule.parent_fd = place.get();
+    rule.allowed_access = rights_for(kept.use);
+    if (!S_ISDIR(status.st_mode)) rule.allowed_access &= ~LANDLOCK_ACCESS_FS_READ_DIR;
+    return ::syscall(SYS_landlock_add_rule, rules.get(), LANDLOCK_RULE_PATH_BENEATH, &rule, 0) == 0;
 }
 
 }  // namespace
@@ -60,6 +93,23 @@ Result<> keep_capabilities(std::span<const int> kept) {
         ::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0 ||
         ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
         return Error(EPERM, "cannot give up capabilities");
+    return {};
+}
+
+Result<> keep_files(std::span<const KeptFiles> kept) {
+    if (kInstrumented) return {};
+    const long version =
+        ::syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION);
+    if (version < 1) return Error(EOPNOTSUPP, "the kernel has no Landlock");
+    landlock_ruleset_attr all{};
+    all.handled_access_fs = kOfFirst | (version >= 2 ? kRefer : 0) | (version >= 3 ? kTruncate : 0);
+    const FileDescriptor rules(static_cast<int>(
+        ::syscall(SYS_landlock_create_ruleset, &all, sizeof all.handled_access_fs, 0)));
+    if (!rules.ok()) return Error(EOPNOTSUPP, "the kernel makes no Landlock rules");
+    for (const KeptFiles &one : kept)
+        if (!allow(rules, one)) return Error(errno, "cannot keep files for the server");
+    if (::syscall(SYS_landlock_restrict_self, rules.get(), 0) != 0)
+        return Error(errno, "cannot give up other files");
     return {};
 }
 

@@ -3,6 +3,7 @@
 // docs/security.md says what is left, and decision 18 why it is this much.
 #pragma once
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/result.h"
@@ -26,6 +27,15 @@ Result<> keep_capabilities(std::span<const int> kept);
 // No core dump, and no other process may look at this one's memory (ptrace(2), /proc/PID/mem, a
 // copy of a descriptor) unless it may look at every process's.
 Result<> forbid_dumps();
+
+// Which files this thread, and those that it starts, may open by their names from now on: these and
+// what is below them, and no others.  What is open stays open.  After keep_capabilities().
+// EOPNOTSUPP: the kernel has no Landlock (Linux 5.13, or it is off); nothing has changed then.
+struct KeptFiles {
+    enum class For { reading, writing, sockets } use;  // sockets: to be made and removed there
+    std::string path;                                  // one that is not there is no error
+};
+Result<> keep_files(std::span<const KeptFiles> kept);
 
 // What a server needs for as long as it lives, where the medium is not its own user's or /proc
 // hides others: empty on most machines.

@@ -218,7 +218,21 @@ Result<> Server::give_up_privileges(pm::Region &region, Surroundings where) {
     helper_ = TRY(Helper::start(options_, region, std::move(where), sockets_));
     region.set_opener(
         [helper = helper_.get()](bool writable) { return helper->open_medium(writable); });
+    const std::string run = run_directory("");
+    if (!options_.directory.empty()) (void)check_run_directory(run).ok();  // the broker asks again
     TRY(keep_capabilities(capabilities_to_keep(region.mapping_fd())));
+    using enum KeptFiles::For;
+    const KeptFiles kept[] = {{reading, "/proc"},
+                              {reading, "/sys"},
+                              {reading, "/etc/localtime"},
+                              {reading, "/usr/share/zoneinfo"},
+                              {writing, "/dev/fuse"},
+                              {writing, "/dev/null"},
+                              {sockets, run}};
+    if (const auto left = keep_files(kept); !left.ok()) {
+        if (left.error().errno_value() != EOPNOTSUPP) return left;
+        spdlog::info("{}; the server may open what root owns", left.error().what());
+    }
     return forbid_dumps();
 }
 
