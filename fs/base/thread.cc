@@ -18,14 +18,17 @@ Result<std::thread> start_thread(const char *name, std::function<void()> body) {
     std::thread thread;
     int error = 0;
     try {
-        thread = std::thread(std::move(body));
+        thread = std::thread([name, body = std::move(body)] {
+            // (From outside it would have to be written to a file of /proc.)
+            ::pthread_setname_np(::pthread_self(), name);
+            body();
+        });
     } catch (const std::system_error &failure) {
         error = failure.code().value();
     }
     ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
     if (error != 0)
         return Error(error, "the system gives no more threads (a limit of processes or memory)");
-    ::pthread_setname_np(thread.native_handle(), name);
     return thread;
 }
 

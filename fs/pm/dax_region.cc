@@ -131,8 +131,7 @@ void DaxRegion::take_over(void *start, const Functions &functions, bool flushes)
     meta_ = data_ = start_;
     functions_ = functions;
     flushes_ = flushes;
-    // A core dump of a terabyte helps nobody, and would hold user data.
-    ::madvise(start_, size_, MADV_DONTDUMP);
+    ::madvise(start_, size_, MADV_DONTDUMP);  // (libpmem2 has mapped it, not Mapping)
     guard_ = FaultGuard(start_, size_, lost_);
 }
 
@@ -140,7 +139,6 @@ void DaxRegion::take_over(void *start, const Functions &functions, bool flushes)
 Result<> DaxRegion::extend_views(std::uint64_t size) {
     if (memory_.start() == nullptr || read_only_) return MappedRegion::extend(size);
     TRY(memory_.extend(fd_.get(), size, mapping_unit_, PROT_READ | PROT_WRITE, MAP_SHARED));
-    ::madvise(start_, size, MADV_DONTDUMP);
     guard_.extend(align_up(size, mapping_unit_));
     return {};
 }

@@ -57,7 +57,6 @@ ImageRegion::ImageRegion(FileDescriptor fd, Mapping shared, Mapping own, const M
       private_(std::move(own)) {
     data_ = shared_.start();
     meta_ = read_only ? data_ : private_.start();
-    ::madvise(shared_.start(), size(), MADV_DONTDUMP);
     shared_guard_ = FaultGuard(shared_.start(), align_up(size(), kPage), lost_);
     if (!read_only) private_guard_ = FaultGuard(private_.start(), align_up(size(), kPage), lost_);
 }
@@ -80,7 +79,6 @@ Result<> ImageRegion::extend_views(std::uint64_t size) {
     constexpr int kProtection = PROT_READ | PROT_WRITE;
     TRY(shared_.extend(fd_.get(), size, kPage, kProtection, MAP_SHARED));
     TRY(private_.extend(fd_.get(), size, kPage, kProtection, kPrivate));
-    ::madvise(shared_.start(), size, MADV_DONTDUMP);
     shared_guard_.extend(align_up(size, kPage));
     private_guard_.extend(align_up(size, kPage));
     return {};

@@ -50,22 +50,23 @@ Error not_here() {
 
 }  // namespace
 
-Result<Lender> Lender::make(int medium, std::uint64_t mapping_unit) {
+Result<Lender> Lender::make(const Region &region) {
     struct stat status;
     struct statfs filesystem;
-    if (::fstat(medium, &status) != 0 || ::fstatfs(medium, &filesystem) != 0) return not_here();
+    if (::fstat(region.mapping_fd(), &status) != 0 ||
+        ::fstatfs(region.mapping_fd(), &filesystem) != 0)
+        return not_here();
     const auto type = static_cast<std::uint32_t>(filesystem.f_type);
     if (std::find(std::begin(kElsewhere), std::end(kElsewhere), type) != std::end(kElsewhere))
         return not_here();
-    FileDescriptor own(::fcntl(medium, F_DUPFD_CLOEXEC, 0));
-    if (!own.ok()) return Error(errno, "too few descriptors for the medium");
-    Lender lender(std::move(own), {status.st_dev, status.st_ino});
-    TRY(lender.try_out(mapping_unit));
+    Lender lender(region, {status.st_dev, status.st_ino});
+    TRY(lender.try_out());
     return lender;
 }
 
 // What a borrower does: maps, closes the descriptor, and unmaps.
-Result<> Lender::try_out(std::uint64_t mapping_unit) const {
+Result<> Lender::try_out() const {
+    const std::uint64_t mapping_unit = region_->mapping_unit();
     // Two mounts may try at a time, so the number is nearly this one's own.
     const std::uint64_t number = kTrial - (monotonic_ns() & 0xffffff);
     FileDescriptor lent = TRY(open(false));
@@ -77,14 +78,6 @@ Result<> Lender::try_out(std::uint64_t mapping_unit) const {
     ::munmap(at, mapping_unit);
     if (mapped != Use::some || use_of(number) != Use::none) return not_here();
     return {};
-}
-
-Result<FileDescriptor> Lender::open(bool writable) const {
-    may_block("open of the medium");
-    const std::string path = "/proc/self/fd/" + std::to_string(medium_.get());
-    FileDescriptor lent(::open(path.c_str(), (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
-    if (!lent.ok()) return Error(errno, "cannot open the medium anew");
-    return lent;
 }
 
 Result<> Lender::mark(const FileDescriptor &lent, std::uint64_t number) {
@@ -104,7 +97,7 @@ bool Lender::anybody_has_one(int medium) {
 Lender::Use Lender::use_of(std::uint64_t number) const {
     may_block("fcntl F_OFD_GETLK");
     struct flock lock = one_byte(F_WRLCK, number);
-    if (::fcntl(medium_.get(), F_OFD_GETLK, &lock) != 0) return Use::unknown;
+    if (::fcntl(region_->mapping_fd(), F_OFD_GETLK, &lock) != 0) return Use::unknown;
     return lock.l_type == F_UNLCK ? Use::none : Use::some;
 }
 

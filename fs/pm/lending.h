@@ -11,17 +11,18 @@
 
 #include "base/file_descriptor.h"
 #include "base/result.h"
+#include "pm/region.h"
 
 namespace pmfs::pm {
 
 class Lender {
 public:
-    // Tries it out on the medium that `medium` is a descriptor of.  EOPNOTSUPP: its filesystem
+    // Tries it out on the region's medium; the region outlives it.  EOPNOTSUPP: its filesystem
     // keeps no such locks, or other machines' as well, or maps by descriptors of its own.
-    static Result<Lender> make(int medium, std::uint64_t mapping_unit);
+    static Result<Lender> make(const Region &region);
 
     // A new description without a lock.  May block.
-    Result<FileDescriptor> open(bool writable) const;
+    Result<FileDescriptor> open(bool writable) const { return region_->open_again(writable); }
     // Puts the lock on it.  May block for a while.  number: less than 2^62, the borrower's.
     static Result<> mark(const FileDescriptor &lent, std::uint64_t number);
 
@@ -42,10 +43,10 @@ public:
     Place place() const { return place_; }
 
 private:
-    Lender(FileDescriptor medium, Place place) : medium_(std::move(medium)), place_(place) {}
-    Result<> try_out(std::uint64_t mapping_unit) const;
+    Lender(const Region &region, Place place) : region_(&region), place_(place) {}
+    Result<> try_out() const;
 
-    FileDescriptor medium_;
+    const Region *region_;
     Place place_;
 };
 

@@ -24,12 +24,18 @@ std::uint64_t room_for(std::uint64_t size, std::uint64_t align) {
     return align_up(std::max(size, std::clamp(16 * size, kLeast, kMost)), align);
 }
 
+// A core dump of a terabyte helps nobody, and would hold user data.
+void keep_out_of_dumps(void *start, std::uint64_t size) {
+    (void)::madvise(start, size, MADV_DONTDUMP);
+}
+
 }  // namespace
 
 Result<Mapping> Mapping::make(int fd, std::uint64_t size, int protection, int flags,
                               std::uint64_t offset) {
     void *const at = ::mmap(nullptr, size, protection, flags, fd, static_cast<off_t>(offset));
     if (at == MAP_FAILED) return mmap_error(errno);
+    keep_out_of_dumps(at, size);
     Mapping mapping;
     mapping.start_ = static_cast<std::byte *>(at);
     mapping.size_ = mapping.room_ = size;
@@ -52,6 +58,7 @@ Result<Mapping> Mapping::make_with_room(int fd, std::uint64_t size, std::uint64_
     mapping.size_ = size;
     if (::mmap(mapping.start_, size, protection, flags | MAP_FIXED, fd, 0) == MAP_FAILED)
         return mmap_error(errno);
+    keep_out_of_dumps(mapping.start_, size);
     return mapping;
 }
 

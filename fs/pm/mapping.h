@@ -11,6 +11,7 @@
 
 namespace pmfs::pm {
 
+// No core dump has what is mapped.
 class Mapping {
 public:
     Mapping() = default;

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include "base/blocking.h"
 #include "pm/advice.h"
 #include "pm/dax_region.h"
 #include "pm/image_region.h"
@@ -86,6 +87,18 @@ MappedResult open_medium(FileDescriptor fd, const Medium &medium, const std::str
 }
 
 }  // namespace
+
+Result<FileDescriptor> open_anew(int fd, bool writable) {
+    const std::string path = "/proc/self/fd/" + std::to_string(fd);
+    FileDescriptor again(::open(path.c_str(), (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
+    if (!again.ok()) return Error(errno, "cannot open the medium anew");
+    return again;
+}
+
+Result<FileDescriptor> Region::open_again(bool writable) const {
+    may_block("open of the medium");
+    return opener_ ? opener_(writable) : open_anew(mapping_fd(), writable);
+}
 
 Result<> MappedRegion::extend(std::uint64_t size) {
     if (size <= this->size()) return {};

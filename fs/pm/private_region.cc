@@ -26,7 +26,6 @@ PrivateRegion::PrivateRegion(MediumKind kind, FileDescriptor fd, const Medium &m
       copied_(std::move(copied)),
       by_unit_(by_unit) {
     meta_ = data_ = mapping_.start();
-    ::madvise(mapping_.start(), size_, MADV_DONTDUMP);
     guard_ = FaultGuard(mapping_.start(), align_up(size_, medium.unit), lost_);
 }
 

@@ -18,12 +18,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <utility>
 
 #include "base/assert.h"
+#include "base/file_descriptor.h"
 #include "base/result.h"
 
 namespace pmfs::pm {
@@ -137,6 +139,12 @@ public:
     // The descriptor that direct mappings are made from.  Never carries the volume lock.
     virtual int mapping_fd() const { return -1; }
 
+    // Another description of the same file.  May block.  A process that has given up the right to
+    // open the medium has an opener, who has it; to be set before any thread asks.
+    using Opener = std::function<Result<FileDescriptor>(bool writable)>;
+    void set_opener(Opener opener) { opener_ = std::move(opener); }
+    Result<FileDescriptor> open_again(bool writable) const;
+
 protected:
     virtual void do_write(std::uint64_t offset, std::span<const std::byte> bytes) = 0;
     virtual void do_zero(std::uint64_t offset, std::uint64_t size) = 0;
@@ -151,7 +159,13 @@ protected:
     const std::byte *meta_ = nullptr;
     const std::byte *data_ = nullptr;
     std::string path_;
+
+private:
+    Opener opener_;  // none: this process itself
 };
+
+// Another description of the file that `fd` is open on, whatever its path names by now.
+Result<FileDescriptor> open_anew(int fd, bool writable);
 
 struct OpenOptions {
     bool read_only = false;  // maps read-only; stores are a bug

@@ -1,8 +1,6 @@
 // A vhost-user back end: listens on a socket, and serves one front end after the other with one
 // device.  A process may have several.
 #pragma once
-#include <sys/types.h>
-
 #include <atomic>
 #include <memory>
 #include <string>
@@ -10,36 +8,37 @@
 
 #include "base/file_descriptor.h"
 #include "base/result.h"
+#include "virtio/listener.h"
 #include "virtio/session.h"
 
 namespace pmfs::virtio {
 
 class BackEnd {
 public:
-    // Listens at `path`, for this user only (mode 0600).  A socket that nobody listens at any more
-    // is replaced.  EADDRINUSE: somebody does; EEXIST: something else is there.  `device` outlives
-    // what is returned.
+    // Serves whoever connects.  `device` outlives what is returned.
+    static Result<std::unique_ptr<BackEnd>> start(Device &device, Listener listener,
+                                                  SessionOptions options);
+    // And makes the socket.  Errors: those of Listener::bind().
     static Result<std::unique_ptr<BackEnd>> listen(Device &device, std::string path,
-                                                   SessionOptions options);
+                                                   SessionOptions options) {
+        return start(device, TRY(Listener::bind(std::move(path))), std::move(options));
+    }
     // The front end is disconnected, and the socket removed.
     ~BackEnd();
     BackEnd(const BackEnd &) = delete;
     BackEnd &operator=(const BackEnd &) = delete;
 
 private:
-    BackEnd(Device &device, std::string path, SessionOptions options);
-    Result<> bind();
+    BackEnd(Device &device, Listener listener, SessionOptions options);
     void run();
     void serve(FileDescriptor socket);
     bool wait(int socket) const;
     void turn_away() const;
 
     Device &device_;
-    const std::string path_;
+    const Listener listener_;
     const SessionOptions options_;
-    FileDescriptor listener_, stop_;
-    dev_t bound_device_ = 0;
-    ino_t bound_inode_ = 0;
+    FileDescriptor stop_;
     std::atomic<bool> ending_ = false;
     std::thread thread_;
 };

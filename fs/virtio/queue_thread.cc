@@ -5,20 +5,10 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include <cerrno>
-
 #include "base/thread.h"
+#include "virtio/event.h"
 
 namespace pmfs::virtio {
-namespace {
-
-// False: it is no eventfd, and would be readable for ever.
-bool take_count(int event) {
-    std::uint64_t count = 0;
-    return ::read(event, &count, sizeof count) >= 0 || errno == EAGAIN || errno == EINTR;
-}
-
-}  // namespace
 
 Result<std::unique_ptr<QueueThread>> QueueThread::start(Device &device, Setup setup) {
     std::unique_ptr<QueueThread> queue(new QueueThread(device, std::move(setup)));

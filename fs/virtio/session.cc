@@ -1,7 +1,6 @@
 // What each message does.
 #include "virtio/session.h"
 
-#include <fcntl.h>
 #include <poll.h>
 #include <sys/stat.h>
 
@@ -40,15 +39,11 @@ bool has_answer(Request request) {
     }
 }
 
-// An eventfd, as far as can be told: an anonymous inode, which has no type.  We write to it and
-// read from it; it must not block us, nor be a file.
+// An eventfd, as far as can be told: an anonymous inode, which has no type.
 Result<> check_event(const FileDescriptor &event) {
     struct stat status {};
     if (::fstat(event.get(), &status) != 0 || (status.st_mode & S_IFMT) != 0)
         return Error(EINVAL, "a queue's event is no eventfd");
-    const int flags = ::fcntl(event.get(), F_GETFL);
-    if (flags < 0 || ::fcntl(event.get(), F_SETFL, flags | O_NONBLOCK) != 0)
-        return Error(errno, "a queue's event cannot be made not to block");
     return {};
 }
 

@@ -5,8 +5,9 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
+
+#include "base/descriptor_message.h"
 
 namespace pmfs::virtio {
 namespace {
@@ -88,20 +89,6 @@ const char *fault_of_length(const Message &message) {
     }
 }
 
-// Takes the descriptors of a message, whatever else is wrong with it.
-void take_descriptors(msghdr &message, std::vector<FileDescriptor> *fds) {
-    for (cmsghdr *part = CMSG_FIRSTHDR(&message); part != nullptr;
-         part = CMSG_NXTHDR(&message, part)) {
-        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
-        const std::size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (std::size_t i = 0; i < count; ++i) {
-            int fd = -1;
-            std::memcpy(&fd, CMSG_DATA(part) + i * sizeof fd, sizeof fd);
-            fds->emplace_back(fd);
-        }
-    }
-}
-
 Result<bool> wait_for(int socket, short events, int cancel) {
     pollfd both[] = {{socket, events, 0}, {cancel, POLLIN, 0}};
     while (::poll(both, 2, -1) < 0) {
@@ -117,20 +104,11 @@ bool try_again(int error) {
 Result<> receive_bytes(int socket, int cancel, Bytes to, std::vector<FileDescriptor> *fds) {
     while (!to.empty()) {
         if (!TRY(wait_for(socket, POLLIN, cancel))) return Error(ECANCELED, "no message any more");
-        iovec place = {to.data(), to.size()};
-        // As many descriptors as the kernel lets one message have (SCM_MAX_FD).
-        alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(253 * sizeof(int))> control;
-        msghdr message{};
-        message.msg_iov = &place;
-        message.msg_iovlen = 1;
-        message.msg_control = control.data();
-        message.msg_controllen = control.size();
-        const ssize_t got = ::recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        const ssize_t got = receive_with(socket, to, fds, MSG_DONTWAIT);
+        if (got < 0 && errno == EMFILE)
+            return Error(EMFILE, "no room for a front end's descriptors (RLIMIT_NOFILE)");
         if (got < 0 && try_again(errno)) continue;
         if (got <= 0) return Error(ECONNRESET, "the front end is gone");
-        take_descriptors(message, fds);
-        if ((message.msg_flags & MSG_CTRUNC) != 0)
-            return Error(EMFILE, "no room for a front end's descriptors (RLIMIT_NOFILE)");
         to = to.subspan(static_cast<std::size_t>(got));
     }
     return {};
@@ -170,29 +148,17 @@ Result<Message> receive_message(int socket, int cancel) {
 
 Result<> send_message(int socket, int cancel, Header header, ConstBytes payload, int fd) {
     header.size = static_cast<std::uint32_t>(payload.size());
-    std::vector<std::byte> bytes(sizeof header + payload.size());
-    std::memcpy(bytes.data(), &header, sizeof header);
-    if (!payload.empty()) std::memcpy(bytes.data() + sizeof header, payload.data(), payload.size());
-    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int))> control{};
+    const ConstBytes head = bytes_of(header);
+    std::vector<std::byte> bytes(head.begin(), head.end());
+    bytes.insert(bytes.end(), payload.begin(), payload.end());
     for (std::size_t sent = 0; sent < bytes.size();) {
         if (!TRY(wait_for(socket, POLLOUT, cancel))) {
             return sent == 0 ? Error(ECANCELED, "not sent any more")
                              : Error(ECONNRESET, "half a message has been sent");
         }
-        iovec place = {bytes.data() + sent, bytes.size() - sent};
-        msghdr message{};
-        message.msg_iov = &place;
-        message.msg_iovlen = 1;
-        if (fd >= 0 && sent == 0) {
-            message.msg_control = control.data();
-            message.msg_controllen = control.size();
-            cmsghdr *const part = CMSG_FIRSTHDR(&message);
-            part->cmsg_level = SOL_SOCKET;
-            part->cmsg_type = SCM_RIGHTS;
-            part->cmsg_len = CMSG_LEN(sizeof fd);
-            std::memcpy(CMSG_DATA(part), &fd, sizeof fd);
-        }
-        const ssize_t done = ::sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        // (With the first byte.)
+        const std::span<const int> fds(&fd, fd >= 0 && sent == 0 ? 1 : 0);
+        const ssize_t done = send_with(socket, std::span(bytes).subspan(sent), fds, MSG_DONTWAIT);
         if (done < 0 && try_again(errno)) continue;
         if (done < 0) return Error(ECONNRESET, "the front end is gone");
         sent += static_cast<std::size_t>(done);

@@ -1,14 +1,13 @@
 // Taking chains from the available ring, giving them back by the used ring.
 #include "virtio/virtqueue.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <limits>
 
 #include "base/unchecked.h"
+#include "virtio/event.h"
 #include "virtio/walk.h"
 
 namespace pmfs::virtio {
@@ -36,10 +35,8 @@ std::uint16_t &available_event(vring_used &ring, unsigned size) {
     return *reinterpret_cast<std::uint16_t *>(end);
 }
 
-// It does not block; and if its count is at its maximum, the other side has been told.
 void signal(const Virtqueue::Event &event) {
-    const std::uint64_t one = 1;
-    if (event) (void)!::write(event->get(), &one, sizeof one);
+    if (event) count_up(event->get());
 }
 
 }  // namespace

@@ -91,8 +91,7 @@ Result<> Volume::Parts::start() {
         return corrupt("the root is not a directory");
     TRY(start_holders(boot_id));
     if (engine.options.read_only) return {};
-    const pm::Region &region = *engine.region;
-    auto lender = pm::Lender::make(region.mapping_fd(), region.mapping_unit());
+    auto lender = pm::Lender::make(*engine.region);
     engine.holders->load(lender.ok() ? std::optional(std::move(lender).take()) : std::nullopt);
     if (!engine.holders->damaged()) {
         ExclusiveLock held(engine.lock);

@@ -1,13 +1,13 @@
-// A host and a guest in one process: a volume that is mounted here and given away over a socket,
-// and a front end that speaks vhost-user, and FUSE by its virtqueues, by hand.
+// A guest without a guest: sends FUSE by virtqueues, from a front end that speaks vhost-user by
+// hand, to a volume that is mounted here, too.
 #pragma once
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 
-#include <memory>
-#include <string>
-#include <string_view>
+#include <chrono>
+#include <functional>
+#include <thread>
 
 #include "front/transports/vhost_fs.h"
 #include "seal/wire.h"
@@ -16,13 +16,24 @@
 
 namespace pmfs::test {
 
-inline constexpr unsigned kUrgent = 0, kRequests = 1;  // queues
+inline constexpr std::uint64_t kRoot = FUSE_ROOT_ID;
+inline constexpr unsigned kUrgent = 0, kRequests = 1;
+
+inline std::string name(std::string_view text) {
+    return std::string(text) + '\0';
+}
 
 // A volume that is mounted here (the world's wire) and given to a guest.
 struct Host {
-    explicit Host(front::GuestOptions options = {}) {
+    explicit Host(const front::GuestOptions &options = {})
+        : Host([&options](Wire &) { return options; }) {}
+    // With options that depend on what is there.
+    explicit Host(const std::function<front::GuestOptions(Wire &)> &make_options) {
+        front::GuestOptions options = make_options(world.wire());
         options.socket = place.path();
-        auto started = front::VhostFs::start(world.wire().clients(), {}, options, [](auto &) {});
+        auto started =
+            front::VhostFs::start(world.wire().clients(), {}, options,
+                                  virtio::Listener::bind(options.socket).take(), [](auto &) {});
         REQUIRE(started.ok());
         device = std::move(started).take();
     }
@@ -75,14 +86,14 @@ public:
         return call(FUSE_INIT, 0, bytes_text(in)).error;
     }
     std::uint64_t lookup(std::string_view what) {
-        const Reply found = call(FUSE_LOOKUP, FUSE_ROOT_ID, std::string(what) + '\0');
+        const Reply found = call(FUSE_LOOKUP, kRoot, name(what));
         return found.error != 0 ? 0 : found.as<fuse_entry_out>().nodeid;
     }
     OpenFile create(std::string_view what) {
         fuse_create_in in{};
         in.flags = O_RDWR;
         in.mode = S_IFREG | 0644;
-        const Reply made = call(FUSE_CREATE, FUSE_ROOT_ID, bytes_text(in).append(what) + '\0');
+        const Reply made = call(FUSE_CREATE, kRoot, bytes_text(in) + name(what));
         if (made.error != 0) return {.error = made.error};
         const auto entry = made.as<fuse_entry_out>();
         return {.node = entry.nodeid, .handle = made.as<fuse_open_out>(sizeof entry).fh};
@@ -107,5 +118,13 @@ public:
 private:
     std::uint64_t next_unique_ = 0;
 };
+
+// Until it is so; false: it does not come to be.
+template <class Condition>
+bool comes(Condition condition) {
+    for (int i = 0; i < 5000 && !condition(); ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return condition();
+}
 
 }  // namespace pmfs::test

@@ -10,9 +10,9 @@
 #include <functional>
 #include <thread>
 
+#include "clients.h"
 #include "front/requests/message_check.h"
 #include "samples.h"
-#include "world.h"
 
 using namespace pmfs;
 using namespace pmfs::test;
@@ -35,46 +35,6 @@ std::uint64_t lookup_in(Wire &wire, std::uint64_t dir, const char *text) {
 
 void forget(Wire &wire, std::uint64_t node, std::uint64_t count) {
     wire.post(FUSE_FORGET, node, bytes_text(fuse_forget_in{.nlookup = count}));
-}
-
-template <class T>
-T versioned() {
-    T io{};
-    io.version = PMFS_ABI_VERSION;
-    return io;
-}
-
-// A file of one block that the wire has open.
-OpenFile written(Wire &wire, const char *text) {
-    const OpenFile file = wire.create(text);
-    REQUIRE(wire.write(file, 0, std::string(4096, 'x')) == 0);
-    return file;
-}
-
-int lease(Wire &wire, const OpenFile &file, std::uint32_t kind = PMFS_GRANT_BREAKABLE) {
-    auto io = versioned<pmfs_io_grant>();
-    io.kind = kind;
-    return wire.ioctl(file, PMFS_IOC_GRANT, &io);
-}
-
-std::size_t handles(World &world, std::uint64_t node) {
-    const auto all = world.volume().handles(InodeNo(node));
-    REQUIRE(all.ok());
-    return all.value().size();
-}
-
-std::size_t holders(World &world, std::uint64_t node) {
-    const auto all = world.volume().holders(InodeNo(node));
-    REQUIRE(all.ok());
-    return all.value().size();
-}
-
-bool eventually(const std::function<bool()> &holds) {
-    for (int i = 0; i < 2000; ++i) {
-        if (holds()) return true;
-        std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    }
-    return false;
 }
 
 }  // namespace

@@ -13,12 +13,6 @@ using namespace pmfs::test;
 
 namespace {
 
-constexpr std::uint64_t kRoot = FUSE_ROOT_ID;
-
-std::string name(std::string_view text) {
-    return std::string(text) + '\0';
-}
-
 // What the front end was asked to map, as a VMM would have it.
 class Window {
 public:
@@ -79,14 +73,6 @@ int remove(Guest &guest, std::uint64_t window, std::uint64_t length = kRange) {
               bytes_text(fuse_removemapping_in{1}) +
                   bytes_text(fuse_removemapping_one{window, length}))
         .error;
-}
-
-// Until it is so; false: it does not come to be.
-template <class Condition>
-bool comes(Condition condition) {
-    for (int i = 0; i < 5000 && !condition(); ++i)
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    return condition();
 }
 
 bool nobody_holds(Host &host, std::uint64_t node) {

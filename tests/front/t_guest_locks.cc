@@ -3,24 +3,11 @@
 #include <fcntl.h>
 
 #include <chrono>
-#include <thread>
 
 #include "guest.h"
 
 using namespace pmfs;
 using namespace pmfs::test;
-
-namespace {
-
-// Until it is so; false: it does not come to be.
-template <class Condition>
-bool comes(Condition condition) {
-    for (int i = 0; i < 5000 && !condition(); ++i)
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    return condition();
-}
-
-}  // namespace
 
 TEST_CASE(
     "guest: waits for locks take half of a queue, however it counts, and others get through") {

@@ -9,6 +9,7 @@
 #include <array>
 #include <cstring>
 
+#include "base/descriptor_message.h"
 #include "fuzz/virtio.h"
 #include "virtio/session.h"
 
@@ -59,21 +60,7 @@ void send(int socket, const Frame &frame, ConstBytes payload) {
         held.push_back(descriptor_of(frame.fds >> 4));
         fds.push_back(held.back().get());
     }
-    iovec place = {bytes.data(), bytes.size()};
-    std::vector<char> control(CMSG_SPACE(sizeof(int) * fds.size()));
-    msghdr message{};
-    message.msg_iov = &place;
-    message.msg_iovlen = 1;
-    if (!fds.empty()) {
-        message.msg_control = control.data();
-        message.msg_controllen = control.size();
-        cmsghdr *const part = CMSG_FIRSTHDR(&message);
-        part->cmsg_level = SOL_SOCKET;
-        part->cmsg_type = SCM_RIGHTS;
-        part->cmsg_len = CMSG_LEN(sizeof(int) * fds.size());
-        std::memcpy(CMSG_DATA(part), fds.data(), sizeof(int) * fds.size());
-    }
-    (void)!::sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    (void)!send_with(socket, bytes, fds, MSG_DONTWAIT);
 }
 
 void put(std::string *seed, Request request, unsigned fds, ConstBytes payload) {

@@ -20,7 +20,8 @@ LAYERS = {
                            "fs/front/broker/broker.h", "fs/front/transports/transport.h"],
     "fs/front/transports/": ["fs/base/", "fs/media/", "fs/pm/", "fs/volume/", "fs/virtio/", "fs/front/clients/",
                              "fs/front/requests/"],
-    "fs/front/mount/": ["fs/base/", "fs/pm/", "fs/volume/", "fs/front/", "fs/client/pmfs_ioctl.h"],
+    "fs/front/mount/": ["fs/base/", "fs/pm/", "fs/volume/", "fs/virtio/listener.h", "fs/front/",
+                        "fs/client/pmfs_ioctl.h"],
     "fs/virtio/": ["fs/base/"],
     "fs/client/": [],
     "mkfs/": ["fs/base/", "fs/media/", "fs/pm/"],
@@ -40,6 +41,8 @@ LIBRARIES = {
     "fuse3/": ["fs/front/"],
     "spdlog/": ["fs/front/"],
     "libmount/": ["fs/front/", "mkfs/"],
+    "seccomp.h": ["fs/front/mount/"],
+    "cap-ng.h": ["fs/front/mount/", "tests/"],
     "blkid/": ["mkfs/"],
 }
 # Where #include "x" is looked for, behind the file's own folder.

@@ -6,11 +6,12 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <stdexcept>
+
+#include "base/descriptor_message.h"
 
 namespace pmfs::test {
 
@@ -26,21 +27,14 @@ constexpr int kWaitMs = 10'000;
 }
 
 // False: the other side is gone.
-bool read_all(int socket, void *to, std::size_t size, int *fd = nullptr) {
+bool read_all(int socket, void *to, std::size_t size, std::vector<FileDescriptor> *fds = nullptr) {
     for (std::size_t done = 0; done < size;) {
         pollfd one = {socket, POLLIN, 0};
         if (::poll(&one, 1, kWaitMs) <= 0) fail("no answer in time");
-        iovec place = {static_cast<char *>(to) + done, size - done};
-        alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control;
-        msghdr message{};
-        message.msg_iov = &place;
-        message.msg_iovlen = 1;
-        message.msg_control = control.data();
-        message.msg_controllen = control.size();
-        const ssize_t got = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+        const Bytes rest(static_cast<std::byte *>(to) + done, size - done);
+        std::vector<FileDescriptor> ignored;
+        const ssize_t got = receive_with(socket, rest, fds != nullptr ? fds : &ignored, 0);
         if (got <= 0) return false;
-        if (const cmsghdr *part = CMSG_FIRSTHDR(&message); part != nullptr && fd != nullptr)
-            std::memcpy(fd, CMSG_DATA(part), sizeof *fd);
         done += static_cast<std::size_t>(got);
     }
     return true;
@@ -70,22 +64,8 @@ void FrontEnd::hang_up() {
 }
 
 void FrontEnd::send_bytes(ConstBytes bytes, std::span<const int> fds) {
-    iovec place = {const_cast<std::byte *>(bytes.data()), bytes.size()};
-    std::vector<char> control(CMSG_SPACE(sizeof(int) * fds.size()));
-    msghdr message{};
-    message.msg_iov = &place;
-    message.msg_iovlen = 1;
-    if (!fds.empty()) {
-        message.msg_control = control.data();
-        message.msg_controllen = control.size();
-        cmsghdr *const part = CMSG_FIRSTHDR(&message);
-        part->cmsg_level = SOL_SOCKET;
-        part->cmsg_type = SCM_RIGHTS;
-        part->cmsg_len = CMSG_LEN(sizeof(int) * fds.size());
-        std::memcpy(CMSG_DATA(part), fds.data(), sizeof(int) * fds.size());
-    }
     // (Whoever has hung up meanwhile is seen when we read.)
-    (void)!::sendmsg(socket(), &message, MSG_NOSIGNAL);
+    (void)!send_with(socket(), bytes, fds, 0);
 }
 
 void FrontEnd::send(Header header, ConstBytes payload, std::span<const int> fds) {
@@ -204,9 +184,9 @@ void FrontEnd::serve_back_end(const Answer &answer) {
         pollfd one = {back_socket_.get(), POLLIN, 0};
         if (::poll(&one, 1, -1) < 0) continue;
         Header header;
-        int fd = -1;
-        if (!read_all(back_socket_.get(), &header, sizeof header, &fd)) return;
-        const FileDescriptor handed(fd);
+        std::vector<FileDescriptor> handed;
+        if (!read_all(back_socket_.get(), &header, sizeof header, &handed)) return;
+        const int fd = handed.empty() ? -1 : handed.front().get();
         virtio::WindowMap map{};
         if (header.size > sizeof map || !read_all(back_socket_.get(), &map, header.size)) return;
         struct {

@@ -1,7 +1,6 @@
 // The broker's system calls: its socket, the peer's credentials and groups, device descriptors.
 #include "front/broker/broker_socket.h"
 
-#include <fcntl.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -12,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "base/descriptor_message.h"
 #include "client/broker_protocol.h"
 
 #ifndef SO_PEERPIDFD
@@ -44,25 +44,6 @@ Result<sockaddr_un> address_of(const std::string &path) {
     return address;
 }
 
-// Somebody who could write here could put his own socket in our place.
-Result<> check_directory(const std::string &directory) {
-    if (::mkdir(directory.c_str(), 0755) == 0) {
-        if (::chmod(directory.c_str(), 0755) != 0)
-            return Error(errno, "cannot set the mode of the broker's directory");
-    } else if (errno != EEXIST) {
-        return Error(errno, "cannot make the broker's directory");
-    }
-    struct stat status;
-    if (::lstat(directory.c_str(), &status) != 0)
-        return Error(errno, "cannot look at the broker's directory");
-    if (!S_ISDIR(status.st_mode)) return Error(ENOTDIR, "the broker's directory is no directory");
-    if (status.st_uid != 0 && status.st_uid != ::geteuid())
-        return Error(EPERM, "the broker's directory belongs to another user");
-    if ((status.st_mode & 022) != 0)
-        return Error(EPERM, "the broker's directory may be written to by other users");
-    return {};
-}
-
 FileDescriptor new_socket() {
     return FileDescriptor(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
 }
@@ -90,11 +71,6 @@ Result<Listener> bind_to(std::string path) {
         return error;
     }
     return listener;
-}
-
-FileDescriptor reopen(int fd, int flags) {
-    const std::string path = "/proc/self/fd/" + std::to_string(fd);
-    return FileDescriptor(::open(path.c_str(), flags | O_CLOEXEC));
 }
 
 }  // namespace
@@ -136,27 +112,14 @@ FileDescriptor process_of(int socket, pid_t pid) {
 }
 
 bool answer(int socket, const Answer &answer, int descriptor) {
-    pmfs_broker_answer packet{.magic = PMFS_BROKER_MAGIC,
-                              .version = PMFS_BROKER_VERSION,
-                              .error = answer.error,
-                              .writable = answer.writable,
-                              .epoch = answer.epoch,
-                              .claim = answer.claim};
-    iovec piece{.iov_base = &packet, .iov_len = sizeof packet};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-    msghdr message{};
-    message.msg_iov = &piece;
-    message.msg_iovlen = 1;
-    if (descriptor >= 0) {
-        message.msg_control = control;
-        message.msg_controllen = sizeof control;
-        cmsghdr *header = CMSG_FIRSTHDR(&message);
-        header->cmsg_level = SOL_SOCKET;
-        header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN(sizeof descriptor);
-        std::memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
-    }
-    return ::sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) ==
+    const pmfs_broker_answer packet{.magic = PMFS_BROKER_MAGIC,
+                                    .version = PMFS_BROKER_VERSION,
+                                    .error = answer.error,
+                                    .writable = answer.writable,
+                                    .epoch = answer.epoch,
+                                    .claim = answer.claim};
+    const std::span<const int> fds(&descriptor, descriptor >= 0 ? 1 : 0);
+    return send_with(socket, bytes_of(packet), fds, MSG_DONTWAIT) ==
            static_cast<ssize_t>(sizeof packet);
 }
 
@@ -166,8 +129,27 @@ std::string run_directory(const std::string &option) {
     return set != nullptr && *set != 0 ? set : "/run/pmfs";
 }
 
+// Somebody who could write here could put his own socket in our place.
+Result<> check_run_directory(const std::string &directory) {
+    if (::mkdir(directory.c_str(), 0755) == 0) {
+        if (::chmod(directory.c_str(), 0755) != 0)
+            return Error(errno, "cannot set the mode of the broker's directory");
+    } else if (errno != EEXIST) {
+        return Error(errno, "cannot make the broker's directory");
+    }
+    struct stat status;
+    if (::lstat(directory.c_str(), &status) != 0)
+        return Error(errno, "cannot look at the broker's directory");
+    if (!S_ISDIR(status.st_mode)) return Error(ENOTDIR, "the broker's directory is no directory");
+    if (status.st_uid != 0 && status.st_uid != ::geteuid())
+        return Error(EPERM, "the broker's directory belongs to another user");
+    if ((status.st_mode & 022) != 0)
+        return Error(EPERM, "the broker's directory may be written to by other users");
+    return {};
+}
+
 Result<Listener> listen_at(const std::string &directory, const std::uint8_t (&uuid)[16]) {
-    TRY(check_directory(directory));
+    TRY(check_run_directory(directory));
     const std::string stem = directory + "/" + text_of(uuid);
     auto first = bind_to(stem + ".sock");
     if (first.ok() || first.error().errno_value() != EADDRINUSE) return first;
@@ -175,15 +157,13 @@ Result<Listener> listen_at(const std::string &directory, const std::uint8_t (&uu
 }
 
 Result<DeviceDescriptors> open_device(const pm::Region &region, bool writable) {
-    const int fd = region.mapping_fd();
-    if (fd < 0) return Error(EOPNOTSUPP, "this medium cannot be mapped by other processes");
+    if (region.mapping_fd() < 0)
+        return Error(EOPNOTSUPP, "this medium cannot be mapped by other processes");
     DeviceDescriptors device;
-    device.readable = reopen(fd, O_RDONLY);
-    if (!device.readable.ok()) return Error(errno, "cannot open the medium for reading");
+    device.readable = TRY(region.open_again(false));
     if (!writable) return device;
     // A new description, so that no peer shares flags or locks with the volume itself.
-    device.writable = reopen(fd, O_RDWR);
-    if (!device.writable.ok()) return Error(errno, "cannot open the medium for writing");
+    device.writable = TRY(region.open_again(true));
     return device;
 }
 

@@ -40,6 +40,9 @@ bool answer(int socket, const Answer &answer, int descriptor);
 // `option`, or $PMFS_RUN_DIR, or /run/pmfs.
 std::string run_directory(const std::string &option);
 
+// Makes it (0755) if need be.  EPERM: somebody other than root may write to it.
+Result<> check_run_directory(const std::string &directory);
+
 struct Listener {
     FileDescriptor socket;
     std::string path;

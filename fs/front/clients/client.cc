@@ -83,7 +83,34 @@ bool Client::closed(HandleId handle) {
     return true;
 }
 
+// What has ended by itself: a lease whose time was over, a mapping whose process has died.  The
+// volume knows; it is asked when the places are all taken.
+void Client::recount_grants() {
+    std::vector<HandleId> counted;
+    for (Shard &shard : shards_) {
+        Lock held(shard.mutex);
+        for (const auto &[handle, grants] : shard.grants)
+            if (grants != 0) counted.push_back(handle);
+    }
+    for (const HandleId handle : counted) {
+        const auto info = volume_.handle_info(handle);
+        const auto holders = info.ok() ? volume_.holders(info.value().ino) : info.error();
+        if (!holders.ok()) continue;
+        const auto there = static_cast<std::size_t>(std::ranges::count_if(
+            holders.value(),
+            [handle](const Holder &holder) { return holder.handle == handle && !holder.lost; }));
+        Shard &shard = shard_of(handle);
+        Lock held(shard.mutex);
+        const auto found = shard.grants.find(handle);
+        if (found == shard.grants.end() || found->second <= there) continue;
+        grants_.fetch_sub(found->second - there, std::memory_order_relaxed);
+        found->second = there;
+    }
+}
+
 Result<> Client::take_grant_place(HandleId handle) {
+    if (policy_.grants_max != 0 && grants_.load(std::memory_order_relaxed) >= policy_.grants_max)
+        recount_grants();
     Shard &shard = shard_of(handle);
     Lock held(shard.mutex);
     const auto found = shard.grants.find(handle);

@@ -75,6 +75,7 @@ private:
         std::unordered_map<HandleId, std::size_t> grants GUARDED_BY(mutex);          // by open file
     };
     static constexpr std::size_t kShards = 16;
+    void recount_grants();
     Shard &shard_of(std::uint64_t number) { return shards_[number % kShards]; }
 
     Volume &volume_;

@@ -14,6 +14,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <memory>
 
@@ -235,6 +236,8 @@ int run(Words &words) {
 
 int main(int argc, char **argv) {
     Words words;
+    if (argc > 0)
+        words.serve.command_line = {argv[0], argv[argc - 1] + std::strlen(argv[argc - 1])};
     const int code = parse_words(argc, argv, &words);
     if (code >= 0) return code;
     spdlog::set_level(words.serve.verbose ? spdlog::level::debug : spdlog::level::info);

@@ -46,19 +46,31 @@ std::optional<std::string> MountPoint::objection(const std::string &directory) {
     }
 }
 
-Result<MountPoint> MountPoint::make(const ServeOptions &options, const Surroundings &where) {
-    MountPoint made;
-    made.device_ = FileDescriptor(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
-    if (!made.device_.ok()) {
-        if (errno == ENOENT || errno == ENODEV || errno == ENXIO)
-            return Error(errno,
-                         "there is no /dev/fuse: the kernel's FUSE is missing (`modprobe "
-                         "fuse` loads it)");
-        return Error(errno, "cannot open /dev/fuse (mounting is for root)");
+Result<FileDescriptor> MountPoint::open_device() {
+    FileDescriptor device(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
+    if (device.ok()) return device;
+    if (errno == ENOENT || errno == ENODEV || errno == ENXIO)
+        return Error(errno,
+                     "there is no /dev/fuse: the kernel's FUSE is missing (`modprobe "
+                     "fuse` loads it)");
+    return Error(errno, "cannot open /dev/fuse (mounting is for root)");
+}
+
+Error MountPoint::refusal(int error) {
+    switch (error) {
+        case EPERM:
+            return Error(error, "mounting is for root");
+        case ENODEV:
+            return Error(error, "this kernel has no FUSE (`modprobe fuse` loads it)");
+        default:
+            return Error(error, "the kernel refused the mount");
     }
-    const std::string data =
-        fmt::format("fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
-                    made.device_.get());
+}
+
+Result<MountPoint> MountPoint::make(const ServeOptions &options, const Surroundings &where,
+                                    const FileDescriptor &device) {
+    const std::string data = fmt::format(
+        "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions", device.get());
     // The child that mounts tells us by shared memory what it got.
     void *shared =
         ::mmap(nullptr, sizeof(dev_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -69,18 +81,15 @@ Result<MountPoint> MountPoint::make(const ServeOptions &options, const Surroundi
                                  options.mount_flags, data.c_str());
         return done == 0 ? device_of(options.directory.c_str(), number) : errno;
     });
+    MountPoint made;
     made.number_ = *number;
     ::munmap(shared, sizeof(dev_t));
-    switch (error) {
-        case 0:
-            return made;
-        case EPERM:
-            return Error(error, "mounting is for root");
-        case ENODEV:
-            return Error(error, "this kernel has no FUSE (`modprobe fuse` loads it)");
-        default:
-            return Error(error, "the kernel refused the mount");
-    }
+    if (error != 0) return refusal(error);
+    return made;
+}
+
+unsigned MountPoint::connection() const {
+    return minor(number_);
 }
 
 Result<> MountPoint::remount(const ServeOptions &options) {

@@ -15,16 +15,19 @@ public:
     // Looks only.  Gives a sentence that says what is wrong with the directory and what to do.
     static std::optional<std::string> objection(const std::string &directory);
 
-    // Opens /dev/fuse and mounts it there.  From here on accesses to the directory wait for our
-    // INIT. Errors: ENOENT, ENODEV: no FUSE in this kernel; EPERM: not root; else what mount(2)
-    // says.
-    static Result<MountPoint> make(const ServeOptions &options, const Surroundings &where);
+    // /dev/fuse, for make().  ENOENT, ENODEV: no FUSE in this kernel.
+    static Result<FileDescriptor> open_device();
+    // Mounts it there.  From here on accesses to the directory wait for the server's INIT.  Errors:
+    // errno_value() is what mount(2) says; refusal() makes a sentence of it.
+    static Result<MountPoint> make(const ServeOptions &options, const Surroundings &where,
+                                   const FileDescriptor &device);
+    static Error refusal(int error);
 
     // Changes the flags of a live mount (ro, rw, nosuid and the like); our own options stay.
     static Result<> remount(const ServeOptions &options);
 
-    // The descriptor that requests come by.
-    FileDescriptor take_device() { return std::move(device_); }
+    // The number of the connection in /sys/fs/fuse/connections; 0: not to be told.
+    unsigned connection() const;
 
     // Asks the kernel to begin writing dirty pages back.  Waits for our own replies: not for a
     // server thread.
@@ -36,7 +39,6 @@ public:
 private:
     Result<> everywhere(const std::function<int(const char *point)> &act) const;
 
-    FileDescriptor device_;
     dev_t number_ = 0;  // of the filesystem; 0: not to be told
 };
 

@@ -69,6 +69,15 @@ Refusal set_local_lock(std::string_view, std::string_view value, ServeOptions *o
     return {};
 }
 
+Refusal set_seccomp(std::string_view, std::string_view value, ServeOptions *options) {
+    const auto mode = seccomp_of(value);
+    if (!mode)
+        return fmt::format("seccomp= wants 'errno', 'kill', 'trap', 'log' or 'none', not '{}'",
+                           value);
+    options->seccomp = *mode;
+    return {};
+}
+
 Refusal set_lease_break_time(std::string_view, std::string_view value, ServeOptions *options) {
     const auto seconds = to_seconds(value, 3600);
     if (!seconds)
@@ -305,6 +314,8 @@ const auto &own_options() {
                   }},
         OwnOption{"mappings", true, set_mappings,
                   [](const auto &o) { return fmt::to_string(o.volume.grants_max); }},
+        OwnOption{"seccomp", true, set_seccomp,
+                  [](const auto &o) { return std::string(word_of(o.seccomp)); }},
         // What every pmfs mount is anyway: people bring these from other FUSE filesystems.
         OwnOption{"allow_other", false, [](auto, auto, auto *) { return Refusal(); }},
         OwnOption{"default_permissions", false, [](auto, auto, auto *) { return Refusal(); }},

@@ -6,10 +6,12 @@
 #include <sys/types.h>
 
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "front/mount/system_calls.h"
 #include "front/requests/dispatcher.h"
 #include "front/transports/vhost_fs.h"
 #include "volume/volume.h"
@@ -26,8 +28,10 @@ struct ServeOptions {
     Policy local = Policy::host();
     std::optional<gid_t> group;  // its members may map the device
     std::vector<GuestOptions> guests;
+    Seccomp seccomp = Seccomp::refuse;
     bool foreground = false;
     bool verbose = false;
+    std::span<char> command_line;  // where ps(1) finds it, of this process and its children
 };
 
 // Adds what `text` (the argument of -o) says to `options`.  Gives a sentence when it cannot: with

@@ -19,7 +19,8 @@
 #include "front/broker/broker.h"
 #include "front/broker/broker_socket.h"
 #include "front/clients/clients.h"
-#include "front/mount/mount_point.h"
+#include "front/mount/helper.h"
+#include "front/mount/privileges.h"
 #include "front/requests/dispatcher.h"
 #include "front/transports/dev_fuse.h"
 #include "front/transports/vhost_fs.h"
@@ -121,32 +122,35 @@ public:
 
     Outcome open();
     Outcome mount();
-    Outcome serve_guests();
+    Outcome begin();
     void wait();
     Outcome close();
     // Of a mount that did not come to be.
     void give_up() {
-        if (device_ != nullptr) static_cast<void>(mount_point_->unmount(/*detach=*/true));
+        if (device_ != nullptr) static_cast<void>(helper_->unmount(/*detach=*/true));
         static_cast<void>(close());
     }
 
 private:
-    Result<> leave_surroundings();
+    Result<Surroundings> leave_surroundings();
+    Outcome bind_sockets();
+    Result<> give_up_privileges(pm::Region &region, Surroundings where);
     void start_broker();
+    Outcome serve_guest(GuestOptions guest, virtio::Listener listener);
     void unmount_by_signal();
     bool threads_end_within(std::chrono::milliseconds time);
 
     const ServeOptions &options_;
     FileDescriptor signals_, ended_;
+    std::unique_ptr<Helper> helper_;         // the volume's region asks it
+    std::vector<virtio::Listener> sockets_;  // of the guests, until they are served
     std::unique_ptr<Volume> volume_;
     std::unique_ptr<Clients> clients_;
     std::shared_ptr<Dispatcher> dispatcher_;  // of the local mount
     std::unique_ptr<DevFuse> device_;         // null: not mounted here, there are guests only
     std::vector<std::unique_ptr<VhostFs>> guests_;
     std::unique_ptr<Broker> broker_;
-    std::optional<MountPoint> mount_point_;
     std::size_t grants_max_ = 0;
-    Surroundings surroundings_;  // where to mount, until that is done; empty: here
 };
 
 Outcome Server::open() {
@@ -157,13 +161,17 @@ Outcome Server::open() {
     open.private_copy = options_.volume.read_only;
     auto region = pm::open_region(options_.source, open);
     if (!region.ok()) return failure(Exit::failed, options_.source, region.error());
-    if (const auto left = leave_surroundings(); !left.ok())
-        return failure(Exit::system, options_.directory, left.error());
+    auto where = leave_surroundings();
+    if (!where.ok()) return failure(Exit::system, options_.directory, where.error());
+    if (Outcome bound = bind_sockets(); bound.exit != Exit::done) return bound;
     MountOptions wanted = options_.volume;
     grants_max_ = wanted.grants_max = grants_that_fit(wanted.grants_max);
     // Those of windows are besides: no guest takes the place of another holder.
     for (const GuestOptions &guest : options_.guests)
         wanted.grants_max += guest.window / DaxWindow::kRange;
+    if (const auto given_up = give_up_privileges(*region.value(), std::move(where).take());
+        !given_up.ok())
+        return failure(Exit::system, options_.source, given_up.error());
     auto volume = Volume::open(std::move(region).take(), wanted);
     if (!volume.ok()) return failure(Exit::failed, options_.source, volume.error());
     volume_ = std::move(volume).take();
@@ -181,34 +189,83 @@ Outcome Server::open() {
     return {};
 }
 
-// While there is no thread: they all live where this one does.
-Result<> Server::leave_surroundings() {
+// While there is no thread: they all live where this one does.  Gives the place to mount; empty:
+// here.
+Result<Surroundings> Server::leave_surroundings() {
     auto before = TRY(Surroundings::of(options_.mount_namespace));
-    std::vector<std::string> kept{"/", "/proc", "/sys", system_log_path(), run_directory("")};
+    std::vector<std::string> kept{
+        "/", "/proc", "/sys", "/sys/fs/fuse/connections", system_log_path(), run_directory("")};
     for (const GuestOptions &guest : options_.guests) kept.push_back(guest.socket);
     const auto left = leave_mount_namespace(kept);
     if (!left.ok() && left.error().errno_value() != EPERM) return left.error();
     // (Whoever may not leave may not mount either, and is told so then.)
-    if (left.value_or(false) || !options_.mount_namespace.empty())
-        surroundings_ = std::move(before);
+    if (left.value_or(false) || !options_.mount_namespace.empty()) return before;
+    return Surroundings();
+}
+
+// In directories of whoever runs the virtual machines, while we may.
+Outcome Server::bind_sockets() {
+    for (const GuestOptions &guest : options_.guests) {
+        auto bound = virtio::Listener::bind(guest.socket);
+        if (!bound.ok()) return failure(Exit::failed, "vhost=" + guest.socket, bound.error());
+        sockets_.push_back(std::move(bound).take());
+    }
     return {};
+}
+
+// Before anything is read that others have written, and before there is a second thread.
+Result<> Server::give_up_privileges(pm::Region &region, Surroundings where) {
+    helper_ = TRY(Helper::start(options_, region, std::move(where), sockets_));
+    region.set_opener(
+        [helper = helper_.get()](bool writable) { return helper->open_medium(writable); });
+    const std::string run = run_directory("");
+    if (!options_.directory.empty()) (void)check_run_directory(run).ok();  // the broker asks again
+    TRY(keep_capabilities(capabilities_to_keep(region.mapping_fd())));
+    using enum KeptFiles::For;
+    const KeptFiles kept[] = {{reading, "/proc"},
+                              {reading, "/sys"},
+                              {reading, "/etc/localtime"},
+                              {reading, "/usr/share/zoneinfo"},
+                              {writing, "/dev/fuse"},
+                              {writing, "/dev/null"},
+                              {sockets, run}};
+    if (const auto left = keep_files(kept); !left.ok()) {
+        if (left.error().errno_value() != EOPNOTSUPP) return left;
+        spdlog::info("{}; the server may open what root owns", left.error().what());
+    }
+    return forbid_dumps();
 }
 
 Outcome Server::mount() {
     if (options_.directory.empty()) return {};
-    const Surroundings where = std::move(surroundings_);  // and let them go when it is mounted
-    auto mounted = MountPoint::make(options_, where);
-    if (!mounted.ok()) return failure(Exit::failed, options_.directory, mounted.error());
-    mount_point_ = std::move(mounted).take();
-    device_ = std::make_unique<DevFuse>(*dispatcher_, mount_point_->take_device(), ended_.get());
-    Result<> ready = device_->handshake();
-    if (ready.ok()) {
-        start_broker();
-        ready = device_->start();
+    auto fuse = MountPoint::open_device();
+    if (!fuse.ok()) return failure(Exit::failed, options_.directory, fuse.error());
+    if (const auto mounted = helper_->mount(fuse.value()); !mounted.ok())
+        return failure(Exit::failed, options_.directory, mounted.error());
+    device_ = std::make_unique<DevFuse>(*dispatcher_, std::move(fuse).take(), ended_.get());
+    const Result<> ready = device_->handshake();
+    if (!ready.ok()) return failure(Exit::failed, options_.directory, ready.error());
+    start_broker();
+    return {};
+}
+
+// From here on requests are served.
+Outcome Server::begin() {
+    if (!options_.guests.empty() && options_.dispatch.writeback)
+        return {Exit::usage,
+                "writeback and vhost= exclude each other: the kernel here would not believe what "
+                "guests write"};
+    if (const auto filtered = filter_system_calls(options_.seccomp); !filtered.ok())
+        spdlog::warn("{}; the server goes on without that", filtered.error().what());
+    if (device_ != nullptr) {
+        const Result<> started = device_->start();
+        if (!started.ok()) return failure(Exit::failed, options_.directory, started.error());
     }
-    if (ready.ok()) return {};
-    static_cast<void>(mount_point_->unmount(/*detach=*/true));
-    return failure(Exit::failed, options_.directory, ready.error());
+    for (std::size_t i = 0; i < options_.guests.size(); ++i) {
+        Outcome served = serve_guest(options_.guests[i], std::move(sockets_[i]));
+        if (served.exit != Exit::done) return served;
+    }
+    return {};
 }
 
 // What a path of the volume leads to.
@@ -225,29 +282,23 @@ Result<InodeNo> find_directory(Volume &volume, std::string_view path) {
     return at;
 }
 
-Outcome Server::serve_guests() {
-    if (!options_.guests.empty() && options_.dispatch.writeback)
+Outcome Server::serve_guest(GuestOptions guest, virtio::Listener listener) {
+    const auto root = find_directory(*volume_, guest.root);
+    if (!root.ok()) return failure(Exit::failed, "guest_root=" + guest.root, root.error());
+    if (guest.window != 0 && (guest.policy.read_only || options_.volume.read_only))
         return {Exit::usage,
-                "writeback and vhost= exclude each other: the kernel here would not believe what "
-                "guests write"};
-    for (GuestOptions guest : options_.guests) {
-        const auto root = find_directory(*volume_, guest.root);
-        if (!root.ok()) return failure(Exit::failed, "guest_root=" + guest.root, root.error());
-        if (guest.window != 0 && (guest.policy.read_only || options_.volume.read_only))
-            return {Exit::usage,
-                    fmt::format("vhost={}: no window for a guest that may not write: virtual "
-                                "machine monitors do not enforce that (leave 'dax' away)",
-                                guest.socket)};
-        guest.policy.root = root.value();
-        guest.policy.users = IdMap(guest.users);
-        guest.policy.groups = IdMap(guest.groups);
-        guest.policy.read_only |= options_.volume.read_only;
-        auto started = VhostFs::start(*clients_, options_.dispatch, guest,
-                                      [](const std::string &words) { spdlog::info("{}", words); });
-        if (!started.ok()) return failure(Exit::failed, "vhost=" + guest.socket, started.error());
-        guests_.push_back(std::move(started).take());
-        spdlog::info("{}: a guest may connect to {}", options_.source, guest.socket);
-    }
+                fmt::format("vhost={}: no window for a guest that may not write: virtual "
+                            "machine monitors do not enforce that (leave 'dax' away)",
+                            guest.socket)};
+    guest.policy.root = root.value();
+    guest.policy.users = IdMap(guest.users);
+    guest.policy.groups = IdMap(guest.groups);
+    guest.policy.read_only |= options_.volume.read_only;
+    auto started = VhostFs::start(*clients_, options_.dispatch, guest, std::move(listener),
+                                  [](const std::string &words) { spdlog::info("{}", words); });
+    if (!started.ok()) return failure(Exit::failed, "vhost=" + guest.socket, started.error());
+    guests_.push_back(std::move(started).take());
+    spdlog::info("{}: a guest may connect to {}", options_.source, guest.socket);
     return {};
 }
 
@@ -287,13 +338,13 @@ void Server::wait() {
 void Server::unmount_by_signal() {
     if (device_ == nullptr) return;
     spdlog::info("asked to end: unmounting {}", options_.directory);
-    if (mount_point_->unmount(/*detach=*/false).ok()) {
+    if (helper_->unmount(/*detach=*/false).ok()) {
         threads_end_within(5s);
         return;
     }
     spdlog::warn("{} is in use: detaching it; its users get ENOTCONN", options_.directory);
-    mount_point_->write_back();
-    static_cast<void>(mount_point_->unmount(/*detach=*/true));
+    helper_->write_back();
+    static_cast<void>(helper_->unmount(/*detach=*/true));
     device_->wait_until_quiet(kQuiet, kQuietMax);
 }
 
@@ -315,6 +366,7 @@ Outcome Server::close() {
     dispatcher_.reset();
     volume_.reset();
     clients_.reset();
+    helper_.reset();
     if (!closed.ok()) return failure(Exit::failed, options_.source, closed.error());
     return {};
 }
@@ -326,7 +378,7 @@ Outcome serve(const ServeOptions &options, const std::function<void()> &mounted)
     Server server(options);
     if (Outcome opened = server.open(); opened.exit != Exit::done) return opened;
     Outcome made = server.mount();
-    if (made.exit == Exit::done) made = server.serve_guests();
+    if (made.exit == Exit::done) made = server.begin();
     if (made.exit != Exit::done) {
         server.give_up();
         return made;

@@ -142,29 +142,39 @@ Result<std::size_t> extents(Job &job, pmfs_extents &io) {
     return offsetof(pmfs_extents, extent) + count * sizeof(pmfs_extent);
 }
 
+// A client sees its own user ids, and process numbers of its own machine only.
 Result<std::vector<pmfs_holder>> all_holders(Job &job) {
+    const Client &client = job.context.client;
+    const auto user = [&client](std::uint32_t uid) { return client.policy().users.out(uid); };
+    const auto handles = TRY(job.context.volume.handles(job.ino));
+    const auto is_own = [&](HandleId handle) {
+        return std::ranges::any_of(handles, [&](const HandleInfo &one) {
+            return one.handle == handle && one.opener.client == client.id();
+        });
+    };
     std::vector<pmfs_holder> all;
     for (const Holder &holder : TRY(job.context.volume.holders(job.ino))) {
+        const bool own = holder.lost ? client.policy().is_host : is_own(holder.handle);
         all.push_back({.id = holder.grant,
                        .handle = holder.handle,
                        .offset = holder.offset,
                        .length = holder.length,
-                       .pid = holder.pid,
-                       .uid = holder.uid,
+                       .pid = own ? holder.pid : 0,
+                       .uid = user(holder.uid),
                        .kind = holder.lost ? PMFS_HOLDER_QUARANTINED
                                            : static_cast<std::uint32_t>(holder.kind),
                        .flags = (holder.may_store ? PMFS_HOLDER_STORES : 0) |
                                 (holder.breaking ? PMFS_HOLDER_BREAKING : 0) |
                                 (holder.maps ? PMFS_HOLDER_MAPS : 0)});
     }
-    for (const HandleInfo &handle : TRY(job.context.volume.handles(job.ino))) {
+    for (const HandleInfo &handle : handles) {
         all.push_back(
             {.id = 0,
              .handle = handle.handle,
              .offset = 0,
              .length = 0,
-             .pid = handle.opener.pid,
-             .uid = handle.opener.uid,
+             .pid = handle.opener.client == client.id() ? handle.opener.pid : 0,
+             .uid = user(handle.opener.uid),
              .kind = handle.direct_io ? PMFS_HOLDER_HANDLE_DIRECT : PMFS_HOLDER_HANDLE_CACHED,
              .flags = handle.write ? PMFS_HOLDER_STORES : 0});
     }
@@ -206,10 +216,12 @@ Result<std::size_t> volume(Job &job, pmfs_volume &io) {
     io.tx_last = info.tx_last;
     io.tx_durable = info.tx_durable;
     io.epoch = broker != nullptr ? broker->epoch() : 0;
-    io.server_pid = static_cast<std::uint32_t>(::getpid());
+    // What is where on the host is not for guests.
+    const bool is_host = job.context.client.policy().is_host;
+    if (is_host) io.server_pid = static_cast<std::uint32_t>(::getpid());
     std::memcpy(io.uuid, info.uuid, sizeof io.uuid);
     copy_text(io.label, info.label);
-    copy_text(io.source, info.source);
+    if (is_host) copy_text(io.source, info.source);
     const auto quarantine = TRY(job.context.volume.quarantine());
     io.quarantines = quarantine.size();
     for (const Quarantined &one : quarantine) io.quarantined += one.held;

@@ -91,12 +91,13 @@ VhostFs::VhostFs(Clients &clients, const DispatchOptions &dispatch, const GuestO
 }
 
 Result<std::unique_ptr<VhostFs>> VhostFs::start(Clients &clients, const DispatchOptions &dispatch,
-                                                const GuestOptions &options, Log log) {
+                                                const GuestOptions &options,
+                                                virtio::Listener listener, Log log) {
     std::unique_ptr<VhostFs> device(new VhostFs(clients, dispatch, options, std::move(log)));
     virtio::SessionOptions session;
     session.polling = options.polling;
     session.log = [raw = device.get()](const std::string &sentence) { raw->log(sentence); };
-    device->back_end_ = TRY(virtio::BackEnd::listen(*device, options.socket, session));
+    device->back_end_ = TRY(virtio::BackEnd::start(*device, std::move(listener), session));
     return device;
 }
 

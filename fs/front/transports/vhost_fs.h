@@ -35,9 +35,10 @@ struct GuestOptions {
 class VhostFs final : public virtio::Device {
 public:
     using Log = std::function<void(const std::string &sentence)>;
-    // Listens.  Errors: those of virtio::BackEnd::listen().  `clients` outlives it.
+    // Serves whoever connects.  `clients` outlives it.
     static Result<std::unique_ptr<VhostFs>> start(Clients &clients, const DispatchOptions &dispatch,
-                                                  const GuestOptions &options, Log log);
+                                                  const GuestOptions &options,
+                                                  virtio::Listener listener, Log log);
     // The VMM is disconnected, and what the guest held is given back.
     ~VhostFs() override;
 

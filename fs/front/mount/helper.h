@@ -1,0 +1,52 @@
+// The one process of a server that keeps privileges, and the few things that it does with them.
+//
+// A server reads what others have written, on the medium and in requests, so it should have nothing
+// that is worth being taken over for.  But somebody must mount, find the mount again and take it
+// away (CAP_SYS_ADMIN), and open the medium once more for whoever maps it, whoever owns it
+// (CAP_DAC_OVERRIDE).  So, before it gives up its capabilities, a server forks a process that does
+// this for it.  A request is one byte: which filesystem and which medium is not the server's to
+// say.
+//
+// It also looks after a server that is killed: if a thread of that waits in the kernel for a page
+// that only the server could have written back, the process would never end.  The helper cuts the
+// connection then.
+#pragma once
+#include <memory>
+#include <span>
+
+#include "base/mutex.h"
+#include "front/mount/mount_point.h"
+#include "pm/region.h"
+#include "virtio/listener.h"
+
+namespace pmfs::front {
+
+class Helper {
+public:
+    // Forks; before any thread is started.  `where` is the place to mount.
+    static Result<std::unique_ptr<Helper>> start(const ServeOptions &options,
+                                                 const pm::Region &region, Surroundings where,
+                                                 std::span<const virtio::Listener> sockets);
+    // It removes what sockets are left, and has ended.
+    ~Helper();
+    Helper(const Helper &) = delete;
+    Helper &operator=(const Helper &) = delete;
+
+    // Once.  Errors: those of MountPoint::make().
+    Result<> mount(const FileDescriptor &fuse);
+    // As MountPoint's.
+    void write_back();
+    Result<> unmount(bool detach);
+    // Another description of the medium.  Any thread may ask; it may wait for one of the others.
+    Result<FileDescriptor> open_medium(bool writable);
+
+private:
+    Helper(FileDescriptor socket, pid_t child) : socket_(std::move(socket)), child_(child) {}
+    Result<FileDescriptor> ask(char request, int fd = -1) EXCLUDES(mutex_);
+
+    const FileDescriptor socket_;
+    const pid_t child_;
+    Mutex mutex_;  // for one question and its answer
+};
+
+}  // namespace pmfs::front

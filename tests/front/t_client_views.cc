@@ -1,0 +1,77 @@
+// What a client is told of others, and what its places for grants are counted by.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "clients.h"
+
+using namespace pmfs;
+using namespace pmfs::test;
+using front::IdMap;
+using front::Policy;
+
+TEST_CASE("clients: a grant that ended by itself takes no place of its client's any more") {
+    MountOptions options;
+    options.lease_break_ms = 20;
+    World world({}, options);
+    Policy policy = Policy::guest();
+    policy.grants_max = 2;
+    Wire guest(world.wire(), policy);
+    const OpenFile a = written(guest, "a"), b = written(guest, "b"), c = written(guest, "c");
+    REQUIRE((lease(guest, a) == 0 && lease(guest, b) == 0));
+    CHECK(lease(guest, c) == ENOLCK);
+    // It is asked for, and not given back in time.
+    REQUIRE(world.wire().lookup("a") == a.node);
+    fuse_setattr_in empty{};
+    empty.valid = FATTR_SIZE;
+    world.wire().post(FUSE_SETATTR, a.node, bytes_text(empty));
+    REQUIRE(eventually([&] { return holders(world, a.node) == 0; }));
+    CHECK(lease(guest, c) == 0);
+    CHECK(lease(guest, b) == ENOLCK);
+    guest.release(c);
+    CHECK(lease(guest, b) == 0);
+}
+
+TEST_CASE("clients: a guest hears of no process number, user id or path of the host's") {
+    World world;
+    Wire &host = world.wire();
+    const OpenFile file = host.create("f", {.uid = 7, .pid = 4711});
+    REQUIRE(file.error == 0);
+    REQUIRE(host.write(file, 0, std::string(4096, 'x')) == 0);
+    REQUIRE(lease(host, file) == 0);
+    Policy policy = Policy::guest();
+    policy.users = IdMap({{0, 100'000, 1000}});
+    Wire guest(host, policy);
+    REQUIRE(guest.lookup("f") == file.node);
+    const OpenFile own = guest.open(file.node, O_RDONLY, {.uid = 5});
+    REQUIRE(own.error == 0);
+    const auto rows = [&](Wire &wire, const OpenFile &by) {
+        auto io = std::make_unique<pmfs_holders>();
+        io->version = PMFS_ABI_VERSION;
+        REQUIRE(wire.ioctl(by, PMFS_IOC_HOLDERS, io.get()) == 0);
+        std::vector<std::pair<std::uint32_t, std::uint32_t>> all;
+        for (unsigned i = 0; i < io->count; ++i)
+            all.emplace_back(io->holder[i].pid, io->holder[i].uid);
+        return all;
+    };
+    const auto count = [](const auto &seen, std::uint32_t pid, std::uint32_t uid) {
+        return std::ranges::count(seen, std::pair{pid, uid});
+    };
+    const auto seen = rows(guest, own);
+    CHECK(seen.size() == 3);
+    CHECK(count(seen, 0, IdMap::kOverflow) == 2);  // the host's lease, and its open file
+    CHECK(count(seen, 0, 5) == 1);
+    const auto here = rows(host, file);
+    CHECK(here.size() == 3);
+    CHECK(count(here, 4711, 7) >= 1);
+    CHECK(count(here, 0, 100'005) == 1);  // a guest's number is none of this machine's
+    auto volume = versioned<pmfs_volume>();
+    REQUIRE(guest.ioctl(own, PMFS_IOC_VOLUME, &volume) == 0);
+    CHECK((volume.server_pid == 0 && volume.source[0] == 0));
+    volume = versioned<pmfs_volume>();
+    REQUIRE(host.ioctl(file, PMFS_IOC_VOLUME, &volume) == 0);
+    CHECK(volume.server_pid == static_cast<std::uint32_t>(::getpid()));
+}
