@@ -279,7 +279,8 @@ TEST_CASE(
                  {PMFS_IOC_INFO, PMFS_IOC_EXTENTS, PMFS_IOC_HOLDERS, PMFS_IOC_SEAL, PMFS_IOC_UNSEAL,
                   PMFS_IOC_PREPARE, PMFS_IOC_GRANT, PMFS_IOC_RELEASE_GRANT, PMFS_IOC_REVOKE,
                   PMFS_IOC_QUARANTINE, PMFS_IOC_QUARANTINE_RELEASE, PMFS_IOC_VOLUME,
-                  PMFS_IOC_CHUNKS, PMFS_IOC_GROW, PMFS_IOC_TUNE, PMFS_IOC_COMPACT}) {
+                  PMFS_IOC_CHUNKS, PMFS_IOC_CLIENTS, PMFS_IOC_GROW, PMFS_IOC_TUNE,
+                  PMFS_IOC_COMPACT}) {
                 if (_IOC_NR(command) != number) continue;
                 std::vector<std::byte> io(_IOC_SIZE(command));  // version 0: EINVAL if it may ask
                 const int error = guest.ioctl_raw(own.node, own.handle,
@@ -290,13 +291,64 @@ TEST_CASE(
     };
     const std::string host_only = errors(Policy::guest());
     CHECK(std::ranges::count(host_only, 'p') == 6);  // revoke, quarantines, grow, tune, compact
-    CHECK(std::ranges::count(host_only, 'a') == 10);
+    CHECK(std::ranges::count(host_only, 'a') == 11);
     const std::string looks = errors(read_only);
     CHECK(std::ranges::count(looks, 'r') == 4);  // seal, unseal, prepare, grant
-    CHECK(std::ranges::count(looks, 'a') == 6);
+    CHECK(std::ranges::count(looks, 'a') == 7);
     const std::string unsealed = errors(no_seals);
     CHECK(std::ranges::count(unsealed, 'p') == 9);
     CHECK(std::ranges::count(unsealed, '?') == 0);
+}
+
+TEST_CASE("clients: root of the host sees what requests each has sent, others see their own only") {
+    World world;
+    Wire &host = world.wire();
+    const OpenFile file = written(host, "f");
+    auto guest = std::make_unique<Wire>(host, Policy::guest());
+    REQUIRE(guest->lookup("f") == file.node);
+    const OpenFile own = guest->open(file.node, O_RDONLY);
+    for (int i = 0; i < 3; ++i) REQUIRE(guest->read(own, 0, 1).text() == "x");
+    const auto asked = [](Wire &wire, const OpenFile &by, As as = {}) {
+        auto io = std::make_unique<pmfs_clients>(versioned<pmfs_clients>());
+        REQUIRE(wire.ioctl(by, PMFS_IOC_CLIENTS, io.get(), as) == 0);
+        CHECK(io->next == 0);
+        return io;
+    };
+    auto seen = asked(host, file);
+    REQUIRE(seen->count == 2);
+    CHECK(seen->client[0].id == 0);
+    CHECK(seen->client[0].flags == 0);
+    CHECK(seen->client[0].requests[FUSE_WRITE] == 1);
+    CHECK(seen->client[0].requests[FUSE_READ] == 0);
+    CHECK(seen->client[1].flags == PMFS_CLIENT_GUEST);
+    CHECK(seen->client[1].requests[FUSE_READ] == 3);
+    CHECK(seen->client[1].requests[FUSE_WRITE] == 0);
+    auto of_guest = asked(*guest, own);
+    REQUIRE(of_guest->count == 1);
+    CHECK(of_guest->client[0].id == seen->client[1].id);
+    auto of_user = asked(host, file, {.uid = 1000});
+    REQUIRE(of_user->count == 1);
+    CHECK(of_user->client[0].id == 0);
+    guest.reset();
+    CHECK(asked(host, file)->count == 1);
+}
+
+TEST_CASE("clients: there may be more than one answer has room for") {
+    World world;
+    Wire &host = world.wire();
+    const OpenFile file = written(host, "f");
+    std::vector<std::unique_ptr<Wire>> guests;
+    for (std::size_t i = 0; i < PMFS_CLIENTS_MAX + 4; ++i)
+        guests.push_back(std::make_unique<Wire>(host, Policy::guest()));
+    auto page = std::make_unique<pmfs_clients>(versioned<pmfs_clients>());
+    std::vector<std::uint64_t> ids;
+    do {
+        page->from = page->next;
+        REQUIRE(host.ioctl(file, PMFS_IOC_CLIENTS, page.get()) == 0);
+        for (std::uint32_t i = 0; i < page->count; ++i) ids.push_back(page->client[i].id);
+    } while (page->next != 0);
+    CHECK(ids.size() == guests.size() + 1);
+    CHECK(std::ranges::is_sorted(ids, std::less_equal<>()));
 }
 
 TEST_CASE("clients: who may not seal finds every door to a seal closed") {

@@ -6,22 +6,27 @@ it writes, a new one on the same socket, the server killed under it, and a guest
 
 A has a window: two guests at once, with dax=always and dax=inode, which share a sealed file with each
 other and with this machine; a window that is smaller than the files; a guest, and the server, killed while
-ranges are mapped.
+ranges are mapped; a guest whose root attacks (attack.py).
 """
 import json
 import threading
 import time
 
+import attack
 import kernel as kernels
 import packages
 from guest import Guest, qemu
-from initramfs import Initramfs
+from initramfs import LIBRARIES, Initramfs
 from served import Served, Unserved
 
 MODULES = ["virtio_pci", "virtiofs"]
 TOOLS = ["usr/bin/setfattr", "usr/bin/getfattr", "usr/bin/flock"]
-REAL_PROGRAMS = ["git", "sqlite3"]  # packages, and their programs
-PROGRAMS = ["file_calls", "fallocate_door"]
+REAL_PROGRAMS = ["git", "sqlite3", "make", "tcc"]  # packages, and their programs
+COMPILER_NEEDS = ["libc6-dev"]  # packages
+COMPILER_FOLDERS = ["usr/include", "usr/lib/x86_64-linux-gnu/tcc"]
+COMPILER_FILES = ["crt1.o", "crti.o", "crtn.o", "libc.so", "libc_nonshared.a"]  # of LIBRARIES
+SOURCES = ["file_calls.c", "fallocate_door.c", "claims.h", "project.mk"]  # what a guest builds
+PROGRAMS = ["file_calls", "fallocate_door", "window_attack"]
 LARGE = 64 << 20
 BOOT_SECONDS = 150
 MEMORY = "512M"
@@ -47,21 +52,28 @@ def run(place):
         lambda: killed(place, "fs", machines["fs"], *images["6.12"]),
         lambda: two_guests(place, machines["test"], images),
         lambda: killed_with_a_window(place, machines["test"], *images["newest"]),
+        lambda: attacked(place, machines["test"], images["newest"][0]),
     ])
 
 
-def initramfs(place, name, kernel):
+def initramfs(place, name, kernel, script="a.sh"):
     tree = place.tools()
     made = Initramfs(kernel, MODULES, tree)
     for tool in TOOLS:
         made.add_program(tool, root=tree)
-    real = packages.tree(packages.STABLE, "programs", REAL_PROGRAMS)
+    real = packages.tree(packages.STABLE, "programs", REAL_PROGRAMS + COMPILER_NEEDS)
     for program in REAL_PROGRAMS:
         made.add_program(f"usr/bin/{program}", root=real)
     made.add_link("/usr/bin/git-upload-pack", "git")
+    for folder in COMPILER_FOLDERS:
+        made.add_folder(folder, root=real)
+    for name in COMPILER_FILES:
+        made.add_file(f"{LIBRARIES}/{name}", real / LIBRARIES[1:] / name)
+    for name in SOURCES:
+        made.add_file(f"/root/project/{name}", place.HERE / "guest" / name)
     for program in PROGRAMS:
         made.add_program(place.build / "tests/rig" / program)
-    made.add_file("/test", place.HERE / "guest/a.sh", 0o755)
+    made.add_file("/test", place.HERE / "guest" / script, 0o755)
     path = place.scratch / f"{name}.initramfs"
     made.write(path)
     return path
@@ -133,6 +145,16 @@ def two_guests(place, machine, images):
         boot(2, "inode", *images["newest"])
         other.join()
         served.end(name)
+
+
+def attacked(place, machine, kernel):
+    image = initramfs(place, "a-attack", kernel, "attack.sh")
+
+    def boot(_, devices, answers):
+        return Guest(machine, kernel, image, log=place.scratch / "a-attack.log", seconds=BOOT_SECONDS, shared=True,
+                     memory=MEMORY, devices=devices, answers=answers).run()
+
+    attack.run(place, boot)
 
 
 def killed_with_a_window(place, machine, kernel, image):
