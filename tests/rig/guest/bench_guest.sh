@@ -1,5 +1,5 @@
 #!/bin/sh
-# What tools/bench guest measures in a guest: rig_boot=window, operations or memory (tools/benches/guest.py).
+# What tools/bench guest measures in a guest: rig_boot=window, operations or memory (tools/benches/guests.py).
 # Lines "INFO figure NAME NUMBER..." are its results.
 . /lib/rig.sh
 for word in $(cat /proc/cmdline); do
