@@ -13,6 +13,7 @@ from served import Served, Unserved
 NAME = "A: attack"
 WINDOW = ["dax", "window=64M", "guest_root=/tenant"]
 READ_ONLY = ["tag=plain", "guest_ro", "guest_root=/other"]
+APPEND = "iomem=relaxed"  # whoever chooses the kernel's words may map what a driver uses
 NOT_ITS_OWN = ["outside", "other/file"]
 
 

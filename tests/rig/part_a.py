@@ -152,7 +152,7 @@ def attacked(place, machine, kernel):
 
     def boot(_, devices, answers):
         return Guest(machine, kernel, image, log=place.scratch / "a-attack.log", seconds=BOOT_SECONDS, shared=True,
-                     memory=MEMORY, devices=devices, answers=answers).run()
+                     memory=MEMORY, devices=devices, answers=answers, append=attack.APPEND).run()
 
     attack.run(place, boot)
 
