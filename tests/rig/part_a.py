@@ -16,7 +16,7 @@ import attack
 import kernel as kernels
 import packages
 from guest import Guest, qemu
-from initramfs import LIBRARIES, Initramfs
+from initramfs import LIBRARIES, LOADER, Initramfs
 from served import Served, Unserved
 
 MODULES = ["virtio_pci", "virtiofs"]
@@ -67,10 +67,11 @@ def initramfs(place, name, kernel, script="a.sh"):
     made.add_link("/usr/bin/git-upload-pack", "git")
     for folder in COMPILER_FOLDERS:
         made.add_folder(folder, root=real)
-    for name in COMPILER_FILES:
-        made.add_file(f"{LIBRARIES}/{name}", real / LIBRARIES[1:] / name)
-    for name in SOURCES:
-        made.add_file(f"/root/project/{name}", place.HERE / "guest" / name)
+    for file in COMPILER_FILES:
+        made.add_file(f"{LIBRARIES}/{file}", real / LIBRARIES[1:] / file)
+    made.add_link(f"{LIBRARIES}/{LOADER}", f"/usr/lib64/{LOADER}")  # (libc.so names it)
+    for file in SOURCES:
+        made.add_file(f"/root/project/{file}", place.HERE / "guest" / file)
     for program in PROGRAMS:
         made.add_program(place.build / "tests/rig" / program)
     made.add_file("/test", place.HERE / "guest" / script, 0o755)
