@@ -150,6 +150,26 @@ bool PinTable::overlaps(FileBlock first, FileBlock end) const {
     return false;
 }
 
+std::optional<PinTable::Blocks> PinTable::next(FileBlock from) const {
+    std::optional<Blocks> first;
+    for (const auto &[uid, coverage] : coverage_) {
+        const auto it = segment_at(coverage, from);
+        if (it == coverage.end()) continue;
+        const Blocks found{std::max(from, it->first), it->first + it->second.length()};
+        if (!first || found.first < first->first) first = found;
+    }
+    return first;
+}
+
+FileBlock PinTable::end() const {
+    FileBlock end;
+    for (const auto &[uid, coverage] : coverage_) {
+        const auto &[first, segment] = *coverage.rbegin();
+        end = std::max(end, first + segment.length());
+    }
+    return end;
+}
+
 std::size_t PinTable::bytes() const {
     std::size_t segments = 0;
     for (const auto &[uid, coverage] : coverage_) segments += coverage.size();

@@ -43,6 +43,13 @@ public:
     std::uint64_t pin_of(std::uint64_t handle) const;
 
     bool overlaps(FileBlock first, FileBlock end) const;
+    // The first pinned blocks at or behind `from`; nothing: there are none.
+    struct Blocks {
+        FileBlock first, end;
+    };
+    std::optional<Blocks> next(FileBlock from) const;
+    // Behind the last pinned block; 0: none is.
+    FileBlock end() const;
     std::size_t count() const { return count_; }
     // Every pin with its number.
     template <class F>

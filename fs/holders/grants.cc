@@ -4,11 +4,17 @@
 namespace pmfs {
 
 core::Standing InodeGrants::standing(FileBlock first, FileBlock end) const {
+    core::Standing s = standing_around(first, end);
+    s.pinned_here |= bound_ && bound_->overlaps(first, end);
+    return s;
+}
+
+core::Standing InodeGrants::standing_around(FileBlock first, FileBlock end) const {
     core::Standing s;
     s.temporary = temporary_ != 0;
     s.breakable = breakable_ != 0;
-    s.pinned = pins_ && pins_->count() != 0;
-    s.pinned_here = s.pinned && pins_->overlaps(first, end);
+    s.pinned = (pins_ && pins_->count() != 0) || (bound_ && bound_->count() != 0);
+    s.pinned_here = pins_ && pins_->overlaps(first, end);
     return s;
 }
 
@@ -63,9 +69,10 @@ std::vector<Grant> InodeGrants::ask_leases() {
     return asked;
 }
 
-core::PinTable &InodeGrants::pins() {
-    if (!pins_) pins_ = std::make_unique<core::PinTable>();
-    return *pins_;
+core::PinTable &InodeGrants::pins(bool bound) {
+    auto &pins = bound ? bound_ : pins_;
+    if (!pins) pins = std::make_unique<core::PinTable>();
+    return *pins;
 }
 
 }  // namespace pmfs

@@ -26,6 +26,7 @@ struct Grant {
     bool may_store = false;
     bool maps = false;      // its holder has the device, or is about to get it
     bool lent = false;      // ... by a descriptor that the kernel tells the end of (pm/lending.h)
+    bool bound = false;     // a pin that lets the file shrink around its blocks
     bool breaking = false;  // was asked to go
     // It freezes a map in which a store could need a block: no page cache may take such stores.
     bool freezes_gaps = false;
@@ -47,6 +48,8 @@ class InodeGrants {
 public:
     bool empty() const { return grants_.empty() && (!pins_ || pins_->count() == 0); }
     core::Standing standing(FileBlock first, FileBlock end) const;
+    // ... to an operation that leaves bound blocks where they are.
+    core::Standing standing_around(FileBlock first, FileBlock end) const;
     bool storing() const { return storing_ != 0; }
     bool freezes_gaps() const { return freezing_gaps_ != 0; }
     std::size_t count() const { return grants_.size() + (pins_ ? pins_->count() : 0); }
@@ -62,13 +65,16 @@ public:
     std::vector<Grant> ask_leases();
     bool leased() const { return breakable_ != 0; }
 
-    core::PinTable &pins();
-    const core::PinTable *pins_if_any() const { return pins_.get(); }
+    // The pins, or those that bind blocks: each pin is in one of the two.
+    core::PinTable &pins(bool bound);
+    const core::PinTable *pins_if_any(bool bound) const {
+        return bound ? bound_.get() : pins_.get();
+    }
 
 private:
     std::map<std::pair<HandleId, GrantId>, Grant> grants_;
     unsigned temporary_ = 0, breakable_ = 0, storing_ = 0, freezing_gaps_ = 0;
-    std::unique_ptr<core::PinTable> pins_;
+    std::unique_ptr<core::PinTable> pins_, bound_;
 };
 
 }  // namespace pmfs

@@ -42,6 +42,8 @@ public:
     virtual void wait_for_writers() = 0;
     // The last one who referred to a file without a name is gone.
     virtual void reap_or_park(InodeNo ino) = 0;
+    // Blocks behind the end of the file are not needed any more.
+    virtual void trim_or_park(InodeNo ino) = 0;
     virtual Result<> make_durable() = 0;
     virtual Result<> checkpoint() = 0;
     // Runs `again` on another thread behind a checkpoint.

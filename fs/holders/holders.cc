@@ -78,7 +78,18 @@ void Holders::load(std::optional<pm::Lender> lender) {
 Result<core::MapPermit> Holders::permit(InodeNo ino, const media::Inode &inode, Move move,
                                         FileBlock first, FileBlock end) {
     ground_.lock.assert_held_shared();
-    const auto allowed = core::permit(inode, ground_.live.standing(ino, first, end), move);
+    return permit(ino, inode, move, ground_.live.standing(ino, first, end));
+}
+
+Result<core::MapPermit> Holders::permit_around(InodeNo ino, const media::Inode &inode, Move move,
+                                               FileBlock first, FileBlock end) {
+    ground_.lock.assert_held_shared();
+    return permit(ino, inode, move, ground_.live.standing_around(ino, first, end));
+}
+
+Result<core::MapPermit> Holders::permit(InodeNo ino, const media::Inode &inode, Move move,
+                                        const core::Standing &standing) {
+    const auto allowed = core::permit(inode, standing, move);
     if (!allowed.ok() && allowed.error().errno_value() == kBreakErrno)
         return allowed.error().about(ino.value());
     return allowed;
@@ -175,6 +186,7 @@ Result<> Holders::drop_held(const Grant &grant, System::Finding &found) {
 
 void Holders::after_drop(const LiveTable::Dropped &dropped) {
     if (dropped.leases_gone) caretaker_.leases_gone(dropped.ino);
+    if (dropped.left_behind) ground_.volume.trim_or_park(dropped.ino);
     if (dropped.reap) ground_.volume.reap_or_park(dropped.ino);
 }
 
@@ -305,6 +317,7 @@ Result<Grant> Holders::design(const HandleInfo &opened, const GrantRequest &requ
     grant.kind = request.kind;
     grant.may_store = request.may_store;
     grant.maps = request.maps;
+    grant.bound = request.bound;
     grant.uid = caller.uid;
     // T and B freeze more than their range, which has no gaps.
     const bool freezes =
@@ -336,11 +349,11 @@ Result<GrantId> Holders::take_held(const HandleInfo &opened, const GrantRequest 
         pin.uid = caller.uid;
         pin.pid = caller.pid;
         const bool alone = !request.maps && !request.may_store;
-        grant.pin = TRY(live.pin(grant.file, pin, identity.pin_limit, alone));
+        grant.pin = TRY(live.pin(grant.file, pin, identity.pin_limit, alone, grant.bound));
         if (alone) return grant.pin;
     }
     if (auto added = live.add_grant(grant.file, grant, quarantines_.count()); !added.ok()) {
-        if (grant.pin != 0) live.unpin(grant.handle, grant.pin);
+        if (grant.pin != 0) live.unpin(grant.handle, grant.pin, grant.bound);
         return added.error();
     }
     const auto written = write_grant(grant);
@@ -439,7 +452,7 @@ Result<FileDescriptor> Holders::lend_device(HandleId handle, GrantId id) {
 Result<std::vector<Holder>> Holders::list(InodeNo ino) {
     std::vector<Holder> all = ground_.live.pins(ino);
     for (const Grant &g : ground_.live.grants(ino)) {
-        std::erase_if(all, [&g](const Holder &pin) { return pin.grant == g.pin; });
+        std::erase_if(all, [&g](const Holder &pin) { return !g.bound && pin.grant == g.pin; });
         all.push_back({g.id, g.kind, g.handle, g.holder.pid, g.uid, media::byte_of(g.first),
                        (g.end - g.first) * kBlockSize, g.may_store, g.breaking, g.maps});
     }

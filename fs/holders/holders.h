@@ -31,6 +31,9 @@ public:
     // to go, by begin_break().
     Result<core::MapPermit> permit(InodeNo ino, const media::Inode &inode, core::Move move,
                                    FileBlock first, FileBlock end);
+    // ... of an operation that leaves bound blocks (Grant) where they are.
+    Result<core::MapPermit> permit_around(InodeNo ino, const media::Inode &inode, core::Move move,
+                                          FileBlock first, FileBlock end);
     // How the file stands to an UNSEAL.
     core::Standing standing(InodeNo ino);
 
@@ -73,6 +76,8 @@ public:
     void tend(std::uint64_t now_ns) { caretaker_.tend(now_ns); }
 
 private:
+    Result<core::MapPermit> permit(InodeNo ino, const media::Inode &inode, core::Move move,
+                                   const core::Standing &standing);
     // What the system said of the caller, before the lock was taken.
     struct Identity {
         Process process;

@@ -138,7 +138,8 @@ std::optional<LiveTable::Released> LiveTable::release(HandleId handle) {
     shard.handles.erase(found);
     const bool leased = i.grants.leased();
     for (const Grant &grant : i.grants.of_handle(handle)) remove(i, handle, grant.id);
-    while (drop_pin(i, handle, 0)) continue;
+    for (const bool bound : {false, true})
+        while (drop_pin(i, handle, 0, bound)) continue;
     if (info.direct_io) {
         --i.direct;
         i.direct_write -= info.write ? 1 : 0;
@@ -198,6 +199,39 @@ core::Standing LiveTable::standing(InodeNo ino, FileBlock first, FileBlock end) 
     const auto found = shard.inodes.find(ino.value());
     return found == shard.inodes.end() ? core::Standing{}
                                        : found->second.grants.standing(first, end);
+}
+
+core::Standing LiveTable::standing_around(InodeNo ino, FileBlock first, FileBlock end) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    return found == shard.inodes.end() ? core::Standing{}
+                                       : found->second.grants.standing_around(first, end);
+}
+
+std::optional<core::PinTable::Blocks> LiveTable::bound(InodeNo ino, FileBlock from) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    if (found == shard.inodes.end()) return std::nullopt;
+    const core::PinTable *pins = found->second.grants.pins_if_any(true);
+    return pins == nullptr ? std::nullopt : pins->next(from);
+}
+
+FileBlock LiveTable::bound_end(InodeNo ino) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    if (found == shard.inodes.end()) return FileBlock(0);
+    const core::PinTable *pins = found->second.grants.pins_if_any(true);
+    return pins == nullptr ? FileBlock(0) : pins->end();
+}
+
+void LiveTable::bound_behind_end(InodeNo ino) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    if (found != shard.inodes.end()) found->second.bound_behind_end = true;
 }
 
 std::vector<Grant> LiveTable::grants(InodeNo ino) {
@@ -294,9 +328,12 @@ std::optional<LiveTable::Dropped> LiveTable::drop_grant(HandleId handle, GrantId
     Inode &i = shard.inodes[ino.value()];
     const auto removed = remove(i, handle, id);
     if (!removed) return std::nullopt;
-    if (removed->pin != 0) drop_pin(i, handle, removed->pin);
+    if (removed->pin != 0) drop_pin(i, handle, removed->pin, removed->bound);
     const bool leases_gone = removed->kind == GrantKind::breakable && !i.grants.leased();
-    return Dropped{ino, *removed, drop_if_idle(shard, ino), leases_gone};
+    const core::PinTable *bound = i.grants.pins_if_any(true);
+    const bool left_behind = removed->bound && bound->count() == 0 && i.bound_behind_end;
+    if (left_behind) i.bound_behind_end = false;
+    return Dropped{ino, *removed, drop_if_idle(shard, ino), leases_gone, left_behind};
 }
 
 std::vector<Grant> LiveTable::ask_leases(InodeNo ino) {
@@ -333,11 +370,11 @@ void LiveTable::discharge(std::uint32_t uid, std::uint64_t blocks, bool counted)
 }
 
 Result<GrantId> LiveTable::pin(InodeNo ino, core::PinTable::Pin pin, std::uint64_t limit,
-                               bool counted) {
+                               bool counted, bool bound) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
     if (!shard.handles.contains(pin.handle)) return Error(EBADF, "the file was closed");
-    core::PinTable &pins = shard.inodes[ino.value()].grants.pins();
+    core::PinTable &pins = shard.inodes[ino.value()].grants.pins(bound);
     pin.counted = counted;
     const std::uint64_t blocks = pins.new_blocks(pin.uid, pin.first, pin.end);
     TRY(charge(pin, blocks, limit));
@@ -348,22 +385,22 @@ Result<GrantId> LiveTable::pin(InodeNo ino, core::PinTable::Pin pin, std::uint64
 }
 
 // Takes back one pin of a handle, the one of that number or (0) any.  False when there is none.
-bool LiveTable::drop_pin(Inode &inode, HandleId handle, std::uint64_t number) {
-    const core::PinTable *pins = inode.grants.pins_if_any();
+bool LiveTable::drop_pin(Inode &inode, HandleId handle, std::uint64_t number, bool bound) {
+    const core::PinTable *pins = inode.grants.pins_if_any(bound);
     if (pins == nullptr) return false;
     if (number == 0) number = pins->pin_of(handle);
-    const auto removed = inode.grants.pins().remove(handle, number);
+    const auto removed = inode.grants.pins(bound).remove(handle, number);
     if (!removed) return false;
     discharge(removed->uid, removed->blocks, removed->counted);
     return true;
 }
 
-bool LiveTable::unpin(HandleId handle, GrantId pin) {
+bool LiveTable::unpin(HandleId handle, GrantId pin, bool bound) {
     Shard &shard = shard_of(handle);
     Lock lock(shard.mutex);
     const auto found = shard.handles.find(handle);
     if (found == shard.handles.end()) return false;
-    return drop_pin(shard.inodes[found->second.ino.value()], handle, pin);
+    return drop_pin(shard.inodes[found->second.ino.value()], handle, pin, bound);
 }
 
 std::vector<Holder> LiveTable::pins(InodeNo ino) {
@@ -372,7 +409,7 @@ std::vector<Holder> LiveTable::pins(InodeNo ino) {
     std::vector<Holder> all;
     const auto found = shard.inodes.find(ino.value());
     if (found == shard.inodes.end()) return all;
-    const core::PinTable *pins = found->second.grants.pins_if_any();
+    const core::PinTable *pins = found->second.grants.pins_if_any(false);
     if (pins == nullptr) return all;
     pins->each([&all](std::uint64_t number, const core::PinTable::Pin &pin) {
         Holder holder;

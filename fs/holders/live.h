@@ -71,6 +71,14 @@ public:
     // --- grants
     core::Standing standing(InodeNo ino, FileBlock first = FileBlock(0),
                             FileBlock end = FileBlock(~0ull));
+    // ... to an operation that leaves bound blocks where they are.
+    core::Standing standing_around(InodeNo ino, FileBlock first, FileBlock end);
+    // Blocks that pins bind to their place in the file, at or behind `from`; nothing: none are.
+    std::optional<core::PinTable::Blocks> bound(InodeNo ino, FileBlock from);
+    // Behind the last one of them; 0: none are.
+    FileBlock bound_end(InodeNo ino);
+    // Bound blocks are left behind the end of the file: they are to go with the last such pin.
+    void bound_behind_end(InodeNo ino);
     std::vector<Grant> grants(InodeNo ino);
     std::vector<Grant> grants_of(HandleId handle);
     std::optional<Grant> grant(HandleId handle, GrantId id);
@@ -86,6 +94,7 @@ public:
         Grant grant;
         bool reap = false;
         bool leases_gone = false;
+        bool left_behind = false;  // blocks behind the end of the file, which nothing binds now
     };
     std::optional<Dropped> drop_grant(HandleId handle, GrantId id);
     std::vector<Grant> ask_leases(InodeNo ino);
@@ -96,10 +105,11 @@ public:
 
     // --- pins.  ENOMEM: the user would be charged more than `limit` bytes, on all files together.
     // EUSERS: there are as many pins as there may be, kPinsEach for each grant.  `counted`: it maps
-    // nothing, and so is not counted among the grants.
+    // nothing, and so is not counted among the grants.  `bound`: as Grant says.
     static constexpr std::size_t kPinsEach = 16;
-    Result<GrantId> pin(InodeNo ino, core::PinTable::Pin pin, std::uint64_t limit, bool counted);
-    bool unpin(HandleId handle, GrantId pin);
+    Result<GrantId> pin(InodeNo ino, core::PinTable::Pin pin, std::uint64_t limit, bool counted,
+                        bool bound);
+    bool unpin(HandleId handle, GrantId pin, bool bound = false);
     std::vector<Holder> pins(InodeNo ino);
 
 private:
@@ -111,6 +121,7 @@ private:
         bool unlinked = false;
         bool seal_checked = false;
         bool stored_directly = false;  // past the cache, since the last cached open
+        bool bound_behind_end = false;
         InodeGrants grants;
 
         bool idle() const { return lookups == 0 && cached == 0 && direct == 0 && grants.empty(); }
@@ -129,7 +140,7 @@ private:
     static bool drop_if_idle(Shard &shard, InodeNo ino) REQUIRES(shard.mutex);
     static void enlist(Shard &shard, Inode &inode, OpenHandle handle) REQUIRES(shard.mutex);
     static void delist(Shard &shard, Inode &inode, const OpenHandle &handle) REQUIRES(shard.mutex);
-    bool drop_pin(Inode &inode, HandleId handle, std::uint64_t number);
+    bool drop_pin(Inode &inode, HandleId handle, std::uint64_t number, bool bound);
     Result<> charge(const core::PinTable::Pin &pin, std::uint64_t blocks, std::uint64_t limit)
         EXCLUDES(pins_mutex_);
     void discharge(std::uint32_t uid, std::uint64_t blocks, bool counted) EXCLUDES(pins_mutex_);

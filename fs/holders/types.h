@@ -61,6 +61,9 @@ struct GrantRequest {
     bool lent = false;     // ... and gets it by lend_device() only
     bool forks = false;    // ... and hands the mapping down to its children
     bool trusted = false;  // the caller may have the device
+    // A pin that maps, and lets the file be truncated and punched: its blocks stay where they are,
+    // and are zeroed there.
+    bool bound = false;
     // In bytes: the range is in whole aligned units of it, the last one behind the end of the file,
     // too.  0: the volume's mapping unit.
     std::uint64_t unit = 0;

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "core/extent_map.h"
 #include "core/inode.h"
@@ -54,24 +55,54 @@ core::Goal goal_for(const Reader &reader, const media::Inode &inode, InodeNo ino
     return goal;
 }
 
-Result<pm::Unfenced> zero_written(journal::Journal &journal, const Reader &reader,
-                                  const media::Inode &inode, InodeNo ino, std::uint64_t from,
-                                  std::uint64_t to) {
+namespace {
+
+// Zeroes at most so many bytes from *from on, and looks at no more than so many extents.
+Result<pm::Unfenced> zero_some(journal::Journal &journal, const Reader &reader,
+                               const media::Inode &inode, InodeNo ino, std::uint64_t *from,
+                               std::uint64_t to, std::uint64_t bytes_max, unsigned extents_max) {
     pm::Unfenced duty;
-    while (from < to) {
-        const auto found = core::next_extent(reader, inode, ino, media::file_block_of(from));
+    for (; *from < to && bytes_max != 0 && extents_max != 0; --extents_max) {
+        const auto found = core::next_extent(reader, inode, ino, media::file_block_of(*from));
         if (!found.ok()) {
             journal.persist(std::move(duty));
             return found.error();
         }
         const Extent &e = found.value();
-        if (e.hole() || media::byte_of(e.file_block) >= to) break;
-        from = std::max(from, media::byte_of(e.file_block));
-        const std::uint64_t end = std::min(to, end_byte(e));
-        if (!e.unwritten) duty.add(journal.zero_data(device_byte(e, from), end - from));
-        from = end;
+        if (e.hole() || media::byte_of(e.file_block) >= to) {
+            *from = to;
+            break;
+        }
+        *from = std::max(*from, media::byte_of(e.file_block));
+        const std::uint64_t size = std::min(to, end_byte(e)) - *from;
+        const std::uint64_t n = e.unwritten ? size : std::min(size, bytes_max);
+        if (!e.unwritten) {
+            duty.add(journal.zero_data(device_byte(e, *from), n));
+            bytes_max -= n;
+        }
+        *from += n;
     }
     return duty;
+}
+
+}  // namespace
+
+Result<pm::Unfenced> zero_written(journal::Journal &journal, const Reader &reader,
+                                  const media::Inode &inode, InodeNo ino, std::uint64_t from,
+                                  std::uint64_t to) {
+    return zero_some(journal, reader, inode, ino, &from, to, ~std::uint64_t{0},
+                     std::numeric_limits<unsigned>::max());
+}
+
+Result<std::uint64_t> zero_step(Engine &engine, InodeNo ino, std::uint64_t from, std::uint64_t to) {
+    constexpr std::uint64_t kBytes = std::uint64_t{1} << 20;
+    constexpr unsigned kExtents = 1024;
+    const Reader reader(*engine.core);
+    const auto *inode = TRY(core::read_inode(reader, ino));
+    engine.journal->persist(
+        TRY(zero_some(*engine.journal, reader, *inode, ino, &from, to, kBytes, kExtents)));
+    engine.data_dirty.store(true, std::memory_order_release);
+    return from;
 }
 
 }  // namespace pmfs

@@ -27,5 +27,9 @@ core::Goal goal_for(const core::Reader &reader, const media::Inode &inode, Inode
 Result<pm::Unfenced> zero_written(journal::Journal &journal, const core::Reader &reader,
                                   const media::Inode &inode, InodeNo ino, std::uint64_t from,
                                   std::uint64_t to);
+// The same a step at a time, durable when it returns: gives the byte that it goes on at, `to` when
+// all is done.
+Result<std::uint64_t> zero_step(Engine &engine, InodeNo ino, std::uint64_t from, std::uint64_t to)
+    REQUIRES(engine.lock);
 
 }  // namespace pmfs

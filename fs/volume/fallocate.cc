@@ -68,9 +68,8 @@ public:
                 if (TRY(allocate())) enter(Stage::finish);
                 return false;
             case Stage::finish:
-                break;
+                return finish();
         }
-        TRY(finish());
         return true;
     }
 
@@ -89,8 +88,8 @@ private:
     Result<> begin() REQUIRES(e_.lock) {
         const auto *was = TRY(core::read_inode(Reader(*e_.core), ino_));
         if (!S_ISREG(was->mode.get())) return Error(ENODEV, "not a regular file");
-        TRY(e_.holders->permit(ino_, *was, punch_ || zero_ ? Move::punch : Move::allocate, first_,
-                               end_));
+        TRY(e_.holders->permit_around(ino_, *was, punch_ || zero_ ? Move::punch : Move::allocate,
+                                      first_, end_));
         TRY(claim_.take());
         TRY(drop_capability(e_, ino_));
         enter((was->flags.get() & media::kTrimPending) != 0 ? Stage::trim : Stage::count);
@@ -141,42 +140,8 @@ private:
     // Holes (punch) or unwritten blocks (zero) where blocks were; no data is moved.
     Result<bool> clear() {
         e_.live.not_dense_from(ino_, inner_first());
-        for (unsigned n = 0; n < kExtentsLookedAt; ++n) {
-            const Reader reader(*e_.core);
-            const auto *was = TRY(core::read_inode(reader, ino_));
-            const Extent e = TRY(core::next_extent(reader, *was, ino_, at_));
-            if (at_ >= inner_end() || e.hole() || e.file_block >= inner_end()) return true;
-            at_ = std::max(at_, e.file_block);
-            const FileBlock upto = std::min(e.end(), inner_end());
-            if (punch_ || !e.unwritten) {
-                const Run whole{e.place_of(at_), upto - at_};
-                TRY(clear_piece(at_ + e_.allocator->piece(whole).blocks));
-                return false;
-            }
-            at_ = upto;
-        }
-        return false;
-    }
-
-    Result<> clear_piece(FileBlock upto) {
-        TRY(core::map_make_room(*e_.core, ino_, at_, 2));
-        TRY(core::map_make_room(*e_.core, ino_, upto, 2));
-        Change change(*e_.core);
-        TRY(change.begin());
-        auto *inode = TRY(core::edit_inode(change, ino_));
-        const auto permit = TRY(e_.holders->permit(ino_, *inode, Move::punch, at_, upto));
-        const Run run = TRY(core::map_remove(change, inode, ino_, at_, upto, permit));
-        if (punch_) {
-            TRY(e_.allocator->give_back(change, run));
-            inode->blocks.set(inode->blocks.get() - run.blocks);
-        } else {
-            TRY(core::map_insert(change, inode, ino_, {at_, run.start, run.blocks, true, false},
-                                 permit));
-        }
-        TRY(change.commit());
-        const FileBlock cleared = at_;
-        at_ = upto;
-        return best_effort(core::map_tidy(*e_.core, ino_, cleared));
+        at_ = TRY(clear_step(e_, ino_, at_, inner_end(), punch_));
+        return at_ == inner_end();
     }
 
     // Unwritten blocks where holes were.
@@ -214,24 +179,24 @@ private:
 
     // The last change: size, times, and the set-id bits if the caller may not keep them: a
     // FALLOCATE does not say so, and kernels before 5.18 sent nothing ahead of it that does.
-    Result<> finish() {
+    Result<bool> finish() {
         const std::uint64_t size_at_least = keeps_size_ ? 0 : to_;
         const Reader reader(*e_.core);
         const auto *was = TRY(core::read_inode(reader, ino_));
-        const std::uint64_t old = was->size.get();
+        // What it grows over is zero.
+        zeroed_ = std::max(zeroed_, was->size.get());
+        if (zeroed_ < size_at_least) zeroed_ = TRY(zero_step(e_, ino_, zeroed_, size_at_least));
+        if (zeroed_ < size_at_least) return false;
         Change change(*e_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
-        if (size_at_least > old) {
-            change.after(TRY(zero_written(*e_.journal, reader, *was, ino_, old, size_at_least)));
-            inode->size.set(size_at_least);
-        }
+        if (size_at_least > was->size.get()) inode->size.set(size_at_least);
         if (caller_.uid != 0) kill_setid(inode);
         const bool killed = inode->mode.get() != was->mode.get();
         touch(inode, true);
         TRY(change.commit());
         killed_ = killed;
-        return {};
+        return true;
     }
 
     Engine &e_;
@@ -242,6 +207,7 @@ private:
     Stage stage_ = Stage::begin;
     FileBlock at_;  // where this stage goes on
     std::uint64_t needed_ = 0;
+    std::uint64_t zeroed_ = 0;  // as far as what the file grows over is known to be zero; bytes
     bool killed_ = false;
 };
 

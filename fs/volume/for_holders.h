@@ -22,6 +22,7 @@ public:
 
     void wait_for_writers() override { engine_.readers.wait_for_readers(); }
     void reap_or_park(InodeNo ino) override { reaper_.reap(ino); }
+    void trim_or_park(InodeNo ino) override { reaper_.trim(ino); }
     Result<> make_durable() override { return commits_.make_durable(); }
     Result<> checkpoint() override { return commits_.now(true); }
     void parked_later(std::function<void()> again) override { commits_.park(0, std::move(again)); }

@@ -7,6 +7,7 @@
 #include "core/extent_map.h"
 #include "core/inode.h"
 #include "core/xattr.h"
+#include "media/geometry.h"
 #include "volume/trim.h"
 
 namespace pmfs {
@@ -111,10 +112,54 @@ private:
     bool directory_ = false;
 };
 
+// Frees what lies behind the end of a file.
+class Trim final : public Operation {
+public:
+    Trim(Engine &e, InodeNo ino) : Operation(e.claims, ino), e_(e) {}
+
+    Result<bool> step() override {
+        e_.lock.assert_held();
+        if (!begun_ && TRY(begin())) return true;
+        begun_ = true;
+        return trim_step(e_, ino_);
+    }
+
+private:
+    // True: it is not to be done.
+    Result<bool> begin() {
+        TRY(e_.claims.respect(ino_, &claim_));
+        const auto inode = core::read_inode(Reader(*e_.core), ino_);
+        // Without a name it goes altogether.
+        if (!inode.ok() || inode.value()->nlink.get() == 0) return true;
+        const FileBlock from = media::file_block_from(inode.value()->size.get());
+        if (!e_.holders->permit(ino_, *inode.value(), core::Move::truncate, from, core::kLastBlock)
+                 .ok())
+            return true;
+        TRY(claim_.take());
+        if ((inode.value()->flags.get() & media::kTrimPending) != 0) return false;
+        e_.live.not_dense_from(ino_, from);
+        Change change(*e_.core);
+        TRY(change.begin());
+        auto *edited = TRY(core::edit_inode(change, ino_));
+        edited->flags.set(edited->flags.get() | media::kTrimPending);
+        edited->trim_from.set(from.value());
+        TRY(core::add_orphan(change, ino_, edited));
+        TRY(change.commit());
+        return false;
+    }
+
+    Engine &e_;
+    bool begun_ = false;
+};
+
 }  // namespace
 
 void Reaper::reap(InodeNo ino) {
     go_on(std::make_shared<Reap>(engine_, ino));
+}
+
+void Reaper::trim(InodeNo ino) {
+    go_on(std::make_shared<Trim>(engine_, ino));
 }
 
 // Damage ends it.

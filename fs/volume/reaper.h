@@ -20,6 +20,8 @@ public:
     // If there is no room in the journal the inode stays on the orphan list, and goes on behind a
     // checkpoint, or at the next mount.
     void reap(InodeNo ino) EXCLUDES(engine_.lock);
+    // Frees what lies behind the end of the file, if nobody minds.  In the same way.
+    void trim(InodeNo ino) EXCLUDES(engine_.lock);
 
 private:
     void go_on(const std::shared_ptr<Operation> &operation) EXCLUDES(engine_.lock);

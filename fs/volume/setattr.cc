@@ -35,7 +35,8 @@ void Volume::set_attribute_watcher(AttributeWatcher &watcher) {
 
 namespace {
 
-// setattr: the size, then what lies behind it, then the rest.
+// setattr: the size, then what lies behind it, then the rest.  What pins bind to its place stays
+// there, behind the end of the file, and is zeroed.
 class SetAttributes final : public Operation {
 public:
     SetAttributes(Engine &e, InodeNo ino, const SetAttr &set)
@@ -51,18 +52,23 @@ public:
         if (stage_ == Stage::begin) TRY(begin());
         if (stage_ == Stage::trim) {
             if (!TRY(trim_step(e_, ino_))) return false;
-            stage_ = sized_ ? Stage::rest : Stage::size;
+            stage_ = !sized_ ? Stage::size : around_left() ? Stage::around : Stage::rest;
         }
         if (stage_ == Stage::size) {
+            if (!TRY(zero_ahead(*set_.size))) return false;
             TRY(set_size(*set_.size));
-            if (stage_ == Stage::trim) return false;
+            if (stage_ != Stage::rest) return false;
+        }
+        if (stage_ == Stage::around) {
+            if (!TRY(clear_around())) return false;
+            stage_ = Stage::rest;
         }
         TRY(set_rest());
         return true;
     }
 
 private:
-    enum class Stage : std::uint8_t { begin, trim, size, rest };
+    enum class Stage : std::uint8_t { begin, trim, size, around, rest };
 
     Result<> begin() {
         const auto *was = TRY(core::read_inode(Reader(*e_.core), ino_));
@@ -82,6 +88,33 @@ private:
         return {};
     }
 
+    // What a file grows over is zero: a step at a time, for much may be bound there.
+    Result<bool> zero_ahead(std::uint64_t size) {
+        TRY(e_.claims.respect(ino_, &claim_));
+        const auto *was = TRY(core::read_inode(Reader(*e_.core), ino_));
+        const std::uint64_t old = was->size.get();
+        if (size <= old) return true;
+        if (zeroed_ == 0)
+            TRY(e_.holders->permit_around(ino_, *was, Move::truncate, file_block_from(old),
+                                          core::kLastBlock));
+        TRY(claim_.take());  // nobody else makes it longer, and shorter again
+        zeroed_ = TRY(zero_step(e_, ino_, std::max(zeroed_, old), size));
+        return zeroed_ == size;
+    }
+
+    // What lies behind the end, up to the last bound block: it may be mapped.
+    Result<bool> clear_around() {
+        const FileBlock from = file_block_from(around_);
+        const std::uint64_t tail = media::byte_of(from);
+        if (around_ < tail) {
+            around_ = TRY(zero_step(e_, ino_, around_, tail));
+            return false;
+        }
+        around_ = media::byte_of(TRY(clear_step(e_, ino_, from, bound_end_, /*punch=*/true)));
+        return around_ >= media::byte_of(bound_end_);
+    }
+    bool around_left() const { return around_ < media::byte_of(bound_end_); }
+
     Result<> set_size(std::uint64_t size) {
         TRY(e_.claims.respect(ino_, &claim_));
         const Reader reader(*e_.core);
@@ -95,27 +128,30 @@ private:
         // A file that grows keeps the block that its end is in.
         const FileBlock reaches = size < old ? file_block_of(size) : file_block_from(old);
         if (changes)
-            allowed =
-                TRY(e_.holders->permit(ino_, *was, Move::truncate, reaches, core::kLastBlock));
+            allowed = TRY(
+                e_.holders->permit_around(ino_, *was, Move::truncate, reaches, core::kLastBlock));
+        const FileBlock bound_end = e_.live.bound_end(ino_), keep = std::max(from, bound_end);
         Change change(*e_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
-        if (size > old) change.after(TRY(zero_written(*e_.journal, reader, *was, ino_, old, size)));
         inode->size.set(size);
         touch(inode, true);
         bool all = true;
         e_.live.not_dense_from(ino_, from);
-        if (size <= old && changes && !TRY(core::map_trim(change, inode, ino_, from, *allowed))) {
+        if (size <= old && changes && !TRY(core::map_trim(change, inode, ino_, keep, *allowed))) {
             all = false;
             inode->flags.set(inode->flags.get() | media::kTrimPending);
-            inode->trim_from.set(from.value());
+            inode->trim_from.set(keep.value());
             // Without a name it is on the list.
             if (inode->nlink.get() != 0) TRY(core::add_orphan(change, ino_, inode));
         }
         TRY(change.commit());
         sized_ = true;
-        stage_ = all ? Stage::rest : Stage::trim;
-        if (!all) return claim_.take();
+        around_ = size;
+        if (size <= old && changes) bound_end_ = bound_end;
+        if (keep > from) e_.live.bound_behind_end(ino_);
+        stage_ = !all ? Stage::trim : around_left() ? Stage::around : Stage::rest;
+        if (stage_ != Stage::rest) return claim_.take();
         return best_effort(core::map_tidy(*e_.core, ino_, core::kLastBlock));
     }
 
@@ -143,6 +179,9 @@ private:
     Caller caller_;
     Stage stage_ = Stage::begin;
     bool sized_ = false;
+    std::uint64_t zeroed_ = 0;  // as far as what the file grows over is zero; bytes
+    std::uint64_t around_ = 0;  // from there to bound_end_ is to be cleared; bytes
+    FileBlock bound_end_;
     std::uint32_t mode_before_ = 0;
     Attr attr_;
 };

@@ -1,9 +1,13 @@
 // The steps: see trim.h.
 #include "volume/trim.h"
 
+#include <algorithm>
+
 #include "core/btree.h"
 #include "core/extent_map.h"
 #include "core/inode.h"
+#include "media/geometry.h"
+#include "volume/data.h"
 
 namespace pmfs {
 
@@ -35,6 +39,55 @@ Result<> settle_trim(Engine &e, InodeNo ino) {
     while (!TRY(trim_step(e, ino))) {
     }
     return {};
+}
+
+namespace {
+
+// Blocks [at, upto), one piece of one extent.
+Result<> clear_piece(Engine &e, InodeNo ino, FileBlock at, FileBlock upto, bool punch)
+    REQUIRES(e.lock) {
+    TRY(core::map_make_room(*e.core, ino, at, 2));
+    TRY(core::map_make_room(*e.core, ino, upto, 2));
+    Change change(*e.core);
+    TRY(change.begin());
+    auto *inode = TRY(core::edit_inode(change, ino));
+    const auto permit = TRY(e.holders->permit(ino, *inode, core::Move::punch, at, upto));
+    const core::Run run = TRY(core::map_remove(change, inode, ino, at, upto, permit));
+    if (punch) {
+        TRY(e.allocator->give_back(change, run));
+        inode->blocks.set(inode->blocks.get() - run.blocks);
+    } else {
+        TRY(core::map_insert(change, inode, ino, {at, run.start, run.blocks, true, false}, permit));
+    }
+    TRY(change.commit());
+    return best_effort(core::map_tidy(*e.core, ino, at));
+}
+
+}  // namespace
+
+Result<FileBlock> clear_step(Engine &e, InodeNo ino, FileBlock at, FileBlock end, bool punch) {
+    constexpr unsigned kExtentsLookedAt = 1024;  // that stay as they are
+    for (unsigned n = 0; n < kExtentsLookedAt; ++n) {
+        const Reader reader(*e.core);
+        const auto *was = TRY(core::read_inode(reader, ino));
+        const Extent found = TRY(core::next_extent(reader, *was, ino, at));
+        if (at >= end || found.hole() || found.file_block >= end) return end;
+        at = std::max(at, found.file_block);
+        FileBlock upto = std::min(found.end(), end);
+        const auto bound = e.live.bound(ino, at);
+        const bool stays = bound && bound->first == at;
+        if (bound) upto = std::min(upto, stays ? bound->end : bound->first);
+        if (stays && !found.unwritten)
+            return media::file_block_of(
+                TRY(zero_step(e, ino, media::byte_of(at), media::byte_of(upto))));
+        if (!stays && (punch || !found.unwritten)) {
+            upto = at + e.allocator->piece({found.place_of(at), upto - at}).blocks;
+            TRY(clear_piece(e, ino, at, upto, punch));
+            return upto;
+        }
+        at = upto;
+    }
+    return at;
 }
 
 Result<bool> clear_tree_step(Engine &e, InodeNo ino, media::TreeKind kind) {

@@ -155,9 +155,22 @@ private:
             return false;
         }
         TRY(ask_seal());
+        if (!TRY(zero_ahead(was->size.get()))) return false;
         TRY(drop_capability(e_, ino_));
         stage_ = Stage::plan;
         return true;
+    }
+
+    // If it takes more than a step to zero what the file grows over, that is done ahead; else with
+    // the first piece.
+    Result<bool> zero_ahead(std::uint64_t size) {
+        const std::uint64_t from = std::max(size, zeroed_);
+        if (from >= span_.from) return true;
+        const std::uint64_t upto = TRY(zero_step(e_, ino_, from, span_.from));
+        if (upto == span_.from && zeroed_ == 0) return true;
+        TRY(claim_.take());
+        zeroed_ = upto;
+        return false;
     }
 
     Result<> ask_seal() {
@@ -297,8 +310,9 @@ private:
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
         const std::uint64_t old_size = inode->size.get();
-        if (span_.from > old_size)
-            change.after(TRY(zero_written(*e_.journal, reader, *was, ino_, old_size, span_.from)));
+        const std::uint64_t zeroed = std::max(old_size, zeroed_);
+        if (span_.from > zeroed)
+            change.after(TRY(zero_written(*e_.journal, reader, *was, ino_, zeroed, span_.from)));
         std::optional<core::MapPermit> permit;
         if (piece_ == Piece::hole || piece_ == Piece::unwritten)
             permit = TRY(
@@ -362,7 +376,8 @@ private:
     std::span<const std::byte> bytes_;
     Caller caller_;
     Stage stage_ = Stage::begin;
-    bool touched_ = false;  // times and mode are those of this write
+    std::uint64_t zeroed_ = 0;  // as far as what the file grows over is zero; bytes
+    bool touched_ = false;      // times and mode are those of this write
     bool killed_ = false;
     // The piece under way: bytes [at_, end_), in the blocks run_.
     std::uint64_t at_, end_ = 0;

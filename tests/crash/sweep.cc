@@ -151,13 +151,24 @@ void User::close(const std::string &path) {
     volume_.release(open_[path]);
 }
 void User::take(const std::string &path, GrantKind kind) {
+    GrantRequest asked;
+    asked.kind = kind;
+    hold(path, asked);
+}
+void User::bind(const std::string &path, std::uint64_t offset, std::uint64_t length) {
+    GrantRequest asked;
+    asked.kind = GrantKind::pin;
+    asked.bound = true;
+    asked.offset = offset;
+    asked.length = length;
+    hold(path, asked);
+}
+void User::hold(const std::string &path, GrantRequest asked) {
     OpenRequest request;
     request.write = request.direct = true;
     request.caller = caller();
     const auto opened = volume_.open_file(find(path), request);
     must(opened);
-    GrantRequest asked;
-    asked.kind = kind;
     asked.may_store = asked.maps = true;
     std::uint64_t bad = 0;
     const auto grant =

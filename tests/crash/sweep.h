@@ -43,6 +43,8 @@ public:
     // A grant that maps the device, by process 1, which is always alive; held until it is dropped
     // (its holder has unmapped) or lost (it has not).
     void take(const std::string &path, GrantKind kind);
+    // A pin that binds the blocks to their place.
+    void bind(const std::string &path, std::uint64_t offset, std::uint64_t length);
     void drop(const std::string &path);
     void lose(const std::string &path);
 
@@ -64,6 +66,7 @@ public:
 private:
     std::pair<InodeNo, std::string> split(const std::string &path);
     Caller caller();
+    void hold(const std::string &path, GrantRequest asked);
     Volume &volume_;
     const bool keeps_places_;
     Progress progress_;  // of the one operation that is under way

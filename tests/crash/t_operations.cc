@@ -185,6 +185,23 @@ TEST_CASE("crash: who maps the device is on record, and what he may still store 
             [](User &u) { u.drop("g"); }, [](User &u) { u.unlink("g"); }}});
 }
 
+TEST_CASE("crash: a file that is truncated around bound blocks has its old size or its new one") {
+    check({"bound",
+           [](User &u) {
+               with_leftovers(u);
+               u.make("g", kFile);
+               u.write("g", 0, 40 * 4096, 1);
+               u.prepare("g");
+           },
+           {[](User &u) { u.bind("g", 12 * 4096, 3 * 4096); },
+            [](User &u) { u.truncate("g", 5000); }, [](User &u) { u.truncate("g", 20 * 4096); },
+            [](User &u) { u.write("g", 13 * 4096, 4096, 2); },
+            [](User &u) { u.truncate("g", 13 * 4096 + 10); },
+            [](User &u) { u.write("g", 30 * 4096, 4096, 3); },
+            [](User &u) { u.truncate("g", 100); }, [](User &u) { u.drop("g"); },
+            [](User &u) { u.truncate("g", 16 * 4096); }, [](User &u) { u.unlink("g"); }}});
+}
+
 TEST_CASE("crash: preparing moves a file to whole units and changes no byte of it") {
     check(
         {"prepare",

@@ -72,9 +72,10 @@ public:
     }
     Result<GrantId> take(const File &file, GrantKind kind, std::uint32_t pid, bool maps = false,
                          std::uint64_t offset = 0, std::uint64_t length = 0,
-                         std::uint32_t uid = 1000) {
+                         std::uint32_t uid = 1000, bool bound = false) {
         std::uint64_t bad = 0;
         GrantRequest request;
+        request.bound = bound;
         request.kind = kind;
         request.offset = offset;
         request.length = length;

@@ -111,7 +111,7 @@ Result<> DaxWindow::take(InodeNo ino, const fuse_setupmapping_in &in) {
     pin.offset = range->file_offset;
     pin.length = range->length;
     pin.unit = unit;
-    pin.may_store = pin.maps = pin.lent = pin.trusted = true;
+    pin.may_store = pin.maps = pin.lent = pin.trusted = pin.bound = true;
     std::uint64_t bad = 0;
     const auto take_pin = [&] {
         return wait_through(volume_,

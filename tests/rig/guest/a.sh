@@ -39,7 +39,7 @@ data() {
     check "size, mode, owner, time and number are the same here and there" same_attributes guest/file
     check "a binary runs from the mount" cp /usr/bin/busybox $mnt/guest/busybox
     check "and does what it should" same "$($mnt/guest/busybox echo it runs)" "it runs"
-    for verb in space map grow direct locks; do
+    for verb in space map grow direct locks shrink; do
         file_calls $verb $mnt/guest/$verb
     done
     check "the host has the bytes that were stored by mmap" same_bytes guest/map
@@ -299,6 +299,10 @@ dax() {
     else
         file_calls is_dax $mnt/plain-always yes
     fi
+    for verb in space map direct locks shrink; do
+        file_calls $verb $mnt/$verb-"$rig_dax"
+    done
+    check "the host reads what was stored when it was truncated" ask reads shrink-"$rig_dax" 2097152 the-end
     file_calls grow $mnt/growing-"$rig_dax"
     check "the host reads what was appended" ask grown growing-"$rig_dax" 100000 50
     cp /usr/bin/busybox $mnt/busybox-"$rig_dax"

@@ -6,6 +6,7 @@
  *     file_calls direct FILE    O_DIRECT beside the page cache; makes FILE
  *     file_calls locks FILE     flock and fcntl locks between processes; makes FILE
  *     file_calls grow FILE      appends, and reads all of it after each append; makes FILE
+ *     file_calls shrink FILE    truncation and punches under a mapping; makes FILE
  *     file_calls rights FILE    what a user may not; FILE is root's, mode 600
  *     file_calls fill FILE MIB SEED    writes MIB mebibytes, each 8 bytes of which say where they
  * are file_calls verify FILE MIB SEED    by read(2), and then by mmap
@@ -144,15 +145,45 @@ static void grow(const char *path) {
     claim("and loaded from a mapping", wrong_load == 0, why);
     /* By truncation: the new end, 4 MiB further, is stored through a mapping. */
     const off_t longer = (off_t)kPieces * kPiece + 4L * kMiB;
-    if (ftruncate(fd, longer) != 0) { /* a file whose ranges are in a window: an error, no harm */
-        expect("truncate to more", -1, ETXTBSY);
-        return;
-    }
+    expect("truncate to more", ftruncate(fd, longer), 0);
     unsigned char *const at = mapped(fd, (size_t)longer, PROT_READ | PROT_WRITE);
     for (int i = 0; i < 3; ++i) at[longer - 3 + i] = (unsigned char)"end"[i];
     claim("between them are zeroes", all(fd, (off_t)kPieces * kPiece, 4L * kMiB - 3, 0), "no");
     munmap(at, (size_t)longer);
     close(fd);
+}
+
+/* With dax=always the blocks stay under the mapping, and are zeroed there. */
+static void shrink(const char *path) {
+    const size_t size = 3 * kMiB;
+    const int fd = made(path, 0, size, 'a');
+    unsigned char *const at = mapped(fd, size, PROT_READ | PROT_WRITE);
+    for (size_t i = 0; i < size; i += kBlock) at[i] = 'a';
+    expect("truncate to less, mapped", ftruncate(fd, 100), 0);
+    claim("what is left is loaded", at[99] == 'a' && at[0] == 'a', "it is not");
+    claim("and zeroes behind the end", at[100] == 0 && at[kBlock - 1] == 0, "no");
+    expect("truncate to more, mapped", ftruncate(fd, (off_t)size), 0);
+    size_t wrong = 0;
+    for (size_t i = 100; i < size; ++i) wrong += at[i] != 0;
+    claim("what is new is loaded as zeroes", wrong == 0, "not all of it");
+    claim("and read", all(fd, 100, size - 100, 0), "not all of it");
+    at[2 * kMiB + 5] = 'z';
+    claim("read(2) sees what is stored then", all(fd, 2 * kMiB + 5, 1, 'z'), "it does not");
+    memset(at + 4L * kBlock, 'p', 3L * kBlock);
+    expect("punch, mapped",
+           fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 5L * kBlock, kBlock), 0);
+    claim("it is loaded as zeroes, its neighbours as before",
+          at[5 * kBlock] == 0 && at[6 * kBlock - 1] == 0 && at[5 * kBlock - 1] == 'p' &&
+              at[6 * kBlock] == 'p',
+          "no");
+    const int again = need(open(path, O_RDWR | O_TRUNC), "open with O_TRUNC");
+    claim("O_TRUNC, mapped", size_of(again) == 0, "it has a size");
+    expect("a longer file again", ftruncate(again, 2 * kMiB + 9), 0);
+    claim("of zeroes", all(again, 0, 2 * kMiB + 9, 0), "no");
+    memcpy(at + 2 * kMiB, "the-end", 7);
+    munmap(at, size);
+    close(fd);
+    close(again);
 }
 
 static void direct(const char *path) {
@@ -448,8 +479,9 @@ int main(int argc, char **argv) {
     static const struct {
         const char *name;
         void (*function)(const char *path);
-    } kVerbs[] = {{"space", space},   {"map", map},     {"direct", direct}, {"locks", locks},
-                  {"rights", rights}, {"punch", punch}, {"grow", grow},     {"hold", hold}};
+    } kVerbs[] = {{"space", space}, {"map", map},       {"direct", direct},
+                  {"locks", locks}, {"rights", rights}, {"punch", punch},
+                  {"grow", grow},   {"hold", hold},     {"shrink", shrink}};
     signal(SIGPIPE, SIG_IGN);
     if (argc == 3)
         for (size_t i = 0; i < sizeof kVerbs / sizeof kVerbs[0]; ++i)
@@ -460,7 +492,7 @@ int main(int argc, char **argv) {
     if (argc == 4) return with_a_word(argv);
     if (argc == 5) return with_a_size(argv);
     fprintf(stderr,
-            "usage: file_calls space|map|direct|locks|rights|grow|punch|hold FILE\n"
+            "usage: file_calls space|map|direct|locks|rights|grow|punch|hold|shrink FILE\n"
             "       file_calls fill|store|words|verify|outlive FILE MIB SEED\n"
             "       file_calls is_dax FILE yes|no; into FROM TO; poke|peek FILE OFFSET WORD\n");
     return 2;
