@@ -225,6 +225,12 @@ class Served:
                               capture_output=True, text=True, check=False, timeout=CALL_SECONDS)
         assert done.returncode == 0, done.stdout
 
+    def _on_counted(self, role):
+        """Requests that carried bytes of the guest at that socket, 1 or 2."""
+        socket = str(self.sockets[int(role) - 1])
+        (requests,) = [client["requests"] for client in self.clients() if client["socket"] == socket]
+        return f"{requests.get('read', 0)} reads, {requests.get('write', 0)} writes"
+
     def _on_held(self, name):
         """By a virtual machine that is connected to us."""
         told = self.holders(name)

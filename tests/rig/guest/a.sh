@@ -162,6 +162,9 @@ builds() { # FOLDER
     check "make and a C compiler build it" make -s -C "$1" -f project.mk
     check "what they built does what it should" same "$("$1/units")" 820
     "$1/file_calls" space "$1/checked"
+    # With dax=always a file's time changes when it is only read (its range may be stored into), and not when it
+    # is overwritten: make goes by times.
+    [ "$rig_dax" != always ] || return
     check "then there is nothing to do" make -q -C "$1" -f project.mk
     check "one unit is changed" sh -c "echo 'int unit_7(void) { return 107; }' >$1/unit-7.c"
     check "and built anew" make -s -C "$1" -f project.mk
@@ -254,14 +257,18 @@ count_requests() {
 }
 requests() { grep -cE "fuse_request_send:.*\(FUSE_($1)\)" $tracing/trace; }
 
+counted() { ask counted "$rig_role" && echo "$answer"; }
+
 dax_file() { # NAME MIB SEED: stores by mmap, and who sees it
     name=$1
     shift
+    before=$(counted)
     count_requests
     file_calls store $mnt/"$name" "$@"
     file_calls verify $mnt/"$name" "$@"
     check "$name: no byte was written by a request" same "$(requests WRITE)" 0
     check "$name: no byte was read by a request" same "$(requests READ)" 0
+    check "$name: nor has the server counted one" same "$(counted)" "$before"
     info "$name: $(requests SETUPMAPPING) ranges of it were mapped, $(requests REMOVEMAPPING) times some taken back"
     check "$name: some were mapped" test "$(requests SETUPMAPPING)" -gt 0
     check "$name: the host reads what was stored" ask words "$name" "$@"
