@@ -23,8 +23,11 @@ MODULES = ["virtio_pci", "virtiofs"]
 TOOLS = ["usr/bin/setfattr", "usr/bin/getfattr", "usr/bin/flock"]
 REAL_PROGRAMS = ["git", "sqlite3", "make", "tcc"]  # packages, and their programs
 COMPILER_NEEDS = ["libc6-dev"]  # packages
-COMPILER_FOLDERS = ["usr/include", "usr/lib/x86_64-linux-gnu/tcc"]
-COMPILER_FILES = ["crt1.o", "crti.o", "crtn.o", "libc.so", "libc_nonshared.a"]  # of LIBRARIES
+LINUX_HEADERS = ["close_range", "errno", "falloc", "fs", "fscrypt", "ioctl", "limits", "mount", "posix_types", "stat",
+                 "stddef", "types"]
+COMPILER_FILES = ["usr/include/*.h", "usr/include/asm-generic/*.h", "usr/include/x86_64-linux-gnu/**/*.h",
+                  *(f"usr/include/linux/{name}.h" for name in LINUX_HEADERS), f"{LIBRARIES[1:]}/tcc/**/*",
+                  *(f"{LIBRARIES[1:]}/{name}" for name in ("crt1.o", "crti.o", "crtn.o", "libc.so", "libc_nonshared.a"))]
 SOURCES = ["file_calls.c", "fallocate_door.c", "claims.h", "project.mk"]  # what a guest builds
 PROGRAMS = ["file_calls", "fallocate_door", "window_attack"]
 LARGE = 64 << 20
@@ -65,10 +68,8 @@ def initramfs(place, name, kernel, script="a.sh"):
     for program in REAL_PROGRAMS:
         made.add_program(f"usr/bin/{program}", root=real)
     made.add_link("/usr/bin/git-upload-pack", "git")
-    for folder in COMPILER_FOLDERS:
-        made.add_folder(folder, root=real)
-    for file in COMPILER_FILES:
-        made.add_file(f"{LIBRARIES}/{file}", real / LIBRARIES[1:] / file)
+    for pattern in COMPILER_FILES:
+        made.add_matching(pattern, root=real)
     made.add_link(f"{LIBRARIES}/{LOADER}", f"/usr/lib64/{LOADER}")  # (libc.so names it)
     for file in SOURCES:
         made.add_file(f"/root/project/{file}", place.HERE / "guest" / file)
@@ -81,8 +82,9 @@ def initramfs(place, name, kernel, script="a.sh"):
 
 
 def guest(place, served, name, kind, machine, kernel, image, words, socket=0, **more):
-    return Guest(machine, kernel, image, log=place.scratch / f"{name}.log", seconds=BOOT_SECONDS, shared=True,
-                 memory=MEMORY, devices=served.device(kind, socket), answers=served.answers(), append=words, **more)
+    return Guest(machine, kernel, image, **{
+        "log": place.scratch / f"{name}.log", "seconds": BOOT_SECONDS, "shared": True, "memory": MEMORY,
+        "devices": served.device(kind, socket), "answers": served.answers(), "append": words, **more})
 
 
 def everything(place, kind, machine, kernel, image):
@@ -92,7 +94,7 @@ def everything(place, kind, machine, kernel, image):
             return
         fill(served)
         outcome = guest(place, served, f"a0-{kind}", kind, machine, kernel, image, "rig_boot=everything",
-                        reboots=True).run()
+                        reboots=True, seconds=2 * BOOT_SECONDS).run()
         place.judge(name, outcome)
         print(f"rig: {name}: {outcome.seconds:.1f} s in two boots", flush=True)
         served.end(name)

@@ -16,7 +16,7 @@ from part_b import MODULES, TOOLS
 
 MIB = 1 << 20
 NVDIMM_SIZE = (8 * 16 + 2) * MIB
-BOOT_SECONDS = 540
+BOOT_SECONDS = 800
 FIRMWARE = ["usr/share/seabios/bios-256k.bin", "usr/share/qemu/kvmvapic.bin", "usr/share/qemu/linuxboot_dma.bin"]
 
 

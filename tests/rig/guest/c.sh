@@ -4,7 +4,7 @@
 mkdir -p /mnt
 
 inner() { # the inner guest, until its end; what it claims are claims of ours
-    timeout 480 /qemu/loader --library-path /qemu/lib /qemu/qemu-system-x86_64 -L /qemu/share \
+    timeout 700 /qemu/loader --library-path /qemu/lib /qemu/qemu-system-x86_64 -L /qemu/share \
         -accel tcg -cpu max -machine q35,memory-backend=memory -m 256M -nodefaults -no-user-config \
         -object memory-backend-memfd,id=memory,size=256M,share=on -display none -serial stdio -no-reboot \
         -kernel /qemu/vmlinuz -initrd /qemu/initramfs \
