@@ -19,6 +19,7 @@
 #include "base/errors.h"
 #include "base/ids.h"
 #include "base/mutex.h"
+#include "base/pieces.h"
 #include "base/result.h"
 #include "base/unchecked.h"
 #include "journal/blocks.h"
@@ -53,6 +54,16 @@ public:
     pm::Unfenced write_data(std::uint64_t offset, std::span<const std::byte> bytes) {
         const UncheckedStores data;
         return region_.write(offset, bytes);
+    }
+    // ... bytes [from, from + size) of those that are given.
+    pm::Unfenced write_data(std::uint64_t offset, const Pieces &bytes, std::size_t from,
+                            std::size_t size) {
+        pm::Unfenced duty;
+        bytes.each(from, size, [&](ConstBytes piece) {
+            duty.add(write_data(offset, piece));
+            offset += piece.size();
+        });
+        return duty;
     }
     pm::Unfenced zero_data(std::uint64_t offset, std::uint64_t size) {
         const UncheckedStores data;

@@ -18,6 +18,10 @@
 namespace pmfs::virtio {
 namespace {
 
+// Filesystems that another process or machine serves.
+constexpr std::uint32_t kServed[] = {FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC,  CIFS_SUPER_MAGIC,
+                                     SMB2_SUPER_MAGIC, CEPH_SUPER_MAGIC, V9FS_MAGIC};
+
 bool wraps(std::uint64_t start, std::uint64_t size) {
     return size > std::numeric_limits<std::uint64_t>::max() - start;
 }
@@ -50,6 +54,12 @@ Result<Backing> backing_of(const struct stat &status, int fd) {
     if (!S_ISREG(status.st_mode)) return Error(EINVAL, "guest memory: a descriptor of no memory");
     struct statfs system {};
     if (::fstatfs(fd, &system) != 0) return Error(errno, "guest memory: cannot look at its file");
+    // Whoever serves it could keep us waiting for a page for as long as it likes; it may be us.
+    for (const std::uint32_t remote : kServed)
+        if (static_cast<std::uint32_t>(system.f_type) == remote)
+            return Error(EINVAL,
+                         "guest memory: a file of a filesystem that another process or machine "
+                         "serves (take memory-backend-memfd)");
     const bool huge = system.f_type == HUGETLBFS_MAGIC;
     const auto unit = huge ? static_cast<std::uint64_t>(system.f_bsize) : kPage;
     if (!std::has_single_bit(unit)) return Error(EINVAL, "guest memory: an odd size of huge pages");

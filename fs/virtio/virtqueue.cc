@@ -88,6 +88,14 @@ std::size_t Chain::read(std::size_t offset, Bytes to) const {
                       });
 }
 
+void Chain::readable_behind(std::size_t offset, std::vector<iovec> *pieces) const {
+    PMFS_ASSERT(whole_);
+    each_piece(readable_.pieces, offset, readable_.size - offset,
+               [pieces](std::byte *from, std::size_t, std::size_t length) {
+                   pieces->push_back({from, length});
+               });
+}
+
 std::size_t Chain::write(std::size_t offset, ConstBytes from) const {
     const UncheckedStores guests;  // its memory, or a file's in its window
     return each_piece(writable_.pieces, offset, from.size(),

@@ -49,6 +49,12 @@ public:
     // Whether every piece has a place.
     bool whole() const { return whole_; }
 
+    // What lies behind so many readable bytes, where it is: until the chain is completed.  Of a
+    // chain that is whole.
+    void readable_behind(std::size_t offset, std::vector<iovec> *pieces) const;
+    // Some of it is not the front end's own memory, but was resolved by the device.
+    bool borrows() const { return !holds_.empty(); }
+
     // Copies from the readable pieces, or to the writable ones, at an offset in them.  How many
     // bytes: up to the first that there are not or that are out of reach.
     std::size_t read(std::size_t offset, Bytes to) const;

@@ -100,7 +100,7 @@ public:
                              const ReadSink &sink);
     // Refused as a whole by a seal or a grant; on a volume that gets full, the part that fits, but
     // for what is written back.  kill_suid_sgid as in SetAttr.  *stale is set in any case.
-    Result<std::size_t> write(InodeNo ino, std::uint64_t offset, std::span<const std::byte> bytes,
+    Result<std::size_t> write(InodeNo ino, std::uint64_t offset, const Pieces &bytes,
                               bool kill_suid_sgid, const Caller &caller, Stale *stale = nullptr);
     // `done` may be called before it returns (DAX media: always) or later by the commit thread.
     void fsync(InodeNo ino, Completion done);

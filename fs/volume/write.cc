@@ -56,11 +56,12 @@ public:
         }
         return true;
     }
-    void write(std::span<const std::byte> bytes) {
+    void write(const Pieces &bytes) {
         pm::Unfenced duty;
+        std::size_t from = 0;
         for (std::size_t i = 0; i < count_; ++i) {
-            duty.add(e_.journal->write_data(pieces_[i].at, bytes.first(pieces_[i].size)));
-            bytes = bytes.subspan(pieces_[i].size);
+            duty.add(e_.journal->write_data(pieces_[i].at, bytes, from, pieces_[i].size));
+            from += pieces_[i].size;
         }
         e_.journal->persist(std::move(duty));
     }
@@ -77,8 +78,8 @@ private:
 };
 
 // True when it was one that changes no metadata, and is done.
-Result<bool> write_in_place(Engine &e, InodeNo ino, std::uint64_t offset,
-                            std::span<const std::byte> bytes, bool kill) EXCLUDES(e.lock) {
+Result<bool> write_in_place(Engine &e, InodeNo ino, std::uint64_t offset, const Pieces &bytes,
+                            bool kill) EXCLUDES(e.lock) {
     const core::Epochs::Section inside(e.readers);
     InPlace in_place(e, ino, {offset, offset + bytes.size()});
     {
@@ -109,7 +110,7 @@ public:
     }
 
     // What lives with the call only.
-    void lend(std::span<const std::byte> bytes, const Caller &caller) {
+    void lend(const Pieces &bytes, const Caller &caller) {
         bytes_ = bytes;
         caller_ = caller;
     }
@@ -360,7 +361,7 @@ private:
         const bool fresh = piece_ == Piece::hole || piece_ == Piece::unwritten;
         const std::uint64_t start = byte_of(run_.start), head = device() - start;
         if (fresh && head != 0) duty.add(e_.journal->zero_data(start, head));
-        duty.add(e_.journal->write_data(device(), part()));
+        duty.add(e_.journal->write_data(device(), bytes_, at_ - span_.from, end_ - at_));
         const std::uint64_t written_to = device() + (end_ - at_);
         const std::uint64_t tail = byte_of(run_.end());
         if (fresh && written_to < tail)
@@ -368,12 +369,11 @@ private:
         return duty;
     }
     std::uint64_t device() const { return byte_of(run_.start) + (at_ - byte_of(base_)); }
-    std::span<const std::byte> part() const { return bytes_.subspan(at_ - span_.from, end_ - at_); }
 
     Engine &e_;
     const Span span_;
     const bool kill_;
-    std::span<const std::byte> bytes_;
+    Pieces bytes_;
     Caller caller_;
     Stage stage_ = Stage::begin;
     std::uint64_t zeroed_ = 0;  // as far as what the file grows over is zero; bytes
@@ -393,9 +393,8 @@ private:
 
 }  // namespace
 
-Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset,
-                                  std::span<const std::byte> bytes, bool kill_suid_sgid,
-                                  const Caller &caller, Stale *stale) {
+Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset, const Pieces &bytes,
+                                  bool kill_suid_sgid, const Caller &caller, Stale *stale) {
     Engine &e = parts_->engine;
     Stale nobody_asks;
     if (stale == nullptr) stale = &nobody_asks;

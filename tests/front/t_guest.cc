@@ -323,6 +323,66 @@ TEST_CASE("guest: a read-only guest changes nothing") {
     CHECK(guest.read({.node = node, .handle = opened.as<fuse_open_out>().fh}, 0, 99) == "words");
 }
 
+// Each 8 bytes say where they are.
+std::string numbered(std::size_t size) {
+    std::string text;
+    for (std::uint64_t at = 0; at < size; at += 8) text += bytes_text(at);
+    text.resize(size);
+    return text;
+}
+
+TEST_CASE("guest: what a large write carries goes from where it lies to its place in the file") {
+    Host host;
+    Guest guest(host);
+    REQUIRE(guest.begin() == 0);
+    const OpenFile file = guest.create("f");
+    const std::string text = numbered(1 << 20);
+    for (const std::uint64_t offset : {std::uint64_t{0}, std::uint64_t{12'345}}) {  // new, and not
+        CHECK(guest.write(file, offset, text) == 0);
+        CHECK(guest.read(file, offset, 1 << 20) == text);
+    }
+    CHECK(guest.read(file, 0, 12'345) == text.substr(0, 12'345));
+    fuse_write_in in{};
+    in.fh = file.handle;
+    for (const std::uint32_t lies : {(1u << 20) - 1, (1u << 20) + 1, 0u, ~0u}) {
+        in.size = lies;
+        CHECK(guest.call(FUSE_WRITE, file.node, bytes_text(in).append(text)).error == EINVAL);
+    }
+    CHECK(guest.write({.node = file.node, .handle = file.handle + 1}, 0, text) == EBADF);
+}
+
+TEST_CASE("guest: a large write that has to wait is whole when its turn comes") {
+    Host host;
+    Wire &here = host.world.wire();
+    Guest guest(host);
+    REQUIRE(guest.begin() == 0);
+    const OpenFile file = guest.create("f");
+    REQUIRE(guest.write(file, 0, "begin") == 0);
+    OpenRequest open;
+    open.write = open.direct = true;
+    const InodeNo ino(here.lookup("f"));
+    const auto holder = host.world.volume().open_file(ino, open);
+    REQUIRE(holder.ok());
+    GrantRequest lease;
+    lease.kind = GrantKind::breakable;
+    std::uint64_t bad = 0;
+    const auto grant = host.world.volume().take_grant(holder.value().handle, lease, {}, &bad);
+    REQUIRE(grant.ok());
+    const std::string text = numbered(256 << 10);
+    fuse_write_in in{};
+    in.fh = file.handle;
+    in.offset = 8192;
+    in.size = static_cast<std::uint32_t>(text.size());
+    auto &queue = guest.front.queue(kRequests);
+    queue.submit(guest.message(FUSE_WRITE, file.node, bytes_text(in).append(text)), 4096, 3);
+    CHECK_FALSE(queue.wait(std::chrono::milliseconds(50)));
+    REQUIRE(host.world.volume().drop_grant(holder.value().handle, grant.value()).ok());
+    const auto used = queue.wait();
+    REQUIRE(used);
+    CHECK(guest.reply(used->bytes, used->written).error == 0);
+    CHECK(guest.read(file, 8192, 256 << 10) == text);
+}
+
 TEST_CASE("guest: its memory may be truncated under the server, which lives") {
     Host host;
     Guest guest(host);

@@ -161,6 +161,9 @@ Outcome Server::open() {
         return failure(Exit::system, options_.directory, left.error());
     MountOptions wanted = options_.volume;
     grants_max_ = wanted.grants_max = grants_that_fit(wanted.grants_max);
+    // Those of windows are besides: no guest takes the place of another holder.
+    for (const GuestOptions &guest : options_.guests)
+        wanted.grants_max += guest.window / DaxWindow::kRange;
     auto volume = Volume::open(std::move(region).take(), wanted);
     if (!volume.ok()) return failure(Exit::failed, options_.source, volume.error());
     volume_ = std::move(volume).take();

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/pieces.h"
 #include "front/broker/broker.h"
 #include "front/requests/convert.h"
 #include "front/requests/message_check.h"
@@ -152,22 +153,22 @@ Dispatcher &Dispatcher::of(fuse_req_t req) {
     return *static_cast<Dispatcher *>(fuse_req_userdata(req));
 }
 
-void Dispatcher::dispatch(const Port &port, Bytes message) {
+void Dispatcher::dispatch(const Port &port, Bytes message, std::span<const iovec> apart) {
     // A guest goes when it likes, with its queues running.
     std::optional<Late> counted;
     if (!client_->policy().notifiable) counted.emplace(*this);
     if (client_->gone()) return;
     if (message.size() >= sizeof(fuse_in_header))
         client_->count_request(load<fuse_in_header>(message).opcode);
-    int error = check_message(message);
+    int error = check_message(message, Pieces(apart).size());
     if (error == 0) error = translate(message, *client_);
     if (error != 0) return refuse(Request(port, message, false, 0), error);
-    dispatch(port, message, false, {}, 0);
+    dispatch(port, message, apart, false, {}, 0);
 }
 
-void Dispatcher::dispatch(const Port &port, Bytes message, bool flushed, Progress progress,
-                          unsigned read_ins) {
-    const Request request(port, message, flushed, clients_.told_so_far(), read_ins);
+void Dispatcher::dispatch(const Port &port, Bytes message, std::span<const iovec> apart,
+                          bool flushed, Progress progress, unsigned read_ins) {
+    const Request request(port, message, flushed, clients_.told_so_far(), read_ins, apart);
     request.progress() = std::move(progress);
     const pm::FaultScope faults;
     if (const int error = objection(message)) return refuse(request, error);
@@ -190,7 +191,8 @@ bool Dispatcher::read_in(fuse_req_t req) {
     const bool flushed = Request::current()->flushed();
     pm::NoWaiting::take().read_in();
     const auto aside = put_aside(req);
-    dispatch(aside->port, aside->message, flushed, std::move(aside->progress), read_ins);
+    dispatch(aside->port, aside->message, aside->apart, flushed, std::move(aside->progress),
+             read_ins);
     return true;
 }
 
@@ -317,7 +319,8 @@ void Dispatcher::statx(const Request &request) {
     if (const pm::Absent page = pm::NoWaiting::take()) {
         page.read_in();
         const auto again = copy_of(request);
-        return dispatch(again->port, again->message, request.flushed(), {}, request.read_ins() + 1);
+        return dispatch(again->port, again->message, {}, request.flushed(), {},
+                        request.read_ins() + 1);
     }
     if (pm::take_fault()) attr = Error(EIO, "the medium has a bad page here");
     if (!attr.ok()) log_damage(attr.error());
@@ -378,14 +381,17 @@ std::shared_ptr<Dispatcher::Aside> Dispatcher::put_aside(fuse_req_t req) {
 
 std::shared_ptr<Dispatcher::Aside> Dispatcher::copy_of(const Request &request) {
     const ConstBytes message = request.message();
-    return std::make_shared<Aside>(
-        Aside{request.port(), {message.begin(), message.end()}, std::move(request.progress())});
+    const std::span<const iovec> apart = request.apart();
+    return std::make_shared<Aside>(Aside{request.port(),
+                                         {message.begin(), message.end()},
+                                         {apart.begin(), apart.end()},
+                                         std::move(request.progress())});
 }
 
 void Dispatcher::run(Aside &aside, bool flushed) {
     const Late late(*this);
     if (client_->gone()) return aside.progress.drop();
-    dispatch(aside.port, aside.message, flushed, std::move(aside.progress), 0);
+    dispatch(aside.port, aside.message, aside.apart, flushed, std::move(aside.progress), 0);
 }
 
 Completion Dispatcher::answer_later(fuse_req_t req) {

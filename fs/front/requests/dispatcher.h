@@ -52,8 +52,9 @@ public:
 
     // Handles one whole request; the reply may come later.  `message` must be writable (libfuse
     // takes it so) and may be used again when the call returns.  It may hold anything: what is not
-    // a whole request of its kind, or names what the client does not hold, is refused.
-    void dispatch(const Port &port, Bytes message);
+    // a whole request of its kind, or names what the client does not hold, is refused.  `apart`:
+    // where the payload of a WRITE lies, if not in the message; as long as the port lives.
+    void dispatch(const Port &port, Bytes message, std::span<const iovec> apart = {});
     // The port must live until leave(), or until the volume is closed.
     void dispatch(ReplyPort &port, Bytes message) {
         dispatch(Port(std::shared_ptr<void>(), &port), message);
@@ -154,6 +155,7 @@ private:
     struct Aside {  // a request that waits
         Port port;
         std::vector<std::byte> message;
+        std::vector<iovec> apart;
         Progress progress;
     };
     // What is done for a request after dispatch() has returned.  leave() waits for those.
@@ -169,8 +171,8 @@ private:
     private:
         Dispatcher &dispatcher_;
     };
-    void dispatch(const Port &port, Bytes message, bool flushed, Progress progress,
-                  unsigned read_ins);
+    void dispatch(const Port &port, Bytes message, std::span<const iovec> apart, bool flushed,
+                  Progress progress, unsigned read_ins);
     bool read_in(fuse_req_t req);
     using Waiting = std::unordered_map<std::uint64_t, std::shared_ptr<Aside>>;
     Waiting take_waiting() EXCLUDES(waiting_mutex_);

@@ -256,20 +256,22 @@ bool has_reply(ConstBytes message) {
     return shape == nullptr || shape->reply;
 }
 
-int check_message(ConstBytes message) {
+int check_message(ConstBytes message, std::size_t apart) {
     if (message.size() < sizeof(fuse_in_header)) return EINVAL;
     const auto header = load<fuse_in_header>(message);
     const Shape *shape = shape_of(message);
     if (shape == nullptr) return ENOSYS;
-    if (header.len != message.size() || (shape->reply && header.unique == 0)) return EINVAL;
+    if (header.len != message.size() + apart || (shape->reply && header.unique == 0)) return EINVAL;
 
     const ConstBytes body = message.subspan(sizeof header);
     if (body.size() < shape->fixed) return EINVAL;
+    if (apart != 0 && (header.opcode != FUSE_WRITE || load<fuse_write_in>(body).size != apart))
+        return EINVAL;
     ConstBytes rest = body.subspan(shape->fixed);
     for (unsigned i = 0; i < shape->names; ++i)
         if (!take_name(&rest)) return EINVAL;
     if (shape->rest_at != kNone &&
-        load<std::uint32_t>(body, shape->rest_at) > rest.size() / shape->rest_unit)
+        load<std::uint32_t>(body, shape->rest_at) > (rest.size() + apart) / shape->rest_unit)
         return EINVAL;
     if (shape->reply_at != kNone && load<std::uint32_t>(body, shape->reply_at) > kPayloadMax)
         return EINVAL;

@@ -170,9 +170,11 @@ void write(fuse_req_t req, fuse_ino_t ino, const char *data, std::size_t size, o
         .ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size};
     if (!others_flushed(dispatcher, req, info->fh, pages)) return;
     Stale stale;
-    const Result<std::size_t> written =
-        dispatcher.volume().write(pages.ino, pages.offset, std::as_bytes(std::span(data, size)),
-                                  (flags & FUSE_WRITE_KILL_SUIDGID) != 0, caller, &stale);
+    const std::span<const iovec> apart = Request::current()->apart();
+    const Pieces bytes =
+        apart.empty() ? Pieces(std::as_bytes(std::span(data, size))) : Pieces(apart);
+    const Result<std::size_t> written = dispatcher.volume().write(
+        pages.ino, pages.offset, bytes, (flags & FUSE_WRITE_KILL_SUIDGID) != 0, caller, &stale);
     if (!dispatcher.proceed(req, written)) return;
     const auto answer = [req, count = written.value()] { fuse_reply_write(req, count); };
     if (dispatcher.others_hear()) return dispatcher.tell_others(req, {.pages = pages}, answer);

@@ -9,6 +9,7 @@
 // dispatcher and by answers that come later, and whoever needs it longer copies what it needs.
 #pragma once
 #include <linux/fuse.h>
+#include <sys/uio.h>
 
 #include "base/bytes.h"
 #include "front/transports/transport.h"
@@ -20,9 +21,10 @@ class Request {
 public:
     // `told`: Clients::told_so_far().
     Request(const Port &port, ConstBytes message, bool flushed, std::uint64_t told,
-            unsigned read_ins = 0)
+            unsigned read_ins = 0, std::span<const iovec> apart = {})
         : port_(port),
           message_(message),
+          apart_(apart),
           flushed_(flushed),
           told_(told),
           read_ins_(read_ins),
@@ -38,6 +40,8 @@ public:
 
     const Port &port() const { return port_; }
     ConstBytes message() const { return message_; }
+    // What a WRITE carries, where that is not in its message: as long as its port lives.
+    std::span<const iovec> apart() const { return apart_; }
     Progress &progress() const { return progress_; }
     // The kernel's dirty pages of its file were written back for this run of it.
     bool flushed() const { return flushed_; }
@@ -63,6 +67,7 @@ private:
 
     const Port &port_;
     ConstBytes message_;
+    std::span<const iovec> apart_;
     bool flushed_;
     std::uint64_t told_;
     unsigned read_ins_;

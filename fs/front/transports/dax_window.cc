@@ -214,11 +214,14 @@ bool DaxWindow::owns(const virtio::MemoryRegion &region, int fd) {
     struct stat medium {};
     if (::fstat(volume_.region().mapping_fd(), &medium) != 0 || !is_in(medium, fd)) return false;
     const Lock held(mutex_);
+    if (guest_base_) return true;
     for (const auto &[offset, range] : ranges_)
         for (const Piece &piece : range->pieces)
-            if (!guest_base_ && piece.device == region.offset && piece.size == region.size &&
-                region.guest >= piece.window)
+            if (piece.device == region.offset && piece.size == region.size &&
+                region.guest >= piece.window) {
                 guest_base_ = region.guest - piece.window;
+                return true;
+            }
     return true;
 }
 

@@ -17,6 +17,9 @@ namespace {
 constexpr std::uint64_t kPage = 4096;
 // A message that is larger is none that was agreed to in INIT.
 constexpr std::size_t kMessageMax = kPayloadMax + kPage;
+// From so many bytes on what a WRITE carries is copied once, to its place in the file.
+constexpr std::size_t kCopiedOnceFrom = 32 << 10;
+constexpr std::size_t kWriteFixed = sizeof(fuse_in_header) + sizeof(fuse_write_in);
 
 // One request's way back.  A chain that nobody answers is given back when the port goes, which is
 // what becomes of requests that have no reply, and of those of a client that has gone.
@@ -214,18 +217,31 @@ int VhostFs::remove_mappings(ConstBytes message) {
 
 // --- requests
 
+// A WRITE whose bytes need not be gathered.  On an image they are: a system call copies them there,
+// which fails where the guest's memory does, as the medium would.  So are bytes from the window,
+// which may be those that are written to.
+bool VhostFs::stays_apart(const virtio::Chain &chain) const {
+    fuse_in_header header{};
+    return chain.readable_size() >= kWriteFixed + kCopiedOnceFrom && chain.whole() &&
+           !chain.borrows() && !clients_.volume().region().is_image() &&
+           chain.read(0, writable_bytes_of(header)) == sizeof header && header.opcode == FUSE_WRITE;
+}
+
 void VhostFs::request(unsigned, std::unique_ptr<virtio::Chain> chain) {
     thread_local std::vector<std::byte> message;
     const std::size_t size = chain->readable_size();
     if (size < sizeof(fuse_in_header) || size > kMessageMax)
         return log("the guest sent what is no request");
-    message.resize(size);
+    thread_local std::vector<iovec> apart;
+    apart.clear();
     pm::FaultScope faults;
+    message.resize(stays_apart(*chain) ? kWriteFixed : size);
+    if (message.size() != size) chain->readable_behind(kWriteFixed, &apart);
     const std::size_t got = chain->read(0, message);
     const Port port = std::make_shared<ChainPort>(std::move(chain));
     if (got < sizeof(fuse_in_header)) return;
     // A piece of it is nowhere that we can reach.
-    if (got != size || faults.met()) return answer(*port, message, EFAULT);
+    if (got != message.size() || faults.met()) return answer(*port, message, EFAULT);
     const std::uint32_t opcode = load<fuse_in_header>(message).opcode;
     if (window_ && (opcode == FUSE_SETUPMAPPING || opcode == FUSE_REMOVEMAPPING)) count(opcode);
     if (window_ && opcode == FUSE_SETUPMAPPING)
@@ -233,7 +249,7 @@ void VhostFs::request(unsigned, std::unique_ptr<virtio::Chain> chain) {
     if (window_ && opcode == FUSE_REMOVEMAPPING)
         return answer(*port, message, remove_mappings(message));
     if (opcode == FUSE_INIT) begin_client();
-    if (!dispatch(port, message) && has_reply(message)) answer(*port, message, ENOTCONN);
+    if (!dispatch(port, message, apart) && has_reply(message)) answer(*port, message, ENOTCONN);
     if (opcode == FUSE_DESTROY) unmounted();
 }
 
@@ -244,9 +260,9 @@ void VhostFs::count(std::uint32_t opcode) {
 }
 
 // False: there is no client, before INIT or after the end.
-bool VhostFs::dispatch(const Port &port, Bytes message) {
+bool VhostFs::dispatch(const Port &port, Bytes message, std::span<const iovec> apart) {
     SharedLock held(mutex_);
-    if (dispatcher_) dispatcher_->dispatch(port, message);
+    if (dispatcher_) dispatcher_->dispatch(port, message, apart);
     return dispatcher_ != nullptr;
 }
 

@@ -61,8 +61,9 @@ private:
             Log log);
     int set_up_mapping(ConstBytes message) EXCLUDES(mutex_);
     int remove_mappings(ConstBytes message);
-    bool dispatch(const Port &port, Bytes message) EXCLUDES(mutex_);
     void count(std::uint32_t opcode) EXCLUDES(mutex_);
+    bool stays_apart(const virtio::Chain &chain) const;
+    bool dispatch(const Port &port, Bytes message, std::span<const iovec> apart) EXCLUDES(mutex_);
     void begin_client() EXCLUDES(mutex_);
     void end_client() EXCLUDES(mutex_);
     void unmounted() EXCLUDES(mutex_);

@@ -158,7 +158,7 @@ repositories() { # FOLDER
 
 builds() { # FOLDER
     mkdir -p "$1"
-    check "a project is copied in" cp /root/project/* "$1/"
+    check "a project is copied in" cp /project/* "$1/"
     check "make and a C compiler build it" make -s -C "$1" -f project.mk
     check "what they built does what it should" same "$("$1/units")" 820
     "$1/file_calls" space "$1/checked"

@@ -1,0 +1,63 @@
+// Bytes that lie in several places: what a request carries, where its sender has put it.
+#pragma once
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <span>
+#include <vector>
+
+#include "base/bytes.h"
+
+namespace pmfs {
+
+// Does not own them.  Made of one place by itself, so that whoever has bytes need not know of it.
+class Pieces {
+public:
+    Pieces() = default;
+    template <class T>
+    requires std::is_convertible_v<T, ConstBytes> Pieces(const T &bytes)
+        : whole_(bytes), size_(whole_.size()) {}
+    explicit Pieces(std::span<const iovec> pieces) : pieces_(pieces) {
+        for (const iovec &piece : pieces) size_ += piece.iov_len;
+    }
+
+    std::size_t size() const { return size_; }
+    bool empty() const { return size_ == 0; }
+
+    // Calls use(ConstBytes) for bytes [offset, offset + size), which there are, in order;
+    // neighbours in memory at once.
+    template <class Use>
+    void each(std::size_t offset, std::size_t size, Use use) const {
+        PMFS_ASSERT(offset <= size_ && size <= size_ - offset);
+        if (pieces_.empty()) {
+            if (size != 0) use(whole_.subspan(offset, size));
+            return;
+        }
+        ConstBytes run;
+        for (const iovec &piece : pieces_) {
+            if (size == 0) break;
+            if (offset >= piece.iov_len) {
+                offset -= piece.iov_len;
+                continue;
+            }
+            const auto *from = static_cast<const std::byte *>(piece.iov_base) + offset;
+            const std::size_t n = std::min(size, piece.iov_len - offset);
+            if (!run.empty() && run.data() + run.size() == from) {
+                run = ConstBytes(run.data(), run.size() + n);
+            } else {
+                if (!run.empty()) use(run);
+                run = ConstBytes(from, n);
+            }
+            size -= n;
+            offset = 0;
+        }
+        if (!run.empty()) use(run);
+    }
+
+private:
+    ConstBytes whole_;
+    std::span<const iovec> pieces_;
+    std::size_t size_ = 0;
+};
+
+}  // namespace pmfs
