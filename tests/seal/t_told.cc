@@ -362,7 +362,8 @@ TEST_CASE("fair pool: a job wakes one thread, and not all") {
         std::unique_lock held(mutex);
         REQUIRE(changed.wait_for(held, std::chrono::seconds(20), [&] { return done > job; }));
     }
-    CHECK(switches() - before < 8L * kJobs);  // (32 threads, twice for each job, are 64)
+    // (10 for each job; 45 and more when all threads are woken, twice.)
+    CHECK(switches() - before < 20L * kJobs);
 }
 
 TEST_CASE("fair pool: a user that always comes again waits for its turn") {
