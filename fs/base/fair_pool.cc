@@ -37,10 +37,11 @@ bool FairPool::submit(Job job) {
     // A file of its own, of a number that no inode has.
     if (job.file == 0) job.file = (std::uint64_t{1} << 63) + of_none_++;
     // Who comes anew has been served as late as everybody: nobody gets ahead by leaving.
+    CondVar &idle = idle_of(job.lengthy);
     users_.try_emplace(job.user, User{{}, 0, 0, turns_})
         .first->second.waiting.push_back(std::move(job));
     ++waiting_;
-    changed_.notify_all();  // of each kind
+    idle.notify_one();  // who is not idle looks by itself when it is done
     return true;
 }
 
@@ -53,7 +54,7 @@ void FairPool::finish() {
     {
         Lock held(mutex_);
         finishing_ = true;
-        changed_.notify_all();
+        wake_all();
     }
     for (std::thread &thread : threads_) thread.join();
     threads_.clear();
@@ -104,7 +105,13 @@ void FairPool::done(const Job &job) {
     User &one = user->second;
     --(job.lengthy ? one.lengthy : one.running);
     if (one.running + one.lengthy == 0 && one.waiting.empty()) users_.erase(user);
-    changed_.notify_all();  // a user or a file may be free for what waited
+    // A user or a file may be free for what waited.
+    if (waiting_ != 0 || finishing_) wake_all();
+}
+
+void FairPool::wake_all() {
+    idle_short_.notify_all();
+    idle_lengthy_.notify_all();
 }
 
 void FairPool::work(bool lengthy) {
@@ -115,7 +122,7 @@ void FairPool::work(bool lengthy) {
         Job job;
         while (!next(lengthy, &job)) {
             if (finishing_ && waiting_ == 0) return;
-            changed_.wait(mutex_);
+            idle_of(lengthy).wait(mutex_);
         }
         held.unlock();
         job.run();

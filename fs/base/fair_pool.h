@@ -56,12 +56,14 @@ private:
     void work(bool lengthy) EXCLUDES(mutex_);
     bool next(bool lengthy, Job *job) REQUIRES(mutex_);
     void done(const Job &job) REQUIRES(mutex_);
+    void wake_all() REQUIRES(mutex_);
+    CondVar &idle_of(bool lengthy) { return lengthy ? idle_lengthy_ : idle_short_; }
 
     const char *const name_;
     const unsigned short_threads_, lengthy_threads_;
     const unsigned short_share_, lengthy_share_;  // of one user
     Mutex mutex_;
-    CondVar changed_;
+    CondVar idle_short_, idle_lengthy_;                       // where threads wait for work
     std::map<std::uint32_t, User> users_ GUARDED_BY(mutex_);  // those with jobs
     std::set<std::uint64_t> busy_files_ GUARDED_BY(mutex_);
     std::uint64_t turns_ GUARDED_BY(mutex_) = 0, of_none_ GUARDED_BY(mutex_) = 0;

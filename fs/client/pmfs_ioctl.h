@@ -295,6 +295,32 @@ struct pmfs_volume {
     uint64_t reserved[6];
 };
 
+/* Who sends requests: the local mount, and each guest. */
+#define PMFS_CLIENT_GUEST 1u
+
+#define PMFS_REQUEST_KINDS 64u
+struct pmfs_client {
+    uint64_t id;    /* 0: the local mount */
+    uint32_t pid;   /* of a guest's virtual machine monitor; 0: none */
+    uint32_t flags; /* PMFS_CLIENT_* */
+    char name[112]; /* of a guest, the path of its socket; cut off when longer; ended by a zero */
+    /* How many came, of each opcode of <linux/fuse.h>; [0]: of all others. */
+    uint64_t requests[PMFS_REQUEST_KINDS];
+};
+
+/* All that there are now, for root of the host.  Others get their own client alone, without its pid
+ * and name. */
+#define PMFS_CLIENTS_MAX 20u
+struct pmfs_clients {
+    uint32_t version; /* in */
+    uint32_t flags;   /* in: 0 */
+    uint64_t from;    /* in: 0, then `next` */
+    uint64_t next;    /* 0: this was the last page */
+    uint32_t count;
+    uint32_t reserved;
+    struct pmfs_client client[PMFS_CLIENTS_MAX];
+};
+
 /* Root only (EPERM).  The volume takes more of its medium, which has become longer or was longer
  * from the start; in whole chunks.  Nothing to be had is no error.  Durable when it returns, and in
  * effect at once.  EINVAL: `size` is less than it has; ENOSPC: the medium is not so long;
@@ -371,6 +397,7 @@ struct pmfs_io_compact {
 #define PMFS_IOC_QUARANTINE_RELEASE _IOW(PMFS_IOC_MAGIC, 0x29, struct pmfs_io_quarantine_release)
 #define PMFS_IOC_VOLUME _IOWR(PMFS_IOC_MAGIC, 0x30, struct pmfs_volume)
 #define PMFS_IOC_CHUNKS _IOWR(PMFS_IOC_MAGIC, 0x31, struct pmfs_chunks)
+#define PMFS_IOC_CLIENTS _IOWR(PMFS_IOC_MAGIC, 0x32, struct pmfs_clients)
 #define PMFS_IOC_GROW _IOWR(PMFS_IOC_MAGIC, 0x38, struct pmfs_io_grow)
 #define PMFS_IOC_TUNE _IOWR(PMFS_IOC_MAGIC, 0x39, struct pmfs_io_tune)
 #define PMFS_IOC_COMPACT _IOWR(PMFS_IOC_MAGIC, 0x3a, struct pmfs_io_compact)
@@ -402,6 +429,8 @@ PMFS_ABI_SIZE(pmfs_io_tune, 48);
 PMFS_ABI_SIZE(pmfs_chunk, 4);
 PMFS_ABI_SIZE(pmfs_chunks, 24 + 4 * PMFS_CHUNKS_MAX);
 PMFS_ABI_SIZE(pmfs_io_compact, 48);
+PMFS_ABI_SIZE(pmfs_client, 128 + 8 * PMFS_REQUEST_KINDS);
+PMFS_ABI_SIZE(pmfs_clients, 32 + 640 * PMFS_CLIENTS_MAX);
 #undef PMFS_ABI_SIZE
 
 #ifdef __cplusplus

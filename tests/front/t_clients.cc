@@ -239,7 +239,8 @@ TEST_CASE(
                  {PMFS_IOC_INFO, PMFS_IOC_EXTENTS, PMFS_IOC_HOLDERS, PMFS_IOC_SEAL, PMFS_IOC_UNSEAL,
                   PMFS_IOC_PREPARE, PMFS_IOC_GRANT, PMFS_IOC_RELEASE_GRANT, PMFS_IOC_REVOKE,
                   PMFS_IOC_QUARANTINE, PMFS_IOC_QUARANTINE_RELEASE, PMFS_IOC_VOLUME,
-                  PMFS_IOC_CHUNKS, PMFS_IOC_GROW, PMFS_IOC_TUNE, PMFS_IOC_COMPACT}) {
+                  PMFS_IOC_CHUNKS, PMFS_IOC_CLIENTS, PMFS_IOC_GROW, PMFS_IOC_TUNE,
+                  PMFS_IOC_COMPACT}) {
                 if (_IOC_NR(command) != number) continue;
                 std::vector<std::byte> io(_IOC_SIZE(command));  // version 0: EINVAL if it may ask
                 const int error = guest.ioctl_raw(own.node, own.handle,
@@ -250,10 +251,10 @@ TEST_CASE(
     };
     const std::string host_only = errors(Policy::guest());
     CHECK(std::ranges::count(host_only, 'p') == 6);  // revoke, quarantines, grow, tune, compact
-    CHECK(std::ranges::count(host_only, 'a') == 10);
+    CHECK(std::ranges::count(host_only, 'a') == 11);
     const std::string looks = errors(read_only);
     CHECK(std::ranges::count(looks, 'r') == 4);  // seal, unseal, prepare, grant
-    CHECK(std::ranges::count(looks, 'a') == 6);
+    CHECK(std::ranges::count(looks, 'a') == 7);
     const std::string unsealed = errors(no_seals);
     CHECK(std::ranges::count(unsealed, 'p') == 9);
     CHECK(std::ranges::count(unsealed, '?') == 0);

@@ -117,6 +117,10 @@ class Guest:
     reboots: bool = False  # a reboot is one; otherwise it ends QEMU
     answers: dict = dataclasses.field(default_factory=dict)  # word -> function
 
+    @property
+    def pid(self):
+        return self._process.pid
+
     def run(self):
         """Starts it and waits for its end."""
         self.start()

@@ -79,6 +79,14 @@ class Initramfs:
             source = self._stripped(source)
         self.add_file(f"/usr/bin/{name or source.name}", source, 0o755)
 
+    def add_matching(self, pattern, *, root):
+        """The files of a tree of packages that match."""
+        found = [path for path in sorted(Path(root).glob(pattern)) if path.is_file()]
+        if not found:
+            raise Unavailable(f"there is no {pattern} in {root}")
+        for path in found:
+            self.add_file(f"/{path.relative_to(root)}", path)
+
     def add_libraries_of(self, source, root=None):
         """The first library of a name stays: pmfs is linked to this machine's."""
         with open(source, "rb") as file:

@@ -6,23 +6,31 @@ it writes, a new one on the same socket, the server killed under it, and a guest
 
 A has a window: two guests at once, with dax=always and dax=inode, which share a sealed file with each
 other and with this machine; a window that is smaller than the files; a guest, and the server, killed while
-ranges are mapped.
+ranges are mapped; a guest whose root attacks (attack.py).
 """
 import json
 import threading
 import time
 
+import attack
 import kernel as kernels
 import packages
 import part_locks
 from guest import Guest, qemu
-from initramfs import Initramfs
+from initramfs import LIBRARIES, LOADER, Initramfs
 from served import Served, Unserved
 
 MODULES = ["virtio_pci", "virtiofs"]
 TOOLS = ["usr/bin/setfattr", "usr/bin/getfattr", "usr/bin/flock"]
-REAL_PROGRAMS = ["git", "sqlite3"]  # packages, and their programs
-PROGRAMS = ["file_calls", "fallocate_door"]
+REAL_PROGRAMS = ["git", "sqlite3", "make", "tcc"]  # packages, and their programs
+COMPILER_NEEDS = ["libc6-dev"]  # packages
+LINUX_HEADERS = ["close_range", "errno", "falloc", "fs", "fscrypt", "ioctl", "limits", "mount", "posix_types", "stat",
+                 "stddef", "types"]
+COMPILER_FILES = ["usr/include/*.h", "usr/include/asm-generic/*.h", "usr/include/x86_64-linux-gnu/**/*.h",
+                  *(f"usr/include/linux/{name}.h" for name in LINUX_HEADERS), f"{LIBRARIES[1:]}/tcc/**/*",
+                  *(f"{LIBRARIES[1:]}/{name}" for name in ("crt1.o", "crti.o", "crtn.o", "libc.so", "libc_nonshared.a"))]
+SOURCES = ["file_calls.c", "fallocate_door.c", "claims.h", "project.mk"]  # what a guest builds
+PROGRAMS = ["file_calls", "fallocate_door", "window_attack"]
 LARGE = 64 << 20
 BOOT_SECONDS = 150
 MEMORY = "512M"
@@ -49,29 +57,36 @@ def run(place):
         lambda: two_guests(place, machines["test"], images),
         lambda: killed_with_a_window(place, machines["test"], *images["newest"]),
         lambda: part_locks.claims(place, machines, {name: kernel for name, (kernel, _) in images.items()}),
+        lambda: attacked(place, machines["test"], images["newest"][0]),
     ])
 
 
-def initramfs(place, name, kernel):
+def initramfs(place, name, kernel, script="a.sh"):
     tree = place.tools()
     made = Initramfs(kernel, MODULES, tree)
     for tool in TOOLS:
         made.add_program(tool, root=tree)
-    real = packages.tree(packages.STABLE, "programs", REAL_PROGRAMS)
+    real = packages.tree(packages.STABLE, "programs", REAL_PROGRAMS + COMPILER_NEEDS)
     for program in REAL_PROGRAMS:
         made.add_program(f"usr/bin/{program}", root=real)
     made.add_link("/usr/bin/git-upload-pack", "git")
+    for pattern in COMPILER_FILES:
+        made.add_matching(pattern, root=real)
+    made.add_link(f"{LIBRARIES}/{LOADER}", f"/usr/lib64/{LOADER}")  # (libc.so names it)
+    for file in SOURCES:
+        made.add_file(f"/project/{file}", place.HERE / "guest" / file)
     for program in PROGRAMS:
         made.add_program(place.build / "tests/rig" / program)
-    made.add_file("/test", place.HERE / "guest/a.sh", 0o755)
+    made.add_file("/test", place.HERE / "guest" / script, 0o755)
     path = place.scratch / f"{name}.initramfs"
     made.write(path)
     return path
 
 
 def guest(place, served, name, kind, machine, kernel, image, words, socket=0, **more):
-    return Guest(machine, kernel, image, log=place.scratch / f"{name}.log", seconds=BOOT_SECONDS, shared=True,
-                 memory=MEMORY, devices=served.device(kind, socket), answers=served.answers(), append=words, **more)
+    return Guest(machine, kernel, image, **{
+        "log": place.scratch / f"{name}.log", "seconds": BOOT_SECONDS, "shared": True, "memory": MEMORY,
+        "devices": served.device(kind, socket), "answers": served.answers(), "append": words, **more})
 
 
 def everything(place, kind, machine, kernel, image):
@@ -81,7 +96,7 @@ def everything(place, kind, machine, kernel, image):
             return
         fill(served)
         outcome = guest(place, served, f"a0-{kind}", kind, machine, kernel, image, "rig_boot=everything",
-                        reboots=True).run()
+                        reboots=True, seconds=2 * BOOT_SECONDS).run()
         place.judge(name, outcome)
         print(f"rig: {name}: {outcome.seconds:.1f} s in two boots", flush=True)
         served.end(name)
@@ -135,6 +150,16 @@ def two_guests(place, machine, images):
         boot(2, "inode", *images["newest"])
         other.join()
         served.end(name)
+
+
+def attacked(place, machine, kernel):
+    image = initramfs(place, "a-attack", kernel, "attack.sh")
+
+    def boot(_, devices, answers):
+        return Guest(machine, kernel, image, log=place.scratch / "a-attack.log", seconds=BOOT_SECONDS, shared=True,
+                     memory=MEMORY, devices=devices, answers=answers, append=attack.APPEND).run()
+
+    attack.run(place, boot)
 
 
 def killed_with_a_window(place, machine, kernel, image):

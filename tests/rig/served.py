@@ -35,11 +35,13 @@ DEVICES = {
 
 
 class Served:
-    def __init__(self, place, name):
+    def __init__(self, place, name, *, size=SIZE, in_memory=False):
         self.place = place
+        self.size = size
+        self.sparse = ["--sparse"] if in_memory else []
         self.directory = place.scratch / name
         self.mnt = self.directory / "mnt"
-        self.region = self.directory / "region"
+        self.region = place.memory(name) if in_memory else self.directory / "region"
         self.log = self.directory / "server.log"
         self.mnt.mkdir(parents=True)
         self.server = None
@@ -47,7 +49,7 @@ class Served:
         self._meeting = threading.Barrier(2)
 
     def __enter__(self):
-        self._call("mkfs.pmfs", "-q", "--size", SIZE, self.region)
+        self._call("mkfs.pmfs", "-q", *self.sparse, "--size", self.size, self.region)
         return self
 
     def __exit__(self, *_):
@@ -58,10 +60,12 @@ class Served:
                 self.server.wait(END_SECONDS)
         self._kill_server()
 
-    def start(self, *words, guests=1):
-        """Mounts the volume, with a socket for each of so many guests; words stand behind each vhost=."""
-        self.sockets = [self.directory / f"socket-{number}" for number in range(guests)]
-        options = ",".join(",".join([f"vhost={socket}", *words]) for socket in self.sockets)
+    def start(self, *words, guests=1, each=None):
+        """Mounts the volume, with a socket for each of so many guests; words stand behind each vhost=.
+        each=[WORDS, ...]: other words for each."""
+        each = each or [words] * guests
+        self.sockets = [self.directory / f"socket-{number}" for number in range(len(each))]
+        options = ",".join(",".join([f"vhost={socket}", *own]) for socket, own in zip(self.sockets, each))
         with open(self.log, "ab") as log:
             # Ends late rather than never: what hangs in the kernel for it would hang for ever.
             self.server = subprocess.Popen(
@@ -71,7 +75,7 @@ class Served:
         deadline = time.monotonic() + START_SECONDS
         while not (os.path.ismount(self.mnt) and all(socket.exists() for socket in self.sockets)):
             if self.server.poll() is not None or time.monotonic() > deadline:
-                raise Unserved(f"mount.pmfs -o {','.join(['vhost=SOCKET', *words])}: {self.said()}")
+                raise Unserved(f"mount.pmfs -o {options}: {self.said()}")
             time.sleep(0.02)
 
     def said(self):
@@ -81,6 +85,11 @@ class Served:
         """Words for QEMU."""
         return ["-chardev", f"socket,id=files{socket},path={self.sockets[socket]}",
                 "-device", DEVICES[kind].format(n=socket)]
+
+    def stop(self):
+        """As an administrator does."""
+        subprocess.run(["umount", self.mnt], check=True)
+        self.server.wait(END_SECONDS)
 
     def kill(self):
         self._kill_server()
@@ -110,6 +119,10 @@ class Served:
                               check=False, timeout=CALL_SECONDS)
         self.place.report(f"{name}: fsck.pmfs finds nothing",
                           None if done.returncode == 0 else f"{done.returncode}: {done.stdout[-1000:]}")
+
+    def clients(self):
+        """Who uses it: the rows of `pmfsctl status --json`."""
+        return json.loads(self.pmfsctl("status", "--json", self.mnt))["clients"]
 
     def pmfsctl(self, *words):
         return self._call("pmfsctl", *words)
@@ -211,6 +224,12 @@ class Served:
         done = subprocess.run([self.place.build / "tests/rig/file_calls", "words", self.mnt / name, mib, seed],
                               capture_output=True, text=True, check=False, timeout=CALL_SECONDS)
         assert done.returncode == 0, done.stdout
+
+    def _on_counted(self, role):
+        """Requests that carried bytes of the guest at that socket, 1 or 2."""
+        socket = str(self.sockets[int(role) - 1])
+        (requests,) = [client["requests"] for client in self.clients() if client["socket"] == socket]
+        return f"{requests.get('read', 0)} reads, {requests.get('write', 0)} writes"
 
     def _on_held(self, name):
         """By a virtual machine that is connected to us."""

@@ -32,6 +32,7 @@ class Workplace:
         self.build = Path(build)
         self.passed = self.failed = 0
         self._lock = threading.Lock()
+        self._memory = None
 
     def __enter__(self):
         self.scratch = Path(tempfile.mkdtemp(prefix="pmfs-rig-", dir=os.environ.get("TMPDIR", "/var/tmp")))
@@ -39,6 +40,14 @@ class Workplace:
 
     def __exit__(self, *_):
         shutil.rmtree(self.scratch, ignore_errors=True)
+        if self._memory:
+            shutil.rmtree(self._memory, ignore_errors=True)
+
+    def memory(self, name):
+        """A path in a folder that lies in memory, and is gone at the end."""
+        if self._memory is None:
+            self._memory = Path(tempfile.mkdtemp(prefix="pmfs-rig-", dir="/dev/shm"))
+        return self._memory / name
 
     def tools(self):
         """The tree of packages that guests' programs come from."""

@@ -57,6 +57,7 @@ TEST_CASE("ioctl: what is unknown or reserved is refused") {
     check_words<pmfs_io_release_grant>(wire, file, PMFS_IOC_RELEASE_GRANT, "RELEASE_GRANT");
     check_words<pmfs_volume>(wire, file, PMFS_IOC_VOLUME, "VOLUME");
     check_words<pmfs_chunks>(wire, file, PMFS_IOC_CHUNKS, "CHUNKS");
+    check_words<pmfs_clients>(wire, file, PMFS_IOC_CLIENTS, "CLIENTS");
 
     auto info = versioned<pmfs_info>();
     info.reserved[3] = 1;
@@ -159,7 +160,7 @@ TEST_CASE("ioctl: no bytes, handle or node crash the server or pass for a handle
     static constexpr unsigned long kCommands[] = {
         PMFS_IOC_INFO,   PMFS_IOC_EXTENTS, PMFS_IOC_HOLDERS,       PMFS_IOC_SEAL,
         PMFS_IOC_UNSEAL, PMFS_IOC_GRANT,   PMFS_IOC_RELEASE_GRANT, PMFS_IOC_VOLUME,
-        PMFS_IOC_CHUNKS, PMFS_IOC_PREPARE};
+        PMFS_IOC_CHUNKS, PMFS_IOC_PREPARE, PMFS_IOC_CLIENTS};
     const std::uint32_t seed = std::random_device{}();
     CAPTURE(seed);
     std::mt19937_64 random(seed);

@@ -50,6 +50,22 @@ def _(here):
     assert out["size"] == 256 * MIB and out["direct_mappings"] and not out["read_only"]
 
 
+@claim("status counts the requests of this mount; a user sees that alone")
+def _(here):
+    make_file(here / "f", 4096)
+
+    def opened():
+        (only,) = json.loads(ctl("status", "--json", here).stdout)["clients"]
+        assert not only["guest"] and only["socket"] == "" and only["pid"] == 0, only
+        return only["requests"]["open"]
+
+    before = opened()
+    for _ in range(5):
+        os.close(open_direct(here / "f"))
+    assert opened() == before + 5
+    assert re.search(r"this mount +\d+ requests \(.*open \d+", ctl("status", here).stdout)
+
+
 @claim("words for a person: info, status, map and holders say what they know")
 def _(here):
     make_file(here / "f", 3 * MIB)

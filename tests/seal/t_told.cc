@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -337,6 +338,32 @@ TEST_CASE("fair pool: lengthy jobs of many users have threads of their own") {
     }
     pool.finish();
     CHECK(lengthy == 28);
+}
+
+TEST_CASE("fair pool: a job wakes one thread, and not all") {
+    constexpr unsigned kJobs = 300;
+    std::mutex mutex;
+    std::condition_variable changed;
+    unsigned done = 0;
+    FairPool pool("pool", 32);
+    REQUIRE(pool.start().ok());
+    const auto switches = [] {
+        rusage usage{};
+        ::getrusage(RUSAGE_SELF, &usage);
+        return usage.ru_nvcsw;
+    };
+    const long before = switches();
+    for (unsigned job = 0; job < kJobs; ++job) {
+        pool.submit({1, 0, [&] {
+                         const std::lock_guard held(mutex);
+                         ++done;
+                         changed.notify_all();
+                     }});
+        std::unique_lock held(mutex);
+        REQUIRE(changed.wait_for(held, std::chrono::seconds(20), [&] { return done > job; }));
+    }
+    // (10 for each job; 45 and more when all threads are woken, twice.)
+    CHECK(switches() - before < 20L * kJobs);
 }
 
 TEST_CASE("fair pool: a user that always comes again waits for its turn") {

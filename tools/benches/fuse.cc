@@ -23,6 +23,7 @@
 namespace {
 
 constexpr int kCalls = 4000;  // of a round: of calls that leave nothing behind
+constexpr int kLarge = 200;   // of a round: calls of 1 MiB
 constexpr int kNames = 500;   // of a round: files made, then removed
 constexpr int kMillion = 1'000'000;
 constexpr int kMillionPart = 10'000;
@@ -86,6 +87,12 @@ public:
     }
     void write_4k(int i) const {
         if (::pwrite(file_, page_, kPage, offset(i)) != kPage) die("pwrite");
+    }
+    void read_1m(int) const {
+        if (::pread(file_, page_, kFileSize, 0) != kFileSize) die("pread");
+    }
+    void write_1m(int) const {
+        if (::pwrite(file_, page_, kFileSize, 0) != kFileSize) die("pwrite");
     }
     void create(int i) const {
         const int fd = ::open(name(i).c_str(), O_CREAT | O_EXCL | O_WRONLY, 0644);
@@ -151,6 +158,8 @@ int main(int argc, char **argv) {
                 {{"getattr", kCalls, &Side::getattr},
                  {"read_4k", kCalls, &Side::read_4k},
                  {"write_4k", kCalls, &Side::write_4k},
+                 {"read_1m", kLarge, &Side::read_1m},
+                 {"write_1m", kLarge, &Side::write_1m},
                  {"create", kNames, &Side::create},
                  {"unlink", kNames, &Side::unlink}});
     } else if (what == "grow" && argc == 3) {

@@ -93,6 +93,18 @@ int File::chunks(std::vector<pmfs_chunk> *out) const {
     return 0;
 }
 
+int File::clients(std::vector<pmfs_client> *out) const {
+    const auto page = std::make_unique<pmfs_clients>();
+    do {
+        page->version = PMFS_ABI_VERSION;
+        page->flags = 0;
+        page->from = page->next;
+        if (const int error = call(PMFS_IOC_CLIENTS, page.get())) return error;
+        out->insert(out->end(), page->client, page->client + page->count);
+    } while (page->next != 0);
+    return 0;
+}
+
 int File::quarantine(std::vector<pmfs_quarantined> *out) const {
     const auto page = std::make_unique<pmfs_quarantine>();
     do {

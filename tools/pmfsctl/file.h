@@ -31,6 +31,7 @@ public:
     int extents(std::vector<pmfs_extent> *out) const;
     int holders(std::vector<pmfs_holder> *out) const;  // without ourselves
     int chunks(std::vector<pmfs_chunk> *out) const;
+    int clients(std::vector<pmfs_client> *out) const;
     int quarantine(std::vector<pmfs_quarantined> *out) const;
     int release_quarantine(std::uint64_t id) const;
     int revoke(pmfs_io_revoke *io) const;

@@ -66,6 +66,39 @@ Json to_json(const pmfs_volume &volume) {
             {"quarantined", volume.quarantined}};
 }
 
+Json to_json(const pmfs_client &client) {
+    Json requests = Json::object();
+    for (std::size_t opcode = 0; opcode < PMFS_REQUEST_KINDS; ++opcode)
+        if (client.requests[opcode] != 0) requests[request_key(opcode)] = client.requests[opcode];
+    return {{"id", client.id},
+            {"guest", (client.flags & PMFS_CLIENT_GUEST) != 0},
+            {"socket", client.name},
+            {"pid", client.pid},
+            {"requests", requests}};
+}
+
+// "7 requests (lookup 5, read 2)".
+std::string requests_words(const pmfs_client &client) {
+    std::uint64_t total = 0;
+    std::string kinds;
+    for (std::size_t opcode = 0; opcode < PMFS_REQUEST_KINDS; ++opcode) {
+        if (client.requests[opcode] == 0) continue;
+        total += client.requests[opcode];
+        kinds += fmt::format("{}{} {}", kinds.empty() ? "" : ", ", request_key(opcode),
+                             client.requests[opcode]);
+    }
+    return fmt::format("{} requests ({})", total, kinds);
+}
+
+void print_client(const pmfs_client &client) {
+    if (client.name[0] != 0)
+        fmt::print("  guest         {} of process {}: {}\n", printable(client.name), client.pid,
+                   requests_words(client));
+    else
+        fmt::print("  {}  {}\n", client.flags & PMFS_CLIENT_GUEST ? "this guest  " : "this mount  ",
+                   requests_words(client));
+}
+
 Json to_json(const pmfs_extent &extent) {
     return {{"offset", extent.offset},
             {"device", extent.device},
@@ -194,8 +227,16 @@ int info(const Options &options) {
 int status(const Options &options) {
     const File file(options.path, File::Access::read);
     pmfs_volume volume;
-    if (const int error = file.volume(&volume)) return complain(file, Verb::status, error);
-    if (options.json) return print(to_json(volume));
+    std::vector<pmfs_client> clients;
+    int error = file.volume(&volume);
+    if (error == 0) error = file.clients(&clients);
+    if (error != 0) return complain(file, Verb::status, error);
+    if (options.json) {
+        Json all = to_json(volume);
+        all["clients"] = Json::array();
+        for (const pmfs_client &client : clients) all["clients"].push_back(to_json(client));
+        return print(all);
+    }
     const std::uint64_t block = volume.block_size;
     fmt::print("{} ({}), {}\n  uuid          {}\n", printable(volume.source),
                medium_text(volume.medium), size_words(volume.size), uuid_text(volume.uuid));
@@ -215,6 +256,7 @@ int status(const Options &options) {
         fmt::print("  read-only     {}\n", volume.flags & PMFS_VOLUME_DAMAGED
                                                ? "after a fault: unmount it and run fsck.pmfs"
                                                : "as it was mounted");
+    for (const pmfs_client &client : clients) print_client(client);
     return kDone;
 }
 

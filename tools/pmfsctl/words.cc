@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <iterator>
+
 #include "pmfs_ioctl.h"
 
 namespace pmfs::ctl {
@@ -60,6 +62,29 @@ const char *seal_text(std::uint32_t level) {
         default:
             return "unknown";
     }
+}
+
+std::string request_key(std::size_t opcode) {
+    static constexpr const char *kNames[] = {"other",        "lookup",        "forget",
+                                             "getattr",      "setattr",       "readlink",
+                                             "symlink",      nullptr,         "mknod",
+                                             "mkdir",        "unlink",        "rmdir",
+                                             "rename",       "link",          "open",
+                                             "read",         "write",         "statfs",
+                                             "release",      nullptr,         "fsync",
+                                             "setxattr",     "getxattr",      "listxattr",
+                                             "removexattr",  "flush",         "init",
+                                             "opendir",      "readdir",       "releasedir",
+                                             "fsyncdir",     "getlk",         "setlk",
+                                             "setlkw",       "access",        "create",
+                                             "interrupt",    "bmap",          "destroy",
+                                             "ioctl",        "poll",          "notify_reply",
+                                             "batch_forget", "fallocate",     "readdirplus",
+                                             "rename2",      "lseek",         "copy_file_range",
+                                             "setupmapping", "removemapping", "syncfs",
+                                             "tmpfile",      "statx",         "copy_file_range_64"};
+    const char *name = opcode < std::size(kNames) ? kNames[opcode] : nullptr;
+    return name != nullptr ? name : fmt::format("opcode_{}", opcode);
 }
 
 }  // namespace pmfs::ctl

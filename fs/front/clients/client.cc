@@ -5,8 +5,8 @@
 
 namespace pmfs::front {
 
-Client::Client(Volume &volume, ClientId id, Policy policy)
-    : volume_(volume), id_(id), policy_(std::move(policy)) {}
+Client::Client(Volume &volume, ClientId id, Policy policy, Origin origin)
+    : volume_(volume), id_(id), policy_(std::move(policy)), origin_(std::move(origin)) {}
 
 std::optional<InodeNo> Client::inode_of(std::uint64_t node) const {
     if (node == kRootNode) return policy_.root;

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <unordered_map>
 
 #include "base/mutex.h"
@@ -17,14 +18,21 @@
 
 namespace pmfs::front {
 
+// Where a client comes from, for the administrator.
+struct Origin {
+    std::string name;       // a guest's socket; empty: the local mount
+    std::uint32_t pid = 0;  // of a guest's virtual machine monitor
+};
+
 class Client {
 public:
-    Client(Volume &volume, ClientId id, Policy policy);
+    Client(Volume &volume, ClientId id, Policy policy, Origin origin);
     Client(const Client &) = delete;
     Client &operator=(const Client &) = delete;
 
     ClientId id() const { return id_; }
     const Policy &policy() const { return policy_; }
+    const Origin &origin() const { return origin_; }
     bool whole() const { return policy_.root == InodeNo(kRootNode); }
 
     // --- node ids: the client's root is number 1, every other node has its inode's.
@@ -57,6 +65,15 @@ public:
     // ENFILE, EMFILE: one more would be too many.
     Result<> check_room(bool for_node, bool for_handle) const;
 
+    // --- requests that came, by opcode; those of higher numbers together, under 0
+    static constexpr std::size_t kRequestKinds = 64;
+    void count_request(std::uint32_t opcode) {
+        requests_[opcode < kRequestKinds ? opcode : 0].fetch_add(1, std::memory_order_relaxed);
+    }
+    std::uint64_t requests(std::size_t kind) const {
+        return requests_[kind].load(std::memory_order_relaxed);
+    }
+
     // Of a client whose kernel can be told; null: it cannot.
     Notifier *notifier() { return notifier_.get(); }
     // EAGAIN: no more threads.
@@ -81,9 +98,11 @@ private:
     Volume &volume_;
     const ClientId id_;
     const Policy policy_;
+    const Origin origin_;
     std::array<Shard, kShards> shards_;
     std::atomic<std::size_t> nodes_{0}, handles_{0}, grants_{0};
     std::atomic<bool> gone_{false};
+    std::array<std::atomic<std::uint64_t>, kRequestKinds> requests_{};
     std::unique_ptr<Notifier> notifier_;
 };
 

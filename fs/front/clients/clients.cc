@@ -9,7 +9,7 @@ Clients::Clients(Volume &volume) : volume_(volume) {
     volume.set_attribute_watcher(*this);
 }
 
-Result<std::shared_ptr<Client>> Clients::admit(Policy policy) {
+Result<std::shared_ptr<Client>> Clients::admit(Policy policy, Origin origin) {
     if (policy.notifiable && told_ != nullptr)
         return Error(EBUSY, "another client's kernel is told of changes already");
     if (policy.root != InodeNo(Client::kRootNode)) {
@@ -21,13 +21,27 @@ Result<std::shared_ptr<Client>> Clients::admit(Policy policy) {
         }
     }
     const ClientId id = policy.notifiable ? 0 : next_.fetch_add(1);
-    auto client = std::make_shared<Client>(volume_, id, std::move(policy));
+    auto client = std::make_shared<Client>(volume_, id, std::move(policy), std::move(origin));
     if (client->policy().notifiable) told_ = client;
+    Lock held(mutex_);
+    present_[id] = client;
     return client;
 }
 
 void Clients::dismiss(Client &client) {
+    {
+        Lock held(mutex_);
+        present_.erase(client.id());
+    }
     if (!client.whole()) volume_.forget(client.policy().root, 1);
+}
+
+std::vector<std::shared_ptr<const Client>> Clients::present() {
+    Lock held(mutex_);
+    std::vector<std::shared_ptr<const Client>> all;
+    for (const auto &[id, weak] : present_)
+        if (auto client = weak.lock()) all.push_back(std::move(client));
+    return all;
 }
 
 void Clients::tell_others(const Client &client, const News &news, std::uint32_t user,

@@ -4,6 +4,7 @@
 // There is one such kernel, that of the local mount.  Of two, each could wait for a directory that
 // a request of the other keeps locked.
 #pragma once
+#include <map>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -31,9 +32,11 @@ public:
     Volume &volume() { return volume_; }
     FileLocks &locks() { return locks_; }
     // Errors: ENOTDIR and what looking up its root says; EBUSY: a second one that can be told.
-    Result<std::shared_ptr<Client>> admit(Policy policy);
+    Result<std::shared_ptr<Client>> admit(Policy policy, Origin origin = {});
     // The client has given everything back, and goes.
     void dismiss(Client &client);
+    // Those that are there now, by id.
+    std::vector<std::shared_ptr<const Client>> present() EXCLUDES(mutex_);
 
     // True when somebody has to hear what that client changes.
     bool others_hear(const Client &client) { return told_ != nullptr && told_.get() != &client; }
@@ -60,6 +63,8 @@ private:
     Volume &volume_;
     FileLocks locks_;
     std::shared_ptr<Client> told_;  // set before any other client asks
+    Mutex mutex_;
+    std::map<ClientId, std::weak_ptr<const Client>> present_ GUARDED_BY(mutex_);
     std::atomic<ClientId> next_{1};
     std::atomic<std::uint64_t> tellings_{0};
 };

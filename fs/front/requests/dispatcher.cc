@@ -156,6 +156,8 @@ void Dispatcher::dispatch(const Port &port, Bytes message, std::span<const iovec
     std::optional<Late> counted;
     if (!client_->policy().notifiable) counted.emplace(*this);
     if (client_->gone()) return;
+    if (message.size() >= sizeof(fuse_in_header))
+        client_->count_request(load<fuse_in_header>(message).opcode);
     int error = check_message(message, Pieces(apart).size());
     if (error == 0) error = translate(message, *client_);
     if (error != 0) return refuse(Request(port, message, false, 0), error);

@@ -228,6 +228,39 @@ Result<std::size_t> volume(Job &job, pmfs_volume &io) {
     return kAll;
 }
 
+// Of others only root of this machine hears, and of paths and processes here nobody else.
+pmfs_client to_words(const Client &client, bool named) {
+    pmfs_client words{};
+    words.id = client.id();
+    words.flags = client.policy().is_host ? 0 : PMFS_CLIENT_GUEST;
+    if (named) {
+        words.pid = client.origin().pid;
+        copy_text(words.name, client.origin().name);
+    }
+    static_assert(PMFS_REQUEST_KINDS == Client::kRequestKinds);
+    for (std::size_t kind = 0; kind < PMFS_REQUEST_KINDS; ++kind)
+        words.requests[kind] = client.requests(kind);
+    return words;
+}
+
+Result<std::size_t> clients(Job &job, pmfs_clients &io) {
+    TRY(check_zero(io.flags));
+    TRY(check_zero(io.reserved));
+    const Client &asks = job.context.client;
+    const bool all = asks.policy().is_host && job.caller.uid == 0;
+    io.count = 0;
+    io.next = 0;
+    for (const auto &client : job.context.clients.present()) {
+        if (client->id() < io.from || (!all && client.get() != &asks)) continue;
+        if (io.count == PMFS_CLIENTS_MAX) {
+            io.next = client->id();
+            break;
+        }
+        io.client[io.count++] = to_words(*client, all);
+    }
+    return offsetof(pmfs_clients, client) + io.count * sizeof(pmfs_client);
+}
+
 Result<std::size_t> quarantine(Job &job, pmfs_quarantine &io) {
     TRY(check_zero(io.flags));
     TRY(check_zero(io.reserved));
@@ -486,6 +519,7 @@ constexpr Command kCommands[] = {
      run_typed<pmfs_io_quarantine_release, quarantine_release>},
     {PMFS_IOC_VOLUME, at_once, false, nothing, run_typed<pmfs_volume, volume>},
     {PMFS_IOC_CHUNKS, at_once, false, nothing, run_typed<pmfs_chunks, chunks>},
+    {PMFS_IOC_CLIENTS, at_once, false, nothing, run_typed<pmfs_clients, clients>},
     {PMFS_IOC_GROW, flushed_lengthy, false, host, run_typed<pmfs_io_grow, grow>},
     {PMFS_IOC_TUNE, flushed, false, host, run_typed<pmfs_io_tune, tune>},
     {PMFS_IOC_COMPACT, flushed_lengthy, false, host, run_typed<pmfs_io_compact, compact>},

@@ -111,6 +111,7 @@ void VhostFs::log(const std::string &sentence) const {
 }
 
 void VhostFs::connected(const virtio::Peer &peer, std::shared_ptr<virtio::BackChannel> channel) {
+    monitor_pid_ = static_cast<std::uint32_t>(peer.pid);
     if (window_) window_->connect(peer, std::move(channel));
     log(fmt::format("process {} has connected", peer.pid));
 }
@@ -151,7 +152,7 @@ std::shared_ptr<void> VhostFs::guard(std::byte *start, std::size_t size) {
 
 void VhostFs::begin_client() {
     unmounted();  // whoever was there before
-    auto client = clients_.admit(options_.policy);
+    auto client = clients_.admit(options_.policy, {.name = options_.socket, .pid = monitor_pid_});
     if (!client.ok()) return log(fmt::format("no client: {}", client.error().what()));
     auto dispatcher = Dispatcher::create(clients_, client.value(), dispatch_);
     if (!dispatcher.ok()) {
@@ -244,6 +245,7 @@ void VhostFs::request(unsigned, std::unique_ptr<virtio::Chain> chain) {
     // A piece of it is nowhere that we can reach.
     if (got != message.size() || faults.met()) return answer(*port, message, EFAULT);
     const std::uint32_t opcode = load<fuse_in_header>(message).opcode;
+    if (window_ && (opcode == FUSE_SETUPMAPPING || opcode == FUSE_REMOVEMAPPING)) count(opcode);
     if (window_ && opcode == FUSE_SETUPMAPPING)
         return answer(*port, message, set_up_mapping(message));
     if (window_ && opcode == FUSE_REMOVEMAPPING)
@@ -251,6 +253,12 @@ void VhostFs::request(unsigned, std::unique_ptr<virtio::Chain> chain) {
     if (opcode == FUSE_INIT) begin_client();
     if (!dispatch(port, message, apart) && has_reply(message)) answer(*port, message, ENOTCONN);
     if (opcode == FUSE_DESTROY) unmounted();
+}
+
+// What no dispatcher sees.
+void VhostFs::count(std::uint32_t opcode) {
+    SharedLock held(mutex_);
+    if (dispatcher_) dispatcher_->client().count_request(opcode);
 }
 
 // False: there is no client, before INIT or after the end.

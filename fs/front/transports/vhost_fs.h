@@ -62,6 +62,7 @@ private:
             Log log);
     int set_up_mapping(ConstBytes message) EXCLUDES(mutex_);
     int remove_mappings(ConstBytes message);
+    void count(std::uint32_t opcode) EXCLUDES(mutex_);
     bool stays_apart(const virtio::Chain &chain) const;
     bool dispatch(const Port &port, Bytes message, std::span<const iovec> apart) EXCLUDES(mutex_);
     void begin_client() EXCLUDES(mutex_);
@@ -76,6 +77,7 @@ private:
     virtio_fs_config config_{};
 
     std::unique_ptr<DaxWindow> window_;  // null: there is none
+    std::atomic<std::uint32_t> monitor_pid_{0};
 
     // Shared by requests while they are dispatched, so that a client ends between requests.
     SharedMutex mutex_;

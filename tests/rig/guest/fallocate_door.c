@@ -31,6 +31,8 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "claims.h"
+
 /* What a header of a kernel with tests/rig/kernel/0001-seal-block-map.patch has. */
 #ifndef FALLOC_FL_SEAL_BLOCK_MAP
 #define FALLOC_FL_SEAL_BLOCK_MAP 0x01000000
@@ -42,29 +44,6 @@ enum { kUnseal = FALLOC_FL_UNSEAL_BLOCK_MAP | FALLOC_FL_KEEP_SIZE };
 enum { kBlock = 4096, kUser = 1000 };
 
 static const off_t kEverything = (off_t)1 << 40;
-static const char *g_where = ""; /* stands before every claim */
-static int g_failed;
-
-static void claim(const char *words, bool holds, const char *why) {
-    if (!holds) ++g_failed;
-    printf(holds ? "PASS %s%s\n" : "FAIL %s%s: %s\n", g_where, words, why);
-    fflush(stdout);
-}
-
-/* The result of a system call: -1 with this errno; or, with 0, anything else. */
-static void expect(const char *words, long result, int wanted) {
-    const int error = result < 0 ? errno : 0;
-    char why[128];
-    snprintf(why, sizeof why, "%s instead of %s", error == 0 ? "success" : strerrorname_np(error),
-             wanted == 0 ? "success" : strerrorname_np(wanted));
-    claim(words, error == wanted, why);
-}
-
-static int need(long result, const char *what) {
-    if (result >= 0) return (int)result;
-    printf("FAIL %s%s: %s\n", g_where, what, strerror(errno));
-    exit(1);
-}
 
 static int open_file(const char *path, int flags) {
     return need(open(path, flags, 0644), path);

@@ -29,30 +29,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "claims.h"
+
 enum { kBlock = 4096, kMiB = 1 << 20, kUser = 1000 };
-
-static int g_failed;
-
-static void claim(const char *words, bool holds, const char *why) {
-    if (!holds) ++g_failed;
-    printf(holds ? "PASS %s\n" : "FAIL %s: %s\n", words, why);
-    fflush(stdout);
-}
-
-/* The result of a system call: -1 with this errno; or, with 0, anything else. */
-static void expect(const char *words, long result, int wanted) {
-    const int error = result < 0 ? errno : 0;
-    char why[128];
-    snprintf(why, sizeof why, "%s instead of %s", error == 0 ? "success" : strerrorname_np(error),
-             wanted == 0 ? "success" : strerrorname_np(wanted));
-    claim(words, error == wanted, why);
-}
-
-static int need(long result, const char *what) {
-    if (result >= 0) return (int)result;
-    printf("FAIL %s: %s\n", what, strerror(errno));
-    exit(1);
-}
 
 static off_t size_of(int fd) {
     struct stat is;
