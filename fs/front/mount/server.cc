@@ -166,9 +166,10 @@ Outcome Server::open() {
     if (Outcome bound = bind_sockets(); bound.exit != Exit::done) return bound;
     MountOptions wanted = options_.volume;
     grants_max_ = wanted.grants_max = grants_that_fit(wanted.grants_max);
-    // Those of windows are besides: no guest takes the place of another holder.
+    // Those of windows are besides: no guest takes the place of another holder.  Twice, for what a
+    // guest gives back is quarantined until its VMM has unmapped it, which may take a moment.
     for (const GuestOptions &guest : options_.guests)
-        wanted.grants_max += guest.window / DaxWindow::kRange;
+        wanted.grants_max += 2 * guest.window / DaxWindow::kRange;
     if (const auto given_up = give_up_privileges(*region.value(), std::move(where).take());
         !given_up.ok())
         return failure(Exit::system, options_.source, given_up.error());
