@@ -66,8 +66,8 @@ std::uint64_t Allocator::available_blocks(bool privileged) const {
     return free <= keep ? 0 : free - keep;
 }
 
-// What a name takes of a leaf, and of the nodes above: between names of six and eight bytes, each of
-// which is within a per cent then at every size (measured: leaves fill up and split in waves).
+// What a name takes of a leaf, and of the nodes above: between names of six bytes and of eight, so
+// that both are within a per cent at every size (measured: leaves fill up and split in waves).
 constexpr double kNameBlocks = 0.0096;
 
 // An inode takes an eighth of a block, and its name some; and each lets the reserve grow.

@@ -138,7 +138,7 @@ private:
     }
 
     // Holes (punch) or unwritten blocks (zero) where blocks were; no data is moved.
-    Result<bool> clear() {
+    Result<bool> clear() REQUIRES(e_.lock) {
         e_.live.not_dense_from(ino_, inner_first());
         at_ = TRY(clear_step(e_, ino_, at_, inner_end(), punch_));
         return at_ == inner_end();
@@ -179,7 +179,7 @@ private:
 
     // The last change: size, times, and the set-id bits if the caller may not keep them: a
     // FALLOCATE does not say so, and kernels before 5.18 sent nothing ahead of it that does.
-    Result<bool> finish() {
+    Result<bool> finish() REQUIRES(e_.lock) {
         const std::uint64_t size_at_least = keeps_size_ ? 0 : to_;
         const Reader reader(*e_.core);
         const auto *was = TRY(core::read_inode(reader, ino_));

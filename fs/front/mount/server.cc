@@ -115,6 +115,21 @@ void log_blocking_call(const char *call) {
         spdlog::error("a bug of pmfs: {} with the volume's lock held", call);
 }
 
+// Before anything is there to connect to.
+Outcome refuse_guests(const ServeOptions &options) {
+    if (!options.guests.empty() && options.dispatch.writeback)
+        return {Exit::usage,
+                "writeback and vhost= exclude each other: the kernel here would not believe what "
+                "guests write"};
+    for (const GuestOptions &guest : options.guests)
+        if (guest.window != 0 && (guest.policy.read_only || options.volume.read_only))
+            return {Exit::usage,
+                    fmt::format("vhost={}: no window for a guest that may not write: virtual "
+                                "machine monitors do not enforce that (leave 'dax' away)",
+                                guest.socket)};
+    return {};
+}
+
 class Server {
 public:
     explicit Server(const ServeOptions &options)
@@ -154,6 +169,7 @@ private:
 };
 
 Outcome Server::open() {
+    if (Outcome refused = refuse_guests(options_); refused.exit != Exit::done) return refused;
     set_blocking_watch(log_blocking_call);
     pm::OpenOptions open;
     open.patient = true;
@@ -252,10 +268,6 @@ Outcome Server::mount() {
 
 // From here on requests are served.
 Outcome Server::begin() {
-    if (!options_.guests.empty() && options_.dispatch.writeback)
-        return {Exit::usage,
-                "writeback and vhost= exclude each other: the kernel here would not believe what "
-                "guests write"};
     if (const auto filtered = filter_system_calls(options_.seccomp); !filtered.ok())
         spdlog::warn("{}; the server goes on without that", filtered.error().what());
     if (device_ != nullptr) {
@@ -286,11 +298,6 @@ Result<InodeNo> find_directory(Volume &volume, std::string_view path) {
 Outcome Server::serve_guest(GuestOptions guest, virtio::Listener listener) {
     const auto root = find_directory(*volume_, guest.root);
     if (!root.ok()) return failure(Exit::failed, "guest_root=" + guest.root, root.error());
-    if (guest.window != 0 && (guest.policy.read_only || options_.volume.read_only))
-        return {Exit::usage,
-                fmt::format("vhost={}: no window for a guest that may not write: virtual "
-                            "machine monitors do not enforce that (leave 'dax' away)",
-                            guest.socket)};
     guest.policy.root = root.value();
     guest.policy.users = IdMap(guest.users);
     guest.policy.groups = IdMap(guest.groups);
