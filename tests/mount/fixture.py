@@ -228,6 +228,16 @@ def run(*command, ok=True, **settings):
     return done
 
 
+def wait_for(condition, seconds=20):
+    """Until it holds; False: it does not come to hold."""
+    give_up = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.02)
+    return True
+
+
 @contextlib.contextmanager
 def fails(*codes):
     """The statement raises OSError with one of these errno values."""

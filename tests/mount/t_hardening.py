@@ -8,10 +8,9 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-from fixture import BUILD, ROOT, c_call, claim, program, run, run_claims
+from fixture import BUILD, ROOT, c_call, claim, program, run, run_claims, wait_for
 
 SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 # linux/capability.h
@@ -54,15 +53,6 @@ def helper_of(pid):
     """The one child of a server."""
     child, = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return int(child)
-
-
-def wait_for(condition, seconds=10):
-    give_up = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def use(mnt):

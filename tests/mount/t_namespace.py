@@ -9,7 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from fixture import claim, program, run, run_claims
+from fixture import claim, program, run, run_claims, wait_for
 
 FAILED = 32
 
@@ -23,15 +23,6 @@ def servers_of(region):
             if words[0].endswith(b"mount.pmfs") and os.fsencode(str(region)) in words:
                 found.append(int(process.name))
     return found
-
-
-def wait_for(condition, seconds=20):
-    give_up = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def ended(region, seconds=20):

@@ -141,6 +141,36 @@ public:
         REQUIRE(retry([&] { return volume()->setattr(ino, size_of(size), kUser); }).ok());
         return ino;
     }
+    // Its blocks stand still: by a seal (way 0), a temporary grant, a pin, a lease, or what is
+    // quarantined of a grant that was lost (4).
+    void keep_in_place(InodeNo ino, unsigned way) {
+        std::uint64_t bad = 0;
+        if (way == 0) {
+            REQUIRE(retry([&] {
+                        return volume()->seal(ino, SealLevel::as_is, kUser, true, &bad);
+                    }).ok());
+            return;
+        }
+        OpenRequest open;
+        open.write = open.direct = true;
+        open.caller = kUser;
+        const auto opened = volume()->open_file(ino, open);
+        REQUIRE(opened.ok());
+        GrantRequest request;
+        request.kind = way == 2   ? GrantKind::pin
+                       : way == 3 ? GrantKind::breakable
+                                  : GrantKind::temporary;
+        request.may_store = request.maps = way != 2;
+        if (way == 2) request.length = kBlock;
+        const auto taken = retry(
+            [&] { return volume()->take_grant(opened.value().handle, request, kUser, &bad); });
+        REQUIRE(taken.ok());
+        if (way != 4) return;
+        volume()->lose_grant(opened.value().handle, taken.value());
+        REQUIRE(volume()->commit_group().ok());
+        volume()->tend(0);
+        CHECK(volume()->quarantine().take().size() != 0);
+    }
 
 private:
     Volume *volume() { return SmallVolume::operator->(); }

@@ -47,35 +47,6 @@ std::map<ChunkNo, InodeNo> by_chunk(SpaceWorld &world, const std::vector<InodeNo
     return all;
 }
 
-// Each in its own way stands still.
-void keep_in_place(SpaceWorld &world, InodeNo ino, unsigned way) {
-    std::uint64_t bad = 0;
-    if (way == 0) {
-        REQUIRE(world.retry([&] { return world->seal(ino, SealLevel::as_is, kUser, true, &bad); })
-                    .ok());
-        return;
-    }
-    OpenRequest open;
-    open.write = open.direct = true;
-    open.caller = kUser;
-    const auto opened = world->open_file(ino, open);
-    REQUIRE(opened.ok());
-    GrantRequest request;
-    request.kind = way == 1   ? GrantKind::temporary
-                   : way == 2 ? GrantKind::pin
-                              : GrantKind::breakable;
-    request.may_store = request.maps = way != 2;
-    if (way == 2) request.length = kBlock;
-    const auto taken =
-        world.retry([&] { return world->take_grant(opened.value().handle, request, kUser, &bad); });
-    REQUIRE(taken.ok());
-    if (way != 4) return;
-    world->lose_grant(opened.value().handle, taken.value());
-    REQUIRE(world->commit_group().ok());
-    world->tend(0);
-    CHECK(world->quarantine().take().size() != 0);
-}
-
 }  // namespace
 
 TEST_CASE("contiguous: a file in pieces becomes one aligned extent, on memory and on an image") {
@@ -214,7 +185,7 @@ TEST_CASE("contiguous: what is sealed, granted, pinned or quarantined stays wher
         for (const auto &[chunk, ino] : of_chunk) {
             if (n++ % 5 != 0) continue;
             places[ino] = world.extent_at(ino, 0).start;
-            keep_in_place(world, ino, way);
+            world.keep_in_place(ino, way);
         }
         const InodeNo four = world.sized("four", 4 * kChunk),
                       nine = world.sized("nine", 9 * kChunk);
@@ -235,7 +206,7 @@ TEST_CASE("contiguous: a file that stands still itself is left alone") {
         const InodeNo ino = in_pieces(world, "file", 100);
         if (way != 0) REQUIRE(world.prepare(ino, kUser, kBlock).ok());
         const std::uint64_t extents = world->file_info(ino).take().extents;
-        keep_in_place(world, ino, way);
+        world.keep_in_place(ino, way);
         CHECK(errno_of(contiguous(world, ino)) == EINVAL);
         CHECK(world->file_info(ino).take().extents == extents);
         world.look();

@@ -167,40 +167,11 @@ TEST_CASE(
             of_chunk[media::chunk_of(world.extent_at(ino, 0).start)] = ino;
         REQUIRE(of_chunk.size() > 10);
         std::map<InodeNo, BlockNo> places;
-        std::vector<HandleId> handles;
         unsigned n = 0;
         for (const auto &[chunk, ino] : of_chunk) {
-            std::uint64_t bad = 0;
             if (n + 3 >= of_chunk.size()) break;
             places[ino] = world.extent_at(ino, 0).start;
-            if (n++ % 5 == 0) {
-                REQUIRE(world
-                            .retry([&, ino = ino] {
-                                return world->seal(ino, SealLevel::as_is, kUser, true, &bad);
-                            })
-                            .ok());
-                continue;
-            }
-            OpenRequest open;
-            open.write = open.direct = true;
-            open.caller = kUser;
-            const auto opened = world->open_file(ino, open);
-            REQUIRE(opened.ok());
-            GrantRequest request;
-            request.kind = n % 5 == 1   ? GrantKind::temporary
-                           : n % 5 == 2 ? GrantKind::breakable
-                           : n % 5 == 3 ? GrantKind::temporary
-                                        : GrantKind::pin;
-            request.may_store = request.maps = request.kind != GrantKind::pin;
-            if (request.kind == GrantKind::pin) request.length = kBlock;
-            const auto taken = world.retry(
-                [&] { return world->take_grant(opened.value().handle, request, kUser, &bad); });
-            REQUIRE(taken.ok());
-            if (n % 5 != 3) continue;
-            world->lose_grant(opened.value().handle, taken.value());
-            REQUIRE(world->commit_group().ok());
-            world->tend(0);
-            CHECK(world->quarantine().take().size() != 0);
+            world.keep_in_place(ino, n++ % 5);
         }
         // Those three can be had, and no more.
         unsigned had = 0;

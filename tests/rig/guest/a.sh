@@ -4,9 +4,6 @@
 # after: looks at what is there, then the host kills the server; again: a short look; dax: with a window.
 # `ask` has the host look at the same files through its own mount (part_a.py).
 . /lib/rig.sh
-for word in $(cat /proc/cmdline); do
-    case $word in rig_*=*) eval "$word" ;; esac
-done
 mnt=/mnt/pmfs
 mkdir -p $mnt
 export GIT_AUTHOR_NAME=rig GIT_AUTHOR_EMAIL=rig GIT_COMMITTER_NAME=rig GIT_COMMITTER_EMAIL=rig

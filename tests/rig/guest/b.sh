@@ -3,9 +3,6 @@
 # command line): 1 makes a volume and does everything with it; 2 copies until the host kills QEMU; 3
 # looks at what is there.  rig_align=: of the namespace; rig_returned=: copies known to have returned.
 . /lib/rig.sh
-for word in $(cat /proc/cmdline); do
-    case $word in rig_*=*) eval "$word" ;; esac
-done
 device=/dev/dax0.0
 sysfs=/sys/bus/dax/devices/dax0.0
 mkdir -p /mnt

@@ -2,9 +2,6 @@
 # What tools/bench guest measures in a guest: rig_boot=window, operations or memory (tools/benches/guests.py).
 # Lines "INFO figure NAME NUMBER..." are its results.
 . /lib/rig.sh
-for word in $(cat /proc/cmdline); do
-    case $word in rig_*=*) eval "$word" ;; esac
-done
 mkdir -p /mnt/pmfs /mnt/peer
 stty -echo </dev/console
 

@@ -1,9 +1,6 @@
 #!/bin/sh
 # The inner guest of part C: maps a file of the outer one.  rig_sum=: the file's digest.
 . /lib/rig.sh
-for word in $(cat /proc/cmdline); do
-    case $word in rig_*=*) eval "$word" ;; esac
-done
 tracing=/sys/kernel/tracing
 check "inside: mount -o dax=inode" mount -t virtiofs -o dax=inode pmfs /mnt || exit
 mount -t tracefs trace $tracing

@@ -2,9 +2,6 @@
 # A guest that shares files with another guest (rig_role=1 or 2) and with the host, under locks that the
 # server keeps (part_locks.py).
 . /lib/rig.sh
-for word in $(cat /proc/cmdline); do
-    case $word in rig_*=*) eval "$word" ;; esac
-done
 mnt=/mnt/pmfs
 mkdir -p $mnt
 stty -echo </dev/console

@@ -2,9 +2,6 @@
 # A guest that has a file of this machine as virtio-pmem, with an ext4 image in it.  rig_role=1: attacks,
 # and ends; 2: is killed.  `ask` has the host look (part_pmem.py).
 . /lib/rig.sh
-for word in $(cat /proc/cmdline); do
-    case $word in rig_*=*) eval "$word" ;; esac
-done
 mnt=/mnt/image
 mkdir -p $mnt
 stty -echo </dev/console

@@ -7,6 +7,12 @@
 #     wait_for SECONDS COMMAND...  until it succeeds
 #     ask WORDS...                 the host does that now (guest.py's `answers`); what it says is in $answer
 #     quiet_kernel                 for check: it has reported no bug (that it was slow is no bug)
+#
+# Each rig_NAME=VALUE on the kernel's command line is a variable.
+
+for word in $(cat /proc/cmdline); do
+    case $word in rig_*=*) eval "$word" ;; esac
+done
 
 pass() { echo "PASS $1"; }
 fail() { echo "FAIL $1: $2"; }
