@@ -89,7 +89,7 @@ private:
     }
 
     // What a file grows over is zero: a step at a time, for much may be bound there.
-    Result<bool> zero_ahead(std::uint64_t size) {
+    Result<bool> zero_ahead(std::uint64_t size) REQUIRES(e_.lock) {
         TRY(e_.claims.respect(ino_, &claim_));
         const auto *was = TRY(core::read_inode(Reader(*e_.core), ino_));
         const std::uint64_t old = was->size.get();
@@ -103,7 +103,7 @@ private:
     }
 
     // What lies behind the end, up to the last bound block: it may be mapped.
-    Result<bool> clear_around() {
+    Result<bool> clear_around() REQUIRES(e_.lock) {
         const FileBlock from = file_block_from(around_);
         const std::uint64_t tail = media::byte_of(from);
         if (around_ < tail) {

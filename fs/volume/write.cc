@@ -165,7 +165,7 @@ private:
 
     // If it takes more than a step to zero what the file grows over, that is done ahead; else with
     // the first piece.
-    Result<bool> zero_ahead(std::uint64_t size) {
+    Result<bool> zero_ahead(std::uint64_t size) REQUIRES(e_.lock) {
         const std::uint64_t from = std::max(size, zeroed_);
         if (from >= span_.from) return true;
         const std::uint64_t upto = TRY(zero_step(e_, ino_, from, span_.from));

@@ -96,7 +96,6 @@ struct Allowed {
     unsigned argument;
     scmp_datum_t mask, value;
 };
-constexpr scmp_datum_t kAll = ~scmp_datum_t{0};
 // (The upper half of an int argument is not the kernel's business.)
 constexpr scmp_datum_t kInt = 0xffffffff;
 constexpr scmp_datum_t kThread = CLONE_VM | CLONE_SIGHAND | CLONE_THREAD;
