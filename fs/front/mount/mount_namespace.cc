@@ -20,6 +20,8 @@ FileDescriptor open_path(const std::string &path, int flags) {
 
 // In the child.  0 or errno.
 int enter(const Surroundings &there) {
+    // (The kernel refuses setns(2) where a root directory is shared, as with a sanitizer's thread.)
+    if (::unshare(CLONE_FS) != 0) return errno;
     if (::setns(there.mount_namespace.get(), CLONE_NEWNS) != 0) return errno;
     if (!there.root.ok()) return 0;
     return ::fchdir(there.root.get()) == 0 && ::chroot(".") == 0 ? 0 : errno;
