@@ -91,6 +91,7 @@ public:
     // there may be; `lost` ones count as well.
     Result<> add_grant(InodeNo ino, const Grant &grant, std::size_t lost);
     void set_record(HandleId handle, GrantId id, InodeNo record, const Process &holder);
+    void set_stores(HandleId handle, GrantId id);
     struct Dropped {
         InodeNo ino;
         Grant grant;
