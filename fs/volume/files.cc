@@ -21,10 +21,13 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
     if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "not a regular file");
     const std::uint32_t flags = inode->flags.get();
     bool direct = request.direct;
-    // Sealed full: nobody caches.  Sealed as-is, or held by a grant: a store into a hole must fail
-    // in write(2), not in write-back where nobody hears of it.  Those who freeze a map hold the
-    // volume's lock exclusively, so an open comes before them, and counts, or after them.
-    if ((flags & media::kSealedFull) != 0) direct = true;
+    // Sealed full: who only reads is cached, for programs map such files through the mount.  That
+    // keeps grants that may store away as long as it is open, which somebody may not want.
+    const bool full = (flags & media::kSealedFull) != 0;
+    if (full && (request.maps_sealed || e.options.sealed_direct)) direct = true;
+    // Sealed, or held by a grant: a store into a hole must fail in write(2), not in write-back
+    // where nobody hears of it.  Those who freeze a map hold the volume's lock exclusively, so an
+    // open comes before them, and counts, or after them.
     if ((flags & media::kSealed) != 0 && request.write) direct = true;
     OpenRequest lasting = request;  // it is remembered with the handle
     lasting.caller.progress = nullptr;

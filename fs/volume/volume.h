@@ -29,6 +29,7 @@ namespace pmfs {
 struct MountOptions {
     bool read_only = false;
     bool owner_may_seal = false;         // -o seal=owner
+    bool sealed_direct = false;          // -o sealed_reads=direct
     bool writeback = false;              // -o writeback: seals and grants are EOPNOTSUPP
     bool no_background = false;          // tests: no group-commit thread; call commit_group()
     unsigned commit_interval_ms = 5000;  // image files: longest time without a group commit

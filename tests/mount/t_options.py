@@ -112,7 +112,7 @@ def _(maker):
         done = mount_options(volume, f"remount,{same}")
         assert done.returncode == 0, (same, done)
     for other in ("commit=8", "seal=root", "pin_quota=2M", "attr_timeout=1", "writeback", "group=0", "sync",
-                  "dirsync", "lease_break_time=1", "local_lock=none"):
+                  "dirsync", "lease_break_time=1", "local_lock=none", "sealed_reads=direct"):
         done = mount_options(volume, f"remount,{other}")
         if other.startswith("group"):
             done = mount_options(volume, "remount,group=root")

@@ -18,6 +18,7 @@ OpenRequest to_open_request(fuse_req_t req, int flags, std::uint32_t fuse_flags)
     request.write = (flags & O_ACCMODE) != O_RDONLY;
     request.truncate = (flags & O_TRUNC) != 0;
     request.direct = (flags & O_DIRECT) != 0 || Dispatcher::of(req).maps_all();
+    request.maps_sealed = Dispatcher::of(req).maps_sealed();
     request.kill_suid_sgid = (fuse_flags & FUSE_OPEN_KILL_SUIDGID) != 0;
     request.caller = caller_of(req);
     request.caller.nonblocking = (flags & O_NONBLOCK) != 0;
