@@ -62,8 +62,7 @@ Dispatcher::Dispatcher(Clients &clients, std::shared_ptr<Client> client,
       ioctls_{.volume = volume_,
               .clients = clients_,
               .client = *client_,
-              .broker = nullptr,
-              .writeback = options.writeback} {}
+              .broker = nullptr} {}
 
 Result<std::shared_ptr<Dispatcher>> Dispatcher::create(Clients &clients,
                                                        std::shared_ptr<Client> client,

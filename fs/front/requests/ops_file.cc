@@ -28,7 +28,7 @@ OpenRequest to_open_request(fuse_req_t req, int flags, std::uint32_t fuse_flags)
 void fill(fuse_file_info &info, const OpenReply &opened, const Client &client) {
     info.fh = opened.handle;
     info.direct_io = opened.direct_io;
-    info.keep_cache = !opened.direct_io && opened.keep_cache && client.policy().notifiable;
+    info.keep_cache = opened.keep_cache && client.policy().notifiable;
 }
 
 // Before a client's kernel that does not keep the file's pages changes its bytes: else another one
