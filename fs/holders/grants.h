@@ -45,6 +45,11 @@ inline constexpr const char *kGapsCached =
     "the file has holes, unwritten or shared blocks and is open for cached writing: see pmfsctl "
     "holders";
 
+// Why seals and grants are EBUSY with -o writeback: a write behind the end must fail in write(2).
+inline constexpr const char *kKeptBack =
+    "the file is open for writing through the page cache, which keeps what is written (-o "
+    "writeback): see pmfsctl holders, or open it with O_DIRECT";
+
 class InodeGrants {
 public:
     bool empty() const { return grants_.empty() && (!pins_ || pins_->count() == 0); }

@@ -120,8 +120,11 @@ std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, const OpenRequest 
     Inode &i = shard.inodes[ino.value()];
     bool keep = true;
     if (!direct_io) {
-        if (i.grants.storing() || (request.write && i.grants.freezes_gaps())) return std::nullopt;
+        const bool held = i.grants.freezes_gaps() || (written_back_ && !i.grants.empty());
+        if (i.grants.storing() || (request.write && held)) return std::nullopt;
         if (request.caller.client == 0) keep = !std::exchange(i.stored_directly, false);
+    } else {
+        keep = !i.stored_directly && !i.grants.storing();
     }
     // The shard is the inode's, so that a handle alone leads to both.
     const HandleId id = handle_ids_.fetch_add(1) * kShards + ino.value() % kShards;
@@ -291,6 +294,7 @@ Result<> LiveTable::add_grant(InodeNo ino, const Grant &grant, std::size_t lost)
     if (grant.may_store && i.cached != 0)
         return Error(EBUSY, "the file is open through the page cache: see pmfsctl holders");
     if (grant.freezes_gaps && i.cached_write != 0) return Error(EBUSY, kGapsCached);
+    if (kept_back(i)) return Error(EBUSY, kKeptBack);
     {
         Lock counted(places_mutex_);
         if (places_.take(grant.uid, grants_share_, lost) != Places::Taken::yes)
@@ -395,7 +399,9 @@ Result<GrantId> LiveTable::pin(InodeNo ino, core::PinTable::Pin pin, std::uint64
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
     if (!shard.handles.contains(pin.handle)) return Error(EBADF, "the file was closed");
-    core::PinTable &pins = shard.inodes[ino.value()].grants.pins(bound);
+    Inode &inode = shard.inodes[ino.value()];
+    if (kept_back(inode)) return Error(EBUSY, kKeptBack);
+    core::PinTable &pins = inode.grants.pins(bound);
     pin.counted = counted;
     const std::uint64_t blocks = pins.new_blocks(pin.uid, pin.first, pin.end);
     TRY(charge(pin, blocks, limit));

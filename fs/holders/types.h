@@ -36,6 +36,7 @@ struct OpenRequest {
     bool write = false;           // O_WRONLY, O_RDWR
     bool truncate = false;        // O_TRUNC
     bool direct = false;          // O_DIRECT
+    bool maps_sealed = false;     // files that are sealed are mapped elsewhere, in no page cache
     bool kill_suid_sgid = false;  // with truncate, as in SetAttr
     Caller caller;
 };

@@ -29,7 +29,10 @@ namespace pmfs {
 struct MountOptions {
     bool read_only = false;
     bool owner_may_seal = false;         // -o seal=owner
-    bool writeback = false;              // -o writeback: seals and grants are EOPNOTSUPP
+    bool sealed_direct = false;          // -o sealed_reads=direct
+    // -o writeback: the kernel keeps what write(2) writes.  Seals and grants are EBUSY while a file
+    // is open so.
+    bool writeback = false;
     bool no_background = false;          // tests: no group-commit thread; call commit_group()
     unsigned commit_interval_ms = 5000;  // image files: longest time without a group commit
     // Grants that may stand at a time, those whose holders are in quarantine included: an eighth is
