@@ -24,6 +24,7 @@ struct Grant {
     InodeNo file;
     GrantKind kind = GrantKind::temporary;
     bool may_store = false;
+    bool stores = false;    // ... and may have: the file's times move with its end
     bool maps = false;      // its holder has the device, or is about to get it
     bool lent = false;      // ... by a descriptor that the kernel tells the end of (pm/lending.h)
     bool bound = false;     // a pin that lets the file shrink around its blocks

@@ -281,7 +281,7 @@ std::vector<Grant> LiveTable::storing_unrecorded() {
         Lock lock(shard.mutex);
         for (const auto &[ino, inode] : shard.inodes)
             for (const Grant &grant : inode.grants.list())
-                if (grant.may_store && grant.record == InodeNo()) all.push_back(grant);
+                if (grant.stores && grant.record == InodeNo()) all.push_back(grant);
     }
     return all;
 }
@@ -322,6 +322,15 @@ void LiveTable::set_record(HandleId handle, GrantId id, InodeNo record, const Pr
     if (grant == nullptr) return;
     grant->record = record;
     grant->holder = holder;
+}
+
+void LiveTable::set_stores(HandleId handle, GrantId id) {
+    Shard &shard = shard_of(handle);
+    Lock lock(shard.mutex);
+    const auto found = shard.handles.find(handle);
+    if (found == shard.handles.end()) return;
+    Grant *grant = shard.inodes[found->second.ino.value()].grants.find(handle, id);
+    if (grant != nullptr) grant->stores = true;
 }
 
 bool LiveTable::note_lent(HandleId handle, GrantId id, InodeNo record) {

@@ -96,6 +96,7 @@ public:
     // are as many grants as there may be; `lost` ones count as well.
     Result<> add_grant(InodeNo ino, const Grant &grant, std::size_t lost);
     void set_record(HandleId handle, GrantId id, InodeNo record, const Process &holder);
+    void set_stores(HandleId handle, GrantId id);
     struct Dropped {
         InodeNo ino;
         Grant grant;

@@ -25,6 +25,10 @@ Result<> Volume::adopt_grant(HandleId handle, GrantId id, const Caller &holder) 
     return parts_->engine.holders->adopt(handle, id, holder);
 }
 
+Result<> Volume::begin_stores(HandleId handle, GrantId id) {
+    return parts_->engine.holders->begin_stores(handle, id);
+}
+
 Result<FileDescriptor> Volume::lend_device(HandleId handle, GrantId id) {
     return parts_->engine.holders->lend_device(handle, id);
 }

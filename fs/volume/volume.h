@@ -164,6 +164,8 @@ public:
     Result<std::uint64_t> revoke(InodeNo ino, GrantId id, std::uint32_t pid, const Caller &caller);
     // Another process than the taker holds it from now on.
     Result<> adopt_grant(HandleId handle, GrantId grant, const Caller &holder);
+    // A grant that `announces` its stores is about to.  May wait for the journal.
+    Result<> begin_stores(HandleId handle, GrantId grant);
     // A descriptor of the device for the holder of a grant that maps, and for nobody else: the
     // kernel tells when it and all its mappings are gone.  Once a grant.  EOPNOTSUPP: the medium
     // cannot do that; any descriptor will do.
