@@ -91,9 +91,9 @@ public:
     std::optional<Grant> grant(HandleId handle, GrantId id);
     // Those that may store and that no record on the medium remembers.
     std::vector<Grant> storing_unrecorded();
-    // EBUSY: it may store, and cached handles are open; or it freezes a map with gaps, or the kernel
-    // writes back, and cached handles for writing are.  EBADF: the handle is gone.  EUSERS: there
-    // are as many grants as there may be; `lost` ones count as well.
+    // EBUSY: it may store, and cached handles are open; or it freezes a map with gaps, or the
+    // kernel writes back, and cached handles for writing are.  EBADF: the handle is gone.  EUSERS:
+    // there are as many grants as there may be; `lost` ones count as well.
     Result<> add_grant(InodeNo ino, const Grant &grant, std::size_t lost);
     void set_record(HandleId handle, GrantId id, InodeNo record, const Process &holder);
     void set_stores(HandleId handle, GrantId id);

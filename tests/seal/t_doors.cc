@@ -303,17 +303,20 @@ TEST_CASE("seal: with -o writeback seals and grants wait for those who write thr
     wire.release(direct);
 }
 
-TEST_CASE("seal: with -o writeback attributes of a file that is written to are kept, and never say no blocks") {
+TEST_CASE(
+    "seal: with -o writeback attributes of a file that is written to are kept, and never say no "
+    "blocks") {
     MountOptions options;
     front::DispatchOptions dispatch;
     options.writeback = dispatch.writeback = true;
     Mounted mounted(Medium::memory, options, dispatch);
     Wire &wire = mounted.wire();
     const auto attributes = [&](const OpenFile &file) {
-        return wire.call(FUSE_GETATTR, file.node, bytes_text(fuse_getattr_in{})).as<fuse_attr_out>();
+        return wire.call(FUSE_GETATTR, file.node, bytes_text(fuse_getattr_in{}))
+            .as<fuse_attr_out>();
     };
     const OpenFile file = wire.create("f");
-    CHECK((attributes(file).attr_valid != 0 && attributes(file).attr.blocks == 8));
+    CHECK((attributes(file).attr_valid == 1 && attributes(file).attr.blocks == 8));
     const auto attr = "attr " + std::to_string(file.node);
     const auto told = [&] {
         const auto sent = wire.sent();
