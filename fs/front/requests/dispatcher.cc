@@ -59,10 +59,7 @@ Dispatcher::Dispatcher(Clients &clients, std::shared_ptr<Client> client,
       volume_(clients.volume()),
       client_(std::move(client)),
       options_(options_for(client_->policy(), options)),
-      ioctls_{.volume = volume_,
-              .clients = clients_,
-              .client = *client_,
-              .broker = nullptr} {}
+      ioctls_{.volume = volume_, .clients = clients_, .client = *client_, .broker = nullptr} {}
 
 Result<std::shared_ptr<Dispatcher>> Dispatcher::create(Clients &clients,
                                                        std::shared_ptr<Client> client,

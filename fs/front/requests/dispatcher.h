@@ -216,8 +216,8 @@ private:
     std::atomic<unsigned> late_{0};
     std::atomic<bool> ended_{false};
     std::atomic<bool> ready_{false};
-    bool opendir_needed_ = true;              // settled by INIT
-    bool maps_all_ = false;                   // by INIT, as is the next one
+    bool opendir_needed_ = true;  // settled by INIT
+    bool maps_all_ = false;       // by INIT, as is the next one
     bool maps_sealed_ = false;
     ReplyPort *notification_port_ = nullptr;  // set before the first request
     fuse_session *session_ = nullptr;
