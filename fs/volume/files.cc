@@ -59,7 +59,11 @@ Result<bool> Volume::truncate_by_open(InodeNo ino, const OpenRequest &request) {
 Result<Attr> Volume::create(InodeNo dir, std::string_view name, std::uint32_t mode,
                             const OpenRequest &request, OpenReply *reply) {
     if (!S_ISREG(mode)) return Error(EINVAL, "only a regular file is made and opened at once");
-    Attr attr = TRY(make(dir, name, mode, 0, request.caller));
+    return open_new(TRY(make(dir, name, mode, 0, request.caller)), request, reply);
+}
+
+// A file that was just made, and of which the caller has a reference.
+Result<Attr> Volume::open_new(Attr attr, const OpenRequest &request, OpenReply *reply) {
     OpenRequest untouched = request;
     untouched.truncate = false;  // empty as it is; a change that parks would meet the name again
     auto opened = open_file(attr.ino, untouched);

@@ -72,12 +72,17 @@ public:
     Result<Attr> symlink(InodeNo dir, std::string_view name, std::string_view target,
                          const Caller &caller);
     Result<Attr> link(InodeNo ino, InodeNo dir, std::string_view name);
+    // A regular file without a name, opened (O_TMPFILE).  Counts one reference.  It is gone with
+    // the last one, and with the server, unless it is `linkable` and link() names it.
+    Result<Attr> create_nameless(InodeNo dir, std::uint32_t mode, bool linkable,
+                               const OpenRequest &request, OpenReply *reply);
     // *removed: what the name led to.
     Result<> unlink(InodeNo dir, std::string_view name, InodeNo *removed = nullptr);
     Result<> rmdir(InodeNo dir, std::string_view name, InodeNo *removed = nullptr);
-    // flags: 0, RENAME_NOREPLACE or RENAME_EXCHANGE; others EINVAL.
+    // flags: RENAME_NOREPLACE, RENAME_WHITEOUT, both, or RENAME_EXCHANGE; others EINVAL.  A whiteout
+    // (a character device 0:0 under the old name) is `caller`'s.
     Result<> rename(InodeNo from, std::string_view from_name, InodeNo to, std::string_view to_name,
-                    unsigned flags, Renamed *renamed = nullptr);
+                    unsigned flags, Renamed *renamed = nullptr, const Caller &caller = {});
     Result<std::string> readlink(InodeNo ino);
     // Entries after `cookie` (0 = from the start), `.` and `..` included.
     Result<> readdir(InodeNo dir, std::uint64_t cookie, const DirSink &sink);
@@ -218,6 +223,7 @@ private:
                                std::uint64_t length, const Caller &caller);
     Result<> check_seal(InodeNo ino, const Caller &caller);
     Result<bool> truncate_by_open(InodeNo ino, const OpenRequest &request);
+    Result<Attr> open_new(Attr attr, const OpenRequest &request, OpenReply *reply);
     Result<Attr> set_attributes(InodeNo ino, const SetAttr &set, const Caller &caller,
                                 bool *killed);
     explicit Volume(std::unique_ptr<Parts> parts);

@@ -150,6 +150,32 @@ void User::open(const std::string &path, bool truncate) {
 void User::close(const std::string &path) {
     volume_.release(open_[path]);
 }
+void User::make_nameless(const std::string &word) {
+    OpenRequest request;
+    request.write = true;
+    request.caller = caller();
+    OpenReply opened;
+    nameless_[word] = must(retry([&] {
+                          return volume_.create_nameless(InodeNo(media::kRootIno), S_IFREG | 0600,
+                                                       true, request, &opened);
+                      })).ino;
+    open_[word] = opened.handle;
+}
+void User::write_nameless(const std::string &word, std::size_t size, unsigned char fill) {
+    const std::vector<std::byte> bytes(size, std::byte{fill});
+    REQUIRE(must(retry([&] {
+                return volume_.write(nameless_[word], 0, bytes, false, caller());
+            })) == size);
+}
+void User::name(const std::string &word, const std::string &path) {
+    const auto [dir, text] = split(path);
+    must(retry([&, dir = dir, text = text] { return volume_.link(nameless_[word], dir, text); }));
+    volume_.forget(nameless_[word], 1);
+}
+void User::close_nameless(const std::string &word) {
+    close(word);
+    volume_.forget(nameless_[word], 1);
+}
 void User::take(const std::string &path, GrantKind kind) {
     GrantRequest asked;
     asked.kind = kind;

@@ -41,6 +41,11 @@ public:
     // An open handle, until it is closed: also of a file that has no name any more.
     void open(const std::string &path, bool truncate = false);
     void close(const std::string &path);
+    // A file without a name, open under a word of ours; it may get one.
+    void make_nameless(const std::string &word);
+    void write_nameless(const std::string &word, std::size_t size, unsigned char fill);
+    void name(const std::string &word, const std::string &path);
+    void close_nameless(const std::string &word);
     // A grant that maps the device, by process 1, which is always alive; held until it is dropped
     // (its holder has unmapped) or lost (it has not).
     void take(const std::string &path, GrantKind kind);
@@ -73,6 +78,7 @@ private:
     Progress progress_;  // of the one operation that is under way
     std::map<std::string, std::pair<HandleId, GrantId>> held_;
     std::map<std::string, HandleId> open_;
+    std::map<std::string, InodeNo> nameless_;
 };
 
 using Act = std::function<void(User &)>;

@@ -79,6 +79,38 @@ TEST_CASE("crash: renaming, replacing and exchanging") {
             [](User &u) { u.rename("g", "e", RENAME_EXCHANGE); }}});
 }
 
+TEST_CASE("crash: a rename that leaves a whiteout leaves it with the new name, or nothing moved") {
+    check({"whiteout",
+           [](User &u) {
+               with_leftovers(u);
+               u.make("g", kFile);
+               u.write("g", 0, 5000, 2);
+               u.make("d/x", kDir);
+               u.make("d/y", kFile);
+               u.make("e", kDir);
+               u.make("e/z", kDir);
+           },
+           {[](User &u) { u.rename("f", "f2", RENAME_WHITEOUT); },
+            [](User &u) { u.rename("f2", "g", RENAME_WHITEOUT); },
+            [](User &u) { u.rename("d/y", "e/y", RENAME_WHITEOUT | RENAME_NOREPLACE); },
+            [](User &u) { u.rename("d/x", "e/z", RENAME_WHITEOUT); },
+            [](User &u) { u.rename("g", "f2"); },
+            [](User &u) { u.rename("d/x", "e/y", RENAME_WHITEOUT); },
+            [](User &u) { u.unlink("d/x"); }}});
+}
+
+TEST_CASE("crash: a file without a name is gone, and one that was given a name has all of it") {
+    check({"nameless",
+           with_leftovers,
+           {[](User &u) { u.make_nameless("a"); }, [](User &u) { u.make_nameless("b"); },
+            [](User &u) { u.make_nameless("c"); },
+            [](User &u) { u.write_nameless("b", 20000, 7); },
+            [](User &u) { u.name("b", "d/b"); }, [](User &u) { u.name("c", "c"); },
+            [](User &u) { u.name("c", "d/c"); }, [](User &u) { u.close_nameless("a"); },
+            [](User &u) { u.close_nameless("b"); }, [](User &u) { u.close_nameless("c"); },
+            [](User &u) { u.unlink("d/b"); }}});
+}
+
 TEST_CASE("crash: writing into holes, over data and past the end") {
     check(
         {"write",

@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
 """ioctls that pmfs does not know, and the programs that try them."""
-import contextlib
 import errno
 import fcntl
 import os
@@ -42,49 +41,6 @@ def _(here):
         assert "Operation not supported" in done.stderr or "Inappropriate ioctl" in done.stderr, done
     with open(here / "file", "w", encoding="ascii") as file:
         file.write("no flag was set")
-
-
-@contextlib.contextmanager
-def overlay(maker, lower):
-    """A mounted overlay with its upper half in memory."""
-    place = maker.directory / "overlay"
-    place.mkdir()
-    run("mount", "-t", "tmpfs", "none", place)
-    try:
-        for name in ("upper", "work", "merged"):
-            (place / name).mkdir()
-        run("mount", "-t", "overlay", "overlay", "-o",
-            f"lowerdir={lower},upperdir={place}/upper,workdir={place}/work", place / "merged")
-        try:
-            yield place / "merged"
-        finally:
-            run("umount", place / "merged")
-    finally:
-        run("umount", place)
-
-
-@claim("an overlay on top of a volume copies up whatever is written", alone=True)
-def _(maker):
-    lower = maker.volume(size="64M").mnt
-    content = os.urandom(300_000)
-    (lower / "dir").mkdir()
-    (lower / "dir/file").write_bytes(content)
-    os.setxattr(lower / "dir/file", "user.kept", b"value")
-    (lower / "dir/sealed").write_bytes(content)
-    os.setxattr(lower / "dir/sealed", "trusted.pmfs.seal", b"as-is")
-    os.symlink("file", lower / "dir/link")
-    with overlay(maker, lower) as merged:
-        for name in ("file", "sealed"):
-            with open(merged / "dir" / name, "ab") as file:
-                file.write(b"more")
-            assert (merged / "dir" / name).read_bytes() == content + b"more"
-        assert os.getxattr(merged / "dir/file", "user.kept") == b"value"
-        os.chmod(merged / "dir", 0o711)
-        os.rename(merged / "dir/link", merged / "dir/other")
-        os.unlink(merged / "dir/file")
-        assert sorted(os.listdir(merged / "dir")) == ["other", "sealed"]
-    assert (lower / "dir/file").read_bytes() == (lower / "dir/sealed").read_bytes() == content
-    assert sorted(os.listdir(lower / "dir")) == ["file", "link", "sealed"]
 
 
 if __name__ == "__main__":

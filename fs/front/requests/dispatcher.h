@@ -29,6 +29,9 @@
 
 namespace pmfs::front {
 
+// A sentence for the log, of what an administrator should know and not every client can cause.
+void log_damage(const Error &error);
+
 struct DispatchOptions {
     double attr_timeout_s = 3600;   // how long the kernel may believe attributes,
     double entry_timeout_s = 3600;  // and names, also absent ones
@@ -195,7 +198,8 @@ private:
     void give_up(Aside &aside, std::uint64_t unique, int error);
     void wait_for_lock(fuse_req_t req, const LockRequest &wanted);
     Notifier::Kernel kernel();
-    void statx(const Request &request);
+    void statx(const Request &request);            // newer.cc
+    void sync_filesystem(const Request &request);  // newer.cc
     bool start_waiting(std::uint64_t unique, std::shared_ptr<Aside> aside) EXCLUDES(waiting_mutex_);
     std::shared_ptr<Aside> stop_waiting(std::uint64_t unique, const FileLocks::Wait *lock = nullptr)
         EXCLUDES(waiting_mutex_);

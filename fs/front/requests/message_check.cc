@@ -207,6 +207,16 @@ constexpr Shape kShapes[] = {
      .effect = Effect::none,
      .fixed = sizeof(fuse_lseek_in),
      .handle_at = offsetof(fuse_lseek_in, fh)},
+    {.opcode = FUSE_SYNCFS,
+     .effect = Effect::none,
+     .fixed = sizeof(fuse_syncfs_in),
+     .node = Node::not_named},
+    {.opcode = FUSE_TMPFILE,
+     .effect = Effect::changes,
+     .fixed = sizeof(fuse_create_in),
+     .names = 1,
+     .gives_node = true,
+     .gives_handle = true},
 };
 
 static_assert(std::ranges::none_of(kShapes, [](const Shape &shape) {
@@ -349,6 +359,7 @@ bool may_run_again(std::uint32_t opcode) {
         case FUSE_LINK:
         case FUSE_OPEN:
         case FUSE_CREATE:
+        case FUSE_TMPFILE:
         case FUSE_READ:
         case FUSE_WRITE:
         case FUSE_STATFS:

@@ -89,19 +89,23 @@ void create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
             fuse_file_info *info) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     const auto sent = Request::current()->argument<fuse_create_in>();
-    const bool news = dispatcher.others_hear();
+    const bool named = Request::current()->opcode() == FUSE_CREATE;
+    const bool news = named && dispatcher.others_hear();
     if (news && (info->flags & O_TRUNC) != 0 &&
         !flushed_before(dispatcher, req, InodeNo(parent), name))
         return;
     OpenReply opened;
+    const OpenRequest request = to_open_request(req, info->flags, sent.open_flags);
+    Volume &volume = dispatcher.volume();
+    const bool linkable = (info->flags & O_EXCL) == 0;  // of O_TMPFILE
     const Result<Attr> made =
-        create_or_open(dispatcher.volume(), InodeNo(parent), name, mode, info->flags,
-                       to_open_request(req, info->flags, sent.open_flags), &opened);
+        named ? create_or_open(volume, InodeNo(parent), name, mode, info->flags, request, &opened)
+              : volume.create_nameless(InodeNo(parent), mode, linkable, request, &opened);
     if (made.ok()) dispatcher.client().opened(opened.handle);
     if (!dispatcher.proceed(req, made)) {
         if (!made.ok()) return;
         dispatcher.released(opened.handle);
-        dispatcher.volume().forget(made.value().ino, 1);
+        volume.forget(made.value().ino, 1);
         return;
     }
     const InodeNo ino = made.value().ino;
