@@ -20,6 +20,7 @@ class Progress;
 struct Caller {
     std::uint32_t uid = 0;
     std::uint32_t gid = 0;
+    std::uint32_t umask = 0;   // of a caller that makes a file
     std::uint32_t pid = 0;     // thread id as FUSE gives it; 0 = unknown (write-back)
     HandleId handle = 0;       // that it uses; 0 = none, or not to be told
     ClientId client = 0;       // that the request came from

@@ -11,6 +11,7 @@
 #include "core/extent_map.h"
 #include "core/inode.h"
 #include "core/xattr.h"
+#include "volume/acls.h"
 #include "volume/attributes.h"
 #include "volume/new_inode.h"
 #include "volume/parts.h"
@@ -126,6 +127,35 @@ Result<> prepare_name(core::Core &core, InodeNo dir_ino, std::string_view name) 
 // Makes of a new inode what it is to be, behind the entry that leads to it.
 using Fill = std::function<Result<>(Change &, media::Inode *dir, const core::NewInode &)>;
 
+Result<> count_subdirectory(media::Inode *dir) {
+    if (dir->nlink.get() == media::kLinksMax) return Error(EMLINK, "too many subdirectories");
+    dir->nlink.set(dir->nlink.get() + 1);
+    return {};
+}
+
+// With access control lists it is more than one transaction takes: so it gets its name last.
+// *unfinished: an inode that has none yet, and must go if this fails.
+Result<Attr> make_with_acls(Engine &e, InodeNo dir_ino, std::string_view name,
+                            const NewInodeWords &words, const InheritedAcls &acls,
+                            const Caller &caller, InodeNo *unfinished) REQUIRES(e.lock) {
+    const InodeNo ino = *unfinished = TRY(make_nameless(e, dir_ino, words, caller));
+    TRY(give_acls(e, ino, acls));
+    Change change(*e.core);
+    TRY(change.begin());
+    auto *dir = TRY(core::edit_inode(change, dir_ino));
+    auto *inode = TRY(core::edit_inode(change, ino));
+    TRY(core::dir_insert(change, dir, dir_ino, name, ino, type_of(words.mode)));
+    if (S_ISDIR(words.mode)) TRY(count_subdirectory(dir));
+    inode->nlink.set(S_ISDIR(words.mode) ? 2 : 1);
+    TRY(core::remove_orphan(change, ino, inode));
+    touch(dir, true);
+    const Attr attr = attr_of(e, ino, *inode);
+    TRY(change.commit());
+    *unfinished = InodeNo(0);
+    e.live.reference(ino);
+    return attr;
+}
+
 // A new name and its inode.  Counts one reference.  `blob`: its content takes blocks.
 Result<Attr> make_named(Engine &e, InodeNo dir_ino, std::string_view name,
                         const NewInodeWords &words, bool blob, const Caller &caller,
@@ -176,17 +206,23 @@ Result<Attr> Volume::make(InodeNo dir_ino, std::string_view name, std::uint32_t 
         !S_ISSOCK(mode))
         return Error(EINVAL, "no type of file that can be made");
     if ((mode & ~(S_IFMT | 07777u)) != 0) return Error(EINVAL, "a mode that no file can have");
-    const NewInodeWords words{.mode = mode, .rdev = S_ISCHR(mode) || S_ISBLK(mode) ? rdev : 0};
+    NewInodeWords words{.mode = mode, .rdev = S_ISCHR(mode) || S_ISBLK(mode) ? rdev : 0};
     const auto fill = [&](Change &, media::Inode *dir, const core::NewInode &) -> Result<> {
-        if (!S_ISDIR(mode)) return {};
-        if (dir->nlink.get() == media::kLinksMax) return Error(EMLINK, "too many subdirectories");
-        dir->nlink.set(dir->nlink.get() + 1);
-        return {};
+        return S_ISDIR(mode) ? count_subdirectory(dir) : Result<>();
     };
-    return parts_->scheduler.unless_space_comes([&]() -> Result<Attr> {
+    InodeNo unfinished;
+    const auto made = parts_->scheduler.unless_space_comes([&]() -> Result<Attr> {
         ExclusiveLock held(e.lock);
-        return make_named(e, dir_ino, name, words, false, caller, fill);
+        const Reader reader(*e.core);
+        const auto *dir = TRY(read_parent(reader, dir_ino));
+        const auto acls = TRY(inherited_acls(reader, *dir, dir_ino, mode, caller.umask));
+        words.mode = acls.mode;
+        if (!acls.any()) return make_named(e, dir_ino, name, words, false, caller, fill);
+        TRY(prepare_name(*e.core, dir_ino, name));
+        return make_with_acls(e, dir_ino, name, words, acls, caller, &unfinished);
     }());
+    if (unfinished.value() != 0) parts_->reaper.reap(unfinished);
+    return made;
 }
 
 Result<Attr> Volume::symlink(InodeNo dir_ino, std::string_view name, std::string_view target,
@@ -263,16 +299,20 @@ Result<Attr> Volume::create_nameless(InodeNo dir_ino, std::uint32_t mode, bool l
     TRY(writable(e));
     if ((mode & ~07777u) != S_IFREG)
         return Error(EINVAL, "only a regular file is made without a name");
-    const Attr attr = TRY(parts_->scheduler.unless_space_comes([&]() -> Result<Attr> {
+    InodeNo ino;
+    const auto made = parts_->scheduler.unless_space_comes([&]() -> Result<Attr> {
         ExclusiveLock held(e.lock);
-        TRY(read_parent(Reader(*e.core), dir_ino));
-        const InodeNo ino =
-            TRY(make_nameless(e, dir_ino, {.mode = mode}, request.caller));
+        const Reader reader(*e.core);
+        const auto *dir = TRY(read_parent(reader, dir_ino));
+        const auto acls = TRY(inherited_acls(reader, *dir, dir_ino, mode, request.caller.umask));
+        ino = TRY(make_nameless(e, dir_ino, {.mode = acls.mode}, request.caller));
+        TRY(give_acls(e, ino, acls));
         e.live.reference(ino);
         e.live.set_nameless(ino, linkable);
-        return attr_of(e, ino, *TRY(core::read_inode(Reader(*e.core), ino)));
-    }()));
-    return open_new(attr, request, reply);
+        return attr_of(e, ino, *TRY(core::read_inode(reader, ino)));
+    }());
+    if (!made.ok() && ino.value() != 0) parts_->reaper.reap(ino);
+    return open_new(TRY(made), request, reply);
 }
 
 Result<> Volume::unlink(InodeNo dir_ino, std::string_view name, InodeNo *removed) {

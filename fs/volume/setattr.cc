@@ -8,6 +8,7 @@
 #include "core/inode.h"
 #include "core/seal.h"
 #include "media/geometry.h"
+#include "volume/acls.h"
 #include "volume/asking.h"
 #include "volume/attributes.h"
 #include "volume/data.h"
@@ -158,10 +159,14 @@ private:
     Result<> set_rest() REQUIRES(e_.lock) {
         if (set_.size || set_.uid || set_.gid || set_.kill_suid_sgid)
             TRY(drop_capability(e_, ino_));
+        if (set_.mode) TRY(acl_make_room(e_, ino_));
         Change change(*e_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
-        if (set_.mode) inode->mode.set((inode->mode.get() & S_IFMT) | (*set_.mode & 07777));
+        if (set_.mode) {
+            TRY(acl_follows(change, inode, ino_, *set_.mode));
+            inode->mode.set((inode->mode.get() & S_IFMT) | (*set_.mode & 07777));
+        }
         if (set_.uid) inode->uid.set(*set_.uid);
         if (set_.gid) inode->gid.set(*set_.gid);
         // An explicit mode in the same request has had its say about the bits.

@@ -122,9 +122,11 @@ public:
     Result<std::uint64_t> seek_hole(InodeNo ino, std::uint64_t offset);
 
     // --- xattrs: names with their prefix.  flags: 0, XATTR_CREATE, XATTR_REPLACE.
-    // pmfs.seal in `trusted.` and `user.` is the door of docs/seal.md; it is not listed.
+    // pmfs.seal in `trusted.` and `user.` is the door of docs/seal.md; it is not listed.  An access
+    // control list (core/acl.h) comes with the mode that it means; drop_setgid: whoever sets it may
+    // not keep that bit.
     Result<> setxattr(InodeNo ino, std::string_view name, std::span<const std::byte> value,
-                      int flags, const Caller &caller);
+                      int flags, const Caller &caller, bool drop_setgid = false);
     Result<std::vector<std::byte>> getxattr(InodeNo ino, std::string_view name);
     Result<std::string> listxattr(InodeNo ino);  // names, each ended by a zero byte
     Result<> removexattr(InodeNo ino, std::string_view name, const Caller &caller);
@@ -222,6 +224,7 @@ private:
     Result<> seal_by_fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uint64_t offset,
                                std::uint64_t length, const Caller &caller);
     Result<> check_seal(InodeNo ino, const Caller &caller);
+    Result<> change_acl(InodeNo ino, std::string_view name, ConstBytes value, bool drop_setgid);
     Result<bool> truncate_by_open(InodeNo ino, const OpenRequest &request);
     Result<Attr> open_new(Attr attr, const OpenRequest &request, OpenReply *reply);
     Result<Attr> set_attributes(InodeNo ino, const SetAttr &set, const Caller &caller,

@@ -126,6 +126,17 @@ void User::set_xattr(const std::string &path, const std::string &name, std::size
     must(retry(
         [&] { return volume_.setxattr(ino, name, std::as_bytes(std::span(value)), 0, caller()); }));
 }
+void User::set_acl(const std::string &path, std::string_view name, const core::Acl &acl) {
+    const auto value = core::bytes_of_acl(acl);
+    const InodeNo ino = find(path);
+    must(retry([&] { return volume_.setxattr(ino, name, value, 0, caller()); }));
+}
+void User::chmod(const std::string &path, std::uint32_t mode) {
+    SetAttr set;
+    set.mode = mode;
+    const InodeNo ino = find(path);
+    must(retry([&] { return volume_.setattr(ino, set, caller()); }));
+}
 void User::remove_xattr(const std::string &path, const std::string &name) {
     const InodeNo ino = find(path);
     must(retry([&] { return volume_.removexattr(ino, name, caller()); }));

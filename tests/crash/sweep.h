@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/acl.h"
 #include "support/sim_media.h"
 #include "volume/volume.h"
 #include "world.h"
@@ -32,6 +33,8 @@ public:
     void rmdir(const std::string &path);
     void rename(const std::string &from, const std::string &to, unsigned flags = 0);
     void set_xattr(const std::string &path, const std::string &name, std::size_t size, char fill);
+    void set_acl(const std::string &path, std::string_view name, const core::Acl &acl);
+    void chmod(const std::string &path, std::uint32_t mode);
     void remove_xattr(const std::string &path, const std::string &name);
     void seal(const std::string &path, SealLevel level);
     void unseal(const std::string &path);

@@ -185,6 +185,24 @@ TEST_CASE("crash: attributes of every size") {
             [](User &u) { u.remove_xattr("f", "user.a"); }}});
 }
 
+TEST_CASE("crash: an access control list is there with its mode, and with what inherits it, or not") {
+    core::Acl acl{{core::AclTag::owner, 7, ~0u},
+                  {core::AclTag::user, 6, 1000},
+                  {core::AclTag::owning_group, 4, ~0u},
+                  {core::AclTag::mask, 6, ~0u},
+                  {core::AclTag::other, 0, ~0u}};
+    check({"acl",
+           [acl](User &u) {
+               with_leftovers(u);
+               u.set_acl("d", core::kDefaultAcl, acl);
+           },
+           {[acl](User &u) { u.set_acl("f", core::kAccessAcl, acl); },
+            [](User &u) { u.chmod("f", 0604); }, [](User &u) { u.make("d/f", kFile); },
+            [](User &u) { u.make("d/sub", kDir); }, [](User &u) { u.make("d/sub/fifo", S_IFIFO); },
+            [](User &u) { u.set_acl("f", core::kAccessAcl, {}); },
+            [](User &u) { u.unlink("d/f"); }}});
+}
+
 TEST_CASE("crash: the seal is there or not, with a digest that is right") {
     check({"seal",
            [](User &u) {

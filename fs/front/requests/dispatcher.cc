@@ -157,7 +157,7 @@ void Dispatcher::dispatch(const Port &port, Bytes message, std::span<const iovec
     if (client_->gone()) return;
     if (message.size() >= sizeof(fuse_in_header))
         client_->count_request(load<fuse_in_header>(message).opcode);
-    int error = check_message(message, Pieces(apart).size());
+    int error = check_message(message, Pieces(apart).size(), long_setxattr_);
     if (error == 0) error = translate(message, *client_);
     if (error != 0) return refuse(Request(port, message, false, 0), error);
     dispatch(port, message, apart, false, {}, 0);
@@ -174,7 +174,7 @@ void Dispatcher::dispatch(const Port &port, Bytes message, std::span<const iovec
     if (request.opcode() == kFuseStatx) return statx(request);
     if (request.opcode() == FUSE_SYNCFS) return sync_filesystem(request);
     std::vector<std::byte> older;
-    const Bytes known = in_older_words(message, &older);
+    const Bytes known = in_older_words(message, long_setxattr_, &older);
     fuse_buf buffer{};
     buffer.mem = known.data();
     buffer.size = known.size();
@@ -514,6 +514,9 @@ void Dispatcher::on_init(void *userdata, fuse_conn_info *connection) {
     want(FUSE_CAP_EXPLICIT_INVAL_DATA, told);
     want(FUSE_CAP_HANDLE_KILLPRIV, false);  // its successor: see patch_init
     want(FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_CACHE_SYMLINKS, true);
+    // The kernel decides by access control lists, and leaves the umask to whoever knows of those that
+    // a directory gives to what is made in it.
+    want(FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK, true);
     want(FUSE_CAP_WRITEBACK_CACHE, self.options_.writeback);
     want(FUSE_CAP_POSIX_LOCKS, self.client_->policy().shares_ranges);
     want(FUSE_CAP_FLOCK_LOCKS, self.client_->policy().shares_wholes);
@@ -541,7 +544,10 @@ void Dispatcher::patch_init(const fuse_init_in &offer, fuse_init_out &reply) {
     }
     // KILLPRIV_V2: the volume clears set-id bits, so that the kernel need not ask for an xattr
     // before each write.  PARALLEL_DIROPS: libfuse 3.14 forgets to pass it on.
-    reply.flags |= offer.flags & (FUSE_HANDLE_KILLPRIV_V2 | FUSE_PARALLEL_DIROPS);
+    // SETXATTR_EXT: who sets an access control list may have to lose set-group-ID by it.
+    reply.flags |=
+        offer.flags & (FUSE_HANDLE_KILLPRIV_V2 | FUSE_PARALLEL_DIROPS | FUSE_SETXATTR_EXT);
+    long_setxattr_ = (reply.flags & FUSE_SETXATTR_EXT) != 0;
 }
 
 }  // namespace pmfs::front

@@ -155,6 +155,8 @@ public:
     Completion answer_later(fuse_req_t req);
     // Answers when the client has the lock, or may not have it; with `waits` that may be later.
     void lock(fuse_req_t req, const LockRequest &wanted, bool waits);
+    // Of the current request, which sets an access control list.
+    bool drops_setgid(const Caller &caller) const;  // newer.cc
     // A handle of the client's is released, and its grants and locks end.
     void released(HandleId handle);
 
@@ -220,6 +222,7 @@ private:
     std::atomic<bool> ready_{false};
     bool opendir_needed_ = true;              // settled by INIT
     bool maps_all_ = false;                   // by INIT
+    bool long_setxattr_ = false;              // by INIT
     ReplyPort *notification_port_ = nullptr;  // set before the first request
     fuse_session *session_ = nullptr;
     IoctlContext ioctls_;

@@ -9,14 +9,29 @@
 
 namespace pmfs::front {
 
-Bytes in_older_words(Bytes message, std::vector<std::byte> *made) {
+Bytes in_older_words(Bytes message, bool long_setxattr, std::vector<std::byte> *made) {
     auto header = load<fuse_in_header>(message);
-    if (header.opcode != FUSE_TMPFILE) [[likely]]
+    const bool cut = header.opcode == FUSE_SETXATTR && long_setxattr;
+    if (header.opcode != FUSE_TMPFILE && !cut) [[likely]]
         return message;
-    header.opcode = FUSE_CREATE;
     made->assign(message.begin(), message.end());
+    if (cut) {
+        const auto at = made->begin() + sizeof header;
+        made->erase(at + FUSE_COMPAT_SETXATTR_IN_SIZE, at + sizeof(fuse_setxattr_in));
+        header.len = static_cast<std::uint32_t>(made->size());
+    } else {
+        header.opcode = FUSE_CREATE;
+    }
     std::memcpy(made->data(), &header, sizeof header);
     return *made;
+}
+
+// The kernel says whether the caller may keep set-group-ID on a file that gets an access control
+// list; of one that cannot, nothing is known but root.
+bool Dispatcher::drops_setgid(const Caller &caller) const {
+    if (!long_setxattr_) return caller.uid != 0;
+    const auto sent = Request::current()->argument<fuse_setxattr_in>();
+    return (sent.setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID) != 0;
 }
 
 void Dispatcher::statx(const Request &request) {

@@ -18,7 +18,8 @@ inline bool opens_new(std::uint32_t opcode) {
 }
 
 // The message as the library is to see it: `message` itself, or one made of it in `made`.  The
-// operation that gets it asks Request::current() for the difference.
-Bytes in_older_words(Bytes message, std::vector<std::byte> *made);
+// operation that gets it asks Request::current() for the difference.  `long_setxattr`: as agreed in
+// INIT, a SETXATTR has fields of which the library does not know.
+Bytes in_older_words(Bytes message, bool long_setxattr, std::vector<std::byte> *made);
 
 }  // namespace pmfs::front

@@ -105,8 +105,14 @@ void setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *valu
         return;
     }
     if (is_seal(name) && !dispatcher.flushed(req, {.ino = InodeNo(ino)})) return;
-    const Result<> done = dispatcher.volume().setxattr(
-        InodeNo(ino), name, std::as_bytes(std::span(value, size)), flags, caller_of(req));
+    const auto bytes = xattr_in(name, std::as_bytes(std::span(value, size)), dispatcher.client());
+    if (!bytes) {
+        fuse_reply_err(req, EOVERFLOW);
+        return;
+    }
+    const Caller caller = caller_of(req);
+    const Result<> done = dispatcher.volume().setxattr(InodeNo(ino), name, *bytes, flags, caller,
+                                                       dispatcher.drops_setgid(caller));
     if (dispatcher.proceed(req, done))
         dispatcher.tell_others(req, attribute_news(dispatcher, ino),
                                [req] { fuse_reply_err(req, 0); });
@@ -126,7 +132,8 @@ void reply_bytes(fuse_req_t req, std::span<const std::byte> bytes, std::size_t s
 void getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, std::size_t size_max) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     const auto value = dispatcher.volume().getxattr(InodeNo(ino), name);
-    if (dispatcher.proceed(req, value)) reply_bytes(req, std::span(value.value()), size_max);
+    if (!dispatcher.proceed(req, value)) return;
+    reply_bytes(req, xattr_out(name, value.value(), dispatcher.client()), size_max);
 }
 
 void listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size_max) {
