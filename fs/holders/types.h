@@ -36,6 +36,7 @@ struct OpenRequest {
     bool read = true;             // O_RDONLY, O_RDWR
     bool write = false;           // O_WRONLY, O_RDWR
     bool truncate = false;        // O_TRUNC
+    bool append = false;          // O_APPEND
     bool direct = false;          // O_DIRECT
     bool kill_suid_sgid = false;  // with truncate, as in SetAttr
     Caller caller;

@@ -6,6 +6,7 @@
 #include "core/btree.h"
 #include "core/dir.h"
 #include "core/inode.h"
+#include "core/protection.h"
 #include "core/xattr.h"
 #include "volume/attributes.h"
 
@@ -68,6 +69,7 @@ Result<> set_acl(Engine &e, InodeNo ino, std::string_view name, const Acl &acl, 
     const Reader reader(*e.core);
     const auto *was = TRY(core::read_inode(reader, ino));
     const std::uint32_t mode = was->mode.get();
+    TRY(core::may_change(*was));
     if (S_ISLNK(mode)) return Error(EOPNOTSUPP, "a symlink has no access control list");
     if (!access && !S_ISDIR(mode)) {
         if (acl.empty()) return {};

@@ -2,6 +2,7 @@
 #include <sys/stat.h>
 
 #include "core/inode.h"
+#include "core/protection.h"
 #include "volume/attributes.h"
 #include "volume/parts.h"
 
@@ -20,7 +21,9 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
     const auto *inode = TRY(core::read_inode(reader, ino));
     if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "not a regular file");
     const std::uint32_t flags = inode->flags.get();
-    bool direct = request.direct;
+    if (request.write) TRY(core::may_open_for_writing(*inode, request.append));
+    // A store by mmap would be no appending.
+    bool direct = request.direct || (request.write && core::is_append_only(*inode));
     // Sealed full: nobody caches.  Sealed as-is, or held by a grant: a store into a hole must fail
     // in write(2), not in write-back where nobody hears of it.  Those who freeze a map hold the
     // volume's lock exclusively, so an open comes before them, and counts, or after them.

@@ -10,6 +10,7 @@
 #include "core/dir.h"
 #include "core/extent_map.h"
 #include "core/inode.h"
+#include "core/protection.h"
 #include "core/xattr.h"
 #include "volume/acls.h"
 #include "volume/attributes.h"
@@ -37,6 +38,7 @@ Result<const media::Inode *> read_dir(const Reader &reader, InodeNo ino) {
 Result<const media::Inode *> read_parent(const Reader &reader, InodeNo ino) {
     const auto *dir = TRY(read_dir(reader, ino));
     if (dir->nlink.get() == 0) return Error(ENOENT, "the directory was removed");
+    TRY(core::may_touch(*dir));
     return dir;
 }
 
@@ -269,6 +271,7 @@ Result<Attr> Volume::link(InodeNo ino, InodeNo dir_ino, std::string_view name) {
         ExclusiveLock held(e.lock);
         const auto *was = TRY(core::read_inode(Reader(*e.core), ino));
         if (S_ISDIR(was->mode.get())) return Error(EPERM, "a directory has one name");
+        TRY(core::may_change(*was));
         const bool nameless = was->nlink.get() == 0;
         if (nameless && !e.live.linkable(ino)) return Error(ENOENT, "the file was removed");
         if (was->nlink.get() == media::kLinksMax) return Error(EMLINK, "too many links");
@@ -328,6 +331,7 @@ Result<> Volume::unlink(InodeNo dir_ino, std::string_view name, InodeNo *removed
         ino = found.ino;
         const auto *target = TRY(core::read_inode(reader, ino));
         if (S_ISDIR(target->mode.get())) return Error(EISDIR, "a directory: use rmdir");
+        TRY(core::may_remove_name(*was, *target));
         if (target->nlink.get() == 0) return corrupt("a name leads to an inode without links");
 
         Change change(*e.core);
@@ -359,6 +363,7 @@ Result<> Volume::rmdir(InodeNo dir_ino, std::string_view name, InodeNo *removed)
         const auto found = TRY(core::find_name(reader, *was, dir_ino, name));
         ino = found.ino;
         const auto *target = TRY(read_dir(reader, ino));
+        TRY(core::may_remove_name(*was, *target));
         if (target->entries.get() != 0) return Error(ENOTEMPTY, "the directory is not empty");
 
         Change change(*e.core);

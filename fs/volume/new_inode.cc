@@ -3,6 +3,8 @@
 
 #include <sys/stat.h>
 
+#include "core/protection.h"
+
 namespace pmfs {
 
 using core::Change;
@@ -28,7 +30,9 @@ Result<core::NewInode> new_inode(Change &change, const media::Inode &dir, InodeN
     made.inode->gid.set(sticky_group ? dir.gid.get() : caller.gid);
     made.inode->nlink.set(directory ? 2 : 1);
     made.inode->rdev.set(words.rdev);
-    made.inode->flags.set(words.flags);
+    const bool has_flags = directory || S_ISREG(words.mode);
+    made.inode->flags.set(words.flags |
+                          (has_flags ? dir.flags.get() & core::kInheritedFlags : 0u));
     if (directory) made.inode->parent.set(dir_ino.value());
     const media::Time now = core::to_media(now_coarse());
     made.inode->atime = made.inode->mtime = made.inode->ctime = made.inode->crtime = now;

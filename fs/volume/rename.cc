@@ -5,6 +5,7 @@
 
 #include "core/dir.h"
 #include "core/inode.h"
+#include "core/protection.h"
 #include "volume/attributes.h"
 #include "volume/new_inode.h"
 #include "volume/parts.h"
@@ -59,6 +60,15 @@ Result<> check_replace(const Reader &reader, const Side &from, const Side &to) {
     if (to.is_dir && TRY(core::read_inode(reader, to.found.ino))->entries.get() != 0)
         return Error(ENOTEMPTY, "the directory in the way is not empty");
     return {};
+}
+
+// What chattr(1) forbids.
+Result<> check_protected(const Reader &reader, const Side &from, const Side &to) {
+    const auto *from_dir = TRY(core::read_inode(reader, from.dir));
+    TRY(core::may_remove_name(*from_dir, *TRY(core::read_inode(reader, from.found.ino))));
+    const auto *to_dir = TRY(core::read_inode(reader, to.dir));
+    if (to.found.ino.value() == 0) return core::may_touch(*to_dir);
+    return core::may_remove_name(*to_dir, *TRY(core::read_inode(reader, to.found.ino)));
 }
 
 // A subdirectory left `from` and came to `to`.
@@ -154,6 +164,7 @@ Result<> Volume::rename(InodeNo from_dir, std::string_view from_name, InodeNo to
         const bool taken = to.found.ino.value() != 0;
         if ((flags & RENAME_NOREPLACE) != 0 && taken) return Error(EEXIST, "the name is taken");
         if (taken && to.found.ino == from.found.ino) return {};
+        TRY(check_protected(reader, from, to));
         if (from.is_dir && TRY(is_above(reader, from.found.ino, to_dir)))
             return Error(EINVAL, "a directory cannot move into itself");
         if (renamed != nullptr) {

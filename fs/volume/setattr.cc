@@ -6,6 +6,7 @@
 
 #include "core/extent_map.h"
 #include "core/inode.h"
+#include "core/protection.h"
 #include "core/seal.h"
 #include "media/geometry.h"
 #include "volume/acls.h"
@@ -74,6 +75,10 @@ private:
     Result<> begin() {
         const auto *was = TRY(core::read_inode(Reader(*e_.core), ino_));
         mode_before_ = was->mode.get();
+        if (set_.mode || set_.uid || set_.gid || set_.size || set_.times_given)
+            TRY(core::may_change(*was));
+        // (With a ctime: the kernel's own, of writes that it keeps.)
+        if ((set_.atime || set_.mtime) && !set_.ctime) TRY(core::may_touch(*was));
         if (!set_.size) {
             stage_ = Stage::rest;
             return {};

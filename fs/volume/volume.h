@@ -91,6 +91,12 @@ public:
     Result<Attr> getattr(InodeNo ino);
     Result<Attr> setattr(InodeNo ino, const SetAttr &set, const Caller &caller);
 
+    // chattr(1), of files and directories (others: EOPNOTSUPP).  Its kernel has asked for
+    // CAP_LINUX_IMMUTABLE and written the file's pages back.  EBUSY: one that is to be immutable or
+    // append-only is under a grant that may store.  May wait for a disk.
+    Result<FileFlags> file_flags(InodeNo ino);
+    Result<> set_file_flags(InodeNo ino, const FileFlags &flags);
+
     // --- open files.  A handle keeps the inode's blocks; release ends its grants.
     Result<OpenReply> open_file(InodeNo ino, const OpenRequest &request);
     void release(HandleId handle);

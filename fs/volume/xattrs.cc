@@ -5,6 +5,7 @@
 #include "core/btree.h"
 #include "core/dir.h"
 #include "core/inode.h"
+#include "core/protection.h"
 #include "core/xattr.h"
 #include "volume/acls.h"
 #include "volume/attributes.h"
@@ -74,6 +75,7 @@ Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const st
         ExclusiveLock held(e.lock);
         const Reader reader(*e.core);
         const auto *was = TRY(core::read_inode(reader, ino));
+        TRY(core::may_change(*was));
         const bool there = core::has_xattr(reader, *was, ino, name);
         if ((flags & XATTR_CREATE) != 0 && there) return Error(EEXIST, "the attribute exists");
         if ((flags & XATTR_REPLACE) != 0 && !there) return Error(ENODATA, "no such attribute");
@@ -139,6 +141,7 @@ Result<> Volume::removexattr(InodeNo ino, std::string_view name, const Caller &c
     if (core::is_acl(name)) return change_acl(ino, name, {}, false);
     ExclusiveLock held(e.lock);
     const auto *was = TRY(core::read_inode(Reader(*e.core), ino));
+    TRY(core::may_change(*was));
     if (was->xattr_root.get() == 0) return Error(ENODATA, "no such attribute");
     Change change(*e.core);
     TRY(change.begin());

@@ -11,19 +11,17 @@ using core::Acl;
 using core::AclEntry;
 using core::kAccessAcl;
 using core::kDefaultAcl;
-using enum core::AclTag;
+using Tag = core::AclTag;
 
 namespace {
 
-constexpr InodeNo kRoot(media::kRootIno);
-
 Acl minimal(unsigned o, unsigned g, unsigned x) {
     const auto digit = [](unsigned value) { return static_cast<std::uint16_t>(value); };
-    return {{owner, digit(o), ~0u}, {owning_group, digit(g), ~0u}, {other, digit(x), ~0u}};
+    return {{Tag::owner, digit(o), ~0u}, {Tag::owning_group, digit(g), ~0u}, {Tag::other, digit(x), ~0u}};
 }
 // u::rw u:1000:rw g::r m::rw o::-
 const Acl kShared{
-    {owner, 6, ~0u}, {user, 6, 1000}, {owning_group, 4, ~0u}, {mask, 6, ~0u}, {other, 0, ~0u}};
+    {Tag::owner, 6, ~0u}, {Tag::user, 6, 1000}, {Tag::owning_group, 4, ~0u}, {Tag::mask, 6, ~0u}, {Tag::other, 0, ~0u}};
 
 int parse_error(const Acl &acl) {
     const auto parsed = core::parse_acl(core::bytes_of_acl(acl));
@@ -31,7 +29,7 @@ int parse_error(const Acl &acl) {
 }
 
 std::uint32_t mode(Volume &volume, InodeNo ino) {
-    return volume.getattr(ino).value().mode;
+    return volume.getattr(ino).take().mode;
 }
 int set(Volume &volume, InodeNo ino, std::string_view name, const Acl &acl,
         bool drop_setgid = false) {
@@ -82,7 +80,7 @@ TEST_CASE("acl: what is no list is EINVAL, whatever it is instead") {
         CHECK(parse_error(swapped) == EINVAL);
         Acl twice = kShared;
         twice.insert(twice.begin() + static_cast<std::ptrdiff_t>(first), kShared[first]);
-        CHECK(parse_error(twice) == (kShared[first].tag == user ? 0 : EINVAL));
+        CHECK(parse_error(twice) == (kShared[first].tag == Tag::user ? 0 : EINVAL));
     }
     Acl odd = kShared;
     odd[1].allowed = 8;
@@ -155,7 +153,7 @@ TEST_CASE("acl: what is made in a directory with a default list has it, and no u
     CHECK(mode(*volume, below) == (S_IFDIR | 0640));
     CHECK(same(get(*volume, below, kDefaultAcl), kShared));
     CHECK(get(*volume, below, kAccessAcl)[3].allowed == 4);
-    CHECK(volume->getattr(dir).value().nlink == 3);
+    CHECK(volume->getattr(dir).take().nlink == 3);
     CHECK(mode(*volume, make(*volume, kRoot, "other", S_IFREG | 0666, 027)) == (S_IFREG | 0640));
     OpenReply opened;
     OpenRequest request;
@@ -164,7 +162,7 @@ TEST_CASE("acl: what is made in a directory with a default list has it, and no u
     REQUIRE(nameless.ok());
     CHECK(nameless.value().mode == (S_IFREG | 0660));
     CHECK(same(get(*volume, nameless.value().ino, kAccessAcl), kShared));
-    CHECK(volume->symlink(dir, "s", "target", request.caller).value().mode == (S_IFLNK | 0777));
+    CHECK(volume->symlink(dir, "s", "target", request.caller).take().mode == (S_IFLNK | 0777));
     CHECK(volume->info().inodes_used == before + 5);
     // A default list of nothing but a mode.
     CHECK(set(*volume, dir, kDefaultAcl, minimal(7, 0, 0)) == 0);

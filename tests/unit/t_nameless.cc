@@ -11,7 +11,6 @@ using namespace pmfs::test;
 
 namespace {
 
-constexpr InodeNo kRoot(media::kRootIno);
 
 struct Nameless {
     InodeNo ino;
@@ -92,8 +91,8 @@ TEST_CASE("nameless: a rename that leaves a whiteout fits beside everything that
         made.push_back(one.value().ino);
     }
     // Far from one another, as inodes are numbered in the order in which they are made.
-    REQUIRE(volume->rename(kRoot, "n1", made[8], "from").ok());
-    REQUIRE(volume->rename(kRoot, "n12", made[24], "to").ok());
+    REQUIRE(volume->rename(kRoot, "n1", made[8], "from", 0).ok());
+    REQUIRE(volume->rename(kRoot, "n12", made[24], "to", 0).ok());
     REQUIRE(volume->unlink(kRoot, "n36").ok());  // referred to, so it stays on the list
     REQUIRE(volume->rename(made[8], "from", made[24], "to", RENAME_WHITEOUT, nullptr, {1000, 100})
                 .ok());
@@ -102,7 +101,7 @@ TEST_CASE("nameless: a rename that leaves a whiteout fits beside everything that
     CHECK(left.value().mode == S_IFCHR);
     CHECK((left.value().rdev == 0 && left.value().nlink == 1));
     CHECK((left.value().uid == 1000 && left.value().gid == 100));
-    CHECK(volume->lookup(made[24], "to").value().ino == made[1]);
+    CHECK(volume->lookup(made[24], "to").take().ino == made[1]);
     volume.kill();
     CHECK(volume->lookup(made[8], "from").ok());
     volume.check();

@@ -57,6 +57,9 @@ SetAttr to_set_attr(const struct stat &attr, unsigned valid) {
     if (valid & FATTR_MTIME)
         set.mtime = valid & FATTR_MTIME_NOW ? now_coarse() : from_timespec(attr.st_mtim);
     if (valid & FATTR_CTIME) set.ctime = from_timespec(attr.st_ctim);
+    const bool atime_given = (valid & (FATTR_ATIME | FATTR_ATIME_NOW)) == FATTR_ATIME;
+    const bool mtime_given = (valid & (FATTR_MTIME | FATTR_MTIME_NOW)) == FATTR_MTIME;
+    set.times_given = !set.ctime && (atime_given || mtime_given);
     // The protocol (FUSE_HANDLE_KILLPRIV_V2): always with a new owner, and on truncation when the
     // kernel says so.  A request that sets nothing is all that is left of chown(-1, -1), and of the
     // VFS's own wish to clear them before a write or an fallocate (measured on 6.18).

@@ -6,6 +6,7 @@
 #include "client/pmfs_ioctl.h"
 #include "front/requests/convert.h"
 #include "front/requests/ioctl.h"
+#include "front/requests/ioctl_flags.h"
 #include "front/requests/ops.h"
 #include "front/requests/request.h"
 
@@ -17,6 +18,7 @@ OpenRequest to_open_request(fuse_req_t req, int flags, std::uint32_t fuse_flags)
     request.read = (flags & O_ACCMODE) != O_WRONLY;
     request.write = (flags & O_ACCMODE) != O_RDONLY;
     request.truncate = (flags & O_TRUNC) != 0;
+    request.append = (flags & O_APPEND) != 0;
     request.direct = (flags & O_DIRECT) != 0 || Dispatcher::of(req).maps_all();
     request.kill_suid_sgid = (fuse_flags & FUSE_OPEN_KILL_SUIDGID) != 0;
     request.caller = caller_of(req);
@@ -257,6 +259,9 @@ void ioctl(fuse_req_t req, fuse_ino_t ino, unsigned command, void *, fuse_file_i
         // A negative result is the error, and what comes back with it is copied out all the same.
         fuse_reply_ioctl(req, -reply.error, reply.out.data(), reply.out.size());
     });
+    if (is_flags_ioctl(command))
+        return handle_flags_ioctl(dispatcher.ioctls(), request,
+                                  Request::current()->argument<fuse_ioctl_in>().arg, answer);
     handle_ioctl(dispatcher.ioctls(), request, answer);
 }
 
