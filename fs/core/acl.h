@@ -1,9 +1,9 @@
 // POSIX access control lists, as the values of their two attributes: who may do what besides a
 // file's mode bits, and what new files of a directory begin with.
 //
-// The kernel decides by them; the volume keeps them and the mode in step, as fs/posix_acl.c of Linux
-// does: where a list has a mask, the mode's group bits are the mask.  The rules are those of the
-// withdrawn POSIX.1e draft 17, as acl(5) has them; the bytes are Linux's (posix_acl_xattr.h).
+// The kernel decides by them; the volume keeps them and the mode in step, as fs/posix_acl.c of
+// Linux does: where a list has a mask, the mode's group bits are the mask.  The rules are those of
+// the withdrawn POSIX.1e draft 17, as acl(5) has them; the bytes are Linux's (posix_acl_xattr.h).
 #pragma once
 #include <cstdint>
 #include <string_view>
@@ -38,8 +38,8 @@ using Acl = std::vector<AclEntry>;
 // So many fit beside an inode in one transaction, with its mode.
 inline constexpr std::size_t kAclEntriesMax = 112;
 
-// An empty list for a value that says that there is none.  EINVAL: it is no list, or one that cannot
-// be (acl_valid(3)); E2BIG.
+// An empty list for a value that says that there is none.  EINVAL: it is no list, or one that
+// cannot be (acl_valid(3)); E2BIG.
 Result<Acl> parse_acl(ConstBytes value);
 std::vector<std::byte> bytes_of_acl(const Acl &acl);
 

@@ -31,8 +31,7 @@ Result<Acl> acl_of(const Reader &reader, const media::Inode &inode, InodeNo ino,
     return acl;
 }
 
-Result<> put_acl(Engine &e, InodeNo ino, std::string_view name, ConstBytes value)
-    REQUIRES(e.lock) {
+Result<> put_acl(Engine &e, InodeNo ino, std::string_view name, ConstBytes value) REQUIRES(e.lock) {
     if (value.empty()) return {};
     TRY(core::xattr_make_room(*e.core, ino, name, value.size()));
     Change change(*e.core);

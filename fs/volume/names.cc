@@ -297,7 +297,7 @@ Result<Attr> Volume::link(InodeNo ino, InodeNo dir_ino, std::string_view name) {
 }
 
 Result<Attr> Volume::create_nameless(InodeNo dir_ino, std::uint32_t mode, bool linkable,
-                                   const OpenRequest &request, OpenReply *reply) {
+                                     const OpenRequest &request, OpenReply *reply) {
     Engine &e = parts_->engine;
     TRY(writable(e));
     if ((mode & ~07777u) != S_IFREG)

@@ -31,8 +31,7 @@ Result<core::NewInode> new_inode(Change &change, const media::Inode &dir, InodeN
     made.inode->nlink.set(directory ? 2 : 1);
     made.inode->rdev.set(words.rdev);
     const bool has_flags = directory || S_ISREG(words.mode);
-    made.inode->flags.set(words.flags |
-                          (has_flags ? dir.flags.get() & core::kInheritedFlags : 0u));
+    made.inode->flags.set(words.flags | (has_flags ? dir.flags.get() & core::kInheritedFlags : 0u));
     if (directory) made.inode->parent.set(dir_ino.value());
     const media::Time now = core::to_media(now_coarse());
     made.inode->atime = made.inode->mtime = made.inode->ctime = made.inode->crtime = now;

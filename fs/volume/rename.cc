@@ -141,8 +141,8 @@ Result<bool> move(core::Core &core, const Side &from, const Side &to, InodeNo wh
     return gone;
 }
 
-// It stays on the orphan list when it gets its name, as if it were to be trimmed, which is done then
-// or at the next mount: to take it off is more than fits beside a rename.
+// It stays on the orphan list when it gets its name, as if it were to be trimmed, which is done
+// then or at the next mount: to take it off is more than fits beside a rename.
 constexpr NewInodeWords kWhiteout{.mode = S_IFCHR, .rdev = 0, .flags = media::kTrimPending};
 
 }  // namespace

@@ -75,12 +75,12 @@ public:
     // A regular file without a name, opened (O_TMPFILE).  Counts one reference.  It is gone with
     // the last one, and with the server, unless it is `linkable` and link() names it.
     Result<Attr> create_nameless(InodeNo dir, std::uint32_t mode, bool linkable,
-                               const OpenRequest &request, OpenReply *reply);
+                                 const OpenRequest &request, OpenReply *reply);
     // *removed: what the name led to.
     Result<> unlink(InodeNo dir, std::string_view name, InodeNo *removed = nullptr);
     Result<> rmdir(InodeNo dir, std::string_view name, InodeNo *removed = nullptr);
-    // flags: RENAME_NOREPLACE, RENAME_WHITEOUT, both, or RENAME_EXCHANGE; others EINVAL.  A whiteout
-    // (a character device 0:0 under the old name) is `caller`'s.
+    // flags: RENAME_NOREPLACE, RENAME_WHITEOUT, both, or RENAME_EXCHANGE; others EINVAL.  A
+    // whiteout (a character device 0:0 under the old name) is `caller`'s.
     Result<> rename(InodeNo from, std::string_view from_name, InodeNo to, std::string_view to_name,
                     unsigned flags, Renamed *renamed = nullptr, const Caller &caller = {});
     Result<std::string> readlink(InodeNo ino);

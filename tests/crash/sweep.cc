@@ -168,7 +168,7 @@ void User::make_nameless(const std::string &word) {
     OpenReply opened;
     nameless_[word] = must(retry([&] {
                           return volume_.create_nameless(InodeNo(media::kRootIno), S_IFREG | 0600,
-                                                       true, request, &opened);
+                                                         true, request, &opened);
                       })).ino;
     open_[word] = opened.handle;
 }

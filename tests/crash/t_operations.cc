@@ -103,8 +103,7 @@ TEST_CASE("crash: a file without a name is gone, and one that was given a name h
     check({"nameless",
            with_leftovers,
            {[](User &u) { u.make_nameless("a"); }, [](User &u) { u.make_nameless("b"); },
-            [](User &u) { u.make_nameless("c"); },
-            [](User &u) { u.write_nameless("b", 20000, 7); },
+            [](User &u) { u.make_nameless("c"); }, [](User &u) { u.write_nameless("b", 20000, 7); },
             [](User &u) { u.name("b", "d/b"); }, [](User &u) { u.name("c", "c"); },
             [](User &u) { u.name("c", "d/c"); }, [](User &u) { u.close_nameless("a"); },
             [](User &u) { u.close_nameless("b"); }, [](User &u) { u.close_nameless("c"); },
@@ -185,7 +184,8 @@ TEST_CASE("crash: attributes of every size") {
             [](User &u) { u.remove_xattr("f", "user.a"); }}});
 }
 
-TEST_CASE("crash: an access control list is there with its mode, and with what inherits it, or not") {
+TEST_CASE(
+    "crash: an access control list is there with its mode, and with what inherits it, or not") {
     core::Acl acl{{core::AclTag::owner, 7, ~0u},
                   {core::AclTag::user, 6, 1000},
                   {core::AclTag::owning_group, 4, ~0u},

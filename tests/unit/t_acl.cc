@@ -17,11 +17,16 @@ namespace {
 
 Acl minimal(unsigned o, unsigned g, unsigned x) {
     const auto digit = [](unsigned value) { return static_cast<std::uint16_t>(value); };
-    return {{Tag::owner, digit(o), ~0u}, {Tag::owning_group, digit(g), ~0u}, {Tag::other, digit(x), ~0u}};
+    return {{Tag::owner, digit(o), ~0u},
+            {Tag::owning_group, digit(g), ~0u},
+            {Tag::other, digit(x), ~0u}};
 }
 // u::rw u:1000:rw g::r m::rw o::-
-const Acl kShared{
-    {Tag::owner, 6, ~0u}, {Tag::user, 6, 1000}, {Tag::owning_group, 4, ~0u}, {Tag::mask, 6, ~0u}, {Tag::other, 0, ~0u}};
+const Acl kShared{{Tag::owner, 6, ~0u},
+                  {Tag::user, 6, 1000},
+                  {Tag::owning_group, 4, ~0u},
+                  {Tag::mask, 6, ~0u},
+                  {Tag::other, 0, ~0u}};
 
 int parse_error(const Acl &acl) {
     const auto parsed = core::parse_acl(core::bytes_of_acl(acl));
@@ -33,8 +38,7 @@ std::uint32_t mode(Volume &volume, InodeNo ino) {
 }
 int set(Volume &volume, InodeNo ino, std::string_view name, const Acl &acl,
         bool drop_setgid = false) {
-    const auto done =
-        volume.setxattr(ino, name, core::bytes_of_acl(acl), 0, {}, drop_setgid);
+    const auto done = volume.setxattr(ino, name, core::bytes_of_acl(acl), 0, {}, drop_setgid);
     return done.ok() ? 0 : done.error().errno_value();
 }
 Acl get(Volume &volume, InodeNo ino, std::string_view name) {

@@ -53,7 +53,8 @@ Try setting(const char *what, const std::function<void(SetAttr &)> &fill, bool b
 const std::vector<std::byte> kBytes(5000);
 
 const Try kTries[] = {
-    {"overwrite", false, [](Volume &v, InodeNo f) { return error_of(v.write(f, 0, kBytes, false, {})); }},
+    {"overwrite", false,
+     [](Volume &v, InodeNo f) { return error_of(v.write(f, 0, kBytes, false, {})); }},
     {"append", true,
      [](Volume &v, InodeNo f) {
          return error_of(v.write(f, v.getattr(f).take().size, kBytes, false, {}));
@@ -63,23 +64,37 @@ const Try kTries[] = {
     setting("chmod", [](SetAttr &s) { s.mode = 0600; }),
     setting("chown", [](SetAttr &s) { s.uid = 7; }),
     setting("chgrp", [](SetAttr &s) { s.gid = 7; }),
-    setting("times", [](SetAttr &s) { s.mtime = Timespec{1, 0}, s.times_given = true; }),
-    setting("touch", [](SetAttr &s) { s.mtime = Timespec{1, 0}; }, true),
+    setting("times",
+            [](SetAttr &s) {
+                s.mtime = Timespec{1, 0}, s.times_given = true;
+            }),
+    setting(
+        "touch",
+        [](SetAttr &s) {
+            s.mtime = Timespec{1, 0};
+        },
+        true),
     {"allocate", true,
      [](Volume &v, InodeNo f) {
          return error_of(v.fallocate(0, f, FALLOC_FL_KEEP_SIZE, 0, 20000, {}));
      }},
     {"punch", false,
      [](Volume &v, InodeNo f) {
-         return error_of(v.fallocate(0, f, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096, {}));
+         return error_of(
+             v.fallocate(0, f, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096, {}));
      }},
     {"zero", false,
-     [](Volume &v, InodeNo f) { return error_of(v.fallocate(0, f, FALLOC_FL_ZERO_RANGE, 0, 4096, {})); }},
+     [](Volume &v, InodeNo f) {
+         return error_of(v.fallocate(0, f, FALLOC_FL_ZERO_RANGE, 0, 4096, {}));
+     }},
     {"xattr", false,
      [](Volume &v, InodeNo f) { return error_of(v.setxattr(f, "user.x", kBytes, 0, {})); }},
-    {"no xattr", false, [](Volume &v, InodeNo f) { return error_of(v.removexattr(f, "user.old", {})); }},
+    {"no xattr", false,
+     [](Volume &v, InodeNo f) { return error_of(v.removexattr(f, "user.old", {})); }},
     {"acl", false,
-     [](Volume &v, InodeNo f) { return error_of(v.removexattr(f, "system.posix_acl_access", {})); }},
+     [](Volume &v, InodeNo f) {
+         return error_of(v.removexattr(f, "system.posix_acl_access", {}));
+     }},
     {"seal", false,
      [](Volume &v, InodeNo f) {
          std::uint64_t bad = 0;
@@ -91,17 +106,19 @@ const Try kTries[] = {
      [](Volume &v, InodeNo f) { return error_of(v.prepare_contiguous(f, 0, 0, {})); }},
     {"link", false, [](Volume &v, InodeNo f) { return error_of(v.link(f, kRoot, "another")); }},
     {"unlink", false, [](Volume &v, InodeNo) { return error_of(v.unlink(kRoot, "f")); }},
-    {"rename", false, [](Volume &v, InodeNo) { return error_of(v.rename(kRoot, "f", kRoot, "g", 0)); }},
+    {"rename", false,
+     [](Volume &v, InodeNo) { return error_of(v.rename(kRoot, "f", kRoot, "g", 0)); }},
     {"rename onto", false,
      [](Volume &v, InodeNo) { return error_of(v.rename(kRoot, "other", kRoot, "f", 0)); }},
     {"exchange", false,
      [](Volume &v, InodeNo) {
          return error_of(v.rename(kRoot, "other", kRoot, "f", RENAME_EXCHANGE));
      }},
-    {"open", false,
-     [](Volume &v, InodeNo f) { return error_of(v.open_file(f, {.write = true})); }},
+    {"open", false, [](Volume &v, InodeNo f) { return error_of(v.open_file(f, {.write = true})); }},
     {"open to append", true,
-     [](Volume &v, InodeNo f) { return error_of(v.open_file(f, {.write = true, .append = true})); }},
+     [](Volume &v, InodeNo f) {
+         return error_of(v.open_file(f, {.write = true, .append = true}));
+     }},
     {"open to truncate", false,
      [](Volume &v, InodeNo f) { return error_of(v.open_file(f, {.truncate = true})); }},
 };
@@ -127,7 +144,9 @@ TEST_CASE("chattr: what an immutable file refuses, and an append-only one, by ev
     }
 }
 
-TEST_CASE("chattr: who has a grant that stores keeps a file from being immutable, and the other way round") {
+TEST_CASE(
+    "chattr: who has a grant that stores keeps a file from being immutable, and the other way "
+    "round") {
     SmallVolume volume(4 << 20);
     const InodeNo file = make(*volume, kRoot, "f");
     REQUIRE(volume->write(file, 0, kBytes, false, {}).ok());

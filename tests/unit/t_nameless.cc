@@ -11,7 +11,6 @@ using namespace pmfs::test;
 
 namespace {
 
-
 struct Nameless {
     InodeNo ino;
     HandleId handle = 0;
@@ -52,7 +51,8 @@ TEST_CASE("nameless: a file without a name goes with the last who uses it, and w
     CHECK(inodes(*volume) == before);
 }
 
-TEST_CASE("nameless: it gets a name once if that was allowed, and a file that lost its name never") {
+TEST_CASE(
+    "nameless: it gets a name once if that was allowed, and a file that lost its name never") {
     SmallVolume volume(4 << 20);
     const Nameless open = make(*volume), closed = make(*volume, false);
     CHECK(error_of(volume->link(closed.ino, kRoot, "closed")) == ENOENT);
@@ -79,8 +79,8 @@ TEST_CASE("nameless: a directory that was removed takes none, and only regular f
         CHECK(error_of(volume->create_nameless(kRoot, mode, true, {}, &opened)) == EINVAL);
 }
 
-// Two directories, what is moved, what is replaced, the whiteout and another orphan, each in a block
-// of inodes of its own: more than one transaction takes, if it were one.
+// Two directories, what is moved, what is replaced, the whiteout and another orphan, each in a
+// block of inodes of its own: more than one transaction takes, if it were one.
 TEST_CASE("nameless: a rename that leaves a whiteout fits beside everything that it replaces") {
     SmallVolume volume(8 << 20);
     std::vector<InodeNo> made;
@@ -123,7 +123,7 @@ TEST_CASE("nameless: a rename that cannot be leaves no whiteout and no inode beh
     CHECK(inodes(*volume) == before);
     // It has to wait for the journal when the whiteout is there already: that one goes.
     volume.wait_behind(1);
-    REQUIRE(volume.retry([&] { return volume->rename(kRoot, "f", kRoot, "h", RENAME_WHITEOUT); })
-                .ok());
+    REQUIRE(
+        volume.retry([&] { return volume->rename(kRoot, "f", kRoot, "h", RENAME_WHITEOUT); }).ok());
     CHECK(inodes(*volume) == before + 1);
 }

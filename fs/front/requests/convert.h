@@ -16,8 +16,8 @@ inline double attr_timeout(const Attr &attr, const Dispatcher &dispatcher) {
     return attr.unsettled ? 0 : dispatcher.timeout(dispatcher.options().attr_timeout_s);
 }
 fuse_entry_param to_entry(const Attr &attr, Dispatcher &dispatcher);
-// The value of an attribute, in which an access control list names users and groups.  Nothing: one of
-// them is none of the volume's.
+// The value of an attribute, in which an access control list names users and groups.  Nothing: one
+// of them is none of the volume's.
 std::vector<std::byte> xattr_out(std::string_view name, ConstBytes value, const Client &client);
 std::optional<std::vector<std::byte>> xattr_in(std::string_view name, ConstBytes value,
                                                const Client &client);

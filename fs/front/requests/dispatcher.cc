@@ -514,8 +514,8 @@ void Dispatcher::on_init(void *userdata, fuse_conn_info *connection) {
     want(FUSE_CAP_EXPLICIT_INVAL_DATA, told);
     want(FUSE_CAP_HANDLE_KILLPRIV, false);  // its successor: see patch_init
     want(FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_CACHE_SYMLINKS, true);
-    // The kernel decides by access control lists, and leaves the umask to whoever knows of those that
-    // a directory gives to what is made in it.
+    // The kernel decides by access control lists, and leaves the umask to whoever knows of those
+    // that a directory gives to what is made in it.
     want(FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK, true);
     want(FUSE_CAP_WRITEBACK_CACHE, self.options_.writeback);
     want(FUSE_CAP_POSIX_LOCKS, self.client_->policy().shares_ranges);

@@ -1,8 +1,8 @@
 // The kernel's bits of a file's flags, and the volume's: see ioctl_flags.h.
 //
-// Linux (5.13 and up) answers these ioctls in its VFS, which asks for CAP_LINUX_IMMUTABLE where that
-// is needed, and sends us one of its own with no program's pointer in it.  Older ones pass on what
-// anybody asks: they are told ENOTTY.
+// Linux (5.13 and up) answers these ioctls in its VFS, which asks for CAP_LINUX_IMMUTABLE where
+// that is needed, and sends us one of its own with no program's pointer in it.  Older ones pass on
+// what anybody asks: they are told ENOTTY.
 #include "front/requests/ioctl_flags.h"
 
 #include <linux/fs.h>
@@ -74,9 +74,8 @@ void set(IoctlContext &context, InodeNo ino, const FileFlags &flags, std::uint32
         return context.volume.when_ready(
             result.error(), [=, &context] { set(context, ino, flags, user, done); }, user);
     const int error = result.ok() ? 0 : result.error().errno_value();
-    context.clients.forget_attributes(context.client, ino, [done, error] {
-        done({.error = error, .out = {}});
-    });
+    context.clients.forget_attributes(context.client, ino,
+                                      [done, error] { done({.error = error, .out = {}}); });
 }
 
 }  // namespace

@@ -69,12 +69,12 @@ void Dispatcher::statx(const Request &request) {
 
 // syncfs(2) and sync(2) of a guest.  (The kernel of a mount of this machine keeps them to itself.)
 void Dispatcher::sync_filesystem(const Request &request) {
-    volume_.fsync(InodeNo(FUSE_ROOT_ID),
-                  answering([port = request.port(),
-                             unique = load<fuse_in_header>(request.message()).unique](
-                                const Result<> &done) {
-                      answer(port, unique, done.ok() ? 0 : done.error().errno_value());
-                  }));
+    volume_.fsync(
+        InodeNo(FUSE_ROOT_ID),
+        answering([port = request.port(),
+                   unique = load<fuse_in_header>(request.message()).unique](const Result<> &done) {
+            answer(port, unique, done.ok() ? 0 : done.error().errno_value());
+        }));
 }
 
 }  // namespace pmfs::front
