@@ -25,6 +25,16 @@ Result<const media::Inode *> read_flagged(const Reader &reader, InodeNo ino) {
     return Error(EOPNOTSUPP, "only files and directories have such flags");
 }
 
+// What stores without asking the server can only be kept from beginning.
+Result<> nobody_stores(Engine &e, InodeNo ino) {
+    for (const Grant &grant : e.live.grants(ino))
+        if (grant.may_store)
+            return Error(EBUSY, "somebody holds a grant that may store (pmfsctl holders)");
+    if (e.options.writeback && e.live.counts(ino).cached_write != 0)
+        return Error(EBUSY, "somebody has the file open and writes to the kernel's cache");
+    return {};
+}
+
 }  // namespace
 
 Result<FileFlags> Volume::file_flags(InodeNo ino) {
@@ -44,11 +54,7 @@ Result<> Volume::set_file_flags(InodeNo ino, const FileFlags &flags) {
     if (bits != 0) TRY(parts_->tuning.note_minor_version());
     ExclusiveLock held(e.lock);
     const auto *was = TRY(read_flagged(Reader(*e.core), ino));
-    // What stores past the server can only be kept from beginning.
-    if ((bits & core::kProtectionFlags & ~was->flags.get()) != 0)
-        for (const Grant &grant : e.live.grants(ino))
-            if (grant.may_store)
-                return Error(EBUSY, "somebody holds a grant that may store (pmfsctl holders)");
+    if ((bits & core::kProtectionFlags & ~was->flags.get()) != 0) TRY(nobody_stores(e, ino));
     Change change(*e.core);
     TRY(change.begin());
     auto *inode = TRY(core::edit_inode(change, ino));

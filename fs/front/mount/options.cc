@@ -51,6 +51,13 @@ Refusal set_seal(std::string_view, std::string_view value, ServeOptions *options
     return {};
 }
 
+Refusal set_sealed_reads(std::string_view, std::string_view value, ServeOptions *options) {
+    if (value != "cached" && value != "direct")
+        return fmt::format("sealed_reads= wants 'cached' or 'direct', not '{}'", value);
+    options->volume.sealed_direct = value == "direct";
+    return {};
+}
+
 Refusal set_group(std::string_view, std::string_view value, ServeOptions *options) {
     const std::string name(value);
     const group *found = ::getgrnam(name.c_str());
@@ -300,6 +307,8 @@ const auto &own_options() {
                   [](const auto &o) { return fmt::to_string(o.volume.commit_interval_ms); }},
         OwnOption{"seal", true, set_seal,
                   [](const auto &o) { return fmt::to_string(o.volume.owner_may_seal); }},
+        OwnOption{"sealed_reads", true, set_sealed_reads,
+                  [](const auto &o) { return fmt::to_string(o.volume.sealed_direct); }},
         OwnOption{"group", true, set_group,
                   [](const auto &o) { return o.group ? fmt::to_string(*o.group) : "none"; }},
         OwnOption{"local_lock", true, set_local_lock,

@@ -61,8 +61,7 @@ Dispatcher::Dispatcher(Clients &clients, std::shared_ptr<Client> client,
       ioctls_{.volume = volume_,
               .clients = clients_,
               .client = *client_,
-              .broker = nullptr,
-              .writeback = options.writeback} {}
+              .broker = nullptr} {}
 
 Result<std::shared_ptr<Dispatcher>> Dispatcher::create(Clients &clients,
                                                        std::shared_ptr<Client> client,
@@ -540,6 +539,7 @@ void Dispatcher::patch_init(const fuse_init_in &offer, fuse_init_out &reply) {
         reply.map_alignment = kPageShift;
         if ((offer.flags & FUSE_INIT_EXT) != 0)
             reply.flags2 |= offer.flags2 & static_cast<std::uint32_t>(FUSE_HAS_INODE_DAX >> 32);
+        maps_sealed_ = true;
         maps_all_ = (reply.flags2 & static_cast<std::uint32_t>(FUSE_HAS_INODE_DAX >> 32)) == 0;
     }
     // KILLPRIV_V2: the volume clears set-id bits, so that the kernel need not ask for an xattr
