@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/errors.h"
 #include "core/inode.h"
+#include "core/protection.h"
 #include "core/seal.h"
 #include "media/geometry.h"
 
@@ -246,6 +247,7 @@ namespace {
 Result<> may_hold(const media::Inode &inode, const HandleInfo &opened, const GrantRequest &request,
                   const Caller &caller) {
     if (!S_ISREG(inode.mode.get())) return Error(EINVAL, "only regular files have a block map");
+    if (request.may_store) TRY(core::may_change(inode));
     if (request.maps && !opened.read)
         return Error(EBADF, "to be mapped, the file must be open for reading");
     // Who may have the device can read the file there anyway, and so may map what it can read here.

@@ -54,6 +54,28 @@ bool LiveTable::mark_unlinked(InodeNo ino) {
     return drop_if_idle(shard, ino);
 }
 
+void LiveTable::set_nameless(InodeNo ino, bool linkable) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    Inode &i = shard.inodes[ino.value()];
+    i.unlinked = true;
+    i.linkable = linkable;
+}
+
+void LiveTable::set_named(InodeNo ino) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    if (found != shard.inodes.end()) found->second.unlinked = found->second.linkable = false;
+}
+
+bool LiveTable::linkable(InodeNo ino) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    return found != shard.inodes.end() && found->second.linkable;
+}
+
 bool LiveTable::seal_checked(InodeNo ino) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);

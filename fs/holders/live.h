@@ -36,6 +36,11 @@ public:
     bool forget(InodeNo ino, std::uint64_t count);
     // The last name is gone.  True when nobody refers to it either.
     bool mark_unlinked(InodeNo ino);
+    // Of an inode that somebody refers to: it was made without a name, and may be given one
+    // (`linkable`); it got one; whether it may.
+    void set_nameless(InodeNo ino, bool linkable);
+    void set_named(InodeNo ino);
+    bool linkable(InodeNo ino);
     // The digest of a sealed map is compared once while the inode is referred to.
     bool seal_checked(InodeNo ino);
     void set_seal_checked(InodeNo ino, bool checked);
@@ -131,6 +136,7 @@ private:
         FileBlock dense_end;
         HandleId first_handle = 0;  // of its list; 0 = none
         bool unlinked = false;
+        bool linkable = false;  // has no name yet, and may get one
         bool seal_checked = false;
         bool stored_directly = false;  // past the cache, since the last cached open
         bool bound_behind_end = false;

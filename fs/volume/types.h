@@ -52,11 +52,17 @@ struct Renamed {
     InodeNo source, target;      // what the two names led to before; 0: nothing
 };
 
+// chattr(1): see core/protection.h.
+struct FileFlags {
+    bool immutable = false, append_only = false, no_dump = false, no_access_time = false;
+};
+
 struct SetAttr {
     std::optional<std::uint32_t> mode;  // permission bits
     std::optional<std::uint32_t> uid, gid;
     std::optional<std::uint64_t> size;
     std::optional<Timespec> atime, mtime, ctime;
+    bool times_given = false;     // by who asks: others than the time it is
     bool kill_suid_sgid = false;  // FUSE_HANDLE_KILLPRIV_V2
 };
 

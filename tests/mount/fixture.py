@@ -263,6 +263,13 @@ def c_call(name, *arguments):
     return result
 
 
+def link_open(fd, path):
+    """A name for an open file, which may have none."""
+    at_fdcwd, at_symlink_follow = -100, 0x400
+    c_call("linkat", at_fdcwd, f"/proc/self/fd/{fd}".encode(), at_fdcwd, os.fsencode(path),
+           at_symlink_follow)
+
+
 def as_user(function, uid=1000, gid=1000, groups=()):
     """Runs the function in a child process with no privileges; its exception comes back."""
     read_end, write_end = os.pipe()
