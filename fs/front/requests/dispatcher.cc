@@ -16,6 +16,7 @@
 #include "front/requests/request.h"
 #include "front/requests/statx.h"
 #include "front/requests/translate.h"
+#include "front/transports/fuse_uring_abi.h"
 
 namespace pmfs::front {
 namespace {
@@ -571,6 +572,12 @@ void Dispatcher::patch_init(const fuse_init_in &offer, fuse_init_out &reply) {
         if ((offer.flags & FUSE_INIT_EXT) != 0)
             reply.flags2 |= offer.flags2 & static_cast<std::uint32_t>(FUSE_HAS_INODE_DAX >> 32);
         maps_all_ = (reply.flags2 & static_cast<std::uint32_t>(FUSE_HAS_INODE_DAX >> 32)) == 0;
+    }
+    constexpr auto kOverUring = static_cast<std::uint32_t>(kFuseOverUring >> 32);
+    if (rings_offered_ && (offer.flags & FUSE_INIT_EXT) != 0 && (offer.flags2 & kOverUring) != 0) {
+        reply.flags |= FUSE_INIT_EXT;
+        reply.flags2 |= kOverUring;
+        rings_agreed_ = true;
     }
     // KILLPRIV_V2: the volume clears set-id bits, so that the kernel need not ask for an xattr
     // before each write.  PARALLEL_DIROPS: libfuse 3.14 forgets to pass it on.

@@ -74,6 +74,10 @@ public:
     // DESTROY has come: everything was given back, and libfuse takes no other INIT.  For what the
     // client sends from now on, leave(), and make another one.
     bool ended() const { return ended_.load(std::memory_order_acquire); }
+    // Before INIT: the transport has rings for requests.  Whether the kernel will use them shows
+    // when INIT was answered.
+    void offer_rings() { rings_offered_ = true; }
+    bool rings_agreed() const { return rings_agreed_; }
     // Where notifications go: the transport whose kernel keeps caches for us.
     void set_notification_port(ReplyPort *port) { notification_port_ = port; }
     // Who hands out the device for direct mappings; null: nobody.  Must outlive all requests.
@@ -214,8 +218,10 @@ private:
     std::atomic<unsigned> late_{0};
     std::atomic<bool> ended_{false};
     std::atomic<bool> ready_{false};
-    bool opendir_needed_ = true;              // settled by INIT
-    bool maps_all_ = false;                   // by INIT
+    bool opendir_needed_ = true;  // settled by INIT
+    bool maps_all_ = false;       // by INIT
+    bool rings_offered_ = false;
+    bool rings_agreed_ = false;               // by INIT
     ReplyPort *notification_port_ = nullptr;  // set before the first request
     fuse_session *session_ = nullptr;
     IoctlContext ioctls_;
