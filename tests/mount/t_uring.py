@@ -3,17 +3,14 @@
 import fcntl
 import os
 import signal
-import struct
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 os.environ["PMFS_TRANSPORT"] = "io_uring"
 
-from fixture import CONNECTIONS, c_call, claim, fails, program, run, run_claims, wait_for  # noqa: E402
-from fixture import errno  # noqa: E402
+from fixture import CONNECTIONS, claim, program, run, run_claims, wait_for  # noqa: E402
 
 CPU = min(os.sched_getaffinity(0))
 LOCKS = "local_lock=none"
@@ -198,6 +195,49 @@ def _(maker):
             os.sched_setaffinity(0, before)
             ends = [end_of(pid) for pid in waiters]
         assert ends == [0] * len(waiters), ends
+    assert volume.unmount() == 0, volume.log_text()
+
+
+@claim("a request that waits in the kernel behind more than the ring began with is fetched, though none of those is answered",
+       alone=True, seconds=30)
+def _(maker):
+    volume = maker.volume(size="64M", options=LOCKS)
+    path, count = volume.mnt / "locked", 12
+    path.write_text("x")
+    asked = CONNECTIONS / str(volume.connection) / "waiting"
+
+    def holder(told, holds):
+        with open(path, "r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            os.write(holds, b"1")
+            os.read(told, 1)
+            fcntl.lockf(file, fcntl.LOCK_UN)
+            os.read(told, 1)  # a close would unlock, too
+
+    def waiter(told, ready):
+        with open(path, "r+b") as file:
+            os.write(ready, b"1")
+            os.read(told, 1)
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            fcntl.lockf(file, fcntl.LOCK_UN)
+    told_holder, told_waiters, ready = os.pipe(), os.pipe(), os.pipe()
+    children = [child(holder, told_holder[0], ready[1])]
+    os.read(ready[0], 1)
+    children += [child(waiter, told_waiters[0], ready[1]) for _ in range(count)]
+    for _ in range(count):
+        os.read(ready[0], 1)
+    try:
+        # While nobody looks they take all entries; the one that would let them go on comes last.
+        volume.server.send_signal(signal.SIGSTOP)
+        os.write(told_waiters[1], b"1" * count)
+        assert wait_for(lambda: int(asked.read_text()) >= count), asked.read_text()
+        os.write(told_holder[1], b"1")
+        assert wait_for(lambda: int(asked.read_text()) > count), asked.read_text()
+    finally:
+        volume.server.send_signal(signal.SIGCONT)
+    assert [end_of(pid, 10) for pid in children[1:]] == [0] * count
+    os.write(told_holder[1], b"1")
+    assert end_of(children[0]) == 0
     assert volume.unmount() == 0, volume.log_text()
 
 

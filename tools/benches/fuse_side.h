@@ -23,7 +23,7 @@ namespace pmfs::bench {
     std::exit(1);
 }
 
-// A directory of its own there, with a file that is open directly and by the cache, one to append
+// A directory of its own there, with a file that is open directly, one by the cache, one to append
 // to, one that is sealed where there are seals, and a tree.
 class Side {
 public:
@@ -31,17 +31,19 @@ public:
 
     explicit Side(const std::string &directory) : directory_(directory) {
         direct_ = open_at("/bench-data", O_DIRECT);
-        cached_ = open_at("/bench-data", 0);
+        // (One file for both would make every direct read wait until the kernel has written back.)
+        cached_ = open_at("/bench-cached", 0);
         log_ = open_at("/bench-log", O_APPEND);
         page_ =
             ::mmap(nullptr, kFileSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         std::memset(page_, 0x5a, kFileSize);
-        if (::pwrite(direct_, page_, kFileSize, 0) != kFileSize) die("pwrite");
+        for (const int fd : {direct_, cached_})
+            if (::pwrite(fd, page_, kFileSize, 0) != kFileSize) die("pwrite");
     }
     ~Side() {
         for (const int fd : {direct_, cached_, log_, sealed_})
             if (fd >= 0) ::close(fd);
-        for (const char *name : {"/bench-data", "/bench-log"})
+        for (const char *name : {"/bench-data", "/bench-cached", "/bench-log"})
             ::unlink((directory_ + name).c_str());
         ::munmap(page_, kFileSize);
     }

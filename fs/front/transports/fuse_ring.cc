@@ -66,6 +66,7 @@ public:
     std::byte *const payload;
     const iovec registered[2];
     std::atomic<std::uint64_t> unique{0};  // of the request that is not answered; 0: none
+    std::uint64_t node = 0;                // whom it is about
     std::uint64_t commit_id = 0;
     std::size_t touched = 0;  // bytes of the payload, since its memory was given back
     bool new_here = true;     // the kernel may still refuse it
@@ -339,6 +340,7 @@ Result<> FuseRing::handle(Entry &entry) {
         return Error(EPROTO, "a request that came by io_uring is not whole");
     const std::size_t fixed = in.len - sizeof in - payload;  // (its size is nowhere else)
     entry.commit_id = entry.header->entry.commit_id;
+    entry.node = in.nodeid;
     entry.unique = in.unique;
     touch(entry, payload);
     if (in.opcode == FUSE_NOTIFY_REPLY) {  // it was we who asked
@@ -397,18 +399,22 @@ void FuseRing::make_room(Queue &queue) {
     if (!add_entries(queue, kEntriesAtOnce).ok()) return;
     (void)::io_uring_submit(&ring_);
     if (&queue != &queues_.front()) return;  // it would come by the queue of this CPU
-    for (std::size_t i = 0; i < kEntriesAtOnce; ++i) ask_for_request();
+    std::size_t asked = 0;
+    for (std::size_t i = 0; i + kEntriesAtOnce < queue.entries.size(); ++i) {
+        const std::uint64_t node = queue.entries[i]->node;
+        while (asked < kEntriesAtOnce && ask_for_request(node)) ++asked;
+    }
 }
 
-// FUSE_NOTIFY_RETRIEVE of nothing, of the root: the kernel sends FUSE_NOTIFY_REPLY.
-void FuseRing::ask_for_request() {
+// FUSE_NOTIFY_RETRIEVE of nothing: the kernel sends FUSE_NOTIFY_REPLY.  False: `node` is no file.
+// (What waits for other requests is about files.)
+bool FuseRing::ask_for_request(std::uint64_t node) {
     fuse_notify_retrieve_out body{};
     body.notify_unique = kAsked | (++asked_ << 1);
-    body.nodeid = FUSE_ROOT_ID;
+    body.nodeid = node;
     fuse_out_header header{sizeof header + sizeof body, FUSE_NOTIFY_RETRIEVE, 0};
     const iovec pieces[] = {{&header, sizeof header}, {&body, sizeof body}};
-    (void)!::writev(device_, pieces,
-                    std::size(pieces));  // (it fails when the connection has ended)
+    return ::writev(device_, pieces, std::size(pieces)) > 0;
 }
 
 void FuseRing::touch(Entry &entry, std::size_t size) {

@@ -75,7 +75,7 @@ private:
     void commit(Entry &entry);
     void take_handed_over() EXCLUDES(mutex_);
     void make_room(Queue &queue);
-    void ask_for_request();
+    bool ask_for_request(std::uint64_t node);
     void touch(Entry &entry, std::size_t size);
     void give_memory_back();
 
