@@ -2,6 +2,7 @@
 """Requests over io_uring: that they come that way, and every kind of end and of waiting."""
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -140,6 +141,25 @@ def _(maker):
     assert [end_of(pid) for pid in users] == [1] * len(users)
     assert volume.server.wait(20) == 0, volume.log_text()
     run("umount", "-l", volume.mnt)
+    volume.fsck()
+
+
+@claim("a ring that fails cuts the connection: nobody waits for ever, and the server says so and ends with 32", alone=True)
+def _(maker):
+    if not shutil.which("gdb"):
+        print("skipped: there is no gdb to break a ring with")
+        return
+    volume = maker.volume(size="64M", options="seccomp=none")
+    users = [child(use, volume.mnt, number) for number in range(4)]
+    time.sleep(0.5)
+    open_files = Path(f"/proc/{volume.pid}/fd")
+    # (An image has one for fdatasync, made before.)
+    ring = max(int(name) for name in os.listdir(open_files) if "io_uring" in os.readlink(open_files / name))
+    run("gdb", "-p", volume.pid, "-batch", "-ex", f"call (int)close({ring})", timeout=60)
+    assert [end_of(pid) for pid in users] == [1] * len(users)
+    assert volume.server.wait(20) == 32, volume.log_text()
+    assert "the connection to the kernel is cut" in volume.log_text()
+    run("umount", "-l", volume.mnt, ok=False)
     volume.fsck()
 
 

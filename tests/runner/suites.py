@@ -23,13 +23,13 @@ def _doctest(root, build, name, *words, before=(), **environment):
     return Program(f"{name}", command, "doctest", environment)
 
 
-def _python(root, build, path, *words, before=()):
+def _python(root, build, path, *words, before=(), **environment):
     return Program(path.stem.removeprefix("t_"), [*before, sys.executable, path, *words],
-                   environment={"PMFS_BUILD": str(root / build)})
+                   environment={"PMFS_BUILD": str(root / build), **environment})
 
 
-def _mount(root, build="build", names=None, without=(), words=(), before=()):
-    programs = [_python(root, build, path, *words, before=before)
+def _mount(root, build="build", names=None, without=(), words=(), before=(), **environment):
+    programs = [_python(root, build, path, *words, before=before, **environment)
                 for path in sorted((root / "tests/mount").glob("t_*.py"))]
     return [program for program in programs
             if (names is None or program.name in names) and program.name not in without]
@@ -94,6 +94,10 @@ ALL = [
     Suite("crash", "power cuts and kills at every event", 600, ["release"],
           lambda root: [_doctest(root, "build", "crash")]),
     Suite("mount", "real programs on a real mount", 600, ["release"], _mount),
+    # (They print why, and pass, where the kernel does not offer that.)
+    Suite("uring", "the mount suite's again, with requests over io_uring", 600, ["release"],
+          lambda root: _mount(root, without={"uring", "install", "vhost"}, words=("--media", "memory"),
+                              PMFS_TRANSPORT="io_uring")),
     Suite("rig", "guests: files over vhost-user and as virtio-pmem, a real device-DAX namespace, RDMA", 900, ["release"], _rig),
     Suite("lint", "the rules of the house", 600, ["clang"], _lint),
     Suite("asan", "AddressSanitizer and UBSan", 900, ["asan"], _asan),

@@ -9,9 +9,6 @@
 
 namespace pmfs::front {
 
-// A flag of INIT (FUSE_OVER_IO_URING).
-inline constexpr std::uint64_t kFuseOverUring = std::uint64_t{1} << 41;
-
 // The commands, in io_uring_sqe::cmd_op (enum fuse_uring_cmd).
 enum class FuseUringCommand : std::uint32_t {
     register_entry = 1,    // takes this memory for one request at a time
