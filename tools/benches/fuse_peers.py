@@ -155,7 +155,11 @@ def rows(context):
         if switched is not None:
             switched.end()
     calls = {}
+    switches = [line["us"]["all"] for line in rounds if line["name"] == "switches"]
+    yield {"name": "fuse.switches", "value": statistics.median(switches), "unit": "us"}
     for line in rounds:
+        if line["name"] == "switches":
+            continue
         name = line["name"] + ("_two" if line["threads"] == 2 else "")
         calls.setdefault(name, []).append(line["us"])
     show(context.out, names, calls)

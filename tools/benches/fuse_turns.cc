@@ -3,6 +3,9 @@
 //
 // One JSON line for each call and round: the median time of a call on each side, in microseconds.
 // fuse_peers.py makes rows of them.
+#include <pthread.h>
+#include <sched.h>
+
 #include <atomic>
 #include <cstdlib>
 #include <memory>
@@ -66,7 +69,39 @@ double time_together(const Place &place, const Measure &measure, int threads) {
     return sum / threads;
 }
 
+// There and back between two threads of one CPU, by pipes: no server of another process is faster.
+double time_switches() {
+    int there[2], back[2];
+    if (::pipe(there) != 0 || ::pipe(back) != 0) die("pipe");
+    const auto stay = [cpu = ::sched_getcpu()] {
+        cpu_set_t set;
+        CPU_ZERO(&set);
+        CPU_SET(static_cast<unsigned>(cpu), &set);
+        ::pthread_setaffinity_np(::pthread_self(), sizeof set, &set);
+    };
+    double time = 0;
+    std::thread other([&] {
+        stay();
+        for (char byte = 0; ::read(there[0], &byte, 1) == 1;)
+            if (::write(back[1], &byte, 1) != 1) die("write");
+    });
+    std::thread one([&] {
+        stay();
+        char byte = 0;
+        time = time_calls(2000, 1, [&](std::size_t) {
+            if (::write(there[1], &byte, 1) != 1 || ::read(back[0], &byte, 1) != 1) die("pipe");
+        });
+        ::close(there[1]);
+    });
+    one.join();
+    other.join();
+    for (const int fd : {there[0], back[0], back[1]}) ::close(fd);
+    return time;
+}
+
 void one_round(const std::vector<Place> &places, int round) {
+    fmt::print("{{\"name\": \"switches\", \"threads\": 1, \"us\": {{\"all\": {:.3f}}}}}\n",
+               time_switches());
     for (int threads = 1; threads <= kThreads; ++threads)
         for (const Measure &measure : kMeasures) {
             std::string times;
