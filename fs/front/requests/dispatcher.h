@@ -97,6 +97,11 @@ public:
     // How long the client's kernel may believe what the current request read, if so long.
     double timeout(double seconds) const;
     IoctlContext &ioctls() { return ioctls_; }
+    // What was answered to this client is safe from a power cut, and its kernel keeps nothing in
+    // its CPUs' caches (as a guest's window may): on a DAX medium there is nothing to sync.
+    bool answered_is_durable() const {
+        return client_->policy().is_host && !volume_.region().is_image();
+    }
     // False when the kernel opens directories without asking, if only it is told so.
     bool opendir_needed() const { return opendir_needed_; }
     // Its kernel maps every file into its window (mount -o dax=always), so none of its opens goes
