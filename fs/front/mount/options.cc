@@ -90,6 +90,24 @@ Refusal set_seccomp(std::string_view, std::string_view value, ServeOptions *opti
     return {};
 }
 
+constexpr std::pair<std::string_view, TransportChoice> kTransports[] = {
+    {"auto", TransportChoice::automatic},
+    {"dev_fuse", TransportChoice::dev_fuse},
+    {"io_uring", TransportChoice::io_uring}};
+
+Refusal set_transport(std::string_view, std::string_view value, ServeOptions *options) {
+    for (const auto &[word, choice] : kTransports)
+        if (word == value) {
+            options->transport = choice;
+            return {};
+        }
+    return fmt::format("transport= wants 'auto', 'dev_fuse' or 'io_uring', not '{}'", value);
+}
+
+std::string shown_transport(const ServeOptions &options) {
+    return std::string(kTransports[static_cast<int>(options.transport)].first);
+}
+
 Refusal set_lease_break_time(std::string_view, std::string_view value, ServeOptions *options) {
     const auto seconds = to_seconds(value, 3600);
     if (!seconds)
@@ -324,6 +342,7 @@ const auto &own_options() {
                   }},
         OwnOption{"mappings", true, set_mappings,
                   [](const auto &o) { return fmt::to_string(o.volume.grants_max); }},
+        OwnOption{"transport", true, set_transport, shown_transport},
         OwnOption{"seccomp", true, set_seccomp,
                   [](const auto &o) { return std::string(word_of(o.seccomp)); }},
         // What every pmfs mount is anyway: people bring these from other FUSE filesystems.
