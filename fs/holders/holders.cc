@@ -436,10 +436,11 @@ Result<> Holders::begin_stores(HandleId handle, GrantId id) {
     auto grant = ground_.live.grant(handle, id);
     if (!grant) return Error(ENOENT, "the grant is gone");
     if (grant->stores || !grant->may_store) return {};
+    if (ground_.live.counts(grant->file).cached != 0) return Error(EBUSY, kCached);
     TRY(ground_.volume.will_store_held(grant->file, grant->uid));
     grant->stores = true;
     if (grant->record != InodeNo()) TRY(records_.set_holder(*grant));
-    ground_.live.set_stores(handle, id);
+    ground_.live.begin_stores(handle, id);
     return {};
 }
 

@@ -62,8 +62,9 @@ public:
         HandleId handle;
         bool keep_cache;
     };
-    // A cached handle is refused (nullopt) while a grant that may store is alive, and one that may
-    // write while a grant freezes a map with gaps, or, where it is written back, while any is.
+    // A cached handle is refused (nullopt) while a grant that stores is alive; and one that may
+    // write while one is that may store or freezes a map with gaps, or, where it is written back,
+    // any.
     std::optional<Opened> open(InodeNo ino, const OpenRequest &request, bool direct_io);
     struct Released {
         InodeNo ino;
@@ -96,12 +97,13 @@ public:
     std::optional<Grant> grant(HandleId handle, GrantId id);
     // Those that may store and that no record on the medium remembers.
     std::vector<Grant> storing_unrecorded();
-    // EBUSY: it may store, and cached handles are open; or it freezes a map with gaps, or the kernel
-    // writes back, and cached handles for writing are.  EBADF: the handle is gone.  EUSERS: there
-    // are as many grants as there may be; `lost` ones count as well.
+    // EBUSY: it stores, and cached handles are open; or it may store, freezes a map with gaps, or
+    // the kernel writes back, and cached handles for writing are.  EBADF: the handle is gone.
+    // EUSERS: there are as many grants as there may be; `lost` ones count as well.
     Result<> add_grant(InodeNo ino, const Grant &grant, std::size_t lost);
     void set_record(HandleId handle, GrantId id, InodeNo record, const Process &holder);
-    void set_stores(HandleId handle, GrantId id);
+    // With the volume's lock held exclusively, where no cached handle is open.
+    void begin_stores(HandleId handle, GrantId id);
     struct Dropped {
         InodeNo ino;
         Grant grant;

@@ -68,7 +68,7 @@ struct GrantRequest {
     // and are zeroed there.
     bool bound = false;
     // It says before it stores for the first time (Holders::begin_stores): until then the file's
-    // times stay.
+    // times stay, and others may read the file by the page cache.
     bool announces = false;
     // In bytes: the range is in whole aligned units of it, the last one behind the end of the file,
     // too.  0: the volume's mapping unit.

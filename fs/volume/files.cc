@@ -83,8 +83,8 @@ Result<Attr> Volume::open_new(Attr attr, const OpenRequest &request, OpenReply *
     *reply = opened.value();
     reply->stale = {};  // nobody knew the file before
     attr.unsettled = request.write && reply->direct_io;
-    const bool kept_back = request.write && !reply->direct_io && parts_->engine.options.writeback;
-    if (kept_back) attr.blocks = std::max(attr.blocks, kBlocksKeptBack);
+    attr.kept_back = request.write && !reply->direct_io && parts_->engine.options.writeback;
+    if (attr.kept_back) attr.blocks = std::max(attr.blocks, kBlocksKeptBack);
     return attr;
 }
 
@@ -106,7 +106,8 @@ void Volume::release(HandleId handle) {
     const auto opened = e.live.handle(handle);
     const auto released = e.live.release(handle);
     if (!released) return;
-    if (e.options.writeback && opened->write && !opened->direct_io) forget_no_blocks(e, opened->ino);
+    if (e.options.writeback && opened->write && !opened->direct_io)
+        forget_no_blocks(e, opened->ino);
     if (released->leases_gone) e.holders->leases_gone(released->ino);
     if (released->last_handle && !e.allocator->nothing_reserved()) {
         ExclusiveLock held(e.lock);

@@ -28,8 +28,8 @@ namespace pmfs {
 
 struct MountOptions {
     bool read_only = false;
-    bool owner_may_seal = false;         // -o seal=owner
-    bool sealed_direct = false;          // -o sealed_reads=direct
+    bool owner_may_seal = false;  // -o seal=owner
+    bool sealed_direct = false;   // -o sealed_reads=direct
     // -o writeback: the kernel keeps what write(2) writes.  Seals and grants are EBUSY while a file
     // is open so.
     bool writeback = false;

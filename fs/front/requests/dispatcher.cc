@@ -25,6 +25,9 @@ namespace {
 constexpr unsigned kMaxBackground = 65535;
 constexpr unsigned kCongested = 48;  // from so many on, read-ahead is put off
 
+// INIT, in flags2: FUSE_OVER_IO_URING, since Linux 6.14.
+constexpr std::uint32_t kOverUring = std::uint32_t{1} << (41 - 32);
+
 // libfuse asks for a read function and calls it only from loops that pmfs does not run.
 ssize_t never_read(int, void *, std::size_t, void *) {
     errno = ENOSYS;
@@ -58,10 +61,7 @@ Dispatcher::Dispatcher(Clients &clients, std::shared_ptr<Client> client,
       volume_(clients.volume()),
       client_(std::move(client)),
       options_(options_for(client_->policy(), options)),
-      ioctls_{.volume = volume_,
-              .clients = clients_,
-              .client = *client_,
-              .broker = nullptr} {}
+      ioctls_{.volume = volume_, .clients = clients_, .client = *client_, .broker = nullptr} {}
 
 Result<std::shared_ptr<Dispatcher>> Dispatcher::create(Clients &clients,
                                                        std::shared_ptr<Client> client,
@@ -541,6 +541,11 @@ void Dispatcher::patch_init(const fuse_init_in &offer, fuse_init_out &reply) {
             reply.flags2 |= offer.flags2 & static_cast<std::uint32_t>(FUSE_HAS_INODE_DAX >> 32);
         maps_sealed_ = true;
         maps_all_ = (reply.flags2 & static_cast<std::uint32_t>(FUSE_HAS_INODE_DAX >> 32)) == 0;
+    }
+    if (rings_offered_ && (offer.flags & FUSE_INIT_EXT) != 0 && (offer.flags2 & kOverUring) != 0) {
+        reply.flags |= FUSE_INIT_EXT;
+        reply.flags2 |= kOverUring;
+        rings_agreed_ = true;
     }
     // KILLPRIV_V2: the volume clears set-id bits, so that the kernel need not ask for an xattr
     // before each write.  PARALLEL_DIROPS: libfuse 3.14 forgets to pass it on.

@@ -77,6 +77,10 @@ public:
     // DESTROY has come: everything was given back, and libfuse takes no other INIT.  For what the
     // client sends from now on, leave(), and make another one.
     bool ended() const { return ended_.load(std::memory_order_acquire); }
+    // Before INIT: the transport has rings for requests.  Whether the kernel will use them shows
+    // when INIT was answered.
+    void offer_rings() { rings_offered_ = true; }
+    bool rings_agreed() const { return rings_agreed_; }
     // Where notifications go: the transport whose kernel keeps caches for us.
     void set_notification_port(ReplyPort *port) { notification_port_ = port; }
     // Who hands out the device for direct mappings; null: nobody.  Must outlive all requests.
@@ -96,6 +100,11 @@ public:
     // How long the client's kernel may believe what the current request read, if so long.
     double timeout(double seconds) const;
     IoctlContext &ioctls() { return ioctls_; }
+    // What was answered to this client is safe from a power cut, and its kernel keeps nothing in
+    // its CPUs' caches (as a guest's window may): on a DAX medium there is nothing to sync.
+    bool answered_is_durable() const {
+        return client_->policy().is_host && !volume_.region().is_image();
+    }
     // False when the kernel opens directories without asking, if only it is told so.
     bool opendir_needed() const { return opendir_needed_; }
     // Its kernel maps every file into its window (mount -o dax=always), so none of its opens goes
@@ -222,10 +231,12 @@ private:
     std::atomic<unsigned> late_{0};
     std::atomic<bool> ended_{false};
     std::atomic<bool> ready_{false};
-    bool opendir_needed_ = true;              // settled by INIT
-    bool maps_all_ = false;                   // by INIT, as are the next ones
+    bool opendir_needed_ = true;  // settled by INIT
+    bool maps_all_ = false;       // by INIT, as are the next ones
     bool maps_sealed_ = false;
     bool long_setxattr_ = false;
+    bool rings_offered_ = false;
+    bool rings_agreed_ = false;  // by INIT
     ReplyPort *notification_port_ = nullptr;  // set before the first request
     fuse_session *session_ = nullptr;
     IoctlContext ioctls_;

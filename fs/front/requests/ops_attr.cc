@@ -63,7 +63,8 @@ SetAttr to_set_attr(const struct stat &attr, unsigned valid) {
     // The protocol (FUSE_HANDLE_KILLPRIV_V2): always with a new owner, and on truncation when the
     // kernel says so.  A request that sets nothing is all that is left of chown(-1, -1), and of the
     // VFS's own wish to clear them before a write or an fallocate (measured on 6.18).
-    constexpr unsigned kSetsNothing = FATTR_FH | FATTR_LOCKOWNER;
+    // With -o writeback it has a ctime all the same.
+    constexpr unsigned kSetsNothing = FATTR_FH | FATTR_LOCKOWNER | FATTR_CTIME;
     set.kill_suid_sgid =
         set.uid || set.gid || (valid & FATTR_KILL_SUIDGID) != 0 || (valid & ~kSetsNothing) == 0;
     return set;

@@ -197,6 +197,10 @@ void write(fuse_req_t req, fuse_ino_t ino, const char *data, std::size_t size, o
 
 void fsync(fuse_req_t req, fuse_ino_t ino, int, fuse_file_info *) {
     Dispatcher &dispatcher = Dispatcher::of(req);
+    if (dispatcher.answered_is_durable()) {
+        fuse_reply_err(req, ENOSYS);  // 0 for whoever asked, and the kernel need not ask again
+        return;
+    }
     dispatcher.volume().fsync(InodeNo(ino), dispatcher.answer_later(req));
 }
 
