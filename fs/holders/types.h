@@ -20,7 +20,6 @@ class Progress;
 struct Caller {
     std::uint32_t uid = 0;
     std::uint32_t gid = 0;
-    std::uint32_t umask = 0;   // of a caller that makes a file
     std::uint32_t pid = 0;     // thread id as FUSE gives it; 0 = unknown (write-back)
     HandleId handle = 0;       // that it uses; 0 = none, or not to be told
     ClientId client = 0;       // that the request came from
@@ -30,6 +29,7 @@ struct Caller {
     bool written_back = false;
     // Where an operation that has to wait is kept, for the call's duration; null: nowhere.
     Progress *progress = nullptr;
+    std::uint32_t umask = 0;  // of a caller that makes a file
 };
 
 struct OpenRequest {

@@ -8,6 +8,7 @@
 #include "core/inode.h"
 #include "core/protection.h"
 #include "core/xattr.h"
+#include "volume/acl_ids.h"
 #include "volume/attributes.h"
 
 namespace pmfs {
@@ -109,6 +110,15 @@ Result<> acl_follows(Change &change, media::Inode *inode, InodeNo ino, std::uint
     if (acl.empty()) return {};
     core::follow_mode(acl, mode);
     return core::set_xattr(change, inode, ino, kAccessAcl, core::bytes_of_acl(acl));
+}
+
+std::vector<std::byte> with_other_ids(std::string_view name, ConstBytes value, const NewId &other) {
+    auto acl = core::is_acl(name) ? core::parse_acl(value) : Acl();
+    if (!acl.ok() || acl.value().empty()) return {value.begin(), value.end()};
+    for (core::AclEntry &entry : acl.value())
+        if (entry.tag == core::AclTag::user || entry.tag == core::AclTag::group)
+            entry.id = other(entry.tag == core::AclTag::user, entry.id);
+    return core::bytes_of_acl(acl.value());
 }
 
 }  // namespace pmfs

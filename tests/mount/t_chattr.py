@@ -7,7 +7,7 @@ import mmap
 import os
 import struct
 
-from fixture import as_user, claim, fails, run, run_claims
+from fixture import as_user, claim, fails, run, run_claims, wait_for
 
 FS_IOC_GETFLAGS, FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR = 0x80086601, 0x801c581f, 0x401c5820
 FS_IOC32_SETFLAGS = 0x40046602
@@ -186,6 +186,30 @@ def _(maker):
     chattr("+i", path)
     with fails(errno.EPERM):
         os.removexattr(path, "trusted.pmfs.seal")
+    volume.unmount()
+    volume.fsck()
+
+
+@claim("with -o writeback nobody's write is lost to a flag: who may write keeps +i and +a away", alone=True)
+def _(maker):
+    volume = maker.volume(size="16M", options="writeback")
+    path = volume.mnt / "f"
+    fd = os.open(path, os.O_CREAT | os.O_RDWR)
+    os.write(fd, b"in the kernel's cache")
+    for flag in "ia":
+        assert "busy" in run("chattr", "+" + flag, path, ok=False).stderr
+    os.write(fd, b", and more")
+    os.close(fd)
+    assert wait_for(lambda: run("chattr", "+a", path, ok=False).returncode == 0)
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+    os.write(fd, b", appended")
+    os.close(fd)
+    assert path.read_bytes() == b"in the kernel's cache, and more, appended"
+    chattr("-a", path)
+    chattr("+i", path)
+    with fails(errno.EPERM):
+        os.open(path, os.O_WRONLY)
+    chattr("-i", path)
     volume.unmount()
     volume.fsck()
 

@@ -35,7 +35,7 @@ const Plant kPlants[] = {
     {Code::mode_unknown, "type 5", [](Populated &p) { p.b.inode(p.pipe).mode.set(0050600); }},
     {Code::mode_unknown, "more bits",
      [](Populated &p) { p.b.inode(p.pipe).mode.set(0x10000 | S_IFIFO | 0600); }},
-    {Code::flags_wrong, "unknown", [](Populated &p) { p.b.inode(p.file).flags.set(0x100); }},
+    {Code::flags_wrong, "unknown", [](Populated &p) { p.b.inode(p.file).flags.set(0x200); }},
     {Code::flags_wrong, "full but not sealed",
      [](Populated &p) { p.b.inode(p.file).flags.set(kSealedFull); }},
     {Code::flags_wrong, "a sealed directory",

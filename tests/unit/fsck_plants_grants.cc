@@ -75,7 +75,7 @@ const Plant kPlants[] = {
     {Code::grant_record_not_bare, "a trim",
      [](Populated &p) { p.b.inode(p.grant).flags.set(kGrantRecord | kTrimPending); }},
     {Code::flags_wrong, "a grant record's",
-     [](Populated &p) { p.b.inode(p.grant).flags.set(kGrantRecord | 0x100); }},
+     [](Populated &p) { p.b.inode(p.grant).flags.set(kGrantRecord | 0x200); }},
     {Code::grant_flags_wrong, "bit 5", [](Populated &p) { holder(p, p.grant).flags.set(32); }},
     {Code::grant_flags_wrong, "a lent descriptor, and no place where to ask for it",
      [](Populated &p) { holder(p, p.grant).flags.set(kGrantClaimed | kGrantLent); }},

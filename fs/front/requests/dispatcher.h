@@ -236,7 +236,7 @@ private:
     bool maps_sealed_ = false;
     bool long_setxattr_ = false;
     bool rings_offered_ = false;
-    bool rings_agreed_ = false;  // by INIT
+    bool rings_agreed_ = false;               // by INIT
     ReplyPort *notification_port_ = nullptr;  // set before the first request
     fuse_session *session_ = nullptr;
     IoctlContext ioctls_;
