@@ -24,6 +24,7 @@ struct Grant {
     InodeNo file;
     GrantKind kind = GrantKind::temporary;
     bool may_store = false;
+    bool stores = false;    // ... and may have: the file's times move with its end
     bool maps = false;      // its holder has the device, or is about to get it
     bool lent = false;      // ... by a descriptor that the kernel tells the end of (pm/lending.h)
     bool bound = false;     // a pin that lets the file shrink around its blocks
@@ -43,6 +44,11 @@ struct Grant {
 inline constexpr const char *kGapsCached =
     "the file has holes, unwritten or shared blocks and is open for cached writing: see pmfsctl "
     "holders";
+
+// Why seals and grants are EBUSY with -o writeback: a write behind the end must fail in write(2).
+inline constexpr const char *kKeptBack =
+    "the file is open for writing through the page cache, which keeps what is written (-o "
+    "writeback): see pmfsctl holders, or open it with O_DIRECT";
 
 class InodeGrants {
 public:

@@ -177,7 +177,7 @@ Result<> Holders::drop(HandleId handle, GrantId id) {
 // The record goes first: as long as the map cannot change, its claims are true.
 Result<> Holders::drop_held(const Grant &grant, System::Finding &found) {
     if (grant.record == InodeNo())
-        return grant.may_store ? ground_.volume.stored_held(grant.file, grant.uid) : Result<>();
+        return grant.stores ? ground_.volume.stored_held(grant.file, grant.uid) : Result<>();
     // A child of the holder, or a sharer of its memory, may map on.
     if (found.use && *found.use != pm::Lender::Use::none)
         return quarantines_.begin(grant.record, GrantReason::still_mapped, found, nullptr);
@@ -217,7 +217,7 @@ Result<> Holders::lose(HandleId handle, GrantId id, GrantReason reason) {
         if (!grant) return {};
         if (!unchanged(*seen, *grant)) continue;
         if (grant->record == InodeNo()) {
-            if (grant->may_store) TRY(ground_.volume.stored_held(grant->file, grant->uid));
+            if (grant->stores) TRY(ground_.volume.stored_held(grant->file, grant->uid));
         } else {
             auto done = end_record(*grant, reason, found);
             if (!done.ok() && must_park(done.error())) return done;
@@ -316,6 +316,7 @@ Result<Grant> Holders::design(const HandleInfo &opened, const GrantRequest &requ
     grant.handle = opened.handle;
     grant.kind = request.kind;
     grant.may_store = request.may_store;
+    grant.stores = request.may_store && !request.announces;
     grant.maps = request.maps;
     grant.bound = request.bound;
     grant.uid = caller.uid;
@@ -367,7 +368,7 @@ Result<GrantId> Holders::take_held(const HandleInfo &opened, const GrantRequest 
 // What the medium has to know of a grant that stands, before its holder hears of it.
 Result<> Holders::write_grant(const Grant &grant) {
     if (grant.maps || grant.may_store) TRY(ground_.volume.clear_behind_end_held(grant.file));
-    if (grant.may_store) TRY(ground_.volume.will_store_held(grant.file, grant.uid));
+    if (grant.stores) TRY(ground_.volume.will_store_held(grant.file, grant.uid));
     if (!grant.maps || ground_.read_only) return {};
     const InodeNo record = TRY(records_.add(grant));
     ground_.live.set_record(grant.handle, grant.id, record, grant.holder);
@@ -425,6 +426,18 @@ Result<> Holders::adopt(HandleId handle, GrantId id, const Caller &holder) {
     grant->uid = holder.uid;
     if (grant->record != InodeNo()) TRY(records_.set_holder(*grant));
     ground_.live.set_record(handle, id, grant->record, grant->holder);
+    return {};
+}
+
+Result<> Holders::begin_stores(HandleId handle, GrantId id) {
+    ExclusiveLock held(ground_.lock);
+    auto grant = ground_.live.grant(handle, id);
+    if (!grant) return Error(ENOENT, "the grant is gone");
+    if (grant->stores || !grant->may_store) return {};
+    TRY(ground_.volume.will_store_held(grant->file, grant->uid));
+    grant->stores = true;
+    if (grant->record != InodeNo()) TRY(records_.set_holder(*grant));
+    ground_.live.set_stores(handle, id);
     return {};
 }
 

@@ -56,6 +56,8 @@ public:
     // The grant ends without its holder's word.
     void lose_or_park(HandleId handle, GrantId id, GrantReason reason);
     Result<> adopt(HandleId handle, GrantId id, const Caller &holder);
+    // What a grant that announces its stores does before the first.  kParkErrno: run it again.
+    Result<> begin_stores(HandleId handle, GrantId id);
     Result<FileDescriptor> lend_device(HandleId handle, GrantId id);
     std::uint32_t lease_time_left(HandleId handle, GrantId id);
     void set_watcher(GrantWatcher *watcher) EXCLUDES(watcher_lock_);

@@ -120,8 +120,11 @@ std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, const OpenRequest 
     Inode &i = shard.inodes[ino.value()];
     bool keep = true;
     if (!direct_io) {
-        if (i.grants.storing() || (request.write && i.grants.freezes_gaps())) return std::nullopt;
+        const bool held = i.grants.freezes_gaps() || (written_back_ && !i.grants.empty());
+        if (i.grants.storing() || (request.write && held)) return std::nullopt;
         if (request.caller.client == 0) keep = !std::exchange(i.stored_directly, false);
+    } else {
+        keep = !i.stored_directly && !i.grants.storing();
     }
     // The shard is the inode's, so that a handle alone leads to both.
     const HandleId id = handle_ids_.fetch_add(1) * kShards + ino.value() % kShards;
@@ -278,7 +281,7 @@ std::vector<Grant> LiveTable::storing_unrecorded() {
         Lock lock(shard.mutex);
         for (const auto &[ino, inode] : shard.inodes)
             for (const Grant &grant : inode.grants.list())
-                if (grant.may_store && grant.record == InodeNo()) all.push_back(grant);
+                if (grant.stores && grant.record == InodeNo()) all.push_back(grant);
     }
     return all;
 }
@@ -291,6 +294,7 @@ Result<> LiveTable::add_grant(InodeNo ino, const Grant &grant, std::size_t lost)
     if (grant.may_store && i.cached != 0)
         return Error(EBUSY, "the file is open through the page cache: see pmfsctl holders");
     if (grant.freezes_gaps && i.cached_write != 0) return Error(EBUSY, kGapsCached);
+    if (kept_back(i)) return Error(EBUSY, kKeptBack);
     {
         Lock counted(places_mutex_);
         if (places_.take(grant.uid, grants_share_, lost) != Places::Taken::yes)
@@ -318,6 +322,15 @@ void LiveTable::set_record(HandleId handle, GrantId id, InodeNo record, const Pr
     if (grant == nullptr) return;
     grant->record = record;
     grant->holder = holder;
+}
+
+void LiveTable::set_stores(HandleId handle, GrantId id) {
+    Shard &shard = shard_of(handle);
+    Lock lock(shard.mutex);
+    const auto found = shard.handles.find(handle);
+    if (found == shard.handles.end()) return;
+    Grant *grant = shard.inodes[found->second.ino.value()].grants.find(handle, id);
+    if (grant != nullptr) grant->stores = true;
 }
 
 bool LiveTable::note_lent(HandleId handle, GrantId id, InodeNo record) {
@@ -386,7 +399,9 @@ Result<GrantId> LiveTable::pin(InodeNo ino, core::PinTable::Pin pin, std::uint64
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
     if (!shard.handles.contains(pin.handle)) return Error(EBADF, "the file was closed");
-    core::PinTable &pins = shard.inodes[ino.value()].grants.pins(bound);
+    Inode &inode = shard.inodes[ino.value()];
+    if (kept_back(inode)) return Error(EBUSY, kKeptBack);
+    core::PinTable &pins = inode.grants.pins(bound);
     pin.counted = counted;
     const std::uint64_t blocks = pins.new_blocks(pin.uid, pin.first, pin.end);
     TRY(charge(pin, blocks, limit));

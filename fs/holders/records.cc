@@ -131,7 +131,7 @@ void Records::describe(media::Inode *record, const Grant &grant) const {
     std::copy(ground_.boot_id.begin(), ground_.boot_id.end(), holder.boot_id);
     holder.start_time.set(grant.holder.start_time);
     holder.pid.set(grant.holder.pid);
-    holder.flags.set(media::kGrantPlaced | (grant.may_store ? media::kGrantStores : 0u) |
+    holder.flags.set(media::kGrantPlaced | (grant.stores ? media::kGrantStores : 0u) |
                      (grant.lent ? media::kGrantLent : 0u));
     store_holder(record, holder);
     media::GrantPlace place{};

@@ -36,6 +36,7 @@ struct OpenRequest {
     bool write = false;           // O_WRONLY, O_RDWR
     bool truncate = false;        // O_TRUNC
     bool direct = false;          // O_DIRECT
+    bool maps_sealed = false;     // files that are sealed are mapped elsewhere, in no page cache
     bool kill_suid_sgid = false;  // with truncate, as in SetAttr
     Caller caller;
 };
@@ -64,6 +65,9 @@ struct GrantRequest {
     // A pin that maps, and lets the file be truncated and punched: its blocks stay where they are,
     // and are zeroed there.
     bool bound = false;
+    // It says before it stores for the first time (Holders::begin_stores): until then the file's
+    // times stay.
+    bool announces = false;
     // In bytes: the range is in whole aligned units of it, the last one behind the end of the file,
     // too.  0: the volume's mapping unit.
     std::uint64_t unit = 0;

@@ -1,6 +1,8 @@
 // Open files: handles, and which of them the kernel may cache (architecture.md "Coherence").
 #include <sys/stat.h>
 
+#include <algorithm>
+
 #include "core/inode.h"
 #include "volume/attributes.h"
 #include "volume/parts.h"
@@ -21,10 +23,13 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
     if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "not a regular file");
     const std::uint32_t flags = inode->flags.get();
     bool direct = request.direct;
-    // Sealed full: nobody caches.  Sealed as-is, or held by a grant: a store into a hole must fail
-    // in write(2), not in write-back where nobody hears of it.  Those who freeze a map hold the
-    // volume's lock exclusively, so an open comes before them, and counts, or after them.
-    if ((flags & media::kSealedFull) != 0) direct = true;
+    // Sealed full: who only reads is cached, for programs map such files through the mount.  That
+    // keeps grants that may store away as long as it is open, which somebody may not want.
+    const bool full = (flags & media::kSealedFull) != 0;
+    if (full && (request.maps_sealed || e.options.sealed_direct)) direct = true;
+    // Sealed, or held by a grant: a store into a hole must fail in write(2), not in write-back
+    // where nobody hears of it.  Those who freeze a map hold the volume's lock exclusively, so an
+    // open comes before them, and counts, or after them.
     if ((flags & media::kSealed) != 0 && request.write) direct = true;
     OpenRequest lasting = request;  // it is remembered with the handle
     lasting.caller.progress = nullptr;
@@ -40,7 +45,8 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
             (void)e.live.release(opened->handle);  // nobody gets it
             return unseen.error();
         }
-        reply.stale.attributes |= unseen.value().has_value();
+        reply.stale.attributes |=
+            e.options.writeback ? inode->blocks.get() == 0 : unseen.value().has_value();
     }
     return reply;
 }
@@ -69,8 +75,20 @@ Result<Attr> Volume::create(InodeNo dir, std::string_view name, std::uint32_t mo
     }
     *reply = opened.value();
     reply->stale = {};  // nobody knew the file before
-    attr.unsettled = request.write && (reply->direct_io || parts_->engine.options.writeback);
+    attr.unsettled = request.write && reply->direct_io;
+    const bool kept_back = request.write && !reply->direct_io && parts_->engine.options.writeback;
+    if (kept_back) attr.blocks = std::max(attr.blocks, kBlocksKeptBack);
     return attr;
+}
+
+// The kernel was told of a block that there might be.
+static void forget_no_blocks(Engine &e, InodeNo ino) {
+    {
+        SharedLock held(e.lock);
+        const auto inode = core::read_inode(Reader(*e.core), ino);
+        if (!inode.ok() || inode.value()->blocks.get() != 0) return;
+    }
+    attributes_changed(e, ino);
 }
 
 void Volume::release(HandleId handle) {
@@ -78,8 +96,10 @@ void Volume::release(HandleId handle) {
     // While that waits for the journal, the handle and all its grants stay.
     if (!e.holders->close_handle(handle).ok())
         return parts_->commits.park(0, [this, handle] { release(handle); });
+    const auto opened = e.live.handle(handle);
     const auto released = e.live.release(handle);
     if (!released) return;
+    if (e.options.writeback && opened->write && !opened->direct_io) forget_no_blocks(e, opened->ino);
     if (released->leases_gone) e.holders->leases_gone(released->ino);
     if (released->last_handle && !e.allocator->nothing_reserved()) {
         ExclusiveLock held(e.lock);

@@ -5,8 +5,6 @@ namespace pmfs {
 
 Result<GrantId> Volume::take_grant(HandleId handle, const GrantRequest &request,
                                    const Caller &caller, std::uint64_t *bad_offset) {
-    if (parts_->engine.options.writeback)
-        return Error(EOPNOTSUPP, "no grants on a mount with -o writeback");
     return parts_->engine.holders->take(handle, request, caller, bad_offset);
 }
 
@@ -25,6 +23,10 @@ Result<std::uint64_t> Volume::revoke(InodeNo ino, GrantId id, std::uint32_t pid,
 
 Result<> Volume::adopt_grant(HandleId handle, GrantId id, const Caller &holder) {
     return parts_->engine.holders->adopt(handle, id, holder);
+}
+
+Result<> Volume::begin_stores(HandleId handle, GrantId id) {
+    return parts_->engine.holders->begin_stores(handle, id);
 }
 
 Result<FileDescriptor> Volume::lend_device(HandleId handle, GrantId id) {

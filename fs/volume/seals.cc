@@ -29,7 +29,6 @@ SealLevel level_of(const media::Inode &inode) {
 
 Result<> may_seal(const MountOptions &options, const media::Inode &inode, const Caller &caller,
                   bool privileged) {
-    if (options.writeback) return Error(EOPNOTSUPP, "no seals on a mount with -o writeback");
     if (!S_ISREG(inode.mode.get())) return Error(EINVAL, "only regular files have a block map");
     if (privileged || caller.uid == 0) return {};
     if (options.owner_may_seal && caller.uid == inode.uid.get()) return {};
@@ -116,7 +115,9 @@ private:
         const auto *was = TRY(core::read_inode(reader, ino_));
         TRY(may_seal(e_.options, *was, caller_, privileged_));
         TRY(core::ask(*was, e_.live.standing(ino_), core::Move::seal));
-        if (level_ != SealLevel::full && scan_->gaps() && e_.live.counts(ino_).cached_write != 0)
+        const bool cached_write = e_.live.counts(ino_).cached_write != 0;
+        if (cached_write && e_.options.writeback) return Error(EBUSY, kKeptBack);
+        if (cached_write && level_ != SealLevel::full && scan_->gaps())
             return Error(EBUSY, kGapsCached);
         Change change(*e_.core);
         TRY(change.begin());

@@ -69,8 +69,9 @@ using DirSink = std::function<bool(const DirEntry &)>;
 struct OpenReply {
     HandleId handle = 0;
     bool direct_io = false;  // the kernel must not cache this handle's data
-    // Pages that the kernel kept from earlier handles are still true.  False after direct stores: a
-    // grant that may store has lived since the last cached open.
+    // Pages that the kernel has from other handles are still true, and this one, cached or not, need
+    // not drop them.  False after direct stores: a grant that may store has lived since the last
+    // cached open.
     bool keep_cache = true;
     Stale stale;
 };

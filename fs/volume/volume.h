@@ -29,7 +29,10 @@ namespace pmfs {
 struct MountOptions {
     bool read_only = false;
     bool owner_may_seal = false;         // -o seal=owner
-    bool writeback = false;              // -o writeback: seals and grants are EOPNOTSUPP
+    bool sealed_direct = false;          // -o sealed_reads=direct
+    // -o writeback: the kernel keeps what write(2) writes.  Seals and grants are EBUSY while a file
+    // is open so.
+    bool writeback = false;
     bool no_background = false;          // tests: no group-commit thread; call commit_group()
     unsigned commit_interval_ms = 5000;  // image files: longest time without a group commit
     // Grants that may stand at a time, those whose holders are in quarantine included: an eighth is
@@ -161,6 +164,8 @@ public:
     Result<std::uint64_t> revoke(InodeNo ino, GrantId id, std::uint32_t pid, const Caller &caller);
     // Another process than the taker holds it from now on.
     Result<> adopt_grant(HandleId handle, GrantId grant, const Caller &holder);
+    // A grant that `announces` its stores is about to.  May wait for the journal.
+    Result<> begin_stores(HandleId handle, GrantId grant);
     // A descriptor of the device for the holder of a grant that maps, and for nobody else: the
     // kernel tells when it and all its mappings are gone.  Once a grant.  EOPNOTSUPP: the medium
     // cannot do that; any descriptor will do.

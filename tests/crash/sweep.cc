@@ -33,8 +33,13 @@ auto must(T result) {
 
 }  // namespace
 
-bool short_form() {
-    return std::getenv("PMFS_CRASH_SHORT") != nullptr;
+std::size_t shortened() {
+    const char *given = std::getenv("PMFS_CRASH_SHORT");
+    return given != nullptr ? std::max(std::strtoul(given, nullptr, 10), 1ul) : 0;
+}
+
+std::size_t times(std::size_t whole, std::size_t brief) {
+    return shortened() == 0 ? whole : std::max(brief / shortened(), std::size_t{1});
 }
 
 std::pair<InodeNo, std::string> User::split(const std::string &path) {
@@ -338,10 +343,10 @@ Swept run(const Sweep &sweep, SimMedia::Flavour flavour) {
     Swept swept;
     Judge judge(sweep, flavour, story, swept);
     const std::size_t end = media.events();
-    const unsigned seeds = short_form() ? 3 : sweep.seeds;
+    const auto seeds = static_cast<unsigned>(times(sweep.seeds, 3));
     // An odd one, so that it meets every kind of event.
     const std::size_t step =
-        short_form() ? std::max(sweep.step, (end - begin) / 200 * 2 + 1) : sweep.step;
+        std::max(sweep.step, (end - begin) / times(end - begin + 1, 200) * 2 + 1);
     for (std::size_t cut = begin; cut <= end; cut += step) {
         for (unsigned seed = 0; seed < seeds; ++seed) judge.power_cut(media, cut, seed);
         judge.kill(media, cut);
@@ -423,7 +428,7 @@ void park_transactions(const Sweep &sweep, const MediaImage &base, Swept &swept)
     SimMedia undisturbed(SimMedia::Flavour::image, base);
     const Parked straight = act_parked(sweep, undisturbed, true, Waits::transactions, never);
     // An odd one, so that it meets both.
-    const std::size_t step = short_form() ? straight.begun / 20 * 2 + 1 : 1;
+    const std::size_t step = straight.begun / times(straight.begun + 1, 20) * 2 + 1;
     for (std::size_t run = 0; run < 2 * straight.begun; run += step) {
         const std::size_t nth = run / 2;
         const bool keeps_places = run % 2 == 0;
@@ -453,7 +458,7 @@ void park_transactions(const Sweep &sweep, const MediaImage &base, Swept &swept)
 void page_in(const Sweep &sweep, const MediaImage &base, Swept &swept) {
     SimMedia undisturbed(SimMedia::Flavour::image, base);
     const Parked straight = act_parked(sweep, undisturbed, true, Waits::reads, never);
-    const std::size_t runs = std::min<std::size_t>(straight.begun, short_form() ? 20 : 400);
+    const std::size_t runs = std::min<std::size_t>(straight.begun, times(400, 20));
     for (std::size_t run = 0; run < runs; ++run) {
         const std::size_t nth = run * straight.begun / runs;
         const auto waits = [nth](std::size_t number) {

@@ -106,7 +106,9 @@ Swept run(const Sweep &sweep, SimMedia::Flavour flavour);
 // and clean for fsck.  So must what a power cut or a kill leaves while it waits, as in run().
 Swept run_parked(const Sweep &sweep);
 
-// True when CI asks for the short form.
-bool short_form();
+// PMFS_CRASH_SHORT: how much shorter than the whole form sweeps are; 0: they are whole.
+std::size_t shortened();
+// `whole`, or in a short form `brief` divided by shortened(): how often something is done.
+std::size_t times(std::size_t whole, std::size_t brief);
 
 }  // namespace pmfs::test

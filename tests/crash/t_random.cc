@@ -88,7 +88,7 @@ void random_act(User &u, std::uint32_t seed) {
 }  // namespace
 
 TEST_CASE("crash: random operations, cut anywhere") {
-    const unsigned rounds = short_form() ? 4 : 25;
+    const auto rounds = static_cast<unsigned>(times(25, 4));
     const char *given = std::getenv("PMFS_CRASH_SEED");
     const std::uint32_t first = given ? static_cast<std::uint32_t>(std::atoi(given)) : 1;
     for (std::uint32_t round = first; round < first + rounds; ++round) {

@@ -57,13 +57,14 @@ front::GuestOptions with_window() {
 }
 
 int set_up(Guest &guest, std::uint64_t node, std::uint64_t file, std::uint64_t window,
-           std::uint64_t length = kRange) {
+           std::uint64_t length = kRange,
+           std::uint64_t flags = FUSE_SETUPMAPPING_FLAG_WRITE | FUSE_SETUPMAPPING_FLAG_READ) {
     fuse_setupmapping_in in{};
     in.fh = ~std::uint64_t{0};
     in.foffset = file;
     in.moffset = window;
     in.len = length;
-    in.flags = FUSE_SETUPMAPPING_FLAG_WRITE | FUSE_SETUPMAPPING_FLAG_READ;
+    in.flags = flags;
     return guest.call(FUSE_SETUPMAPPING, node, bytes_text(in)).error;
 }
 
@@ -346,6 +347,42 @@ TEST_CASE("window: a range of a sealed file is mapped, held, and given back") {
     CHECK(window.unmapped().size() == 2);
     CHECK(comes([&] { return nobody_holds(host, node); }));
     CHECK(here.removexattr(node, "trusted.pmfs.seal") == 0);
+}
+
+TEST_CASE("window: a file's times move when a guest says that it will store, and when it ends") {
+    Host host(with_window());
+    Wire &here = host.world.wire();
+    const OpenFile file = here.create("built");
+    REQUIRE(here.truncate(file.node, kRange) == 0);
+    here.release(file);
+    Window window;
+    Guest guest(host);
+    guest.front.answer_back_end(
+        [&](auto what, const auto &map, int fd) { return window.answer(what, map, fd); });
+    REQUIRE(guest.begin() == 0);
+    const std::uint64_t node = guest.lookup("built");
+    auto moved = [&, last = Timespec{}]() mutable {
+        const auto now = host.world.volume().getattr(InodeNo(node));
+        REQUIRE(now.ok());
+        const Timespec was = std::exchange(last, now.value().mtime);
+        // More than a tick of the clock of files.
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        return was != last;
+    };
+    (void)moved();
+    REQUIRE(set_up(guest, node, 0, 0, kRange, FUSE_SETUPMAPPING_FLAG_READ) == 0);
+    CHECK_FALSE(moved());
+    REQUIRE(remove(guest, 0) == 0);
+    REQUIRE(comes([&] { return nobody_holds(host, node); }));
+    CHECK_FALSE(moved());
+    REQUIRE(set_up(guest, node, 0, 0, kRange, FUSE_SETUPMAPPING_FLAG_READ) == 0);
+    CHECK(set_up(guest, node, 0, 0) == 0);  // as linux does before the first store
+    CHECK(moved());
+    CHECK(set_up(guest, node, 0, 0) == 0);  // it knows already
+    CHECK_FALSE(moved());
+    REQUIRE(remove(guest, 0) == 0);
+    REQUIRE(comes([&] { return nobody_holds(host, node); }));
+    CHECK(moved());
 }
 
 TEST_CASE("window: what is not in it, not aligned or not in the file is refused") {

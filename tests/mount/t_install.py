@@ -14,7 +14,7 @@ usr/include/pmfs_ioctl.h
 LIB/libpmfs-preload.so
 LIB/libpmfs.so
 LIB/libpmfs.so.1
-LIB/libpmfs.so.1.0.0
+LIB/libpmfs.so.1.1.0
 LIB/pkgconfig/libpmfs.pc
 usr/lib/udev/rules.d/60-pmfs.rules
 usr/sbin/fsck.pmfs

@@ -15,6 +15,7 @@ class Suite:
     builds: list  # words for tools/setup
     programs: Callable  # root -> [Program]
     named_only: bool = False  # not among those that run when none is named
+    lane: int = 0  # suites of one lane run one after another, beside those of the others
 
 
 def _doctest(root, build, name, *words, before=(), **environment):
@@ -42,7 +43,7 @@ def _seal(root):
 
 def _asan(root):
     build = "build-asan"
-    return [_doctest(root, build, "unit"), _doctest(root, build, "crash", PMFS_CRASH_SHORT="1"),
+    return [_doctest(root, build, "unit"), _doctest(root, build, "crash", PMFS_CRASH_SHORT="8"),
             *(_doctest(root, build, name) for name in ("front", "seal", "virtio")),
             # (An instrumented library is not what is installed, nor does it let others be loaded before it.)
             *_mount(root, build, without={"install", "limits"}, words=("--media", "memory"))]
@@ -91,16 +92,16 @@ ALL = [
     Suite("unit", "functions and classes", 300, ["release"],
           lambda root: [_doctest(root, "build", name) for name in ("unit", "front", "virtio")]),
     Suite("seal", "the table of docs/seal.md", 300, ["release"], _seal),
-    Suite("crash", "power cuts and kills at every event", 600, ["release"],
+    Suite("crash", "power cuts and kills at every event", 900, ["release"],
           lambda root: [_doctest(root, "build", "crash")]),
-    Suite("mount", "real programs on a real mount", 600, ["release"], _mount),
+    Suite("mount", "real programs on a real mount", 900, ["release"], _mount, lane=1),
     # (They print why, and pass, where the kernel does not offer that.)
-    Suite("uring", "the mount suite's again, with requests over io_uring", 600, ["release"],
+    Suite("uring", "the mount suite's again, with requests over io_uring", 900, ["release"],
           lambda root: _mount(root, without={"uring", "install", "vhost"}, words=("--media", "memory"),
-                              PMFS_TRANSPORT="io_uring")),
-    Suite("rig", "guests: files over vhost-user and as virtio-pmem, a real device-DAX namespace, RDMA", 900, ["release"], _rig),
+                              PMFS_TRANSPORT="io_uring"), lane=1),
+    Suite("rig", "guests: files over vhost-user and as virtio-pmem, a real device-DAX namespace, RDMA", 1200, ["release"], _rig, lane=1),
     Suite("lint", "the rules of the house", 600, ["clang"], _lint),
-    Suite("asan", "AddressSanitizer and UBSan", 900, ["asan"], _asan),
+    Suite("asan", "AddressSanitizer and UBSan", 1200, ["asan"], _asan),
     Suite("tsan", "ThreadSanitizer", 900, ["tsan"], _tsan),
     Suite("coverage", "which lines of fs/, mkfs/ and fsck/ the tests run", 2400, ["coverage"], _coverage,
           named_only=True),

@@ -1,6 +1,7 @@
 """The runner's own tests: what it must count, and what must not outlive a program."""
 import contextlib
 import io
+import os
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import counting
 import coverage
+import main as runner
 import program
 import suites
 from program import Ended, Program
@@ -166,6 +168,37 @@ def _():
         ended = shell("mount -t tmpfs none /mnt && findmnt -n /mnt")
         assert ended.code == 0 and "tmpfs" in ended.output, ended
         assert " /mnt " not in Path("/proc/self/mountinfo").read_text()
+
+
+def lane(name, script):
+    return [suites.Suite(name, "", 20, [], lambda root: [Program(name, ["sh", "-c", script])])]
+
+
+def in_lanes(*lanes):
+    total = runner.Total()
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        runner.run_lanes(lanes, total)
+    return total, output.getvalue()
+
+
+@test("lanes run side by side, each ends what is its own, and what they say is added up")
+def _():
+    with tempfile.TemporaryDirectory() as place:
+        # Each waits for the other, and one leaves something behind just then.
+        meet = f"touch {place}/$1; for i in $(seq 100); do [ -e {place}/$2 ] && break; sleep 0.1; done"
+        total, output = in_lanes(
+            lane("a", f"set a b; {meet}; sleep 1; echo ok a"),
+            lane("b", f"set b a; {meet}; setsid sleep 0.2 & echo ok b; echo not ok c: d; exit 1"))
+    assert (total.passed, total.failed) == (2, 1), output
+    assert "a: a: 1 passed (" in output and "b: b: 1 passed, 1 failed (" in output, output
+
+
+@test("a lane that dies has failed")
+def _():
+    def die(root):
+        os._exit(0)
+    total, output = in_lanes([suites.Suite("a", "", 20, [], die)], lane("b", "echo ok b"))
+    assert (total.passed, total.failed) == (1, 1) and "ended early" in output, output
 
 
 def main():

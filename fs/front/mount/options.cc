@@ -51,6 +51,13 @@ Refusal set_seal(std::string_view, std::string_view value, ServeOptions *options
     return {};
 }
 
+Refusal set_sealed_reads(std::string_view, std::string_view value, ServeOptions *options) {
+    if (value != "cached" && value != "direct")
+        return fmt::format("sealed_reads= wants 'cached' or 'direct', not '{}'", value);
+    options->volume.sealed_direct = value == "direct";
+    return {};
+}
+
 Refusal set_group(std::string_view, std::string_view value, ServeOptions *options) {
     const std::string name(value);
     const group *found = ::getgrnam(name.c_str());
@@ -67,6 +74,10 @@ Refusal set_local_lock(std::string_view, std::string_view value, ServeOptions *o
     options->local.shares_ranges = !all && value != "posix";
     options->local.shares_wholes = !all && value != "flock";
     return {};
+}
+
+std::string shown_local_lock(const ServeOptions &options) {
+    return fmt::format("{} {}", options.local.shares_ranges, options.local.shares_wholes);
 }
 
 Refusal set_seccomp(std::string_view, std::string_view value, ServeOptions *options) {
@@ -318,12 +329,11 @@ const auto &own_options() {
                   [](const auto &o) { return fmt::to_string(o.volume.commit_interval_ms); }},
         OwnOption{"seal", true, set_seal,
                   [](const auto &o) { return fmt::to_string(o.volume.owner_may_seal); }},
+        OwnOption{"sealed_reads", true, set_sealed_reads,
+                  [](const auto &o) { return fmt::to_string(o.volume.sealed_direct); }},
         OwnOption{"group", true, set_group,
                   [](const auto &o) { return o.group ? fmt::to_string(*o.group) : "none"; }},
-        OwnOption{"local_lock", true, set_local_lock,
-                  [](const auto &o) {
-                      return fmt::format("{} {}", o.local.shares_ranges, o.local.shares_wholes);
-                  }},
+        OwnOption{"local_lock", true, set_local_lock, shown_local_lock},
         OwnOption{"lease_break_time", true, set_lease_break_time,
                   [](const auto &o) { return fmt::to_string(o.volume.lease_break_ms); }},
         OwnOption{"pin_quota", true, set_pin_quota,

@@ -65,8 +65,7 @@ Dispatcher::Dispatcher(Clients &clients, std::shared_ptr<Client> client,
       ioctls_{.volume = volume_,
               .clients = clients_,
               .client = *client_,
-              .broker = nullptr,
-              .writeback = options.writeback} {}
+              .broker = nullptr} {}
 
 Result<std::shared_ptr<Dispatcher>> Dispatcher::create(Clients &clients,
                                                        std::shared_ptr<Client> client,
@@ -573,6 +572,7 @@ void Dispatcher::patch_init(const fuse_init_in &offer, fuse_init_out &reply) {
         reply.map_alignment = kPageShift;
         if ((offer.flags & FUSE_INIT_EXT) != 0)
             reply.flags2 |= offer.flags2 & static_cast<std::uint32_t>(FUSE_HAS_INODE_DAX >> 32);
+        maps_sealed_ = true;
         maps_all_ = (reply.flags2 & static_cast<std::uint32_t>(FUSE_HAS_INODE_DAX >> 32)) == 0;
     }
     if (rings_offered_ && (offer.flags & FUSE_INIT_EXT) != 0 && (offer.flags2 & kOverUring) != 0) {

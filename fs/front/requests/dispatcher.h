@@ -107,6 +107,8 @@ public:
     // Its kernel maps every file into its window (mount -o dax=always), so none of its opens goes
     // through a page cache.
     bool maps_all() const { return maps_all_; }
+    // ... or at least sealed ones (mark_dax), which then are in no page cache of it.
+    bool maps_sealed() const { return maps_sealed_; }
 
     // True when `result` holds a value and no access hit a bad page, so that the caller replies.
     // Otherwise the request was answered with the error, or put aside, and `req` is gone: what the
@@ -224,9 +226,10 @@ private:
     std::atomic<bool> ended_{false};
     std::atomic<bool> ready_{false};
     bool opendir_needed_ = true;  // settled by INIT
-    bool maps_all_ = false;       // by INIT
-    bool rings_offered_ = false;
-    bool rings_agreed_ = false;               // by INIT
+    bool maps_all_ = false;       // by INIT, as are the next ones
+    bool maps_sealed_ = false;
+    bool rings_agreed_ = false;
+    bool rings_offered_ = false;              // before INIT
     ReplyPort *notification_port_ = nullptr;  // set before the first request
     fuse_session *session_ = nullptr;
     IoctlContext ioctls_;

@@ -18,6 +18,7 @@ OpenRequest to_open_request(fuse_req_t req, int flags, std::uint32_t fuse_flags)
     request.write = (flags & O_ACCMODE) != O_RDONLY;
     request.truncate = (flags & O_TRUNC) != 0;
     request.direct = (flags & O_DIRECT) != 0 || Dispatcher::of(req).maps_all();
+    request.maps_sealed = Dispatcher::of(req).maps_sealed();
     request.kill_suid_sgid = (fuse_flags & FUSE_OPEN_KILL_SUIDGID) != 0;
     request.caller = caller_of(req);
     request.caller.nonblocking = (flags & O_NONBLOCK) != 0;
@@ -27,7 +28,7 @@ OpenRequest to_open_request(fuse_req_t req, int flags, std::uint32_t fuse_flags)
 void fill(fuse_file_info &info, const OpenReply &opened, const Client &client) {
     info.fh = opened.handle;
     info.direct_io = opened.direct_io;
-    info.keep_cache = !opened.direct_io && opened.keep_cache && client.policy().notifiable;
+    info.keep_cache = opened.keep_cache && client.policy().notifiable;
 }
 
 // Before a client's kernel that does not keep the file's pages changes its bytes: else another one

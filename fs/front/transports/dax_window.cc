@@ -30,6 +30,10 @@ auto wait_through(Volume &volume, Operation operation) {
     }
 }
 
+bool stores(const fuse_setupmapping_in &in) {
+    return (in.flags & FUSE_SETUPMAPPING_FLAG_WRITE) != 0;
+}
+
 bool is_in(const struct stat &file, int fd) {
     struct stat other {};
     return ::fstat(fd, &other) == 0 && file.st_dev == other.st_dev && file.st_ino == other.st_ino &&
@@ -68,21 +72,58 @@ std::shared_ptr<DaxWindow::Range> DaxWindow::find(std::uint64_t window_offset) {
     return found == ranges_.end() ? nullptr : found->second;
 }
 
-int DaxWindow::set_up(InodeNo ino, const fuse_setupmapping_in &in) {
+Result<> DaxWindow::set_up(InodeNo ino, const fuse_setupmapping_in &in) {
     if (in.len != kRange || !is_aligned(in.moffset, kRange) || !is_aligned(in.foffset, kRange) ||
         in.moffset > size_ || in.len > size_ - in.moffset)
-        return EINVAL;
+        return Error(EINVAL, "the place is not in the window, or not aligned");
     const Lock turn(turn_);
     if (const auto there = find(in.moffset); there != nullptr) {
         // The guest wants to write now to what it only read: it is mapped for both.
-        if (there->ino == ino && there->file_offset == in.foffset) return 0;
+        if (there->ino == ino && there->file_offset == in.foffset)
+            return stores(in) ? begin_stores(there.get()) : Result<>();
         // It uses the place for another range without having given this one back.
         unmap(*there, there->pieces.size());
         const Lock held(mutex_);
         ranges_.erase(in.moffset);
     }
-    const auto taken = take(ino, in);
-    return taken.ok() ? 0 : taken.error().errno_value();
+    return take(ino, in);
+}
+
+// The guest's kernel asks again, with this flag, before it stores to a range that it has for
+// reading; see linux fs/fuse/dax.c, fuse_upgrade_dax_mapping().
+Result<> DaxWindow::begin_stores(Range *range) {
+    if (range->stores) return {};
+    TRY(wait_through(volume_, [&] { return volume_.begin_stores(range->handle, range->pin); }));
+    range->stores = true;
+    return {};
+}
+
+// Of its handle; in whole units, which are made where there are none yet.
+Result<> DaxWindow::take_pin(Range *range, std::uint64_t unit, const Caller &vmm) {
+    GrantRequest pin;
+    pin.kind = core::GrantKind::pin;
+    pin.offset = range->file_offset;
+    pin.length = range->length;
+    pin.unit = unit;
+    pin.may_store = pin.maps = pin.lent = pin.trusted = pin.bound = pin.announces = true;
+    std::uint64_t bad = 0;
+    const auto take = [&] {
+        return wait_through(volume_,
+                            [&] { return volume_.take_grant(range->handle, pin, vmm, &bad); });
+    };
+    auto grant = take();
+    if (!grant.ok() && grant.error().errno_value() == EINVAL) {
+        // Not in whole mapped units yet; a sealed file says ETXTBSY here.
+        Progress progress;
+        Caller caller = vmm;
+        caller.progress = &progress;
+        TRY(wait_through(volume_, [&] {
+            return volume_.prepare(range->ino, pin.offset, pin.length, unit, caller);
+        }));
+        grant = take();
+    }
+    range->pin = TRY(std::move(grant));
+    return {};
 }
 
 Result<> DaxWindow::take(InodeNo ino, const fuse_setupmapping_in &in) {
@@ -106,32 +147,12 @@ Result<> DaxWindow::take(InodeNo ino, const fuse_setupmapping_in &in) {
     OpenRequest open;
     open.write = open.direct = true;
     range->handle = TRY(wait_through(volume_, [&] { return volume_.open_file(ino, open); })).handle;
-    GrantRequest pin;
-    pin.kind = core::GrantKind::pin;
-    pin.offset = range->file_offset;
-    pin.length = range->length;
-    pin.unit = unit;
-    pin.may_store = pin.maps = pin.lent = pin.trusted = pin.bound = true;
-    std::uint64_t bad = 0;
-    const auto take_pin = [&] {
-        return wait_through(volume_,
-                            [&] { return volume_.take_grant(range->handle, pin, vmm, &bad); });
-    };
-    auto grant = take_pin();
-    if (!grant.ok() && grant.error().errno_value() == EINVAL) {
-        // Not in whole mapped units yet; a sealed file says ETXTBSY here.
-        Progress progress;
-        Caller caller = vmm;
-        caller.progress = &progress;
-        TRY(wait_through(
-            volume_, [&] { return volume_.prepare(ino, pin.offset, pin.length, unit, caller); }));
-        grant = take_pin();
-    }
-    const GrantId id = TRY(std::move(grant));
+    TRY(take_pin(range.get(), unit, vmm));
     if (TRY(volume_.getattr(ino)).sealed != sealed)
         return Error(EBUSY, "the file is being sealed or unsealed");
     TRY(find_pieces(*range, in.moffset, sealed ? range->length : kRange));
-    const FileDescriptor device = TRY(volume_.lend_device(range->handle, id));
+    const FileDescriptor device = TRY(volume_.lend_device(range->handle, range->pin));
+    if (stores(in)) TRY(begin_stores(range.get()));
     {
         const Lock held(mutex_);
         ranges_[in.moffset] = range;  // from here on the tables may tell of it

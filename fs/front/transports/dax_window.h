@@ -37,9 +37,10 @@ public:
     void forget() EXCLUDES(mutex_, turn_);
 
     // By a thread of a queue: when it returns 0 the range is, or is not, in the guest's memory.
-    // Positive errno values: EINVAL (not in the window, not aligned), ENOSPC and what else taking a
-    // pin says, EIO (the VMM will not).
-    int set_up(InodeNo ino, const fuse_setupmapping_in &in) EXCLUDES(mutex_, turn_);
+    // EINVAL: not in the window, or not aligned; ENOSPC and what else taking a pin says; EIO: the
+    // VMM will not.
+    Result<> set_up(InodeNo ino, const fuse_setupmapping_in &in) EXCLUDES(mutex_, turn_);
+    // A positive errno value: EINVAL.
     int remove(std::uint64_t window_offset, std::uint64_t length) EXCLUDES(mutex_, turn_);
 
     // --- the guest's addresses in the window (virtio::MemoryOwner)
@@ -61,9 +62,13 @@ private:
         InodeNo ino;
         std::uint64_t file_offset = 0, length = 0;
         HandleId handle = 0;  // 0: none yet
+        GrantId pin = 0;
+        bool stores = false;  // the guest said that it will
         std::vector<Piece> pieces;
     };
     Result<> take(InodeNo ino, const fuse_setupmapping_in &in);
+    Result<> take_pin(Range *range, std::uint64_t unit, const Caller &vmm);
+    Result<> begin_stores(Range *range);
     Result<> find_pieces(Range &range, std::uint64_t window_offset, std::uint64_t length);
     Result<> map(Range &range, const FileDescriptor &device) EXCLUDES(mutex_);
     void unmap(const Range &range, std::size_t pieces) EXCLUDES(mutex_);

@@ -112,6 +112,10 @@ void VhostFs::log(const std::string &sentence) const {
 
 void VhostFs::connected(const virtio::Peer &peer, std::shared_ptr<virtio::BackChannel> channel) {
     monitor_pid_ = static_cast<std::uint32_t>(peer.pid);
+    {
+        ExclusiveLock held(mutex_);
+        refused_.clear();
+    }
     if (window_) window_->connect(peer, std::move(channel));
     log(fmt::format("process {} has connected", peer.pid));
 }
@@ -200,7 +204,17 @@ int VhostFs::set_up_mapping(ConstBytes message) {
             return node.error().errno_value();
         ino = *named;
     }
-    return window_->set_up(ino, in);
+    const auto done = window_->set_up(ino, in);
+    if (done.ok()) return 0;
+    const int error = done.error().errno_value();
+    const auto first = [&] {
+        ExclusiveLock held(mutex_);
+        return refused_.insert(error).second;
+    };
+    if (first())
+        log(fmt::format("no range of inode {} is mapped: {}; more of this kind are not logged",
+                        ino.value(), done.error().what()));
+    return error;
 }
 
 int VhostFs::remove_mappings(ConstBytes message) {

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "base/mutex.h"
@@ -82,6 +83,7 @@ private:
     // Shared by requests while they are dispatched, so that a client ends between requests.
     SharedMutex mutex_;
     std::shared_ptr<Dispatcher> dispatcher_ GUARDED_BY(mutex_);
+    std::set<int> refused_ GUARDED_BY(mutex_);  // why ranges were not mapped: each is said once
 
     std::unique_ptr<virtio::BackEnd> back_end_;  // the last one: its threads call all this
 };

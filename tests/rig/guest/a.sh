@@ -159,8 +159,8 @@ builds() { # FOLDER
     check "make and a C compiler build it" make -s -C "$1" -f project.mk
     check "what they built does what it should" same "$("$1/units")" 820
     "$1/file_calls" space "$1/checked"
-    # With dax=always a file's time changes when it is only read (its range may be stored into), and not when it
-    # is overwritten: make goes by times.
+    # With dax=always a file's time changes also when the guest gives back a range that it has stored to, which is
+    # when it needs the place: make goes by times.
     [ "$rig_dax" != always ] || return
     check "then there is nothing to do" make -q -C "$1" -f project.mk
     check "one unit is changed" sh -c "echo 'int unit_7(void) { return 107; }' >$1/unit-7.c"
