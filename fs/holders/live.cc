@@ -54,6 +54,28 @@ bool LiveTable::mark_unlinked(InodeNo ino) {
     return drop_if_idle(shard, ino);
 }
 
+void LiveTable::set_nameless(InodeNo ino, bool linkable) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    Inode &i = shard.inodes[ino.value()];
+    i.unlinked = true;
+    i.linkable = linkable;
+}
+
+void LiveTable::set_named(InodeNo ino) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    if (found != shard.inodes.end()) found->second.unlinked = found->second.linkable = false;
+}
+
+bool LiveTable::linkable(InodeNo ino) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    return found != shard.inodes.end() && found->second.linkable;
+}
+
 bool LiveTable::seal_checked(InodeNo ino) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
@@ -120,7 +142,8 @@ std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, const OpenRequest 
     Inode &i = shard.inodes[ino.value()];
     bool keep = true;
     if (!direct_io) {
-        const bool held = i.grants.freezes_gaps() || (written_back_ && !i.grants.empty());
+        const bool held =
+            i.grants.freezes_gaps() || i.grants.may_store() || (written_back_ && !i.grants.empty());
         if (i.grants.storing() || (request.write && held)) return std::nullopt;
         if (request.caller.client == 0) keep = !std::exchange(i.stored_directly, false);
     } else {
@@ -291,8 +314,8 @@ Result<> LiveTable::add_grant(InodeNo ino, const Grant &grant, std::size_t lost)
     Lock lock(shard.mutex);
     if (!shard.handles.contains(grant.handle)) return Error(EBADF, "the file was closed");
     Inode &i = shard.inodes[ino.value()];
-    if (grant.may_store && i.cached != 0)
-        return Error(EBUSY, "the file is open through the page cache: see pmfsctl holders");
+    if (grant.stores ? i.cached != 0 : grant.may_store && i.cached_write != 0)
+        return Error(EBUSY, kCached);
     if (grant.freezes_gaps && i.cached_write != 0) return Error(EBUSY, kGapsCached);
     if (kept_back(i)) return Error(EBUSY, kKeptBack);
     {
@@ -324,13 +347,14 @@ void LiveTable::set_record(HandleId handle, GrantId id, InodeNo record, const Pr
     grant->holder = holder;
 }
 
-void LiveTable::set_stores(HandleId handle, GrantId id) {
+void LiveTable::begin_stores(HandleId handle, GrantId id) {
     Shard &shard = shard_of(handle);
     Lock lock(shard.mutex);
     const auto found = shard.handles.find(handle);
     if (found == shard.handles.end()) return;
-    Grant *grant = shard.inodes[found->second.ino.value()].grants.find(handle, id);
-    if (grant != nullptr) grant->stores = true;
+    Inode &inode = shard.inodes[found->second.ino.value()];
+    inode.grants.begin_stores(handle, id);
+    inode.stored_directly = true;
 }
 
 bool LiveTable::note_lent(HandleId handle, GrantId id, InodeNo record) {

@@ -36,6 +36,11 @@ public:
     bool forget(InodeNo ino, std::uint64_t count);
     // The last name is gone.  True when nobody refers to it either.
     bool mark_unlinked(InodeNo ino);
+    // Of an inode that somebody refers to: it was made without a name, and may be given one
+    // (`linkable`); it got one; whether it may.
+    void set_nameless(InodeNo ino, bool linkable);
+    void set_named(InodeNo ino);
+    bool linkable(InodeNo ino);
     // The digest of a sealed map is compared once while the inode is referred to.
     bool seal_checked(InodeNo ino);
     void set_seal_checked(InodeNo ino, bool checked);
@@ -57,8 +62,9 @@ public:
         HandleId handle;
         bool keep_cache;
     };
-    // A cached handle is refused (nullopt) while a grant that may store is alive, and one that may
-    // write while a grant freezes a map with gaps, or, where it is written back, while any is.
+    // A cached handle is refused (nullopt) while a grant that stores is alive; and one that may
+    // write while one is that may store or freezes a map with gaps, or, where it is written back,
+    // any.
     std::optional<Opened> open(InodeNo ino, const OpenRequest &request, bool direct_io);
     struct Released {
         InodeNo ino;
@@ -91,12 +97,13 @@ public:
     std::optional<Grant> grant(HandleId handle, GrantId id);
     // Those that may store and that no record on the medium remembers.
     std::vector<Grant> storing_unrecorded();
-    // EBUSY: it may store, and cached handles are open; or it freezes a map with gaps, or the kernel
-    // writes back, and cached handles for writing are.  EBADF: the handle is gone.  EUSERS: there
-    // are as many grants as there may be; `lost` ones count as well.
+    // EBUSY: it stores, and cached handles are open; or it may store, freezes a map with gaps, or
+    // the kernel writes back, and cached handles for writing are.  EBADF: the handle is gone.
+    // EUSERS: there are as many grants as there may be; `lost` ones count as well.
     Result<> add_grant(InodeNo ino, const Grant &grant, std::size_t lost);
     void set_record(HandleId handle, GrantId id, InodeNo record, const Process &holder);
-    void set_stores(HandleId handle, GrantId id);
+    // With the volume's lock held exclusively, where no cached handle is open.
+    void begin_stores(HandleId handle, GrantId id);
     struct Dropped {
         InodeNo ino;
         Grant grant;
@@ -129,6 +136,7 @@ private:
         FileBlock dense_end;
         HandleId first_handle = 0;  // of its list; 0 = none
         bool unlinked = false;
+        bool linkable = false;  // has no name yet, and may get one
         bool seal_checked = false;
         bool stored_directly = false;  // past the cache, since the last cached open
         bool bound_behind_end = false;

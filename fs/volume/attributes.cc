@@ -57,6 +57,7 @@ Attr attr_of(Engine &engine, InodeNo ino, const media::Inode &inode) {
         a.unsettled = counts.direct_write != 0;
         if (counts.cached_write != 0 && engine.options.writeback) {
             a.blocks = std::max(a.blocks, kBlocksKeptBack);
+            a.kept_back = true;
         } else if (!a.unsettled && counts.cached_write != 0) {
             const auto unseen =
                 unseen_from(engine, ino, inode);  // damage: whoever needs the map says so

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/inode.h"
+#include "core/protection.h"
 #include "volume/attributes.h"
 #include "volume/parts.h"
 
@@ -22,7 +23,9 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
     const auto *inode = TRY(core::read_inode(reader, ino));
     if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "not a regular file");
     const std::uint32_t flags = inode->flags.get();
-    bool direct = request.direct;
+    if (request.write) TRY(core::may_open_for_writing(*inode, request.append));
+    // A store by mmap would be no appending.
+    bool direct = request.direct || (request.write && core::is_append_only(*inode));
     // Sealed full: who only reads is cached, for programs map such files through the mount.  That
     // keeps grants that may store away as long as it is open, which somebody may not want.
     const bool full = (flags & media::kSealedFull) != 0;
@@ -65,7 +68,11 @@ Result<bool> Volume::truncate_by_open(InodeNo ino, const OpenRequest &request) {
 Result<Attr> Volume::create(InodeNo dir, std::string_view name, std::uint32_t mode,
                             const OpenRequest &request, OpenReply *reply) {
     if (!S_ISREG(mode)) return Error(EINVAL, "only a regular file is made and opened at once");
-    Attr attr = TRY(make(dir, name, mode, 0, request.caller));
+    return open_new(TRY(make(dir, name, mode, 0, request.caller)), request, reply);
+}
+
+// A file that was just made, and of which the caller has a reference.
+Result<Attr> Volume::open_new(Attr attr, const OpenRequest &request, OpenReply *reply) {
     OpenRequest untouched = request;
     untouched.truncate = false;  // empty as it is; a change that parks would meet the name again
     auto opened = open_file(attr.ino, untouched);
@@ -76,8 +83,8 @@ Result<Attr> Volume::create(InodeNo dir, std::string_view name, std::uint32_t mo
     *reply = opened.value();
     reply->stale = {};  // nobody knew the file before
     attr.unsettled = request.write && reply->direct_io;
-    const bool kept_back = request.write && !reply->direct_io && parts_->engine.options.writeback;
-    if (kept_back) attr.blocks = std::max(attr.blocks, kBlocksKeptBack);
+    attr.kept_back = request.write && !reply->direct_io && parts_->engine.options.writeback;
+    if (attr.kept_back) attr.blocks = std::max(attr.blocks, kBlocksKeptBack);
     return attr;
 }
 
@@ -99,7 +106,8 @@ void Volume::release(HandleId handle) {
     const auto opened = e.live.handle(handle);
     const auto released = e.live.release(handle);
     if (!released) return;
-    if (e.options.writeback && opened->write && !opened->direct_io) forget_no_blocks(e, opened->ino);
+    if (e.options.writeback && opened->write && !opened->direct_io)
+        forget_no_blocks(e, opened->ino);
     if (released->leases_gone) e.holders->leases_gone(released->ino);
     if (released->last_handle && !e.allocator->nothing_reserved()) {
         ExclusiveLock held(e.lock);

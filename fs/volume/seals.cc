@@ -7,6 +7,7 @@
 
 #include "core/extent_map.h"
 #include "core/inode.h"
+#include "core/protection.h"
 #include "media/geometry.h"
 #include "volume/attributes.h"
 #include "volume/parts.h"
@@ -30,6 +31,7 @@ SealLevel level_of(const media::Inode &inode) {
 Result<> may_seal(const MountOptions &options, const media::Inode &inode, const Caller &caller,
                   bool privileged) {
     if (!S_ISREG(inode.mode.get())) return Error(EINVAL, "only regular files have a block map");
+    TRY(core::may_change(inode));
     if (privileged || caller.uid == 0) return {};
     if (options.owner_may_seal && caller.uid == inode.uid.get()) return {};
     return Error(EPERM, "sealing takes root, or the owner on a mount with -o seal=owner");

@@ -11,7 +11,7 @@ import struct
 import subprocess
 import threading
 
-from fixture import as_user, c_call, claim, fails, libc, run, run_claims
+from fixture import as_user, c_call, claim, fails, libc, program, run, run_claims
 
 MIB = 1 << 20
 PAGE = 4096
@@ -242,10 +242,12 @@ class Ring:
         c_call("syscall", self.DESTROY, self.context)
 
 
-def direct_writes_beside_readers(here, write, rounds):
+def direct_writes_beside_readers(here, write, rounds, sealed=False):
     """Stale rounds: buffered reads that differ from what a direct write has stored before."""
     size = 160 * PAGE
     (here / "f").write_bytes(b"\x01" * size)
+    if sealed:
+        run(program("pmfsctl"), "seal", "--prepare", here / "f")
     fd = os.open(here / "f", os.O_RDWR | os.O_DIRECT)
     cached = os.open(here / "f", os.O_RDONLY)
     stop = False
@@ -288,6 +290,16 @@ def _(here):
 @claim("a buffered read after a direct write sees it, whoever reads beside", seconds=120)
 def _(here):
     assert direct_writes_beside_readers(here, lambda fd, m: os.pwritev(fd, [m], 0), 250) == 0
+
+
+@claim("so it does of a file that is sealed full, by whatever kind of write", seconds=120)
+def _(here):
+    ring = Ring()
+    assert direct_writes_beside_readers(here, lambda fd, m: ring.write(fd, m, 0), 120, sealed=True) == 0
+    ring.end()
+    run(program("pmfsctl"), "unseal", here / "f")
+    os.unlink(here / "f")
+    assert direct_writes_beside_readers(here, lambda fd, m: os.pwritev(fd, [m], 0), 120, sealed=True) == 0
 
 
 @claim("hundreds of asynchronous direct writes beside a mapping that stores into the same pages all end")

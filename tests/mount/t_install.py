@@ -16,11 +16,16 @@ LIB/libpmfs.so
 LIB/libpmfs.so.1
 LIB/libpmfs.so.1.1.0
 LIB/pkgconfig/libpmfs.pc
+usr/lib/systemd/system/pmfs@.service
 usr/lib/udev/rules.d/60-pmfs.rules
 usr/sbin/fsck.pmfs
 usr/sbin/mkfs.pmfs
 usr/sbin/mount.fuse.pmfs
 usr/sbin/mount.pmfs
+usr/share/bash-completion/completions/fsck.pmfs
+usr/share/bash-completion/completions/mkfs.pmfs
+usr/share/bash-completion/completions/mount.pmfs
+usr/share/bash-completion/completions/pmfsctl
 """.split()
 
 USER = """

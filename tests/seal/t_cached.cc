@@ -56,7 +56,8 @@ TEST_CASE("cached: who only reads a file that is sealed full is cached, who may 
     }
 }
 
-TEST_CASE("cached: a grant that may store and a cached reader of a sealed file exclude each other") {
+TEST_CASE(
+    "cached: a grant that may store and a cached reader of a sealed file exclude each other") {
     Mounted mounted(Medium::memory);
     Wire &wire = mounted.wire();
     const std::uint64_t node = sealed_file(wire, "f");
@@ -121,7 +122,8 @@ TEST_CASE("cached: with -o sealed_reads=direct a file that is sealed full is in 
     CHECK(take(wire, holder, PMFS_GRANT_STORE, &io) == 0);
 }
 
-TEST_CASE("cached: a guest caches a sealed file while it is open and counts, but not with a window") {
+TEST_CASE(
+    "cached: a guest caches a sealed file while it is open and counts, but not with a window") {
     Mounted mounted(Medium::memory);
     Wire &wire = mounted.wire();
     const std::uint64_t node = sealed_file(wire, "f");

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import mmap
 import os
+import time
 
 from holding import status, until
 from libpmfs import (AS_IS, BREAKABLE, FULL, READ, TEMPORARY, WRITE, Lease, Map, ctl, grant, info, open_direct,
@@ -175,6 +176,49 @@ def _(maker):
         assert os.fstat(fd).st_size == 7000
         os.close(fd)
         assert (volume.mnt / name).read_text() == "".join(f"{number:06}\n" for number in range(1000))
+
+
+@claim("st_blocks of a file that is open for writing says soon what was sent, and all when it is closed", alone=True)
+def _(maker):
+    path = mounted(maker).mnt / "f"
+    fd = os.open(path, os.O_CREAT | os.O_WRONLY)
+    assert os.fstat(fd).st_blocks == 8
+    os.write(fd, bytes(10 * PAGE))
+    os.fsync(fd)
+    until(lambda: os.fstat(fd).st_blocks == 80)
+    os.write(fd, bytes(10 * PAGE))
+    os.close(fd)
+    assert path.stat().st_blocks == 160
+
+
+@claim("a write past the cache, and a grant that stores, move the times on the medium", alone=True)
+def _(maker):
+    volume = mounted(maker)
+    paths = [volume.mnt / name for name in ("written", "stored")]
+    for path in paths:
+        make(path)
+    before = [path.stat().st_mtime_ns for path in paths]
+    time.sleep(0.05)
+    fd = open_direct(paths[0])
+    with mmap.mmap(-1, PAGE) as page:
+        os.pwritev(fd, [page], 0)
+    os.close(fd)
+    fd = open_direct(paths[1])
+    Map(fd).unmap()
+    os.close(fd)
+    assert volume.unmount() == 0
+    volume.mount("writeback")
+    maker.watch()
+    assert all(path.stat().st_mtime_ns > old for path, old in zip(paths, before))
+
+
+@claim("chown of a set-user-ID file to nobody new takes the bit away", alone=True)
+def _(maker):
+    path = mounted(maker).mnt / "f"
+    path.write_bytes(b"x")
+    path.chmod(0o4755)
+    os.chown(path, -1, -1)
+    assert path.stat().st_mode & 0o4000 == 0
 
 
 @claim("the death of the server takes what was not synced, and neither a seal nor another byte", alone=True)

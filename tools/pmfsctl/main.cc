@@ -153,6 +153,19 @@ void add_volume_verbs(CLI::App &app, Options &options, Run *run) {
     tune->callback([run] { *run = pmfs::ctl::tune; });
 }
 
+// What looks at a device that need not be mounted.
+void add_device_verbs(CLI::App &app, Options &options, Run *run) {
+    CLI::App *probe = add_verb(app, "probe", "Which volume is on a device", options, "DEVICE");
+    probe->add_flag("--udev", options.udev, "Variables for a udev rule")->excludes("--json");
+    probe->callback([run] { *run = pmfs::ctl::probe; });
+    CLI::App *doctor = add_verb(
+        app, "doctor", "What is wrong with a machine, a device or a mount, and what mends it",
+        options, "PATH");
+    doctor->add_option("--root", options.root,
+                       "Look at /sys, /proc and /dev below this directory, and open nothing");
+    doctor->callback([run] { *run = pmfs::ctl::doctor; });
+}
+
 }  // namespace
 
 int main(int argc, char **argv) {
@@ -213,6 +226,7 @@ int main(int argc, char **argv) {
     add_holding_verbs(app, options, &run);
     add_guest_verbs(app, options, &run);
     add_volume_verbs(app, options, &run);
+    add_device_verbs(app, options, &run);
 
     app.failure_message([](const CLI::App *, const CLI::Error &error) {
         return pmfs::printable(error.what()) + "\nRun with --help for more information.\n";

@@ -167,7 +167,8 @@ std::string not_allowed(const File &file, Verb verb) {
 std::string not_here(const File &file, Verb verb) {
     if (verb == Verb::lease)
         return fmt::format(
-            "{}: no leases on this mount: it has no broker to tell their holders (its log says why)",
+            "{}: no leases on this mount: it has no broker to tell their holders (its log says "
+            "why)",
             file.name());
     return fmt::format("{}: this mount does not do that", file.name());
 }

@@ -39,6 +39,10 @@ struct Options {
     std::uint64_t size = 0;
     // tune: ten-thousandths
     std::optional<std::uint32_t> reserve;
+    // probe: for udev's IMPORT
+    bool udev = false;
+    // doctor: where /sys, /proc and /dev are; empty: here
+    std::string root;
     // map
     Color color = Color::automatic;
     bool ascii = false;
@@ -59,6 +63,9 @@ int compact(const Options &options);
 int revoke(const Options &options);
 int grow(const Options &options);
 int tune(const Options &options);
+// These two take a device that need not be mounted.
+int probe(const Options &options);
+int doctor(const Options &options);
 // These two end with the exit code of the command, if there is one.
 int lease(const Options &options);
 int pin(const Options &options);

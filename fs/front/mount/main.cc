@@ -21,7 +21,9 @@
 #include "base/printable.h"
 #include "client/pmfs_ioctl.h"
 #include "front/mount/mount_point.h"
+#include "front/mount/readiness.h"
 #include "front/mount/server.h"
+#include "probe/identity.h"
 
 namespace {
 
@@ -39,7 +41,8 @@ struct Words {
 int parse_words(int argc, char **argv, Words *words) {
     bool read_only = false, ignored = false;
     CLI::App app{"Mount a pmfs volume and serve it until it is unmounted.", "mount.pmfs"};
-    app.add_option("source", words->serve.source, "DAX device, memory file or image file")
+    app.add_option("source", words->serve.source,
+                   "DAX device, memory file or image file; or label:NAME, uuid:UUID")
         ->required();
     auto *directory = app.add_option("directory", words->serve.directory, "Where to mount it");
     auto *no_mount = app.add_flag("--no-mount", words->no_mount,
@@ -224,12 +227,18 @@ int run(Words &words) {
             return tell({Exit::failed, *objection});
         words.serve.directory = canonical(words.serve.directory);
     }
+    if (const auto name = pmfs::probe::name_in(words.serve.source)) {
+        const auto found = pmfs::probe::find_volume(*name);
+        if (!found.objection.empty()) return tell({Exit::failed, found.objection});
+        words.serve.source = found.path;
+    }
     words.serve.source = canonical(words.serve.source);
     close_inherited(words.serve.source);
     if (words.fake) return check_only(words);
     if (words.serve.mount_flags & MS_REMOUNT) return remount(words);
     if (!words.serve.foreground) return serve_in_background(words);
-    return tell(serve(words.serve, [] {}));
+    const Readiness readiness;
+    return tell(serve(words.serve, [&readiness] { readiness.tell(); }));
 }
 
 }  // namespace

@@ -58,6 +58,11 @@ Refusal set_sealed_reads(std::string_view, std::string_view value, ServeOptions 
     return {};
 }
 
+Refusal set_writeback(std::string_view, std::string_view, ServeOptions *options) {
+    options->dispatch.writeback = options->volume.writeback = true;
+    return {};
+}
+
 Refusal set_group(std::string_view, std::string_view value, ServeOptions *options) {
     const std::string name(value);
     const group *found = ::getgrnam(name.c_str());
@@ -319,11 +324,7 @@ const auto &own_options() {
                       return set_timeout(name, value, &options->dispatch.entry_timeout_s);
                   },
                   [](const auto &o) { return fmt::to_string(o.dispatch.entry_timeout_s); }},
-        OwnOption{"writeback", false,
-                  [](auto, auto, auto *options) {
-                      options->dispatch.writeback = options->volume.writeback = true;
-                      return Refusal();
-                  },
+        OwnOption{"writeback", false, set_writeback,
                   [](const auto &o) { return fmt::to_string(o.dispatch.writeback); }},
         OwnOption{"commit", true, set_commit,
                   [](const auto &o) { return fmt::to_string(o.volume.commit_interval_ms); }},

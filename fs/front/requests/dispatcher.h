@@ -29,6 +29,9 @@
 
 namespace pmfs::front {
 
+// A sentence for the log, of what an administrator should know and not every client can cause.
+void log_damage(const Error &error);
+
 struct DispatchOptions {
     double attr_timeout_s = 3600;   // how long the kernel may believe attributes,
     double entry_timeout_s = 3600;  // and names, also absent ones
@@ -163,6 +166,8 @@ public:
     Completion answer_later(fuse_req_t req);
     // Answers when the client has the lock, or may not have it; with `waits` that may be later.
     void lock(fuse_req_t req, const LockRequest &wanted, bool waits);
+    // Of the current request, which sets an access control list.
+    bool drops_setgid(const Caller &caller) const;  // newer.cc
     // A handle of the client's is released, and its grants and locks end.
     void released(HandleId handle);
 
@@ -206,7 +211,8 @@ private:
     void give_up(Aside &aside, std::uint64_t unique, int error);
     void wait_for_lock(fuse_req_t req, const LockRequest &wanted);
     Notifier::Kernel kernel();
-    void statx(const Request &request);
+    void statx(const Request &request);            // newer.cc
+    void sync_filesystem(const Request &request);  // newer.cc
     bool start_waiting(std::uint64_t unique, std::shared_ptr<Aside> aside) EXCLUDES(waiting_mutex_);
     std::shared_ptr<Aside> stop_waiting(std::uint64_t unique, const FileLocks::Wait *lock = nullptr)
         EXCLUDES(waiting_mutex_);
@@ -228,8 +234,9 @@ private:
     bool opendir_needed_ = true;  // settled by INIT
     bool maps_all_ = false;       // by INIT, as are the next ones
     bool maps_sealed_ = false;
-    bool rings_agreed_ = false;
-    bool rings_offered_ = false;              // before INIT
+    bool long_setxattr_ = false;
+    bool rings_offered_ = false;
+    bool rings_agreed_ = false;               // by INIT
     ReplyPort *notification_port_ = nullptr;  // set before the first request
     fuse_session *session_ = nullptr;
     IoctlContext ioctls_;
