@@ -13,10 +13,13 @@ class Rings:
 
     def __init__(self):
         self.users = os.open(USERS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self.users, fcntl.LOCK_EX)
-        if SWITCH.read_text().strip() != "Y":
-            os.pwrite(self.users, b"N", 0)
-            SWITCH.write_text("Y")
+        try:
+            fcntl.flock(self.users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if SWITCH.read_text().strip() != "Y":
+                os.pwrite(self.users, b"N", 0)
+                SWITCH.write_text("Y")
+        except BlockingIOError:
+            pass  # it is on: others have it
         fcntl.flock(self.users, fcntl.LOCK_SH)
 
     def end(self):

@@ -5,6 +5,7 @@ import ctypes
 import errno
 import fcntl
 import hashlib
+import json
 import mmap
 import os
 import random
@@ -12,7 +13,7 @@ import signal
 import subprocess
 import time
 
-from fixture import c_call, claim, fails, run, run_claims
+from fixture import c_call, claim, fails, program, run, run_claims
 
 KEEP_SIZE, PUNCH_HOLE, COLLAPSE, ZERO_RANGE, INSERT, UNSHARE = 1, 2, 8, 16, 32, 64
 MIB = 1 << 20
@@ -523,6 +524,27 @@ def _(here):
         time.sleep(0.05)
     else:
         raise AssertionError("the room does not come back")
+
+
+@claim("on a DAX medium the kernel asks for fsync once, for there is nothing to wait for; on an image each time", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M")
+
+    def asked():
+        status = run(program("pmfsctl"), "status", "--json", volume.mnt).stdout
+        (only,) = json.loads(status)["clients"]
+        return only["requests"].get("fsync", 0)
+    with open(volume.mnt / "file", "wb", buffering=0) as file:
+        for number in range(5):
+            file.write(b"x")
+            os.fsync(file.fileno())
+        assert asked() == (1 if volume.kind == "memory" else 5), asked()
+    volume.kill()
+    volume.fsck()
+    volume.mount()
+    maker.watch()
+    assert (volume.mnt / "file").read_bytes() == b"xxxxx"
+    assert volume.unmount() == 0
 
 
 if __name__ == "__main__":

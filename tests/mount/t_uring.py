@@ -219,7 +219,7 @@ def _(maker):
 
 
 @claim("a request that waits in the kernel behind more than the ring began with is fetched, though none of those is answered",
-       alone=True, seconds=30)
+       alone=True)
 def _(maker):
     volume = maker.volume(size="64M", options=LOCKS)
     path, count = volume.mnt / "locked", 12

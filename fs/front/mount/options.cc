@@ -81,6 +81,10 @@ Refusal set_local_lock(std::string_view, std::string_view value, ServeOptions *o
     return {};
 }
 
+std::string shown_local_lock(const ServeOptions &options) {
+    return fmt::format("{} {}", options.local.shares_ranges, options.local.shares_wholes);
+}
+
 Refusal set_seccomp(std::string_view, std::string_view value, ServeOptions *options) {
     const auto mode = seccomp_of(value);
     if (!mode)
@@ -330,10 +334,7 @@ const auto &own_options() {
                   [](const auto &o) { return fmt::to_string(o.volume.sealed_direct); }},
         OwnOption{"group", true, set_group,
                   [](const auto &o) { return o.group ? fmt::to_string(*o.group) : "none"; }},
-        OwnOption{"local_lock", true, set_local_lock,
-                  [](const auto &o) {
-                      return fmt::format("{} {}", o.local.shares_ranges, o.local.shares_wholes);
-                  }},
+        OwnOption{"local_lock", true, set_local_lock, shown_local_lock},
         OwnOption{"lease_break_time", true, set_lease_break_time,
                   [](const auto &o) { return fmt::to_string(o.volume.lease_break_ms); }},
         OwnOption{"pin_quota", true, set_pin_quota,
