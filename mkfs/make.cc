@@ -202,8 +202,8 @@ Result<Superblock> plan(std::uint64_t region_size, std::uint64_t region_mapping_
     const std::uint64_t fsid = TRY(given_or_random(options.fsid));
     sb.header = header_of(Magic::superblock, fsid, 0, 0);
     sb.version_major = le32(kVersionMajor);
-    sb.version_minor = le32(kVersionMinor);
-    sb.version_minor_oldest = le32(kVersionMinor);
+    sb.version_minor = le32(kVersionMinorMade);
+    sb.version_minor_oldest = le32(kVersionMinorMade);
     sb.mapping_unit = le32(static_cast<std::uint32_t>(unit));
     sb.block_count = le64(size / kBlockSize);
     const std::uint64_t journal_start = layout_of(0).end;

@@ -1,5 +1,6 @@
 /*
- * libpmfs-preload.so: lets a program that knows only fallocate(2) seal and unseal.
+ * libpmfs-preload.so: lets a program that knows only fallocate(2) seal and unseal (and map
+ * directly: preload_maps.c).
  *
  *     LD_PRELOAD=libpmfs-preload.so PROGRAM
  *

@@ -40,10 +40,10 @@ static_assert(kSymlinkRuns <= kBlobRunsMax);
 inline constexpr std::size_t kLargest = std::max({
     kInode + kNewInode + kFirstLeaf,                      // a new name with a new inode
     kInode + kNewInode + kLeaf + kSymlinkRuns *kDataRun,  // ... of a symlink: dir_make_leaf()
-    2 * kInode + kFirstLeaf,                              // a link
+    2 * kInode + kFirstLeaf + kListChange,                // a link, the first one
     2 * kInode + kLeaf + kListChange,                     // a name goes, and it was the last one
-    4 * kInode + 2 * kLeaf + kListChange,                 // a rename that replaces
-    3 * kInode + kFirstLeaf + kLeaf,                      // ... to a new name
+    5 * kInode + 2 * kLeaf + kListChange,                 // a rename that replaces; a whiteout
+    4 * kInode + kFirstLeaf + kLeaf,                      // ... to a new name
     kInode + kFirstLeaf + kDataRun,                       // an attribute, the first place of it
     kInode + kLeaf + kBlobRunsMax *kDataRun,              // an attribute goes
     kInode + kMapInsert + kDataRun,                       // a piece of a write, or of fallocate
@@ -57,7 +57,7 @@ inline constexpr std::size_t kLargest = std::max({
     kInode + kMetaRun + kNodes,                           // a split, a merge
     kMetaRun + kInodeMap + kInode,                        // eight more inodes, in one chunk
     kInode + kListChange + kFreeInode,                    // an inode goes, or a grant's record
-    kNewInode + kListChange,                              // a grant's record
+    kNewInode + kListChange,                              // a grant's record, or without a name
 });
 static_assert(kLargest <= media::kTxBlocksMax);
 // (That the smallest journal holds four of the largest records is asserted in media/format.h.)

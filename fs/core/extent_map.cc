@@ -86,6 +86,10 @@ Result<Extent> checked(const Reader &reader, const Extent &e) {
     const std::size_t kinds = offsetof(media::Summary, kind) + media::index_in_group(first);
     const media::Summary *summary =
         TRY(read_summary(reader, group, journal::lines_of(kinds, last - first + 1)));
+    // (A long extent has hundreds of chunks, and is looked at for each read and write.)
+    constexpr auto kData = static_cast<std::uint8_t>(media::ChunkKind::data);
+    const auto *const found = &summary->kind[media::index_in_group(first)];
+    if (*found == kData && std::memcmp(found, found + 1, last - first) == 0) return e;
     for (BlockNo at = e.start; at < end;) {
         const ChunkNo chunk = media::chunk_of(at);
         const BlockNo upto = std::min(end, media::first_block(chunk + 1));

@@ -22,8 +22,16 @@ void InodeGrants::add(const Grant &grant) {
     grants_.emplace(std::pair(grant.handle, grant.id), grant);
     temporary_ += grant.kind == GrantKind::temporary;
     breakable_ += grant.kind == GrantKind::breakable;
-    storing_ += grant.may_store;
+    may_store_ += grant.may_store;
+    storing_ += grant.stores;
     freezing_gaps_ += grant.freezes_gaps;
+}
+
+void InodeGrants::begin_stores(HandleId handle, GrantId id) {
+    Grant *grant = find(handle, id);
+    if (grant == nullptr || grant->stores) return;
+    grant->stores = true;
+    ++storing_;
 }
 
 Grant *InodeGrants::find(HandleId handle, GrantId id) {
@@ -38,7 +46,8 @@ std::optional<Grant> InodeGrants::remove(HandleId handle, GrantId id) {
     grants_.erase(found);
     temporary_ -= grant.kind == GrantKind::temporary;
     breakable_ -= grant.kind == GrantKind::breakable;
-    storing_ -= grant.may_store;
+    may_store_ -= grant.may_store;
+    storing_ -= grant.stores;
     freezing_gaps_ -= grant.freezes_gaps;
     return grant;
 }

@@ -39,11 +39,19 @@ struct Grant {
     unsigned lendings = 0;  // descriptors that its holder was given
 };
 
+inline constexpr const char *kCached =
+    "the file is open through the page cache: see pmfsctl holders";
+
 // Why SEAL as-is and grants are EBUSY then: a store by mmap into a hole could fail only later, in
 // write-back, where nobody hears of it.
 inline constexpr const char *kGapsCached =
     "the file has holes, unwritten or shared blocks and is open for cached writing: see pmfsctl "
     "holders";
+
+// Why seals and grants are EBUSY with -o writeback: a write behind the end must fail in write(2).
+inline constexpr const char *kKeptBack =
+    "the file is open for writing through the page cache, which keeps what is written (-o "
+    "writeback): see pmfsctl holders, or open it with O_DIRECT";
 
 class InodeGrants {
 public:
@@ -52,11 +60,14 @@ public:
     // ... to an operation that leaves bound blocks where they are.
     core::Standing standing_around(FileBlock first, FileBlock end) const;
     bool storing() const { return storing_ != 0; }
+    bool may_store() const { return may_store_ != 0; }
     bool freezes_gaps() const { return freezing_gaps_ != 0; }
     std::size_t count() const { return grants_.size() + (pins_ ? pins_->count() : 0); }
 
     void add(const Grant &grant);
     std::optional<Grant> remove(HandleId handle, GrantId id);
+    // One that announces its stores is about to.
+    void begin_stores(HandleId handle, GrantId id);
     Grant *find(HandleId handle, GrantId id);
     // Every grant but the pins that map nothing.
     std::vector<Grant> list() const;
@@ -74,7 +85,7 @@ public:
 
 private:
     std::map<std::pair<HandleId, GrantId>, Grant> grants_;
-    unsigned temporary_ = 0, breakable_ = 0, storing_ = 0, freezing_gaps_ = 0;
+    unsigned temporary_ = 0, breakable_ = 0, may_store_ = 0, storing_ = 0, freezing_gaps_ = 0;
     std::unique_ptr<core::PinTable> pins_, bound_;
 };
 

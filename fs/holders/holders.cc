@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/errors.h"
 #include "core/inode.h"
+#include "core/protection.h"
 #include "core/seal.h"
 #include "media/geometry.h"
 
@@ -246,6 +247,7 @@ namespace {
 Result<> may_hold(const media::Inode &inode, const HandleInfo &opened, const GrantRequest &request,
                   const Caller &caller) {
     if (!S_ISREG(inode.mode.get())) return Error(EINVAL, "only regular files have a block map");
+    if (request.may_store) TRY(core::may_change(inode));
     if (request.maps && !opened.read)
         return Error(EBADF, "to be mapped, the file must be open for reading");
     // Who may have the device can read the file there anyway, and so may map what it can read here.
@@ -434,10 +436,11 @@ Result<> Holders::begin_stores(HandleId handle, GrantId id) {
     auto grant = ground_.live.grant(handle, id);
     if (!grant) return Error(ENOENT, "the grant is gone");
     if (grant->stores || !grant->may_store) return {};
+    if (ground_.live.counts(grant->file).cached != 0) return Error(EBUSY, kCached);
     TRY(ground_.volume.will_store_held(grant->file, grant->uid));
     grant->stores = true;
     if (grant->record != InodeNo()) TRY(records_.set_holder(*grant));
-    ground_.live.set_stores(handle, id);
+    ground_.live.begin_stores(handle, id);
     return {};
 }
 

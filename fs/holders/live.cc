@@ -54,6 +54,28 @@ bool LiveTable::mark_unlinked(InodeNo ino) {
     return drop_if_idle(shard, ino);
 }
 
+void LiveTable::set_nameless(InodeNo ino, bool linkable) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    Inode &i = shard.inodes[ino.value()];
+    i.unlinked = true;
+    i.linkable = linkable;
+}
+
+void LiveTable::set_named(InodeNo ino) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    if (found != shard.inodes.end()) found->second.unlinked = found->second.linkable = false;
+}
+
+bool LiveTable::linkable(InodeNo ino) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    return found != shard.inodes.end() && found->second.linkable;
+}
+
 bool LiveTable::seal_checked(InodeNo ino) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
@@ -120,8 +142,12 @@ std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, const OpenRequest 
     Inode &i = shard.inodes[ino.value()];
     bool keep = true;
     if (!direct_io) {
-        if (i.grants.storing() || (request.write && i.grants.freezes_gaps())) return std::nullopt;
+        const bool held =
+            i.grants.freezes_gaps() || i.grants.may_store() || (written_back_ && !i.grants.empty());
+        if (i.grants.storing() || (request.write && held)) return std::nullopt;
         if (request.caller.client == 0) keep = !std::exchange(i.stored_directly, false);
+    } else {
+        keep = !i.stored_directly && !i.grants.storing();
     }
     // The shard is the inode's, so that a handle alone leads to both.
     const HandleId id = handle_ids_.fetch_add(1) * kShards + ino.value() % kShards;
@@ -288,9 +314,10 @@ Result<> LiveTable::add_grant(InodeNo ino, const Grant &grant, std::size_t lost)
     Lock lock(shard.mutex);
     if (!shard.handles.contains(grant.handle)) return Error(EBADF, "the file was closed");
     Inode &i = shard.inodes[ino.value()];
-    if (grant.may_store && i.cached != 0)
-        return Error(EBUSY, "the file is open through the page cache: see pmfsctl holders");
+    if (grant.stores ? i.cached != 0 : grant.may_store && i.cached_write != 0)
+        return Error(EBUSY, kCached);
     if (grant.freezes_gaps && i.cached_write != 0) return Error(EBUSY, kGapsCached);
+    if (kept_back(i)) return Error(EBUSY, kKeptBack);
     {
         Lock counted(places_mutex_);
         if (places_.take(grant.uid, grants_share_, lost) != Places::Taken::yes)
@@ -320,13 +347,14 @@ void LiveTable::set_record(HandleId handle, GrantId id, InodeNo record, const Pr
     grant->holder = holder;
 }
 
-void LiveTable::set_stores(HandleId handle, GrantId id) {
+void LiveTable::begin_stores(HandleId handle, GrantId id) {
     Shard &shard = shard_of(handle);
     Lock lock(shard.mutex);
     const auto found = shard.handles.find(handle);
     if (found == shard.handles.end()) return;
-    Grant *grant = shard.inodes[found->second.ino.value()].grants.find(handle, id);
-    if (grant != nullptr) grant->stores = true;
+    Inode &inode = shard.inodes[found->second.ino.value()];
+    inode.grants.begin_stores(handle, id);
+    inode.stored_directly = true;
 }
 
 bool LiveTable::note_lent(HandleId handle, GrantId id, InodeNo record) {
@@ -395,7 +423,9 @@ Result<GrantId> LiveTable::pin(InodeNo ino, core::PinTable::Pin pin, std::uint64
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
     if (!shard.handles.contains(pin.handle)) return Error(EBADF, "the file was closed");
-    core::PinTable &pins = shard.inodes[ino.value()].grants.pins(bound);
+    Inode &inode = shard.inodes[ino.value()];
+    if (kept_back(inode)) return Error(EBUSY, kKeptBack);
+    core::PinTable &pins = inode.grants.pins(bound);
     pin.counted = counted;
     const std::uint64_t blocks = pins.new_blocks(pin.uid, pin.first, pin.end);
     TRY(charge(pin, blocks, limit));

@@ -20,8 +20,13 @@ namespace pmfs {
 
 class LiveTable {
 public:
-    explicit LiveTable(std::size_t grants_max)
-        : grants_share_(grants_max / 2), places_(grants_max), pin_places_(grants_max * kPinsEach) {}
+    // `written_back`: the kernel keeps what is written through its cache, and the new size, until
+    // later (-o writeback).
+    explicit LiveTable(std::size_t grants_max, bool written_back = false)
+        : written_back_(written_back),
+          grants_share_(grants_max / 2),
+          places_(grants_max),
+          pin_places_(grants_max * kPinsEach) {}
 
     void reference(InodeNo ino, std::uint64_t count = 1);
     // Counts one only if it was looked up before; false: it was not.
@@ -31,6 +36,11 @@ public:
     bool forget(InodeNo ino, std::uint64_t count);
     // The last name is gone.  True when nobody refers to it either.
     bool mark_unlinked(InodeNo ino);
+    // Of an inode that somebody refers to: it was made without a name, and may be given one
+    // (`linkable`); it got one; whether it may.
+    void set_nameless(InodeNo ino, bool linkable);
+    void set_named(InodeNo ino);
+    bool linkable(InodeNo ino);
     // The digest of a sealed map is compared once while the inode is referred to.
     bool seal_checked(InodeNo ino);
     void set_seal_checked(InodeNo ino, bool checked);
@@ -52,8 +62,9 @@ public:
         HandleId handle;
         bool keep_cache;
     };
-    // A cached handle is refused (nullopt) while a grant that may store is alive, and one that may
-    // write while a grant freezes a map with gaps.
+    // A cached handle is refused (nullopt) while a grant that stores is alive; and one that may
+    // write while one is that may store or freezes a map with gaps, or, where it is written back,
+    // any.
     std::optional<Opened> open(InodeNo ino, const OpenRequest &request, bool direct_io);
     struct Released {
         InodeNo ino;
@@ -86,12 +97,13 @@ public:
     std::optional<Grant> grant(HandleId handle, GrantId id);
     // Those that may store and that no record on the medium remembers.
     std::vector<Grant> storing_unrecorded();
-    // EBUSY: it may store, and cached handles are open; or it freezes a map with gaps, and cached
-    // handles for writing are.  EBADF: the handle is gone.  EUSERS: there are as many grants as
-    // there may be; `lost` ones count as well.
+    // EBUSY: it stores, and cached handles are open; or it may store, freezes a map with gaps, or
+    // the kernel writes back, and cached handles for writing are.  EBADF: the handle is gone.
+    // EUSERS: there are as many grants as there may be; `lost` ones count as well.
     Result<> add_grant(InodeNo ino, const Grant &grant, std::size_t lost);
     void set_record(HandleId handle, GrantId id, InodeNo record, const Process &holder);
-    void set_stores(HandleId handle, GrantId id);
+    // With the volume's lock held exclusively, where no cached handle is open.
+    void begin_stores(HandleId handle, GrantId id);
     struct Dropped {
         InodeNo ino;
         Grant grant;
@@ -107,8 +119,9 @@ public:
     GrantId next_grant_id() { return grant_ids_.fetch_add(1) + 1; }
 
     // --- pins.  ENOMEM: the user would be charged more than `limit` bytes, on all files together.
-    // EUSERS: there are as many pins as there may be, kPinsEach for each grant.  `counted`: it maps
-    // nothing, and so is not counted among the grants.  `bound`: as Grant says.
+    // EUSERS: there are as many pins as there may be, kPinsEach for each grant.  EBUSY: the kernel
+    // writes back, and cached handles for writing are open.  `counted`: it maps nothing, and so is
+    // not counted among the grants.  `bound`: as Grant says.
     static constexpr std::size_t kPinsEach = 16;
     Result<GrantId> pin(InodeNo ino, core::PinTable::Pin pin, std::uint64_t limit, bool counted,
                         bool bound);
@@ -123,6 +136,7 @@ private:
         FileBlock dense_end;
         HandleId first_handle = 0;  // of its list; 0 = none
         bool unlinked = false;
+        bool linkable = false;  // has no name yet, and may get one
         bool seal_checked = false;
         bool stored_directly = false;  // past the cache, since the last cached open
         bool bound_behind_end = false;
@@ -149,6 +163,10 @@ private:
         EXCLUDES(pins_mutex_);
     void discharge(std::uint32_t uid, std::uint64_t blocks, bool counted) EXCLUDES(pins_mutex_);
     std::optional<Grant> remove(Inode &inode, HandleId handle, GrantId id);
+    // What was written, or the size, may be known to the kernel only.
+    bool kept_back(const Inode &inode) const { return written_back_ && inode.cached_write != 0; }
+
+    const bool written_back_;
 
     std::array<Shard, kShards> shards_;
     std::atomic<std::uint64_t> untold_{0};  // handles, of all inodes

@@ -20,6 +20,7 @@ class Progress;
 struct Caller {
     std::uint32_t uid = 0;
     std::uint32_t gid = 0;
+    std::uint32_t umask = 0;   // of a caller that makes a file
     std::uint32_t pid = 0;     // thread id as FUSE gives it; 0 = unknown (write-back)
     HandleId handle = 0;       // that it uses; 0 = none, or not to be told
     ClientId client = 0;       // that the request came from
@@ -35,7 +36,9 @@ struct OpenRequest {
     bool read = true;             // O_RDONLY, O_RDWR
     bool write = false;           // O_WRONLY, O_RDWR
     bool truncate = false;        // O_TRUNC
+    bool append = false;          // O_APPEND
     bool direct = false;          // O_DIRECT
+    bool maps_sealed = false;     // files that are sealed are mapped elsewhere, in no page cache
     bool kill_suid_sgid = false;  // with truncate, as in SetAttr
     Caller caller;
 };
@@ -65,7 +68,7 @@ struct GrantRequest {
     // and are zeroed there.
     bool bound = false;
     // It says before it stores for the first time (Holders::begin_stores): until then the file's
-    // times stay.
+    // times stay, and others may read the file by the page cache.
     bool announces = false;
     // In bytes: the range is in whole aligned units of it, the last one behind the end of the file,
     // too.  0: the volume's mapping unit.

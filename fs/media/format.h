@@ -35,7 +35,9 @@ inline constexpr std::size_t kSymlinkMax = 4095;  // PATH_MAX with its final zer
 inline constexpr std::size_t kXattrValueMax = 65536;
 
 inline constexpr std::uint32_t kVersionMajor = 2;
-inline constexpr std::uint32_t kVersionMinor = 0;
+inline constexpr std::uint32_t kVersionMinor = 1;
+// What mkfs writes: raised by whoever first keeps what only newer ones know.
+inline constexpr std::uint32_t kVersionMinorMade = 0;
 inline constexpr std::uint64_t kFeaturesIncompatKnown = 0;
 inline constexpr std::uint64_t kFeaturesRoCompatKnown = 0;
 
@@ -178,7 +180,12 @@ enum InodeFlag : std::uint32_t {
     kTrimPending = 1 << 2,  // on the orphan list: free all blocks from `trim_from` on
     kEverMapped = 1 << 3,   // was mapped writable: bytes behind the end may be non-zero
     kGrantRecord = 1 << 4,  // no file: remembers who maps the device (see GrantHolder)
-    kKnownInodeFlags = 0x1f,
+    // Those of chattr(1); minor version 1 and up.
+    kImmutable = 1 << 5,     // nothing of it changes
+    kAppendOnly = 1 << 6,    // nothing but what is written behind its end
+    kNoDump = 1 << 7,        // for backups to see
+    kNoAccessTime = 1 << 8,  // likewise: nobody keeps that time anyway
+    kKnownInodeFlags = 0x1ff,
 };
 
 enum ExtentFlag : std::uint32_t {

@@ -55,7 +55,10 @@ Attr attr_of(Engine &engine, InodeNo ino, const media::Inode &inode) {
     if (S_ISREG(a.mode)) {
         const auto counts = engine.live.counts(ino);
         a.unsettled = counts.direct_write != 0;
-        if (!a.unsettled && counts.cached_write != 0) {
+        if (counts.cached_write != 0 && engine.options.writeback) {
+            a.blocks = std::max(a.blocks, kBlocksKeptBack);
+            a.kept_back = true;
+        } else if (!a.unsettled && counts.cached_write != 0) {
             const auto unseen =
                 unseen_from(engine, ino, inode);  // damage: whoever needs the map says so
             a.unsettled = !unseen.ok() || unseen.value();

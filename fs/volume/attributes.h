@@ -5,6 +5,11 @@
 
 namespace pmfs {
 
+// With -o writeback, a file that is open for cached writing has as many blocks at least, in units
+// of 4096 bytes: the kernel has not written back what it keeps, and programs take a file without
+// blocks for one hole.
+inline constexpr std::uint64_t kBlocksKeptBack = 1;
+
 Attr attr_of(Engine &engine, InodeNo ino, const media::Inode &inode);
 // Volume::unseen_from(), of an inode that was read.
 Result<std::optional<std::uint64_t>> unseen_from(Engine &engine, InodeNo ino,

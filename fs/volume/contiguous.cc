@@ -12,6 +12,7 @@
 
 #include "core/extent_map.h"
 #include "core/inode.h"
+#include "core/protection.h"
 #include "media/geometry.h"
 #include "volume/asking.h"
 #include "volume/data.h"
@@ -226,6 +227,7 @@ Result<> Volume::prepare_contiguous(InodeNo ino, std::uint64_t offset, std::uint
     {
         SharedLock held(e.lock);
         const auto *inode = TRY(read_file(Reader(*e.core), ino));
+        TRY(core::may_change(*inode));
         const std::uint64_t size = inode->size.get();
         if (offset > size || length > size - offset)
             return Error(EINVAL, "the range to prepare is not inside the file");

@@ -19,7 +19,7 @@ Engine::Engine(std::unique_ptr<pm::Region> r, const media::Superblock &sb, const
       region(std::move(r)),
       superblock(sb),
       claims(std::move(resume)),
-      live(o.grants_max) {}
+      live(o.grants_max, o.writeback) {}
 
 Result<> Engine::open(const std::array<std::uint8_t, 16> &boot_id) {
     journal = TRY(journal::Journal::open(*region, superblock, boot_id, options.read_only));

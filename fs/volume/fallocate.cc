@@ -6,6 +6,7 @@
 
 #include "core/extent_map.h"
 #include "core/inode.h"
+#include "core/protection.h"
 #include "core/seal.h"
 #include "media/geometry.h"
 #include "volume/asking.h"
@@ -88,6 +89,7 @@ private:
     Result<> begin() REQUIRES(e_.lock) {
         const auto *was = TRY(core::read_inode(Reader(*e_.core), ino_));
         if (!S_ISREG(was->mode.get())) return Error(ENODEV, "not a regular file");
+        TRY(punch_ || zero_ ? core::may_change(*was) : core::may_touch(*was));
         TRY(e_.holders->permit_around(ino_, *was, punch_ || zero_ ? Move::punch : Move::allocate,
                                       first_, end_));
         TRY(claim_.take());

@@ -1,7 +1,10 @@
 // Open files: handles, and which of them the kernel may cache (architecture.md "Coherence").
 #include <sys/stat.h>
 
+#include <algorithm>
+
 #include "core/inode.h"
+#include "core/protection.h"
 #include "volume/attributes.h"
 #include "volume/parts.h"
 
@@ -20,11 +23,16 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
     const auto *inode = TRY(core::read_inode(reader, ino));
     if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "not a regular file");
     const std::uint32_t flags = inode->flags.get();
-    bool direct = request.direct;
-    // Sealed full: nobody caches.  Sealed as-is, or held by a grant: a store into a hole must fail
-    // in write(2), not in write-back where nobody hears of it.  Those who freeze a map hold the
-    // volume's lock exclusively, so an open comes before them, and counts, or after them.
-    if ((flags & media::kSealedFull) != 0) direct = true;
+    if (request.write) TRY(core::may_open_for_writing(*inode, request.append));
+    // A store by mmap would be no appending.
+    bool direct = request.direct || (request.write && core::is_append_only(*inode));
+    // Sealed full: who only reads is cached, for programs map such files through the mount.  That
+    // keeps grants that may store away as long as it is open, which somebody may not want.
+    const bool full = (flags & media::kSealedFull) != 0;
+    if (full && (request.maps_sealed || e.options.sealed_direct)) direct = true;
+    // Sealed, or held by a grant: a store into a hole must fail in write(2), not in write-back
+    // where nobody hears of it.  Those who freeze a map hold the volume's lock exclusively, so an
+    // open comes before them, and counts, or after them.
     if ((flags & media::kSealed) != 0 && request.write) direct = true;
     OpenRequest lasting = request;  // it is remembered with the handle
     lasting.caller.progress = nullptr;
@@ -40,7 +48,8 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
             (void)e.live.release(opened->handle);  // nobody gets it
             return unseen.error();
         }
-        reply.stale.attributes |= unseen.value().has_value();
+        reply.stale.attributes |=
+            e.options.writeback ? inode->blocks.get() == 0 : unseen.value().has_value();
     }
     return reply;
 }
@@ -59,7 +68,11 @@ Result<bool> Volume::truncate_by_open(InodeNo ino, const OpenRequest &request) {
 Result<Attr> Volume::create(InodeNo dir, std::string_view name, std::uint32_t mode,
                             const OpenRequest &request, OpenReply *reply) {
     if (!S_ISREG(mode)) return Error(EINVAL, "only a regular file is made and opened at once");
-    Attr attr = TRY(make(dir, name, mode, 0, request.caller));
+    return open_new(TRY(make(dir, name, mode, 0, request.caller)), request, reply);
+}
+
+// A file that was just made, and of which the caller has a reference.
+Result<Attr> Volume::open_new(Attr attr, const OpenRequest &request, OpenReply *reply) {
     OpenRequest untouched = request;
     untouched.truncate = false;  // empty as it is; a change that parks would meet the name again
     auto opened = open_file(attr.ino, untouched);
@@ -69,8 +82,20 @@ Result<Attr> Volume::create(InodeNo dir, std::string_view name, std::uint32_t mo
     }
     *reply = opened.value();
     reply->stale = {};  // nobody knew the file before
-    attr.unsettled = request.write && (reply->direct_io || parts_->engine.options.writeback);
+    attr.unsettled = request.write && reply->direct_io;
+    attr.kept_back = request.write && !reply->direct_io && parts_->engine.options.writeback;
+    if (attr.kept_back) attr.blocks = std::max(attr.blocks, kBlocksKeptBack);
     return attr;
+}
+
+// The kernel was told of a block that there might be.
+static void forget_no_blocks(Engine &e, InodeNo ino) {
+    {
+        SharedLock held(e.lock);
+        const auto inode = core::read_inode(Reader(*e.core), ino);
+        if (!inode.ok() || inode.value()->blocks.get() != 0) return;
+    }
+    attributes_changed(e, ino);
 }
 
 void Volume::release(HandleId handle) {
@@ -78,8 +103,11 @@ void Volume::release(HandleId handle) {
     // While that waits for the journal, the handle and all its grants stay.
     if (!e.holders->close_handle(handle).ok())
         return parts_->commits.park(0, [this, handle] { release(handle); });
+    const auto opened = e.live.handle(handle);
     const auto released = e.live.release(handle);
     if (!released) return;
+    if (e.options.writeback && opened->write && !opened->direct_io)
+        forget_no_blocks(e, opened->ino);
     if (released->leases_gone) e.holders->leases_gone(released->ino);
     if (released->last_handle && !e.allocator->nothing_reserved()) {
         ExclusiveLock held(e.lock);

@@ -5,8 +5,6 @@ namespace pmfs {
 
 Result<GrantId> Volume::take_grant(HandleId handle, const GrantRequest &request,
                                    const Caller &caller, std::uint64_t *bad_offset) {
-    if (parts_->engine.options.writeback)
-        return Error(EOPNOTSUPP, "no grants on a mount with -o writeback");
     return parts_->engine.holders->take(handle, request, caller, bad_offset);
 }
 

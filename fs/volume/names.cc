@@ -10,8 +10,11 @@
 #include "core/dir.h"
 #include "core/extent_map.h"
 #include "core/inode.h"
+#include "core/protection.h"
 #include "core/xattr.h"
+#include "volume/acls.h"
 #include "volume/attributes.h"
+#include "volume/new_inode.h"
 #include "volume/parts.h"
 
 namespace pmfs {
@@ -35,6 +38,7 @@ Result<const media::Inode *> read_dir(const Reader &reader, InodeNo ino) {
 Result<const media::Inode *> read_parent(const Reader &reader, InodeNo ino) {
     const auto *dir = TRY(read_dir(reader, ino));
     if (dir->nlink.get() == 0) return Error(ENOENT, "the directory was removed");
+    TRY(core::may_touch(*dir));
     return dir;
 }
 
@@ -122,48 +126,52 @@ Result<> prepare_name(core::Core &core, InodeNo dir_ino, std::string_view name) 
     return core::dir_make_room(core, dir_ino, name, core::Need::growth);
 }
 
-// The group for a new inode, where one can be taken: that of its directory.  Directories in the
-// root are spread, and what is in them with them.
-Result<GroupNo> prepare_inode(core::Core &core, InodeNo dir, std::uint32_t mode,
-                              const Caller &caller) {
-    const bool spread = S_ISDIR(mode) && dir.value() == media::kRootIno;
-    const GroupNo group =
-        spread ? core.allocator.next_group() : core::group_of_inode(core.superblock, dir);
-    return core::ensure_free_inode(core, group,
-                                   caller.uid == 0 ? core::Need::root_name : core::Need::name);
-}
-
-Result<core::NewInode> new_inode(Change &change, const media::Inode &dir, InodeNo dir_ino,
-                                 GroupNo group, std::uint32_t mode, const Caller &caller) {
-    const auto made = TRY(core::take_inode(change, group));
-    const bool sticky_group = (dir.mode.get() & S_ISGID) != 0;
-    if (sticky_group && S_ISDIR(mode)) mode |= S_ISGID;
-    made.inode->mode.set(mode);
-    made.inode->uid.set(caller.uid);
-    made.inode->gid.set(sticky_group ? dir.gid.get() : caller.gid);
-    made.inode->nlink.set(S_ISDIR(mode) ? 2 : 1);
-    if (S_ISDIR(mode)) made.inode->parent.set(dir_ino.value());
-    const media::Time now = core::to_media(now_coarse());
-    made.inode->atime = made.inode->mtime = made.inode->ctime = made.inode->crtime = now;
-    return made;
-}
-
 // Makes of a new inode what it is to be, behind the entry that leads to it.
 using Fill = std::function<Result<>(Change &, media::Inode *dir, const core::NewInode &)>;
 
+Result<> count_subdirectory(media::Inode *dir) {
+    if (dir->nlink.get() == media::kLinksMax) return Error(EMLINK, "too many subdirectories");
+    dir->nlink.set(dir->nlink.get() + 1);
+    return {};
+}
+
+// With access control lists it is more than one transaction takes: so it gets its name last.
+// *unfinished: an inode that has none yet, and must go if this fails.
+Result<Attr> make_with_acls(Engine &e, InodeNo dir_ino, std::string_view name,
+                            const NewInodeWords &words, const InheritedAcls &acls,
+                            const Caller &caller, InodeNo *unfinished) REQUIRES(e.lock) {
+    const InodeNo ino = *unfinished = TRY(make_nameless(e, dir_ino, words, caller));
+    TRY(give_acls(e, ino, acls));
+    Change change(*e.core);
+    TRY(change.begin());
+    auto *dir = TRY(core::edit_inode(change, dir_ino));
+    auto *inode = TRY(core::edit_inode(change, ino));
+    TRY(core::dir_insert(change, dir, dir_ino, name, ino, type_of(words.mode)));
+    if (S_ISDIR(words.mode)) TRY(count_subdirectory(dir));
+    inode->nlink.set(S_ISDIR(words.mode) ? 2 : 1);
+    TRY(core::remove_orphan(change, ino, inode));
+    touch(dir, true);
+    const Attr attr = attr_of(e, ino, *inode);
+    TRY(change.commit());
+    *unfinished = InodeNo(0);
+    e.live.reference(ino);
+    return attr;
+}
+
 // A new name and its inode.  Counts one reference.  `blob`: its content takes blocks.
-Result<Attr> make_named(Engine &e, InodeNo dir_ino, std::string_view name, std::uint32_t mode,
-                        bool blob, const Caller &caller, const Fill &fill) REQUIRES(e.lock) {
+Result<Attr> make_named(Engine &e, InodeNo dir_ino, std::string_view name,
+                        const NewInodeWords &words, bool blob, const Caller &caller,
+                        const Fill &fill) REQUIRES(e.lock) {
     TRY(prepare_name(*e.core, dir_ino, name));
     if (blob) TRY(core::dir_make_leaf(*e.core, dir_ino));
-    const GroupNo group = TRY(prepare_inode(*e.core, dir_ino, mode, caller));
+    const GroupNo group = TRY(prepare_inode(*e.core, dir_ino, words.mode, caller));
 
     Change change(*e.core);
     TRY(change.begin());
     auto *dir = TRY(core::edit_inode(change, dir_ino));
-    const auto made = TRY(new_inode(change, *dir, dir_ino, group, mode, caller));
+    const auto made = TRY(new_inode(change, *dir, dir_ino, group, words, caller));
     // The entry first, for a blob takes the room that is left in the transaction.
-    TRY(core::dir_insert(change, dir, dir_ino, name, made.ino, type_of(mode)));
+    TRY(core::dir_insert(change, dir, dir_ino, name, made.ino, type_of(words.mode)));
     TRY(fill(change, dir, made));
     touch(dir, true);
     const Attr attr = attr_of(e, made.ino, *made.inode);
@@ -200,17 +208,23 @@ Result<Attr> Volume::make(InodeNo dir_ino, std::string_view name, std::uint32_t 
         !S_ISSOCK(mode))
         return Error(EINVAL, "no type of file that can be made");
     if ((mode & ~(S_IFMT | 07777u)) != 0) return Error(EINVAL, "a mode that no file can have");
-    const auto fill = [&](Change &, media::Inode *dir, const core::NewInode &made) -> Result<> {
-        if (S_ISCHR(mode) || S_ISBLK(mode)) made.inode->rdev.set(rdev);
-        if (!S_ISDIR(mode)) return {};
-        if (dir->nlink.get() == media::kLinksMax) return Error(EMLINK, "too many subdirectories");
-        dir->nlink.set(dir->nlink.get() + 1);
-        return {};
+    NewInodeWords words{.mode = mode, .rdev = S_ISCHR(mode) || S_ISBLK(mode) ? rdev : 0};
+    const auto fill = [&](Change &, media::Inode *dir, const core::NewInode &) -> Result<> {
+        return S_ISDIR(mode) ? count_subdirectory(dir) : Result<>();
     };
-    return parts_->scheduler.unless_space_comes([&]() -> Result<Attr> {
+    InodeNo unfinished;
+    const auto made = parts_->scheduler.unless_space_comes([&]() -> Result<Attr> {
         ExclusiveLock held(e.lock);
-        return make_named(e, dir_ino, name, mode, false, caller, fill);
+        const Reader reader(*e.core);
+        const auto *dir = TRY(read_parent(reader, dir_ino));
+        const auto acls = TRY(inherited_acls(reader, *dir, dir_ino, mode, caller.umask));
+        words.mode = acls.mode;
+        if (!acls.any()) return make_named(e, dir_ino, name, words, false, caller, fill);
+        TRY(prepare_name(*e.core, dir_ino, name));
+        return make_with_acls(e, dir_ino, name, words, acls, caller, &unfinished);
     }());
+    if (unfinished.value() != 0) parts_->reaper.reap(unfinished);
+    return made;
 }
 
 Result<Attr> Volume::symlink(InodeNo dir_ino, std::string_view name, std::string_view target,
@@ -226,7 +240,7 @@ Result<Attr> Volume::symlink(InodeNo dir_ino, std::string_view name, std::string
     const bool blob = target.size() > media::kInlineBytes;
     return parts_->scheduler.unless_space_comes([&]() -> Result<Attr> {
         ExclusiveLock held(e.lock);
-        return make_named(e, dir_ino, name, S_IFLNK | 0777, blob, caller, fill);
+        return make_named(e, dir_ino, name, {.mode = S_IFLNK | 0777}, blob, caller, fill);
     }());
 }
 
@@ -257,7 +271,9 @@ Result<Attr> Volume::link(InodeNo ino, InodeNo dir_ino, std::string_view name) {
         ExclusiveLock held(e.lock);
         const auto *was = TRY(core::read_inode(Reader(*e.core), ino));
         if (S_ISDIR(was->mode.get())) return Error(EPERM, "a directory has one name");
-        if (was->nlink.get() == 0) return Error(ENOENT, "the file was removed");
+        TRY(core::may_change(*was));
+        const bool nameless = was->nlink.get() == 0;
+        if (nameless && !e.live.linkable(ino)) return Error(ENOENT, "the file was removed");
         if (was->nlink.get() == media::kLinksMax) return Error(EMLINK, "too many links");
         TRY(prepare_name(*e.core, dir_ino, name));
 
@@ -266,14 +282,40 @@ Result<Attr> Volume::link(InodeNo ino, InodeNo dir_ino, std::string_view name) {
         auto *dir = TRY(core::edit_inode(change, dir_ino));
         auto *inode = TRY(core::edit_inode(change, ino));
         TRY(core::dir_insert(change, dir, dir_ino, name, ino, type_of(inode->mode.get())));
+        // (One that is to be trimmed stays on the list for that.)
+        if (nameless && (inode->flags.get() & media::kTrimPending) == 0)
+            TRY(core::remove_orphan(change, ino, inode));
         inode->nlink.set(inode->nlink.get() + 1);
         touch(inode, false);
         touch(dir, true);
         const Attr attr = attr_of(e, ino, *inode);
         TRY(change.commit());
+        if (nameless) e.live.set_named(ino);
         e.live.reference(ino);
         return attr;
     }());
+}
+
+Result<Attr> Volume::create_nameless(InodeNo dir_ino, std::uint32_t mode, bool linkable,
+                                     const OpenRequest &request, OpenReply *reply) {
+    Engine &e = parts_->engine;
+    TRY(writable(e));
+    if ((mode & ~07777u) != S_IFREG)
+        return Error(EINVAL, "only a regular file is made without a name");
+    InodeNo ino;
+    const auto made = parts_->scheduler.unless_space_comes([&]() -> Result<Attr> {
+        ExclusiveLock held(e.lock);
+        const Reader reader(*e.core);
+        const auto *dir = TRY(read_parent(reader, dir_ino));
+        const auto acls = TRY(inherited_acls(reader, *dir, dir_ino, mode, request.caller.umask));
+        ino = TRY(make_nameless(e, dir_ino, {.mode = acls.mode}, request.caller));
+        TRY(give_acls(e, ino, acls));
+        e.live.reference(ino);
+        e.live.set_nameless(ino, linkable);
+        return attr_of(e, ino, *TRY(core::read_inode(reader, ino)));
+    }());
+    if (!made.ok() && ino.value() != 0) parts_->reaper.reap(ino);
+    return open_new(TRY(made), request, reply);
 }
 
 Result<> Volume::unlink(InodeNo dir_ino, std::string_view name, InodeNo *removed) {
@@ -289,6 +331,7 @@ Result<> Volume::unlink(InodeNo dir_ino, std::string_view name, InodeNo *removed
         ino = found.ino;
         const auto *target = TRY(core::read_inode(reader, ino));
         if (S_ISDIR(target->mode.get())) return Error(EISDIR, "a directory: use rmdir");
+        TRY(core::may_remove_name(*was, *target));
         if (target->nlink.get() == 0) return corrupt("a name leads to an inode without links");
 
         Change change(*e.core);
@@ -320,6 +363,7 @@ Result<> Volume::rmdir(InodeNo dir_ino, std::string_view name, InodeNo *removed)
         const auto found = TRY(core::find_name(reader, *was, dir_ino, name));
         ino = found.ino;
         const auto *target = TRY(read_dir(reader, ino));
+        TRY(core::may_remove_name(*was, *target));
         if (target->entries.get() != 0) return Error(ENOTEMPTY, "the directory is not empty");
 
         Change change(*e.core);

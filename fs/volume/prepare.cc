@@ -13,6 +13,7 @@
 
 #include "core/extent_map.h"
 #include "core/inode.h"
+#include "core/protection.h"
 #include "media/geometry.h"
 #include "volume/asking.h"
 #include "volume/data.h"
@@ -262,6 +263,7 @@ Result<> Volume::prepare(InodeNo ino, std::uint64_t offset, std::uint64_t length
         SharedLock held(e.lock);
         const auto *inode = TRY(core::read_inode(Reader(*e.core), ino));
         if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "not a regular file");
+        TRY(core::may_change(*inode));
         const std::uint64_t size = inode->size.get();
         if (offset > size || length > size - offset)
             return Error(EINVAL, "the range to prepare is not inside the file");

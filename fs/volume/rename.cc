@@ -5,7 +5,9 @@
 
 #include "core/dir.h"
 #include "core/inode.h"
+#include "core/protection.h"
 #include "volume/attributes.h"
+#include "volume/new_inode.h"
 #include "volume/parts.h"
 
 namespace pmfs {
@@ -60,6 +62,15 @@ Result<> check_replace(const Reader &reader, const Side &from, const Side &to) {
     return {};
 }
 
+// What chattr(1) forbids.
+Result<> check_protected(const Reader &reader, const Side &from, const Side &to) {
+    const auto *from_dir = TRY(core::read_inode(reader, from.dir));
+    TRY(core::may_remove_name(*from_dir, *TRY(core::read_inode(reader, from.found.ino))));
+    const auto *to_dir = TRY(core::read_inode(reader, to.dir));
+    if (to.found.ino.value() == 0) return core::may_touch(*to_dir);
+    return core::may_remove_name(*to_dir, *TRY(core::read_inode(reader, to.found.ino)));
+}
+
 // A subdirectory left `from` and came to `to`.
 void move_subdir(media::Inode *moved, media::Inode *from, media::Inode *to, InodeNo to_ino) {
     moved->parent.set(to_ino.value());
@@ -89,8 +100,17 @@ Result<> exchange(core::Core &core, const Side &a, const Side &b) {
     return {};
 }
 
+// What stands under the old name afterwards: a new inode that is still without a name, or nothing.
+Result<> leave_behind(Change &change, media::Inode *dir, const Side &from, InodeNo whiteout) {
+    if (whiteout.value() == 0) return core::dir_remove(change, dir, from.dir, from.found.key);
+    TRY(core::edit_inode(change, whiteout))->nlink.set(1);
+    Name at = from.found;
+    at.text = from.name;
+    return core::dir_replace(change, dir, from.dir, at, whiteout, DT_CHR);
+}
+
 // Returns true when the last name of what was replaced is gone.
-Result<bool> move(core::Core &core, const Side &from, const Side &to) {
+Result<bool> move(core::Core &core, const Side &from, const Side &to, InodeNo whiteout) {
     Change change(core);
     TRY(change.begin());
     auto *from_dir = TRY(core::edit_inode(change, from.dir));
@@ -113,7 +133,7 @@ Result<bool> move(core::Core &core, const Side &from, const Side &to) {
     } else {
         TRY(core::dir_insert(change, to_dir, to.dir, to.name, from.found.ino, from.found.type));
     }
-    TRY(core::dir_remove(change, from_dir, from.dir, from.found.key));
+    TRY(leave_behind(change, from_dir, from, whiteout));
     if (from.is_dir) move_subdir(inode, from_dir, to_dir, to.dir);
     inode->ctime = now;
     from_dir->mtime = from_dir->ctime = to_dir->mtime = to_dir->ctime = now;
@@ -121,24 +141,30 @@ Result<bool> move(core::Core &core, const Side &from, const Side &to) {
     return gone;
 }
 
+// It stays on the orphan list when it gets its name, as if it were to be trimmed, which is done
+// then or at the next mount: to take it off is more than fits beside a rename.
+constexpr NewInodeWords kWhiteout{.mode = S_IFCHR, .rdev = 0, .flags = media::kTrimPending};
+
 }  // namespace
 
 Result<> Volume::rename(InodeNo from_dir, std::string_view from_name, InodeNo to_dir,
-                        std::string_view to_name, unsigned flags, Renamed *renamed) {
+                        std::string_view to_name, unsigned flags, Renamed *renamed,
+                        const Caller &caller) {
     Engine &e = parts_->engine;
     TRY(writable(e));
-    if (flags != 0 && flags != RENAME_NOREPLACE && flags != RENAME_EXCHANGE)
-        return Error(EINVAL, "rename knows NOREPLACE and EXCHANGE only");
-    InodeNo replaced;
+    if ((flags & ~unsigned{RENAME_NOREPLACE | RENAME_WHITEOUT}) != 0 && flags != RENAME_EXCHANGE)
+        return Error(EINVAL, "rename knows NOREPLACE, WHITEOUT and EXCHANGE only");
+    InodeNo replaced, whiteout;
     bool gone = false;
-    TRY(parts_->scheduler.unless_space_comes([&]() -> Result<> {
+    const Result<> done = parts_->scheduler.unless_space_comes([&]() -> Result<> {
         ExclusiveLock held(e.lock);
         const Reader reader(*e.core);
         Side from = TRY(look(reader, from_dir, from_name, true));
         Side to = TRY(look(reader, to_dir, to_name, flags == RENAME_EXCHANGE));
         const bool taken = to.found.ino.value() != 0;
-        if (flags == RENAME_NOREPLACE && taken) return Error(EEXIST, "the name is taken");
+        if ((flags & RENAME_NOREPLACE) != 0 && taken) return Error(EEXIST, "the name is taken");
         if (taken && to.found.ino == from.found.ino) return {};
+        TRY(check_protected(reader, from, to));
         if (from.is_dir && TRY(is_above(reader, from.found.ino, to_dir)))
             return Error(EINVAL, "a directory cannot move into itself");
         if (renamed != nullptr) {
@@ -158,12 +184,22 @@ Result<> Volume::rename(InodeNo from_dir, std::string_view from_name, InodeNo to
         } else {
             TRY(core::dir_make_room(*e.core, to_dir, to_name, core::Need::essential));
         }
-        gone = TRY(move(*e.core, from, to));
+        // One transaction would change too much: so it is made first.
+        if ((flags & RENAME_WHITEOUT) != 0)
+            whiteout = TRY(make_nameless(e, from_dir, kWhiteout, caller));
+        gone = TRY(move(*e.core, from, to, whiteout));
         replaced = to.found.ino;
         // Renamed it is, whatever becomes of the leaf that held the old name.
         (void)core::tree_tidy(*e.core, {from_dir, media::TreeKind::directory}, from.found.key).ok();
         return {};
-    }()));
+    }());
+    if (whiteout.value() != 0) {
+        if (done.ok())
+            parts_->reaper.trim(whiteout);
+        else
+            parts_->reaper.reap(whiteout);
+    }
+    TRY(done);
     if (gone && e.live.mark_unlinked(replaced)) parts_->reaper.reap(replaced);
     return {};
 }

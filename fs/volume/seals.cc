@@ -7,6 +7,7 @@
 
 #include "core/extent_map.h"
 #include "core/inode.h"
+#include "core/protection.h"
 #include "media/geometry.h"
 #include "volume/attributes.h"
 #include "volume/parts.h"
@@ -29,8 +30,8 @@ SealLevel level_of(const media::Inode &inode) {
 
 Result<> may_seal(const MountOptions &options, const media::Inode &inode, const Caller &caller,
                   bool privileged) {
-    if (options.writeback) return Error(EOPNOTSUPP, "no seals on a mount with -o writeback");
     if (!S_ISREG(inode.mode.get())) return Error(EINVAL, "only regular files have a block map");
+    TRY(core::may_change(inode));
     if (privileged || caller.uid == 0) return {};
     if (options.owner_may_seal && caller.uid == inode.uid.get()) return {};
     return Error(EPERM, "sealing takes root, or the owner on a mount with -o seal=owner");
@@ -116,7 +117,9 @@ private:
         const auto *was = TRY(core::read_inode(reader, ino_));
         TRY(may_seal(e_.options, *was, caller_, privileged_));
         TRY(core::ask(*was, e_.live.standing(ino_), core::Move::seal));
-        if (level_ != SealLevel::full && scan_->gaps() && e_.live.counts(ino_).cached_write != 0)
+        const bool cached_write = e_.live.counts(ino_).cached_write != 0;
+        if (cached_write && e_.options.writeback) return Error(EBUSY, kKeptBack);
+        if (cached_write && level_ != SealLevel::full && scan_->gaps())
             return Error(EBUSY, kGapsCached);
         Change change(*e_.core);
         TRY(change.begin());

@@ -6,8 +6,10 @@
 
 #include "core/extent_map.h"
 #include "core/inode.h"
+#include "core/protection.h"
 #include "core/seal.h"
 #include "media/geometry.h"
+#include "volume/acls.h"
 #include "volume/asking.h"
 #include "volume/attributes.h"
 #include "volume/data.h"
@@ -73,6 +75,10 @@ private:
     Result<> begin() {
         const auto *was = TRY(core::read_inode(Reader(*e_.core), ino_));
         mode_before_ = was->mode.get();
+        if (set_.mode || set_.uid || set_.gid || set_.size || set_.times_given)
+            TRY(core::may_change(*was));
+        // (With a ctime: the kernel's own, of writes that it keeps.)
+        if ((set_.atime || set_.mtime) && !set_.ctime) TRY(core::may_touch(*was));
         if (!set_.size) {
             stage_ = Stage::rest;
             return {};
@@ -158,10 +164,14 @@ private:
     Result<> set_rest() REQUIRES(e_.lock) {
         if (set_.size || set_.uid || set_.gid || set_.kill_suid_sgid)
             TRY(drop_capability(e_, ino_));
+        if (set_.mode) TRY(acl_make_room(e_, ino_));
         Change change(*e_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
-        if (set_.mode) inode->mode.set((inode->mode.get() & S_IFMT) | (*set_.mode & 07777));
+        if (set_.mode) {
+            TRY(acl_follows(change, inode, ino_, *set_.mode));
+            inode->mode.set((inode->mode.get() & S_IFMT) | (*set_.mode & 07777));
+        }
         if (set_.uid) inode->uid.set(*set_.uid);
         if (set_.gid) inode->gid.set(*set_.gid);
         // An explicit mode in the same request has had its say about the bits.

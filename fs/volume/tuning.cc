@@ -65,6 +65,23 @@ Result<> Tuning::grow(std::uint64_t size, const Caller &caller, Growth *growth) 
     return {};
 }
 
+Result<> Tuning::note_minor_version() {
+    const auto noted = [this] {
+        SharedLock held(engine_.lock);
+        return engine_.superblock.version_minor.get() >= media::kVersionMinor;
+    };
+    if (noted()) return {};
+    Lock one(run_);
+    if (noted()) return {};
+    TRY(may_tune(Caller{}));
+    media::Superblock newer = engine_.superblock;
+    newer.version_minor.set(media::kVersionMinor);
+    TRY(journal::write_superblock(*engine_.region, newer));
+    ExclusiveLock held(engine_.lock);
+    engine_.superblock.version_minor.set(media::kVersionMinor);
+    return {};
+}
+
 Result<> Tuning::set_root_reserve(std::uint32_t reserve, const Caller &caller) {
     Lock one(run_);
     TRY(may_tune(caller));

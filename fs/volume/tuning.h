@@ -19,6 +19,8 @@ public:
     // Volume::grow() and set_root_reserve().
     Result<> grow(std::uint64_t size, const Caller &caller, Growth *growth) EXCLUDES(run_);
     Result<> set_root_reserve(std::uint32_t reserve, const Caller &caller) EXCLUDES(run_);
+    // Something is about to be kept that older minor versions of the format do not know.
+    Result<> note_minor_version() EXCLUDES(run_);
     BlockNo superblock_from() const { return superblock_from_; }
 
 private:

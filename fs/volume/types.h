@@ -40,6 +40,9 @@ struct Attr {
     // They may change at any moment without an operation that tells the kernel, which therefore
     // must ask again: stores of its page cache that no block holds yet, asynchronous direct writes.
     bool unsettled = false;
+    // Blocks are to come for what the kernel has not written back yet (-o writeback).  It asks for
+    // attributes before each write(2) unless they are valid, so these are, for a moment.
+    bool kept_back = false;
     bool sealed = false;  // its block map
 };
 
@@ -49,11 +52,17 @@ struct Renamed {
     InodeNo source, target;      // what the two names led to before; 0: nothing
 };
 
+// chattr(1): see core/protection.h.
+struct FileFlags {
+    bool immutable = false, append_only = false, no_dump = false, no_access_time = false;
+};
+
 struct SetAttr {
     std::optional<std::uint32_t> mode;  // permission bits
     std::optional<std::uint32_t> uid, gid;
     std::optional<std::uint64_t> size;
     std::optional<Timespec> atime, mtime, ctime;
+    bool times_given = false;     // by who asks: others than the time it is
     bool kill_suid_sgid = false;  // FUSE_HANDLE_KILLPRIV_V2
 };
 
@@ -69,8 +78,9 @@ using DirSink = std::function<bool(const DirEntry &)>;
 struct OpenReply {
     HandleId handle = 0;
     bool direct_io = false;  // the kernel must not cache this handle's data
-    // Pages that the kernel kept from earlier handles are still true.  False after direct stores: a
-    // grant that may store has lived since the last cached open.
+    // Pages that the kernel has from other handles are still true, and this one, cached or not,
+    // need not drop them.  False after direct stores: a grant that may store has lived since the
+    // last cached open.
     bool keep_cache = true;
     Stale stale;
 };

@@ -28,8 +28,11 @@ namespace pmfs {
 
 struct MountOptions {
     bool read_only = false;
-    bool owner_may_seal = false;         // -o seal=owner
-    bool writeback = false;              // -o writeback: seals and grants are EOPNOTSUPP
+    bool owner_may_seal = false;  // -o seal=owner
+    bool sealed_direct = false;   // -o sealed_reads=direct
+    // -o writeback: the kernel keeps what write(2) writes.  Seals and grants are EBUSY while a file
+    // is open so.
+    bool writeback = false;
     bool no_background = false;          // tests: no group-commit thread; call commit_group()
     unsigned commit_interval_ms = 5000;  // image files: longest time without a group commit
     // Grants that may stand at a time, those whose holders are in quarantine included: an eighth is
@@ -72,12 +75,17 @@ public:
     Result<Attr> symlink(InodeNo dir, std::string_view name, std::string_view target,
                          const Caller &caller);
     Result<Attr> link(InodeNo ino, InodeNo dir, std::string_view name);
+    // A regular file without a name, opened (O_TMPFILE).  Counts one reference.  It is gone with
+    // the last one, and with the server, unless it is `linkable` and link() names it.
+    Result<Attr> create_nameless(InodeNo dir, std::uint32_t mode, bool linkable,
+                                 const OpenRequest &request, OpenReply *reply);
     // *removed: what the name led to.
     Result<> unlink(InodeNo dir, std::string_view name, InodeNo *removed = nullptr);
     Result<> rmdir(InodeNo dir, std::string_view name, InodeNo *removed = nullptr);
-    // flags: 0, RENAME_NOREPLACE or RENAME_EXCHANGE; others EINVAL.
+    // flags: RENAME_NOREPLACE, RENAME_WHITEOUT, both, or RENAME_EXCHANGE; others EINVAL.  A
+    // whiteout (a character device 0:0 under the old name) is `caller`'s.
     Result<> rename(InodeNo from, std::string_view from_name, InodeNo to, std::string_view to_name,
-                    unsigned flags, Renamed *renamed = nullptr);
+                    unsigned flags, Renamed *renamed = nullptr, const Caller &caller = {});
     Result<std::string> readlink(InodeNo ino);
     // Entries after `cookie` (0 = from the start), `.` and `..` included.
     Result<> readdir(InodeNo dir, std::uint64_t cookie, const DirSink &sink);
@@ -85,6 +93,12 @@ public:
     // --- attributes
     Result<Attr> getattr(InodeNo ino);
     Result<Attr> setattr(InodeNo ino, const SetAttr &set, const Caller &caller);
+
+    // chattr(1), of files and directories (others: EOPNOTSUPP).  Its kernel has asked for
+    // CAP_LINUX_IMMUTABLE and written the file's pages back.  EBUSY: one that is to be immutable or
+    // append-only is under a grant that may store.  May wait for a disk.
+    Result<FileFlags> file_flags(InodeNo ino);
+    Result<> set_file_flags(InodeNo ino, const FileFlags &flags);
 
     // --- open files.  A handle keeps the inode's blocks; release ends its grants.
     Result<OpenReply> open_file(InodeNo ino, const OpenRequest &request);
@@ -117,9 +131,11 @@ public:
     Result<std::uint64_t> seek_hole(InodeNo ino, std::uint64_t offset);
 
     // --- xattrs: names with their prefix.  flags: 0, XATTR_CREATE, XATTR_REPLACE.
-    // pmfs.seal in `trusted.` and `user.` is the door of docs/seal.md; it is not listed.
+    // pmfs.seal in `trusted.` and `user.` is the door of docs/seal.md; it is not listed.  An access
+    // control list (core/acl.h) comes with the mode that it means; drop_setgid: whoever sets it may
+    // not keep that bit.
     Result<> setxattr(InodeNo ino, std::string_view name, std::span<const std::byte> value,
-                      int flags, const Caller &caller);
+                      int flags, const Caller &caller, bool drop_setgid = false);
     Result<std::vector<std::byte>> getxattr(InodeNo ino, std::string_view name);
     Result<std::string> listxattr(InodeNo ino);  // names, each ended by a zero byte
     Result<> removexattr(InodeNo ino, std::string_view name, const Caller &caller);
@@ -219,7 +235,9 @@ private:
     Result<> seal_by_fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uint64_t offset,
                                std::uint64_t length, const Caller &caller);
     Result<> check_seal(InodeNo ino, const Caller &caller);
+    Result<> change_acl(InodeNo ino, std::string_view name, ConstBytes value, bool drop_setgid);
     Result<bool> truncate_by_open(InodeNo ino, const OpenRequest &request);
+    Result<Attr> open_new(Attr attr, const OpenRequest &request, OpenReply *reply);
     Result<Attr> set_attributes(InodeNo ino, const SetAttr &set, const Caller &caller,
                                 bool *killed);
     explicit Volume(std::unique_ptr<Parts> parts);

@@ -9,6 +9,7 @@
 
 #include "core/extent_map.h"
 #include "core/inode.h"
+#include "core/protection.h"
 #include "core/xattr.h"
 #include "media/geometry.h"
 #include "volume/asking.h"
@@ -87,6 +88,7 @@ Result<bool> write_in_place(Engine &e, InodeNo ino, std::uint64_t offset, const 
         SharedLock held(e.lock);
         const Reader reader(*e.core);
         const auto *inode = TRY(read_file(reader, ino));
+        TRY(core::may_write(*inode, offset));
         if (!TRY(in_place.fits(reader, *inode, kill))) return false;
         TRY(e.claims.respect_moves(ino));
     }
@@ -150,6 +152,7 @@ private:
     // truncation was to be finished first, which takes a step more.
     Result<bool> begin() REQUIRES(e_.lock) {
         const auto *was = TRY(read_file(Reader(*e_.core), ino_));
+        TRY(core::may_write(*was, span_.from));
         TRY(e_.claims.respect(ino_, &claim_));
         if ((was->flags.get() & media::kTrimPending) != 0) {
             TRY(claim_.take());

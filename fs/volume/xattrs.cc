@@ -5,7 +5,9 @@
 #include "core/btree.h"
 #include "core/dir.h"
 #include "core/inode.h"
+#include "core/protection.h"
 #include "core/xattr.h"
+#include "volume/acls.h"
 #include "volume/attributes.h"
 #include "volume/parts.h"
 
@@ -32,7 +34,8 @@ Result<std::string_view> check_xattr_name(std::string_view name) {
         if (name == prefix) return Error(EINVAL, "an attribute's name is more than its prefix");
         return name.substr(prefix.size());
     }
-    return Error(EOPNOTSUPP, "pmfs keeps user., trusted. and security. attributes");
+    if (core::is_acl(name)) return name;
+    return Error(EOPNOTSUPP, "pmfs keeps user., trusted. and security. attributes, and ACLs");
 }
 
 Result<> check_changeable(std::string_view name) {
@@ -54,7 +57,7 @@ std::string_view name_of_level(SealLevel level) {
 }  // namespace
 
 Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const std::byte> value,
-                          int flags, const Caller &caller) {
+                          int flags, const Caller &caller, bool drop_setgid) {
     Engine &e = parts_->engine;
     TRY(writable(e));
     TRY(check_changeable(name));
@@ -66,11 +69,13 @@ Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const st
                     name == kTrustedSeal, &bad);
     }
     if (value.size() > media::kXattrValueMax) return Error(E2BIG, "a value has at most 64 KiB");
+    if (core::is_acl(name)) return change_acl(ino, name, value, drop_setgid);
 
     return parts_->scheduler.unless_space_comes([&]() -> Result<> {
         ExclusiveLock held(e.lock);
         const Reader reader(*e.core);
         const auto *was = TRY(core::read_inode(reader, ino));
+        TRY(core::may_change(*was));
         const bool there = core::has_xattr(reader, *was, ino, name);
         if ((flags & XATTR_CREATE) != 0 && there) return Error(EEXIST, "the attribute exists");
         if ((flags & XATTR_REPLACE) != 0 && !there) return Error(ENODATA, "no such attribute");
@@ -82,6 +87,16 @@ Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const st
         touch(inode, false);
         TRY(change.commit());
         return {};
+    }());
+}
+
+// What says that there is none takes it away.
+Result<> Volume::change_acl(InodeNo ino, std::string_view name, ConstBytes value,
+                            bool drop_setgid) {
+    const core::Acl acl = value.empty() ? core::Acl() : TRY(core::parse_acl(value));
+    return parts_->scheduler.unless_space_comes([&]() -> Result<> {
+        ExclusiveLock held(parts_->engine.lock);
+        return set_acl(parts_->engine, ino, name, acl, drop_setgid);
     }());
 }
 
@@ -123,8 +138,10 @@ Result<> Volume::removexattr(InodeNo ino, std::string_view name, const Caller &c
     TRY(check_changeable(name));
     // Of what is not sealed, too: unsealing twice is 0 by every door (docs/seal.md).
     if (is_seal(name)) return unseal(ino, caller, name == kTrustedSeal);
+    if (core::is_acl(name)) return change_acl(ino, name, {}, false);
     ExclusiveLock held(e.lock);
     const auto *was = TRY(core::read_inode(Reader(*e.core), ino));
+    TRY(core::may_change(*was));
     if (was->xattr_root.get() == 0) return Error(ENODATA, "no such attribute");
     Change change(*e.core);
     TRY(change.begin());

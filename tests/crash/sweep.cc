@@ -131,6 +131,17 @@ void User::set_xattr(const std::string &path, const std::string &name, std::size
     must(retry(
         [&] { return volume_.setxattr(ino, name, std::as_bytes(std::span(value)), 0, caller()); }));
 }
+void User::set_acl(const std::string &path, std::string_view name, const core::Acl &acl) {
+    const auto value = core::bytes_of_acl(acl);
+    const InodeNo ino = find(path);
+    must(retry([&] { return volume_.setxattr(ino, name, value, 0, caller()); }));
+}
+void User::chmod(const std::string &path, std::uint32_t mode) {
+    SetAttr set;
+    set.mode = mode;
+    const InodeNo ino = find(path);
+    must(retry([&] { return volume_.setattr(ino, set, caller()); }));
+}
 void User::remove_xattr(const std::string &path, const std::string &name) {
     const InodeNo ino = find(path);
     must(retry([&] { return volume_.removexattr(ino, name, caller()); }));
@@ -154,6 +165,32 @@ void User::open(const std::string &path, bool truncate) {
 }
 void User::close(const std::string &path) {
     volume_.release(open_[path]);
+}
+void User::make_nameless(const std::string &word) {
+    OpenRequest request;
+    request.write = true;
+    request.caller = caller();
+    OpenReply opened;
+    nameless_[word] = must(retry([&] {
+                          return volume_.create_nameless(InodeNo(media::kRootIno), S_IFREG | 0600,
+                                                         true, request, &opened);
+                      })).ino;
+    open_[word] = opened.handle;
+}
+void User::write_nameless(const std::string &word, std::size_t size, unsigned char fill) {
+    const std::vector<std::byte> bytes(size, std::byte{fill});
+    REQUIRE(must(retry([&] {
+                return volume_.write(nameless_[word], 0, bytes, false, caller());
+            })) == size);
+}
+void User::name(const std::string &word, const std::string &path) {
+    const auto [dir, text] = split(path);
+    must(retry([&, dir = dir, text = text] { return volume_.link(nameless_[word], dir, text); }));
+    volume_.forget(nameless_[word], 1);
+}
+void User::close_nameless(const std::string &word) {
+    close(word);
+    volume_.forget(nameless_[word], 1);
 }
 void User::take(const std::string &path, GrantKind kind) {
     GrantRequest asked;

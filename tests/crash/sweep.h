@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/acl.h"
 #include "support/sim_media.h"
 #include "volume/volume.h"
 #include "world.h"
@@ -32,6 +33,8 @@ public:
     void rmdir(const std::string &path);
     void rename(const std::string &from, const std::string &to, unsigned flags = 0);
     void set_xattr(const std::string &path, const std::string &name, std::size_t size, char fill);
+    void set_acl(const std::string &path, std::string_view name, const core::Acl &acl);
+    void chmod(const std::string &path, std::uint32_t mode);
     void remove_xattr(const std::string &path, const std::string &name);
     void seal(const std::string &path, SealLevel level);
     void unseal(const std::string &path);
@@ -41,6 +44,11 @@ public:
     // An open handle, until it is closed: also of a file that has no name any more.
     void open(const std::string &path, bool truncate = false);
     void close(const std::string &path);
+    // A file without a name, open under a word of ours; it may get one.
+    void make_nameless(const std::string &word);
+    void write_nameless(const std::string &word, std::size_t size, unsigned char fill);
+    void name(const std::string &word, const std::string &path);
+    void close_nameless(const std::string &word);
     // A grant that maps the device, by process 1, which is always alive; held until it is dropped
     // (its holder has unmapped) or lost (it has not).
     void take(const std::string &path, GrantKind kind);
@@ -73,6 +81,7 @@ private:
     Progress progress_;  // of the one operation that is under way
     std::map<std::string, std::pair<HandleId, GrantId>> held_;
     std::map<std::string, HandleId> open_;
+    std::map<std::string, InodeNo> nameless_;
 };
 
 using Act = std::function<void(User &)>;

@@ -79,6 +79,37 @@ TEST_CASE("crash: renaming, replacing and exchanging") {
             [](User &u) { u.rename("g", "e", RENAME_EXCHANGE); }}});
 }
 
+TEST_CASE("crash: a rename that leaves a whiteout leaves it with the new name, or nothing moved") {
+    check({"whiteout",
+           [](User &u) {
+               with_leftovers(u);
+               u.make("g", kFile);
+               u.write("g", 0, 5000, 2);
+               u.make("d/x", kDir);
+               u.make("d/y", kFile);
+               u.make("e", kDir);
+               u.make("e/z", kDir);
+           },
+           {[](User &u) { u.rename("f", "f2", RENAME_WHITEOUT); },
+            [](User &u) { u.rename("f2", "g", RENAME_WHITEOUT); },
+            [](User &u) { u.rename("d/y", "e/y", RENAME_WHITEOUT | RENAME_NOREPLACE); },
+            [](User &u) { u.rename("d/x", "e/z", RENAME_WHITEOUT); },
+            [](User &u) { u.rename("g", "f2"); },
+            [](User &u) { u.rename("d/x", "e/y", RENAME_WHITEOUT); },
+            [](User &u) { u.unlink("d/x"); }}});
+}
+
+TEST_CASE("crash: a file without a name is gone, and one that was given a name has all of it") {
+    check({"nameless",
+           with_leftovers,
+           {[](User &u) { u.make_nameless("a"); }, [](User &u) { u.make_nameless("b"); },
+            [](User &u) { u.make_nameless("c"); }, [](User &u) { u.write_nameless("b", 20000, 7); },
+            [](User &u) { u.name("b", "d/b"); }, [](User &u) { u.name("c", "c"); },
+            [](User &u) { u.name("c", "d/c"); }, [](User &u) { u.close_nameless("a"); },
+            [](User &u) { u.close_nameless("b"); }, [](User &u) { u.close_nameless("c"); },
+            [](User &u) { u.unlink("d/b"); }}});
+}
+
 TEST_CASE("crash: writing into holes, over data and past the end") {
     check(
         {"write",
@@ -151,6 +182,25 @@ TEST_CASE("crash: attributes of every size") {
             [](User &u) { u.set_xattr("f", "user.a", 30000, 'd'); },
             [](User &u) { u.set_xattr("f", "user.z", 0, 'e'); },
             [](User &u) { u.remove_xattr("f", "user.a"); }}});
+}
+
+TEST_CASE(
+    "crash: an access control list is there with its mode, and with what inherits it, or not") {
+    core::Acl acl{{core::AclTag::owner, 7, ~0u},
+                  {core::AclTag::user, 6, 1000},
+                  {core::AclTag::owning_group, 4, ~0u},
+                  {core::AclTag::mask, 6, ~0u},
+                  {core::AclTag::other, 0, ~0u}};
+    check({"acl",
+           [acl](User &u) {
+               with_leftovers(u);
+               u.set_acl("d", core::kDefaultAcl, acl);
+           },
+           {[acl](User &u) { u.set_acl("f", core::kAccessAcl, acl); },
+            [](User &u) { u.chmod("f", 0604); }, [](User &u) { u.make("d/f", kFile); },
+            [](User &u) { u.make("d/sub", kDir); }, [](User &u) { u.make("d/sub/fifo", S_IFIFO); },
+            [](User &u) { u.set_acl("f", core::kAccessAcl, {}); },
+            [](User &u) { u.unlink("d/f"); }}});
 }
 
 TEST_CASE("crash: the seal is there or not, with a digest that is right") {

@@ -385,6 +385,50 @@ TEST_CASE("window: a file's times move when a guest says that it will store, and
     CHECK(moved());
 }
 
+TEST_CASE("window: beside who reads by the page cache a range is read, and not stored to") {
+    Host host(with_window());
+    Wire &here = host.world.wire();
+    const OpenFile file = here.create("read");
+    REQUIRE(here.truncate(file.node, kRange) == 0);
+    here.release(file);
+    Window window;
+    Guest guest(host);
+    guest.front.answer_back_end(
+        [&](auto what, const auto &map, int fd) { return window.answer(what, map, fd); });
+    REQUIRE(guest.begin() == 0);
+    const std::uint64_t node = guest.lookup("read");
+    const auto open_here = [&](bool write) {
+        OpenRequest request;
+        request.write = write;
+        const auto opened = host.world.volume().open_file(InodeNo(node), request);
+        REQUIRE(opened.ok());
+        return opened.value();
+    };
+    OpenReply opened = open_here(false);
+    CHECK_FALSE(opened.direct_io);
+    CHECK(set_up(guest, node, 0, 0, kRange, FUSE_SETUPMAPPING_FLAG_READ) == 0);
+    CHECK(set_up(guest, node, 0, 0) == EBUSY);
+    host.world.volume().release(opened.handle);
+    opened = open_here(false);
+    CHECK_FALSE(opened.direct_io);
+    host.world.volume().release(opened.handle);
+    opened = open_here(true);
+    CHECK(opened.direct_io);  // nobody is told when it is written back
+    host.world.volume().release(opened.handle);
+
+    CHECK(set_up(guest, node, 0, 0) == 0);
+    opened = open_here(false);
+    CHECK(opened.direct_io);
+    host.world.volume().release(opened.handle);
+    REQUIRE(remove(guest, 0) == 0);
+    REQUIRE(comes([&] { return nobody_holds(host, node); }));
+
+    opened = open_here(true);
+    CHECK_FALSE(opened.direct_io);
+    CHECK(set_up(guest, node, 0, 0, kRange, FUSE_SETUPMAPPING_FLAG_READ) == EBUSY);
+    host.world.volume().release(opened.handle);
+}
+
 TEST_CASE("window: what is not in it, not aligned or not in the file is refused") {
     Host host(with_window());
     Wire &here = host.world.wire();

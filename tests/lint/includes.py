@@ -38,7 +38,7 @@ LAYERS = {
 LIBRARIES = {
     "libpmem2.h": ["fs/pm/", "tools/benches/"],  # (a floor to compare with)
     "isa-l/": ["fs/base/"],
-    "liburing.h": ["fs/pm/", "tools/examples/", "tests/"],
+    "liburing.h": ["fs/pm/", "fs/front/transports/fuse_ring.h", "tools/examples/", "tests/"],
     "fuse3/": ["fs/front/"],
     "spdlog/": ["fs/front/"],
     "libmount/": ["fs/front/", "mkfs/"],

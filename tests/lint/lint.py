@@ -8,13 +8,14 @@ import re
 import sys
 
 import calls
+import documents
 import includes
 import shape
 import source
 import tools
 import words
 
-MODULES = (includes, shape, calls, words, tools)
+MODULES = (includes, shape, calls, words, documents, tools)
 
 
 def main():

@@ -11,6 +11,8 @@ directory of any filesystem instead, which tests the tests.  Nothing outlives a 
 by their process id and mounts taken down, also after a failure.  A server that hangs would leave its
 users unkillable, so a process of its own (python may hold its lock while it waits for a page) cuts
 the connection when a claim takes too long.
+
+With PMFS_TRANSPORT=io_uring (or dev_fuse) in the environment requests come that way.
 """
 import argparse
 import contextlib
@@ -28,10 +30,13 @@ import time
 import traceback
 from pathlib import Path
 
+import rings
+
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("PMFS_BUILD", ROOT / "build"))
 CONNECTIONS = Path("/sys/fs/fuse/connections")
 CLAIM_SECONDS = 60
+TRANSPORT = os.environ.get("PMFS_TRANSPORT", "")
 _claims = []
 
 
@@ -116,6 +121,8 @@ class Mounted:
     """A volume on a region of some kind, and a server of it that this process started."""
 
     def __init__(self, directory, kind="image", size="256M", options="", mkfs=()):
+        if kind == "writeback":
+            kind, options = "memory", "writeback"
         self.directory = Path(directory)
         self.mnt = self.directory / "mnt"
         self.region = self.directory / "region"
@@ -137,6 +144,8 @@ class Mounted:
     def mount(self, options="", inside=()):
         """inside: a command that runs another one, in a namespace of its own for instance."""
         command = [*inside, program("mount.pmfs"), str(self.region), str(self.mnt), "--foreground"]
+        if TRANSPORT and "transport=" not in options:
+            options = ",".join(filter(None, [options, f"transport={TRANSPORT}"]))
         if options:
             command += ["-o", options]
         self.log = open(self.directory / "server.log", "ab")
@@ -261,6 +270,13 @@ def c_call(name, *arguments):
     return result
 
 
+def link_open(fd, path):
+    """A name for an open file, which may have none."""
+    at_fdcwd, at_symlink_follow = -100, 0x400
+    c_call("linkat", at_fdcwd, f"/proc/self/fd/{fd}".encode(), at_fdcwd, os.fsencode(path),
+           at_symlink_follow)
+
+
 def as_user(function, uid=1000, gid=1000, groups=()):
     """Runs the function in a child process with no privileges; its exception comes back."""
     read_end, write_end = os.pipe()
@@ -324,6 +340,8 @@ class Runner:
             for number, words, function, seconds, alone in self.chosen():
                 place = scratch / f"claim{number}"
                 place.mkdir()
+                if alone and kind == "writeback":
+                    continue  # it says itself how its volumes are mounted
                 if alone:
                     maker = Maker(kind, place, self.watchdog, seconds)
                     try:
@@ -358,11 +376,16 @@ def run_claims(media=("image", "memory")):
     parser = argparse.ArgumentParser()
     parser.add_argument("--on", help="run the claims in this directory, of any filesystem")
     parser.add_argument("--only", help="claims that match this pattern")
-    parser.add_argument("--media", help="image, memory or both, separated by commas")
+    parser.add_argument("--media", help="image, memory, writeback (memory, with -o writeback), separated by commas")
     arguments = parser.parse_args()
     # A shell starts what it puts in the background with SIGINT ignored, and children would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    wanted = TRANSPORT == "io_uring"
+    if wanted and (why := rings.missing()):
+        print(f"skipped: {why}")
+        sys.exit(0)
     runner = Runner(arguments)
+    switched = rings.Rings() if wanted else None
     try:
         if arguments.on:
             runner.on_directory(arguments.on)
@@ -371,5 +394,7 @@ def run_claims(media=("image", "memory")):
                 runner.on_volumes(kind)
     finally:
         runner.watchdog.end()
+        if switched is not None:
+            switched.end()
     print(f"{runner.passed} passed, {runner.failed} failed")
     sys.exit(1 if runner.failed else 0)

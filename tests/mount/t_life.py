@@ -262,7 +262,7 @@ def _(maker):
     assert volume.unmount() == 0
     for options, word in (("zonk", "zonk"), ("seal=nobody", "seal="), ("commit=never", "commit="),
                           ("group=no-such-group", "no-such-group"), ("writeback=1", "writeback"),
-                          ("seal", "seal")):
+                          ("seal", "seal"), ("sealed_reads=maybe", "sealed_reads=")):
         refused(mount_pmfs(volume.region, volume.mnt, "-o", options), USAGE, word)
     assert mount_pmfs(volume.region).returncode == USAGE
     assert mount_pmfs().returncode == USAGE

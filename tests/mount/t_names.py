@@ -6,8 +6,9 @@ import os
 import random
 import stat
 import struct
+from pathlib import Path
 
-from fixture import c_call, claim, fails, run_claims
+from fixture import as_user, c_call, claim, fails, link_open, run_claims, wait_for
 
 NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
 AT_FDCWD = -100
@@ -246,8 +247,6 @@ def _(here):
         renameat2(here / "file", here / "d" / "dir", EXCHANGE | NOREPLACE)
     with fails(errno.EINVAL):
         renameat2(here / "file", here / "file" / "sub", EXCHANGE)
-    with fails(errno.EINVAL):
-        renameat2(here / "d" / "dir", here / "x", WHITEOUT)
 
 
 @claim("a directory of 10000 entries lists each once, in whatever pieces it is read", seconds=120)
@@ -370,10 +369,73 @@ def _(here):
     subprocess.run(["rm", "-rf", str(here / "d")], check=True)
 
 
-@claim("O_TMPFILE is EOPNOTSUPP: programs fall back to a name of their own")
+@claim("a file of O_TMPFILE has no name until it is given one, and is gone with its last descriptor otherwise")
 def _(here):
-    with fails(errno.EOPNOTSUPP):
-        os.open(here, os.O_TMPFILE | os.O_RDWR)
+    free = os.statvfs(here).f_bfree
+    fd = os.open(here, os.O_TMPFILE | os.O_RDWR, 0o640)
+    assert os.fstat(fd).st_nlink == 0 and stat.S_IMODE(os.fstat(fd).st_mode) == 0o640
+    os.write(fd, b"words" * 100_000)
+    os.fsync(fd)
+    assert os.listdir(here) == []
+    link_open(fd, here / "named")
+    assert os.fstat(fd).st_nlink == 1 and os.listdir(here) == ["named"]
+    c_call("linkat", fd, b"", AT_FDCWD, os.fsencode(here / "again"), 0x1000)  # AT_EMPTY_PATH
+    assert os.fstat(fd).st_nlink == 2
+    os.close(fd)
+    assert (here / "named").read_bytes() == b"words" * 100_000
+    os.unlink(here / "named")
+    os.unlink(here / "again")
+
+    fd = os.open(here, os.O_TMPFILE | os.O_RDWR | os.O_EXCL)
+    os.write(fd, b"never seen")
+    with fails(errno.ENOENT):
+        link_open(fd, here / "named")
+    os.close(fd)
+    assert wait_for(lambda: os.statvfs(here).f_bfree >= free), "what has no name any more keeps its blocks"
+
+
+@claim("a file that lost its last name does not get another one")
+def _(here):
+    fd = os.open(here / "f", os.O_CREAT | os.O_RDWR)
+    os.unlink(here / "f")
+    with fails(errno.ENOENT):
+        link_open(fd, here / "f")
+    os.close(fd)
+
+
+@claim("a rename with WHITEOUT leaves a character device 0:0 behind, also for a user, and over what is there")
+def _(here):
+    def is_whiteout(path):
+        found = os.lstat(path)
+        return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0 and found.st_nlink == 1
+
+    (here / "a").write_text("a")
+    (here / "b").write_text("b")
+    (here / "d").mkdir()
+    (here / "d" / "sub").mkdir()
+    renameat2(here / "a", here / "c", WHITEOUT)
+    assert is_whiteout(here / "a") and (here / "c").read_text() == "a"
+    renameat2(here / "c", here / "b", WHITEOUT)
+    assert is_whiteout(here / "c") and (here / "b").read_text() == "a"
+    with fails(errno.EEXIST):
+        renameat2(here / "b", here / "c", WHITEOUT | NOREPLACE)
+    renameat2(here / "d" / "sub", here / "sub", WHITEOUT | NOREPLACE)
+    assert is_whiteout(here / "d" / "sub") and (here / "sub").is_dir()
+    assert os.stat(here / "d").st_nlink == 2 and os.stat(here).st_nlink == 4
+    kinds = {entry.name: entry.is_char_device() for entry in map(Path, os.scandir(here))}
+    assert kinds == {"a": True, "b": False, "c": True, "d": False, "sub": False}, kinds
+    os.mknod(here / "by-mknod", stat.S_IFCHR | 0o600, 0)
+    assert is_whiteout(here / "by-mknod")
+    with fails(errno.EINVAL):
+        renameat2(here / "a", here / "b", WHITEOUT | EXCHANGE)
+
+    os.chmod(here, 0o777)
+
+    def as_somebody():
+        (here / "mine").write_text("mine")
+        renameat2(here / "mine", here / "moved", WHITEOUT)
+        assert is_whiteout(here / "mine") and os.lstat(here / "mine").st_uid == 1000
+    as_user(as_somebody)
 
 
 if __name__ == "__main__":

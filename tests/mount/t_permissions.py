@@ -5,7 +5,6 @@ import errno
 import mmap
 import os
 import stat
-import struct
 import subprocess
 
 from fixture import as_user, c_call, claim, fails, run_claims
@@ -201,17 +200,6 @@ def _(here):
         done = subprocess.run([str(here / "id"), "-u"], capture_output=True, text=True, check=True)
         assert done.stdout == "3456\n", done.stdout
     as_user(user)
-
-
-@claim("POSIX ACLs are EOPNOTSUPP, not silently lost")
-def _(here):
-    (here / "f").touch()
-    entries = ((0x01, 6, 0xffffffff), (0x02, 6, 1000), (0x04, 4, 0xffffffff), (0x10, 6, 0xffffffff),
-               (0x20, 4, 0xffffffff))
-    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
-    with fails(errno.EOPNOTSUPP):
-        os.setxattr(here / "f", "system.posix_acl_access", acl)
-    assert mode_of(here / "f") == 0o644
 
 
 if __name__ == "__main__":

@@ -238,7 +238,7 @@ def _(here):
     os.close(fd)
 
 
-@claim("a file that is sealed full is never cached, and maps as before")
+@claim("a file that is sealed full is not cached for who may write to it, and maps as before")
 def _(here):
     data = make_file(here / "f", MIB)
     ctl("seal", here / "f")

@@ -4,7 +4,10 @@
 #include <linux/falloc.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <thread>
 
 #include "fixture.h"
 
@@ -251,20 +254,90 @@ TEST_CASE("seal: dirty pages are written back before the seal, by every door") {
     }
 }
 
-TEST_CASE("seal: with -o writeback there are no seals and no grants") {
+TEST_CASE("seal: with -o writeback seals and grants wait for those who write through the cache") {
     MountOptions options;
     options.owner_may_seal = true;
     front::DispatchOptions dispatch;
     options.writeback = dispatch.writeback = true;
     Mounted mounted(Medium::memory, options, dispatch);
     Wire &wire = mounted.wire();
-    const OpenFile file = fit_file(wire, "f");
+    const OpenFile direct = fit_file(wire, "f");
+    const auto grant = [&](std::uint32_t kind, pmfs_io_grant *io) {
+        *io = {};
+        io->version = PMFS_ABI_VERSION;
+        io->kind = kind;
+        return wire.ioctl(direct, PMFS_IOC_GRANT, io);
+    };
+    pmfs_io_grant io;
+    constexpr std::uint32_t kKinds[] = {PMFS_GRANT_TEMPORARY, PMFS_GRANT_BREAKABLE, PMFS_GRANT_PIN};
+    const OpenFile cached = wire.open(direct.node, O_RDWR);
+    REQUIRE(!cached.direct());
     for (const Door door : kDoors)
-        cell(title(door, "EOPNOTSUPP"),
-             seal_by(door, wire, file, PMFS_SEAL_FULL) == EOPNOTSUPP && !sealed(wire, file));
-    pmfs_io_grant io{};
-    io.version = PMFS_ABI_VERSION;
-    io.kind = PMFS_GRANT_TEMPORARY;
-    cell("grant", wire.ioctl(file, PMFS_IOC_GRANT, &io) == EOPNOTSUPP);
+        cell(title(door, "EBUSY beside a cached writer"),
+             seal_by(door, wire, direct, PMFS_SEAL_FULL) == EBUSY && !sealed(wire, direct));
+    for (const std::uint32_t kind : kKinds)
+        cell("grant beside a cached writer", grant(kind, &io) == EBUSY);
+    wire.release(cached);
+
+    const OpenFile reader = wire.open(direct.node, O_RDONLY);  // keeps nobody away
+    for (const std::uint32_t kind : kKinds) {
+        cell("grant", grant(kind, &io) == 0);
+        const OpenFile writer = wire.open(direct.node, O_RDWR);
+        cell("a later open for writing is direct", writer.direct());
+        cell("and one for reading is cached", !wire.open(direct.node, O_RDONLY).direct());
+        wire.release(writer);
+        pmfs_io_release_grant end{.version = PMFS_ABI_VERSION, .flags = 0, .grant = io.grant};
+        REQUIRE(wire.ioctl(direct, PMFS_IOC_RELEASE_GRANT, &end) == 0);
+    }
+    for (const Door door : kDoors) {
+        cell(title(door, "seals"), seal_by(door, wire, direct, PMFS_SEAL_FULL) == 0);
+        const OpenFile writer = wire.open(direct.node, O_RDWR);
+        cell(title(door, "a later open for writing is direct"), writer.direct());
+        wire.release(writer);
+        cell(title(door, "unseals"), unseal_by(door, wire, direct) == 0);
+    }
+    const OpenFile again = wire.open(direct.node, O_RDWR);
+    cell("and then it is cached again", !again.direct());
+    wire.release(again);
+    wire.release(reader);
+    wire.release(direct);
+}
+
+TEST_CASE(
+    "seal: with -o writeback attributes of a file that is written to are kept, and never say no "
+    "blocks") {
+    MountOptions options;
+    front::DispatchOptions dispatch;
+    options.writeback = dispatch.writeback = true;
+    Mounted mounted(Medium::memory, options, dispatch);
+    Wire &wire = mounted.wire();
+    const auto attributes = [&](const OpenFile &file) {
+        return wire.call(FUSE_GETATTR, file.node, bytes_text(fuse_getattr_in{}))
+            .as<fuse_attr_out>();
+    };
+    const OpenFile file = wire.create("f");
+    CHECK((attributes(file).attr_valid == 1 && attributes(file).attr.blocks == 8));
+    const auto attr = "attr " + std::to_string(file.node);
+    const auto told = [&] {
+        const auto sent = wire.sent();
+        return std::find(sent.begin(), sent.end(), attr) != sent.end();
+    };
+    wire.sent();
     wire.release(file);
+    bool heard = told();  // for the kernel was told of a block
+    for (unsigned n = 0; !heard && n < 1000; ++n) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        heard = told();
+    }
+    CHECK(heard);
+    CHECK(attributes(file).attr.blocks == 0);
+    const OpenFile again = wire.open(file.node, O_RDWR);
+    CHECK(told());  // before the answer
+    REQUIRE(wire.write_back(file.node, again.handle, 0, pattern(3 * kBlock, 1)) == 0);
+    CHECK(attributes(file).attr.blocks == 24);
+    wire.release(again);
+    wire.sent();
+    const OpenFile third = wire.open(file.node, O_RDWR);
+    CHECK(wire.sent() == std::vector<std::string>{"reply 0"});  // it has blocks: nothing to tell
+    wire.release(third);
 }

@@ -192,7 +192,7 @@ def _(here):
         data = make_file(here / name, MIB)
         cached = os.open(here / name, os.O_RDWR)
         ctl("seal", here / name)
-        fd = os.open(here / name, os.O_RDONLY)  # past the cache; but the kernel fills pages for these
+        fd = os.open(here / name, os.O_RDWR)  # past the cache; but the kernel fills pages for these
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         out = os.open(here / "out", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         if name == "sendfile":

@@ -340,4 +340,4 @@ def _(maker):
 
 
 if __name__ == "__main__":
-    run_claims(media=("memory",))
+    run_claims(media=("memory", "writeback"))

@@ -243,4 +243,4 @@ def _(maker):
 
 
 if __name__ == "__main__":
-    run_claims()
+    run_claims(media=("image", "memory", "writeback"))

@@ -50,6 +50,10 @@ void Wire::begin(front::Policy policy, const front::DispatchOptions &options) {
                  FUSE_PARALLEL_DIROPS | FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS |
                  FUSE_WRITEBACK_CACHE | FUSE_HANDLE_KILLPRIV_V2 | FUSE_HAS_IOCTL_DIR |
                  FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS;
+    if (options.dax) {  // as a kernel does that has a window, with mount -o dax=inode
+        init.flags |= FUSE_MAP_ALIGNMENT | FUSE_INIT_EXT;
+        init.flags2 = static_cast<std::uint32_t>(FUSE_HAS_INODE_DAX >> 32);
+    }
     const Reply reply = call(FUSE_INIT, 0, bytes_text(init));
     REQUIRE(reply.error == 0);
     agreed_ = reply.as<fuse_init_out>().flags;

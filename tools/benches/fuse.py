@@ -1,4 +1,4 @@
-"""Through the mount, beside libfuse's own passthrough_ll on tmpfs; and a region of 1 TiB."""
+"""Through the mount, beside other filesystems (fuse_peers.py); a large directory; and a region of 1 TiB."""
 import contextlib
 import os
 import shutil
@@ -9,12 +9,9 @@ import time
 from pathlib import Path
 
 import fixture
+import fuse_peers
 
-EXAMPLE = Path("/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c")
 SECONDS_MAX = 900
-# On which CPUs the threads of a server come to rest is luck that lasts as long as the mount, and it
-# matters more than all else: so every few rounds both sides are mounted anew.
-MOUNTS, ROUNDS = 5, 5
 
 
 def rows(context):
@@ -22,56 +19,13 @@ def rows(context):
     watchdog = fixture.Watchdog()
     place = Path(tempfile.mkdtemp(prefix="pmfs-bench-", dir="/dev/shm"))
     try:
-        rounds = []
-        for number in range(MOUNTS):
-            rounds += beside_peer(context, place / str(number), watchdog)
-        yield from summary(rounds)
+        yield from fuse_peers.rows(context)
         yield from summary(growing(context, place / "grow", watchdog))
         for kind in ("memory", "image"):
             yield from huge(context, kind, watchdog)
     finally:
         watchdog.end()
         shutil.rmtree(place, ignore_errors=True)
-
-
-def peer_program(context):
-    """passthrough_ll, compiled from the source that libfuse3-dev brings."""
-    program = context.cache / "bench" / "passthrough_ll"
-    if not program.exists() or program.stat().st_mtime < EXAMPLE.stat().st_mtime:
-        program.parent.mkdir(parents=True, exist_ok=True)
-        flags = subprocess.run(["pkg-config", "--cflags", "--libs", "fuse3"], check=True,
-                               capture_output=True, text=True).stdout.split()
-        subprocess.run(["cc", "-O2", "-o", str(program), str(EXAMPLE), *flags], check=True)
-    return str(program)
-
-
-class Peer:
-    """passthrough_ll with the options that pmfs has: long timeouts, kept caches, all users."""
-
-    def __init__(self, context, place):
-        self.mnt, source = place / "peer", place / "source"
-        self.mnt.mkdir()
-        source.mkdir()
-        self.server = subprocess.Popen(
-            [peer_program(context), "-f", "-o",
-             f"source={source},cache=always,allow_other,default_permissions", str(self.mnt)],
-            stderr=subprocess.DEVNULL)
-        self.pid, self.connection = self.server.pid, 0
-        for _ in range(500):
-            if os.path.ismount(self.mnt):
-                self.connection = os.minor(os.stat(self.mnt).st_dev)
-                return
-            time.sleep(0.01)
-        self.end()
-        raise RuntimeError("passthrough_ll does not mount")
-
-    def end(self):
-        subprocess.run(["umount", "-l", str(self.mnt)], check=False, stderr=subprocess.DEVNULL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.server.wait(10)
-            return
-        self.server.kill()
-        self.server.wait()
 
 
 def summary(rounds):
@@ -94,22 +48,6 @@ def growing(context, place, watchdog):
     finally:
         watchdog.disarm()
         mounted.end()
-
-
-def beside_peer(context, place, watchdog):
-    (place / "pmfs").mkdir(parents=True)
-    peer = Peer(context, place)
-    mounted = None
-    try:
-        mounted = fixture.Mounted(place / "pmfs", "memory", size="1G")
-        watchdog.arm(SECONDS_MAX, [mounted, peer])
-        return list(context.json_rows(context.program("bench_fuse"), "compare", mounted.mnt, peer.mnt,
-                                      ROUNDS))
-    finally:
-        watchdog.disarm()
-        if mounted is not None:
-            mounted.end()
-        peer.end()
 
 
 def huge(context, kind, watchdog):

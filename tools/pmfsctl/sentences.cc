@@ -89,8 +89,10 @@ std::string busy(const File &file, Verb verb) {
             "page cache, or holds a lease on it; close it there, or wait",
             file.name());
     if (verb == Verb::lease)
-        return fmt::format("{} cannot be leased now: somebody maps it or holds a grant on it",
-                           file.name());
+        return fmt::format(
+            "{} cannot be leased now: somebody maps it, holds a grant on it, or has it open for "
+            "writing through the page cache",
+            file.name());
     return fmt::format("{} is in use", file.name());
 }
 
@@ -165,11 +167,10 @@ std::string not_allowed(const File &file, Verb verb) {
 std::string not_here(const File &file, Verb verb) {
     if (verb == Verb::lease)
         return fmt::format(
-            "{}: no leases on this mount: it is one with -o writeback, or has no broker to tell "
-            "their holders (its log says why)",
+            "{}: no leases on this mount: it has no broker to tell their holders (its log says "
+            "why)",
             file.name());
-    return fmt::format("{}: a volume mounted with -o writeback has no seals and no pins",
-                       file.name());
+    return fmt::format("{}: this mount does not do that", file.name());
 }
 
 std::string frozen(const File &file) {

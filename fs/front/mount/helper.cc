@@ -26,6 +26,7 @@ enum Request : char {
     kWriteBack = 's',
     kUnmount = 'u',
     kDetach = 'd',
+    kCut = 'c',
     kOpenToRead = 'r',
     kOpenToWrite = 'w',
     kEnd = 'e',  // without an answer
@@ -135,6 +136,10 @@ private:
                 break;
         }
         if (!mounted_) return EINVAL;
+        if (request == kCut) {
+            cut_connection();
+            return 0;
+        }
         if (request == kWriteBack) mounted_->write_back();
         if (request != kUnmount && request != kDetach) return request == kWriteBack ? 0 : EINVAL;
         const auto done = mounted_->unmount(request == kDetach);
@@ -154,8 +159,9 @@ private:
     }
 
     // Whatever waits for the server in the kernel gets an error, threads of its own among them.
-    void cut_connection() const {
+    void cut_connection() {
         if (abort_.ok()) (void)!::write(abort_.get(), "1", 1);
+        if (!abort_.ok() && mounted_) mounted_->force();
     }
 
     const ServeOptions &options_;
@@ -246,6 +252,10 @@ Result<> Helper::unmount(bool detach) {
     const auto done = ask(detach ? kDetach : kUnmount);
     if (!done.ok()) return Error(done.error().errno_value(), "cannot unmount");
     return {};
+}
+
+void Helper::cut_connection() {
+    (void)ask(kCut).ok();
 }
 
 Result<FileDescriptor> Helper::open_medium(bool writable) {

@@ -37,6 +37,8 @@ public:
     // As MountPoint's.
     void write_back();
     Result<> unmount(bool detach);
+    // Whoever waits for an answer of this server gets ECONNABORTED, and all others ENOTCONN.
+    void cut_connection();
     // Another description of the medium.  Any thread may ask; it may wait for one of the others.
     Result<FileDescriptor> open_medium(bool writable);
 

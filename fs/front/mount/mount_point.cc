@@ -130,6 +130,12 @@ void MountPoint::write_back() const {
     }).ok();
 }
 
+void MountPoint::force() {
+    (void)everywhere([](const char *point) {
+        return ::umount2(point, UMOUNT_NOFOLLOW | MNT_FORCE) == 0 ? 0 : errno;
+    }).ok();
+}
+
 Result<> MountPoint::unmount(bool detach) {
     return everywhere([detach](const char *point) {
         const int flags = UMOUNT_NOFOLLOW | (detach ? MNT_DETACH : 0);

@@ -35,6 +35,8 @@ public:
 
     // Everywhere that it is mounted, as far as /proc shows.  EBUSY: somebody uses it.
     Result<> unmount(bool detach);
+    // The connection is aborted; it may stay mounted.
+    void force();
 
 private:
     Result<> everywhere(const std::function<int(const char *point)> &act) const;

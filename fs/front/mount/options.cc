@@ -51,6 +51,18 @@ Refusal set_seal(std::string_view, std::string_view value, ServeOptions *options
     return {};
 }
 
+Refusal set_sealed_reads(std::string_view, std::string_view value, ServeOptions *options) {
+    if (value != "cached" && value != "direct")
+        return fmt::format("sealed_reads= wants 'cached' or 'direct', not '{}'", value);
+    options->volume.sealed_direct = value == "direct";
+    return {};
+}
+
+Refusal set_writeback(std::string_view, std::string_view, ServeOptions *options) {
+    options->dispatch.writeback = options->volume.writeback = true;
+    return {};
+}
+
 Refusal set_group(std::string_view, std::string_view value, ServeOptions *options) {
     const std::string name(value);
     const group *found = ::getgrnam(name.c_str());
@@ -76,6 +88,24 @@ Refusal set_seccomp(std::string_view, std::string_view value, ServeOptions *opti
                            value);
     options->seccomp = *mode;
     return {};
+}
+
+constexpr std::pair<std::string_view, TransportChoice> kTransports[] = {
+    {"auto", TransportChoice::automatic},
+    {"dev_fuse", TransportChoice::dev_fuse},
+    {"io_uring", TransportChoice::io_uring}};
+
+Refusal set_transport(std::string_view, std::string_view value, ServeOptions *options) {
+    for (const auto &[word, choice] : kTransports)
+        if (word == value) {
+            options->transport = choice;
+            return {};
+        }
+    return fmt::format("transport= wants 'auto', 'dev_fuse' or 'io_uring', not '{}'", value);
+}
+
+std::string shown_transport(const ServeOptions &options) {
+    return std::string(kTransports[static_cast<int>(options.transport)].first);
 }
 
 Refusal set_lease_break_time(std::string_view, std::string_view value, ServeOptions *options) {
@@ -290,16 +320,14 @@ const auto &own_options() {
                       return set_timeout(name, value, &options->dispatch.entry_timeout_s);
                   },
                   [](const auto &o) { return fmt::to_string(o.dispatch.entry_timeout_s); }},
-        OwnOption{"writeback", false,
-                  [](auto, auto, auto *options) {
-                      options->dispatch.writeback = options->volume.writeback = true;
-                      return Refusal();
-                  },
+        OwnOption{"writeback", false, set_writeback,
                   [](const auto &o) { return fmt::to_string(o.dispatch.writeback); }},
         OwnOption{"commit", true, set_commit,
                   [](const auto &o) { return fmt::to_string(o.volume.commit_interval_ms); }},
         OwnOption{"seal", true, set_seal,
                   [](const auto &o) { return fmt::to_string(o.volume.owner_may_seal); }},
+        OwnOption{"sealed_reads", true, set_sealed_reads,
+                  [](const auto &o) { return fmt::to_string(o.volume.sealed_direct); }},
         OwnOption{"group", true, set_group,
                   [](const auto &o) { return o.group ? fmt::to_string(*o.group) : "none"; }},
         OwnOption{"local_lock", true, set_local_lock,
@@ -314,6 +342,7 @@ const auto &own_options() {
                   }},
         OwnOption{"mappings", true, set_mappings,
                   [](const auto &o) { return fmt::to_string(o.volume.grants_max); }},
+        OwnOption{"transport", true, set_transport, shown_transport},
         OwnOption{"seccomp", true, set_seccomp,
                   [](const auto &o) { return std::string(word_of(o.seccomp)); }},
         // What every pmfs mount is anyway: people bring these from other FUSE filesystems.

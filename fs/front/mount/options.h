@@ -18,6 +18,9 @@
 
 namespace pmfs::front {
 
+// By which way the kernel sends the requests of a local mount.
+enum class TransportChoice { automatic, dev_fuse, io_uring };
+
 struct ServeOptions {
     std::string source;             // region: device, file or /proc/self/fd/N
     std::string directory;          // where it is mounted; empty: nowhere, there are guests only
@@ -28,6 +31,7 @@ struct ServeOptions {
     Policy local = Policy::host();
     std::optional<gid_t> group;  // its members may map the device
     std::vector<GuestOptions> guests;
+    TransportChoice transport = TransportChoice::automatic;
     Seccomp seccomp = Seccomp::refuse;
     bool foreground = false;
     bool verbose = false;

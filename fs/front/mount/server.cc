@@ -23,6 +23,7 @@
 #include "front/mount/privileges.h"
 #include "front/requests/dispatcher.h"
 #include "front/transports/dev_fuse.h"
+#include "front/transports/uring_fuse.h"
 #include "front/transports/vhost_fs.h"
 
 #ifndef PR_SET_IO_FLUSHER
@@ -140,6 +141,8 @@ public:
     Outcome begin();
     void wait();
     Outcome close();
+    // By which way requests come; a sentence.
+    const std::string &way() const { return way_; }
     // Of a mount that did not come to be.
     void give_up() {
         if (device_ != nullptr) static_cast<void>(helper_->unmount(/*detach=*/true));
@@ -149,10 +152,14 @@ public:
 private:
     Result<Surroundings> leave_surroundings();
     Outcome bind_sockets();
+    Outcome make_rings();
+    Outcome without_rings(const Error &why);
+    Outcome start_local();
     Result<> give_up_privileges(pm::Region &region, Surroundings where);
     void start_broker();
     Outcome serve_guest(GuestOptions guest, virtio::Listener listener);
     void unmount_by_signal();
+    void ended();
     bool threads_end_within(std::chrono::milliseconds time);
 
     const ServeOptions &options_;
@@ -162,10 +169,14 @@ private:
     std::unique_ptr<Volume> volume_;
     std::unique_ptr<Clients> clients_;
     std::shared_ptr<Dispatcher> dispatcher_;  // of the local mount
+    Traffic traffic_;                         // of the local mount
     std::unique_ptr<DevFuse> device_;         // null: not mounted here, there are guests only
+    std::unique_ptr<UringFuse> rings_;        // null: all comes by /dev/fuse
     std::vector<std::unique_ptr<VhostFs>> guests_;
     std::unique_ptr<Broker> broker_;
     std::size_t grants_max_ = 0;
+    bool failed_ = false;  // it was not unmounted, and cannot serve
+    std::string way_ = "requests come by /dev/fuse";
 };
 
 Outcome Server::open() {
@@ -259,10 +270,33 @@ Outcome Server::mount() {
     if (!fuse.ok()) return failure(Exit::failed, options_.directory, fuse.error());
     if (const auto mounted = helper_->mount(fuse.value()); !mounted.ok())
         return failure(Exit::failed, options_.directory, mounted.error());
-    device_ = std::make_unique<DevFuse>(*dispatcher_, std::move(fuse).take(), ended_.get());
+    device_ =
+        std::make_unique<DevFuse>(*dispatcher_, traffic_, std::move(fuse).take(), ended_.get());
+    if (Outcome made = make_rings(); made.exit != Exit::done) return made;
     const Result<> ready = device_->handshake();
     if (!ready.ok()) return failure(Exit::failed, options_.directory, ready.error());
     start_broker();
+    return {};
+}
+
+// While system calls are not filtered.
+Outcome Server::make_rings() {
+    if (options_.transport == TransportChoice::dev_fuse) return {};
+    auto made = UringFuse::make(*dispatcher_, traffic_, device_->device(), ended_.get());
+    if (made.ok()) {
+        rings_ = std::move(made).take();
+        dispatcher_->offer_rings();
+        return {};
+    }
+    return without_rings(made.error());
+}
+
+// Unless they were asked for.
+Outcome Server::without_rings(const Error &why) {
+    rings_.reset();
+    if (options_.transport == TransportChoice::io_uring)
+        return failure(Exit::failed, "transport=io_uring", why);
+    way_ = fmt::format("requests come by /dev/fuse: {}", why.what());
     return {};
 }
 
@@ -270,14 +304,30 @@ Outcome Server::mount() {
 Outcome Server::begin() {
     if (const auto filtered = filter_system_calls(options_.seccomp); !filtered.ok())
         spdlog::warn("{}; the server goes on without that", filtered.error().what());
-    if (device_ != nullptr) {
-        const Result<> started = device_->start();
-        if (!started.ok()) return failure(Exit::failed, options_.directory, started.error());
-    }
+    if (device_ != nullptr)
+        if (Outcome started = start_local(); started.exit != Exit::done) return started;
     for (std::size_t i = 0; i < options_.guests.size(); ++i) {
         Outcome served = serve_guest(options_.guests[i], std::move(sockets_[i]));
         if (served.exit != Exit::done) return served;
     }
+    return {};
+}
+
+Outcome Server::start_local() {
+    Result<> ringed;
+    if (rings_ != nullptr && !dispatcher_->rings_agreed())
+        ringed = Error(EOPNOTSUPP, "the kernel did not offer FUSE over io_uring");
+    if (rings_ != nullptr && ringed.ok()) ringed = rings_->start();
+    if (!ringed.ok())
+        if (Outcome refused = without_rings(ringed.error()); refused.exit != Exit::done)
+            return refused;
+    if (rings_ != nullptr) {
+        way_ = fmt::format("requests come over io_uring, from {} queues to {} threads",
+                           rings_->queues(), rings_->rings());
+        device_->serve_rest();
+    }
+    const Result<> started = device_->start();
+    if (!started.ok()) return failure(Exit::failed, options_.directory, started.error());
     return {};
 }
 
@@ -338,7 +388,7 @@ void Server::wait() {
     for (;;) {
         const int count = ::poll(events, 2, -1);
         if (count < 0 && errno == EINTR) continue;
-        if (events[1].revents) return;  // unmounted
+        if (events[1].revents) return ended();
         if (events[0].revents) return unmount_by_signal();
     }
 }
@@ -353,7 +403,16 @@ void Server::unmount_by_signal() {
     spdlog::warn("{} is in use: detaching it; its users get ENOTCONN", options_.directory);
     helper_->write_back();
     static_cast<void>(helper_->unmount(/*detach=*/true));
-    device_->wait_until_quiet(kQuiet, kQuietMax);
+    traffic_.wait_until_quiet(kQuiet, kQuietMax, [this] { return !device_->running(); });
+}
+
+// A thread has: the filesystem was unmounted, or there is nobody who would answer.
+void Server::ended() {
+    if (rings_ == nullptr || !rings_->failed()) return;
+    failed_ = true;
+    spdlog::error("{}: the connection to the kernel is cut, for requests would wait for ever",
+                  options_.directory);
+    helper_->cut_connection();
 }
 
 Outcome Server::close() {
@@ -361,7 +420,8 @@ Outcome Server::close() {
     // While there are threads to serve what the kernel writes back for a notification: it would
     // wait for ever otherwise, on a filesystem that was detached and is still in use.
     if (dispatcher_ != nullptr) dispatcher_->finish_notifications();
-    if (device_ != nullptr) {  // else it was never mounted
+    if (rings_ != nullptr) rings_->stop();  // what is answered from here on goes out all the same
+    if (device_ != nullptr) {               // else it was never mounted
         device_->stop();
         device_->join();
     }
@@ -370,12 +430,14 @@ Outcome Server::close() {
     broker_.reset();
     const Result<> closed = volume_->close();
     if (!closed.ok()) spdlog::error("closing {}: {}", options_.source, closed.error().what());
+    rings_.reset();
     device_.reset();
     dispatcher_.reset();
     volume_.reset();
     clients_.reset();
     helper_.reset();
     if (!closed.ok()) return failure(Exit::failed, options_.source, closed.error());
+    if (failed_) return {Exit::failed, options_.directory + ": requests could not be answered"};
     return {};
 }
 
@@ -393,7 +455,7 @@ Outcome serve(const ServeOptions &options, const std::function<void()> &mounted)
     }
     mounted();
     if (!options.directory.empty())
-        spdlog::info("{} is mounted on {}", options.source, options.directory);
+        spdlog::info("{} is mounted on {}; {}", options.source, options.directory, server.way());
     if (oom_score != kNeverKilled)
         spdlog::warn(
             "when memory is short the server may be the first to be killed (its oom_score_adj is "

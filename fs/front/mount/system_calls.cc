@@ -41,7 +41,8 @@ constexpr int kAllowed[] = {
     SCMP_SYS(statx), SCMP_SYS(unlink), SCMP_SYS(unlinkat),
     // Telling a guest (virtio/event.h)
     SCMP_SYS(io_getevents), SCMP_SYS(io_setup), SCMP_SYS(io_submit), SCMP_SYS(memfd_create),
-    // A ring that takes nothing but fdatasync (pm/syncer.h); none can be made any more.
+    // Rings that take nothing but fdatasync (pm/syncer.h) and answers to the kernel's requests
+    // (transports/fuse_ring.h); none can be made any more.
     SCMP_SYS(io_uring_enter),
     // memory
     SCMP_SYS(brk), SCMP_SYS(madvise), SCMP_SYS(membarrier), SCMP_SYS(mincore), SCMP_SYS(mremap),

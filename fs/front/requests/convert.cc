@@ -1,6 +1,7 @@
 // Attributes, entries and callers, between the volume's words and libfuse's.
 #include "front/requests/convert.h"
 
+#include "core/acl.h"
 #include "front/requests/request.h"
 
 namespace pmfs::front {
@@ -41,11 +42,47 @@ fuse_entry_param to_entry(const Attr &attr, Dispatcher &dispatcher) {
     return entry;
 }
 
+namespace {
+
+// Calls `number` for each user or group of a list that was checked to be one.
+template <class F>
+std::vector<std::byte> renumbered(std::string_view name, ConstBytes value, F number) {
+    auto acl = core::is_acl(name) ? core::parse_acl(value) : core::Acl();
+    if (!acl.ok() || acl.value().empty()) return {value.begin(), value.end()};
+    for (core::AclEntry &entry : acl.value())
+        if (entry.tag == core::AclTag::user || entry.tag == core::AclTag::group)
+            entry.id = number(entry.tag == core::AclTag::user, entry.id);
+    return core::bytes_of_acl(acl.value());
+}
+
+}  // namespace
+
+std::vector<std::byte> xattr_out(std::string_view name, ConstBytes value, const Client &client) {
+    const Policy &policy = client.policy();
+    return renumbered(name, value, [&policy](bool user, std::uint32_t id) {
+        return user ? policy.users.out(id) : policy.groups.out(id);
+    });
+}
+
+std::optional<std::vector<std::byte>> xattr_in(std::string_view name, ConstBytes value,
+                                               const Client &client) {
+    const Policy &policy = client.policy();
+    bool all = true;
+    auto bytes = renumbered(name, value, [&](bool user, std::uint32_t id) {
+        const auto outside = user ? policy.users.in(id) : policy.groups.in(id);
+        all = all && outside;
+        return outside.value_or(IdMap::kOverflow);
+    });
+    if (!all) return std::nullopt;
+    return bytes;
+}
+
 Caller caller_of(fuse_req_t req, const fuse_file_info *info) {
     const fuse_ctx *context = fuse_req_ctx(req);
     Caller caller;
     caller.uid = context->uid;
     caller.gid = context->gid;
+    caller.umask = context->umask;
     caller.pid = static_cast<std::uint32_t>(context->pid);
     caller.client = Dispatcher::of(req).client().id();
     caller.handle = info != nullptr ? info->fh : 0;

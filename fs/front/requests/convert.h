@@ -13,9 +13,17 @@ Attr shown(const Attr &attr, const Client &client);
 struct stat to_stat(const Attr &attr, const Client &client);
 // How long the kernel may believe them.
 inline double attr_timeout(const Attr &attr, const Dispatcher &dispatcher) {
-    return attr.unsettled ? 0 : dispatcher.timeout(dispatcher.options().attr_timeout_s);
+    constexpr double kMoment = 1;
+    const double most = dispatcher.options().attr_timeout_s;
+    if (attr.unsettled) return 0;
+    return dispatcher.timeout(attr.kept_back && most > kMoment ? kMoment : most);
 }
 fuse_entry_param to_entry(const Attr &attr, Dispatcher &dispatcher);
+// The value of an attribute, in which an access control list names users and groups.  Nothing: one
+// of them is none of the volume's.
+std::vector<std::byte> xattr_out(std::string_view name, ConstBytes value, const Client &client);
+std::optional<std::vector<std::byte>> xattr_in(std::string_view name, ConstBytes value,
+                                               const Client &client);
 // `info`: of the open file that he uses; null: none.
 Caller caller_of(fuse_req_t req, const fuse_file_info *info = nullptr);
 

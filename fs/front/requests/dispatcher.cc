@@ -12,9 +12,9 @@
 #include "front/broker/broker.h"
 #include "front/requests/convert.h"
 #include "front/requests/message_check.h"
+#include "front/requests/newer.h"
 #include "front/requests/ops.h"
 #include "front/requests/request.h"
-#include "front/requests/statx.h"
 #include "front/requests/translate.h"
 
 namespace pmfs::front {
@@ -25,6 +25,9 @@ namespace {
 constexpr unsigned kMaxBackground = 65535;
 constexpr unsigned kCongested = 48;  // from so many on, read-ahead is put off
 
+// INIT, in flags2: FUSE_OVER_IO_URING, since Linux 6.14.
+constexpr std::uint32_t kOverUring = std::uint32_t{1} << (41 - 32);
+
 // libfuse asks for a read function and calls it only from loops that pmfs does not run.
 ssize_t never_read(int, void *, std::size_t, void *) {
     errno = ENOSYS;
@@ -33,14 +36,7 @@ ssize_t never_read(int, void *, std::size_t, void *) {
 
 bool gives_entry(std::uint32_t opcode) {
     return opcode == FUSE_LOOKUP || opcode == FUSE_MKNOD || opcode == FUSE_MKDIR ||
-           opcode == FUSE_SYMLINK || opcode == FUSE_LINK || opcode == FUSE_CREATE;
-}
-
-// Sentences for the log about what an administrator should know, and not what any client can cause.
-void log_damage(const Error &error) {
-    const int value = error.errno_value();
-    if (value != EIO && value != EUCLEAN) return;
-    spdlog::error("{} ({}:{})", error.what(), error.file(), error.line());
+           opcode == FUSE_SYMLINK || opcode == FUSE_LINK || opens_new(opcode);
 }
 
 // What a kernel that cannot be told of changes must not keep, and no other client can ask it for.
@@ -53,17 +49,19 @@ DispatchOptions options_for(const Policy &policy, DispatchOptions options) {
 
 }  // namespace
 
+void log_damage(const Error &error) {
+    const int value = error.errno_value();
+    if (value != EIO && value != EUCLEAN) return;
+    spdlog::error("{} ({}:{})", error.what(), error.file(), error.line());
+}
+
 Dispatcher::Dispatcher(Clients &clients, std::shared_ptr<Client> client,
                        const DispatchOptions &options)
     : clients_(clients),
       volume_(clients.volume()),
       client_(std::move(client)),
       options_(options_for(client_->policy(), options)),
-      ioctls_{.volume = volume_,
-              .clients = clients_,
-              .client = *client_,
-              .broker = nullptr,
-              .writeback = options.writeback} {}
+      ioctls_{.volume = volume_, .clients = clients_, .client = *client_, .broker = nullptr} {}
 
 Result<std::shared_ptr<Dispatcher>> Dispatcher::create(Clients &clients,
                                                        std::shared_ptr<Client> client,
@@ -158,7 +156,7 @@ void Dispatcher::dispatch(const Port &port, Bytes message, std::span<const iovec
     if (client_->gone()) return;
     if (message.size() >= sizeof(fuse_in_header))
         client_->count_request(load<fuse_in_header>(message).opcode);
-    int error = check_message(message, Pieces(apart).size());
+    int error = check_message(message, Pieces(apart).size(), long_setxattr_);
     if (error == 0) error = translate(message, *client_);
     if (error != 0) return refuse(Request(port, message, false, 0), error);
     dispatch(port, message, apart, false, {}, 0);
@@ -173,9 +171,12 @@ void Dispatcher::dispatch(const Port &port, Bytes message, std::span<const iovec
     const pm::NoWaiting absent(read_ins < pm::kReadInsMax && may_run_again(request.opcode()));
     if (request.opcode() == FUSE_INTERRUPT) return interrupt(request);
     if (request.opcode() == kFuseStatx) return statx(request);
+    if (request.opcode() == FUSE_SYNCFS) return sync_filesystem(request);
+    std::vector<std::byte> older;
+    const Bytes known = in_older_words(message, long_setxattr_, &older);
     fuse_buf buffer{};
-    buffer.mem = message.data();
-    buffer.size = message.size();
+    buffer.mem = known.data();
+    buffer.size = known.size();
     fuse_session_process_buf(session_, &buffer);
     if (request.opcode() == FUSE_DESTROY) {  // the client unmounted
         give_back_all();
@@ -305,40 +306,6 @@ void Dispatcher::interrupt(const Request &request) {
         waiting_.erase(found);
     }
     give_up(*aside, unique, EINTR);
-}
-
-// In the library's place, which would answer ENOSYS.
-void Dispatcher::statx(const Request &request) {
-    const auto header = load<fuse_in_header>(request.message());
-    const InodeNo ino(header.nodeid);
-    Result<Attr> attr = volume_.getattr(ino);
-    if (attr.ok() && attr.value().unsettled && !request.flushed()) {
-        // As getattr does it.
-        const auto unseen = volume_.unseen_from(ino);
-        if (unseen.ok() && unseen.value())
-            if (flush({.ino = ino, .offset = *unseen.value()}, header.uid,
-                      [] { return copy_of(*Request::current()); }))
-                return;
-    }
-    if (const pm::Absent page = pm::NoWaiting::take()) {
-        page.read_in();
-        const auto again = copy_of(request);
-        return dispatch(again->port, again->message, {}, request.flushed(), {},
-                        request.read_ins() + 1);
-    }
-    if (pm::take_fault()) attr = Error(EIO, "the medium has a bad page here");
-    if (!attr.ok()) log_damage(attr.error());
-    StatxOut body{};
-    if (attr.ok())
-        body = to_statx(shown(attr.value(), *client_), attr_timeout(attr.value(), *this));
-    fuse_out_header head{sizeof head, 0, header.unique};
-    if (attr.ok())
-        head.len += sizeof body;
-    else
-        head.error = -attr.error().errno_value();
-    const iovec pieces[] = {{&head, sizeof head}, {&body, sizeof body}};
-    // Fails only when the connection has ended.
-    (void)request.port()->send(std::span(pieces, attr.ok() ? 2 : 1));
 }
 
 // False: there is nobody to ask.  `put_aside` gives the current request, to be run again.
@@ -515,9 +482,8 @@ void Dispatcher::patch_reply(std::span<iovec> reply) {
         if (request.opcode() == FUSE_GETATTR || request.opcode() == FUSE_SETATTR)
             mark_dax(static_cast<fuse_attr_out *>(reply[1].iov_base)->attr);
     }
-    const bool opens = request.opcode() == FUSE_OPEN || request.opcode() == FUSE_CREATE;
-    if (!opens) return;
-    // Both end with a fuse_open_out.  Direct writes need no order among themselves from the kernel:
+    if (request.opcode() != FUSE_OPEN && !opens_new(request.opcode())) return;
+    // All end with a fuse_open_out.  Direct writes need no order among themselves from the kernel:
     // the volume gives each its own.
     iovec &last = reply.back();
     PMFS_ASSERT(last.iov_len >= sizeof(fuse_open_out));
@@ -547,6 +513,9 @@ void Dispatcher::on_init(void *userdata, fuse_conn_info *connection) {
     want(FUSE_CAP_EXPLICIT_INVAL_DATA, told);
     want(FUSE_CAP_HANDLE_KILLPRIV, false);  // its successor: see patch_init
     want(FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_CACHE_SYMLINKS, true);
+    // The kernel decides by access control lists, and leaves the umask to whoever knows of those
+    // that a directory gives to what is made in it.
+    want(FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK, true);
     want(FUSE_CAP_WRITEBACK_CACHE, self.options_.writeback);
     want(FUSE_CAP_POSIX_LOCKS, self.client_->policy().shares_ranges);
     want(FUSE_CAP_FLOCK_LOCKS, self.client_->policy().shares_wholes);
@@ -570,11 +539,20 @@ void Dispatcher::patch_init(const fuse_init_in &offer, fuse_init_out &reply) {
         reply.map_alignment = kPageShift;
         if ((offer.flags & FUSE_INIT_EXT) != 0)
             reply.flags2 |= offer.flags2 & static_cast<std::uint32_t>(FUSE_HAS_INODE_DAX >> 32);
+        maps_sealed_ = true;
         maps_all_ = (reply.flags2 & static_cast<std::uint32_t>(FUSE_HAS_INODE_DAX >> 32)) == 0;
+    }
+    if (rings_offered_ && (offer.flags & FUSE_INIT_EXT) != 0 && (offer.flags2 & kOverUring) != 0) {
+        reply.flags |= FUSE_INIT_EXT;
+        reply.flags2 |= kOverUring;
+        rings_agreed_ = true;
     }
     // KILLPRIV_V2: the volume clears set-id bits, so that the kernel need not ask for an xattr
     // before each write.  PARALLEL_DIROPS: libfuse 3.14 forgets to pass it on.
-    reply.flags |= offer.flags & (FUSE_HANDLE_KILLPRIV_V2 | FUSE_PARALLEL_DIROPS);
+    // SETXATTR_EXT: who sets an access control list may have to lose set-group-ID by it.
+    reply.flags |=
+        offer.flags & (FUSE_HANDLE_KILLPRIV_V2 | FUSE_PARALLEL_DIROPS | FUSE_SETXATTR_EXT);
+    long_setxattr_ = (reply.flags & FUSE_SETXATTR_EXT) != 0;
 }
 
 }  // namespace pmfs::front

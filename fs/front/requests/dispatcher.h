@@ -29,6 +29,9 @@
 
 namespace pmfs::front {
 
+// A sentence for the log, of what an administrator should know and not every client can cause.
+void log_damage(const Error &error);
+
 struct DispatchOptions {
     double attr_timeout_s = 3600;   // how long the kernel may believe attributes,
     double entry_timeout_s = 3600;  // and names, also absent ones
@@ -74,6 +77,10 @@ public:
     // DESTROY has come: everything was given back, and libfuse takes no other INIT.  For what the
     // client sends from now on, leave(), and make another one.
     bool ended() const { return ended_.load(std::memory_order_acquire); }
+    // Before INIT: the transport has rings for requests.  Whether the kernel will use them shows
+    // when INIT was answered.
+    void offer_rings() { rings_offered_ = true; }
+    bool rings_agreed() const { return rings_agreed_; }
     // Where notifications go: the transport whose kernel keeps caches for us.
     void set_notification_port(ReplyPort *port) { notification_port_ = port; }
     // Who hands out the device for direct mappings; null: nobody.  Must outlive all requests.
@@ -93,11 +100,18 @@ public:
     // How long the client's kernel may believe what the current request read, if so long.
     double timeout(double seconds) const;
     IoctlContext &ioctls() { return ioctls_; }
+    // What was answered to this client is safe from a power cut, and its kernel keeps nothing in
+    // its CPUs' caches (as a guest's window may): on a DAX medium there is nothing to sync.
+    bool answered_is_durable() const {
+        return client_->policy().is_host && !volume_.region().is_image();
+    }
     // False when the kernel opens directories without asking, if only it is told so.
     bool opendir_needed() const { return opendir_needed_; }
     // Its kernel maps every file into its window (mount -o dax=always), so none of its opens goes
     // through a page cache.
     bool maps_all() const { return maps_all_; }
+    // ... or at least sealed ones (mark_dax), which then are in no page cache of it.
+    bool maps_sealed() const { return maps_sealed_; }
 
     // True when `result` holds a value and no access hit a bad page, so that the caller replies.
     // Otherwise the request was answered with the error, or put aside, and `req` is gone: what the
@@ -152,6 +166,8 @@ public:
     Completion answer_later(fuse_req_t req);
     // Answers when the client has the lock, or may not have it; with `waits` that may be later.
     void lock(fuse_req_t req, const LockRequest &wanted, bool waits);
+    // Of the current request, which sets an access control list.
+    bool drops_setgid(const Caller &caller) const;  // newer.cc
     // A handle of the client's is released, and its grants and locks end.
     void released(HandleId handle);
 
@@ -195,7 +211,8 @@ private:
     void give_up(Aside &aside, std::uint64_t unique, int error);
     void wait_for_lock(fuse_req_t req, const LockRequest &wanted);
     Notifier::Kernel kernel();
-    void statx(const Request &request);
+    void statx(const Request &request);            // newer.cc
+    void sync_filesystem(const Request &request);  // newer.cc
     bool start_waiting(std::uint64_t unique, std::shared_ptr<Aside> aside) EXCLUDES(waiting_mutex_);
     std::shared_ptr<Aside> stop_waiting(std::uint64_t unique, const FileLocks::Wait *lock = nullptr)
         EXCLUDES(waiting_mutex_);
@@ -214,8 +231,12 @@ private:
     std::atomic<unsigned> late_{0};
     std::atomic<bool> ended_{false};
     std::atomic<bool> ready_{false};
-    bool opendir_needed_ = true;              // settled by INIT
-    bool maps_all_ = false;                   // by INIT
+    bool opendir_needed_ = true;  // settled by INIT
+    bool maps_all_ = false;       // by INIT, as are the next ones
+    bool maps_sealed_ = false;
+    bool long_setxattr_ = false;
+    bool rings_offered_ = false;
+    bool rings_agreed_ = false;  // by INIT
     ReplyPort *notification_port_ = nullptr;  // set before the first request
     fuse_session *session_ = nullptr;
     IoctlContext ioctls_;

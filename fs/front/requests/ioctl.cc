@@ -200,7 +200,7 @@ Result<std::size_t> volume(Job &job, pmfs_volume &io) {
     const Broker *broker = job.context.broker;
     io.flags = (info.read_only ? PMFS_VOLUME_READ_ONLY : 0) |
                (info.damaged ? PMFS_VOLUME_DAMAGED : 0) |
-               (broker != nullptr && !job.context.writeback ? PMFS_VOLUME_BROKER : 0);
+               (broker != nullptr ? PMFS_VOLUME_BROKER : 0);
     io.medium = medium_of(job.context.volume);
     io.block_size = media::kBlockSize;
     io.size = info.size;

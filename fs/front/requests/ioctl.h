@@ -35,7 +35,6 @@ struct IoctlContext {
     Clients &clients;
     Client &client;            // that asks
     Broker *broker = nullptr;  // null: no direct mappings (EOPNOTSUPP)
-    bool writeback = false;    // -o writeback: seals and grants are EOPNOTSUPP
 };
 
 // Calls `done` exactly once, maybe before it returns, maybe later and from another thread.

@@ -104,7 +104,7 @@ constexpr Shape kShapes[] = {
      .effect = Effect::none,
      .fixed = sizeof(fuse_fsync_in),
      .handle_at = offsetof(fuse_fsync_in, fh)},
-    // FUSE_SETXATTR_EXT is not agreed on, so that the first two fields come alone.
+    // (More if FUSE_SETXATTR_EXT is agreed on.)
     {.opcode = FUSE_SETXATTR,
      .effect = Effect::changes,
      .fixed = FUSE_COMPAT_SETXATTR_IN_SIZE,
@@ -207,6 +207,16 @@ constexpr Shape kShapes[] = {
      .effect = Effect::none,
      .fixed = sizeof(fuse_lseek_in),
      .handle_at = offsetof(fuse_lseek_in, fh)},
+    {.opcode = FUSE_SYNCFS,
+     .effect = Effect::none,
+     .fixed = sizeof(fuse_syncfs_in),
+     .node = Node::not_named},
+    {.opcode = FUSE_TMPFILE,
+     .effect = Effect::changes,
+     .fixed = sizeof(fuse_create_in),
+     .names = 1,
+     .gives_node = true,
+     .gives_handle = true},
 };
 
 static_assert(std::ranges::none_of(kShapes, [](const Shape &shape) {
@@ -268,7 +278,7 @@ bool has_reply(ConstBytes message) {
     return shape == nullptr || shape->reply;
 }
 
-int check_message(ConstBytes message, std::size_t apart) {
+int check_message(ConstBytes message, std::size_t apart, bool long_setxattr) {
     if (message.size() < sizeof(fuse_in_header)) return EINVAL;
     const auto header = load<fuse_in_header>(message);
     const Shape *shape = shape_of(message);
@@ -276,10 +286,12 @@ int check_message(ConstBytes message, std::size_t apart) {
     if (header.len != message.size() + apart || (shape->reply && header.unique == 0)) return EINVAL;
 
     const ConstBytes body = message.subspan(sizeof header);
-    if (body.size() < shape->fixed) return EINVAL;
+    const bool longer = long_setxattr && header.opcode == FUSE_SETXATTR;
+    const std::size_t fixed = longer ? sizeof(fuse_setxattr_in) : shape->fixed;
+    if (body.size() < fixed) return EINVAL;
     if (apart != 0 && (header.opcode != FUSE_WRITE || load<fuse_write_in>(body).size != apart))
         return EINVAL;
-    ConstBytes rest = body.subspan(shape->fixed);
+    ConstBytes rest = body.subspan(fixed);
     for (unsigned i = 0; i < shape->names; ++i)
         if (!take_name(&rest)) return EINVAL;
     if (shape->rest_at != kNone &&
@@ -349,6 +361,7 @@ bool may_run_again(std::uint32_t opcode) {
         case FUSE_LINK:
         case FUSE_OPEN:
         case FUSE_CREATE:
+        case FUSE_TMPFILE:
         case FUSE_READ:
         case FUSE_WRITE:
         case FUSE_STATFS:

@@ -17,8 +17,8 @@ inline constexpr std::size_t kPayloadMax = std::size_t{1} << 20;
 // 0: it may be read.  Else what to answer: EINVAL (too short, a name without its end, a size that
 // is not its own, a reply larger than kPayloadMax), ENOSYS (no such request here), EPROTO (INIT of
 // a protocol older than 7.31 or newer than 7).  `apart`: the size of a WRITE's payload, where that
-// is not in `message`.
-int check_message(ConstBytes message, std::size_t apart = 0);
+// is not in `message`.  `long_setxattr`: FUSE_SETXATTR_EXT was agreed on.
+int check_message(ConstBytes message, std::size_t apart = 0, bool long_setxattr = false);
 
 // False for requests that nobody answers (and for what is too short to have a number).
 bool has_reply(ConstBytes message);

@@ -57,10 +57,14 @@ SetAttr to_set_attr(const struct stat &attr, unsigned valid) {
     if (valid & FATTR_MTIME)
         set.mtime = valid & FATTR_MTIME_NOW ? now_coarse() : from_timespec(attr.st_mtim);
     if (valid & FATTR_CTIME) set.ctime = from_timespec(attr.st_ctim);
+    const bool atime_given = (valid & (FATTR_ATIME | FATTR_ATIME_NOW)) == FATTR_ATIME;
+    const bool mtime_given = (valid & (FATTR_MTIME | FATTR_MTIME_NOW)) == FATTR_MTIME;
+    set.times_given = !set.ctime && (atime_given || mtime_given);
     // The protocol (FUSE_HANDLE_KILLPRIV_V2): always with a new owner, and on truncation when the
     // kernel says so.  A request that sets nothing is all that is left of chown(-1, -1), and of the
     // VFS's own wish to clear them before a write or an fallocate (measured on 6.18).
-    constexpr unsigned kSetsNothing = FATTR_FH | FATTR_LOCKOWNER;
+    // With -o writeback it has a ctime all the same.
+    constexpr unsigned kSetsNothing = FATTR_FH | FATTR_LOCKOWNER | FATTR_CTIME;
     set.kill_suid_sgid =
         set.uid || set.gid || (valid & FATTR_KILL_SUIDGID) != 0 || (valid & ~kSetsNothing) == 0;
     return set;
@@ -105,8 +109,14 @@ void setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *valu
         return;
     }
     if (is_seal(name) && !dispatcher.flushed(req, {.ino = InodeNo(ino)})) return;
-    const Result<> done = dispatcher.volume().setxattr(
-        InodeNo(ino), name, std::as_bytes(std::span(value, size)), flags, caller_of(req));
+    const auto bytes = xattr_in(name, std::as_bytes(std::span(value, size)), dispatcher.client());
+    if (!bytes) {
+        fuse_reply_err(req, EOVERFLOW);
+        return;
+    }
+    const Caller caller = caller_of(req);
+    const Result<> done = dispatcher.volume().setxattr(InodeNo(ino), name, *bytes, flags, caller,
+                                                       dispatcher.drops_setgid(caller));
     if (dispatcher.proceed(req, done))
         dispatcher.tell_others(req, attribute_news(dispatcher, ino),
                                [req] { fuse_reply_err(req, 0); });
@@ -126,7 +136,8 @@ void reply_bytes(fuse_req_t req, std::span<const std::byte> bytes, std::size_t s
 void getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, std::size_t size_max) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     const auto value = dispatcher.volume().getxattr(InodeNo(ino), name);
-    if (dispatcher.proceed(req, value)) reply_bytes(req, std::span(value.value()), size_max);
+    if (!dispatcher.proceed(req, value)) return;
+    reply_bytes(req, xattr_out(name, value.value(), dispatcher.client()), size_max);
 }
 
 void listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size_max) {

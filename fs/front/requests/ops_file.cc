@@ -6,6 +6,7 @@
 #include "client/pmfs_ioctl.h"
 #include "front/requests/convert.h"
 #include "front/requests/ioctl.h"
+#include "front/requests/ioctl_flags.h"
 #include "front/requests/ops.h"
 #include "front/requests/request.h"
 
@@ -17,7 +18,9 @@ OpenRequest to_open_request(fuse_req_t req, int flags, std::uint32_t fuse_flags)
     request.read = (flags & O_ACCMODE) != O_WRONLY;
     request.write = (flags & O_ACCMODE) != O_RDONLY;
     request.truncate = (flags & O_TRUNC) != 0;
+    request.append = (flags & O_APPEND) != 0;
     request.direct = (flags & O_DIRECT) != 0 || Dispatcher::of(req).maps_all();
+    request.maps_sealed = Dispatcher::of(req).maps_sealed();
     request.kill_suid_sgid = (fuse_flags & FUSE_OPEN_KILL_SUIDGID) != 0;
     request.caller = caller_of(req);
     request.caller.nonblocking = (flags & O_NONBLOCK) != 0;
@@ -27,7 +30,7 @@ OpenRequest to_open_request(fuse_req_t req, int flags, std::uint32_t fuse_flags)
 void fill(fuse_file_info &info, const OpenReply &opened, const Client &client) {
     info.fh = opened.handle;
     info.direct_io = opened.direct_io;
-    info.keep_cache = !opened.direct_io && opened.keep_cache && client.policy().notifiable;
+    info.keep_cache = opened.keep_cache && client.policy().notifiable;
 }
 
 // Before a client's kernel that does not keep the file's pages changes its bytes: else another one
@@ -89,19 +92,23 @@ void create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
             fuse_file_info *info) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     const auto sent = Request::current()->argument<fuse_create_in>();
-    const bool news = dispatcher.others_hear();
+    const bool named = Request::current()->opcode() == FUSE_CREATE;
+    const bool news = named && dispatcher.others_hear();
     if (news && (info->flags & O_TRUNC) != 0 &&
         !flushed_before(dispatcher, req, InodeNo(parent), name))
         return;
     OpenReply opened;
+    const OpenRequest request = to_open_request(req, info->flags, sent.open_flags);
+    Volume &volume = dispatcher.volume();
+    const bool linkable = (info->flags & O_EXCL) == 0;  // of O_TMPFILE
     const Result<Attr> made =
-        create_or_open(dispatcher.volume(), InodeNo(parent), name, mode, info->flags,
-                       to_open_request(req, info->flags, sent.open_flags), &opened);
+        named ? create_or_open(volume, InodeNo(parent), name, mode, info->flags, request, &opened)
+              : volume.create_nameless(InodeNo(parent), mode, linkable, request, &opened);
     if (made.ok()) dispatcher.client().opened(opened.handle);
     if (!dispatcher.proceed(req, made)) {
         if (!made.ok()) return;
         dispatcher.released(opened.handle);
-        dispatcher.volume().forget(made.value().ino, 1);
+        volume.forget(made.value().ino, 1);
         return;
     }
     const InodeNo ino = made.value().ino;
@@ -190,6 +197,10 @@ void write(fuse_req_t req, fuse_ino_t ino, const char *data, std::size_t size, o
 
 void fsync(fuse_req_t req, fuse_ino_t ino, int, fuse_file_info *) {
     Dispatcher &dispatcher = Dispatcher::of(req);
+    if (dispatcher.answered_is_durable()) {
+        fuse_reply_err(req, ENOSYS);  // 0 for whoever asked, and the kernel need not ask again
+        return;
+    }
     dispatcher.volume().fsync(InodeNo(ino), dispatcher.answer_later(req));
 }
 
@@ -253,6 +264,9 @@ void ioctl(fuse_req_t req, fuse_ino_t ino, unsigned command, void *, fuse_file_i
         // A negative result is the error, and what comes back with it is copied out all the same.
         fuse_reply_ioctl(req, -reply.error, reply.out.data(), reply.out.size());
     });
+    if (is_flags_ioctl(command))
+        return handle_flags_ioctl(dispatcher.ioctls(), request,
+                                  Request::current()->argument<fuse_ioctl_in>().arg, answer);
     handle_ioctl(dispatcher.ioctls(), request, answer);
 }
 

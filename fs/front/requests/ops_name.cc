@@ -127,8 +127,8 @@ void rename(fuse_req_t req, fuse_ino_t from, const char *from_name, fuse_ino_t t
             const char *to_name, unsigned flags) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     Renamed renamed;
-    const Result<> done =
-        dispatcher.volume().rename(InodeNo(from), from_name, InodeNo(to), to_name, flags, &renamed);
+    const Result<> done = dispatcher.volume().rename(InodeNo(from), from_name, InodeNo(to), to_name,
+                                                     flags, &renamed, caller_of(req));
     if (!dispatcher.proceed(req, done)) return;
     std::function<void()> reply = [req] { fuse_reply_err(req, 0); };
     if (dispatcher.others_hear()) {

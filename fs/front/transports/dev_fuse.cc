@@ -67,8 +67,8 @@ private:
     Bytes buffer_;
 };
 
-DevFuse::DevFuse(Dispatcher &dispatcher, FileDescriptor device, int ended)
-    : dispatcher_(dispatcher), ended_(ended) {
+DevFuse::DevFuse(Dispatcher &dispatcher, Traffic &traffic, FileDescriptor device, int ended)
+    : dispatcher_(dispatcher), traffic_(traffic), ended_(ended), threads_max_(thread_count()) {
     queues_.push_back(std::make_unique<Queue>(std::move(device)));
     dispatcher_.set_notification_port(queues_.front().get());
 }
@@ -77,6 +77,10 @@ DevFuse::~DevFuse() {
     stop();
     join();
     dispatcher_.set_notification_port(nullptr);
+}
+
+int DevFuse::device() const {
+    return queues_.front()->device();
 }
 
 Result<> DevFuse::handshake() {
@@ -98,8 +102,8 @@ Result<> DevFuse::start() {
     wake.sa_handler = on_wake;  // no SA_RESTART: a read in progress returns EINTR
     ::sigaction(kWakeSignal, &wake, nullptr);
 
-    const auto mounted = static_cast<std::uint32_t>(queues_.front()->device());
-    for (std::size_t i = 1; i < thread_count(); i++) {
+    const auto mounted = static_cast<std::uint32_t>(device());
+    for (std::size_t i = 1; i < threads_max_; i++) {
         FileDescriptor clone(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
         std::uint32_t of = mounted;
         if (!clone.ok() || ::ioctl(clone.get(), FUSE_DEV_IOC_CLONE, &of) != 0)
@@ -130,7 +134,7 @@ void DevFuse::serve(Queue &queue) {
     while (!stopping_.load(std::memory_order_relaxed)) {
         const Bytes message = queue.receive();
         if (!message.empty()) {
-            if (watched_.load(std::memory_order_relaxed)) request_came_.store(true);
+            traffic_.note();
             dispatcher_.dispatch(queue, message);
             continue;
         }
@@ -139,17 +143,6 @@ void DevFuse::serve(Queue &queue) {
         if (errno != ENODEV) spdlog::error("reading /dev/fuse: {}", std::strerror(errno));
         return;  // ENODEV: unmounted, or the connection was aborted
     }
-}
-
-void DevFuse::wait_until_quiet(std::chrono::milliseconds quiet,
-                               std::chrono::milliseconds time_max) {
-    watched_.store(true);
-    for (auto waited = quiet; running_.load() != 0 && waited <= time_max; waited += quiet) {
-        request_came_.store(false);
-        std::this_thread::sleep_for(quiet);
-        if (!request_came_.load()) break;
-    }
-    watched_.store(false);
 }
 
 void DevFuse::stop() {

@@ -1,11 +1,11 @@
-// The transport of a local mount: /dev/fuse, read by as many threads as there are CPUs.
+// The transport of a local mount: /dev/fuse, read by as many threads as there are CPUs; or by one,
+// beside the rings of an UringFuse.
 //
 // Every thread has a descriptor of its own (FUSE_DEV_IOC_CLONE), so that threads share no list of
 // requests in flight, and handles what it reads at once and to its end.  No thread is pinned:
 // docs/decisions/0003 says why.
 #pragma once
 #include <atomic>
-#include <chrono>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -20,16 +20,17 @@ class DevFuse final : public Transport {
 public:
     // `device` is /dev/fuse, already given to mount(2).  `ended` is an eventfd, counted up when a
     // thread ends: the filesystem was unmounted.
-    DevFuse(Dispatcher &dispatcher, FileDescriptor device, int ended);
+    DevFuse(Dispatcher &dispatcher, Traffic &traffic, FileDescriptor device, int ended);
     ~DevFuse() override;
 
     // Answers the kernel's first request, INIT.  ENODEV: unmounted before that; EPROTO: the kernel
     // and libfuse do not agree.
     Result<> handshake();
-
-    // Returns when no thread has read a request for `quiet`, or after `time_max`, or when all
-    // ended.
-    void wait_until_quiet(std::chrono::milliseconds quiet, std::chrono::milliseconds time_max);
+    // Before start(): most requests will come another way.
+    void serve_rest() { threads_max_ = 1; }
+    // False: the filesystem was unmounted.
+    bool running() const { return running_.load() != 0; }
+    int device() const;
 
     Result<> start() override;
     void stop() override;
@@ -40,13 +41,13 @@ private:
     void serve(Queue &queue);
 
     Dispatcher &dispatcher_;
+    Traffic &traffic_;
     const int ended_;
+    std::size_t threads_max_;
     std::vector<std::unique_ptr<Queue>> queues_;  // the first has the descriptor that was mounted
     std::vector<std::thread> threads_;
     std::atomic<bool> stopping_{false};
     std::atomic<unsigned> running_{0};
-    std::atomic<bool> watched_{false};  // somebody wants to know whether requests come
-    std::atomic<bool> request_came_{false};
 };
 
 }  // namespace pmfs::front

@@ -1,12 +1,16 @@
-// The seam between the operations and whatever carries requests to them: /dev/fuse today, FUSE over
-// io_uring and a guest's virtqueue later.  A transport reads requests and hands each to the
-// Dispatcher; an operation answers through the ReplyPort that the request came by, whichever thread
-// it is on by then.
+// The seam between the operations and whatever carries requests to them: /dev/fuse, FUSE over
+// io_uring, a guest's virtqueue.  A transport reads requests and hands each to the Dispatcher; an
+// operation answers through the ReplyPort that the request came by, whichever thread it is on by
+// then.
 #pragma once
 #include <sys/uio.h>
 
+#include <atomic>
+#include <chrono>
+#include <functional>
 #include <memory>
 #include <span>
+#include <thread>
 
 #include "base/result.h"
 
@@ -26,6 +30,28 @@ public:
 
 // Whoever answers later shares the port.  One that is not owned outlives the requests by it.
 using Port = std::shared_ptr<ReplyPort>;
+
+// Whether requests come, for somebody who waits until none do.
+class Traffic {
+public:
+    void note() {
+        if (watched_.load(std::memory_order_relaxed)) came_.store(true);
+    }
+    // Returns when none has come for `quiet`, or after `time_max`, or when `over` says so.
+    void wait_until_quiet(std::chrono::milliseconds quiet, std::chrono::milliseconds time_max,
+                          const std::function<bool()> &over) {
+        watched_.store(true);
+        for (auto waited = quiet; !over() && waited <= time_max; waited += quiet) {
+            came_.store(false);
+            std::this_thread::sleep_for(quiet);
+            if (!came_.load()) break;
+        }
+        watched_.store(false);
+    }
+
+private:
+    std::atomic<bool> watched_{false}, came_{false};
+};
 
 class Transport {
 public:

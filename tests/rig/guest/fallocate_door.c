@@ -168,8 +168,8 @@ static void attribute_row(const char *path, int fd) {
     expect("sealed, unlink of one name", unlink(beside(path, "renamed")), 0);
 }
 
-/* A file that is sealed full goes past the page cache: no page of it can be dirty behind our back.
- */
+/* A file that is sealed full goes past the page cache where it is open for writing: no page of it
+ * can be dirty behind our back. */
 static void mapping_row(const char *path) {
     const int fd = open_file(path, O_RDWR);
     void *const at = mmap(NULL, kBlock, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);

@@ -1,0 +1,25 @@
+// Requests that libfuse 3.14 does not know.  Some are others that it knows, in other words; the
+// rest the dispatcher answers itself.
+//
+// Definitions that <linux/fuse.h> of Debian 12 (protocol 7.38) lacks are here and in statx.h.
+#pragma once
+#include <linux/fuse.h>
+
+#include <vector>
+
+#include "base/bytes.h"
+#include "front/requests/statx.h"
+
+namespace pmfs::front {
+
+// A FUSE_CREATE, or one without a name: what is made has a name in its message, which says nothing.
+inline bool opens_new(std::uint32_t opcode) {
+    return opcode == FUSE_CREATE || opcode == FUSE_TMPFILE;
+}
+
+// The message as the library is to see it: `message` itself, or one made of it in `made`.  The
+// operation that gets it asks Request::current() for the difference.  `long_setxattr`: as agreed in
+// INIT, a SETXATTR has fields of which the library does not know.
+Bytes in_older_words(Bytes message, bool long_setxattr, std::vector<std::byte> *made);
+
+}  // namespace pmfs::front

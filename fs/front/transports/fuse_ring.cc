@@ -1,0 +1,454 @@
+// Entries, how they go to the kernel and come back.  The other side is Linux, fs/fuse/dev_uring.c.
+#include "front/transports/fuse_ring.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <span>
+#include <utility>
+
+#include "front/requests/message_check.h"
+#include "pm/fault.h"
+
+namespace pmfs::front {
+namespace {
+
+constexpr std::size_t kPage = 4096;
+// The fixed part of a request lies right before its payload, as in a message of /dev/fuse.
+constexpr std::size_t kEntrySize = kPage + kPayloadMax;
+constexpr std::size_t kFixedMax = sizeof(FuseUringHeader::operation);
+static_assert(sizeof(FuseUringHeader) + sizeof(fuse_in_header) + kFixedMax <= kPage);
+
+constexpr unsigned kSubmissions = 64, kCompletions = 1024;
+constexpr std::size_t kEntriesAtOnce = 8;
+constexpr std::size_t kEntriesMax = 4096;             // of one queue
+constexpr std::size_t kWaitingMax = kEntriesMax / 2;  // for as long as others like to
+
+// The files that a ring may name, and it may name no other.
+enum File : int { kDevice, kWake };
+
+// A number that the kernel gives to no request: its own are even, and count from 2.
+constexpr std::uint64_t kAsked = std::uint64_t{1} << 63;
+
+// The ring whose thread this is.
+thread_local const FuseRing *here = nullptr;
+
+bool connection_ended(int error) {
+    return error == ENOTCONN || error == ECONNABORTED || error == ECANCELED || error == ENODEV;
+}
+
+}  // namespace
+
+// --- an entry
+
+class FuseRing::Entry final : public ReplyPort {
+public:
+    Entry(FuseRing &ring, Queue &of, std::byte *memory)
+        : queue(of),
+          header(reinterpret_cast<FuseUringHeader *>(memory)),
+          payload(memory + kPage),
+          registered{{memory, sizeof(FuseUringHeader)}, {payload, kPayloadMax}},
+          ring_(ring) {}
+
+    ssize_t send(std::span<const iovec> message) override;
+    bool let_wait() override;
+    void send_nothing();
+
+    Queue &queue;
+    FuseUringHeader *const header;
+    std::byte *const payload;
+    const iovec registered[2];
+    std::atomic<std::uint64_t> unique{0};  // of the request that is not answered; 0: none
+    std::uint64_t node = 0;                // whom it is about
+    std::uint64_t commit_id = 0;
+    std::size_t touched = 0;  // bytes of the payload, since its memory was given back
+    bool new_here = true;     // the kernel may still refuse it
+    bool taken = false;       // it has a request that is not answered
+    std::uint64_t round = 0;  // in which it was answered last
+
+private:
+    std::size_t copy(std::span<const iovec> message, int *error);
+
+    FuseRing &ring_;
+    bool waits_ = false;
+};
+
+// Gives the size of the payload.
+std::size_t FuseRing::Entry::copy(std::span<const iovec> message, int *error) {
+    const pm::FaultScope faults;
+    std::size_t size = 0, skip = sizeof(fuse_out_header);
+    for (const iovec &piece : message) {
+        const std::size_t skipped = std::min(skip, piece.iov_len);
+        const std::size_t length = piece.iov_len - skipped;
+        skip -= skipped;
+        if (length > kPayloadMax - size) {
+            *error = EIO;
+            return 0;
+        }
+        std::memcpy(payload + size, static_cast<const std::byte *>(piece.iov_base) + skipped,
+                    length);
+        size += length;
+    }
+    // What was copied is file data, too, and a page of it may be bad.
+    if (pm::take_fault()) *error = EFAULT;
+    return *error == 0 ? size : 0;
+}
+
+// By any thread, and once: whoever comes second has an answer to what was interrupted.
+ssize_t FuseRing::Entry::send(std::span<const iovec> message) {
+    fuse_out_header out{};
+    std::memcpy(&out, message.front().iov_base, sizeof out);
+    std::uint64_t expected = out.unique;
+    if (ring_.over_ || expected == 0 || !unique.compare_exchange_strong(expected, 0)) {
+        errno = ring_.over_ ? ENODEV : ENOENT;
+        return -1;
+    }
+    int error = 0;
+    const std::size_t size = copy(message, &error);
+    if (error != 0) out = {sizeof out, -EIO, out.unique};
+    std::memcpy(header->in_out, &out, sizeof out);
+    header->entry.payload_size = static_cast<std::uint32_t>(size);
+    if (std::exchange(waits_, false)) --ring_.waiting_;
+    ring_.answered(*this);
+    if (error == 0) return static_cast<ssize_t>(sizeof out + size);
+    errno = error;
+    return -1;
+}
+
+bool FuseRing::Entry::let_wait() {
+    if (waits_) return true;
+    if (ring_.waiting_.fetch_add(1) >= kWaitingMax) {
+        --ring_.waiting_;
+        return false;
+    }
+    return waits_ = true;
+}
+
+// To what wants no answer, but its entry back.
+void FuseRing::Entry::send_nothing() {
+    fuse_out_header out{sizeof out, 0, unique.load()};
+    const iovec piece{&out, sizeof out};
+    (void)send(std::span(&piece, 1));
+}
+
+// --- making
+
+void FuseRing::Unmap::operator()(std::byte *memory) const {
+    ::munmap(memory, size);
+}
+
+FuseRing::FuseRing(Dispatcher &dispatcher, Traffic &traffic, int device, unsigned cpu,
+                   std::vector<unsigned> queues, std::size_t resident_max)
+    : dispatcher_(dispatcher),
+      traffic_(traffic),
+      device_(device),
+      cpu_(cpu),
+      resident_max_(resident_max),
+      queues_(queues.size()),
+      wake_(::eventfd(0, EFD_CLOEXEC)) {
+    for (std::size_t i = 0; i < queues.size(); ++i) queues_[i].number = queues[i];
+}
+
+FuseRing::~FuseRing() {
+    if (has_ring_) ::io_uring_queue_exit(&ring_);
+}
+
+Result<> FuseRing::set_up() {
+    here = this;
+    cpu_set_t own;
+    CPU_ZERO(&own);
+    CPU_SET(cpu_, &own);
+    if (const int error = ::pthread_setaffinity_np(::pthread_self(), sizeof own, &own); error != 0)
+        return Error(error, "a thread may not run on its CPU");
+    if (!wake_.ok()) return Error(EMFILE, "no room for a descriptor");
+    TRY(make_ring());
+    listen();  // this also shows whether the ring can be entered
+    if (const int code = ::io_uring_submit(&ring_); code < 0)
+        return Error(-code, "io_uring cannot be used");
+    return {};
+}
+
+Result<> FuseRing::make_ring() {
+    io_uring_params params{};
+    // One thread does it all, and the kernel's part of the work is done when that enters the ring:
+    // so nothing of the kernel's touches an entry at any other time.
+    params.flags = IORING_SETUP_SQE128 | IORING_SETUP_CQSIZE | IORING_SETUP_SINGLE_ISSUER |
+                   IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_R_DISABLED;
+    params.cq_entries = kCompletions;
+    if (const int code = ::io_uring_queue_init_params(kSubmissions, &ring_, &params); code != 0) {
+        if (code == -EPERM)
+            return Error(EPERM, "io_uring is forbidden (kernel.io_uring_disabled, or a container)");
+        return Error(-code, "this kernel makes no such io_uring");
+    }
+    has_ring_ = true;
+    return restrict_ring();
+}
+
+// A ring passes by the filter of system calls, so it can do two things only, with two files only.
+Result<> FuseRing::restrict_ring() {
+    std::array<io_uring_restriction, 4> only{};
+    only[0].opcode = only[1].opcode = IORING_RESTRICTION_SQE_OP;
+    only[0].sqe_op = IORING_OP_URING_CMD;
+    only[1].sqe_op = IORING_OP_READ;
+    only[2].opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
+    only[3].opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED;
+    only[2].sqe_flags = only[3].sqe_flags = IOSQE_FIXED_FILE;
+    const int files[] = {device_, wake_.get()};
+    // (liburing 2.3 declares functions for two of these, and does not export them.)
+    const auto tell = [fd = static_cast<unsigned>(ring_.ring_fd)](unsigned what, const void *with,
+                                                                  std::size_t count) {
+        return ::io_uring_register(fd, what, with, static_cast<unsigned>(count));
+    };
+    int code = tell(IORING_REGISTER_FILES, files, std::size(files));
+    if (code == 0) code = tell(IORING_REGISTER_RESTRICTIONS, only.data(), only.size());
+    if (code == 0) code = tell(IORING_REGISTER_ENABLE_RINGS, nullptr, 0);
+    if (code != 0) return Error(-code, "an io_uring cannot be restricted here");
+    return {};
+}
+
+// --- what goes to the kernel
+
+io_uring_sqe *FuseRing::next_sqe() {
+    io_uring_sqe *sqe = ::io_uring_get_sqe(&ring_);
+    if (sqe == nullptr) {
+        (void)::io_uring_submit(&ring_);  // what is wrong with it shows when it is entered next
+        sqe = ::io_uring_get_sqe(&ring_);
+    }
+    if (sqe != nullptr) std::memset(sqe, 0, 2 * sizeof *sqe);
+    return sqe;
+}
+
+void FuseRing::prepare(Entry &entry, FuseUringCommand command) {
+    io_uring_sqe *const sqe = next_sqe();
+    if (sqe == nullptr) return;
+    sqe->opcode = IORING_OP_URING_CMD;
+    sqe->flags = IOSQE_FIXED_FILE;
+    sqe->fd = kDevice;
+    sqe->cmd_op = static_cast<std::uint32_t>(command);
+    ::io_uring_sqe_set_data(sqe, &entry);
+    FuseUringCommandBody body{.commit_id = entry.commit_id,
+                              .queue = static_cast<std::uint16_t>(entry.queue.number)};
+    if (command == FuseUringCommand::register_entry) {
+        sqe->addr = reinterpret_cast<std::uintptr_t>(entry.registered);
+        sqe->len = std::size(entry.registered);
+    }
+    std::memcpy(sqe->cmd, &body, sizeof body);
+}
+
+// For other threads' answers, and orders.
+void FuseRing::listen() {
+    io_uring_sqe *const sqe = next_sqe();
+    if (sqe == nullptr) return;
+    ::io_uring_prep_read(sqe, kWake, &woken_, sizeof woken_, 0);
+    sqe->flags = IOSQE_FIXED_FILE;
+    ::io_uring_sqe_set_data(sqe, nullptr);
+}
+
+Result<> FuseRing::add_entries(Queue &queue, std::size_t count) {
+    const std::size_t size = count * kEntrySize;
+    void *memory = ::mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) return Error(errno, "no memory for requests");
+    ::madvise(memory, size, MADV_NOHUGEPAGE);  // most requests touch a page or two
+    memory_.emplace_back(static_cast<std::byte *>(memory), Unmap{size});
+    for (std::size_t i = 0; i < count; ++i) {
+        queue.entries.push_back(
+            std::make_unique<Entry>(*this, queue, memory_.back().get() + i * kEntrySize));
+        ++queue.usable;
+        prepare(*queue.entries.back(), FuseUringCommand::register_entry);
+    }
+    return {};
+}
+
+Result<> FuseRing::enlist() {
+    for (Queue &queue : queues_) TRY(add_entries(queue, kEntriesAtOnce));
+    if (const int code = ::io_uring_submit(&ring_); code < 0)
+        return Error(-code, "io_uring cannot be used");
+    TRY(take_completions());  // those that the kernel refuses it has refused by now
+    for (const Queue &queue : queues_)
+        if (queue.usable == 0)
+            return Error(refusal_, "the kernel does not take memory for requests over io_uring");
+    return {};
+}
+
+// --- what comes
+
+Result<> FuseRing::serve() {
+    Result<> result;
+    for (Command command = kServe; command != kEnd && !gone_ && result.ok();) {
+        const int code = ::io_uring_submit_and_wait(&ring_, 1);
+        if (code < 0 && code != -EINTR && code != -EAGAIN && code != -EBUSY)
+            result = Error(-code, "io_uring cannot be used any more");
+        if (::io_uring_sq_ready(&ring_) == 0) ++round_;
+        command = command_.load();
+        if (command == kHold && !holds_.exchange(true)) holds_.notify_all();
+        if (result.ok()) result = take_completions();
+        for (Queue &queue : queues_) make_room(queue);
+        give_memory_back();
+    }
+    over_ = holds_ = true;
+    holds_.notify_all();
+    return result;
+}
+
+Result<> FuseRing::take_completions() {
+    io_uring_cqe *cqe = nullptr;
+    unsigned head = 0, count = 0;
+    Result<> result;
+    io_uring_for_each_cqe(&ring_, head, cqe) {
+        ++count;
+        if (result.ok()) result = completed(*cqe);
+    }
+    ::io_uring_cq_advance(&ring_, count);
+    return result;
+}
+
+Result<> FuseRing::completed(const io_uring_cqe &cqe) {
+    auto *const entry = static_cast<Entry *>(::io_uring_cqe_get_data(&cqe));
+    if (entry == nullptr) {
+        if (cqe.res < 0) return Error(-cqe.res, "a ring cannot be woken");
+        take_handed_over();
+        listen();
+        return {};
+    }
+    const bool was_new = std::exchange(entry->new_here, false);
+    if (cqe.res == 0) return handle(*entry);
+    if (connection_ended(-cqe.res)) {
+        gone_ = true;
+        return {};
+    }
+    if (!was_new) return Error(-cqe.res, "the kernel refuses an answer by io_uring");
+    refusal_ = -cqe.res;
+    --entry->queue.usable;
+    return {};
+}
+
+Result<> FuseRing::handle(Entry &entry) {
+    entry.taken = true;
+    ++entry.queue.taken;
+    const auto in = load<fuse_in_header>(entry.header->in_out);
+    const std::size_t payload = entry.header->entry.payload_size;
+    if (payload > kPayloadMax || in.len < sizeof in + payload ||
+        in.len > sizeof in + kFixedMax + payload)
+        return Error(EPROTO, "a request that came by io_uring is not whole");
+    const std::size_t fixed = in.len - sizeof in - payload;  // (its size is nowhere else)
+    entry.commit_id = entry.header->entry.commit_id;
+    entry.node = in.nodeid;
+    entry.unique = in.unique;
+    touch(entry, payload);
+    if (in.opcode == FUSE_NOTIFY_REPLY) {  // it was we who asked
+        entry.send_nothing();
+    } else if (!holds_.load(std::memory_order_relaxed)) {
+        std::byte *const message = entry.payload - fixed - sizeof in;
+        std::memcpy(message, entry.header->in_out, sizeof in);
+        std::memcpy(message + sizeof in, entry.header->operation, fixed);
+        traffic_.note();
+        dispatcher_.dispatch(entry, Bytes(message, in.len));
+    }
+    // Not before the dispatcher has let go of the message: then the next may come in its place.
+    for (Entry *done : answered_) commit(*done);
+    answered_.clear();
+    return {};
+}
+
+// --- answers
+
+void FuseRing::answered(Entry &entry) {
+    if (here == this) return answered_.push_back(&entry);
+    bool first;
+    {
+        Lock held(mutex_);
+        first = handed_over_.empty();
+        handed_over_.push_back(&entry);
+    }
+    if (first) ::eventfd_write(wake_.get(), 1);
+}
+
+void FuseRing::take_handed_over() {
+    std::vector<Entry *> entries;
+    {
+        Lock held(mutex_);
+        entries.swap(handed_over_);
+    }
+    for (Entry *entry : entries) commit(*entry);
+}
+
+void FuseRing::commit(Entry &entry) {
+    entry.taken = false;
+    entry.round = round_;
+    --entry.queue.taken;
+    touch(entry, entry.header->entry.payload_size);
+    prepare(entry, FuseUringCommand::commit_and_fetch);
+}
+
+// --- room
+
+// When all entries are taken, others may have come meanwhile and wait in the kernel, which gives
+// them to entries whose answer it takes, and not to new ones.  So each new one gets a request that
+// we ask for, and answer.
+void FuseRing::make_room(Queue &queue) {
+    if (queue.taken < queue.usable || holds_ || gone_ || refusal_ != 0) return;
+    if (queue.entries.size() >= kEntriesMax) return;
+    if (!add_entries(queue, kEntriesAtOnce).ok()) return;
+    (void)::io_uring_submit(&ring_);
+    if (&queue != &queues_.front()) return;  // it would come by the queue of this CPU
+    std::size_t asked = 0;
+    for (std::size_t i = 0; i + kEntriesAtOnce < queue.entries.size(); ++i) {
+        const std::uint64_t node = queue.entries[i]->node;
+        while (asked < kEntriesAtOnce && ask_for_request(node)) ++asked;
+    }
+}
+
+// FUSE_NOTIFY_RETRIEVE of nothing: the kernel sends FUSE_NOTIFY_REPLY.  False: `node` is no file.
+// (What waits for other requests is about files.)
+bool FuseRing::ask_for_request(std::uint64_t node) {
+    fuse_notify_retrieve_out body{};
+    body.notify_unique = kAsked | (++asked_ << 1);
+    body.nodeid = node;
+    fuse_out_header header{sizeof header + sizeof body, FUSE_NOTIFY_RETRIEVE, 0};
+    const iovec pieces[] = {{&header, sizeof header}, {&body, sizeof body}};
+    return ::writev(device_, pieces, std::size(pieces)) > 0;
+}
+
+void FuseRing::touch(Entry &entry, std::size_t size) {
+    if (size <= entry.touched) return;
+    resident_ += size - entry.touched;
+    entry.touched = size;
+}
+
+// Of entries that the kernel has, with nothing in them: not those whose answer it takes when the
+// ring is entered next.  (It writes to them while this thread is in the ring, and then only.)
+void FuseRing::give_memory_back() {
+    if (resident_ <= resident_max_) return;
+    for (Queue &queue : queues_)
+        for (const auto &entry : queue.entries) {
+            if (entry->touched == 0 || entry->taken || entry->round == round_) continue;
+            ::madvise(entry->payload, align_up(entry->touched, kPage), MADV_DONTNEED);
+            resident_ -= std::exchange(entry->touched, 0);
+        }
+}
+
+// --- orders
+
+void FuseRing::order(Command command) {
+    command_ = command;
+    ::eventfd_write(wake_.get(), 1);
+}
+
+void FuseRing::hold() {
+    order(kHold);
+    holds_.wait(false);
+}
+
+void FuseRing::end() {
+    order(kEnd);
+}
+
+}  // namespace pmfs::front

@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""What docs/posix.md says is not here, or is not as elsewhere, because the kernel's FUSE has no words for it."""
+import ctypes
+import errno
+import os
+import signal
+import struct
+from pathlib import Path
+
+from fixture import c_call, claim, fails, run, run_claims
+
+AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
+STATX_BTIME, STATX_DIOALIGN, STATX_ATTR_IMMUTABLE = 0x800, 0x2000, 0x10
+
+
+def statx(path, mask):
+    """The mask and the attributes that come back."""
+    buffer = ctypes.create_string_buffer(256)
+    c_call("statx", AT_FDCWD, os.fsencode(path), 0, mask, buffer)
+    found, _, attributes = struct.unpack_from("IIQ", buffer.raw)
+    return found, attributes
+
+
+@claim("statx gives the birth time, and says nothing of direct I/O or of chattr's flags")
+def _(here):
+    (here / "f").touch()
+    run("chattr", "+i", here / "f")
+    try:
+        found, attributes = statx(here / "f", STATX_BTIME | STATX_DIOALIGN)
+        assert found & STATX_BTIME and not found & STATX_DIOALIGN, hex(found)
+        assert not attributes & STATX_ATTR_IMMUTABLE
+    finally:
+        run("chattr", "-i", here / "f")
+
+
+@claim("O_DIRECT takes any offset, length and address")
+def _(here):
+    fd = os.open(here / "f", os.O_CREAT | os.O_RDWR | os.O_DIRECT)
+    assert os.pwrite(fd, b"odd words", 12345) == 9
+    assert os.pread(fd, 7, 12346) == b"dd word"
+    os.close(fd)
+
+
+def user_namespace():
+    """A descriptor of a namespace that maps its root to user 1000."""
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        c_call("unshare", 0x10000000)  # CLONE_NEWUSER
+        os.write(write_end, b"x")
+        signal.pause()
+    try:
+        os.read(read_end, 1)
+        for kind in ("uid_map", "gid_map"):
+            Path(f"/proc/{child}/{kind}").write_text("0 1000 1000", encoding="ascii")
+        return os.open(f"/proc/{child}/ns/user", os.O_RDONLY)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(read_end)
+        os.close(write_end)
+
+
+@claim("an idmapped mount is EINVAL: the kernel would hide from then on who asks (decision 23)", alone=True)
+def _(maker):
+    volume = maker.volume(size="16M")
+    sys_open_tree, sys_mount_setattr, clone, idmap = 428, 442, 1, 0x100000
+    tree = c_call("syscall", sys_open_tree, AT_FDCWD, os.fsencode(volume.mnt), clone | os.O_CLOEXEC)
+    namespace = user_namespace()
+    attributes = struct.pack("QQQQ", idmap, 0, 0, namespace)
+    try:
+        with fails(errno.EINVAL):
+            c_call("syscall", sys_mount_setattr, tree, b"", AT_EMPTY_PATH, attributes, len(attributes))
+    finally:
+        os.close(namespace)
+        os.close(tree)
+
+
+@claim("read-ahead is the kernel's 128 KiB", alone=True)
+def _(maker):
+    volume = maker.volume(size="16M")
+    read_ahead = Path(f"/sys/class/bdi/0:{volume.connection}/read_ahead_kb")
+    assert read_ahead.read_text(encoding="ascii") == "128\n"
+
+
+if __name__ == "__main__":
+    run_claims()

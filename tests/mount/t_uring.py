@@ -1,0 +1,291 @@
+#!/usr/bin/env python3
+"""Requests over io_uring: that they come that way, and every kind of end and of waiting."""
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+os.environ["PMFS_TRANSPORT"] = "io_uring"
+
+from fixture import CONNECTIONS, claim, program, run, run_claims, wait_for  # noqa: E402
+
+CPU = min(os.sched_getaffinity(0))
+LOCKS = "local_lock=none"
+
+
+def child(function, *arguments):
+    """A process that runs it on the one CPU, and ends with 0 when it returns."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.sched_setaffinity(0, {CPU})
+            function(*arguments)
+            code = 0
+        finally:
+            os._exit(code)
+    return pid
+
+
+def end_of(pid, seconds=20):
+    """The exit code of a child; None: it is still there, and killed."""
+    for _ in range(seconds * 50):
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.kill(pid, signal.SIGKILL)
+    return None
+
+
+def lock_and_unlock(path):
+    with open(path, "r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        fcntl.lockf(file, fcntl.LOCK_UN)
+
+
+def waits_in_kernel(pid):
+    """A process sleeps in a request (it has no CPU time to use, and is not about to exec)."""
+    return "S" == Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
+def says(volume, words):
+    """The server's log, sooner or later: it speaks when all is served."""
+    return wait_for(lambda: words in (volume.directory / "server.log").read_text())
+
+
+def use(directory, number):
+    """Calls of many kinds without end."""
+    name = directory / f"used{number}"
+    while True:
+        name.write_bytes(os.urandom(30000))
+        assert len(name.read_bytes()) == 30000
+        os.rename(name, directory / f"moved{number}")
+        os.listdir(directory)
+        os.unlink(directory / f"moved{number}")
+
+
+@claim("the log says that requests come over io_uring, from a queue for each CPU that there may be", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M")
+    (volume.mnt / "file").write_text("x" * 5000)
+    assert (volume.mnt / "file").read_text() == "x" * 5000
+    queues = os.sysconf("SC_NPROCESSORS_CONF")
+    assert says(volume, f"requests come over io_uring, from {queues} queues"), volume.log_text()
+    tasks = [Path(f"/proc/{volume.pid}/task", task) for task in os.listdir(f"/proc/{volume.pid}/task")]
+    rings = [task for task in tasks if (task / "comm").read_text() == "pmfs-ring\n"]
+    homes = {line.split()[1] for ring in rings for line in (ring / "status").read_text().splitlines()
+             if line.startswith("Cpus_allowed_list:")}
+    assert len(homes) == len(rings) == len(os.sched_getaffinity(0)), homes
+    assert volume.unmount() == 0, volume.log_text()
+    volume.fsck()
+
+
+@claim("transport=dev_fuse takes no ring", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M", options="transport=dev_fuse")
+    assert says(volume, "requests come by /dev/fuse"), volume.log_text()
+    assert volume.unmount() == 0
+
+
+@claim("a server that may not run on every CPU goes on by /dev/fuse, and says why; one that was told io_uring does not mount",
+       alone=True)
+def _(maker):
+    if len(os.sched_getaffinity(0)) < 2:
+        return
+    volume = maker.volume(size="64M")
+    assert volume.unmount() == 0
+    volume.mount("transport=auto", inside=["taskset", "-c", str(CPU)])
+    maker.watch()
+    assert says(volume, "requests come by /dev/fuse: the server may not run on all CPUs"), volume.log_text()
+    (volume.mnt / "file").write_text("served all the same")
+    assert volume.unmount() == 0
+    refused = subprocess.run(["taskset", "-c", str(CPU), program("mount.pmfs"), str(volume.region),
+                              str(volume.mnt), "-o", "transport=io_uring"], capture_output=True,
+                             text=True, timeout=30)
+    assert refused.returncode == 32 and "may not run on all CPUs" in refused.stderr, refused.stderr
+    assert not os.path.ismount(volume.mnt)
+
+
+@claim("a word that is no transport is refused", alone=True)
+def _(maker):
+    done = subprocess.run([program("mount.pmfs"), "/none", str(maker.directory), "-o", "transport=rdma"],
+                          capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1 and "transport= wants 'auto', 'dev_fuse' or 'io_uring'" in done.stderr, done
+
+
+@claim("SIGKILL of the server in the middle of requests: everybody gets an error, and fsck finds nothing", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M")
+    users = [child(use, volume.mnt, number) for number in range(6)]
+    time.sleep(1)
+    volume.kill()
+    assert [end_of(pid) for pid in users] == [1] * len(users)
+    volume.fsck()
+    volume.mount()
+    maker.watch()
+    os.listdir(volume.mnt)
+    assert volume.unmount() == 0, volume.log_text()
+
+
+@claim("an aborted connection ends the server, and everybody who waits", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M")
+    users = [child(use, volume.mnt, number) for number in range(6)]
+    time.sleep(1)
+    CONNECTIONS.joinpath(str(volume.connection), "abort").write_text("1")
+    assert [end_of(pid) for pid in users] == [1] * len(users)
+    assert volume.server.wait(20) == 0, volume.log_text()
+    run("umount", "-l", volume.mnt)
+    volume.fsck()
+
+
+@claim("a ring that fails cuts the connection: nobody waits for ever, and the server says so and ends with 32", alone=True)
+def _(maker):
+    if not shutil.which("gdb"):
+        print("skipped: there is no gdb to break a ring with")
+        return
+    volume = maker.volume(size="64M", options="seccomp=none")
+    users = [child(use, volume.mnt, number) for number in range(4)]
+    time.sleep(0.5)
+    open_files = Path(f"/proc/{volume.pid}/fd")
+    # (An image has one for fdatasync, made before.)
+    ring = max(int(name) for name in os.listdir(open_files) if "io_uring" in os.readlink(open_files / name))
+    run("gdb", "-p", volume.pid, "-batch", "-ex", f"call (int)close({ring})", timeout=60)
+    assert [end_of(pid) for pid in users] == [1] * len(users)
+    assert volume.server.wait(20) == 32, volume.log_text()
+    assert "the connection to the kernel is cut" in volume.log_text()
+    run("umount", "-l", volume.mnt, ok=False)
+    volume.fsck()
+
+
+@claim("SIGTERM while it is used: it is detached, and what was answered is there", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M")
+    (volume.mnt / "kept").write_text("kept")
+    held = os.open(volume.mnt / "kept", os.O_RDONLY)
+    volume.server.send_signal(signal.SIGTERM)
+    assert volume.server.wait(30) == 0, volume.log_text()
+    os.close(held)
+    volume.fsck()
+    volume.mount()
+    maker.watch()
+    assert (volume.mnt / "kept").read_text() == "kept"
+    assert volume.unmount() == 0
+
+
+@claim("a request for a lock that waits is interrupted by a signal", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M", options=LOCKS)
+    path = volume.mnt / "locked"
+    path.write_text("x")
+    with open(path, "r+b") as mine:
+        fcntl.lockf(mine, fcntl.LOCK_EX)
+        waiter = child(lock_and_unlock, path)
+        assert wait_for(lambda: waits_in_kernel(waiter))
+        time.sleep(0.3)
+        os.kill(waiter, signal.SIGTERM)
+        assert end_of(waiter) == -signal.SIGTERM
+    assert volume.unmount() == 0, volume.log_text()
+
+
+@claim("more requests of one CPU wait than its ring began with, and others of that CPU come through", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M", options=LOCKS)
+    path = volume.mnt / "locked"
+    path.write_text("x")
+    before = os.sched_getaffinity(0)
+    with open(path, "r+b") as mine:
+        fcntl.lockf(mine, fcntl.LOCK_EX)
+        os.sched_setaffinity(0, {CPU})
+        waiters = [child(lock_and_unlock, path) for _ in range(100)]
+        try:
+            time.sleep(0.5)
+            assert all(waits_in_kernel(pid) for pid in waiters)
+            begin = time.monotonic()
+            for number in range(20):
+                (volume.mnt / f"other{number}").write_text("comes through")
+            assert time.monotonic() - begin < 5
+            fcntl.lockf(mine, fcntl.LOCK_UN)
+        finally:
+            os.sched_setaffinity(0, before)
+            ends = [end_of(pid) for pid in waiters]
+        assert ends == [0] * len(waiters), ends
+    assert volume.unmount() == 0, volume.log_text()
+
+
+@claim("a request that waits in the kernel behind more than the ring began with is fetched, though none of those is answered",
+       alone=True, seconds=30)
+def _(maker):
+    volume = maker.volume(size="64M", options=LOCKS)
+    path, count = volume.mnt / "locked", 12
+    path.write_text("x")
+    asked = CONNECTIONS / str(volume.connection) / "waiting"
+
+    def holder(told, holds):
+        with open(path, "r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            os.write(holds, b"1")
+            os.read(told, 1)
+            fcntl.lockf(file, fcntl.LOCK_UN)
+            os.read(told, 1)  # a close would unlock, too
+
+    def waiter(told, ready):
+        with open(path, "r+b") as file:
+            os.write(ready, b"1")
+            os.read(told, 1)
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            fcntl.lockf(file, fcntl.LOCK_UN)
+    told_holder, told_waiters, ready = os.pipe(), os.pipe(), os.pipe()
+    children = [child(holder, told_holder[0], ready[1])]
+    os.read(ready[0], 1)
+    children += [child(waiter, told_waiters[0], ready[1]) for _ in range(count)]
+    for _ in range(count):
+        os.read(ready[0], 1)
+    try:
+        # While nobody looks they take all entries; the one that would let them go on comes last.
+        volume.server.send_signal(signal.SIGSTOP)
+        os.write(told_waiters[1], b"1" * count)
+        assert wait_for(lambda: int(asked.read_text()) >= count), asked.read_text()
+        os.write(told_holder[1], b"1")
+        assert wait_for(lambda: int(asked.read_text()) > count), asked.read_text()
+    finally:
+        volume.server.send_signal(signal.SIGCONT)
+    assert [end_of(pid, 10) for pid in children[1:]] == [0] * count
+    os.write(told_holder[1], b"1")
+    assert end_of(children[0]) == 0
+    assert volume.unmount() == 0, volume.log_text()
+
+
+@claim("reads and writes of a mebibyte by many at once bring what was written, and leave little memory", alone=True)
+def _(maker):
+    volume = maker.volume(size="256M")
+    wrong = []
+
+    def one(number):
+        data = bytes([number]) * (1 << 20)
+        with open(volume.mnt / f"large{number}", "w+b", buffering=0) as file:
+            for _ in range(10):
+                os.pwrite(file.fileno(), data, 0)
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                if os.pread(file.fileno(), 1 << 20, 0) != data:
+                    wrong.append(number)
+    threads = [threading.Thread(target=one, args=[number]) for number in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong, wrong
+    status = Path(f"/proc/{volume.pid}/status").read_text()
+    anonymous = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon:"))
+    assert anonymous < 160 << 10, f"{anonymous} KiB"
+    assert volume.unmount() == 0, volume.log_text()
+    volume.fsck()
+
+
+if __name__ == "__main__":
+    run_claims()
