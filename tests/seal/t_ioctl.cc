@@ -89,7 +89,7 @@ TEST_CASE("ioctl: a command that nobody knows is ENOTTY") {
     CHECK(wire.ioctl(file, _IO(PMFS_IOC_MAGIC, 0x01), &room) == ENOTTY);
     // A number of ours with another structure is another command.
     CHECK(wire.ioctl(file, _IOWR(PMFS_IOC_MAGIC, 0x01, char[160]), &room) == ENOTTY);
-    CHECK(wire.ioctl(file, _IOR('f', 1, long), &room) == ENOTTY);
+    CHECK(wire.ioctl(file, _IOR('f', 99, long), &room) == ENOTTY);
     wire.release(file);
 }
 
