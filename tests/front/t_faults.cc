@@ -184,5 +184,5 @@ TEST_CASE("every request does what it does when no block of metadata is in memor
     CHECK(wire.read(file, 0, 4).text() == "some");
     there.clear();
     const Reply list = wire.call(FUSE_READDIRPLUS, kRoot, bytes_text(fuse_read_in{.size = 4096}));
-    CHECK(list.text().find("d") != std::string::npos);
+    CHECK(list.text().find('d') != std::string::npos);
 }
