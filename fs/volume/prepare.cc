@@ -30,7 +30,6 @@ using core::MapPermit;
 using core::Move;
 using core::Reader;
 using core::Run;
-using media::byte_of;
 using media::kBlockSize;
 using media::kChunkBlocks;
 

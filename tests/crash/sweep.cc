@@ -39,7 +39,8 @@ std::size_t shortened() {
 }
 
 std::size_t times(std::size_t whole, std::size_t brief) {
-    return shortened() == 0 ? whole : std::max(brief / shortened(), std::size_t{1});
+    const std::size_t shorter = shortened();
+    return shorter == 0 ? whole : std::max(brief / shorter, std::size_t{1});
 }
 
 std::pair<InodeNo, std::string> User::split(const std::string &path) {
@@ -380,7 +381,7 @@ Swept run(const Sweep &sweep, SimMedia::Flavour flavour) {
     Swept swept;
     Judge judge(sweep, flavour, story, swept);
     const std::size_t end = media.events();
-    const auto seeds = static_cast<unsigned>(times(sweep.seeds, 3));
+    const unsigned seeds = shortened() == 0 ? sweep.seeds : 3;
     // An odd one, so that it meets every kind of event.
     const std::size_t step =
         std::max(sweep.step, (end - begin) / times(end - begin + 1, 200) * 2 + 1);
@@ -451,7 +452,7 @@ Parked act_parked(const Sweep &sweep, SimMedia &media, bool keeps_places, Waits 
 std::string compare(const Parked &parked, const Parked &straight) {
     if (!parked.broken.empty()) return parked.broken;
     const World &wanted = straight.story.worlds.back();
-    const std::string broken = judge(parked.story.worlds.back(), {&wanted}, {&wanted}, false);
+    std::string broken = judge(parked.story.worlds.back(), {&wanted}, {&wanted}, false);
     if (!broken.empty()) return broken;
     return parked.inodes_used == straight.inodes_used ? "" : "an inode was not given back";
 }
@@ -474,7 +475,7 @@ void park_transactions(const Sweep &sweep, const MediaImage &base, Swept &swept)
         };
         SimMedia media(SimMedia::Flavour::image, base);
         const Parked parked = act_parked(sweep, media, keeps_places, Waits::transactions, waits);
-        const std::string broken = compare(parked, straight);
+        std::string broken = compare(parked, straight);
         ++swept.cuts;
         const std::string where = "transaction " + std::to_string(nth) + " of " +
                                   std::to_string(straight.begun) + " had to wait, " +

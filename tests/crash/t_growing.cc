@@ -131,7 +131,7 @@ Seen sweep(const MediaImage &image, const Tuning &tuning) {
         end = media.events();
     }
     Seen seen, last;
-    const auto seeds = static_cast<unsigned>(times(16, 4));
+    const unsigned seeds = shortened() == 0 ? 16 : 4;
     for (std::size_t cut = first; cut <= end; ++cut)
         for (unsigned seed = 0; seed < seeds; ++seed) {
             CAPTURE(media.describe(cut, seed));

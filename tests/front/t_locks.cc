@@ -54,7 +54,7 @@ struct Locker {
 
 // A file that the host and a guest have open, each with an owner of the same number.
 struct Both {
-    explicit Both(Policy policy = Policy::guest())
+    explicit Both(const Policy &policy = Policy::guest())
         : made(host_wire.create("f")),
           guest_wire(std::make_unique<Wire>(host_wire, policy)),
           host{host_wire, made, 5},

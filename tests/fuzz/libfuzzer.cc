@@ -11,6 +11,7 @@
 
 #include "fuzz/virtio.h"
 
+// NOLINTNEXTLINE(readability-non-const-parameter): libFuzzer declares it
 extern "C" int LLVMFuzzerInitialize(int *argc, char ***argv) {
     if (*argc < 2 || !std::filesystem::is_directory((*argv)[*argc - 1])) return 0;
     const std::filesystem::path corpus = (*argv)[*argc - 1];

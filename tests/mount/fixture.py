@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import ctypes
 import errno
+import json
 import os
 import re
 import select
@@ -235,6 +236,13 @@ def run(*command, ok=True, **settings):
     if ok and done.returncode != 0:
         raise AssertionError(f"{command}: exit {done.returncode}: {done.stdout}{done.stderr}")
     return done
+
+
+def instrumented():
+    """A build that counts lines or has sanitizers in it: those keep more than a server does."""
+    options = json.loads((BUILD / "meson-info/intro-buildoptions.json").read_text())
+    value = {option["name"]: option["value"] for option in options}
+    return value["b_sanitize"] != "none" or value["b_coverage"]
 
 
 def wait_for(condition, seconds=20):

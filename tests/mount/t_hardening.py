@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """What a server has given up, seen on one that serves; and that it serves all the same."""
 import contextlib
-import json
 import os
 import re
 import resource
@@ -10,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fixture import BUILD, ROOT, c_call, claim, program, run, run_claims, wait_for
+from fixture import ROOT, c_call, claim, instrumented, program, run, run_claims, wait_for
 
 SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 # linux/capability.h
@@ -18,13 +17,6 @@ DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, SYS_CHROOT, SYS_PTRACE, SYS_ADMIN, SYS_RE
 PIDFD_GETFD = 438
 FILTERED = "2"  # proc(5), Seccomp
 WITHOUT = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")  # root, but for its capabilities
-
-
-def instrumented():
-    """A build that counts lines or has sanitizers in it: those keep more than a server does."""
-    options = json.loads((BUILD / "meson-info/intro-buildoptions.json").read_text())
-    value = {option["name"]: option["value"] for option in options}
-    return value["b_sanitize"] != "none" or value["b_coverage"]
 
 
 def fields(path):

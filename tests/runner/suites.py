@@ -43,7 +43,7 @@ def _seal(root):
 
 def _asan(root):
     build = "build-asan"
-    return [_doctest(root, build, "unit"), _doctest(root, build, "crash", PMFS_CRASH_SHORT="8"),
+    return [_doctest(root, build, "unit"), _doctest(root, build, "crash", PMFS_CRASH_SHORT="4"),
             *(_doctest(root, build, name) for name in ("front", "seal", "virtio")),
             # (An instrumented library is not what is installed, nor does it let others be loaded before it.)
             *_mount(root, build, without={"install", "limits"}, words=("--media", "memory"))]

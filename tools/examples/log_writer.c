@@ -140,23 +140,24 @@ static int run_beside(const char *directory, const char *payload, size_t size, u
 static int run(struct log *log, unsigned long count, size_t size, bool prove, const char *beside) {
     char *payload = malloc(size);
     uint64_t *times = calloc(count + 1, sizeof *times);
-    if (payload == NULL || times == NULL) return -ENOMEM;
-    memset(payload, 'r', size);
-    int result = 0;
-    if (prove && prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, 0, 0, &no_calls) != 0)
-        return -errno;
-    no_calls = prove; /* from here on a system call of this thread is a SIGSYS */
+    int result = payload == NULL || times == NULL ? -ENOMEM : 0;
+    if (result == 0) memset(payload, 'r', size);
+    if (result == 0 && prove &&
+        prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, 0, 0, &no_calls) != 0)
+        result = -errno;
+    no_calls = prove && result == 0; /* from here on a system call of this thread is a SIGSYS */
     for (unsigned long i = 0; i < count && result == 0; i++) {
         const uint64_t start = prove ? 0 : now_ns(); /* some machines' clocks are system calls */
         result = append(log, payload, size);
         times[i] = prove ? 0 : now_ns() - start;
     }
     no_calls = 0;
-    if (result != 0) return result;
+    if (result != 0) goto end;
     printf("%lu records appended, %llu in the log\n", count, (unsigned long long)log->sequence);
     if (prove) printf("no system call was made\n");
     if (!prove) print_times("append", times, count);
     if (beside != NULL) result = run_beside(beside, payload, size, times, count);
+end:
     free(times);
     free(payload);
     return result;

@@ -426,7 +426,10 @@ Outcome Server::close() {
         device_->join();
     }
     volume_->quiesce();  // its threads run requests that may talk to the broker
-    if (dispatcher_ != nullptr) dispatcher_->set_broker(nullptr);
+    if (dispatcher_ != nullptr) {
+        dispatcher_->set_broker(nullptr);
+        dispatcher_->drop_waiting();
+    }
     broker_.reset();
     const Result<> closed = volume_->close();
     if (!closed.ok()) spdlog::error("closing {}: {}", options_.source, closed.error().what());

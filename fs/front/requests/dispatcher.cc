@@ -119,9 +119,16 @@ Dispatcher::~Dispatcher() {
 void Dispatcher::leave() {
     client_->set_gone();
     for (unsigned running = late_; running != 0; running = late_) late_.wait(running);
-    for (const auto &[unique, aside] : take_waiting()) aside->progress.drop();
+    drop_waiting();
     give_back_all();
     clients_.dismiss(*client_);
+}
+
+void Dispatcher::drop_waiting() {
+    for (const auto &[unique, aside] : take_waiting()) {
+        aside->progress.drop();
+        if (aside->lock) (void)locks().cancel(*aside->lock);
+    }
 }
 
 void Dispatcher::interrupt_all() {

@@ -67,6 +67,8 @@ public:
     // held is given back.  Once, and not by what dispatch() calls.  A client whose kernel is told
     // of changes leaves when no thread is in dispatch(); of another, what comes later is dropped.
     void leave();
+    // What waits for somebody, and keeps this here, is dropped: nobody hears an answer any more.
+    void drop_waiting() EXCLUDES(waiting_mutex_);
     // Whatever waits for somebody is answered, with EINTR, as if the client had asked for that.
     // Locks with ENOLCK: of EINTR the kernel makes ERESTARTSYS, which comes out as errno 512 where
     // no signal is pending.
