@@ -93,7 +93,7 @@ std::string namespace_of(const fs::path &device) {
     if (error) return "";
     for (const fs::path &place : {real, real.parent_path()}) {
         if (place.filename().string().starts_with("namespace")) return place.filename();
-        const std::string name = line_of(place / "namespace");
+        std::string name = line_of(place / "namespace");
         if (name.starts_with("namespace")) return name;
     }
     return "";
