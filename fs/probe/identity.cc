@@ -7,6 +7,7 @@
 #include <set>
 
 #include "base/bytes.h"
+#include "base/hex.h"
 #include "media/verify.h"
 #include "pm/advise.h"
 #include "pm/region.h"
@@ -70,16 +71,6 @@ std::optional<Name> name_in(std::string_view source) {
         if (source.starts_with(form.prefix))
             return Name{form.kind, std::string(source.substr(form.prefix.size()))};
     return {};
-}
-
-std::string uuid_text(const std::array<std::uint8_t, 16> &uuid) {
-    static constexpr char kDigits[] = "0123456789abcdef";
-    std::string text;
-    for (std::size_t i = 0; i < uuid.size(); ++i) {
-        if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
-        text += {kDigits[uuid[i] >> 4], kDigits[uuid[i] & 15]};
-    }
-    return text;
 }
 
 Found find_volume(const Name &name, const std::string &devices) {

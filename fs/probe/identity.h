@@ -31,9 +31,6 @@ struct Name {
 // Nothing: `source` is a path.
 std::optional<Name> name_in(std::string_view source);
 
-// Lower case, with hyphens.
-std::string uuid_text(const std::array<std::uint8_t, 16> &uuid);
-
 // The path of the one volume of that name, or why there is none: a sentence.
 struct Found {
     std::string path, objection;

@@ -28,7 +28,7 @@ LAYERS = {
     "mkfs/": ["fs/base/", "fs/media/", "fs/pm/"],
     # fsck shares the format and the reading of the journal, never the engine.
     "fsck/": ["fs/base/", "fs/media/", "fs/pm/", "fs/journal/replay.h", "fs/journal/recover.h"],
-    "tools/pmfsctl/": ["fs/client/pmfs.h", "fs/client/pmfs_ioctl.h", "fs/base/units.h",
+    "tools/pmfsctl/": ["fs/client/pmfs.h", "fs/client/pmfs_ioctl.h", "fs/base/hex.h", "fs/base/units.h",
                        "fs/base/printable.h", "fs/probe/"],
     "tools/examples/": ["fs/client/pmfs.h", "fs/client/pmfs_ioctl.h"],
     "tools/benches/": ["fs/", "mkfs/"],

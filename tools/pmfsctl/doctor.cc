@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "base/hex.h"
 #include "base/printable.h"
 #include "base/units.h"
 #include "checkup.h"
@@ -42,7 +43,7 @@ std::vector<Finding> check_volume(const Options &options) {
     if (identity.ok())
         return {{good, "volume",
                  fmt::format("it holds the volume {}, mapped in units of {}",
-                             probe::uuid_text(identity.value().uuid),
+                             uuid_text(identity.value().uuid),
                              size_words(identity.value().mapping_unit)),
                  ""}};
     const bool none = std::string_view(identity.error().what()).starts_with("not a pmfs volume");

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "base/hex.h"
 #include "base/printable.h"
 #include "base/units.h"
 #include "json.h"
@@ -35,7 +36,7 @@ int probe(const Options &options) {
         return kFailed;
     }
     const probe::Identity &found = identity.value();
-    const std::string uuid = probe::uuid_text(found.uuid);
+    const std::string uuid = uuid_text(found.uuid);
     if (options.udev) {
         fmt::print("ID_FS_TYPE=pmfs\nID_FS_USAGE=filesystem\nID_FS_UUID={0}\nID_FS_UUID_ENC={0}\n",
                    uuid);

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "base/hex.h"
 #include "base/printable.h"
 #include "base/units.h"
 #include "file.h"

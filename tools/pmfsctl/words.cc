@@ -1,4 +1,4 @@
-// Names of media and seals, and identifiers in hexadecimal.
+// Names of media and seals.
 #include "words.h"
 
 #include <fmt/format.h>
@@ -8,18 +8,6 @@
 #include "pmfs_ioctl.h"
 
 namespace pmfs::ctl {
-
-std::string hex_text(std::span<const std::uint8_t> bytes) {
-    std::string text;
-    for (const std::uint8_t byte : bytes) text += fmt::format("{:02x}", byte);
-    return text;
-}
-
-std::string uuid_text(std::span<const std::uint8_t, 16> uuid) {
-    const std::string hex = hex_text(uuid);
-    return fmt::format("{}-{}-{}-{}-{}", hex.substr(0, 8), hex.substr(8, 4), hex.substr(12, 4),
-                       hex.substr(16, 4), hex.substr(20));
-}
 
 const char *medium_text(std::uint32_t medium) {
     switch (medium) {

@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "base/descriptor_message.h"
+#include "base/hex.h"
 #include "client/broker_protocol.h"
 
 #ifndef SO_PEERPIDFD
@@ -23,17 +24,6 @@ namespace {
 
 constexpr int kBacklog = 64;
 constexpr std::size_t kGroupsMax = 65536;  // NGROUPS_MAX
-
-std::string text_of(const std::uint8_t (&uuid)[16]) {
-    static constexpr char kDigits[] = "0123456789abcdef";
-    std::string text;
-    for (unsigned i = 0; i < 16; i++) {
-        if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
-        text += kDigits[uuid[i] >> 4];
-        text += kDigits[uuid[i] & 15];
-    }
-    return text;
-}
 
 Result<sockaddr_un> address_of(const std::string &path) {
     sockaddr_un address{};
@@ -150,7 +140,7 @@ Result<> check_run_directory(const std::string &directory) {
 
 Result<Listener> listen_at(const std::string &directory, const std::uint8_t (&uuid)[16]) {
     TRY(check_run_directory(directory));
-    const std::string stem = directory + "/" + text_of(uuid);
+    const std::string stem = directory + "/" + uuid_text(uuid);
     auto first = bind_to(stem + ".sock");
     if (first.ok() || first.error().errno_value() != EADDRINUSE) return first;
     return bind_to(stem + "-" + std::to_string(::getpid()) + ".sock");
