@@ -42,22 +42,25 @@ fuse_entry_param to_entry(const Attr &attr, Dispatcher &dispatcher) {
     return entry;
 }
 
-std::vector<std::byte> xattr_out(std::string_view name, ConstBytes value, const Client &client) {
+ConstBytes xattr_out(std::string_view name, ConstBytes value, const Client &client,
+                     std::vector<std::byte> *made) {
     const Policy &policy = client.policy();
-    return with_other_ids(name, value, [&policy](bool user, std::uint32_t id) {
+    const auto other = [&policy](bool user, std::uint32_t id) {
         return user ? policy.users.out(id) : policy.groups.out(id);
-    });
+    };
+    return with_other_ids(name, value, other, made);
 }
 
-std::optional<std::vector<std::byte>> xattr_in(std::string_view name, ConstBytes value,
-                                               const Client &client) {
+std::optional<ConstBytes> xattr_in(std::string_view name, ConstBytes value, const Client &client,
+                                   std::vector<std::byte> *made) {
     const Policy &policy = client.policy();
     bool all = true;
-    auto bytes = with_other_ids(name, value, [&](bool user, std::uint32_t id) {
+    const auto other = [&](bool user, std::uint32_t id) {
         const auto outside = user ? policy.users.in(id) : policy.groups.in(id);
         all = all && outside;
         return outside.value_or(IdMap::kOverflow);
-    });
+    };
+    const ConstBytes bytes = with_other_ids(name, value, other, made);
     if (!all) return std::nullopt;
     return bytes;
 }

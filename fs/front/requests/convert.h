@@ -19,11 +19,12 @@ inline double attr_timeout(const Attr &attr, const Dispatcher &dispatcher) {
     return dispatcher.timeout(attr.kept_back && most > kMoment ? kMoment : most);
 }
 fuse_entry_param to_entry(const Attr &attr, Dispatcher &dispatcher);
-// The value of an attribute, in which an access control list names users and groups.  Nothing: one
-// of them is none of the volume's.
-std::vector<std::byte> xattr_out(std::string_view name, ConstBytes value, const Client &client);
-std::optional<std::vector<std::byte>> xattr_in(std::string_view name, ConstBytes value,
-                                               const Client &client);
+// The value of an attribute, in which an access control list names users and groups; in `made`
+// where it is another one.  Nothing: one of them is none of the volume's.
+ConstBytes xattr_out(std::string_view name, ConstBytes value, const Client &client,
+                     std::vector<std::byte> *made);
+std::optional<ConstBytes> xattr_in(std::string_view name, ConstBytes value, const Client &client,
+                                   std::vector<std::byte> *made);
 // `info`: of the open file that he uses; null: none.
 Caller caller_of(fuse_req_t req, const fuse_file_info *info = nullptr);
 

@@ -12,26 +12,12 @@
 
 #include "client/pmfs_ioctl.h"
 #include "front/broker/broker.h"
+#include "front/requests/ioctl_job.h"
 #include "media/format.h"
 #include "media/geometry.h"
 
 namespace pmfs::front {
 namespace {
-
-// A request on its way.  Lives in a shared_ptr, for it may wait for write-back or for a checkpoint.
-struct Job {
-    IoctlContext &context;
-    InodeNo ino;
-    HandleId handle;
-    Caller caller;
-    std::vector<std::byte> in;  // as it came, so that it can be run again
-    std::size_t out_size;
-    IoctlDone done;
-    Progress progress = {};
-};
-
-// What a handler gives back besides an error: how much of the structure is worth copying out.
-constexpr std::size_t kAll = ~std::size_t{0};
 
 Result<> check_version(std::uint32_t version) {
     if (version != PMFS_ABI_VERSION)
@@ -477,18 +463,6 @@ Result<std::size_t> revoke(Job &job, pmfs_io_revoke &io) {
 
 // --- the machinery --------------------------------------------------------------------------
 
-struct Command {
-    unsigned number;
-    // Runs on a thread of Volume::run_later, after the kernel's dirty pages of the file are written
-    // back: for what needs that, and for what may wait for a disk (an fdatasync on an image file).
-    enum class Way { at_once, flushed, flushed_lengthy } way;
-    bool changes;  // times, blocks or mode of the file: the kernel hears of it before the answer
-    // What the client's policy must allow: nothing, changes, that maps are frozen, or what only the
-    // host may do.
-    enum class Needs { nothing, change, freeze, host } needs;
-    Result<std::size_t> (*run)(Job &job, std::vector<std::byte> &bytes);
-};
-
 template <class T, Result<std::size_t> (*handler)(Job &, T &)>
 Result<std::size_t> run_typed(Job &job, std::vector<std::byte> &bytes) {
     T io;
@@ -525,46 +499,6 @@ constexpr Command kCommands[] = {
     {PMFS_IOC_COMPACT, flushed_lengthy, false, host, run_typed<pmfs_io_compact, compact>},
 };
 
-void run(const Command &command, const std::shared_ptr<Job> &job);
-
-// What is lengthy is so as well when it has waited.
-void go_on(const Command &command, const std::shared_ptr<Job> &job) {
-    if (job->context.client.gone()) {
-        job->progress.drop();
-        return job->done({.error = EINTR, .out = {}});
-    }
-    if (command.way != flushed_lengthy) return run(command, job);
-    job->context.volume.run_later(job->caller.uid, job->ino.value(), true,
-                                  [&command, job] { run(command, job); });
-}
-
-void run(const Command &command, const std::shared_ptr<Job> &job) {
-    const pm::FaultScope faults;
-    std::vector<std::byte> bytes = job->in;
-    auto used = command.run(*job, bytes);
-    if (pm::take_fault()) used = Error(EIO, "the medium has a bad page here");
-    if (!used.ok() && must_park(used.error())) {
-        job->context.volume.when_ready(
-            used.error(), [&command, job] { go_on(command, job); }, job->caller.uid);
-        return;
-    }
-    IoctlReply reply;
-    reply.error = used.ok() ? 0 : used.error().errno_value();
-    if (used.ok()) bytes.resize(std::min(used.value(), bytes.size()));
-    bytes.resize(std::min(bytes.size(), job->out_size));
-    reply.out = std::move(bytes);
-    if (!command.changes) return job->done(std::move(reply));
-    // Also after an error: a part may have been done.
-    job->context.clients.forget_attributes(job->context.client, job->ino,
-                                           [job, reply = std::move(reply)] { job->done(reply); });
-}
-
-int forbidden(const Command &command, const Policy &policy) {
-    if (command.needs == Command::Needs::host && !policy.is_host) return EPERM;
-    if (command.needs != Command::Needs::nothing && policy.read_only) return EROFS;
-    return command.needs == Command::Needs::freeze && !policy.may_seal ? EPERM : 0;
-}
-
 }  // namespace
 
 void handle_ioctl(IoctlContext &context, const IoctlRequest &request, IoctlDone done) {
@@ -574,25 +508,7 @@ void handle_ioctl(IoctlContext &context, const IoctlRequest &request, IoctlDone 
     if (command == std::end(kCommands)) return done({.error = ENOTTY, .out = {}});
     // The kernel sizes both by the command's number; another transport may not.
     if (request.in.size() != _IOC_SIZE(request.command)) return done({.error = EINVAL, .out = {}});
-    if (const int error = forbidden(*command, context.client.policy()))
-        return done({.error = error, .out = {}});
-    auto job = std::make_shared<Job>(Job{.context = context,
-                                         .ino = request.ino,
-                                         .handle = request.handle,
-                                         .caller = request.caller,
-                                         .in = {request.in.begin(), request.in.end()},
-                                         .out_size = request.out_size,
-                                         .done = std::move(done)});
-    // Nobody could interrupt it: libpmfs asks again until the leases are gone.
-    job->caller.nonblocking = true;
-    job->caller.progress = &job->progress;
-    if (command->way == at_once) return run(*command, job);
-    // What comes behind the flush leaves its thread to the next flush.
-    context.clients.flush(context.client, {.ino = request.ino}, request.caller.uid, [command, job] {
-        job->context.volume.run_later(job->caller.uid, job->ino.value(),
-                                      command->way == flushed_lengthy,
-                                      [command, job] { run(*command, job); });
-    });
+    start(*command, context, request, std::move(done));
 }
 
 }  // namespace pmfs::front

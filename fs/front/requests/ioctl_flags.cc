@@ -7,7 +7,9 @@
 
 #include <linux/fs.h>
 
-#include <cstring>
+#include <algorithm>
+
+#include "front/requests/ioctl_job.h"
 
 namespace pmfs::front {
 namespace {
@@ -40,73 +42,67 @@ Result<FileFlags> from_bits(std::uint32_t bits, std::uint32_t Bit::*kind) {
     return flags;
 }
 
+// Fills in what is answered.
 template <class T>
-std::vector<std::byte> as_bytes(const T &value) {
-    const ConstBytes bytes = bytes_of(value);
-    return {bytes.begin(), bytes.end()};
+Result<std::size_t> give(const Job &job, std::vector<std::byte> &bytes, const T &value) {
+    if (sizeof value > job.out_size) return Error(EINVAL, "no room for the flags");
+    const ConstBytes answer = bytes_of(value);
+    bytes.assign(answer.begin(), answer.end());
+    return sizeof value;
 }
 
-Result<std::vector<std::byte>> get(IoctlContext &context, const IoctlRequest &request) {
-    const FileFlags flags = TRY(context.volume.file_flags(request.ino));
-    if (request.command == FS_IOC_GETFLAGS) return as_bytes(to_bits(flags, &Bit::flag));
+Result<std::size_t> get_flags(Job &job, std::vector<std::byte> &bytes) {
+    return give(job, bytes, to_bits(TRY(job.context.volume.file_flags(job.ino)), &Bit::flag));
+}
+
+Result<std::size_t> get_attributes(Job &job, std::vector<std::byte> &bytes) {
     fsxattr attributes{};
-    attributes.fsx_xflags = to_bits(flags, &Bit::xflag);
-    return as_bytes(attributes);
+    attributes.fsx_xflags = to_bits(TRY(job.context.volume.file_flags(job.ino)), &Bit::xflag);
+    return give(job, bytes, attributes);
 }
 
-Result<FileFlags> wanted(const IoctlRequest &request) {
-    if (request.command == FS_IOC_SETFLAGS) {
-        if (request.in.size() != sizeof(std::uint32_t)) return Error(EINVAL, "no flags");
-        return from_bits(load<std::uint32_t>(request.in), &Bit::flag);
-    }
-    if (request.in.size() != sizeof(fsxattr)) return Error(EINVAL, "no attributes");
-    const auto attributes = load<fsxattr>(request.in);
+Result<std::size_t> set_flags(Job &job, std::vector<std::byte> &bytes) {
+    if (bytes.size() != sizeof(std::uint32_t)) return Error(EINVAL, "no flags");
+    const FileFlags flags = TRY(from_bits(load<std::uint32_t>(bytes), &Bit::flag));
+    TRY(job.context.volume.set_file_flags(job.ino, flags));
+    return std::size_t{0};
+}
+
+Result<std::size_t> set_attributes(Job &job, std::vector<std::byte> &bytes) {
+    if (bytes.size() != sizeof(fsxattr)) return Error(EINVAL, "no attributes");
+    const auto attributes = load<fsxattr>(bytes);
     if (attributes.fsx_extsize != 0 || attributes.fsx_projid != 0 || attributes.fsx_cowextsize != 0)
         return Error(EOPNOTSUPP, "pmfs has no projects and no extent sizes");
-    return from_bits(attributes.fsx_xflags, &Bit::xflag);
+    const FileFlags flags = TRY(from_bits(attributes.fsx_xflags, &Bit::xflag));
+    TRY(job.context.volume.set_file_flags(job.ino, flags));
+    return std::size_t{0};
 }
 
-void set(IoctlContext &context, InodeNo ino, const FileFlags &flags, std::uint32_t user,
-         const IoctlDone &done) {
-    if (context.client.gone()) return done({.error = EINTR, .out = {}});
-    const Result<> result = context.volume.set_file_flags(ino, flags);
-    if (!result.ok() && must_park(result.error()))
-        return context.volume.when_ready(
-            result.error(), [=, &context] { set(context, ino, flags, user, done); }, user);
-    const int error = result.ok() ? 0 : result.error().errno_value();
-    context.clients.forget_attributes(context.client, ino,
-                                      [done, error] { done({.error = error, .out = {}}); });
+using enum Command::Way;
+using enum Command::Needs;
+constexpr Command kCommands[] = {
+    {FS_IOC_GETFLAGS, at_once, false, nothing, get_flags},
+    {FS_IOC_FSGETXATTR, at_once, false, nothing, get_attributes},
+    // What was stored by mmap is written back as long as it may be.
+    {FS_IOC_SETFLAGS, flushed, true, change, set_flags},
+    {FS_IOC_FSSETXATTR, flushed, true, change, set_attributes},
+};
+
+const Command *find_command(unsigned number) {
+    const auto *found = std::ranges::find(kCommands, number, &Command::number);
+    return found == std::end(kCommands) ? nullptr : found;
 }
 
 }  // namespace
 
 bool is_flags_ioctl(unsigned command) {
-    return command == FS_IOC_GETFLAGS || command == FS_IOC_SETFLAGS ||
-           command == FS_IOC_FSGETXATTR || command == FS_IOC_FSSETXATTR;
+    return find_command(command) != nullptr;
 }
 
 void handle_flags_ioctl(IoctlContext &context, const IoctlRequest &request, std::uint64_t argument,
                         IoctlDone done) {
-    const auto fails = [&done](int error) { done({.error = error, .out = {}}); };
-    if (argument != 0) return fails(ENOTTY);
-    if (request.command == FS_IOC_GETFLAGS || request.command == FS_IOC_FSGETXATTR) {
-        auto got = get(context, request);
-        if (!got.ok()) return fails(got.error().errno_value());
-        if (got.value().size() > request.out_size) return fails(EINVAL);
-        return done({.error = 0, .out = std::move(got).take()});
-    }
-    if (context.client.policy().read_only) return fails(EROFS);
-    const auto flags = wanted(request);
-    if (!flags.ok()) return fails(flags.error().errno_value());
-    // What was stored by mmap is written back as long as it may be.
-    const std::uint32_t user = request.caller.uid;
-    context.clients.flush(
-        context.client, {.ino = request.ino}, user,
-        [&context, ino = request.ino, flags = flags.value(), user, done = std::move(done)] {
-            context.volume.run_later(user, ino.value(), false, [&context, ino, flags, user, done] {
-                set(context, ino, flags, user, done);
-            });
-        });
+    if (argument != 0) return done({.error = ENOTTY, .out = {}});
+    start(*find_command(request.command), context, request, std::move(done));
 }
 
 }  // namespace pmfs::front

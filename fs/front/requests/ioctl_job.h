@@ -1,0 +1,38 @@
+// What every ioctl has in common: a command says how it is run, and a job is one that is under way.
+#pragma once
+#include "front/requests/ioctl.h"
+
+namespace pmfs::front {
+
+// A request on its way.  Lives in a shared_ptr, for it may wait for write-back or for a checkpoint.
+struct Job {
+    IoctlContext &context;
+    InodeNo ino;
+    HandleId handle;
+    Caller caller;
+    std::vector<std::byte> in;  // as it came, so that it can be run again
+    std::size_t out_size;
+    IoctlDone done;
+    Progress progress = {};
+};
+
+// What a handler gives back besides an error: how much of the structure is worth copying out.
+inline constexpr std::size_t kAll = ~std::size_t{0};
+
+struct Command {
+    unsigned number;
+    // Runs on a thread of Volume::run_later, after the kernel's dirty pages of the file are written
+    // back: for what needs that, and for what may wait for a disk (an fdatasync on an image file).
+    enum class Way { at_once, flushed, flushed_lengthy } way;
+    bool changes;  // times, blocks or mode of the file: the kernel hears of it before the answer
+    // What the client's policy must allow: nothing, changes, that maps are frozen, or what only the
+    // host may do.
+    enum class Needs { nothing, change, freeze, host } needs;
+    Result<std::size_t> (*run)(Job &job, std::vector<std::byte> &bytes);
+};
+
+// Runs it as the command says, where the client's policy allows that, and calls `done` once.
+void start(const Command &command, IoctlContext &context, const IoctlRequest &request,
+           IoctlDone done);
+
+}  // namespace pmfs::front
