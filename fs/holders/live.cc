@@ -186,7 +186,8 @@ std::optional<LiveTable::Released> LiveTable::release(HandleId handle) {
         i.cached_write -= info.write ? 1 : 0;
         i.asked_write -= info.write && info.opener.client == 0 ? 1 : 0;
     }
-    Released r{info.ino, false, i.cached + i.direct == 0, leased && !i.grants.leased()};
+    Released r{info.ino, false, i.cached + i.direct == 0, leased && !i.grants.leased(),
+               written_back_ && info.write && !info.direct_io};
     r.reap = drop_if_idle(shard, info.ino);
     return r;
 }
@@ -230,6 +231,16 @@ void LiveTable::delist(Shard &shard, Inode &inode, const OpenHandle &handle) {
 }
 
 // --- grants
+
+LiveTable::Inode *LiveTable::inode_of(Shard &shard, HandleId handle) {
+    const auto found = shard.handles.find(handle);
+    return found == shard.handles.end() ? nullptr : &shard.inodes[found->second.ino.value()];
+}
+
+Grant *LiveTable::find_grant(Shard &shard, HandleId handle, GrantId id) {
+    Inode *inode = inode_of(shard, handle);
+    return inode == nullptr ? nullptr : inode->grants.find(handle, id);
+}
 
 core::Standing LiveTable::standing(InodeNo ino, FileBlock first, FileBlock end) {
     Shard &shard = shard_of(ino.value());
@@ -283,17 +294,14 @@ std::vector<Grant> LiveTable::grants(InodeNo ino) {
 std::vector<Grant> LiveTable::grants_of(HandleId handle) {
     Shard &shard = shard_of(handle);
     Lock lock(shard.mutex);
-    const auto found = shard.handles.find(handle);
-    if (found == shard.handles.end()) return {};
-    return shard.inodes[found->second.ino.value()].grants.of_handle(handle);
+    const Inode *inode = inode_of(shard, handle);
+    return inode != nullptr ? inode->grants.of_handle(handle) : std::vector<Grant>();
 }
 
 std::optional<Grant> LiveTable::grant(HandleId handle, GrantId id) {
     Shard &shard = shard_of(handle);
     Lock lock(shard.mutex);
-    const auto found = shard.handles.find(handle);
-    if (found == shard.handles.end()) return std::nullopt;
-    const Grant *grant = shard.inodes[found->second.ino.value()].grants.find(handle, id);
+    const Grant *grant = find_grant(shard, handle, id);
     if (grant == nullptr) return std::nullopt;
     return *grant;
 }
@@ -339,9 +347,7 @@ std::optional<Grant> LiveTable::remove(Inode &inode, HandleId handle, GrantId id
 void LiveTable::set_record(HandleId handle, GrantId id, InodeNo record, const Process &holder) {
     Shard &shard = shard_of(handle);
     Lock lock(shard.mutex);
-    const auto found = shard.handles.find(handle);
-    if (found == shard.handles.end()) return;
-    Grant *grant = shard.inodes[found->second.ino.value()].grants.find(handle, id);
+    Grant *grant = find_grant(shard, handle, id);
     if (grant == nullptr) return;
     grant->record = record;
     grant->holder = holder;
@@ -350,19 +356,16 @@ void LiveTable::set_record(HandleId handle, GrantId id, InodeNo record, const Pr
 void LiveTable::begin_stores(HandleId handle, GrantId id) {
     Shard &shard = shard_of(handle);
     Lock lock(shard.mutex);
-    const auto found = shard.handles.find(handle);
-    if (found == shard.handles.end()) return;
-    Inode &inode = shard.inodes[found->second.ino.value()];
-    inode.grants.begin_stores(handle, id);
-    inode.stored_directly = true;
+    Inode *inode = inode_of(shard, handle);
+    if (inode == nullptr) return;
+    inode->grants.begin_stores(handle, id);
+    inode->stored_directly = true;
 }
 
 bool LiveTable::note_lent(HandleId handle, GrantId id, InodeNo record) {
     Shard &shard = shard_of(handle);
     Lock lock(shard.mutex);
-    const auto found = shard.handles.find(handle);
-    if (found == shard.handles.end()) return false;
-    Grant *grant = shard.inodes[found->second.ino.value()].grants.find(handle, id);
+    Grant *grant = find_grant(shard, handle, id);
     if (grant == nullptr || grant->record != record) return false;
     ++grant->lendings;
     return true;
@@ -449,9 +452,8 @@ bool LiveTable::drop_pin(Inode &inode, HandleId handle, std::uint64_t number, bo
 bool LiveTable::unpin(HandleId handle, GrantId pin, bool bound) {
     Shard &shard = shard_of(handle);
     Lock lock(shard.mutex);
-    const auto found = shard.handles.find(handle);
-    if (found == shard.handles.end()) return false;
-    return drop_pin(shard.inodes[found->second.ino.value()], handle, pin, bound);
+    Inode *inode = inode_of(shard, handle);
+    return inode != nullptr && drop_pin(*inode, handle, pin, bound);
 }
 
 std::vector<Holder> LiveTable::pins(InodeNo ino) {

@@ -71,6 +71,7 @@ public:
         bool reap = false;  // as forget()
         bool last_handle = false;
         bool leases_gone = false;  // the last breakable lease was its
+        bool kept_back = false;    // what it wrote, the kernel kept for a while
     };
     // The handle has no grant any more but leases and grants that map nothing, and pins, which end.
     std::optional<Released> release(HandleId handle);
@@ -162,6 +163,9 @@ private:
     Result<> charge(const core::PinTable::Pin &pin, std::uint64_t blocks, std::uint64_t limit)
         EXCLUDES(pins_mutex_);
     void discharge(std::uint32_t uid, std::uint64_t blocks, bool counted) EXCLUDES(pins_mutex_);
+    // What it is of, and the grant itself; null: the handle, or the grant, is gone.
+    static Inode *inode_of(Shard &shard, HandleId handle) REQUIRES(shard.mutex);
+    static Grant *find_grant(Shard &shard, HandleId handle, GrantId id) REQUIRES(shard.mutex);
     std::optional<Grant> remove(Inode &inode, HandleId handle, GrantId id);
     // What was written, or the size, may be known to the kernel only.
     bool kept_back(const Inode &inode) const { return written_back_ && inode.cached_write != 0; }

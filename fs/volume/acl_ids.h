@@ -10,9 +10,10 @@
 
 namespace pmfs {
 
-// The value of the attribute `name`, with each number of a list replaced.  What is no list stays as
-// it is.
+// The value of the attribute `name`, with each number of a list replaced, in `made`.  What is no
+// list stays as it is: `value` itself.
 using NewId = std::function<std::uint32_t(bool user, std::uint32_t id)>;
-std::vector<std::byte> with_other_ids(std::string_view name, ConstBytes value, const NewId &other);
+ConstBytes with_other_ids(std::string_view name, ConstBytes value, const NewId &other,
+                          std::vector<std::byte> *made);
 
 }  // namespace pmfs

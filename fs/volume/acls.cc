@@ -112,13 +112,15 @@ Result<> acl_follows(Change &change, media::Inode *inode, InodeNo ino, std::uint
     return core::set_xattr(change, inode, ino, kAccessAcl, core::bytes_of_acl(acl));
 }
 
-std::vector<std::byte> with_other_ids(std::string_view name, ConstBytes value, const NewId &other) {
+ConstBytes with_other_ids(std::string_view name, ConstBytes value, const NewId &other,
+                          std::vector<std::byte> *made) {
     auto acl = core::is_acl(name) ? core::parse_acl(value) : Acl();
-    if (!acl.ok() || acl.value().empty()) return {value.begin(), value.end()};
+    if (!acl.ok() || acl.value().empty()) return value;
     for (core::AclEntry &entry : acl.value())
         if (entry.tag == core::AclTag::user || entry.tag == core::AclTag::group)
             entry.id = other(entry.tag == core::AclTag::user, entry.id);
-    return core::bytes_of_acl(acl.value());
+    *made = core::bytes_of_acl(acl.value());
+    return *made;
 }
 
 }  // namespace pmfs

@@ -103,11 +103,9 @@ void Volume::release(HandleId handle) {
     // While that waits for the journal, the handle and all its grants stay.
     if (!e.holders->close_handle(handle).ok())
         return parts_->commits.park(0, [this, handle] { release(handle); });
-    const auto opened = e.live.handle(handle);
     const auto released = e.live.release(handle);
     if (!released) return;
-    if (e.options.writeback && opened->write && !opened->direct_io)
-        forget_no_blocks(e, opened->ino);
+    if (released->kept_back) forget_no_blocks(e, released->ino);
     if (released->leases_gone) e.holders->leases_gone(released->ino);
     if (released->last_handle && !e.allocator->nothing_reserved()) {
         ExclusiveLock held(e.lock);

@@ -71,7 +71,6 @@ Result<> ForHolders::will_store_held(InodeNo ino, std::uint32_t uid) {
     if (uid != 0) kill_setid(inode);
     touch(inode, true);
     TRY(change.commit());
-    attributes_changed(engine_, ino);
     return {};
 }
 

@@ -1,4 +1,5 @@
 // The requests of holders and about them: passed on to their room (holders/holders.h).
+#include "volume/attributes.h"
 #include "volume/parts.h"
 
 namespace pmfs {
@@ -26,7 +27,11 @@ Result<> Volume::adopt_grant(HandleId handle, GrantId id, const Caller &holder) 
 }
 
 Result<> Volume::begin_stores(HandleId handle, GrantId id) {
-    return parts_->engine.holders->begin_stores(handle, id);
+    Engine &e = parts_->engine;
+    const auto opened = e.live.handle(handle);
+    TRY(e.holders->begin_stores(handle, id));
+    if (opened) attributes_changed(e, opened->ino);  // no request of its kernel does that
+    return {};
 }
 
 Result<FileDescriptor> Volume::lend_device(HandleId handle, GrantId id) {

@@ -56,6 +56,25 @@ front::GuestOptions with_window() {
     return options;
 }
 
+// A guest that has begun, and its VMM, which maps what it is asked to.
+struct Mapper {
+    explicit Mapper(Host &host) : guest(host) {
+        guest.front.answer_back_end(
+            [this](auto what, const auto &map, int fd) { return window.answer(what, map, fd); });
+        REQUIRE(guest.begin() == 0);
+    }
+    Window window;  // outlives the front end, which asks it
+    Guest guest;
+};
+
+// A file that nobody has open.
+void make_file(Host &host, const std::string &name, std::uint64_t size) {
+    Wire &here = host.world.wire();
+    const OpenFile file = here.create(name);
+    REQUIRE(here.truncate(file.node, size) == 0);
+    here.release(file);
+}
+
 int set_up(Guest &guest, std::uint64_t node, std::uint64_t file, std::uint64_t window,
            std::uint64_t length = kRange,
            std::uint64_t flags = FUSE_SETUPMAPPING_FLAG_WRITE | FUSE_SETUPMAPPING_FLAG_READ) {
@@ -312,11 +331,9 @@ TEST_CASE("window: a range of a sealed file is mapped, held, and given back") {
     REQUIRE(here.setxattr(file.node, "trusted.pmfs.seal", "as-is") == 0);
     here.release(file);
 
-    Window window;
-    Guest guest(host);
-    guest.front.answer_back_end(
-        [&](auto what, const auto &map, int fd) { return window.answer(what, map, fd); });
-    REQUIRE(guest.begin() == 0);
+    Mapper vmm(host);
+    Window &window = vmm.window;
+    Guest &guest = vmm.guest;
     const std::uint64_t node = guest.lookup("model");
     REQUIRE(node == file.node);
     CHECK((guest.call(FUSE_GETATTR, node, bytes_text(fuse_getattr_in{}))
@@ -351,15 +368,9 @@ TEST_CASE("window: a range of a sealed file is mapped, held, and given back") {
 
 TEST_CASE("window: a file's times move when a guest says that it will store, and when it ends") {
     Host host(with_window());
-    Wire &here = host.world.wire();
-    const OpenFile file = here.create("built");
-    REQUIRE(here.truncate(file.node, kRange) == 0);
-    here.release(file);
-    Window window;
-    Guest guest(host);
-    guest.front.answer_back_end(
-        [&](auto what, const auto &map, int fd) { return window.answer(what, map, fd); });
-    REQUIRE(guest.begin() == 0);
+    make_file(host, "built", kRange);
+    Mapper vmm(host);
+    Guest &guest = vmm.guest;
     const std::uint64_t node = guest.lookup("built");
     auto moved = [&, last = Timespec{}]() mutable {
         const auto now = host.world.volume().getattr(InodeNo(node));
@@ -387,15 +398,9 @@ TEST_CASE("window: a file's times move when a guest says that it will store, and
 
 TEST_CASE("window: beside who reads by the page cache a range is read, and not stored to") {
     Host host(with_window());
-    Wire &here = host.world.wire();
-    const OpenFile file = here.create("read");
-    REQUIRE(here.truncate(file.node, kRange) == 0);
-    here.release(file);
-    Window window;
-    Guest guest(host);
-    guest.front.answer_back_end(
-        [&](auto what, const auto &map, int fd) { return window.answer(what, map, fd); });
-    REQUIRE(guest.begin() == 0);
+    make_file(host, "read", kRange);
+    Mapper vmm(host);
+    Guest &guest = vmm.guest;
     const std::uint64_t node = guest.lookup("read");
     const auto open_here = [&](bool write) {
         OpenRequest request;
@@ -436,11 +441,9 @@ TEST_CASE("window: what is not in it, not aligned or not in the file is refused"
     REQUIRE(here.truncate(file.node, kRange) == 0);
     here.release(file);
     const OpenFile other = here.create("g");
-    Window window;
-    Guest guest(host);
-    guest.front.answer_back_end(
-        [&](auto what, const auto &map, int fd) { return window.answer(what, map, fd); });
-    REQUIRE(guest.begin() == 0);
+    Mapper vmm(host);
+    Window &window = vmm.window;
+    Guest &guest = vmm.guest;
     const std::uint64_t node = guest.lookup("f");
     CHECK(set_up(guest, other.node, 0, 0) == ESTALE);
     CHECK(set_up(guest, node, 0, kWindow) == EINVAL);

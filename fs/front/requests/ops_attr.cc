@@ -109,7 +109,9 @@ void setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *valu
         return;
     }
     if (is_seal(name) && !dispatcher.flushed(req, {.ino = InodeNo(ino)})) return;
-    const auto bytes = xattr_in(name, std::as_bytes(std::span(value, size)), dispatcher.client());
+    std::vector<std::byte> made;
+    const auto bytes =
+        xattr_in(name, std::as_bytes(std::span(value, size)), dispatcher.client(), &made);
     if (!bytes) {
         fuse_reply_err(req, EOVERFLOW);
         return;
@@ -137,7 +139,8 @@ void getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, std::size_t size
     Dispatcher &dispatcher = Dispatcher::of(req);
     const auto value = dispatcher.volume().getxattr(InodeNo(ino), name);
     if (!dispatcher.proceed(req, value)) return;
-    reply_bytes(req, xattr_out(name, value.value(), dispatcher.client()), size_max);
+    std::vector<std::byte> made;
+    reply_bytes(req, xattr_out(name, value.value(), dispatcher.client(), &made), size_max);
 }
 
 void listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size_max) {

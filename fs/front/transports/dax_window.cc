@@ -80,7 +80,7 @@ Result<> DaxWindow::set_up(InodeNo ino, const fuse_setupmapping_in &in) {
     if (const auto there = find(in.moffset); there != nullptr) {
         // The guest wants to write now to what it only read: it is mapped for both.
         if (there->ino == ino && there->file_offset == in.foffset)
-            return stores(in) ? begin_stores(there.get()) : Result<>();
+            return stores(in) ? begin_stores(*there) : Result<>();
         // It uses the place for another range without having given this one back.
         unmap(*there, there->pieces.size());
         const Lock held(mutex_);
@@ -91,11 +91,8 @@ Result<> DaxWindow::set_up(InodeNo ino, const fuse_setupmapping_in &in) {
 
 // The guest's kernel asks again, with this flag, before it stores to a range that it has for
 // reading; see linux fs/fuse/dax.c, fuse_upgrade_dax_mapping().
-Result<> DaxWindow::begin_stores(Range *range) {
-    if (range->stores) return {};
-    TRY(wait_through(volume_, [&] { return volume_.begin_stores(range->handle, range->pin); }));
-    range->stores = true;
-    return {};
+Result<> DaxWindow::begin_stores(const Range &range) {
+    return wait_through(volume_, [&] { return volume_.begin_stores(range.handle, range.pin); });
 }
 
 // Of its handle; in whole units, which are made where there are none yet.
@@ -152,7 +149,7 @@ Result<> DaxWindow::take(InodeNo ino, const fuse_setupmapping_in &in) {
         return Error(EBUSY, "the file is being sealed or unsealed");
     TRY(find_pieces(*range, in.moffset, sealed ? range->length : kRange));
     const FileDescriptor device = TRY(volume_.lend_device(range->handle, range->pin));
-    if (stores(in)) TRY(begin_stores(range.get()));
+    if (stores(in)) TRY(begin_stores(*range));
     {
         const Lock held(mutex_);
         ranges_[in.moffset] = range;  // from here on the tables may tell of it

@@ -63,12 +63,11 @@ private:
         std::uint64_t file_offset = 0, length = 0;
         HandleId handle = 0;  // 0: none yet
         GrantId pin = 0;
-        bool stores = false;  // the guest said that it will
         std::vector<Piece> pieces;
     };
     Result<> take(InodeNo ino, const fuse_setupmapping_in &in);
     Result<> take_pin(Range *range, std::uint64_t unit, const Caller &vmm);
-    Result<> begin_stores(Range *range);
+    Result<> begin_stores(const Range &range);
     Result<> find_pieces(Range &range, std::uint64_t window_offset, std::uint64_t length);
     Result<> map(Range &range, const FileDescriptor &device) EXCLUDES(mutex_);
     void unmap(const Range &range, std::size_t pieces) EXCLUDES(mutex_);
