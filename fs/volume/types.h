@@ -63,6 +63,7 @@ struct SetAttr {
     std::optional<std::uint64_t> size;
     std::optional<Timespec> atime, mtime, ctime;
     bool times_given = false;     // by who asks: others than the time it is
+    bool times_kept = false;      // nobody asks: the kernel's own, of writes that it kept
     bool kill_suid_sgid = false;  // FUSE_HANDLE_KILLPRIV_V2
 };
 
