@@ -41,7 +41,7 @@ void Dispatcher::statx(const Request &request) {
     if (attr.ok() && attr.value().unsettled && !request.flushed()) {
         // As getattr does it.
         const auto unseen = volume_.unseen_from(ino);
-        if (unseen.ok() && unseen.value())
+        if (unseen.ok() && unseen.value() && takes_seat())
             if (flush({.ino = ino, .offset = *unseen.value()}, header.uid,
                       [] { return copy_of(*Request::current()); }))
                 return;
@@ -50,7 +50,7 @@ void Dispatcher::statx(const Request &request) {
         page.read_in();
         const auto again = copy_of(request);
         return dispatch(again->port, again->message, {}, request.flushed(), {},
-                        request.read_ins() + 1);
+                        std::move(again->seat), request.read_ins() + 1);
     }
     if (pm::take_fault()) attr = Error(EIO, "the medium has a bad page here");
     if (!attr.ok()) log_damage(attr.error());

@@ -40,7 +40,8 @@ void getattr(fuse_req_t req, fuse_ino_t ino, fuse_file_info *) {
         const auto unseen = dispatcher.volume().unseen_from(InodeNo(ino));
         if (!dispatcher.proceed(req, unseen)) return;
         if (unseen.value() &&
-            !dispatcher.flushed(req, {.ino = InodeNo(ino), .offset = *unseen.value()}))
+            !dispatcher.flushed(req, {.ino = InodeNo(ino), .offset = *unseen.value()},
+                                /*wished=*/true))
             return;
     }
     reply_attr(dispatcher, req, attr);

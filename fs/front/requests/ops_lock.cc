@@ -124,7 +124,7 @@ void Dispatcher::lock(fuse_req_t req, const LockRequest &wanted, bool waits) {
 
 void Dispatcher::wait_for_lock(fuse_req_t req, const LockRequest &wanted) {
     const Port port = Request::current()->port();
-    if (!port->let_wait()) {
+    if (!port->let_wait(fuse_req_ctx(req)->uid)) {
         fuse_reply_err(req, ENOLCK);
         return;
     }
