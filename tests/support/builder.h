@@ -117,13 +117,11 @@ struct Populated {
 
     std::uint64_t file, tree_file, sealed, as_is, many_links, attributes, short_link, long_link,
         pipe, device, directory, subdirectory, big_directory, orphan, trimming, freed;
-    static constexpr std::uint64_t kFarChunk = 3;  // of `pipe`: it has an inode map of its own
-    std::uint64_t map_root, map_leaf, map_leaf_2;  // of tree_file
-    std::uint64_t directory_leaf;                  // of directory
-    std::uint64_t big_root, big_leaf, big_leaf_2;  // of big_directory
-    std::uint64_t xattr_leaf, xattr_blob;          // of attributes
-    // An access control list: a user may read, which is as much as a mode of 0644 says.
-    static std::string list_of_0644();
+    static constexpr std::uint64_t kFarChunk = 3;    // of `pipe`: it has an inode map of its own
+    std::uint64_t map_root, map_leaf, map_leaf_2;    // of tree_file
+    std::uint64_t directory_leaf;                    // of directory
+    std::uint64_t big_root, big_leaf, big_leaf_2;    // of big_directory
+    std::uint64_t xattr_leaf, xattr_blob;            // of attributes
     std::uint64_t link_blob;                         // of long_link
     std::uint64_t grant, grant_again, grant_tree;    // the first two are of `file`
     std::uint64_t kept;                              // 3 blocks that `file` gave up

@@ -75,29 +75,10 @@ void Populated::make_files() {
     many_links = b.make(S_IFREG | 0644);
 }
 
-std::string Populated::list_of_0644() {
-    std::string list("\2\0\0\0", 4);
-    const auto add = [&list](std::uint16_t tag, std::uint16_t allowed, std::uint32_t id) {
-        const struct {
-            le16 tag, allowed;
-            le32 id;
-        } entry{le16(tag), le16(allowed), le32(id)};
-        list.append(reinterpret_cast<const char *>(&entry), sizeof entry);
-    };
-    constexpr std::uint32_t kNobody = ~0u;
-    add(0x01, 6, kNobody);
-    add(0x02, 4, 1000);
-    add(0x04, 4, kNobody);
-    add(0x10, 4, kNobody);
-    add(0x20, 4, kNobody);
-    return list;
-}
-
 void Populated::make_values() {
     attributes = b.make(S_IFREG | 0644);
     b.add_xattrs(attributes, {{"user.small", "a value"},
                               {"user.empty", ""},
-                              {"system.posix_acl_access", list_of_0644()},
                               {"user.large", std::string(2 * kBlobBytes - 1, 'x')}});
     xattr_leaf = b.last_nodes()[0];
     short_link = b.make(S_IFLNK | 0777);

@@ -19,13 +19,12 @@ Inode &longest_target(Populated &p) {
     return link;
 }
 
-// Two bytes of the access control list.
+// Gives a file a list, two bytes of which are changed.
 void change_list(Populated &p, std::size_t offset, std::uint16_t value) {
-    constexpr std::string_view kName = "system.posix_acl_access";
+    std::string list = list_of_0644();
     const le16 raw(value);
-    std::memcpy(value_with(p, p.xattr_leaf, kName) + sizeof(XattrValue) + kName.size() + offset,
-                &raw, sizeof raw);
-    p.b.seal(p.xattr_leaf);
+    std::memcpy(list.data() + offset, &raw, sizeof raw);
+    p.b.add_xattrs(p.many_links, {{"system.posix_acl_access", list}});
 }
 
 const Plant kPlants[] = {
@@ -288,14 +287,17 @@ const Plant kPlants[] = {
      }},
     {Code::acl_not_mode, "more for the group", [](Populated &p) { change_list(p, 4 + 26, 6); }},
     {Code::acl_not_mode, "a mode of 0600",
-     [](Populated &p) { p.b.inode(p.attributes).mode.set(S_IFREG | 0600); }},
+     [](Populated &p) {
+         change_list(p, 0, 2);
+         p.b.inode(p.many_links).mode.set(S_IFREG | 0600);
+     }},
     {Code::field_out_of_place, "a symlink's list",
      [](Populated &p) {
-         p.b.add_xattrs(p.short_link, {{"system.posix_acl_access", Populated::list_of_0644()}});
+         p.b.add_xattrs(p.short_link, {{"system.posix_acl_access", list_of_0644()}});
      }},
     {Code::field_out_of_place, "a file's list for new files",
      [](Populated &p) {
-         p.b.add_xattrs(p.many_links, {{"system.posix_acl_default", Populated::list_of_0644()}});
+         p.b.add_xattrs(p.many_links, {{"system.posix_acl_default", list_of_0644()}});
      }},
     {Code::xattr_name_invalid, "a zero byte",
      [](Populated &p) {
