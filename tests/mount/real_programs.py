@@ -151,7 +151,7 @@ class Sqlite(Case):
     def _words(number):
         return f"{number * 7919 % 10007} words" * 8
 
-    def _fill(self, here):
+    def _fill(self, here, committed=lambda number: None):
         database = self._open(here)
         database.execute("create table t(number integer primary key, words text, changed integer)")
         database.execute("create index i on t(words)")
@@ -160,7 +160,21 @@ class Sqlite(Case):
             database.execute("insert into t values(?, ?, 0)", (number, self._words(number)))
             database.execute("update t set changed = changed + 1 where number = ?", (number // 2,))
             database.execute("commit")
+            committed(number)
         database.close()
+
+    def fill_until_the_end(self, here, pipe):
+        """In a process of its own: fills, and says each number that is committed, until the filesystem is gone."""
+        self.count = 1_000_000
+        self._fill(here, lambda number: os.write(pipe, f"{number}\n".encode()))
+
+    def check_from(self, here, last):
+        """All is there up to the last that was committed; one more may be."""
+        database = self._open(here)
+        self.count = database.execute("select count(*) from t").fetchone()[0]
+        database.close()
+        assert self.count in (last + 1, last + 2), (self.count, last)
+        self.check(here)
 
     def check(self, here):
         database = self._open(here)

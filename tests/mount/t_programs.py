@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Programs that people use, short, each with a check of its own of the result (real_programs.py; tools/bench programs
 runs them longer, and more of them)."""
+import os
 import shutil
 import tempfile
 
@@ -35,6 +36,43 @@ def register(kind, name, words):
 
 for number, (name, words) in enumerate(CLAIMS.items()):
     register(real_programs.LIGHT[number], name, words)
+
+@claim("SQLite has each transaction that it committed after the server died under it", alone=True, seconds=120)
+def _(maker):
+    for kind in (real_programs.SqliteWal, real_programs.SqliteDelete):
+        for options in ("", "writeback"):
+            volume = maker.volume(size="64M", options=options)
+            case = kind(real_programs.Stock("/nowhere", small=True))
+            last = killed_under(volume, case)
+            volume.mount(options)
+            maker.watch()
+            case.check_from(volume.mnt, last)
+            assert volume.unmount() == 0, volume.log_text()
+            volume.fsck()
+
+
+def killed_under(volume, case):
+    """The last number that a process said to be committed before the server was killed."""
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read_end)
+        try:
+            case.fill_until_the_end(volume.mnt, write_end)
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    said = b""
+    while said.count(b"\n") < 50:
+        got = os.read(read_end, 4096)
+        assert got, "the process that fills the database ended by itself"
+        said += got
+    volume.kill()
+    said += b"".join(iter(lambda: os.read(read_end, 4096), b""))
+    os.close(read_end)
+    os.waitpid(child, 0)
+    return int(said.split(b"\n")[-2])
+
 
 if __name__ == "__main__":
     run_claims(media=("memory", "writeback"))
