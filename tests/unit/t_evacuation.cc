@@ -425,3 +425,19 @@ TEST_CASE("evacuation: however many extents and files there are, others get the 
     CHECK(longest < 250'000'000);  // a step takes 2 ms at most; the machine may be busy
     CHECK(volume.close().ok());
 }
+
+TEST_CASE("evacuation: metadata is read in between its steps, and no lock is held meanwhile") {
+    for (const bool whole_file : {false, true}) {
+        CAPTURE(whole_file);
+        SpaceWorld world(64 << 20, true);
+        world.broken(8, [](unsigned i) { return i % 4 == 0; });
+        const InodeNo ino = world.sized("prepared", 8 * kChunk);
+        world.nothing_in_memory();
+        if (whole_file)
+            CHECK(world.prepare(ino).ok());
+        else
+            CHECK(world.compact().chunks >= 15);
+        CHECK(world.read_in() > 100);
+        world.check();
+    }
+}
