@@ -11,7 +11,7 @@ out, and said; all of them:
 
     apt-get install sqlite3 python3-lmdb lmdb-utils rocksdb-tools postgresql redis-server git tar rsync acl make gcc
 
-(The source of XZ Utils comes by apt-get source.)  PMFS_PROGRAMS="git tar" in the environment runs only these.
+(The source of zlib comes by apt-get source.)  PMFS_PROGRAMS="git tar" in the environment runs only these.
 """
 import json
 import os
