@@ -566,11 +566,15 @@ void Dispatcher::on_init(void *userdata, fuse_conn_info *connection) {
     self.opendir_needed_ = !told || (connection->capable & FUSE_CAP_NO_OPENDIR_SUPPORT) == 0;
 }
 
-// The kernel looks at it when it gets to know the file (mount -o dax=inode).
+// The kernel looks at it when it gets to know the file (mount -o dax=inode).  Through a window
+// everybody may store, so no protected file is mapped there: its reads are requests.
 void Dispatcher::mark_dax(fuse_attr &attr) {
     if (!S_ISREG(attr.mode)) return;
     const auto found = volume_.getattr(InodeNo(attr.ino));
-    if (found.ok() && found.value().sealed) attr.flags |= FUSE_ATTR_DAX;
+    if (!found.ok() || !found.value().sealed) return;
+    const auto flags = volume_.file_flags(InodeNo(attr.ino));
+    if (flags.ok() && !flags.value().immutable && !flags.value().append_only)
+        attr.flags |= FUSE_ATTR_DAX;
 }
 
 void Dispatcher::patch_init(const fuse_init_in &offer, fuse_init_out &reply) {
