@@ -142,12 +142,19 @@ public:
     // this request.  If not, the request was put aside for that and `req` is gone: return, it will
     // be run again.
     bool flushed(fuse_req_t req, const Notifier::Pages &pages);
+    // What a kernel has to write back before it hears these attributes of an inode, for st_blocks
+    // counts that, too; nothing: nothing, or it needs them more than it needs st_blocks.
+    Result<std::optional<Notifier::Pages>> unseen_pages(Attr &attr);
     // Too many wait already: a request of the background kind (a read, a write) must not.
     bool crowded() { return client_->notifier() != nullptr && client_->notifier()->crowded(); }
     // Runs `reply` once the client's kernel does not believe any more what is `stale`; `written`:
     // of which bytes its pages are.
     void tell(fuse_req_t req, Stale stale, const Notifier::Pages &written,
               std::function<void()> reply);
+    // The mode is another one, and the request's answer does not tell the client's kernel.
+    void mode_changed(InodeNo ino) {
+        if (client_->notifier() != nullptr) client_->owe_attributes(ino);
+    }
     // True when what this client changes is news for another one's kernel, which hears it by
     // tell_others() before `reply` runs.
     bool others_hear() { return clients_.others_hear(*client_); }
@@ -170,6 +177,8 @@ public:
     void lock(fuse_req_t req, const LockRequest &wanted, bool waits);
     // Of the current request, which sets an access control list.
     bool drops_setgid(const Caller &caller) const;  // newer.cc
+    // Of one that clears set-id bits of a file.
+    bool kills_any_setgid(InodeNo ino, const Caller &caller);  // newer.cc
     // A handle of the client's is released, and its grants and locks end.
     void released(HandleId handle);
 
