@@ -16,6 +16,9 @@ libc = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD, AT_EMPTY_PATH, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x400, 0x100
 AT_REMOVEDIR, AT_EACCESS = 0x200, 0x200
 SYS_STATX = 332
+FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
+IMMUTABLE, APPEND_ONLY, NO_DUMP, NO_ACCESS_TIME = 0x10, 0x20, 0x40, 0x80
+KNOWN_FLAGS = IMMUTABLE | APPEND_ONLY | NO_DUMP | NO_ACCESS_TIME
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 SLOTS = 6
 TICK = 0.0045  # seconds after which the kernel's coarse clock has moved
@@ -209,6 +212,18 @@ class Side:
         flags = (AT_EACCESS if effective else 0) | (0 if follow else AT_SYMLINK_NOFOLLOW)
         check(libc.syscall(439, AT_FDCWD, os.fsencode(path), mode, flags))
 
+    def do_chattr(self, path, flags):
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            word = ctypes.c_long(0)
+            check(libc.ioctl(fd, ctypes.c_ulong(FS_IOC_GETFLAGS), ctypes.byref(word)))
+            was = word.value & KNOWN_FLAGS
+            word.value = word.value & ~KNOWN_FLAGS | flags
+            check(libc.ioctl(fd, ctypes.c_ulong(FS_IOC_SETFLAGS), ctypes.byref(word)))
+            return was
+        finally:
+            os.close(fd)
+
     def do_umask(self, mask):
         os.umask(mask)
 
@@ -361,6 +376,15 @@ class Side:
         check(libc.ioctl(self.fd(slot), ctypes.c_ulong(number), buffer))
 
     # --- all of it
+
+    def free_all(self):
+        """Nothing is immutable any more, so that it can be removed."""
+        for directory, below, files in os.walk("/"):
+            for name in [".", *below, *files]:
+                path = os.path.join(directory, name)
+                if stat.S_IFMT(os.lstat(path).st_mode) in (stat.S_IFREG, stat.S_IFDIR):
+                    with contextlib.suppress(OSError):
+                        self.do_chattr(path, 0)
 
     def tree(self):
         found = {}

@@ -4,7 +4,8 @@ import os
 import random
 import stat
 
-from differ_calls import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, SLOTS, UTIME_NOW, UTIME_OMIT, Slot, Text
+from differ_calls import (APPEND_ONLY, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, IMMUTABLE, NO_ACCESS_TIME, NO_DUMP, SLOTS,
+                          UTIME_NOW, UTIME_OMIT, Slot, Text)
 
 RWF_HIPRI, RWF_DSYNC, RWF_SYNC, RWF_APPEND, RWF_UNKNOWN = 1, 2, 4, 16, 0x4000
 
@@ -143,6 +144,7 @@ class Maker:
             "utimens": (3, lambda: (path, self.times(), flip())),
             "futimens": (1, lambda: (slot, self.times())),
             "access": (3, lambda: (path, r.randrange(9), flip(), flip())),
+            "chattr": (2, lambda: (path, r.choice((0, 0, 0, IMMUTABLE, APPEND_ONLY, NO_DUMP, NO_ACCESS_TIME)))),
             "umask": (1, lambda: (r.choice((0, 0o22, 0o77, 0o777)),)),
             "statfs": (1, lambda: (path,)),
             "setxattr": (4, lambda: (path, self.name(), mark(), r.choice((0, 1, 10, 300, 1000)), r.choice((0, 0, 1,
