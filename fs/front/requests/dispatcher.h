@@ -138,10 +138,17 @@ public:
     }
     // Answers with an error, or puts the request aside when it says so.  `req` is gone.
     void fail(fuse_req_t req, const Error &error);
+    // The current request is going to wait: for a lease's holder, or for what ends without a
+    // request of this client's, unless it is its kernel's write-back.  False: it must not, for too
+    // many do; EAGAIN, then.
+    bool takes_seat(bool for_lease = false);
+    // The same for what has a copy of it, once the request itself is not at hand any more.
+    std::function<Seats::Seat()> seats_for_current(bool for_lease = false);
     // True when all dirty pages of that range that a kernel can be asked for were written back for
-    // this request.  If not, the request was put aside for that and `req` is gone: return, it will
-    // be run again.
-    bool flushed(fuse_req_t req, const Notifier::Pages &pages);
+    // this request.  If not, the request was put aside for that, or answered if it may not wait,
+    // and `req` is gone: return, it will be run again.  `wished`: rather than that it is not to
+    // wait.
+    bool flushed(fuse_req_t req, const Notifier::Pages &pages, bool wished = false);
     // What a kernel has to write back before it hears these attributes of an inode, for st_blocks
     // counts that, too; nothing: nothing, or it needs them more than it needs st_blocks.
     Result<std::optional<Notifier::Pages>> unseen_pages(Attr &attr);
@@ -190,6 +197,7 @@ private:
         std::vector<iovec> apart;
         Progress progress;
         std::shared_ptr<FileLocks::Wait> lock;  // null: it waits for something else
+        Seats::Seat seat;
     };
     // What is done for a request after dispatch() has returned.  leave() waits for those.
     class Late {
@@ -205,7 +213,7 @@ private:
         Dispatcher &dispatcher_;
     };
     void dispatch(const Port &port, Bytes message, std::span<const iovec> apart, bool flushed,
-                  Progress progress, unsigned read_ins);
+                  Progress progress, Seats::Seat seat, unsigned read_ins);
     bool read_in(fuse_req_t req);
     using Waiting = std::unordered_map<std::uint64_t, std::shared_ptr<Aside>>;
     Waiting take_waiting() EXCLUDES(waiting_mutex_);
