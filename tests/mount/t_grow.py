@@ -91,13 +91,13 @@ def _(maker):
     assert (volume.mnt / "f").read_text() == "some words"
 
 
-@claim("where nothing is to be had grow says so, and that is no failure", alone=True)
+@claim("where there is no space to gain grow says so, and that is no failure", alone=True)
 def _(maker):
     volume = maker.volume(size="16M")
-    assert "nothing is to be had" in done("grow", volume.mnt)
+    assert "there is no more space to use" in done("grow", volume.mnt)
     os.truncate(volume.region, 17 * MIB)  # less than a chunk
-    assert "nothing is to be had" in done("grow", volume.mnt)
-    assert "nothing is to be had" in done("grow", "--size", "16M", volume.mnt)
+    assert "there is no more space to use" in done("grow", volume.mnt)
+    assert "there is no more space to use" in done("grow", "--size", "16M", volume.mnt)
     assert size_of(volume) == 16 * MIB
 
 

@@ -116,7 +116,7 @@ def _(maker):
 def _(maker):
     done = subprocess.run([program("mount.pmfs"), "/none", str(maker.directory), "-o", "transport=rdma"],
                           capture_output=True, text=True, timeout=30)
-    assert done.returncode == 1 and "transport= wants 'auto', 'dev_fuse' or 'io_uring'" in done.stderr, done
+    assert done.returncode == 1 and "transport= takes 'auto', 'dev_fuse' or 'io_uring'" in done.stderr, done
 
 
 @claim("SIGKILL of the server in the middle of requests: everybody gets an error, and fsck finds nothing", alone=True)

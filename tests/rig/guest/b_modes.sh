@@ -60,7 +60,7 @@ one_sentence "an alignment of 1 GiB" "is aligned to 1 GiB, and pmfs takes 4 KiB 
     mkfs.pmfs $device
 mend "an alignment of 1 GiB"
 
-refuse "a mapping unit smaller than the device's" "the mapping unit may not be smaller than the device's page" \
+refuse "a mapping unit smaller than the device's" "the mapping unit must not be smaller than the device's page size" \
     mkfs.pmfs -f --mapping-unit 4K $device
 check "(aligned to 4 KiB)" ndctl create-namespace --mode=devdax --align=4K --force --reconfig=namespace0.0
 check "(a volume with units of 4 KiB)" mkfs.pmfs -f -q $device
