@@ -1,4 +1,4 @@
-// The errno values that are not errnos.
+// Values in the place of an errno that only pmfs uses: an operation cannot go on yet, and why.
 #pragma once
 #include "base/result.h"
 

@@ -1,9 +1,9 @@
 // The thread that waits so that no server thread has to: for leases to be given back or their time
-// to be over, for processes to end, and for a moment.
+// to be over, for processes to end, and for short delays.
 //
-// It only waits and dispatches: what is due runs on a pool that is fair by user and by file, so one
-// file's affairs never delay another's.  Takes its own lock only, inside every other, and calls out
-// without it.
+// It only waits and dispatches. What is due runs on a pool that is fair by user and by file, so
+// work for one file never delays that for another. It takes only its own lock, inside every other,
+// and makes calls without it.
 #pragma once
 #include <functional>
 #include <map>

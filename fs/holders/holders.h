@@ -1,9 +1,9 @@
-// The room of those who hold block maps: temporary grants, breakable leases and pins (docs/seal.md
-// "T", "B", "R"), and who lost one and may still map.
+// Holders of block maps: temporary grants, breakable leases and pins (docs/seal.md), and processes
+// that lost one and may still map.
 //
-// The volume calls it: operations ask permit() with the lock held, and, when that says kBreakErrno,
-// begin_break() without it.  The rest are requests of holders and of the administrator, and take
-// the lock themselves.  What the room calls in turn stands in ground.h.
+// The volume calls it: operations ask permit() with the lock held, and if that returns kBreakErrno,
+// they call begin_break() without it. The other functions are requests of holders and of the
+// administrator, and take the lock themselves. ground.h lists what this code calls in turn.
 #pragma once
 #include <atomic>
 #include <functional>

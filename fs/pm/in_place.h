@@ -1,5 +1,5 @@
-// Blocks that are written where they belong, past the journal: by mkfs, and by what changes the
-// superblock.  Nobody has them in use, or reads them as a whole.
+// Blocks that are written to their places without the journal: by mkfs, and by changes of the
+// superblock. No other code uses these blocks meanwhile.
 #pragma once
 #include "pm/region.h"
 

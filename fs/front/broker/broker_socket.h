@@ -1,5 +1,5 @@
-// What the broker needs of the system: its socket, who is at the other end, the device's
-// descriptors.
+// What the broker needs from the system: its socket, the identity of the other end, and descriptors
+// of the device.
 #pragma once
 #include <sys/types.h>
 

@@ -1,13 +1,13 @@
-// The dispatcher: libfuse's low-level session, fed by hand.  Each client has one.
+// The dispatcher: libfuse's low-level session, fed by hand. Each client has one.
 //
-// A transport gives it whole requests; libfuse decodes them and calls the operations (ops.h); what
-// they reply goes to the port that the request came by.  This class also does what the library
-// cannot: it patches replies with flags newer than libfuse 3.14 (only those that the kernel
-// offered), and it puts requests aside.
+// A transport gives it whole requests; libfuse decodes them and calls the operations (ops.h); their
+// replies go to the port that the request came from. This class also does what the library cannot:
+// it patches replies with flags that are newer than libfuse 3.14 (only those that the kernel
+// offered), and it parks requests.
 //
-// A server thread never waits.  A request that cannot go on is put aside as the bytes it came as,
-// with the place of its operation (volume/progress.h), and is dispatched again: so every operation
-// can be parked, and none knows how.
+// A server thread never waits. A request that cannot go on is kept as the bytes in which it came,
+// with the progress of its operation (volume/progress.h), and is dispatched again later. So every
+// operation can be parked, and none has code for it.
 #pragma once
 #include <linux/fuse.h>
 
