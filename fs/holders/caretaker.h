@@ -22,13 +22,13 @@ namespace pmfs {
 
 class Caretaker {
 public:
-    struct Duties {
+    struct Callbacks {
         std::function<void(InodeNo)> revoke;         // the time of a file's leases is over
         std::function<void(InodeNo)> process_ended;  // of this record
         std::function<void(InodeNo)> look_again;     // whether anybody maps by this record
     };
     // pool: outlives it, but for what is queued there; null: no thread, for tests call tend().
-    Caretaker(Duties duties, FairPool *pool);
+    Caretaker(Callbacks callbacks, FairPool *pool);
     // Starts the thread.  EAGAIN: there are no more.
     Result<> start() EXCLUDES(mutex_);
     ~Caretaker();
@@ -82,7 +82,7 @@ private:
         EXCLUDES(mutex_);
     void had_turn(std::uint64_t ino) EXCLUDES(mutex_);
 
-    const Duties duties_;
+    const Callbacks callbacks_;
     FairPool *const pool_;
     FileDescriptor wake_, epoll_;  // epoll_: of wake_, and of the pidfds by their record
     Mutex mutex_;

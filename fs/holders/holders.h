@@ -53,7 +53,7 @@ public:
     Result<GrantId> take(HandleId handle, const GrantRequest &request, const Caller &caller,
                          std::uint64_t *bad_offset);
     Result<> drop(HandleId handle, GrantId id);
-    // The grant ends without its holder's word.
+    // The grant ends although its holder did not give it back.
     void lose_or_park(HandleId handle, GrantId id, GrantReason reason);
     Result<> adopt(HandleId handle, GrantId id, const Caller &holder);
     // What a grant that announces its stores does before the first.  kParkErrno: run it again.
@@ -94,7 +94,7 @@ private:
     void survey(InodeNo ino) EXCLUDES(ground_.lock);
     Result<> write_grant(const Grant &grant) REQUIRES(ground_.lock);
     Result<> lose(HandleId handle, GrantId id, GrantReason reason) EXCLUDES(ground_.lock);
-    // The record of a grant that ends without its holder's word.
+    // The record of a grant that ends although its holder did not give it back.
     Result<> end_record(const Grant &grant, GrantReason reason, Result<System::Finding> &found)
         REQUIRES(ground_.lock);
     Result<> drop_held(const Grant &grant, System::Finding &found) REQUIRES(ground_.lock);

@@ -13,17 +13,17 @@ public:
         if (region_.is_image())
             region_.store_home(offset, bytes);
         else
-            duty_.add(region_.write(offset, bytes));
+            unfenced_.add(region_.write(offset, bytes));
     }
     // All that was put is durable against a power cut when it returns, on every medium.
     Result<> settle() {
-        region_.fence(std::move(duty_));
+        region_.fence(std::move(unfenced_));
         return region_.is_image() ? region_.sync() : Result<>();
     }
 
 private:
     Region &region_;
-    Unfenced duty_;
+    Unfenced unfenced_;
 };
 
 }  // namespace pmfs::pm

@@ -44,7 +44,7 @@ def _(maker):
     assert volume.unmount() == 0
 
 
-@claim("-o seal=owner lets the owner seal, and without it he may not", alone=True)
+@claim("-o seal=owner lets the owner seal, and without it only root may", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     os.chmod(volume.mnt, 0o777)

@@ -144,7 +144,7 @@ def _(maker):
     volume.fsck()
 
 
-@claim("the administrator's word releases one, or all of them; nobody else's does", alone=True)
+@claim("root releases one, or all of them; other users cannot", alone=True)
 def _(maker):
     volume = maker.volume()
     for name in "ab":

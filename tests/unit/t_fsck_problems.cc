@@ -256,7 +256,8 @@ TEST_CASE("fsck: a report says how many problems it leaves out, and when it gave
     report.gave_up = report.medium_failed = true;
     const std::string text = fsck::text_of(report, "dev\nice");
     CHECK(text.find("... and 3 more\n") != std::string::npos);
-    CHECK(text.find("there are too many problems: the rest was not checked\n") != std::string::npos);
+    CHECK(text.find("there are too many problems: the rest was not checked\n") !=
+          std::string::npos);
     CHECK(text.find("the medium returned errors") != std::string::npos);
     CHECK(text.find("5 problems, ") != std::string::npos);
     CHECK(text.find("dev\nice") == std::string::npos);  // no line of its own

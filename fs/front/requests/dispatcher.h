@@ -47,7 +47,7 @@ struct DispatchOptions {
 class Dispatcher final : public std::enable_shared_from_this<Dispatcher> {
 public:
     // For a client that `clients` has admitted; they must outlive it.  It lives as long as anything
-    // that was put aside.  Errors: ENOMEM, and what libfuse has to say.
+    // that was parked.  Errors: ENOMEM, and what libfuse has to say.
     static Result<std::shared_ptr<Dispatcher>> create(Clients &clients,
                                                       std::shared_ptr<Client> client,
                                                       const DispatchOptions &options);
@@ -116,7 +116,7 @@ public:
     bool maps_sealed() const { return maps_sealed_; }
 
     // True when `result` holds a value and no access hit a bad page, so that the caller replies.
-    // Otherwise the request was answered with the error, or put aside, and `req` is gone: what the
+    // Otherwise the request was answered with the error, or parked, and `req` is gone: what the
     // volume counted for a value that nobody gets has to be given back.
     template <class T>
     bool proceed(fuse_req_t req, const Result<T> &result) {
@@ -136,10 +136,10 @@ public:
         fail(req, Error(EIO, "the medium has a bad page here"));
         return true;
     }
-    // Answers with an error, or puts the request aside when it says so.  `req` is gone.
+    // Answers with an error, or parks the request if the error says so.  `req` is gone.
     void fail(fuse_req_t req, const Error &error);
     // True when all dirty pages of that range that a kernel can be asked for were written back for
-    // this request.  If not, the request was put aside for that and `req` is gone: return, it will
+    // this request.  If not, the request was parked for that and `req` is gone: return, it will
     // be run again.
     bool flushed(fuse_req_t req, const Notifier::Pages &pages);
     // Too many wait already: a request of the background kind (a read, a write) must not.
