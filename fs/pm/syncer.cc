@@ -84,7 +84,9 @@ Result<> Syncer::sync() {
         }
         if (result != 0) fail();
     }
-    if (failed()) return Error(EIO, "the image file can no longer be written to its disk");
+    if (failed())
+        return Error(
+            EIO, "writing the image file to its disk failed earlier, so nothing more is written");
     return {};
 }
 

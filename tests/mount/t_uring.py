@@ -159,7 +159,7 @@ def _(maker):
     run("gdb", "-p", volume.pid, "-batch", "-ex", f"call (int)close({ring})", timeout=60)
     assert [end_of(pid) for pid in users] == [1] * len(users)
     assert volume.server.wait(20) == 32, volume.log_text()
-    assert "the connection to the kernel is cut" in volume.log_text()
+    assert "aborting the connection to the kernel" in volume.log_text()
     run("umount", "-l", volume.mnt, ok=False)
     volume.fsck()
 
