@@ -136,7 +136,7 @@ def _(maker):
 @claim("tune --reserve changes what others than root may fill, at once and for good", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
-    assert done("tune", volume.mnt) == f"{volume.mnt}: 1 % of the volume are kept for root\n"
+    assert done("tune", volume.mnt) == f"{volume.mnt}: reserved for root: 1 % of the volume\n"
     _, free = df(volume)
     assert "25.5 %" in done("tune", "--reserve", "25.5", volume.mnt)
     assert free - df(volume)[1] >= 15 * MIB, (free, df(volume))

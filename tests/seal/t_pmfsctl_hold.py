@@ -226,7 +226,7 @@ def _(maker):
         volume.kill()
         for held in (lease, pinned):
             code, out, _ = held.wait()
-            assert code == 1 and "is gone" in out, (code, out)
+            assert code == 1 and "has ended" in out, (code, out)
         assert watch.wait()[0] == 1
 
 

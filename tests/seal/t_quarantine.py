@@ -119,7 +119,7 @@ def _(maker):
     with storing(volume.mnt / "held") as holder:
         volume.kill()
         done = run(*again, ok=False)
-        assert done.returncode != 0 and "still maps it" in done.stderr, done
+        assert done.returncode != 0 and "still maps the volume" in done.stderr, done
         holder.kill()
     run(*again)
     volume.mount()

@@ -356,7 +356,7 @@ TEST_CASE("region: a device-DAX node's size and alignment come from sysfs, old o
     put("/align", "1073741824\n");
     CHECK(refusal().find("--align=2M") != std::string::npos);
     put("/align", "4096\n"), put("/size", "2097152\n");
-    CHECK(refusal().find("has 2 MiB, and a volume") == 0);
+    CHECK(refusal().find("has 2 MiB, but a volume") == 0);
     for (const char *name : {"/align", "/device/align", "/size", "/subsystem"})
         ::unlink((directory + name).c_str());
     ::rmdir((directory + "/device").c_str());
