@@ -15,7 +15,7 @@
 #include "base/assert.h"
 #include "base/blocking.h"
 #include "base/hold_watch.h"
-#include "base/phase_fair.h"
+#include "base/adaptive_lock.h"
 
 #if defined(__clang__)
 #define PMFS_THREAD_ATTRIBUTE(x) __attribute__((x))
@@ -88,7 +88,7 @@ private:
 // never: whoever holds it makes no system call that may block (base/blocking.h).
 enum class Blocking { may, never };
 
-// Many readers or one writer, by turns (phase_fair.h).  A thread that holds it must not take it
+// Many readers or one writer (adaptive_lock.h).  A thread that holds it must not take it
 // again, shared or not.
 class CAPABILITY("mutex") SharedMutex {
 public:
@@ -140,7 +140,7 @@ private:
         brief_locks_held -= counts_;
     }
 
-    PhaseFair lock_;
+    AdaptiveLock lock_;
     const unsigned counts_;
 };
 

@@ -34,6 +34,7 @@ struct Goal {
     bool privileged = false;   // may use what is reserved for root
     bool broken = false;       // no free chunk is to be broken for it,
     bool beside_data = false;  // and metadata's chunks are to be left alone
+    bool together = false;     // a free chunk is broken before it lies in several pieces
 };
 
 // How much of the free space an allocation has to leave.

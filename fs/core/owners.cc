@@ -75,6 +75,7 @@ Result<bool> OwnerScan::step(const Reader &reader, unsigned extents_max) {
                 ino_ = ino;
                 if ((inode.flags.get() & media::kGrantRecord) == 0) {
                     const auto looked = look(reader, ino, inode, left);
+                    if (pm::NoWaiting::met()) return false;  // it goes on here
                     if (!looked.ok()) begin_inode();  // damaged: its blocks stay where they are
                     if (looked.ok()) left -= std::min(left, looked.value());
                 }
@@ -83,6 +84,7 @@ Result<bool> OwnerScan::step(const Reader &reader, unsigned extents_max) {
                 if (at_ == FileBlock(0) && !attribute_at_) ++ino_;  // done with it
                 return !stopped;
             });
+        if (pm::NoWaiting::met()) return Error(kAbsentErrno, "an inode's blocks are not in memory");
         if (!done.ok() && done.error().errno_value() != EUCLEAN) return done.error();
         if (stopped) return unknown_ == 0;
         ino_ = InodeNo();

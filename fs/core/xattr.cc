@@ -112,12 +112,14 @@ Result<> remove_entry(Change &change, media::Inode *inode, InodeNo ino, const En
 Result<std::vector<Run>> write_blob(Change &change, media::Inode *inode, InodeNo owner,
                                     std::span<const std::byte> value, const Goal &goal) {
     std::vector<Run> runs;
+    Goal together = goal;
+    together.together = true;
     BlobBlock blob;
     for (std::size_t at = 0; at < value.size();) {
         const std::uint64_t left = (value.size() - at + kBlobBytes - 1) / kBlobBytes;
         if (runs.size() == kBlobRunsMax || !change.has_room(budget::kDataRun))
             return Error(ENOSPC, "the free space is too scattered for so large a value");
-        const Run run = TRY(change.core().allocator.take_data(change, goal, left));
+        const Run run = TRY(change.core().allocator.take_data(change, together, left));
         runs.push_back(run);
         inode->blocks.set(inode->blocks.get() + run.blocks);
         for (BlockNo block = run.start; block < run.end(); ++block) {

@@ -29,7 +29,8 @@ public:
         TRY(writable(e_));
         const auto stepped = evacuation_.step();
         if (stepped.ok() && !stepped.value()) return false;
-        if (!stepped.ok() && must_park(stepped.error())) return stepped.error();
+        if (!stepped.ok() && (must_park(stepped.error()) || pm::NoWaiting::met()))
+            return stepped.error();
         e_.lock.assert_held();  // it ends where it chooses or plans
         done_.moved = evacuation_.moved() * media::kBlockSize;
         if (!stepped.ok()) {

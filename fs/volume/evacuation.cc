@@ -21,6 +21,13 @@ using media::kChunkBlocks;
 namespace {
 // No inode: whoever empties chunks.  Two would take each other's place for what they move.
 const InodeNo kTurn(~std::uint64_t{0});
+
+// A failure that concerns a piece or a window, unless it is only that a block of metadata is not in
+// memory: then nothing is given up, and the step is run again.
+Result<> unless_absent() {
+    if (pm::NoWaiting::met()) return Error(kAbsentErrno, "a block of metadata is not in memory");
+    return {};
+}
 }  // namespace
 
 Evacuation::Evacuation(Engine &engine, unsigned chunks, unsigned unit, Worth worth, Claim *own)
@@ -57,7 +64,6 @@ Hold Evacuation::hold() const {
 }
 
 Result<bool> Evacuation::step() {
-    const pm::NoWaiting waits(false);  // many reads, and what one of them gives decides the next
     switch (stage_) {
         case Stage::choose:
             TRY(choose());
@@ -66,7 +72,7 @@ Result<bool> Evacuation::step() {
             if (TRY(scan())) stage_ = Stage::check;
             return false;
         case Stage::check:
-            check();
+            TRY(check());
             return false;
         case Stage::plan:
             TRY(plan());
@@ -143,18 +149,20 @@ Result<> Evacuation::none() {
 
 Result<bool> Evacuation::scan() {
     const auto done = scan_->step(Reader(*e_.core), kLookedAt);
+    TRY(unless_absent());
     if (!done.ok()) failed_ = window_->first;
     return failed_ || done.value();
 }
 
 // Nothing is moved while one of the pieces certainly cannot be.
-void Evacuation::check() {
+Result<> Evacuation::check() {
     const Reader reader(*e_.core);
     const std::vector<core::Owned> &found = scan_->found();
     for (unsigned n = 0; !failed_ && next_ < found.size(); ++next_) {
-        if (n++ == kLookedAt) return;
+        if (n++ == kLookedAt) return {};
         piece_ = found[next_];
         const auto inode = core::read_inode(reader, piece_.ino);
+        TRY(unless_absent());
         if (!inode.ok() || piece_.attribute) continue;  // gone; or no part of the file's map
         const bool own = own_ != nullptr && piece_.ino == own_->ino();
         if (!may_move(*inode.value()) || !e_.claims.respect(piece_.ino, own ? own_ : nullptr).ok())
@@ -164,6 +172,7 @@ void Evacuation::check() {
     known_ = 0;
     for (const core::Owned &owned : found) known_ += owned.blocks;
     stage_ = Stage::plan;
+    return {};
 }
 
 void Evacuation::give_up_window(ChunkNo because) {
@@ -203,9 +212,11 @@ Result<bool> Evacuation::plan_piece(const Reader &reader, const core::Owned &own
     const BlockNo end = media::first_block(window_->first + chunks_);
     while (offset_ < owned.blocks) {
         const auto inode = core::read_inode(reader, owned.ino);
+        TRY(unless_absent());
         if (!inode.ok()) return false;  // gone
         const FileBlock at = owned.file_block + offset_;
         const auto found = core::find_extent(reader, *inode.value(), owned.ino, at);
+        TRY(unless_absent());
         if (!found.ok()) return false;
         const Extent &e = found.value();
         const BlockNo start = e.place_of(at);
@@ -242,8 +253,10 @@ Result<bool> Evacuation::move_attribute(const Reader &reader, const core::Owned 
     const BlockNo first = media::first_block(window_->first);
     const BlockNo end = media::first_block(window_->first + chunks_);
     const auto inode = core::read_inode(reader, owned.ino);
+    TRY(unless_absent());
     if (!inode.ok() || inode.value()->xattr_root.get() == 0) return false;  // gone
     const auto there = core::next_xattr(reader, *inode.value(), owned.ino, *owned.attribute);
+    TRY(unless_absent());
     if (!there.ok() || !there.value() || there.value()->key != *owned.attribute) return false;
     const auto inside = [&](const Run &run) { return run.start < end && run.end() > first; };
     if (std::ranges::none_of(there.value()->runs, inside)) return false;  // it has moved
@@ -252,6 +265,7 @@ Result<bool> Evacuation::move_attribute(const Reader &reader, const core::Owned 
         attribute_moved_ == next_
             ? Result<std::uint64_t>(corrupt("an attribute is in the same place again"))
             : core::move_xattr(*e_.core, owned.ino, *owned.attribute, goal());
+    TRY(unless_absent());
     if (!moved.ok() && moved.error().errno_value() == kParkErrno) return moved.error();
     if (moved.ok()) {
         moved_ += moved.value();
@@ -269,6 +283,7 @@ Result<> Evacuation::reserve() {
     goal.large = worth_ == Worth::in_a_row && piece_.blocks >= kChunkBlocks &&
                  media::congruent(piece_.start, piece_.file_block, kChunkBlocks);
     const auto place = e_.allocator->reserve_data(goal, piece_.blocks);
+    if (!place.ok()) TRY(unless_absent());
     if (!place.ok() && must_park(place.error()) && worth_ != Worth::useful) return place.error();
     if (!place.ok()) {
         give_up_piece();
@@ -357,6 +372,7 @@ void Evacuation::copy() {
 // What refuses concerns this window only: a bad page, a seal, a file that is gone.
 Result<> Evacuation::commit() {
     const Result<> done = failed_ ? Result<>(Error(EIO, "a bad page")) : exchange();
+    if (!done.ok()) TRY(unless_absent());
     if (!done.ok() && done.error().errno_value() == kParkErrno) return done;
     if (!done.ok()) {
         give_up_piece();
@@ -398,6 +414,7 @@ Run Evacuation::place() const {
 
 Result<Run> Evacuation::take_part(Change &change, unsigned from, unsigned chunks) {
     const auto taken = e_.allocator->take_kept(change, window_->first + from, chunks);
+    if (!taken.ok()) TRY(unless_absent());
     if (taken.ok() || taken.error().errno_value() != ENOSPC) return taken;
     give_up_window(window_->first + from);
     return Run{};

@@ -43,8 +43,8 @@ public:
     Hold hold() const;
     // True: the chunks are empty and kept, until this goes or they are taken (take()).  ENOSPC:
     // there are none that can be emptied.  kParkErrno: as for an operation.  kClaimErrno: somebody
-    // else is about it, of whom there is one at a time.  All but kParkErrno come with the lock held
-    // exclusively.
+    // else is about it, of whom there is one at a time.  All but kParkErrno and kAbsentErrno (the
+    // step is to be run again: pm/no_waiting.h) come with the lock held exclusively.
     Result<bool> step();
     // Within a transaction of the caller's.  kParkErrno: not all of them can be had yet.  None:
     // somebody else had a block of them, and others are to be emptied (step()).
@@ -72,7 +72,7 @@ private:
     Result<> choose();
     Result<> none();
     Result<bool> scan();
-    void check();
+    Result<> check();
     Result<> plan();
     std::optional<ChunkNo> hopeless();
     ChunkNo unknown_chunk() const;

@@ -255,7 +255,8 @@ private:
     Result<bool> evacuate() {
         const auto done = evacuation_->step();
         if (done.ok() && !done.value()) return false;
-        if (!done.ok() && done.error().errno_value() == kParkErrno) return done;
+        if (!done.ok() && (done.error().errno_value() == kParkErrno || pm::NoWaiting::met()))
+            return done;
         e_.lock.assert_held();  // it ends, in one way or the other, where it chooses or plans
         // On an image, what was moved out comes to be free by a group commit.
         if (done.ok() && !std::exchange(waited_, true) && e_.allocator->space_comes())

@@ -4,6 +4,8 @@
 #include <atomic>
 #include <cstring>
 #include <memory>
+#include <optional>
+#include <set>
 #include <vector>
 
 #include "base/errors.h"
@@ -36,6 +38,14 @@ public:
     void wait_behind(std::size_t transactions) { waits_ = begun_ + transactions; }
     void wait_no_more() { waits_ = kNever; }
     std::size_t begun() const { return begun_; }  // transactions
+
+    // From now on no block of metadata is in memory, until it is read in by somebody who says that
+    // it is not there (pm/no_waiting.h).
+    void nothing_in_memory() {
+        in_memory_.emplace();
+        read_in_ = 0;
+    }
+    std::size_t read_in() const { return read_in_; }  // blocks since
 
     // As a front end does, but not for ever.
     template <class F>
@@ -75,6 +85,11 @@ private:
         MountOptions mount;
         mount.no_background = threads_ == Threads::no;
         mount.park_hook = [this] { return begun_++ == waits_; };
+        mount.absent_hook = [this](BlockNo block) {
+            const bool absent = in_memory_ && in_memory_->insert(block.value()).second;
+            read_in_ += absent;
+            return absent;
+        };
         auto opened = Volume::open(media_->lend(), mount);
         REQUIRE(opened.ok());
         volume_ = std::move(opened).take();
@@ -83,6 +98,8 @@ private:
     const SimMedia::Flavour flavour_;
     const Threads threads_;
     std::atomic<std::size_t> begun_{0}, waits_{kNever};
+    std::optional<std::set<std::uint64_t>> in_memory_;  // none: all
+    std::size_t read_in_ = 0;
     std::unique_ptr<SimMedia> media_;
     std::unique_ptr<Volume> volume_;
 };

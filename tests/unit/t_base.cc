@@ -247,43 +247,105 @@ TEST_CASE("shared mutex: readers together, a writer alone") {
     CHECK(torn == 0);
 }
 
-// The order in which three threads get the lock behind one that holds it.
-TEST_CASE("shared mutex: a reader waits for one writer at most, and writers go in their order") {
-    SharedMutex mutex;
-    std::atomic<int> came{0};
-    std::vector<std::string> order;
-    Mutex order_mutex;
-    const auto note = [&](const char *who) {
-        Lock held(order_mutex);
-        order.emplace_back(who);
-    };
-    std::vector<std::thread> threads;
-    const auto start = [&](auto body) {
-        const int before = came.load();
-        threads.emplace_back([&came, body] {
-            ++came;
-            body();
-        });
-        while (came.load() == before) std::this_thread::yield();
-        std::this_thread::sleep_for(std::chrono::milliseconds(20));  // until it waits for the lock
-    };
-    {
-        ExclusiveLock held(mutex);
-        start([&] {
-            ExclusiveLock writer(mutex);
-            note("first writer");
-        });
-        start([&] {
-            ExclusiveLock writer(mutex);
-            note("second writer");
-        });
-        start([&] {
-            SharedLock reader(mutex);
-            note("reader");
+// Threads that wait for a lock, one after the other, each of which says when it has it.
+class Queue {
+public:
+    ~Queue() { join(); }
+    void writer(const char *name) {
+        start([this, name] {
+            ExclusiveLock held(mutex);
+            note(name);
         });
     }
-    for (auto &thread : threads) thread.join();
-    CHECK(order == std::vector<std::string>{"reader", "first writer", "second writer"});
+    void reader(const char *name) {
+        start([this, name] {
+            SharedLock held(mutex);
+            note(name);
+        });
+    }
+    void join() {
+        for (auto &thread : threads_)
+            if (thread.joinable()) thread.join();
+    }
+    std::vector<std::string> order() {
+        Lock held(order_mutex_);
+        return order_;
+    }
+    SharedMutex mutex;
+
+private:
+    void note(const char *name) {
+        Lock held(order_mutex_);
+        order_.emplace_back(name);
+    }
+    void start(std::function<void()> body) {
+        std::atomic<bool> came{false};
+        threads_.emplace_back([&came, body = std::move(body)] {
+            came = true;
+            body();
+        });
+        while (!came) std::this_thread::yield();
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));  // until it sleeps
+    }
+    Mutex order_mutex_;
+    std::vector<std::string> order_ GUARDED_BY(order_mutex_);
+    std::vector<std::thread> threads_;
+};
+
+TEST_CASE("shared mutex: those who sleep get it in the order in which they came") {
+    Queue queue;
+    {
+        ExclusiveLock held(queue.mutex);
+        queue.writer("first writer");
+        queue.reader("reader");
+        queue.writer("second writer");
+    }
+    queue.join();
+    CHECK(queue.order() == std::vector<std::string>{"first writer", "reader", "second writer"});
+}
+
+TEST_CASE(
+    "shared mutex: nobody overtakes the first who sleeps, nor a writer that waits for readers") {
+    Queue queue;
+    {
+        ExclusiveLock held(queue.mutex);
+        queue.writer("writer");
+    }
+    while (!readers_may_come(queue.mutex)) std::this_thread::yield();
+    CHECK(queue.order() == std::vector<std::string>{"writer"});
+
+    bool joined = true;
+    {
+        SharedLock held(queue.mutex);
+        queue.writer("beside a reader");
+        std::thread([&] { joined = readers_may_come(queue.mutex); }).join();
+    }
+    queue.join();
+    CHECK_FALSE(joined);
+    CHECK(queue.order().back() == "beside a reader");
+}
+
+TEST_CASE("shared mutex: threads that never rest keep nobody out") {
+    SharedMutex mutex;
+    std::atomic<bool> over{false};
+    std::vector<std::thread> busy;
+    for (const bool writer : {true, true, false, false})
+        busy.emplace_back([&, writer] {
+            while (!over) {
+                if (writer)
+                    ExclusiveLock held(mutex);
+                else
+                    SharedLock held(mutex);
+            }
+        });
+    for (int i = 0; i < 2000; ++i) {
+        if (i % 2 == 0)
+            ExclusiveLock held(mutex);
+        else
+            SharedLock held(mutex);
+    }
+    over = true;
+    for (auto &thread : busy) thread.join();
 }
 
 TEST_CASE("shared mutex: a writer is told whether somebody waits, of either kind") {

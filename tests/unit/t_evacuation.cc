@@ -425,3 +425,45 @@ TEST_CASE("evacuation: however many extents and files there are, others get the 
     CHECK(longest < 250'000'000);  // a step takes 2 ms at most; the machine may be busy
     CHECK(volume.close().ok());
 }
+
+TEST_CASE("evacuation: metadata is read in between its steps, and no lock is held meanwhile") {
+    for (const bool whole_file : {false, true}) {
+        CAPTURE(whole_file);
+        SpaceWorld world(64 << 20, true);
+        world.broken(8, [](unsigned i) { return i % 4 == 0; });
+        const InodeNo ino = world.sized("prepared", 8 * kChunk);
+        world.nothing_in_memory();
+        if (whole_file)
+            CHECK(world.prepare(ino).ok());
+        else
+            CHECK(world.compact().chunks >= 15);
+        CHECK(world.read_in() > 100);
+        world.check();
+    }
+}
+
+TEST_CASE(
+    "evacuation: a large attribute finds its place though all that is free is single blocks") {
+    for (const bool image : {false, true}) {
+        CAPTURE(image);
+        SpaceWorld world(24 << 20, image);
+        world.broken(1, [](unsigned i) { return i % 2 == 0; });
+        REQUIRE(world->commit_group().ok());
+        const std::string value(media::kXattrValueMax, 'v');
+        const InodeNo ino = world.make("attributed");
+        unsigned set = 0;
+        for (; set < 40; ++set) {
+            Progress place;
+            Caller caller = kUser;
+            caller.progress = &place;
+            const auto done = world.retry([&] {
+                return world->setxattr(ino, "user.a" + std::to_string(set), bytes_of(value), 0,
+                                       caller);
+            });
+            if (!done.ok()) break;
+        }
+        REQUIRE(set == 40);
+        CHECK(world->getxattr(ino, "user.a7").take().size() == value.size());
+        world.check();
+    }
+}

@@ -23,6 +23,10 @@ namespace {
 // What libfuse and the kernel agree on: the largest write and a page for its headers.
 constexpr std::size_t kMessageMax = (std::size_t{1} << 20) + 4096;
 
+// One that takes the next request, one for what the kernel sends in the background meanwhile (a
+// RELEASE), and one more.
+constexpr unsigned kReadersMax = 3;
+
 // Interrupts a read of /dev/fuse, so that its thread looks at stopping_.
 constexpr int kWakeSignal = SIGUSR1;
 
@@ -68,7 +72,11 @@ private:
 };
 
 DevFuse::DevFuse(Dispatcher &dispatcher, Traffic &traffic, FileDescriptor device, int ended)
-    : dispatcher_(dispatcher), traffic_(traffic), ended_(ended), threads_max_(thread_count()) {
+    : dispatcher_(dispatcher),
+      traffic_(traffic),
+      ended_(ended),
+      threads_max_(thread_count()),
+      standby_(kReadersMax) {
     queues_.push_back(std::make_unique<Queue>(std::move(device)));
     dispatcher_.set_notification_port(queues_.front().get());
 }
@@ -114,6 +122,7 @@ Result<> DevFuse::start() {
         running_.fetch_add(1);
         auto started = start_thread("pmfs-fuse", [this, &queue = *queue] {
             serve(queue);
+            standby_.end();
             running_.fetch_sub(1);
             ::eventfd_write(ended_, 1);
         });
@@ -131,8 +140,9 @@ void DevFuse::serve(Queue &queue) {
     ::sigemptyset(&wake);
     ::sigaddset(&wake, kWakeSignal);
     ::pthread_sigmask(SIG_UNBLOCK, &wake, nullptr);
-    while (!stopping_.load(std::memory_order_relaxed)) {
+    while (!stopping_.load(std::memory_order_relaxed) && standby_.enter()) {
         const Bytes message = queue.receive();
+        standby_.leave();
         if (!message.empty()) {
             traffic_.note();
             dispatcher_.dispatch(queue, message);
@@ -147,6 +157,7 @@ void DevFuse::serve(Queue &queue) {
 
 void DevFuse::stop() {
     stopping_.store(true, std::memory_order_relaxed);
+    standby_.end();
     // A thread may be just about to read when the signal comes, so once is not enough.
     while (running_.load() != 0) {
         for (std::thread &thread : threads_) pthread_kill(thread.native_handle(), kWakeSignal);

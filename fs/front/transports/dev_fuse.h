@@ -1,5 +1,5 @@
-// The transport of a local mount: /dev/fuse, read by as many threads as there are CPUs; or by one,
-// beside the rings of an UringFuse.
+// The transport of a local mount: /dev/fuse, read by as many threads as there is work for, one for
+// each CPU at most; or by one, beside the rings of an UringFuse.
 //
 // Every thread has a descriptor of its own (FUSE_DEV_IOC_CLONE), so that threads share no list of
 // requests in flight, and handles what it reads at once and to its end.  No thread is pinned:
@@ -12,6 +12,7 @@
 
 #include "base/file_descriptor.h"
 #include "front/requests/dispatcher.h"
+#include "front/transports/standby.h"
 #include "front/transports/transport.h"
 
 namespace pmfs::front {
@@ -46,6 +47,7 @@ private:
     std::size_t threads_max_;
     std::vector<std::unique_ptr<Queue>> queues_;  // the first has the descriptor that was mounted
     std::vector<std::thread> threads_;
+    Standby standby_;
     std::atomic<bool> stopping_{false};
     std::atomic<unsigned> running_{0};
 };
