@@ -260,7 +260,7 @@ TEST_CASE(
     CHECK(std::ranges::count(unsealed, '?') == 0);
 }
 
-TEST_CASE("clients: who may not seal finds every door to a seal closed") {
+TEST_CASE("clients: one that may not seal is refused by every interface to a seal") {
     World world;
     const OpenFile file = written(world.wire(), "f");
     Policy policy = Policy::guest();

@@ -1,4 +1,4 @@
-// Between transports and operations: replies, refusals, and requests that are put aside.
+// Between transports and operations: replies, refusals, and requests that are parked.
 #include "front/requests/dispatcher.h"
 
 #include <fcntl.h>

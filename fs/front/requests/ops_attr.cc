@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::size_t kNameMax = 255;
 
-// The xattrs that are a door to the seal (docs/seal.md): dirty pages are written back before.
+// The xattrs that set the seal (docs/seal.md): dirty pages are written back first.
 bool is_seal(std::string_view name) {
     return name == "trusted.pmfs.seal" || name == "user.pmfs.seal";
 }
