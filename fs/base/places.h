@@ -1,5 +1,5 @@
-// A table with a fixed number of places, which users share: an eighth is kept for root, and no
-// other user gets more than a share of them.  So nobody can lock the administrator out.
+// A table with a fixed number of places that users share: an eighth is reserved for root, and no
+// other user gets more than a share of them. So no user can lock the administrator out.
 //
 // Guarded by the lock of whatever it counts.
 #pragma once

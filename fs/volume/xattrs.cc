@@ -1,4 +1,4 @@
-// Extended attributes, and the seal's door among them (docs/seal.md).
+// Extended attributes, among them those that set the seal (docs/seal.md).
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
@@ -145,13 +145,14 @@ Result<std::vector<std::byte>> Volume::getxattr(InodeNo ino, std::string_view na
     return core::get_xattr(reader, *inode, ino, name);
 }
 
-Result<std::string> Volume::listxattr(InodeNo ino) {
+Result<std::string> Volume::listxattr(InodeNo ino, bool trusted) {
     Engine &e = parts_->engine;
     SharedLock held(e.lock);
     const Reader reader(*e.core);
     const auto *inode = TRY(core::read_inode(reader, ino));
     std::string names;
-    const auto add = [&names](std::string_view name) {
+    const auto add = [&](std::string_view name) {
+        if (!trusted && name.starts_with("trusted.")) return;
         names.append(name);
         names.push_back('\0');
     };
@@ -164,7 +165,7 @@ Result<> Volume::removexattr(InodeNo ino, std::string_view name, const Caller &c
     Engine &e = parts_->engine;
     TRY(writable(e));
     TRY(check_changeable(name));
-    // Of what is not sealed, too: unsealing twice is 0 by every door (docs/seal.md).
+    // Also for a file that is not sealed: unsealing twice is 0 by every interface (docs/seal.md).
     if (is_seal(name)) return unseal(ino, caller, name == kTrustedSeal);
     if (core::is_acl(name)) return change_acl(ino, name, {}, false);
     ExclusiveLock held(e.lock);

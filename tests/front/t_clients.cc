@@ -260,7 +260,7 @@ TEST_CASE(
     CHECK(std::ranges::count(unsealed, '?') == 0);
 }
 
-TEST_CASE("clients: who may not seal finds every door to a seal closed") {
+TEST_CASE("clients: one that may not seal is refused by every interface to a seal") {
     World world;
     const OpenFile file = written(world.wire(), "f");
     Policy policy = Policy::guest();
@@ -552,6 +552,27 @@ TEST_CASE("clients: what the host's kernel has not written back a guest sees, an
     dirty = true;
     CHECK(guest.open(file.node, O_WRONLY | O_TRUNC).error == 0);
     CHECK(host.getattr(file.node).size == 0);
+}
+
+TEST_CASE(
+    "clients: the host's kernel hears of a guest's chmod though it has the file open, with holes") {
+    World world;
+    Wire &host = world.wire();
+    const OpenFile file = written(host, "f");
+    REQUIRE(host.truncate(file.node, 1 << 20) == 0);
+    Wire guest(host, Policy::guest());
+    REQUIRE(guest.lookup("f") == file.node);
+    unsigned asked = 0;
+    host.on_invalidate = [&](std::uint64_t) { ++asked; };
+    host.getattr(file.node);
+    CHECK(asked == 1);
+    CHECK(guest.setattr(file.node, {.valid = FATTR_MODE, .mode = 0600}) == 0);
+    asked = 0;
+    // Asked to write pages back now, it would drop the answer.
+    CHECK((host.getattr(file.node).mode & 07777) == 0600);
+    CHECK(asked == 0);
+    CHECK(guest.getattr(file.node).blocks == 8);
+    CHECK(asked == 1);  // for the guest it does
 }
 
 TEST_CASE(

@@ -167,7 +167,7 @@ def _(here):
     assert flags_of(here / "mine") - {"e"} == set("d") and flags_of(here / "theirs") - {"e"} == set()
 
 
-@claim("flags survive a server that is killed, and pmfs's own doors are closed by them", alone=True)
+@claim("flags survive a server that is killed, and they refuse pmfs's own calls", alone=True)
 def _(maker):
     volume = maker.volume(size="16M")
     path = volume.mnt / "f"

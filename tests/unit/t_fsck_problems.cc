@@ -270,14 +270,15 @@ TEST_CASE("fsck: a report says how many problems it leaves out, and when it gave
     report.gave_up = report.medium_failed = true;
     const std::string text = fsck::text_of(report, "dev\nice");
     CHECK(text.find("... and 3 more\n") != std::string::npos);
-    CHECK(text.find("too much is wrong: the rest was not looked at\n") != std::string::npos);
-    CHECK(text.find("the medium failed while it was read") != std::string::npos);
-    CHECK(text.find("5 problems, ") != std::string::npos);
+    CHECK(text.find("there are too many problems: the rest was not checked\n") !=
+          std::string::npos);
+    CHECK(text.find("the medium returned errors") != std::string::npos);
+    CHECK(text.find("5 problems; ") != std::string::npos);
     CHECK(text.find("dev\nice") == std::string::npos);  // no line of its own
     report.repaired = 4;
-    CHECK(fsck::text_of(report, "d").find("5 problems, 4 repaired, ") != std::string::npos);
+    CHECK(fsck::text_of(report, "d").find("5 problems, 4 repaired; ") != std::string::npos);
     report.repaired = 5;
-    CHECK(fsck::text_of(report, "d").find("5 problems, repaired, ") != std::string::npos);
+    CHECK(fsck::text_of(report, "d").find("5 problems, repaired; ") != std::string::npos);
 }
 
 TEST_CASE("fsck: a name in a report cannot end its quotes") {

@@ -1,8 +1,8 @@
-// All clients of a volume: how they come to be, and how the one whose kernel caches hears what the
-// others change (docs/coherence.md).
+// All clients of a volume: how they are admitted, and how the one kernel that caches is notified of
+// what the others change (docs/coherence.md).
 //
-// There is one such kernel, that of the local mount.  Of two, each could wait for a directory that
-// a request of the other keeps locked.
+// There is only one such kernel, that of the local mount. With two, each could wait for a directory
+// that a request of the other keeps locked.
 #pragma once
 #include <map>
 #include <memory>

@@ -1,11 +1,12 @@
 // The file locks of all clients whose kernels leave them to the server: byte ranges (fcntl), which
-// an owner holds, and whole files (flock), which an open file holds.  The two know nothing of each
-// other.  They do what Linux does on a filesystem of its own (fs/locks.c), between clients.
+// an owner holds, and whole files (flock), which an open file holds. The two kinds do not affect
+// each other. They behave as on a local filesystem of Linux (fs/locks.c), between clients.
 //
-// A lock belongs to the open file that it was made by, and goes with it at the latest: so nothing
-// is left of a client that has gone, and nothing outlives the server.
+// A lock belongs to the open file with which it was made, and ends with it at the latest. So
+// nothing is left of a client that has gone, and nothing outlives the server.
 //
-// Who waits occupies no thread: it gets the lock from whoever lets go of one, and is called then.
+// A request that waits occupies no thread: the thread that releases a lock grants it to the waiting
+// request, and calls it back.
 #pragma once
 #include <array>
 #include <atomic>

@@ -1,4 +1,4 @@
-// Between transports and operations: replies, refusals, and requests that are put aside.
+// Between transports and operations: replies, refusals, and requests that are parked.
 #include "front/requests/dispatcher.h"
 
 #include <fcntl.h>
@@ -359,10 +359,25 @@ bool Dispatcher::flushed(fuse_req_t req, const Notifier::Pages &pages, bool wish
     return !flush(pages, fuse_req_ctx(req)->uid, [req] { return put_aside(req); });
 }
 
+Result<std::optional<Notifier::Pages>> Dispatcher::unseen_pages(Attr &attr) {
+    if (!attr.unsettled) {
+        client_->paid_attributes(attr.ino);
+        return std::nullopt;
+    }
+    if (client_->owes_attributes(attr.ino)) {
+        attr.blocks = std::max(attr.blocks, kBlocksKeptBack);
+        return std::nullopt;
+    }
+    const auto unseen = TRY(volume_.unseen_from(attr.ino));
+    if (!unseen) return std::nullopt;
+    return Notifier::Pages{.ino = attr.ino, .offset = *unseen};
+}
+
 void Dispatcher::tell(fuse_req_t req, Stale stale, const Notifier::Pages &written,
                       std::function<void()> reply) {
     Notifier *notifier = client_->notifier();
     if (!stale.any() || notifier == nullptr) return reply();
+    if (stale.mode) mode_changed(written.ino);
     auto answer = answering(std::move(reply));
     // A notification about pages is one about attributes, too.
     if (!stale.pages) return notifier->forget_attributes(written.ino, answer);

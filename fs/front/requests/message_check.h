@@ -1,8 +1,8 @@
-// Whether a message holds what its opcode says it does.
+// Whether a message has the contents that its opcode requires.
 //
-// libfuse believes every length and every name's end.  /dev/fuse sends whole messages only, but
-// whoever writes to a virtqueue sends what it likes: so each message is measured before libfuse,
-// or anybody else, reads behind its header.
+// libfuse trusts every length, and that every name has an end. /dev/fuse sends only whole messages,
+// but a guest can write anything to a virtqueue: so each message is measured before libfuse, or
+// anything else, reads past its header.
 #pragma once
 #include <cstdint>
 #include <optional>

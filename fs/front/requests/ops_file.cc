@@ -47,8 +47,10 @@ void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info *info) {
     const Notifier::Pages all{.ino = InodeNo(ino)};
     const bool empties = (info->flags & O_TRUNC) != 0 && dispatcher.others_hear();
     if (empties && !dispatcher.flushed(req, all)) return;
-    const Result<OpenReply> opened = dispatcher.volume().open_file(
-        InodeNo(ino), to_open_request(req, info->flags, sent.open_flags));
+    OpenRequest request = to_open_request(req, info->flags, sent.open_flags);
+    if (request.truncate && request.kill_suid_sgid)
+        request.kill_any_sgid = dispatcher.kills_any_setgid(InodeNo(ino), request.caller);
+    const Result<OpenReply> opened = dispatcher.volume().open_file(InodeNo(ino), request);
     if (opened.ok()) dispatcher.client().opened(opened.value().handle);
     if (!dispatcher.proceed(req, opened)) {
         if (opened.ok()) dispatcher.released(opened.value().handle);

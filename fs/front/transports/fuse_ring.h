@@ -1,11 +1,11 @@
 // One ring of FUSE over io_uring: the requests of one CPU, and the memory that they come in.
 //
-// An entry is a piece of memory that the kernel puts one request into, and takes the reply from: so
-// it is taken for as long as its request is not answered.  As requests may wait for others here, a
-// ring has never all of its entries taken: it makes more (docs/decisions/0025).
+// An entry is a piece of memory into which the kernel puts one request, and from which it takes the
+// reply: it is in use until its request has been answered. Because requests may wait for others
+// here, a ring must never have all of its entries in use: it makes more (docs/decisions/0025).
 //
-// All is done by one thread, the ring's own, but answers: who answers on another thread fills the
-// entry in, and hands it over.
+// The ring's own thread does everything except answers: a thread that answers elsewhere fills in
+// the entry and hands it over.
 #pragma once
 #include <liburing.h>
 

@@ -1,7 +1,6 @@
-// The seam between the operations and whatever carries requests to them: /dev/fuse, FUSE over
-// io_uring, a guest's virtqueue.  A transport reads requests and hands each to the Dispatcher; an
-// operation answers through the ReplyPort that the request came by, whichever thread it is on by
-// then.
+// The interface between the operations and the transports that carry requests: /dev/fuse, FUSE over
+// io_uring, virtqueues of guests. A transport reads requests and hands each to the Dispatcher. An
+// operation answers through the ReplyPort of its request, on whichever thread it is by then.
 #pragma once
 #include <sys/uio.h>
 
