@@ -50,7 +50,7 @@ TEST_CASE("rename: no directory comes into itself, however deep that is, nor by 
 }
 
 TEST_CASE("rename: others need not wait until the way up from a deep directory is gone through") {
-    Tampered volume(64 << 20);
+    Tampered volume(256 << 20);
     Volume &v = *volume;
     const InodeNo deep = make_deep(v, kRoot, 20'000);
     const InodeNo a = make_directory(v, deep, "a"), b = make_directory(v, deep, "b");
