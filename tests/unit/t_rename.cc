@@ -60,5 +60,5 @@ TEST_CASE("rename: others need not wait until the way up from a deep directory i
         REQUIRE(v.rename(i % 2 == 0 ? a : b, "moved", i % 2 == 0 ? b : a, "moved", 0).ok());
     const std::uint64_t longest = longest_hold_ns();
     watch_holds(false);
-    CHECK(longest < 4'000'000);  // all of the way takes ten times as long
+    CHECK(longest < 600'000);  // all of the way takes longer
 }
