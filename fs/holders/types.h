@@ -1,4 +1,4 @@
-// The words of those who hold block maps: who asks, what it has open, what it holds.
+// Types for holders of block maps: who asks, what it has open, what it holds.
 #pragma once
 #include <cstdint>
 #include <functional>

@@ -1,4 +1,4 @@
-// fallocate(2), but for the two modes that are doors of a seal (seals.cc).
+// fallocate(2), except the two modes that set and remove a seal (seals.cc).
 #include <linux/falloc.h>
 #include <sys/stat.h>
 

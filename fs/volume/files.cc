@@ -1,4 +1,5 @@
-// Open files: handles, and which of them the kernel may cache (architecture.md "Coherence").
+// Open files: handles, and which of them the kernel may cache (docs/architecture.md "The kernel's
+// caches").
 #include <sys/stat.h>
 
 #include <algorithm>

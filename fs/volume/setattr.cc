@@ -77,8 +77,8 @@ private:
         mode_before_ = was->mode.get();
         if (set_.mode || set_.uid || set_.gid || set_.size || set_.times_given)
             TRY(core::may_change(*was));
-        // (With a ctime: the kernel's own, of writes that it keeps.)
-        if ((set_.atime || set_.mtime) && !set_.ctime) TRY(core::may_touch(*was));
+        const bool asked = (set_.atime || set_.mtime) && !set_.times_kept;
+        if (asked || set_.kill_suid_sgid) TRY(core::may_touch(*was));
         if (set_.only_kills) TRY(may_kill(*was));
         if (!set_.size) {
             stage_ = Stage::rest;

@@ -68,6 +68,7 @@ struct SetAttr {
     std::optional<std::uint64_t> size;
     std::optional<Timespec> atime, mtime, ctime;
     bool times_given = false;     // by who asks: others than the time it is
+    bool times_kept = false;      // nobody asks: the kernel's own, of writes that it kept
     bool kill_suid_sgid = false;  // FUSE_HANDLE_KILLPRIV_V2
     bool kill_any_sgid = false;   // with that: also where the group may not execute the file
     bool only_kills = false;      // chown(2) to nobody else, or a write that is to come

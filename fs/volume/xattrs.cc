@@ -1,4 +1,4 @@
-// Extended attributes, and the seal's door among them (docs/seal.md).
+// Extended attributes, among them those that set the seal (docs/seal.md).
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
@@ -165,7 +165,7 @@ Result<> Volume::removexattr(InodeNo ino, std::string_view name, const Caller &c
     Engine &e = parts_->engine;
     TRY(writable(e));
     TRY(check_changeable(name));
-    // Of what is not sealed, too: unsealing twice is 0 by every door (docs/seal.md).
+    // Also for a file that is not sealed: unsealing twice is 0 by every interface (docs/seal.md).
     if (is_seal(name)) return unseal(ino, caller, name == kTrustedSeal);
     if (core::is_acl(name)) return change_acl(ino, name, {}, false);
     ExclusiveLock held(e.lock);

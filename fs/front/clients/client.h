@@ -1,7 +1,8 @@
-// Who sends requests: the local mount, or a guest.  A client owns what it was given, node ids and
-// open files, and what it was not given it cannot name.  When it goes, all that it held goes, once.
+// A sender of requests: the local mount, or a guest. A client owns the node ids and open files that
+// it was given, and cannot name others. When it goes, everything that it held is released, once.
 //
-// The volume counts the references and handles of all clients together; here is whose they are.
+// The volume counts the references and handles of all clients together; this class knows which
+// belong to one client.
 #pragma once
 #include <array>
 #include <atomic>

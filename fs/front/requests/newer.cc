@@ -54,7 +54,7 @@ void Dispatcher::statx(const Request &request) {
     Result<Attr> attr = volume_.getattr(ino);
     if (attr.ok() && !request.flushed()) {
         const auto unseen = unseen_pages(attr.value());  // as getattr does it
-        if (unseen.ok() && unseen.value())
+        if (unseen.ok() && unseen.value() && takes_seat())
             if (flush(*unseen.value(), header.uid, [] { return copy_of(*Request::current()); }))
                 return;
     }
@@ -62,7 +62,7 @@ void Dispatcher::statx(const Request &request) {
         page.read_in();
         const auto again = copy_of(request);
         return dispatch(again->port, again->message, {}, request.flushed(), {},
-                        request.read_ins() + 1);
+                        std::move(again->seat), request.read_ins() + 1);
     }
     if (pm::take_fault()) attr = Error(EIO, "the medium has a bad page here");
     if (!attr.ok()) log_damage(attr.error());

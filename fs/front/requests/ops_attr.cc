@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::size_t kNameMax = 255;
 
-// The xattrs that are a door to the seal (docs/seal.md): dirty pages are written back before.
+// The xattrs that set the seal (docs/seal.md): dirty pages are written back first.
 bool is_seal(std::string_view name) {
     return name == "trusted.pmfs.seal" || name == "user.pmfs.seal";
 }
@@ -41,10 +41,12 @@ void getattr(fuse_req_t req, fuse_ino_t ino, fuse_file_info *) {
     if (attr.ok()) {
         const auto unseen = dispatcher.unseen_pages(attr.value());
         if (!dispatcher.proceed(req, unseen)) return;
-        if (unseen.value() && !dispatcher.flushed(req, *unseen.value())) return;
+        if (unseen.value() && !dispatcher.flushed(req, *unseen.value(), /*wished=*/true)) return;
     }
     reply_attr(dispatcher, req, attr);
 }
+
+constexpr unsigned kTimes = FATTR_ATIME | FATTR_ATIME_NOW | FATTR_MTIME | FATTR_MTIME_NOW;
 
 SetAttr to_set_attr(const struct stat &attr, unsigned valid) {
     SetAttr set;
@@ -57,9 +59,14 @@ SetAttr to_set_attr(const struct stat &attr, unsigned valid) {
     if (valid & FATTR_MTIME)
         set.mtime = valid & FATTR_MTIME_NOW ? now_coarse() : from_timespec(attr.st_mtim);
     if (valid & FATTR_CTIME) set.ctime = from_timespec(attr.st_ctim);
+    // With -o writeback every request of times has a ctime.  The kernel's own, of writes that it
+    // kept, name an open file (fuse_flush_times()); those of utimensat(2) never do, and "now" among
+    // them is the ctime.
+    set.times_kept =
+        (valid & (kTimes | FATTR_CTIME | FATTR_FH)) == (FATTR_MTIME | FATTR_CTIME | FATTR_FH);
     const bool atime_given = (valid & (FATTR_ATIME | FATTR_ATIME_NOW)) == FATTR_ATIME;
     const bool mtime_given = (valid & (FATTR_MTIME | FATTR_MTIME_NOW)) == FATTR_MTIME;
-    set.times_given = !set.ctime && (atime_given || mtime_given);
+    set.times_given = !set.times_kept && (atime_given || (mtime_given && set.mtime != set.ctime));
     // The protocol (FUSE_HANDLE_KILLPRIV_V2): always with a new owner, and on truncation when the
     // kernel says so.  A request that sets nothing is all that is left of chown(-1, -1), and of the
     // VFS's own wish to clear them before a write or an fallocate (measured on 6.18).

@@ -158,7 +158,8 @@ void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_f
         !dispatcher.crowded() &&
         !dispatcher.flushed(
             req,
-            {.ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size}))
+            {.ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size},
+            /*wished=*/true))
         return;
     // The reply is copied once, from the medium to the reader's pages, while the volume holds both
     // still.
@@ -247,13 +248,14 @@ void lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence, fuse_file_i
 
 void ioctl(fuse_req_t req, fuse_ino_t ino, unsigned command, void *, fuse_file_info *info, unsigned,
            const void *in, std::size_t in_size, std::size_t out_size) {
+    Dispatcher &dispatcher = Dispatcher::of(req);
     const IoctlRequest request{.ino = InodeNo(ino),
                                .handle = info->fh,
                                .command = command,
                                .in = std::span(static_cast<const std::byte *>(in), in_size),
                                .out_size = out_size,
-                               .caller = caller_of(req, info)};
-    Dispatcher &dispatcher = Dispatcher::of(req);
+                               .caller = caller_of(req, info),
+                               .take_seat = dispatcher.seats_for_current()};
     const auto answer = dispatcher.answering([req](const IoctlReply &reply) {
         // The kernel's own ioctls (FS_IOC_GETFLAGS and its kin) take an answer that is shorter than
         // they asked for as EIO, so an error that brings nothing is a plain one.
