@@ -526,19 +526,24 @@ def _(here):
         raise AssertionError("the room does not come back")
 
 
-@claim("on a DAX medium the kernel asks for fsync once, for there is nothing to wait for; on an image each time", alone=True)
+@claim("on a DAX medium the kernel asks for fsync of a directory once, for there is nothing to wait for; of a file, and "
+       "on an image, each time", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
 
-    def asked():
+    def asked(what):
         status = run(program("pmfsctl"), "status", "--json", volume.mnt).stdout
         (only,) = json.loads(status)["clients"]
-        return only["requests"].get("fsync", 0)
+        return only["requests"].get(what, 0)
+    directory = os.open(volume.mnt, os.O_RDONLY)
     with open(volume.mnt / "file", "wb", buffering=0) as file:
         for number in range(5):
             file.write(b"x")
             os.fsync(file.fileno())
-        assert asked() == (1 if volume.kind == "memory" else 5), asked()
+            os.fsync(directory)
+    os.close(directory)
+    assert asked("fsync") == 5, asked("fsync")
+    assert asked("fsyncdir") == (1 if volume.kind == "memory" else 5), asked("fsyncdir")
     volume.kill()
     volume.fsck()
     volume.mount()

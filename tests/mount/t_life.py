@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """A mount's life: beginning, ends of every kind, and what is said when it cannot begin."""
+import contextlib
 import errno
+import mmap
 import os
 import shutil
 import signal
@@ -103,6 +105,39 @@ def _(maker):
         run("rm", "-rf", *(str(p) for p in volume.mnt.iterdir()))
     assert volume.unmount() == 0
     volume.fsck()
+
+
+@claim("msync and fsync fail for what cannot be stored any more because the server died, each time, by whatever way it "
+       "was written", alone=True)
+def _(maker):
+    for options in ("", "writeback"):
+        volume = maker.volume(size="64M", options=options)
+        fd = os.open(volume.mnt / "x", os.O_CREAT | os.O_RDWR)
+        os.write(fd, b"old " * 1024)
+        memory = mmap.mmap(fd, 4096)
+        memory[:4] = b"aged"
+        memory.flush()
+        os.fsync(fd)
+        volume.kill()
+        for number in range(3):
+            memory[4 * number:4 * number + 4] = b"lost"
+            with fails(errno.ENOTCONN, errno.EIO):
+                memory.flush()
+            memory[100:104] = b"lost"
+            with fails(errno.ENOTCONN, errno.EIO):
+                os.fsync(fd)
+            if options:
+                os.pwrite(fd, b"lost", 200)  # (the page cache takes it)
+                with fails(errno.ENOTCONN, errno.EIO):
+                    os.fdatasync(fd)
+        memory.close()
+        with contextlib.suppress(OSError):
+            os.close(fd)
+        volume.mount(options)
+        maker.watch()
+        assert (volume.mnt / "x").read_bytes() == b"aged" + b"old " * 1023
+        assert volume.unmount() == 0
+        volume.fsck()
 
 
 @claim("files that were open and removed when the server died do not take room for ever", alone=True)

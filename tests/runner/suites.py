@@ -97,8 +97,9 @@ ALL = [
     Suite("mount", "real programs on a real mount", 900, ["release"], _mount, lane=1),
     # (They print why, and pass, where the kernel does not offer that.)
     Suite("uring", "the mount suite's again, with requests over io_uring", 900, ["release"],
-          lambda root: _mount(root, without={"uring", "install", "vhost"}, words=("--media", "memory"),
-                              PMFS_TRANSPORT="io_uring"), lane=1),
+          lambda root: [*_mount(root, without={"uring", "install", "vhost", "programs"}, words=("--media", "memory"),
+                                PMFS_TRANSPORT="io_uring"),
+                        *_mount(root, names={"programs"}, PMFS_TRANSPORT="io_uring")], lane=1),
     Suite("rig", "guests: files over vhost-user and as virtio-pmem, a real device-DAX namespace, RDMA", 1200, ["release"],
           _rig, lane=1),
     Suite("lint", "the rules of the house", 600, ["clang"], _lint),

@@ -153,7 +153,9 @@ void readdirplus(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t cookie,
 void fsyncdir(fuse_req_t req, fuse_ino_t ino, int, fuse_file_info *) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     if (dispatcher.answered_is_durable()) {
-        fuse_reply_err(req, ENOSYS);  // as fsync
+        // 0 for whoever asked, and the kernel need not ask again: of directories it keeps nothing
+        // back.
+        fuse_reply_err(req, ENOSYS);
         return;
     }
     dispatcher.volume().fsync(InodeNo(ino), dispatcher.answer_later(req));
