@@ -40,6 +40,7 @@ struct OpenRequest {
     bool direct = false;          // O_DIRECT
     bool maps_sealed = false;     // files that are sealed are mapped elsewhere, in no page cache
     bool kill_suid_sgid = false;  // with truncate, as in SetAttr
+    bool kill_any_sgid = false;
     Caller caller;
 };
 struct HandleInfo {  // an open handle, for ioctls and `pmfsctl holders`

@@ -137,7 +137,8 @@ public:
     Result<> setxattr(InodeNo ino, std::string_view name, std::span<const std::byte> value,
                       int flags, const Caller &caller, bool drop_setgid = false);
     Result<std::vector<std::byte>> getxattr(InodeNo ino, std::string_view name);
-    Result<std::string> listxattr(InodeNo ino);  // names, each ended by a zero byte
+    // Names, each ended by a zero byte.  `trusted`: those of trusted.* as well.
+    Result<std::string> listxattr(InodeNo ino, bool trusted = true);
     Result<> removexattr(InodeNo ino, std::string_view name, const Caller &caller);
 
     // --- seals (docs/seal.md).  seal, unseal, prepare and take_grant are durable when they return;

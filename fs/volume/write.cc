@@ -420,7 +420,7 @@ Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset, const Piece
         const Result<> done = parts_->scheduler.run_or_keep(operation, caller.progress);
         stale->pages = e.live.wrote_past_cache(caller.handle);  // also of a part
         if (!operation) return done.error();
-        stale->attributes = write.killed();
+        stale->attributes = stale->mode = write.killed();
         // What is written is written; the rest is the next call's error.
         if (!done.ok() && done.error().errno_value() == ENOSPC && write.written() != 0 &&
             !caller.written_back)

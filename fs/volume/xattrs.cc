@@ -145,13 +145,14 @@ Result<std::vector<std::byte>> Volume::getxattr(InodeNo ino, std::string_view na
     return core::get_xattr(reader, *inode, ino, name);
 }
 
-Result<std::string> Volume::listxattr(InodeNo ino) {
+Result<std::string> Volume::listxattr(InodeNo ino, bool trusted) {
     Engine &e = parts_->engine;
     SharedLock held(e.lock);
     const Reader reader(*e.core);
     const auto *inode = TRY(core::read_inode(reader, ino));
     std::string names;
-    const auto add = [&names](std::string_view name) {
+    const auto add = [&](std::string_view name) {
+        if (!trusted && name.starts_with("trusted.")) return;
         names.append(name);
         names.push_back('\0');
     };

@@ -99,6 +99,8 @@ public:
     Reply call(std::uint32_t opcode, std::uint64_t node, std::string_view body, As as = {});
 
     ssize_t send(std::span<const iovec> message) override;
+    bool let_wait(std::uint32_t) override { return lets_wait; }
+    bool lets_wait = true;
 
 private:
     void begin(front::Policy policy, const front::DispatchOptions &options);

@@ -78,6 +78,20 @@ TEST_CASE("fsck: a volume with one of everything is clean") {
     }
 }
 
+TEST_CASE(
+    "fsck: access control lists that agree with the mode are no fault, nor are chattr's flags") {
+    Populated p;
+    p.b.add_xattrs(p.many_links, {{"system.posix_acl_access", test::list_of_0644()}});
+    p.b.add_xattrs(p.directory, {{"system.posix_acl_default", test::list_of_0644()}});
+    p.b.inode(p.many_links).flags.set(kImmutable | kNoDump);
+    p.b.inode(p.directory).flags.set(kAppendOnly | kNoAccessTime);
+    p.b.finish();
+    const auto report = fsck::check(p.b.region());
+    REQUIRE(report.ok());
+    INFO(codes_of(report.value()));
+    CHECK(report.value().clean());
+}
+
 TEST_CASE("fsck: a planted fault is found, and nothing that only follows from it") {
     for (const auto &plants : test::all_plants())
         for (const Plant &plant : plants) {

@@ -12,6 +12,7 @@
 #include "base/mutex.h"
 #include "front/clients/client.h"
 #include "front/clients/file_locks.h"
+#include "front/clients/seats.h"
 
 namespace pmfs::front {
 
@@ -31,6 +32,7 @@ public:
 
     Volume &volume() { return volume_; }
     FileLocks &locks() { return locks_; }
+    Seats &seats() { return seats_; }
     // Errors: ENOTDIR and what looking up its root says; EBUSY: a second one that can be told.
     Result<std::shared_ptr<Client>> admit(Policy policy, Origin origin = {});
     // The client has given everything back, and goes.
@@ -62,6 +64,7 @@ public:
 private:
     Volume &volume_;
     FileLocks locks_;
+    Seats seats_;
     std::shared_ptr<Client> told_;  // set before any other client asks
     Mutex mutex_;
     std::map<ClientId, std::weak_ptr<const Client>> present_ GUARDED_BY(mutex_);

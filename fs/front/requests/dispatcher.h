@@ -138,16 +138,29 @@ public:
     }
     // Answers with an error, or parks the request if the error says so.  `req` is gone.
     void fail(fuse_req_t req, const Error &error);
+    // The current request is going to wait: for a lease's holder, or for what ends without a
+    // request of this client's, unless it is its kernel's write-back.  False: it must not, for too
+    // many do; EAGAIN, then.
+    bool takes_seat(bool for_lease = false);
+    // The same for what has a copy of it, once the request itself is not at hand any more.
+    std::function<Seats::Seat()> seats_for_current(bool for_lease = false);
     // True when all dirty pages of that range that a kernel can be asked for were written back for
-    // this request.  If not, the request was parked for that and `req` is gone: return, it will
-    // be run again.
-    bool flushed(fuse_req_t req, const Notifier::Pages &pages);
+    // this request.  If not, the request was parked for that, or answered if it may not wait, and
+    // `req` is gone: return, it will be run again.  `wished`: rather than that it is not to wait.
+    bool flushed(fuse_req_t req, const Notifier::Pages &pages, bool wished = false);
+    // What a kernel has to write back before it hears these attributes of an inode, because
+    // st_blocks counts that, too; nothing: nothing, or it needs them more than it needs st_blocks.
+    Result<std::optional<Notifier::Pages>> unseen_pages(Attr &attr);
     // Too many wait already: a request of the background kind (a read, a write) must not.
     bool crowded() { return client_->notifier() != nullptr && client_->notifier()->crowded(); }
     // Runs `reply` once the client's kernel does not believe any more what is `stale`; `written`:
     // of which bytes its pages are.
     void tell(fuse_req_t req, Stale stale, const Notifier::Pages &written,
               std::function<void()> reply);
+    // The mode is another one, and the request's answer does not tell the client's kernel.
+    void mode_changed(InodeNo ino) {
+        if (client_->notifier() != nullptr) client_->owe_attributes(ino);
+    }
     // True when what this client changes is news for another one's kernel, which hears it by
     // tell_others() before `reply` runs.
     bool others_hear() { return clients_.others_hear(*client_); }
@@ -170,6 +183,8 @@ public:
     void lock(fuse_req_t req, const LockRequest &wanted, bool waits);
     // Of the current request, which sets an access control list.
     bool drops_setgid(const Caller &caller) const;  // newer.cc
+    // Of one that clears set-id bits of a file.
+    bool kills_any_setgid(InodeNo ino, const Caller &caller);  // newer.cc
     // A handle of the client's is released, and its grants and locks end.
     void released(HandleId handle);
 
@@ -181,6 +196,7 @@ private:
         std::vector<iovec> apart;
         Progress progress;
         std::shared_ptr<FileLocks::Wait> lock;  // null: it waits for something else
+        Seats::Seat seat;
     };
     // What is done for a request after dispatch() has returned.  leave() waits for those.
     class Late {
@@ -196,7 +212,7 @@ private:
         Dispatcher &dispatcher_;
     };
     void dispatch(const Port &port, Bytes message, std::span<const iovec> apart, bool flushed,
-                  Progress progress, unsigned read_ins);
+                  Progress progress, Seats::Seat seat, unsigned read_ins);
     bool read_in(fuse_req_t req);
     using Waiting = std::unordered_map<std::uint64_t, std::shared_ptr<Aside>>;
     Waiting take_waiting() EXCLUDES(waiting_mutex_);

@@ -45,6 +45,8 @@ Subject subject_of(ConstBytes message);
 std::size_t other_node_place(ConstBytes message);
 // The message gives something back, or is of nobody: it does not matter who sends it.
 bool from_anybody(ConstBytes message);
+// A WRITE by the client's kernel, for whoever stored.
+bool written_back(ConstBytes message);
 
 // Whether all that such a request does before its first commit may be done again.  The end of a
 // handle or of a grant is not among them, nor what asks others first.

@@ -13,6 +13,7 @@
 #include <sys/uio.h>
 
 #include "base/bytes.h"
+#include "front/clients/seats.h"
 #include "front/transports/transport.h"
 #include "volume/progress.h"
 
@@ -44,6 +45,8 @@ public:
     // What a WRITE carries, where that is not in its message: as long as its port lives.
     std::span<const iovec> apart() const { return apart_; }
     Progress &progress() const { return progress_; }
+    // Null: it has not waited yet.
+    Seats::Seat &seat() const { return seat_; }
     // The kernel's dirty pages of its file were written back for this run of it.
     bool flushed() const { return flushed_; }
     std::uint64_t told() const { return told_; }
@@ -73,6 +76,7 @@ private:
     std::uint64_t told_;
     unsigned read_ins_;
     mutable Progress progress_;
+    mutable Seats::Seat seat_;
     const Request *outer_;
 };
 

@@ -16,6 +16,7 @@
 #include "base/bytes.h"
 #include "base/file_descriptor.h"
 #include "base/mutex.h"
+#include "base/places.h"
 #include "front/requests/dispatcher.h"
 #include "front/transports/fuse_uring_abi.h"
 #include "front/transports/transport.h"
@@ -60,6 +61,8 @@ private:
         void operator()(std::byte *memory) const;
     };
     enum Command : unsigned { kServe, kHold, kEnd };
+    static constexpr std::size_t kEntriesMax = 4096;  // of one queue
+    static constexpr std::size_t kWaitingMax = kEntriesMax / 2;
 
     Result<> make_ring();
     Result<> restrict_ring();
@@ -101,11 +104,12 @@ private:
     // --- everybody's
     FileDescriptor wake_;  // an eventfd
     std::atomic<Command> command_{kServe};
-    std::atomic<bool> holds_{false};       // no request is handled any more
-    std::atomic<bool> over_{false};        // and no answer taken
-    std::atomic<std::size_t> waiting_{0};  // requests that wait for as long as others like to
+    std::atomic<bool> holds_{false};  // no request is handled any more
+    std::atomic<bool> over_{false};   // and no answer taken
     Mutex mutex_;
     std::vector<Entry *> handed_over_ GUARDED_BY(mutex_);
+    // Requests that wait for as long as others like to.
+    Places waiting_ GUARDED_BY(mutex_){kWaitingMax};
 };
 
 }  // namespace pmfs::front

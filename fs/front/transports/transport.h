@@ -22,9 +22,12 @@ public:
 
     // Sends one whole reply.  Gives the bytes sent, or -1 with errno.  Called by any thread.
     virtual ssize_t send(std::span<const iovec> message) = 0;
-    // Its request is going to wait for as long as somebody else likes to.  False: so many do that
-    // others might not come through any more.
-    virtual bool let_wait() { return true; }
+    // Its request, of that user, is going to wait for as long as somebody else likes to.  False: so
+    // many do that others might not come through any more, or so many of that user.
+    virtual bool let_wait(std::uint32_t user) {
+        (void)user;
+        return true;
+    }
 };
 
 // Whoever answers later shares the port.  One that is not owned outlives the requests by it.
