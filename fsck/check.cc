@@ -70,7 +70,7 @@ Result<std::uint64_t> replay_journal(pm::Region &region, const journal::BootId &
     const Superblock sb = TRY(superblock_of(region)).sb;
     if (must_mount_read_only(sb) && may_write)
         return Error(ENOTSUP,
-                     "the volume uses a feature that this program may not write; -n checks "
+                     "the volume uses a feature that this program may not write to; -n checks "
                      "it without writing");
     const auto chain = journal::verify_chain(region, sb, boot_id);
     if (!chain.ok() && chain.error().errno_value() == EUCLEAN) return 0;  // check() says it

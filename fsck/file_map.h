@@ -1,6 +1,7 @@
 // Block maps: extents, seals, long symlinks; and xattrs, the other thing that every inode may own.
 #pragma once
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "fsck/context.h"
@@ -35,6 +36,11 @@ Owned walk_map(Context &context, Space &space, std::uint64_t number, const media
 Owned walk_symlink(Context &context, Space &space, std::uint64_t number, const media::Inode &inode);
 
 Owned walk_xattrs(Context &context, Space &space, std::uint64_t number, const media::Inode &inode);
+
+// If the attribute of that name is an access control list.  `value` is null where it stands in
+// blocks of its own, which no list needs.
+void check_acl(Context &context, std::uint64_t number, const media::Inode &inode,
+               std::string_view name, const ConstBytes *value);
 
 // Claims `blocks` blob blocks from `start` on and checks them: pieces of a value of `size` bytes,
 // of which `*offset` come before.

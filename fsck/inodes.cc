@@ -38,6 +38,7 @@ std::uint8_t type_of(std::uint32_t mode) {
 }
 
 constexpr std::uint32_t kModeBits = S_IFMT | 07777;
+constexpr std::uint32_t kOfChattr = kImmutable | kAppendOnly | kNoDump | kNoAccessTime;
 
 }  // namespace
 
@@ -184,6 +185,8 @@ void Inodes::check_flags(std::uint64_t number, const Inode &inode, std::uint8_t 
         fault = "sealed, but empty";
     else if ((flags & kEverMapped) != 0 && type != DT_REG)
         fault = "mapped, but no regular file";
+    else if ((flags & kOfChattr) != 0 && type != DT_REG && type != DT_DIR)
+        fault = "of chattr, but neither file nor directory";
     if (fault != nullptr)
         context_.found_inode(Code::flags_wrong, number, fmt::format("{}: {:#x}", fault, flags));
 }

@@ -5,10 +5,12 @@
 #include <CLI/CLI.hpp>
 
 #include "base/printable.h"
+#include "base/units.h"
 #include "fsck/check.h"
 #include "fsck/print.h"
 #include "fsck/repair.h"
 #include "pm/region.h"
+#include "probe/identity.h"
 
 namespace {
 
@@ -32,8 +34,8 @@ Result<fsck::Report> run(const Words &words) {
     const std::uint64_t replayed =
         TRY(fsck::replay_journal(*region, journal::current_boot_id(), !words.only_look, &damage));
     if (replayed != 0 && !words.json && !words.quiet)
-        fmt::print("{}: the journal was replayed{}: {} transactions\n", printable(words.device),
-                   words.only_look ? " in memory" : "", replayed);
+        fmt::print("{}: the journal was replayed{}: {}\n", printable(words.device),
+                   words.only_look ? " in memory" : "", counted(replayed, "transaction"));
     fsck::Report report = TRY(fsck::check(*region));
     // While the journal cannot be replayed nothing is written.
     if (words.repair && damage.clean()) TRY(fsck::repair(*region, report));
@@ -48,21 +50,21 @@ int main(int argc, char **argv) {
     Words words;
     CLI::App app{"Check a pmfs volume and say what is wrong with it.", "fsck.pmfs"};
     auto *device =
-        app.add_option("device", words.device, "DAX device or image file; must not be mounted");
+        app.add_option("device", words.device,
+                       "Device-DAX node, memory file or image file; or label:NAME, uuid:UUID; it "
+                       "must not be mounted");
     bool codes = false;
-    app.add_flag("--codes", codes, "Only list the problems that it knows");
-    auto *look =
-        app.add_flag("-n", words.only_look, "Write nothing: the journal is replayed in memory");
+    app.add_flag("--codes", codes, "Only list all problems that it can report");
+    app.add_flag("-n", words.only_look, "Write nothing: the journal is replayed in memory");
     app.add_flag("-a,-p,-y", words.repair,
-                 "Repair what has a repair: the superblock and its copies")
-        ->excludes(look);
+                 "Repair what can be repaired: the superblock and its copies");
     bool ignored = false;
     int ignored_fd = 0;
-    app.add_flag("-f,--force", ignored, "Check a clean volume too (always done)");
-    app.add_flag("--json", words.json, "One JSON object a line: problems, then a summary");
-    app.add_flag("-q,--quiet", words.quiet, "Say nothing about a clean volume");
-    app.add_flag("-T", ignored, "Accepted from fsck(8), which has a title of its own");
-    app.add_flag("-V,--verbose", ignored, "Accepted from fsck(8)");
+    app.add_flag("-f,--force", ignored, "Check even if the volume is clean (it always does)");
+    app.add_flag("--json", words.json, "Print one JSON object per line: problems, then a summary");
+    app.add_flag("-q,--quiet", words.quiet, "Print nothing if the volume is clean");
+    app.add_flag("-T", ignored, "Accepted from fsck(8), without effect");
+    app.add_flag("-V,--verbose", ignored, "Accepted from fsck(8), without effect");
     app.add_option("-C", ignored_fd, "Accepted from fsck(8): there is no progress to show");
     app.failure_message([](const CLI::App *, const CLI::Error &error) {
         return printable(error.what()) + "\nRun with --help for more information.\n";
@@ -79,10 +81,23 @@ int main(int argc, char **argv) {
         return kClean;
     }
     if (device->empty()) {
-        fmt::print(stderr, "fsck.pmfs: which volume?  (--help says more)\n");
+        fmt::print(stderr, "fsck.pmfs: give the device or image file to check (see --help)\n");
+        return kUsage;
+    }
+    if (words.only_look && words.repair) {
+        fmt::print(stderr,
+                   "fsck.pmfs: -n writes nothing, so it cannot be combined with -p, -a or -y\n");
         return kUsage;
     }
 
+    if (const auto name = probe::name_in(words.device)) {
+        const auto found = probe::find_volume(*name);
+        if (!found.objection.empty()) {
+            fmt::print(stderr, "fsck.pmfs: {}\n", printable(found.objection));
+            return kFailed;
+        }
+        words.device = found.path;
+    }
     const auto report = run(words);
     if (!report.ok()) {
         fmt::print(stderr, "fsck.pmfs: {}: {}\n", printable(words.device), report.error().what());
@@ -97,7 +112,7 @@ int main(int argc, char **argv) {
     const int corrected = found.repaired != 0 ? kCorrected : 0;
     if (found.repaired == found.found) return corrected | failed;
     if (words.repair)
-        fmt::print(stderr, "fsck.pmfs: {}: not all problems can be repaired by this version\n",
+        fmt::print(stderr, "fsck.pmfs: {}: this version cannot repair all of these problems\n",
                    printable(words.device));
     return corrected | kLeftBroken | failed;
 }

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/printable.h"
+#include "base/units.h"
 
 namespace pmfs::fsck {
 
@@ -16,25 +17,26 @@ std::string text_of(const Report &report, const std::string &device) {
         text += fmt::format("... and {} more\n", report.found - report.problems.size());
     if (report.medium_failed)
         text +=
-            "the medium failed while it was read: what lies there was taken for zeroes (see the "
+            "the medium returned errors: bytes that could not be read were taken as zeroes (see "
+            "the "
             "kernel's log)\n";
     if (report.gave_up)
-        text += "too much is wrong: the rest was not looked at\n";
+        text += "there are too many problems: the rest was not checked\n";
     else if (report.unjudged)
-        text += "this damage hides what some blocks or names belong to; they were not judged\n";
+        text +=
+            "because of this damage it is unknown to what some blocks or names belong; they were "
+            "not "
+            "checked\n";
+    std::string state = "clean";
+    if (!report.clean()) state = counted(report.found, "problem");
+    if (report.repaired != 0)
+        state += report.repaired == report.found ? ", repaired"
+                                                 : fmt::format(", {} repaired", report.repaired);
     text += fmt::format(
-        "{}: {}, {} inodes ({} directories, {} orphans, {} sealed{}), {} of {} "
-        "blocks in use\n",
-        printable(device),
-        report.clean() ? std::string("clean")
-                       : fmt::format("{} problem{}{}", report.found, report.found == 1 ? "" : "s",
-                                     report.repaired == 0 ? ""
-                                     : report.repaired == report.found
-                                         ? ", repaired"
-                                         : fmt::format(", {} repaired", report.repaired)),
-        report.inodes, report.directories, report.orphans, report.sealed,
-        report.grants == 0 ? "" : fmt::format(", {} grant records", report.grants),
-        report.blocks_used, report.blocks);
+        "{}: {}; inodes: {} (directories: {}, orphans: {}, sealed: {}{}); {} of {} in use\n",
+        printable(device), state, report.inodes, report.directories, report.orphans, report.sealed,
+        report.grants == 0 ? "" : fmt::format(", grant records: {}", report.grants),
+        report.blocks_used, counted(report.blocks, "block"));
     return text;
 }
 

@@ -104,6 +104,8 @@ enum class Code : std::uint16_t {
     blob_damaged = 905,
     blob_misplaced = 906,
     symlink_broken = 907,
+    acl_broken = 908,
+    acl_not_mode = 909,
 
     grant_record_not_bare = 1001,
     grant_flags_wrong = 1002,

@@ -20,12 +20,12 @@ Result<> repair(pm::Region &region, Report &report) {
         seal_block(sb);
         region.fence(region.write(problem.block * kBlockSize, bytes_of(sb)));
         if (!region.keeps(problem.block * kBlockSize, bytes_of(sb)))
-            return Error(EROFS, "the medium does not keep what is stored to it");
+            return Error(EROFS, "the medium does not keep data that is written to it");
         problem.repaired = true;
         ++report.repaired;
     }
     if (report.repaired != 0 && region.is_image()) TRY(region.sync());
-    if (faults.met()) return Error(EIO, "the medium does not keep what is written to it");
+    if (faults.met()) return Error(EIO, "the medium does not keep data that is written to it");
     return {};
 }
 

@@ -85,6 +85,8 @@ Owned walk_xattrs(Context &context, Space &space, std::uint64_t number, const In
             else if (same.seen(key, attribute.name))
                 context.found_inode(Code::xattr_twice, number, in_quotes(attribute.name));
             owned.add(walk_value(context, space, number, attribute));
+            check_acl(context, number, inode, attribute.name,
+                      attribute.runs == 0 ? &attribute.rest : nullptr);
         });
     owned.blocks += walk.nodes;
     owned.complete &= walk.complete;

@@ -47,7 +47,7 @@ void print_volume(const Words &words, const media::Superblock &sb, const char *m
                words.dry_run ? "would be a" : "a", size_words(blocks * media::kBlockSize), medium);
     fmt::print("  uuid     {}\n", uuid);
     if (label[0] != 0) fmt::print("  label    {}\n", printable({label, ::strnlen(label, 64)}));
-    fmt::print("  blocks   {} of 4 KiB in {} group{}\n", blocks, groups, groups == 1 ? "" : "s");
+    fmt::print("  blocks   {} of 4 KiB in {}\n", blocks, counted(groups, "group"));
     fmt::print("  journal  {}\n", size_words(sb.journal_blocks.get() * media::kBlockSize));
     fmt::print("  mapping  in units of {}\n", size_words(sb.mapping_unit.get()));
     const std::uint32_t reserve = sb.root_reserve.get();
@@ -58,12 +58,13 @@ void print_volume(const Words &words, const media::Superblock &sb, const char *m
 // all: a process that outlived the server of an older volume would store into the new one.
 Result<> refuse_overwrite(const Words &words, pm::Region &region, std::string *found) {
     if (region.mapping_fd() >= 0 && pm::Lender::anybody_has_one(region.mapping_fd()))
-        return Error(EBUSY,
-                     "a process still maps it from the volume that was on it, and may store to it: "
-                     "end that process first (lslocks shows it), with -f as well");
+        return Error(
+            EBUSY,
+            "a process still maps the volume that was on it, and may store to it: end that "
+            "process first (lslocks shows it); -f does not change that");
     *found = TRY(mkfs::what_is_on(region, words.device));
     if (!found->empty() && !words.force)
-        return Error(EEXIST, "there is something on it (-f overwrites it)");
+        return Error(EEXIST, "it already contains something (-f overwrites it)");
     return {};
 }
 
@@ -86,13 +87,14 @@ Result<media::Superblock> make_on(const Words &words, const mkfs::MakeOptions &o
 // An existing image is opened, and so locked, before its size is touched.
 Result<> prepare_existing(const Words &words, const mkfs::ImageState &image, std::string *found) {
     if (!image.regular) {
-        if (words.size != 0) return Error(EINVAL, "--size is for image files");
+        if (words.size != 0)
+            return Error(EINVAL, "--size is only for image files, and this is a device");
         return {};
     }
     if (words.size != 0 && image.size != 0 && !words.force)
         return Error(EEXIST,
-                     "this file exists already (-f overwrites it; without --size its size "
-                     "stays)");
+                     "this file already exists (-f overwrites it; without --size it keeps its "
+                     "size)");
     if (image.size != 0) {
         pm::OpenOptions open;
         open.read_only = true;
@@ -113,11 +115,11 @@ Exit run(const Words &words, const mkfs::MakeOptions &options) {
     if (const auto advice = pm::advice_for_missing(words.device); !exists && advice)
         return fail(words, advice->what());
     if (!exists && words.size == 0)
-        return fail(words, "does not exist (--size SIZE makes an image file)");
+        return fail(words, "it does not exist (--size SIZE creates an image file)");
 
     const char *medium = "an image file";
     std::string found;
-    Result<media::Superblock> made = Error(EINVAL, "nothing was made");
+    Result<media::Superblock> made = Error(EINVAL, "no volume was made");
     const bool new_size = words.size != 0 && image.value().size != words.size;
     if (words.dry_run && new_size) {
         Result<> ready = exists ? prepare_existing(words, image.value(), &found) : Result<>();
@@ -137,7 +139,7 @@ Exit run(const Words &words, const mkfs::MakeOptions &options) {
     }
     if (!made.ok()) {
         if (!found.empty() && made.error().errno_value() == EEXIST)
-            return fail(words, fmt::format("holds {} (-f overwrites it)", found));
+            return fail(words, fmt::format("it contains {} (-f overwrites it)", found));
         return fail(words, made.error().what());
     }
     if (!words.quiet) print_volume(words, made.value(), medium);
@@ -150,25 +152,27 @@ int main(int argc, char **argv) {
     Words words;
     CLI::App app{"Make a pmfs volume on persistent memory, a memory file or an image file.",
                  "mkfs.pmfs"};
-    app.add_option("device", words.device, "DAX device or image file")->required();
+    app.add_option("device", words.device, "Device-DAX node, memory file or image file")
+        ->required();
     const CLI::AsSizeValue size_value(false);
-    app.add_option("-s,--size", words.size, "Make an image file of this size (64M, 1G, 1T)")
+    app.add_option("-s,--size", words.size, "Create an image file of this size (64M, 1G, 1T)")
         ->transform(size_value);
-    app.add_option("-L,--label", words.label, "The volume's name, at most 64 bytes");
-    app.add_option("-U,--uuid", words.uuid, "The volume's UUID (default: random)");
+    app.add_option("-L,--label", words.label, "Label of the volume, at most 64 bytes");
+    app.add_option("-U,--uuid", words.uuid, "UUID of the volume (default: random)");
     app.add_option("--journal-size", words.journal_size,
-                   "Size of the journal (default: a 256th of the volume, from 256K to 128M)")
+                   "Size of the journal (default: 1/256 of the volume, from 256K to 128M)")
         ->transform(size_value);
     app.add_option("--mapping-unit", words.mapping_unit,
-                   "What direct mappings are aligned to, 4K to 2M (default: the device's page)")
+                   "Alignment of direct mappings, 4K to 2M (default: the device's page size)")
         ->transform(size_value);
     app.add_option("--reserve", words.reserve,
-                   "How many percent of the volume only root may fill, 0 to 50 (default: 1)");
-    app.add_flag("--sparse", words.sparse,
-                 "Do not preallocate the image: a full disk below is then an I/O error");
-    app.add_flag("-f,--force", words.force, "Overwrite what is there");
-    app.add_flag("-n,--dry-run", words.dry_run, "Only say what would be made");
-    app.add_flag("-q,--quiet", words.quiet, "Say nothing but errors");
+                   "Percentage of the volume that is reserved for root, 0 to 50 (default: 1)");
+    app.add_flag(
+        "--sparse", words.sparse,
+        "Do not preallocate the image file: if the disk fills up, the volume gets I/O errors");
+    app.add_flag("-f,--force", words.force, "Overwrite existing data");
+    app.add_flag("-n,--dry-run", words.dry_run, "Only print what would be made");
+    app.add_flag("-q,--quiet", words.quiet, "Print only errors");
     mkfs::MakeOptions options;
     app.failure_message([](const CLI::App *, const CLI::Error &error) {
         return printable(error.what()) + "\nRun with --help for more information.\n";
@@ -184,10 +188,11 @@ int main(int argc, char **argv) {
     if (!words.reserve.empty()) {
         const auto reserve = hundredths(words.reserve);
         if (!reserve || *reserve > media::kRootReserveMax) {
-            fmt::print(stderr,
-                       "mkfs.pmfs: --reserve {}: a percentage from 0 to 50 is wanted, with two "
-                       "decimals at most\n",
-                       printable(words.reserve));
+            fmt::print(
+                stderr,
+                "mkfs.pmfs: --reserve {}: must be a percentage from 0 to 50, with at most two "
+                "decimals\n",
+                printable(words.reserve));
             return kUsage;
         }
         options.root_reserve = *reserve;
@@ -195,7 +200,7 @@ int main(int argc, char **argv) {
     options.root_uid = ::geteuid();
     options.root_gid = ::getegid();
     if (!words.uuid.empty() && uuid_parse(words.uuid.c_str(), options.uuid.emplace().data()) != 0) {
-        fmt::print(stderr, "mkfs.pmfs: {}: not a UUID\n", printable(words.uuid));
+        fmt::print(stderr, "mkfs.pmfs: --uuid {}: not a UUID\n", printable(words.uuid));
         return kUsage;
     }
     return run(words, options);

@@ -179,22 +179,26 @@ Result<Superblock> plan(std::uint64_t region_size, std::uint64_t region_mapping_
     const std::uint64_t journal_size =
         options.journal_size != 0 ? options.journal_size : default_journal_size(size);
     if (journal_size < kJournalSizeMin || !is_aligned(journal_size, kBlockSize))
-        return Error(EINVAL, "the journal must have at least 256 KiB, in multiples of 4 KiB");
+        return Error(EINVAL, "the journal size must be at least 256 KiB, and a multiple of 4 KiB");
     // A quarter of the first group: enough for any journal, and on the smallest volume it leaves
     // room for files.
     if (journal_size > std::min(size, kGroupBlocks * kBlockSize) / 4)
-        return Error(EINVAL, "the journal may take a quarter of the volume at most, and 256 MiB");
+        return Error(
+            EINVAL,
+            "the journal size must be at most a quarter of the volume, and at most 256 MiB");
 
     const std::uint64_t unit =
         options.mapping_unit != 0 ? options.mapping_unit : region_mapping_unit;
     if (unit < kBlockSize || unit > kChunkSize || !std::has_single_bit(unit))
-        return Error(EINVAL,
-                     "the mapping unit must be a power of two from 4 KiB to 2 MiB (a device with "
-                     "larger pages: give its namespace an alignment of 2 MiB)");
+        return Error(
+            EINVAL,
+            "the mapping unit must be a power of two from 4 KiB to 2 MiB (if the device has "
+            "larger pages, recreate its namespace with an alignment of 2 MiB)");
     if (unit < region_mapping_unit)
-        return Error(EINVAL, "the mapping unit may not be smaller than the device's page");
+        return Error(EINVAL, "the mapping unit must not be smaller than the device's page size");
     if (options.root_reserve > kRootReserveMax)
-        return Error(EINVAL, "the reserve for root may be half of the volume at most (50)");
+        return Error(EINVAL,
+                     "the reserve for root must be at most half of the volume (50 percent)");
     if (options.label.size() > sizeof(Superblock::label))
         return Error(EINVAL, "the label is longer than 64 bytes");
 
@@ -223,7 +227,8 @@ Result<Superblock> plan(std::uint64_t region_size, std::uint64_t region_mapping_
 }
 
 Result<Superblock> make(Region &region, const MakeOptions &given) {
-    if (region.read_only()) return Error(EROFS, "opened read-only: nothing can be made here");
+    if (region.read_only())
+        return Error(EROFS, "it is open only for reading, so no volume can be made");
     MakeOptions options = given;
     if (!options.time) options.time = now();
     const Superblock sb = TRY(plan(region.size(), region.mapping_unit(), options));
@@ -231,7 +236,10 @@ Result<Superblock> make(Region &region, const MakeOptions &given) {
     const pm::ScatteredAccess scattered(region);
     pm::FaultScope faults;
     TRY(Maker(region, sb, options, secret).run());
-    if (faults.met()) return Error(EIO, "the medium did not take all that was written to it");
+    if (faults.met())
+        return Error(
+            EIO,
+            "the medium did not accept all data that was written to it (see the kernel's log)");
     return sb;
 }
 

@@ -40,7 +40,7 @@ Probe probe_of(int fd) {
 // A device-DAX has no read(2); libblkid gets a copy of its start.
 Result<FileDescriptor> copy_of_head(const pm::Region &region) {
     FileDescriptor copy(::memfd_create("pmfs-probe", MFD_CLOEXEC));
-    if (!copy.ok()) return Error(EIO, "no memory to look at the device with");
+    if (!copy.ok()) return Error(EIO, "not enough memory to examine the device");
     const std::size_t size = std::min(region.size(), kHeadSize);
     for (std::size_t at = 0; at < size;) {
         const ssize_t written = ::write(copy.get(), region.data() + at, size - at);
@@ -73,20 +73,20 @@ Result<std::string> what_is_on(const pm::Region &region, const std::string &path
     if (volume.error().errno_value() == ENOTSUP)
         return std::string("a pmfs volume of another version of the format");
     if (media::looks_like_superblock(bytes.first(media::kBlockSize)))
-        return std::string("a pmfs volume (a damaged or foreign one)");
+        return std::string("a pmfs volume that is damaged");
 
     const FileDescriptor fd = TRY(readable_fd(region, path));
     const Probe probe = probe_of(fd.get());
-    if (probe == nullptr) return Error(EIO, "libblkid cannot look at it");
+    if (probe == nullptr) return Error(EIO, "libblkid cannot examine it");
     const int found = blkid_do_fullprobe(probe.get());
     if (found == 1) return std::string();
-    if (found < 0) return std::string("more than one signature, or one that cannot be read");
+    if (found < 0) return std::string("several signatures, or one that cannot be read");
     const char *name = nullptr;
     if (blkid_probe_lookup_value(probe.get(), "TYPE", &name, nullptr) == 0)
         return fmt::format("a filesystem or other signature: {}", name);
     if (blkid_probe_lookup_value(probe.get(), "PTTYPE", &name, nullptr) == 0)
         return fmt::format("a partition table: {}", name);
-    return std::string("a signature that libblkid knows");
+    return std::string("a signature that libblkid recognizes");
 }
 
 Result<> wipe_signatures(pm::Region &region, const std::string &path) {
@@ -97,7 +97,7 @@ Result<> wipe_signatures(pm::Region &region, const std::string &path) {
     }
     const FileDescriptor fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
     const Probe probe = fd.ok() ? probe_of(fd.get()) : nullptr;
-    if (probe == nullptr) return Error(EIO, "libblkid cannot look at it");
+    if (probe == nullptr) return Error(EIO, "libblkid cannot examine it");
     while (blkid_do_probe(probe.get()) == 0)
         if (blkid_do_wipe(probe.get(), 0) != 0)
             return Error(EIO, "an old signature cannot be erased");

@@ -1,9 +1,9 @@
-// Proof that nobody makes a system call that may block while it holds a lock that everybody needs.
+// Proof that no thread makes a system call that may block while it holds a lock that all others
+// need.
 //
-// A lock that is made with Blocking::never (mutex.h) counts itself for the thread that holds it.
-// What may block, or asks the system about others (/proc, pidfds, locks of files, sockets), says so
-// with may_block() first.  Tests make a violation fatal, and a server logs it: see
-// set_blocking_watch().
+// A lock made with Blocking::never (mutex.h) is counted for the thread that holds it. Code that may
+// block, or asks the system about other processes (/proc, pidfds, file locks, sockets), first calls
+// may_block(). Tests make a violation fatal, and a server logs it: see set_blocking_watch().
 #pragma once
 
 namespace pmfs {

@@ -1,17 +1,17 @@
-// The errno values that are not errnos.
+// Values in the place of an errno that only pmfs uses: an operation cannot go on yet, and why.
 #pragma once
 #include "base/result.h"
 
 namespace pmfs {
 
 // The operation cannot go on until a group commit has made room, or readers have left freed blocks.
-// Nothing is lost: the front end puts the request aside with Volume::when_ready() and runs it
+// Nothing is lost: the front end parks the request with Volume::when_ready() and runs it
 // again, and an operation that was kept (volume/progress.h) goes on from where it stopped.  It
 // never reaches a client.
 inline constexpr int kParkErrno = 0x10001;
 
 // The operation waits for the leases of the inode Error::subject() to be given back (docs/seal.md
-// "B").  Parked in the same way.
+// "Leases and their events").  Parked in the same way.
 inline constexpr int kBreakErrno = 0x10002;
 
 // Another operation has claimed the inode Error::subject() (volume/claims.h).  Parked in the same

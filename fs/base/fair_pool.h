@@ -1,10 +1,10 @@
-// A bounded pool of threads for work that may block or take long, fair by user and by file: a user
-// who has much to do keeps a share of the threads at most, and a file one; and lengthy jobs have
-// threads of their own, each user's a quarter of them, which give way to all others (nice(2)): so
-// whoever wants little need not wait for whoever wants much.
+// A bounded pool of threads for work that may block or take long, fair by user and by file. One
+// user keeps at most a share of the threads busy, and one file at most one. Lengthy jobs have
+// threads of their own, at a lower priority (nice(2)); one user keeps at most a quarter of these
+// busy. So users with little work need not wait for users with much.
 //
-// Jobs of one file run in the order that they came.  The user with the fewest running jobs is
-// served next, and of several the one who was not served for the longest time.
+// Jobs of one file run in the order in which they came. The user with the fewest running jobs is
+// served next; of several such users, the one that was not served for the longest time.
 #pragma once
 #include <cstdint>
 #include <deque>

@@ -1,8 +1,8 @@
-// Numbers that must not mix: an inode is no block, and an index is no count.
+// Numbers that must not mix: an inode number is not a block number, and an index is not a count.
 //
-// An Id names one thing of a kind.  Ids are compared, counted up by a plain count, subtracted to
-// give a count, and `id % unit` counts from the last multiple of a unit on; nothing else, and never
-// with another kind.  All of it compiles to one register.
+// An Id names one thing of a kind. Ids of the same kind can be compared, advanced by a plain count,
+// and subtracted, which gives a count; `id % unit` counts from the last multiple of a unit. Nothing
+// else is possible. All of it compiles to one register.
 #pragma once
 #include <compare>
 #include <cstddef>

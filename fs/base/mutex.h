@@ -12,10 +12,10 @@
 #include <condition_variable>
 #include <mutex>
 
+#include "base/adaptive_lock.h"
 #include "base/assert.h"
 #include "base/blocking.h"
 #include "base/hold_watch.h"
-#include "base/adaptive_lock.h"
 
 #if defined(__clang__)
 #define PMFS_THREAD_ATTRIBUTE(x) __attribute__((x))

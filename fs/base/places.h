@@ -1,5 +1,5 @@
-// A table with a fixed number of places, which users share: an eighth is kept for root, and no
-// other user gets more than a share of them.  So nobody can lock the administrator out.
+// A table with a fixed number of places that users share: an eighth is reserved for root, and no
+// other user gets more than a share of them. So no user can lock the administrator out.
 //
 // Guarded by the lock of whatever it counts.
 #pragma once
@@ -16,22 +16,24 @@ public:
     enum class Taken { yes, table_full, share_full };
     // `share`: the most that the user may have, root excepted.  `elsewhere`: places that are taken
     // by what is not counted here.
-    Taken take(std::uint32_t uid, std::size_t share, std::size_t elsewhere = 0) {
+    Taken take(std::uint32_t uid, std::size_t share, std::size_t elsewhere = 0,
+               std::size_t count = 1) {
         const std::size_t open_to_all = max_ - (uid == 0 ? 0 : max_ / 8);
-        if (total_ + elsewhere >= open_to_all) return Taken::table_full;
+        if (total_ + elsewhere + count > open_to_all) return Taken::table_full;
         if (uid != 0) {
-            const auto mine = of_user_.try_emplace(uid, 0).first;
-            if (mine->second >= share) return Taken::share_full;
-            ++mine->second;
+            const auto mine = of_user_.find(uid);
+            const std::size_t has = mine == of_user_.end() ? 0 : mine->second;
+            if (has + count > share) return Taken::share_full;
+            of_user_[uid] = has + count;
         }
-        ++total_;
+        total_ += count;
         return Taken::yes;
     }
-    void give_back(std::uint32_t uid) {
-        --total_;
+    void give_back(std::uint32_t uid, std::size_t count = 1) {
+        total_ -= count;
         if (uid == 0) return;
         const auto found = of_user_.find(uid);
-        if (found != of_user_.end() && --found->second == 0) of_user_.erase(found);
+        if (found != of_user_.end() && (found->second -= count) == 0) of_user_.erase(found);
     }
 
 private:

@@ -1,4 +1,5 @@
-// Text from others on its way to a person: what a terminal would obey is written in ASCII.
+// Text from others that is shown to a person: bytes that would control a terminal are written in
+// ASCII.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Who a process is, beyond its number, which the kernel gives out again.
+// The identity of a process beyond its number, which the kernel reuses.
 #pragma once
 #include <sys/types.h>
 

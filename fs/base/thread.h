@@ -1,4 +1,4 @@
-// Threads that may fail to come into being: a limit of processes or memory is an error like others.
+// Starting a thread may fail: a limit on processes or memory is an error like any other.
 #pragma once
 #include <functional>
 #include <thread>

@@ -1,4 +1,4 @@
-// Sizes and percentages in words, for people.
+// Sizes, percentages and counts in words, for people.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -21,6 +21,14 @@ inline std::string size_words(std::uint64_t bytes) {
     std::string text = std::to_string(whole);
     if (rest != 0) text += "." + std::to_string(rest * 10 / 1024);
     return text + " " + kUnits[unit];
+}
+
+// "1 extent", "2 extents"; a noun with another plural gives it.
+inline std::string counted(std::uint64_t number, std::string_view one, std::string_view many = {}) {
+    std::string text = std::to_string(number) + " ";
+    text += number == 1 || many.empty() ? one : many;
+    if (number != 1 && many.empty()) text += "s";
+    return text;
 }
 
 // "1", "0.5" or "12.25", in hundredths.

@@ -95,22 +95,22 @@ PMFS_EXPORT int pmfs_unseal(int fd) {
     return pmfs_ioctl(fd, PMFS_IOC_UNSEAL, &io);
 }
 
-/* The rules of the FUSE_FALLOCATE door (docs/seal.md), for kernels that keep it shut. */
+/* The rules for the seal modes of FUSE_FALLOCATE (docs/seal.md), for kernels that refuse them. */
 static int seal_by_ioctl(int fd, int mode, off_t offset, off_t length) {
     struct stat status;
     if (fstat(fd, &status) != 0) return -errno;
-    const int door = mode & ~FALLOC_FL_KEEP_SIZE;
-    if (mode == door || offset != 0 || length < status.st_size) return -EINVAL;
-    if (door == PMFS_FALLOC_FL_SEAL_BLOCK_MAP) return pmfs_seal(fd, PMFS_SEAL_FULL);
-    if (door == PMFS_FALLOC_FL_UNSEAL_BLOCK_MAP) return pmfs_unseal(fd);
+    const int seal_mode = mode & ~FALLOC_FL_KEEP_SIZE;
+    if (mode == seal_mode || offset != 0 || length < status.st_size) return -EINVAL;
+    if (seal_mode == PMFS_FALLOC_FL_SEAL_BLOCK_MAP) return pmfs_seal(fd, PMFS_SEAL_FULL);
+    if (seal_mode == PMFS_FALLOC_FL_UNSEAL_BLOCK_MAP) return pmfs_unseal(fd);
     return -EINVAL;
 }
 
 PMFS_EXPORT int pmfs_fallocate(int fd, int mode, off_t offset, off_t length) {
     if (fallocate(fd, mode, offset, length) == 0) return 0;
     const int error = -errno;
-    const int doors = PMFS_FALLOC_FL_SEAL_BLOCK_MAP | PMFS_FALLOC_FL_UNSEAL_BLOCK_MAP;
-    if (error != -EOPNOTSUPP || (mode & doors) == 0) return error;
+    const int seal_modes = PMFS_FALLOC_FL_SEAL_BLOCK_MAP | PMFS_FALLOC_FL_UNSEAL_BLOCK_MAP;
+    if (error != -EOPNOTSUPP || (mode & seal_modes) == 0) return error;
     const int result = seal_by_ioctl(fd, mode, offset, length);
     return result == -ENOTTY ? -EOPNOTSUPP : result;
 }

@@ -215,7 +215,7 @@ struct pmfs_io_revoke {
     uint64_t ended; /* out: how many */
 };
 
-/* --- quarantine: blocks whose holder lost his grant and may still map them -------------------- */
+/* --- quarantine: blocks whose holder lost its grant and may still map them -------------------- */
 
 #define PMFS_QUARANTINE_ALIVE 1u   /* the holder's process is there; else it is gone, or not seen */
 #define PMFS_QUARANTINE_STORES 2u  /* it may store */
@@ -254,7 +254,7 @@ struct pmfs_quarantine {
     struct pmfs_quarantined entry[PMFS_QUARANTINE_MAX];
 };
 
-/* Root only (EPERM).  The administrator's word that nobody stores to these blocks any more. */
+/* Root only (EPERM).  Only for blocks to which no process stores any more: they become free. */
 struct pmfs_io_quarantine_release {
     uint32_t version;
     uint32_t flags; /* 0 */

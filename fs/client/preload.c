@@ -46,13 +46,13 @@ static int next_fallocate(const char *name, fallocate_function *known, int fd, i
 static int seal_by_ioctl(int fd, int mode, off64_t offset, off64_t length) {
     struct stat64 status;
     if (fstat64(fd, &status) != 0) return errno;
-    const int door = mode & ~FALLOC_FL_KEEP_SIZE;
-    if (mode == door || offset != 0 || length < status.st_size) return EINVAL;
+    const int seal_mode = mode & ~FALLOC_FL_KEEP_SIZE;
+    if (mode == seal_mode || offset != 0 || length < status.st_size) return EINVAL;
     int result;
-    if (door == PMFS_FALLOC_FL_SEAL_BLOCK_MAP) {
+    if (seal_mode == PMFS_FALLOC_FL_SEAL_BLOCK_MAP) {
         struct pmfs_io_seal io = {.version = PMFS_ABI_VERSION, .level = PMFS_SEAL_FULL};
         result = ioctl(fd, PMFS_IOC_SEAL, &io);
-    } else if (door == PMFS_FALLOC_FL_UNSEAL_BLOCK_MAP) {
+    } else if (seal_mode == PMFS_FALLOC_FL_UNSEAL_BLOCK_MAP) {
         struct pmfs_io_unseal io = {.version = PMFS_ABI_VERSION};
         result = ioctl(fd, PMFS_IOC_UNSEAL, &io);
     } else {

@@ -126,7 +126,7 @@ Result<Run> Allocator::place_shared(Change *change, const Goal &goal, std::uint6
     for (unsigned k = above; k < kRunClasses && !chunk; ++k)
         chunk = TRY(map_->find_run(Side::data, k, group, true));
     for (unsigned k = std::min(below + 1, kRunClasses), least = shortest_piece(above);
-         k-- > least && !chunk;)
+         !goal.together && k-- > least && !chunk;)
         chunk = TRY(map_->find_run(Side::data, k, group, true));
     if (!chunk) return Run{};
     return best_run(change, *chunk, wanted);

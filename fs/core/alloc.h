@@ -1,12 +1,12 @@
-// Where the next blocks should go, and who may still have some.
+// Where new blocks are placed, and who may still get some.
 //
-// Small and middle files share chunks, best fit: the place with the shortest run that is long
-// enough.  What lies behind a file's first chunk (or belongs to a file that is known to be large)
-// takes whole chunks, congruent with the file offset, and keeps them for itself while it is being
-// written.  Metadata has chunks of its own while there are any; where there are none, anything goes
-// anywhere (docs/decisions/0013).
+// Small and medium files share chunks by best fit: the shortest free run that is long enough. Data
+// behind a file's first chunk, and data of files that are known to be large, gets whole chunks,
+// congruent with the file offset, which are reserved for the file while it is being written.
+// Metadata has chunks of its own as long as there are any; after that, any free block is used
+// (docs/decisions/0013).
 //
-// Called with the volume's lock held exclusively, but for the counters.
+// Called with the volume's lock held exclusively, except for the counters.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -34,6 +34,7 @@ struct Goal {
     bool privileged = false;   // may use what is reserved for root
     bool broken = false;       // no free chunk is to be broken for it,
     bool beside_data = false;  // and metadata's chunks are to be left alone
+    bool together = false;     // a free chunk is broken before it lies in several pieces
 };
 
 // How much of the free space an allocation has to leave.

@@ -1,9 +1,11 @@
-// How many blocks a transaction may change: its parts, and what is composed of them.
+// How many blocks a transaction may change: the parts, and the transactions that are composed of
+// them.
 //
-// Each part is counted as if it shared no block with the others, beside a name of the function that
-// changes so many; who changes that function changes its line here.  A transaction that would
-// change more than media::kTxBlocksMax blocks is refused as damage (journal/tx.h), so the compiler
-// checks the sums.  Those that take as much as fits ask Change::has_room() with the same words.
+// Each part is counted as if it shared no block with the others, next to the name of the function
+// that makes these changes; if you change that function, change its line here. A transaction that
+// would change more than media::kTxBlocksMax blocks is refused as damage (journal/tx.h), so the
+// compiler checks the sums. Operations that take as much as fits ask Change::has_room() with the
+// same constants.
 #pragma once
 #include <algorithm>
 #include <cstddef>

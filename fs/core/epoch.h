@@ -1,10 +1,10 @@
-// Who looks at file data without the volume's lock, so that no block is given to anybody else under
-// their eyes.
+// Which threads read or write file data without the volume's lock, so that no block is given to
+// another file while they use it.
 //
-// A reader enters before it looks into a block map, and leaves when it needs the blocks no more.
-// Whoever unmaps blocks advances the epoch afterwards, with the lock held exclusively: those who
-// have seen the old map entered in that epoch or before it.  The blocks are nobody's when they have
-// left.  Entering costs one atomic operation on a line that is mostly the thread's own.
+// A thread enters before it reads a block map, and leaves when it no longer needs the blocks. Code
+// that unmaps blocks then advances the epoch, with the lock held exclusively: threads that saw the
+// old map entered in that epoch or before it. The blocks can be reused when these have left.
+// Entering costs one atomic operation on a cache line that is mostly the thread's own.
 #pragma once
 #include <array>
 #include <atomic>

@@ -1,8 +1,8 @@
-// Who owns the data blocks of some chunks: found by reading inodes, for nothing on the medium says
-// it (docs/decisions/0013).
+// Finds the owners of the data blocks of some chunks by reading inodes, because nothing on the
+// medium says it (docs/decisions/0013).
 //
-// A file's data is placed in the group of its inode where there is room, so the inodes of that
-// group are read first, and those of others only while some owner is still unknown.
+// A file's data is placed in the group of its inode if there is room. So the inodes of that group
+// are read first, and those of other groups only while an owner is still unknown.
 #pragma once
 #include <cstdint>
 #include <optional>

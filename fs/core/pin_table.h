@@ -1,8 +1,8 @@
-// The range pins of one file: counted, found in O(log n), charged once to each user however often
-// it pins a block (docs/seal.md "R").
+// The range pins of one file: counted, found in O(log n), and charged once to each user however
+// often it pins a block (docs/seal.md "Pins").
 //
 // A pin costs about 90 bytes: a record, and at most two more segments of its user's coverage, which
-// is a map from first blocks to segments that are pinned equally often.
+// maps first blocks to segments that are pinned equally often.
 #pragma once
 #include <cstdint>
 #include <deque>

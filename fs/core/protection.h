@@ -1,6 +1,6 @@
-// What the flags of chattr(1) forbid, whoever asks: EPERM.  (Who may set them, the kernel decides.)
+// What the flags of chattr(1) forbid to all users: EPERM. (The kernel decides who may set them.)
 //
-// The rules are those of Linux's VFS and of ext4, which enforces them on files that are open, too.
+// The rules are those of Linux's VFS and of ext4, which also enforces them on open files.
 #pragma once
 #include <cerrno>
 #include <cstdint>

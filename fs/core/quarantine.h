@@ -1,10 +1,10 @@
-// Blocks that somebody may still store to although its grant was lost: a holder that outlived the
-// server, or did not give its lease back in time.  Whoever frees such a block frees nothing: it
+// Blocks to which a process may still store although its grant was lost: a holder that outlived the
+// server, or did not give its lease back in time. Freeing such a block does not make it free: it
 // stays in use, and belongs to the holder's record (media/format.h "GrantHolder") until the holder
 // is known to be gone.
 //
-// A map of segments that equally many records hold: O(log n) to ask, and a change costs the runs of
-// the record that it is about, however many others there are.
+// A map of segments that equally many records hold: a lookup is O(log n), and a change costs as
+// much as the record in question has runs, however many others there are.
 #pragma once
 #include <array>
 #include <cstdint>

@@ -1,9 +1,9 @@
-// Seals: the only maker of permits to change a block map, digests, and what may be mapped.  The
-// legal moves are a table of their own (seal_table.h).
+// Seals: the permit to change a block map, digests, and what may be mapped. The legal moves are a
+// table of their own (seal_table.h).
 //
-// Whoever changes an extent map shows a MapPermit, and only permit() gives one: so no path to
-// the map can forget to ask.  Lint holds the list of those who may call the few functions that
-// recovery uses without one.
+// A function that changes an extent map takes a MapPermit, and only permit() makes one, so no path
+// to the map can forget to ask. tests/lint lists the callers of the few functions that recovery
+// uses without one.
 #pragma once
 #include <sodium.h>
 

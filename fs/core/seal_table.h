@@ -1,8 +1,8 @@
-// The table of docs/seal.md: who may do what to a file's block map, in which state.  Pure: states
-// in, an answer out.
+// The table of docs/seal.md: who may do what to a file's block map, in which state. It is a pure
+// function: states in, an answer out.
 //
 // A file is P (sealed), T (temporary grants), B (breakable leases), R (pinned ranges), or several
-// at once: P, T and R go together, and B with P or R.
+// at once: P, T and R can be combined, and B with P or R.
 #pragma once
 #include <array>
 

@@ -1,12 +1,12 @@
-// Which blocks are in use, and by what: the bitmaps and summaries of all groups, what is held back,
-// and an index by which a place is found in a few steps however large the volume is.
+// Which blocks are in use, and by what: the bitmaps and summaries of all groups, the blocks that
+// are held back, and an index by which a place is found in a few steps however large the volume is.
 //
-// A block that is freed is held back: within its transaction always; until nobody reads it any more
-// who began before; and on an image file until the record that freed it is safe from a power cut,
-// for else another file's bytes could be found under the old name.  A block that was metadata may
-// become data only when no record can be replayed that touches it.
+// A block that is freed is held back: always until its transaction has ended; until all readers
+// that began before have finished; and on an image file until the record that freed it is safe from
+// a power cut, because otherwise the old file could show the new owner's data after a crash. A
+// block that was metadata may become data only when no record that touches it can be replayed.
 //
-// Called with the volume's lock held exclusively, but for the counters.
+// Called with the volume's lock held exclusively, except for the counters.
 #pragma once
 #include <array>
 #include <atomic>

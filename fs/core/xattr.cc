@@ -112,12 +112,14 @@ Result<> remove_entry(Change &change, media::Inode *inode, InodeNo ino, const En
 Result<std::vector<Run>> write_blob(Change &change, media::Inode *inode, InodeNo owner,
                                     std::span<const std::byte> value, const Goal &goal) {
     std::vector<Run> runs;
+    Goal together = goal;
+    together.together = true;
     BlobBlock blob;
     for (std::size_t at = 0; at < value.size();) {
         const std::uint64_t left = (value.size() - at + kBlobBytes - 1) / kBlobBytes;
         if (runs.size() == kBlobRunsMax || !change.has_room(budget::kDataRun))
             return Error(ENOSPC, "the free space is too scattered for so large a value");
-        const Run run = TRY(change.core().allocator.take_data(change, goal, left));
+        const Run run = TRY(change.core().allocator.take_data(change, together, left));
         runs.push_back(run);
         inode->blocks.set(inode->blocks.get() + run.blocks);
         for (BlockNo block = run.start; block < run.end(); ++block) {
@@ -167,23 +169,23 @@ Result<std::vector<std::byte>> read_blob(Core &core, InodeNo owner, std::span<co
 
 // In its new place it says so; what is damaged stays where it is.
 Result<pm::Unfenced> copy_blob(Core &core, Run from, Run to) {
-    pm::Unfenced duty;
+    pm::Unfenced unfenced;
     for (std::uint64_t i = 0; i < from.blocks; ++i) {
         const BlockNo old = from.start + i, fresh = to.start + i;
         const std::byte *bytes = core.journal.region().data() + media::byte_of(old);
         if (!media::block_ok({bytes, kBlockSize}, media::Magic::blob, core.blocks().fsid(),
                              old.value())) {
-            core.journal.persist(std::move(duty));
+            core.journal.persist(std::move(unfenced));
             return corrupt("a block of a large value is damaged");
         }
         BlobBlock blob;
         std::memcpy(static_cast<void *>(&blob), bytes, sizeof blob);
         blob.header.self.set(fresh.value());
         media::seal_block(blob);
-        duty.add(
+        unfenced.add(
             core.journal.write_data(media::byte_of(fresh), std::as_bytes(std::span(&blob, 1))));
     }
-    return duty;
+    return unfenced;
 }
 
 Result<std::optional<PlacedXattr>> next_xattr(const Reader &reader, const media::Inode &inode,

@@ -21,8 +21,8 @@ constexpr std::uint64_t kWakeKey = 0;  // no record's number
 constexpr std::uint32_t kSystem = 0;   // the user for whom nobody waits
 }  // namespace
 
-Caretaker::Caretaker(Duties duties, FairPool *pool)
-    : duties_(std::move(duties)),
+Caretaker::Caretaker(Callbacks callbacks, FairPool *pool)
+    : callbacks_(std::move(callbacks)),
       pool_(pool),
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       epoll_(::epoll_create1(EPOLL_CLOEXEC)) {}
@@ -221,14 +221,14 @@ void Caretaker::tend(std::uint64_t now_ns) {
     }
     for (const InodeNo ino : late_ones)
         dispatch(kSystem, ino.value(), [this, ino] {
-            duties_.revoke(ino);
+            callbacks_.revoke(ino);
             leases_gone(ino);
         });
     for (const InodeNo record : ended_ones)
-        dispatch(kSystem, record.value(), [this, record] { duties_.process_ended(record); });
+        dispatch(kSystem, record.value(), [this, record] { callbacks_.process_ended(record); });
     if (!look_at.empty())
         dispatch(kSystem, look_at[0].value(), [this, look_at, now_ns] {
-            for (const InodeNo record : look_at) duties_.look_again(record);
+            for (const InodeNo record : look_at) callbacks_.look_again(record);
             Lock held(mutex_);
             looking_ = false;
             next_look_ns_ = now_ns + kLookEvery;

@@ -1,9 +1,9 @@
 // The thread that waits so that no server thread has to: for leases to be given back or their time
-// to be over, for processes to end, and for a moment.
+// to be over, for processes to end, and for short delays.
 //
-// It only waits and dispatches: what is due runs on a pool that is fair by user and by file, so one
-// file's affairs never delay another's.  Takes its own lock only, inside every other, and calls out
-// without it.
+// It only waits and dispatches. What is due runs on a pool that is fair by user and by file, so
+// work for one file never delays that for another. It takes only its own lock, inside every other,
+// and makes calls without it.
 #pragma once
 #include <functional>
 #include <map>
@@ -22,13 +22,13 @@ namespace pmfs {
 
 class Caretaker {
 public:
-    struct Duties {
+    struct Callbacks {
         std::function<void(InodeNo)> revoke;         // the time of a file's leases is over
         std::function<void(InodeNo)> process_ended;  // of this record
         std::function<void(InodeNo)> look_again;     // whether anybody maps by this record
     };
     // pool: outlives it, but for what is queued there; null: no thread, for tests call tend().
-    Caretaker(Duties duties, FairPool *pool);
+    Caretaker(Callbacks callbacks, FairPool *pool);
     // Starts the thread.  EAGAIN: there are no more.
     Result<> start() EXCLUDES(mutex_);
     ~Caretaker();
@@ -82,7 +82,7 @@ private:
         EXCLUDES(mutex_);
     void had_turn(std::uint64_t ino) EXCLUDES(mutex_);
 
-    const Duties duties_;
+    const Callbacks callbacks_;
     FairPool *const pool_;
     FileDescriptor wake_, epoll_;  // epoll_: of wake_, and of the pidfds by their record
     Mutex mutex_;

@@ -1,8 +1,8 @@
-// Who holds the block map of one file, beyond its persistent seal: temporary grants, breakable
-// leases and pins (docs/seal.md).  All of it dies with the server, but for the records of those who
+// The grants on the block map of one file, besides its persistent seal: temporary grants, breakable
+// leases and pins (docs/seal.md). All of them end with the server, except the records of those that
 // map the device (records.h).
 //
-// Guarded by the lock of the LiveTable's shard that it lies in.
+// Guarded by the lock of its shard of the LiveTable.
 #pragma once
 #include <cstdint>
 #include <map>

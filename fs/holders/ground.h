@@ -1,8 +1,8 @@
-// What the room of the holders stands on: the parts of the volume below it, which outlive it, and
-// the few things that it asks of the volume itself.
+// What the code of holders depends on: the parts of the volume below it, which outlive it, and the
+// few calls that it makes to the volume itself.
 //
-// Who calls what: the volume calls Holders; Holders calls Records and Quarantines; these call each
-// other never, and all of them System.  None of them calls the volume but by VolumeSide.
+// Who calls what: the volume calls Holders; Holders calls Records and Quarantines; these never call
+// each other, and all of them call System. They call the volume only through VolumeSide.
 #pragma once
 #include <functional>
 #include <optional>

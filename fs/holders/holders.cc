@@ -1,4 +1,4 @@
-// Grants: taking, giving back, asking for and losing them (docs/seal.md "T", "B", "R").
+// Grants: taking, giving back, asking for and losing them (docs/seal.md).
 #include "holders/holders.h"
 
 #include <sys/stat.h>

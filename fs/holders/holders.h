@@ -1,9 +1,9 @@
-// The room of those who hold block maps: temporary grants, breakable leases and pins (docs/seal.md
-// "T", "B", "R"), and who lost one and may still map.
+// Holders of block maps: temporary grants, breakable leases and pins (docs/seal.md), and processes
+// that lost one and may still map.
 //
-// The volume calls it: operations ask permit() with the lock held, and, when that says kBreakErrno,
-// begin_break() without it.  The rest are requests of holders and of the administrator, and take
-// the lock themselves.  What the room calls in turn stands in ground.h.
+// The volume calls it: operations ask permit() with the lock held, and if that returns kBreakErrno,
+// they call begin_break() without it. The other functions are requests of holders and of the
+// administrator, and take the lock themselves. ground.h lists what this code calls in turn.
 #pragma once
 #include <atomic>
 #include <functional>
@@ -53,7 +53,7 @@ public:
     Result<GrantId> take(HandleId handle, const GrantRequest &request, const Caller &caller,
                          std::uint64_t *bad_offset);
     Result<> drop(HandleId handle, GrantId id);
-    // The grant ends without its holder's word.
+    // The grant ends although its holder did not give it back.
     void lose_or_park(HandleId handle, GrantId id, GrantReason reason);
     Result<> adopt(HandleId handle, GrantId id, const Caller &holder);
     // What a grant that announces its stores does before the first.  kParkErrno: run it again.
@@ -94,7 +94,7 @@ private:
     void survey(InodeNo ino) EXCLUDES(ground_.lock);
     Result<> write_grant(const Grant &grant) REQUIRES(ground_.lock);
     Result<> lose(HandleId handle, GrantId id, GrantReason reason) EXCLUDES(ground_.lock);
-    // The record of a grant that ends without its holder's word.
+    // The record of a grant that ends although its holder did not give it back.
     Result<> end_record(const Grant &grant, GrantReason reason, Result<System::Finding> &found)
         REQUIRES(ground_.lock);
     Result<> drop_held(const Grant &grant, System::Finding &found) REQUIRES(ground_.lock);

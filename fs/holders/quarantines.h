@@ -1,11 +1,11 @@
 // Holders that lost their grants and may still map the device: their blocks are quarantined until
-// nobody maps them any more (docs/seal.md "Quarantine").
+// no process maps them any more (docs/seal.md "Quarantine").
 //
-// What is in memory changes only behind the transaction that it belongs to, and both under one
-// hold of the lock: an end that had to wait for the journal leaves the quarantine as it was, and
-// looks at everything anew when it is run again.
+// The state in memory changes only after its transaction, and both under one hold of the lock. If
+// the end of a quarantine has to wait for the journal, the quarantine stays as it was, and
+// everything is checked again when the end is run once more.
 //
-// Called by Holders.  Its own news (a process ended, nobody maps any more) comes by the caretaker.
+// Called by Holders. Events (a process ended, no process maps any more) come from the caretaker.
 #pragma once
 #include <map>
 #include <set>

@@ -1,13 +1,13 @@
 // Grant records: who maps the device, remembered on the medium (media/format.h "GrantHolder").
 //
-// A record is an inode on a list of its own.  It claims the device blocks that its holder maps.
-// While the grant lives the file's map stands still, so the claims cost nothing; when the grant is
-// lost and somebody may still map they are quarantined (quarantines.h): whatever the file gives up
-// stays in use.
-// When the holder is gone, the blocks that the file gave up are freed, and the record goes.
+// A record is an inode on a list of its own. It claims the device blocks that its holder maps.
+// While the grant lives the file's map does not change, so the claims cost nothing. When the grant
+// is lost and a process may still map the blocks, they are quarantined (quarantines.h): blocks that
+// the file gives up stay in use. When the holder is gone, these blocks are freed, and the record is
+// removed.
 //
-// All of it with the volume's lock held (each says so with assert_held), exclusively for what
-// changes a record.  kParkErrno: what is done so far is sound, run it again.
+// All functions are called with the volume's lock held (each says so with assert_held), exclusively
+// if they change a record. kParkErrno: what was done so far is sound, call it again.
 #pragma once
 #include <vector>
 

@@ -1,9 +1,10 @@
-// Questions to the kernel about holders: who is it, does it live, does anybody map?
+// Questions to the kernel about holders: which process is it, does it live, does any process map?
 //
-// Each is a system call or several, so none may be asked with the volume's lock held: what is
+// Each takes one system call or several, so none may be asked with the volume's lock held. What is
 // needed is read with the lock (trace_of), asked about without it, and looked at again with it.
-// That is safe, for an answer that frees anything never changes: whoever has ended stays so, and
-// where nobody maps by a number, nobody will but by a descriptor that is lent anew.
+// That is safe, because an answer that frees something never changes: a process that has ended
+// remains so, and if no process maps by a number, none will, except with a descriptor that is lent
+// later.
 #pragma once
 #include <array>
 #include <optional>

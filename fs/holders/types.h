@@ -1,4 +1,4 @@
-// The words of those who hold block maps: who asks, what it has open, what it holds.
+// Types for holders of block maps: who asks, what it has open, what it holds.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -40,6 +40,7 @@ struct OpenRequest {
     bool direct = false;          // O_DIRECT
     bool maps_sealed = false;     // files that are sealed are mapped elsewhere, in no page cache
     bool kill_suid_sgid = false;  // with truncate, as in SetAttr
+    bool kill_any_sgid = false;
     Caller caller;
 };
 struct HandleInfo {  // an open handle, for ioctls and `pmfsctl holders`

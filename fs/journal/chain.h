@@ -1,9 +1,10 @@
-// The chain of records that count, verified before anything is made of it.
+// The chain of records that count. It is verified as a whole before it is used.
 //
-// A crash may leave the last record torn, and so the chain ends at the first one that is not whole.
-// But a record that is not whole in front of one that is, was whole once: it was damaged later, and
-// what comes before it is an older state than the one that the volume promised to keep.  Storing
-// that over newer homes would destroy them.  So nobody applies a line before all of this is known.
+// A crash may leave the last record torn, so the chain ends at the first record that is not whole.
+// But a record that is not whole and has a whole one after it was once whole, and was damaged
+// later. The records before it are an older state than the one that the volume promised to keep,
+// and storing them over newer homes would destroy those. So no line is applied before all of this
+// is known.
 #pragma once
 #include <cstdint>
 #include <functional>

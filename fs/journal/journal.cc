@@ -170,9 +170,9 @@ Result<> Journal::append_locked(std::span<std::byte> record) {
     std::memcpy(record.data() + offsetof(RecordHeader, crc32c), &crc, sizeof crc);
     const std::uint64_t first = std::min<std::uint64_t>(record.size(), place_.size - head_offset_);
     pm::FaultScope faults;
-    pm::Unfenced duty = region_.write(place_.start + head_offset_, record.first(first));
-    if (first < record.size()) duty.add(region_.write(place_.start, record.subspan(first)));
-    region_.fence(std::move(duty));
+    pm::Unfenced unfenced = region_.write(place_.start + head_offset_, record.first(first));
+    if (first < record.size()) unfenced.add(region_.write(place_.start, record.subspan(first)));
+    region_.fence(std::move(unfenced));
     if (faults.met()) {
         failed_.store(true, std::memory_order_release);
         return Error(EIO, "the medium did not take a record of the journal");

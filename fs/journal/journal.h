@@ -50,7 +50,8 @@ public:
     // A sync failed, or the medium failed after a commit point: the volume must turn read-only.
     bool failed() const { return failed_.load(std::memory_order_acquire) || region_.failed(); }
 
-    // File data, blobs: written where nothing else reads.  The duty goes to Tx::after or persist.
+    // File data, blobs: written where nothing else reads.  The obligation goes to Tx::after or
+    // persist.
     pm::Unfenced write_data(std::uint64_t offset, std::span<const std::byte> bytes) {
         const UncheckedStores data;
         return region_.write(offset, bytes);
@@ -58,18 +59,18 @@ public:
     // ... bytes [from, from + size) of those that are given.
     pm::Unfenced write_data(std::uint64_t offset, const Pieces &bytes, std::size_t from,
                             std::size_t size) {
-        pm::Unfenced duty;
+        pm::Unfenced unfenced;
         bytes.each(from, size, [&](ConstBytes piece) {
-            duty.add(write_data(offset, piece));
+            unfenced.add(write_data(offset, piece));
             offset += piece.size();
         });
-        return duty;
+        return unfenced;
     }
     pm::Unfenced zero_data(std::uint64_t offset, std::uint64_t size) {
         const UncheckedStores data;
         return region_.zero(offset, size);
     }
-    void persist(pm::Unfenced duty) { region_.fence(std::move(duty)); }
+    void persist(pm::Unfenced unfenced) { region_.fence(std::move(unfenced)); }
 
     TxSeq last() const { return TxSeq(last_seq_.load(std::memory_order_acquire)); }
     // Up to here a power cut loses nothing (on memory: nothing that a power cut would spare).

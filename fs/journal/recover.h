@@ -1,4 +1,4 @@
-// Bringing a volume to rest without mounting it: what fsck.pmfs does before it looks.
+// Recovers a volume without mounting it: what fsck.pmfs does before it checks.
 #pragma once
 #include "base/result.h"
 #include "journal/replay.h"

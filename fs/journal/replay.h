@@ -1,5 +1,5 @@
-// Replaying the journal: what a mount and fsck store home before they look at a volume.  Writes
-// nothing itself, so it may be cut and run again.
+// Replaying the journal: what a mount and fsck store home before they read a volume. It adds no
+// records, so it may be interrupted and run again.
 #pragma once
 #include <cstdint>
 

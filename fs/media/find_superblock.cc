@@ -52,7 +52,7 @@ bool confirmed(ConstBytes region, const Superblock &sb, std::uint64_t block) {
 
 Result<FoundSuperblock> find_superblock(ConstBytes region) {
     if (region.size() < kVolumeSizeMin)
-        return Error(EINVAL, "not a pmfs volume: smaller than any (make one with mkfs.pmfs)");
+        return Error(EINVAL, "not a pmfs volume: smaller than 4 MiB (make one with mkfs.pmfs)");
     const ConstBytes first = block_of(region, 0);
     const auto sb = read_superblock(first, 0, region.size());
     if (sb.ok()) return FoundSuperblock{sb.value()};

@@ -73,7 +73,7 @@ struct Superblock {
     le32 version_major;         // a greater one: do not mount
     le32 version_minor;         // newest writer since mkfs
     le32 version_minor_oldest;  // oldest writer since mkfs; fsck relaxes checks by it
-    le32 mapping_unit;          // bytes: what a direct mapping is aligned to; 4096 or a multiple
+    le32 mapping_unit;          // bytes: what direct mappings are aligned to; 2^12 to 2^21
     le64 features_incompat;     // an unknown bit: do not mount
     le64 features_ro_compat;    // an unknown bit: mount read-only
     le64 features_compat;       // an unknown bit: ignore
@@ -225,9 +225,9 @@ enum GrantFlag : std::uint32_t {
     kGrantStores = 1 << 0,   // it may store
     kGrantRevoked = 1 << 1,  // a lease that was not given back in time
     kGrantClaimed = 1 << 2,  // its extents are all that the process maps
-    kGrantPlaced = 1 << 3,   // there is a GrantPlace; minor version 2 and up
+    kGrantPlaced = 1 << 3,   // there is a GrantPlace
     kGrantLent = 1 << 4,     // ... and it says where the lock of the process's descriptor is
-    kGrantReasons = 0xf00,   // GrantReason << kGrantReasonShift; minor version 2 and up
+    kGrantReasons = 0xf00,   // GrantReason << kGrantReasonShift
     kKnownGrantFlags = 0xf1f,
 };
 inline constexpr unsigned kGrantReasonShift = 8;

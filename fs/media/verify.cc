@@ -96,9 +96,10 @@ Result<Superblock> read_superblock(ConstBytes block, std::uint64_t self,
     if (sb.version_major.get() > kVersionMajor)
         return Error(ENOTSUP, "the volume's format is newer than this program (update pmfs)");
     if (sb.version_major.get() == 1)
-        return Error(ENOTSUP,
-                     "the volume is of format 1, which this version of pmfs cannot use: copy its "
-                     "files off with the pmfs that made it, then make it anew with mkfs.pmfs -f");
+        return Error(
+            ENOTSUP,
+            "the volume has format 1, which this version of pmfs cannot use: copy its files "
+            "off with the pmfs that made it, then make a new volume with mkfs.pmfs -f");
     if ((sb.features_incompat.get() & ~kFeaturesIncompatKnown) != 0)
         return Error(ENOTSUP,
                      "the volume uses a feature that this program does not know (update pmfs)");
@@ -107,7 +108,7 @@ Result<Superblock> read_superblock(ConstBytes block, std::uint64_t self,
     if (sb.block_count.get() > region_size / kBlockSize)
         return Error(EINVAL,
                      "the volume is larger than the device or image that holds it (was it "
-                     "truncated?  give it its size back, e.g. with truncate -s)");
+                     "truncated? restore its size, e.g. with truncate -s)");
     return sb;
 }
 

@@ -77,7 +77,7 @@ std::string command_for(const std::string &directory) {
            " && daxctl create-device --align=2M";
 }
 
-constexpr const char *kTakes = " (what is on it is lost)";
+constexpr const char *kDestroys = " (this destroys all data on it)";
 
 }  // namespace
 
@@ -90,11 +90,11 @@ std::optional<Error> advice_for_missing(const std::string &path, const std::stri
         return Error(
             ENOENT,
             "there is no such device-DAX node (ndctl list -N shows the namespaces, and ndctl "
-            "create-namespace --mode=devdax --align=2M makes one where there is room)");
+            "create-namespace --mode=devdax --align=2M creates one if there is space)");
     const std::string driver = last_part(real_path(directory + "/driver"));
     if (driver == "kmem")
         return forever(ENODEV,
-                       "is in use as system RAM, and pmfs needs device-DAX: daxctl "
+                       "is in use as system RAM, but pmfs needs device-DAX: daxctl "
                        "reconfigure-device --mode=devdax --force " +
                            device);
     return forever(ENODEV, "is disabled: daxctl enable-device " + device);
@@ -106,27 +106,27 @@ Error advice_for_block(const std::string &directory) {
     if (name.empty())
         return Error(
             ENODEV,
-            "a block device and no persistent memory: give a device-DAX node (daxctl list) or "
-            "an image file");
+            "a block device, not persistent memory: use a device-DAX node (daxctl list) or an "
+            "image file");
     return forever(ENODEV, std::string("a namespace in ") + mode_of(device) +
-                               " mode, and pmfs needs device-DAX: " + std::string(kReconfigure) +
-                               name + kTakes);
+                               " mode, but pmfs needs device-DAX: " + std::string(kReconfigure) +
+                               name + kDestroys);
 }
 
 Error advice_for_align(const std::string &directory, std::uint64_t align) {
     return forever(EINVAL, "is aligned to " + size_words(align) +
-                               ", and pmfs takes 4 KiB or 2 MiB: " + command_for(directory) +
-                               kTakes);
+                               ", but pmfs requires 4 KiB or 2 MiB: " + command_for(directory) +
+                               kDestroys);
 }
 
 Error advice_for_size(const std::string &directory, std::uint64_t size) {
-    return forever(EINVAL, "has " + size_words(size) + ", and a volume needs at least 4 MiB: " +
-                               command_for(directory) + kTakes);
+    return forever(EINVAL, "has " + size_words(size) + ", but a volume needs at least 4 MiB: " +
+                               command_for(directory) + kDestroys);
 }
 
 Error advice_for_unit(const Region &region, std::uint64_t unit) {
-    std::string sentence = "was made to be mapped in units of " + size_words(unit) +
-                           ", and has come to a medium with pages of " +
+    std::string sentence = "has a mapping unit of " + size_words(unit) +
+                           ", but is now on a medium with pages of " +
                            size_words(region.mapping_unit());
     struct stat st {};
     if (region.kind() == MediumKind::devdax && ::stat(region.path().c_str(), &st) == 0) {
@@ -135,7 +135,7 @@ Error advice_for_unit(const Region &region, std::uint64_t unit) {
         const std::string name = namespace_behind(directory);
         if (!name.empty())
             sentence +=
-                ": copy it away (mount -o ro), or give the namespace back what it had: ndctl "
+                ": copy its files (mount -o ro), or restore the namespace's alignment: ndctl "
                 "create-namespace --mode=devdax --align=4K --force --reconfig=" +
                 name;
     }

@@ -1,6 +1,6 @@
-// What somebody should do who gave something that is almost a device-DAX node: one sentence with
-// the very ndctl or daxctl command for it.  pmfs never runs such a command: it takes what is on a
-// namespace.
+// Advice for a user who gave something that is almost a device-DAX node: one sentence with the
+// exact ndctl or daxctl command. pmfs never runs such a command, because it destroys all data on
+// the namespace.
 #pragma once
 #include <cstdint>
 #include <optional>

@@ -1,5 +1,5 @@
-// What no library says for us: a fence on every processor that runs a thread of this process
-// (docs/decisions/0002), and looking past the caches.
+// Two things that no library provides: a fence on every processor that runs a thread of this
+// process (docs/decisions/0002), and reading past the caches.
 #pragma once
 #include <cstddef>
 

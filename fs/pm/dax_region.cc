@@ -44,10 +44,11 @@ using Config = std::unique_ptr<pmem2_config, ConfigDeleter>;
 
 Error pmem2_error(int code) {
     if (code == PMEM2_E_GRANULARITY_NOT_SUPPORTED)
-        return Error(ENOTSUP, "stores to this file are durable by msync only, so it is no DAX");
-    if (code == -ENOMEM) return Error(ENOMEM, "no address space or memory to map the region");
+        return Error(ENOTSUP, "stores to this file are durable only after msync, so it is not DAX");
+    if (code == -ENOMEM)
+        return Error(ENOMEM, "not enough address space or memory to map the medium");
     // Its own codes start at -100000; the ones above are errno values.
-    return Error(code > PMEM2_E_UNKNOWN ? -code : EINVAL, "libpmem2 cannot map the region");
+    return Error(code > PMEM2_E_UNKNOWN ? -code : EINVAL, "libpmem2 cannot map the medium");
 }
 
 }  // namespace

@@ -63,7 +63,7 @@ void on_sigbus(int signal_number, siginfo_t *info, void *context) {
              w = w->next) {
             if (address - w->start.load() >= w->size.load(std::memory_order_acquire)) continue;
             // "Action optional": the kernel found poison that nobody has touched yet.  Whoever
-            // touches it gets a signal of his own.
+            // touches it gets a signal of its own.
             handled = info->si_code == BUS_MCEERR_AO || replace_unit(*w, address);
             if (info->si_code != BUS_MCEERR_AO) fault_flag = 1;
             break;

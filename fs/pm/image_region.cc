@@ -89,7 +89,7 @@ Result<> ImageRegion::sync() {
     const Result<> synced = syncer_.sync();
     if (whole()) return synced;
     syncer_.fail();
-    return Error(EIO, "the image file was truncated under its server");
+    return Error(EIO, "the image file was truncated while it was in use");
 }
 
 // An error here is what SIGBUS is to a store.

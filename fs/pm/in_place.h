@@ -1,5 +1,5 @@
-// Blocks that are written where they belong, past the journal: by mkfs, and by what changes the
-// superblock.  Nobody has them in use, or reads them as a whole.
+// Blocks that are written to their places without the journal: by mkfs, and by changes of the
+// superblock. No other code uses these blocks meanwhile.
 #pragma once
 #include "pm/region.h"
 
@@ -13,17 +13,17 @@ public:
         if (region_.is_image())
             region_.store_home(offset, bytes);
         else
-            duty_.add(region_.write(offset, bytes));
+            unfenced_.add(region_.write(offset, bytes));
     }
     // All that was put is durable against a power cut when it returns, on every medium.
     Result<> settle() {
-        region_.fence(std::move(duty_));
+        region_.fence(std::move(unfenced_));
         return region_.is_image() ? region_.sync() : Result<>();
     }
 
 private:
     Region &region_;
-    Unfenced duty_;
+    Unfenced unfenced_;
 };
 
 }  // namespace pmfs::pm

@@ -45,7 +45,7 @@ struct flock one_byte(short type, std::uint64_t number) {
 }
 
 Error not_here() {
-    return Error(EOPNOTSUPP, "this medium cannot tell who still maps it");
+    return Error(EOPNOTSUPP, "this medium cannot tell which processes still map it");
 }
 
 }  // namespace

@@ -1,11 +1,12 @@
-// Descriptors of the medium that are lent to those who map it, and the kernel's word on whether
-// anybody still has one.
+// Descriptors of the medium that are lent to processes that map it, and the kernel's answer to
+// whether any process still has one.
 //
 // Each is an open file description of its own, with a lock (fcntl(2), F_OFD_SETLK) on a byte far
-// behind the end of the medium.  The kernel drops the lock with the last descriptor and the last
-// mapping of that description, and not before: whatever became of the process that got it, whoever
-// shares its memory, whose child has the mapping, and in whatever namespace.  So a byte that nobody
-// locks is proof that nobody maps.  It needs no server: the next one, in the same boot, asks again.
+// behind the end of the medium. The kernel releases the lock with the last descriptor and the last
+// mapping of that description, not before: whatever happened to the process that got it, whichever
+// process shares its memory, whichever child has the mapping, and in whatever namespace. So a byte
+// that is not locked proves that no process maps. This needs no server: the next one, in the same
+// boot, can ask again.
 #pragma once
 #include <cstdint>
 

@@ -82,7 +82,7 @@ pid_t lock_holder(int fd) {
 
 Result<> lock_volume(int fd) {
     if (::flock(fd, LOCK_EX | LOCK_NB) == 0) return {};
-    if (errno != EWOULDBLOCK) return Error(errno, "cannot lock the region");
+    if (errno != EWOULDBLOCK) return Error(errno, "cannot lock the medium");
     return busy(lock_holder(fd), {});
 }
 

@@ -1,9 +1,9 @@
 // The volume's lock: one process at a time mounts, makes or checks a volume.
 //
-// It is a flock(2) on an open file description that nobody else ever gets, so that passing the
-// mapping descriptor to a client cannot pass, share or drop the lock.  It goes with the process.
-// flock and not an OFD lock: fsck -n and a read-only mount hold it with a descriptor that they may
-// only read, and /proc/locks tells who has it.
+// It is a flock(2) on an open file description that is never passed to another process, so passing
+// the mapping descriptor to a client cannot pass, share or drop the lock. It ends with the process.
+// It is flock and not an OFD lock because fsck -n and a read-only mount hold it with a descriptor
+// that is open only for reading, and /proc/locks shows who has it.
 #pragma once
 #include <string>
 

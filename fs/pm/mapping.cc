@@ -12,9 +12,10 @@ namespace {
 constexpr std::uint64_t kHugePage = 2 << 20;  // what a view must be aligned to, so as to have them
 
 Error mmap_error(int error) {
-    if (error == ENOMEM) return Error(ENOMEM, "no address space or memory to map the region");
+    if (error == ENOMEM)
+        return Error(ENOMEM, "not enough address space or memory to map the medium");
     if (error == EPERM) return Error(EPERM, "the file is sealed against writing or mapping");
-    return Error(error, "the kernel refuses to map the region");
+    return Error(error, "the kernel refuses to map the medium");
 }
 
 // How many addresses are kept for a medium, so that it can become longer.  A process has 2^47, and
@@ -64,7 +65,8 @@ Result<Mapping> Mapping::make_with_room(int fd, std::uint64_t size, std::uint64_
 
 Result<> Mapping::extend(int fd, std::uint64_t size, std::uint64_t unit, int protection,
                          int flags) {
-    if (size > room_) return Error(ENOMEM, "no addresses were kept for a region of that size");
+    if (size > room_)
+        return Error(ENOMEM, "no address space was reserved for a medium of that size");
     const std::uint64_t from = align_up(size_, unit);
     if (size > from) {
         // First somewhere else, so that nothing has changed if it cannot be.

@@ -1,4 +1,4 @@
-// The owner of a mapping, the thing that the kernel lends to a region beside a descriptor.
+// A memory mapping that is unmapped by its owner.
 #pragma once
 #include <sys/mman.h>
 

@@ -33,7 +33,7 @@ const char *name_of(MediumKind kind) {
 namespace {
 
 constexpr Error kNotDax(ENODEV,
-                        "a character device, but no device-DAX node (see: daxctl list, or "
+                        "a character device, but not a device-DAX node (see daxctl list, or "
                         "ndctl create-namespace --mode=devdax)");
 
 // The number in a sysfs file; 0 when there is none.
@@ -78,7 +78,7 @@ Result<Medium> look_at_dax_device(const std::string &directory) {
         if (medium.unit != 0) break;
     }
     if (medium.unit < 4096 || (medium.unit & (medium.unit - 1)) != 0)
-        return Error(EINVAL, "the device-DAX node has no alignment in sysfs");
+        return Error(EINVAL, "sysfs does not show the alignment of the device-DAX node");
     if (medium.unit > kUnitMax) return advice_for_align(directory, medium.unit);
     if (medium.size < kSizeMin) return advice_for_size(directory, medium.size);
     return medium;
@@ -88,12 +88,13 @@ Result<Medium> look_at(int fd) {
     struct statx st {};
     struct statfs fs {};
     if (::statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &st) != 0 || ::fstatfs(fd, &fs) != 0)
-        return Error(errno, "cannot find out what the region is");
+        return Error(errno, "cannot determine the type of the medium");
     if (S_ISCHR(st.stx_mode)) return look_at_dax_device(sysfs_of("char", st));
-    if (S_ISDIR(st.stx_mode)) return Error(EISDIR, "a directory, not a region");
+    if (S_ISDIR(st.stx_mode)) return Error(EISDIR, "a directory, not a device or file");
     if (S_ISBLK(st.stx_mode)) return advice_for_block(sysfs_of("block", st));
     if (!S_ISREG(st.stx_mode)) return Error(EINVAL, "neither a device nor a regular file");
-    if (st.stx_size == 0) return Error(EINVAL, "the file is empty: mkfs.pmfs --size gives it one");
+    if (st.stx_size == 0)
+        return Error(EINVAL, "the file is empty: give it a size with mkfs.pmfs --size");
 
     Medium medium;
     medium.size = st.stx_size;

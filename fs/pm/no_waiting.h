@@ -1,15 +1,15 @@
 // Reading metadata of an image file without waiting for the disk with a lock held.
 //
-// A page of an image that nobody has read yet comes from the disk when it is touched, and whoever
-// touches it waits.  So a thread that works under a lock that everybody needs says that it does not
-// want to wait: a first read of a block that is not in memory (journal/blocks.h) is then an error,
-// kAbsentErrno, and noted here.  No transaction that met one is committed, for somebody may have
-// taken the error for damage.  The thread lets go of the lock, reads the page in, and does the same
-// again.
+// A page of an image that was not read yet comes from the disk when it is touched, and the thread
+// that touches it waits. So a thread that works under a lock that all others need declares that it
+// does not want to wait: the first read of a block that is not in memory (journal/blocks.h) is then
+// an error, kAbsentErrno, and noted here. A transaction that met such an error is never committed,
+// because the error may have been taken for damage. The thread releases the lock, reads the page
+// in, and starts again.
 //
-// Once a transaction is committed the work is not to be done again, so from then on a read waits,
-// lock or no lock; it is rarely one of a page that nobody has touched.  Neither is a page noticed
-// that was read once and that the kernel has taken out of memory since.
+// Once a transaction is committed the work must not be repeated, so from then on a read waits, even
+// with a lock held; it is rarely one of a page that was not touched before. A page that was read
+// once and that the kernel has since evicted is not noticed either.
 #pragma once
 #include <cstdint>
 #include <utility>

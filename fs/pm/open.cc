@@ -25,10 +25,10 @@ Error open_error(int error, bool write) {
         case EROFS:
             return Error(EROFS, "is on a filesystem that is mounted read-only");
         case EISDIR:
-            return Error(EISDIR, "a directory, not a region");
+            return Error(EISDIR, "a directory, not a device or file");
         case ENXIO:
         case ENODEV:
-            return Error(ENODEV, "there is no such device any more");
+            return Error(ENODEV, "the device no longer exists");
         case ETXTBSY:
             return Error(ETXTBSY, "is being executed as a program");
         default:
@@ -55,7 +55,7 @@ Result<FileDescriptor> open_again(const FileDescriptor &fd, const std::string &p
     }, is{};
     if (::fstat(fd.get(), &was) != 0 || ::fstat(again.get(), &is) != 0 || was.st_dev != is.st_dev ||
         was.st_ino != is.st_ino)
-        return Error(EAGAIN, "was replaced by another file just now");
+        return Error(EAGAIN, "was replaced by another file meanwhile; try again");
     return again;
 }
 
@@ -91,7 +91,7 @@ MappedResult open_medium(FileDescriptor fd, const Medium &medium, const std::str
 Result<FileDescriptor> open_anew(int fd, bool writable) {
     const std::string path = "/proc/self/fd/" + std::to_string(fd);
     FileDescriptor again(::open(path.c_str(), (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
-    if (!again.ok()) return Error(errno, "cannot open the medium anew");
+    if (!again.ok()) return Error(errno, "cannot open the medium again");
     return again;
 }
 
@@ -102,7 +102,7 @@ Result<FileDescriptor> Region::open_again(bool writable) const {
 
 Result<> MappedRegion::extend(std::uint64_t size) {
     if (size <= this->size()) return {};
-    if (size > TRY(medium_size())) return Error(EINVAL, "the medium is not so long");
+    if (size > TRY(medium_size())) return Error(EINVAL, "the medium is smaller than that");
     TRY(extend_views(size));
     size_.store(size, std::memory_order_release);
     return {};
@@ -127,7 +127,7 @@ Result<std::unique_ptr<Region>> open_region(const std::string &path, const OpenO
 Result<std::unique_ptr<Region>> memory_region(std::uint64_t size) {
     const FileDescriptor fd(::memfd_create("pmfs", MFD_CLOEXEC));
     if (!fd.ok() || ::ftruncate(fd.get(), static_cast<off_t>(size)) != 0)
-        return Error(errno, "cannot make a memory region");
+        return Error(errno, "cannot create a memory region");
     return open_region("/proc/self/fd/" + std::to_string(fd.get()), {});
 }
 

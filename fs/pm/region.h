@@ -1,5 +1,5 @@
-// A region: one mapped medium that holds a volume, and the only words in pmfs for "it is durable
-// now".
+// A region: one mapped medium that holds a volume, and the only functions in pmfs that make
+// anything durable.
 //
 //   stored  --flush-->  flushed  --fence-->  durable
 //   written (non-temporal)       --fence-->  durable
@@ -38,8 +38,8 @@ enum class MediumKind {
 };
 const char *name_of(MediumKind kind);
 
-// A duty: bytes were written or flushed, and a fence by the same thread must follow.  Dropping one
-// unspent is a bug and traps.  Duties add up, so that one fence can settle many.
+// An obligation: bytes were written or flushed, and a fence by the same thread must follow.  To
+// drop one without a fence is a bug and traps.  They add up, so that one fence can cover many.
 class [[nodiscard]] Unfenced {
 public:
     Unfenced() = default;  // nothing owed
@@ -90,12 +90,12 @@ public:
     }
 
     // All that this thread wrote, stored and flushed is durable when it returns.
-    void fence(Unfenced duty) {
-        duty.owed_ = false;
+    void fence(Unfenced unfenced) {
+        unfenced.owed_ = false;
         do_fence();
     }
-    // Lets a duty pass to somebody who will fence on every thread (fence_everywhere).
-    void defer(Unfenced duty) { duty.owed_ = false; }
+    // Passes the obligation to a later fence on every thread (fence_everywhere).
+    void defer(Unfenced unfenced) { unfenced.owed_ = false; }
     // As fence(), for what every thread of this process flushed (membarrier(2)): docs/decisions/.
     void fence_everywhere() { do_fence_everywhere(); }
 
@@ -190,7 +190,7 @@ Result<std::unique_ptr<Region>> memory_region(std::uint64_t size);
 // Tested before a commit and before a reply, also when the operation has failed by then.
 bool take_fault();
 
-// One piece of work of a thread (a request, a job that was put aside), which answers for the bad
+// One piece of work of a thread (a request, a job that was parked), which answers for the bad
 // pages that it met itself: not for those of the work before it, nor of that around it.
 class FaultScope {
 public:

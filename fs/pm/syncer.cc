@@ -1,5 +1,5 @@
 // One dirty page on ext4 takes 147 us by io_uring and 134 by the system call, so the ring buys no
-// speed while sync() blocks.  It is the door by which a commit can later be started without a
+// speed while sync() blocks.  With it a commit can later be started without a
 // thread that waits for it; any surprise from it closes it for good and the system call serves.
 #include "pm/syncer.h"
 
@@ -38,9 +38,9 @@ bool make_ring(io_uring *ring) {
 
 }  // namespace
 
-Syncer::Syncer(int fd, Door door) : fd_(fd) {
+Syncer::Syncer(int fd, Way way) : fd_(fd) {
     const Lock lock(mutex_);
-    has_uring_ = door == Door::uring_if_possible && make_ring(&uring_);
+    has_uring_ = way == Way::uring_if_possible && make_ring(&uring_);
 }
 
 Syncer::~Syncer() {
@@ -84,7 +84,9 @@ Result<> Syncer::sync() {
         }
         if (result != 0) fail();
     }
-    if (failed()) return Error(EIO, "the image file can no longer be written to its disk");
+    if (failed())
+        return Error(
+            EIO, "writing the image file to its disk failed earlier, so nothing more is written");
     return {};
 }
 

@@ -13,9 +13,9 @@ namespace pmfs::pm {
 // marks them clean), so every later sync() fails too.
 class Syncer {
 public:
-    enum class Door { uring_if_possible, system_call };
+    enum class Way { uring_if_possible, system_call };
     // `fd` stays the caller's and must outlive this.
-    explicit Syncer(int fd, Door door = Door::uring_if_possible);
+    explicit Syncer(int fd, Way way = Way::uring_if_possible);
     ~Syncer();
     Syncer(const Syncer &) = delete;
 

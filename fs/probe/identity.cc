@@ -76,7 +76,7 @@ std::optional<Name> name_in(std::string_view source) {
 Found find_volume(const Name &name, const std::string &devices) {
     const bool by_label = name.kind == Name::Kind::label;
     const std::string what = by_label ? "label " : "UUID ";
-    if (name.text.empty()) return {"", "which volume?  The " + what + "is empty"};
+    if (name.text.empty()) return {"", "the " + what + "of the volume is empty"};
     std::vector<std::string> found;
     std::string others;
     for (const std::string &path : candidates(devices)) {
@@ -92,11 +92,11 @@ Found find_volume(const Name &name, const std::string &devices) {
         }
     }
     if (found.empty())
-        return {"", "no volume has the " + what + name.text + " (looked at " + devices +
+        return {"", "no volume has the " + what + name.text + " (examined: " + devices +
                         "/daxX.Y and the links in " + devices + "/pmfs" + others + ")"};
     if (found.size() > 1)
         return {"", "both " + found[0] + " and " + found[1] + " have the " + what + name.text +
-                        ": mount one of them by its path"};
+                        ": use the path of one of them"};
     return {found.front(), ""};
 }
 

@@ -56,8 +56,8 @@ void Chain::complete(std::size_t written) {
 }
 
 bool Chain::let_wait() {
-    PMFS_ASSERT(queue_ && !waits_);
-    return waits_ = queue_->let_wait(entries_);
+    PMFS_ASSERT(queue_);
+    return waits_ = waits_ || queue_->let_wait(entries_);
 }
 
 namespace {

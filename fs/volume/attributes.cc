@@ -75,14 +75,15 @@ void touch(media::Inode *inode, bool mtime, bool precise) {
     if (mtime) inode->mtime = inode->ctime;
 }
 
-// S_ISGID without group execution means mandatory locking, which nobody does, and stays.
+// S_ISGID without group execution meant mandatory locking, and stays for those in the group.
 bool has_setid(std::uint32_t mode) {
     return (mode & S_ISUID) != 0 || (mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
 }
-void kill_setid(media::Inode *inode) {
+void kill_setid(media::Inode *inode, bool any_setgid) {
     const std::uint32_t mode = inode->mode.get();
-    if (S_ISDIR(mode) || !has_setid(mode)) return;  // (a directory's mean something else)
-    const bool group = (mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
+    if (S_ISDIR(mode) || (!has_setid(mode) && !any_setgid))
+        return;  // (a directory's mean something else)
+    const bool group = any_setgid || (mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
     inode->mode.set(mode & ~(S_ISUID | (group ? S_ISGID : 0u)));
 }
 

@@ -5,11 +5,6 @@
 
 namespace pmfs {
 
-// With -o writeback, a file that is open for cached writing has as many blocks at least, in units
-// of 4096 bytes: the kernel has not written back what it keeps, and programs take a file without
-// blocks for one hole.
-inline constexpr std::uint64_t kBlocksKeptBack = 1;
-
 Attr attr_of(Engine &engine, InodeNo ino, const media::Inode &inode);
 // Volume::unseen_from(), of an inode that was read.
 Result<std::optional<std::uint64_t>> unseen_from(Engine &engine, InodeNo ino,
@@ -21,7 +16,8 @@ void attributes_changed(const Engine &engine, InodeNo ino);
 // With `precise` no two changes have the same time (LiveTable::shared); else those of one tick do.
 void touch(media::Inode *inode, bool mtime, bool precise = false);
 bool has_setid(std::uint32_t mode);
-void kill_setid(media::Inode *inode);
+// any_setgid: also that of a file that its group may not execute.
+void kill_setid(media::Inode *inode, bool any_setgid = false);
 // Whoever changes a file's content or owner takes away the capabilities that it was given.
 Result<> drop_capability(Engine &engine, InodeNo ino) REQUIRES(engine.lock);
 inline constexpr std::string_view kCapability = "security.capability";

@@ -61,11 +61,11 @@ namespace {
 Result<pm::Unfenced> zero_some(journal::Journal &journal, const Reader &reader,
                                const media::Inode &inode, InodeNo ino, std::uint64_t *from,
                                std::uint64_t to, std::uint64_t bytes_max, unsigned extents_max) {
-    pm::Unfenced duty;
+    pm::Unfenced unfenced;
     for (; *from < to && bytes_max != 0 && extents_max != 0; --extents_max) {
         const auto found = core::next_extent(reader, inode, ino, media::file_block_of(*from));
         if (!found.ok()) {
-            journal.persist(std::move(duty));
+            journal.persist(std::move(unfenced));
             return found.error();
         }
         const Extent &e = found.value();
@@ -77,12 +77,12 @@ Result<pm::Unfenced> zero_some(journal::Journal &journal, const Reader &reader,
         const std::uint64_t size = std::min(to, end_byte(e)) - *from;
         const std::uint64_t n = e.unwritten ? size : std::min(size, bytes_max);
         if (!e.unwritten) {
-            duty.add(journal.zero_data(device_byte(e, *from), n));
+            unfenced.add(journal.zero_data(device_byte(e, *from), n));
             bytes_max -= n;
         }
         *from += n;
     }
-    return duty;
+    return unfenced;
 }
 
 }  // namespace

@@ -30,18 +30,18 @@ Result<std::vector<DonorSource>> donor_sources(const Reader &reader, InodeNo ino
 }
 
 Result<> fill_donor(Engine &e, std::span<const DonorSource> sources) {
-    pm::Unfenced duty;
+    pm::Unfenced unfenced;
     bool lost = false;
     for (const DonorSource &s : sources) {
         const std::uint64_t from = byte_of(s.from), size = s.blocks * kBlockSize;
         if (s.from == BlockNo(0)) {
-            duty.add(e.journal->zero_data(byte_of(s.to), size));
+            unfenced.add(e.journal->zero_data(byte_of(s.to), size));
             continue;
         }
-        duty.add(e.journal->write_data(byte_of(s.to), {e.region->data() + from, size}));
+        unfenced.add(e.journal->write_data(byte_of(s.to), {e.region->data() + from, size}));
         lost = lost || e.region->lost(from, size);
     }
-    e.journal->persist(std::move(duty));
+    e.journal->persist(std::move(unfenced));
     if (lost) return Error(EIO, "the medium lost a page of the file");
     if (pm::take_fault()) return Error(EIO, "the medium has a bad page here");
     return {};

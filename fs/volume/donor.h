@@ -1,5 +1,5 @@
 // Donor ranges: fresh chunks that join a file far behind its end and then take the place of its
-// blocks, piece by piece (docs/format.md "Donor ranges").  For operations that move a file's data
+// blocks, piece by piece (docs/format.md "Block maps").  For operations that move a file's data
 // and have claimed it: no transaction changes a byte of the file, and a crash in the middle leaves
 // one that reads the same; recovery frees what is left of the range.
 #pragma once

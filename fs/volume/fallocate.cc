@@ -1,4 +1,4 @@
-// fallocate(2), but for the two modes that are doors of a seal (seals.cc).
+// fallocate(2), except the two modes that set and remove a seal (seals.cc).
 #include <linux/falloc.h>
 #include <sys/stat.h>
 
@@ -243,7 +243,7 @@ Result<> Volume::fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uin
         auto operation = resumed_or_new<Fallocate>(caller.progress, ino, e, ino, mode, offset, to);
         operation->lend(caller);
         TRY(parts_->scheduler.run_or_keep(operation, caller.progress));
-        if (stale != nullptr) stale->attributes = operation->killed();
+        if (stale != nullptr) stale->attributes = stale->mode = operation->killed();
         return {};
     });
 }

@@ -1,4 +1,5 @@
-// Open files: handles, and which of them the kernel may cache (architecture.md "Coherence").
+// Open files: handles, and which of them the kernel may cache (docs/architecture.md "The kernel's
+// caches").
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -16,7 +17,7 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
     Engine &e = parts_->engine;
     if (request.write || request.truncate) TRY(writable(e));
     OpenReply reply;
-    if (request.truncate) reply.stale.attributes = TRY(truncate_by_open(ino, request));
+    if (request.truncate) reply.stale.mode = TRY(truncate_by_open(ino, request));
     TRY(check_seal(ino, request.caller));
     SharedLock held(e.lock);
     const Reader reader(*e.core);
@@ -60,6 +61,7 @@ Result<bool> Volume::truncate_by_open(InodeNo ino, const OpenRequest &request) {
     set.size = 0;
     set.mtime = now_coarse();
     set.kill_suid_sgid = request.kill_suid_sgid;
+    set.kill_any_sgid = request.kill_any_sgid;
     bool killed = false;
     TRY(set_attributes(ino, set, request.caller, &killed));
     return killed;

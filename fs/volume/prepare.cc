@@ -4,7 +4,7 @@
 // chunk joins the file at a donor range far behind its end, the content is copied, and piece by
 // piece the file's blocks are exchanged for the donor's.  Each step is a transaction that changes
 // no byte of the file; a crash in the middle leaves a file that reads the same, and recovery frees
-// what is left of the donor range (docs/format.md "Donor ranges").
+// what is left of the donor range (docs/format.md "Block maps").
 #include <sys/stat.h>
 
 #include <algorithm>

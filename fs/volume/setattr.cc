@@ -77,8 +77,9 @@ private:
         mode_before_ = was->mode.get();
         if (set_.mode || set_.uid || set_.gid || set_.size || set_.times_given)
             TRY(core::may_change(*was));
-        // (With a ctime: the kernel's own, of writes that it keeps.)
-        if ((set_.atime || set_.mtime) && !set_.ctime) TRY(core::may_touch(*was));
+        const bool asked = (set_.atime || set_.mtime) && !set_.times_kept;
+        if (asked || set_.kill_suid_sgid) TRY(core::may_touch(*was));
+        if (set_.only_kills) TRY(may_kill(*was));
         if (!set_.size) {
             stage_ = Stage::rest;
             return {};
@@ -92,6 +93,17 @@ private:
         TRY(claim_.take());
         stage_ = Stage::trim;
         return {};
+    }
+
+    // chown(path, -1, -1), by which a stranger would take set-id bits away: the kernel leaves that
+    // to us, and says the same of a write, for which somebody has the file open.
+    Result<> may_kill(const media::Inode &was) {
+        constexpr std::uint32_t kBits = S_ISUID | S_ISGID;
+        if ((was.mode.get() & kBits) == 0 || S_ISDIR(was.mode.get())) return {};
+        if (caller_.uid == 0 || caller_.uid == was.uid.get()) return {};
+        const auto counts = e_.live.counts(ino_);
+        if (counts.cached_write != 0 || counts.direct_write != 0) return {};
+        return Error(EPERM, "only its owner takes set-id bits from a file");
     }
 
     // What a file grows over is zero: a step at a time, for much may be bound there.
@@ -175,7 +187,7 @@ private:
         if (set_.uid) inode->uid.set(*set_.uid);
         if (set_.gid) inode->gid.set(*set_.gid);
         // An explicit mode in the same request has had its say about the bits.
-        if (set_.kill_suid_sgid && !set_.mode) kill_setid(inode);
+        if (set_.kill_suid_sgid && !set_.mode) kill_setid(inode, set_.kill_any_sgid);
         if (set_.atime) inode->atime = core::to_media(*set_.atime);
         if (set_.mtime) inode->mtime = core::to_media(*set_.mtime);
         inode->ctime = core::to_media(set_.ctime ? *set_.ctime : now_coarse());

@@ -22,10 +22,15 @@ namespace pmfs {
 // better.  The transport tells the kernel first, and answers then (docs/coherence.md).
 struct Stale {
     bool attributes = false;
+    bool mode = false;   // of the attributes: it permits by that
     bool pages = false;  // those of the range that was written
 
-    bool any() const { return attributes || pages; }
+    bool any() const { return attributes || mode || pages; }
 };
+
+// A file whose blocks the kernel knows better has one at least, for programs take a file without
+// blocks for one hole.  In units of 4096 bytes.
+inline constexpr std::uint64_t kBlocksKeptBack = 1;
 
 struct Attr {
     InodeNo ino;
@@ -63,7 +68,10 @@ struct SetAttr {
     std::optional<std::uint64_t> size;
     std::optional<Timespec> atime, mtime, ctime;
     bool times_given = false;     // by who asks: others than the time it is
+    bool times_kept = false;      // nobody asks: the kernel's own, of writes that it kept
     bool kill_suid_sgid = false;  // FUSE_HANDLE_KILLPRIV_V2
+    bool kill_any_sgid = false;   // with that: also where the group may not execute the file
+    bool only_kills = false;      // chown(2) to nobody else, or a write that is to come
 };
 
 struct DirEntry {

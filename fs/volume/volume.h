@@ -131,19 +131,20 @@ public:
     Result<std::uint64_t> seek_hole(InodeNo ino, std::uint64_t offset);
 
     // --- xattrs: names with their prefix.  flags: 0, XATTR_CREATE, XATTR_REPLACE.
-    // pmfs.seal in `trusted.` and `user.` is the door of docs/seal.md; it is not listed.  An access
-    // control list (core/acl.h) comes with the mode that it means; drop_setgid: whoever sets it may
-    // not keep that bit.
+    // pmfs.seal in `trusted.` and `user.` is an interface to the seal (docs/seal.md); it is not
+    // listed.  An access control list (core/acl.h) comes with the mode that it means; drop_setgid:
+    // whoever sets it may not keep that bit.
     Result<> setxattr(InodeNo ino, std::string_view name, std::span<const std::byte> value,
                       int flags, const Caller &caller, bool drop_setgid = false);
     Result<std::vector<std::byte>> getxattr(InodeNo ino, std::string_view name);
-    Result<std::string> listxattr(InodeNo ino);  // names, each ended by a zero byte
+    // Names, each ended by a zero byte.  `trusted`: those of trusted.* as well.
+    Result<std::string> listxattr(InodeNo ino, bool trusted = true);
     Result<> removexattr(InodeNo ino, std::string_view name, const Caller &caller);
 
     // --- seals (docs/seal.md).  seal, unseal, prepare and take_grant are durable when they return;
     // on an image file that is an fdatasync, so call them on a thread that may wait.  bad_offset:
-    // the first offset, in bytes, that stands in the way of EINVAL.  `privileged`: came by a door
-    // that needs CAP_SYS_ADMIN (trusted.*).
+    // the first offset, in bytes, that stands in the way of EINVAL.  `privileged`: came by an
+    // interface that needs CAP_SYS_ADMIN (trusted.*).
     Result<> seal(InodeNo ino, SealLevel level, const Caller &caller, bool privileged,
                   std::uint64_t *bad_offset);
     Result<> unseal(InodeNo ino, const Caller &caller, bool privileged);
@@ -169,8 +170,8 @@ public:
                                std::uint64_t *bad_offset);
     // The holder gives it back, and maps it no more.
     Result<> drop_grant(HandleId handle, GrantId grant);
-    // The grant ends without its holder's word: if it maps, and its process may be alive, its
-    // blocks are quarantined.
+    // The grant ends although its holder did not give it back: if it maps, and its process may be
+    // alive, its blocks are quarantined.
     void lose_grant(HandleId handle, GrantId grant);
     // Root ends grants of whoever holds them: the one of that id or (0) all, those of one process
     // or (0) of all.  Gives how many.  EPERM; ENOENT: none is meant.  May wait for the journal.

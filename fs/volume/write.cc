@@ -59,13 +59,13 @@ public:
         return true;
     }
     void write(const Pieces &bytes) {
-        pm::Unfenced duty;
+        pm::Unfenced unfenced;
         std::size_t from = 0;
         for (std::size_t i = 0; i < count_; ++i) {
-            duty.add(e_.journal->write_data(pieces_[i].at, bytes, from, pieces_[i].size));
+            unfenced.add(e_.journal->write_data(pieces_[i].at, bytes, from, pieces_[i].size));
             from += pieces_[i].size;
         }
-        e_.journal->persist(std::move(duty));
+        e_.journal->persist(std::move(unfenced));
     }
 
 private:
@@ -362,16 +362,16 @@ private:
 
     // Of new blocks, what the write does not cover of the first and the last one is zeroed.
     pm::Unfenced fill() {
-        pm::Unfenced duty;
+        pm::Unfenced unfenced;
         const bool fresh = piece_ == Piece::hole || piece_ == Piece::unwritten;
         const std::uint64_t start = byte_of(run_.start), head = device() - start;
-        if (fresh && head != 0) duty.add(e_.journal->zero_data(start, head));
-        duty.add(e_.journal->write_data(device(), bytes_, at_ - span_.from, end_ - at_));
+        if (fresh && head != 0) unfenced.add(e_.journal->zero_data(start, head));
+        unfenced.add(e_.journal->write_data(device(), bytes_, at_ - span_.from, end_ - at_));
         const std::uint64_t written_to = device() + (end_ - at_);
         const std::uint64_t tail = byte_of(run_.end());
         if (fresh && written_to < tail)
-            duty.add(e_.journal->zero_data(written_to, tail - written_to));
-        return duty;
+            unfenced.add(e_.journal->zero_data(written_to, tail - written_to));
+        return unfenced;
     }
     std::uint64_t device() const { return byte_of(run_.start) + (at_ - byte_of(base_)); }
 
@@ -420,7 +420,7 @@ Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset, const Piece
         const Result<> done = parts_->scheduler.run_or_keep(operation, caller.progress);
         stale->pages = e.live.wrote_past_cache(caller.handle);  // also of a part
         if (!operation) return done.error();
-        stale->attributes = write.killed();
+        stale->attributes = stale->mode = write.killed();
         // What is written is written; the rest is the next call's error.
         if (!done.ok() && done.error().errno_value() == ENOSPC && write.written() != 0 &&
             !caller.written_back)

@@ -1,4 +1,4 @@
-// Extended attributes, and the seal's door among them (docs/seal.md).
+// Extended attributes, among them those that set the seal (docs/seal.md).
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
@@ -9,6 +9,7 @@
 #include "core/xattr.h"
 #include "volume/acls.h"
 #include "volume/attributes.h"
+#include "volume/gather.h"
 #include "volume/parts.h"
 
 namespace pmfs {
@@ -50,6 +51,25 @@ std::string_view text_of(std::span<const std::byte> value) {
     return text;
 }
 
+bool is_full(const Result<> &done) {
+    return !done.ok() && done.error().errno_value() == ENOSPC;
+}
+
+// Whether there is room for a value, though perhaps not in one piece.
+bool may_be_scattered(Engine &e, std::size_t size) {
+    const std::uint64_t blocks = media::blob_blocks(size);
+    SharedLock held(e.lock);
+    return blocks > 1 && e.allocator->check_space(blocks, core::need_of_data(false)).ok();
+}
+
+// On an image, what was moved out of a chunk comes to be free by a group commit.
+Result<> unless_held_back(Engine &e, Result<> done) {
+    if (!is_full(done)) return done;
+    SharedLock held(e.lock);
+    if (!e.allocator->space_comes()) return done;
+    return Error(kParkErrno, "the blocks of an emptied chunk wait for a group commit");
+}
+
 std::string_view name_of_level(SealLevel level) {
     return level == SealLevel::full ? "full" : "as-is";
 }
@@ -71,7 +91,7 @@ Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const st
     if (value.size() > media::kXattrValueMax) return Error(E2BIG, "a value has at most 64 KiB");
     if (core::is_acl(name)) return change_acl(ino, name, value, drop_setgid);
 
-    return parts_->scheduler.unless_space_comes([&]() -> Result<> {
+    const auto set = [&]() -> Result<> {
         ExclusiveLock held(e.lock);
         const Reader reader(*e.core);
         const auto *was = TRY(core::read_inode(reader, ino));
@@ -87,7 +107,15 @@ Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const st
         touch(inode, false);
         TRY(change.commit());
         return {};
-    }());
+    };
+    Result<> done = set();
+    // A large value lies in few places (decision 6), and free space in more, perhaps.
+    if (is_full(done) && may_be_scattered(e, value.size())) {
+        const Result<> gathered = gather_free_space(e, parts_->scheduler, caller);
+        if (!gathered.ok() && must_park(gathered.error())) return gathered;
+        if (gathered.ok()) done = unless_held_back(e, set());
+    }
+    return parts_->scheduler.unless_space_comes(std::move(done));
 }
 
 // What says that there is none takes it away.
@@ -117,13 +145,14 @@ Result<std::vector<std::byte>> Volume::getxattr(InodeNo ino, std::string_view na
     return core::get_xattr(reader, *inode, ino, name);
 }
 
-Result<std::string> Volume::listxattr(InodeNo ino) {
+Result<std::string> Volume::listxattr(InodeNo ino, bool trusted) {
     Engine &e = parts_->engine;
     SharedLock held(e.lock);
     const Reader reader(*e.core);
     const auto *inode = TRY(core::read_inode(reader, ino));
     std::string names;
-    const auto add = [&names](std::string_view name) {
+    const auto add = [&](std::string_view name) {
+        if (!trusted && name.starts_with("trusted.")) return;
         names.append(name);
         names.push_back('\0');
     };
@@ -136,7 +165,7 @@ Result<> Volume::removexattr(InodeNo ino, std::string_view name, const Caller &c
     Engine &e = parts_->engine;
     TRY(writable(e));
     TRY(check_changeable(name));
-    // Of what is not sealed, too: unsealing twice is 0 by every door (docs/seal.md).
+    // Also for a file that is not sealed: unsealing twice is 0 by every interface (docs/seal.md).
     if (is_seal(name)) return unseal(ino, caller, name == kTrustedSeal);
     if (core::is_acl(name)) return change_acl(ino, name, {}, false);
     ExclusiveLock held(e.lock);

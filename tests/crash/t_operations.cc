@@ -216,7 +216,9 @@ TEST_CASE("crash: the seal is there or not, with a digest that is right") {
             [](User &u) { u.unlink("holes"); }}});
 }
 
-TEST_CASE("crash: who maps the device is on record, and what he may still store to stays in use") {
+TEST_CASE(
+    "crash: a process that maps the device has a record, and blocks that it may store to stay in "
+    "use") {
     check({"grants",
            [](User &u) {
                with_leftovers(u);

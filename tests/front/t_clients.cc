@@ -260,7 +260,7 @@ TEST_CASE(
     CHECK(std::ranges::count(unsealed, '?') == 0);
 }
 
-TEST_CASE("clients: who may not seal finds every door to a seal closed") {
+TEST_CASE("clients: one that may not seal is refused by every interface to a seal") {
     World world;
     const OpenFile file = written(world.wire(), "f");
     Policy policy = Policy::guest();
@@ -370,6 +370,45 @@ TEST_CASE("clients: ids are mapped on the way in and out, and unmapped ones refu
     in.fh = file.handle;
     CHECK(guest.call(FUSE_RELEASE, file.node, bytes_text(in), {.uid = 4000}).error == 0);
     CHECK(handles(world, file.node) == 0);
+}
+
+TEST_CASE(
+    "clients: the ids of an access control list are mapped, too, and no others can be named") {
+    World world;
+    Wire &host = world.wire();
+    Policy policy = Policy::guest();
+    policy.users = IdMap({{0, 100'000, 1000}, {5000, 7, 1}});
+    policy.groups = IdMap({{0, 200'000, 1000}});
+    Wire guest(host, policy);
+    const OpenFile file = guest.create("f", {.uid = 5, .gid = 6});
+    REQUIRE((file.error == 0 && host.lookup("f") == file.node));
+    const auto list = [](std::uint32_t user, std::uint32_t group) {
+        constexpr std::uint32_t kNone = ~0u;
+        std::string bytes("\2\0\0\0", 4);
+        const auto add = [&bytes](std::uint16_t tag, std::uint32_t id) {
+            constexpr std::uint16_t kReads = 4;
+            bytes += bytes_text(tag) + bytes_text(kReads) + bytes_text(id);
+        };
+        add(1, kNone), add(2, user), add(4, kNone), add(8, group), add(16, kNone), add(32, kNone);
+        return bytes;
+    };
+    const std::string name = "system.posix_acl_access";
+    CHECK(guest.setxattr(file.node, name, list(9, 8), {.uid = 5}) == 0);
+    CHECK(host.getxattr(file.node, name).text() == list(100'009, 200'008));
+    CHECK(guest.getxattr(file.node, name).text() == list(9, 8));
+    CHECK(guest.setxattr(file.node, name, list(5000, 0), {.uid = 5}) == 0);
+    CHECK(host.getxattr(file.node, name).text() == list(7, 200'000));
+    for (const auto &[user, group] : {std::pair{1000u, 8u}, {9u, 1000u}, {IdMap::kOverflow, 8u}})
+        CHECK(guest.setxattr(file.node, name, list(user, group), {.uid = 5}) == EOVERFLOW);
+    CHECK(host.getxattr(file.node, name).text() == list(7, 200'000));
+    CHECK(host.setxattr(file.node, name, list(0, 8)) == 0);
+    CHECK(guest.getxattr(file.node, name).text() == list(IdMap::kOverflow, IdMap::kOverflow));
+    for (const std::size_t size : {0, 3, 5, 11, 12, 51}) {  // what is no list names nobody
+        CAPTURE(size);
+        const std::string cut = list(~0u - 1, 3).substr(0, size);
+        const int error = guest.setxattr(file.node, name, cut, {.uid = 5});
+        CHECK((error == EINVAL || (size == 0 && error == 0)));
+    }
 }
 
 TEST_CASE("clients: what a policy counts has an end, and what is given back can be had again") {
@@ -513,6 +552,27 @@ TEST_CASE("clients: what the host's kernel has not written back a guest sees, an
     dirty = true;
     CHECK(guest.open(file.node, O_WRONLY | O_TRUNC).error == 0);
     CHECK(host.getattr(file.node).size == 0);
+}
+
+TEST_CASE(
+    "clients: the host's kernel hears of a guest's chmod though it has the file open, with holes") {
+    World world;
+    Wire &host = world.wire();
+    const OpenFile file = written(host, "f");
+    REQUIRE(host.truncate(file.node, 1 << 20) == 0);
+    Wire guest(host, Policy::guest());
+    REQUIRE(guest.lookup("f") == file.node);
+    unsigned asked = 0;
+    host.on_invalidate = [&](std::uint64_t) { ++asked; };
+    host.getattr(file.node);
+    CHECK(asked == 1);
+    CHECK(guest.setattr(file.node, {.valid = FATTR_MODE, .mode = 0600}) == 0);
+    asked = 0;
+    // Asked to write pages back now, it would drop the answer.
+    CHECK((host.getattr(file.node).mode & 07777) == 0600);
+    CHECK(asked == 0);
+    CHECK(guest.getattr(file.node).blocks == 8);
+    CHECK(asked == 1);  // for the guest it does
 }
 
 TEST_CASE(

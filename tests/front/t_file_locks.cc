@@ -289,7 +289,7 @@ TEST_CASE("file locks: more than a client or an owner may have is ENOLCK, and no
     FileLocks locks;
     const auto limited = [](LockRequest request) {
         request.client_max = 6;
-        request.owner_max = 3;
+        request.share_max = 3;
         return request;
     };
     for (const std::uint64_t first : {0, 10, 20})
@@ -314,6 +314,34 @@ TEST_CASE("file locks: more than a client or an owner may have is ENOLCK, and no
     CHECK(waiting.front()->result == 0);
     CHECK(waiting.back()->result == -1);
     CHECK(locks.held_by(0) == 4);
+}
+
+TEST_CASE(
+    "file locks: a user has no more than its share by many owners, and root a part of its own") {
+    FileLocks locks;
+    const auto of = [](std::uint32_t user, std::uint64_t number, std::uint64_t first) {
+        LockRequest request = range(number, kShared, first, first);
+        request.user = user;
+        request.client_max = 16;
+        request.share_max = 8;
+        return request;
+    };
+    std::uint64_t number = 2;  // of owners, all of one client
+    const auto count = [&](std::uint32_t user) {
+        std::size_t made = 0;
+        while (locks.set(of(user, number, 10 * made)) == 0) ++made, number += 2;
+        return made;
+    };
+    CHECK(count(1000) == 8);
+    CHECK(count(1001) == 6);  // two are root's
+    CHECK(count(1002) == 0);
+    CHECK(count(0) == 2);
+    LockRequest let_go = of(1001, 2, 0);  // whoever does it: the owner's locks are its user's
+    let_go.kind = kNone;
+    CHECK(locks.set(let_go) == 0);
+    CHECK(count(1001) == 0);
+    CHECK(count(0) == 1);
+    CHECK(locks.held_by(0) == 16);
 }
 
 // --- against a model that is slow and simple

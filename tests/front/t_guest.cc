@@ -318,6 +318,41 @@ TEST_CASE("guest: its memory may be truncated under the server, which lives") {
     CHECK(here.getattr(here.lookup("f")).size == 8192);
 }
 
+TEST_CASE(
+    "window: a file that chattr protects is never in it, and the guest's kernel does not try") {
+    Host host(with_window());
+    Wire &here = host.world.wire();
+    const OpenFile file = here.create("kept");
+    REQUIRE(here.truncate(file.node, kRange) == 0);
+    pmfs_io_prepare prepare{};
+    prepare.version = PMFS_ABI_VERSION;
+    REQUIRE(here.ioctl(file, PMFS_IOC_PREPARE, &prepare) == 0);
+    REQUIRE(here.write(file, 0, "words") == 0);
+    REQUIRE(here.setxattr(file.node, "trusted.pmfs.seal", "as-is") == 0);
+    here.release(file);
+    Mapper vmm(host);
+    const std::uint64_t node = vmm.guest.lookup("kept");
+    const auto is_dax = [&] {
+        const Reply reply = vmm.guest.call(FUSE_GETATTR, node, bytes_text(fuse_getattr_in{}));
+        return (reply.as<fuse_attr_out>().attr.flags & FUSE_ATTR_DAX) != 0;
+    };
+    for (const FileFlags &flags : {FileFlags{.immutable = true}, FileFlags{.append_only = true}}) {
+        CHECK(is_dax());
+        REQUIRE(host.world.volume().set_file_flags(InodeNo(node), flags).ok());
+        CHECK_FALSE(is_dax());
+        CHECK(set_up(vmm.guest, node, 0, 0) == EPERM);
+        CHECK(vmm.window.mapped().empty());
+        const OpenFile open = vmm.guest.open(node, O_RDONLY);
+        REQUIRE(open.error == 0);
+        CHECK(vmm.guest.read(open, 0, 5).text() == "words");
+        vmm.guest.release(open);
+        REQUIRE(host.world.volume().set_file_flags(InodeNo(node), {}).ok());
+    }
+    REQUIRE(set_up(vmm.guest, node, 0, 0) == 0);
+    const auto late = host.world.volume().set_file_flags(InodeNo(node), {.immutable = true});
+    CHECK((!late.ok() && late.error().errno_value() == EBUSY));  // somebody may store
+}
+
 TEST_CASE("window: a range of a sealed file is mapped, held, and given back") {
     Host host(with_window());
     Wire &here = host.world.wire();

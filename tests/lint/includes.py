@@ -27,7 +27,7 @@ LAYERS = {
     "fs/client/": [],
     "mkfs/": ["fs/base/", "fs/media/", "fs/pm/"],
     # fsck shares the format and the reading of the journal, never the engine.
-    "fsck/": ["fs/base/", "fs/media/", "fs/pm/", "fs/journal/replay.h", "fs/journal/recover.h"],
+    "fsck/": ["fs/base/", "fs/media/", "fs/pm/", "fs/probe/", "fs/journal/replay.h", "fs/journal/recover.h"],
     "tools/pmfsctl/": ["fs/client/pmfs.h", "fs/client/pmfs_ioctl.h", "fs/base/hex.h", "fs/base/units.h",
                        "fs/base/printable.h", "fs/probe/"],
     "tools/examples/": ["fs/client/pmfs.h", "fs/client/pmfs_ioctl.h"],

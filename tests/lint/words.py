@@ -1,4 +1,5 @@
-"""The tree is the same everywhere: nothing of one machine in it; and every source file is built."""
+"""The tree is the same everywhere: nothing of one machine in it; every source file is built; and words that
+must not come back."""
 import posixpath
 import re
 
@@ -14,6 +15,17 @@ _MACHINE = re.compile("|".join([
 def check_machine(source):
     for found in _MACHINE.finditer(source.text):
         yield source.line_of(found.start()), f"of one machine: {found.group()}"
+
+
+# Words of ours that have a better one: a process or a user is "it" or "they", an interface is an interface, and a fence
+# that must follow is an obligation.  (In pieces, as above.)
+_WORDS = re.compile(r"\b(?:" + "|".join(["h" + "e", "h" + "is", "h" + "im", "h" + "imself", "do" + "ors?",
+                                         "du" + "ty", "du" + "ties", "put " + "aside"]) + r")\b", re.I)
+
+
+def check_words(source):
+    for found in _WORDS.finditer(source.text):
+        yield source.line_of(found.start()), f"another word is better: {found.group()}"
 
 
 def check_built(tree):
@@ -52,6 +64,9 @@ RULES = [
          bad=[{"a.md": "see /" + "work/x\n"}, {"a.py": "P = '/" + "home/me'\n"},
               {"a.sh": "pip -i https://pypi." + "org\n"}],
          good=[{"a.cc": "// a network/work/flow, the root/ folder, its registry.\n// Then\n"}]),
+    Rule("words that must not come back", each(check_words),
+         bad=[{"a.cc": "// The holder and h" + "is grant.\n"}, {"a.md": "The do" + "ors of a seal\n"}],
+         good=[{"a.md": "The shell reads the history of indoor things; she/they.\n"}]),
     Rule("every source file is built", check_built,
          bad=[{"fs/meson.build": "'pm/b.cc'", "fs/pm/a.cc": "// A.\n"},
               {"fs/meson.build": "'pm/aa.cc'", "fs/pm/a.cc": "// A.\n"}],

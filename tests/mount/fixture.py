@@ -183,7 +183,7 @@ class Mounted:
         run("umount", self.mnt)
         code = self.server.wait(30)
         # (Such as a system call that may block under a lock that everybody needs: base/blocking.h.)
-        assert "a bug of pmfs" not in (self.directory / "server.log").read_text(), self.log_text()
+        assert "a bug in pmfs" not in (self.directory / "server.log").read_text(), self.log_text()
         return code
 
     def fsck(self):

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """POSIX access control lists: those of acl(5), as other local filesystems keep them."""
 import errno
+import mmap
 import os
 import stat
 import struct
@@ -200,6 +201,37 @@ def _(here):
         os.setxattr(here / "f", ACCESS, many(113))
     os.chmod(here / "f", 0o604)
     assert acl_of(here / "f")[-2:] == ["mask::---", "other::r--"]
+
+
+@claim("a list that takes permissions away does so at once, also of a file that is open for writing and has holes")
+def _(here):
+    os.chmod(here, 0o777)
+    path = here / "f"
+    fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+    os.fchmod(fd, 0o666)
+    os.ftruncate(fd, 1 << 20)  # so st_blocks depends on what the kernel has not written back
+    os.stat(path)
+
+    def refused(flags):
+        with fails(errno.EACCES):
+            os.close(os.open(path, flags))
+    try:
+        setfacl(path, "-m", "u:1000:---")
+        as_user(lambda: refused(os.O_RDONLY))
+        setfacl(path, "-b")
+        os.setxattr(path, ACCESS, struct.pack("<I", 2) + b"".join(
+            struct.pack("<HHI", tag, bits, 0xffffffff) for tag, bits in ((1, 6), (4, 4), (0x20, 0))))
+        for _ in range(3):
+            as_user(lambda: refused(os.O_RDONLY))
+            os.stat(path)
+        os.chmod(path, 0o604)
+        as_user(lambda: refused(os.O_WRONLY))
+        as_user(lambda: os.close(os.open(path, os.O_RDONLY)))
+        with mmap.mmap(fd, 4096) as mapping:
+            mapping[0] = 1
+            assert os.stat(path).st_blocks, "tar takes a file without blocks for one hole"
+    finally:
+        os.close(fd)
 
 
 if __name__ == "__main__":

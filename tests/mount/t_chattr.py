@@ -167,7 +167,7 @@ def _(here):
     assert flags_of(here / "mine") - {"e"} == set("d") and flags_of(here / "theirs") - {"e"} == set()
 
 
-@claim("flags survive a server that is killed, and pmfs's own doors are closed by them", alone=True)
+@claim("flags survive a server that is killed, and they refuse pmfs's own calls", alone=True)
 def _(maker):
     volume = maker.volume(size="16M")
     path = volume.mnt / "f"
@@ -212,6 +212,45 @@ def _(maker):
     chattr("-i", path)
     volume.unmount()
     volume.fsck()
+
+
+@claim("its owner sets no time of a protected file and takes no set-id bit from an immutable one", alone=True)
+def _(maker):
+    for options in ("", "writeback"):
+        volume = maker.volume(size="16M", options=options)
+        path = volume.mnt / "f"
+        path.write_bytes(b"words")
+        os.chown(path, 1000, 1000)
+        os.chmod(path, 0o6755)
+        writer = os.open(path, os.O_WRONLY) if not options else None  # (it would keep the flag away)
+        before = os.stat(path)
+
+        def fail(*attempts):
+            for attempt in attempts:
+                with fails(errno.EPERM):
+                    attempt()
+
+        def set_times():
+            fail(lambda: os.utime(path, (1, 1)), lambda: os.utime(path, ns=(before.st_atime_ns, 7)))
+
+        def set_all():
+            set_times()
+            fail(lambda: os.utime(path), lambda: os.chown(path, -1, -1))
+            if writer is not None:
+                fail(lambda: os.pwrite(writer, b"x", 0))
+        for flag, attempts in (("a", set_times), ("i", set_all)):
+            with flagged(flag, path):
+                as_user(attempts)
+                after = os.stat(path)
+                assert (after.st_mode, after.st_atime_ns, after.st_mtime_ns) == (
+                    before.st_mode, before.st_atime_ns, before.st_mtime_ns)
+        with flagged("a", path):
+            as_user(lambda: os.utime(path))  # the time it is may be set
+            assert os.stat(path).st_mtime_ns > before.st_mtime_ns
+        if writer is not None:
+            os.close(writer)
+        volume.unmount()
+        volume.fsck()
 
 
 if __name__ == "__main__":

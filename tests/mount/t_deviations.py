@@ -2,12 +2,14 @@
 """What docs/posix.md says is not here, or is not as elsewhere, because the kernel's FUSE has no words for it."""
 import ctypes
 import errno
+import json
+import mmap
 import os
 import signal
 import struct
 from pathlib import Path
 
-from fixture import c_call, claim, fails, run, run_claims
+from fixture import c_call, claim, fails, program, run, run_claims
 
 AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
 STATX_BTIME, STATX_DIOALIGN, STATX_ATTR_IMMUTABLE = 0x800, 0x2000, 0x10
@@ -81,6 +83,24 @@ def _(maker):
     volume = maker.volume(size="16M")
     read_ahead = Path(f"/sys/class/bdi/0:{volume.connection}/read_ahead_kb")
     assert read_ahead.read_text(encoding="ascii") == "128\n"
+
+
+@claim("a request has at most 1 MiB: a write of 4 MiB is four", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M")
+
+    def writes():
+        status = json.loads(run(program("pmfsctl"), "status", "--json", volume.mnt).stdout)
+        return status["clients"][0]["requests"].get("write", 0)
+
+    fd = os.open(volume.mnt / "f", os.O_CREAT | os.O_WRONLY | os.O_DIRECT)
+    try:
+        before = writes()
+        with mmap.mmap(-1, 4 << 20) as pages:
+            assert os.write(fd, pages) == 4 << 20
+        assert writes() - before == 4, writes() - before
+    finally:
+        os.close(fd)
 
 
 if __name__ == "__main__":

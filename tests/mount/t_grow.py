@@ -91,13 +91,13 @@ def _(maker):
     assert (volume.mnt / "f").read_text() == "some words"
 
 
-@claim("where nothing is to be had grow says so, and that is no failure", alone=True)
+@claim("where there is no space to gain grow says so, and that is no failure", alone=True)
 def _(maker):
     volume = maker.volume(size="16M")
-    assert "nothing is to be had" in done("grow", volume.mnt)
+    assert "there is no more space to use" in done("grow", volume.mnt)
     os.truncate(volume.region, 17 * MIB)  # less than a chunk
-    assert "nothing is to be had" in done("grow", volume.mnt)
-    assert "nothing is to be had" in done("grow", "--size", "16M", volume.mnt)
+    assert "there is no more space to use" in done("grow", volume.mnt)
+    assert "there is no more space to use" in done("grow", "--size", "16M", volume.mnt)
     assert size_of(volume) == 16 * MIB
 
 
@@ -136,7 +136,7 @@ def _(maker):
 @claim("tune --reserve changes what others than root may fill, at once and for good", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
-    assert done("tune", volume.mnt) == f"{volume.mnt}: 1 % of the volume are kept for root\n"
+    assert done("tune", volume.mnt) == f"{volume.mnt}: reserved for root: 1 % of the volume\n"
     _, free = df(volume)
     assert "25.5 %" in done("tune", "--reserve", "25.5", volume.mnt)
     assert free - df(volume)[1] >= 15 * MIB, (free, df(volume))

@@ -162,6 +162,48 @@ def _(here):
         assert mode_of(here / name) == (0o2767 if kind else 0o6767), "no group may execute it"
 
 
+@claim("chown to nobody else by a stranger is EPERM where it would take set-id bits away")
+def _(here):
+    os.chmod(here, 0o777)
+
+    def stranger():
+        with fails(errno.EPERM):
+            os.chown(path, -1, -1)
+    for mode in (0o4755, 0o2755, 0o6777):
+        path = set_id_file(here, mode)  # of user 1000
+        as_user(stranger, uid=2000, gid=2000)
+        assert mode_of(path) == mode
+        as_user(lambda: os.chown(path, -1, -1))
+        assert mode_of(path) == mode & 0o777
+    path = set_id_file(here, 0o755)
+    as_user(lambda: os.chown(path, -1, -1), uid=2000, gid=2000)
+
+
+@claim("set-group-ID without execution by the group goes unless who writes, truncates or allocates is in the group")
+def _(here):
+    os.chmod(here, 0o777)
+
+    def write(path):
+        fd = os.open(path, os.O_WRONLY)
+        os.write(fd, b"x")
+        os.close(fd)
+
+    def allocate(path):
+        fd = os.open(path, os.O_WRONLY)
+        os.posix_fallocate(fd, 0, 5000)
+        os.close(fd)
+
+    def empty(path):
+        os.close(os.open(path, os.O_WRONLY | os.O_TRUNC))
+    for change in (write, allocate, empty, lambda path: os.truncate(path, 1)):
+        for user, groups, after in ((2000, (), 0o666), (2000, (3000,), 0o2666), (1000, (), 0o666), (0, (), 0o2666)):
+            path = set_id_file(here, 0o2666)
+            os.chown(path, 1000, 3000)
+            os.chmod(path, 0o2666)
+            as_user(lambda: change(path), uid=user, gid=user, groups=groups)
+            assert mode_of(path) == after, (user, groups, oct(mode_of(path)))
+
+
 @claim("fallocate by a user without privilege clears set-id bits, and root's keeps them")
 def _(here):
     os.chmod(here, 0o777)

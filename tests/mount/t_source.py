@@ -59,7 +59,16 @@ class Machine:
         return doctor(self.root, device)[key]
 
 
-@claim("a volume is mounted by its label and by its UUID, wherever its link leads", alone=True)
+def check_named(name, number, region):
+    """fsck.pmfs finds the volume by the same names, and says which device it is."""
+    for source in (f"label:{name}", f"uuid:{number.upper()}"):
+        assert run(program("fsck.pmfs"), "-n", source).stdout.startswith(f"{region}: clean; "), source
+    missing = subprocess.run([program("fsck.pmfs"), "label:nobody has it"], capture_output=True, text=True,
+                             check=False)
+    assert missing.returncode == 8 and "no volume has the label nobody has it" in missing.stderr, missing
+
+
+@claim("a volume is mounted and checked by its label and by its UUID, wherever its link leads", alone=True)
 def _(maker):
     name, number = f"pmfs-test-{os.getpid()}", str(uuid.uuid4())
     region, mnt = maker.directory / "region", maker.directory / "mnt"
@@ -79,6 +88,7 @@ def _(maker):
                                  capture_output=True, text=True, check=False)
         assert refused.returncode == 32 and "no volume has the label nobody has it" in refused.stderr
         assert name in refused.stderr, refused  # it says what it found instead
+        check_named(name, number, region)
         other = maker.directory / "other"
         run("cp", "--sparse=always", region, other)
         second = LINKS / f"{name}-second"
@@ -87,6 +97,9 @@ def _(maker):
             refused = subprocess.run([program("mount.pmfs"), f"label:{name}", mnt],
                                      capture_output=True, text=True, check=False)
             assert refused.returncode == 32 and "both" in refused.stderr, refused
+            refused = subprocess.run([program("fsck.pmfs"), f"uuid:{number}"],
+                                     capture_output=True, text=True, check=False)
+            assert refused.returncode == 8 and "both" in refused.stderr, refused
         finally:
             second.unlink()
     finally:
@@ -190,11 +203,11 @@ def _(maker):
     mnt.mkdir()
     run(program("mkfs.pmfs"), "-q", "--size", "64M", region)
     words = run(program("pmfsctl"), "doctor", region).stdout
-    assert "it holds the volume" in words, words
+    assert "it contains the volume" in words, words
     run(program("mount.pmfs"), region, mnt)
     try:
         words = run(program("pmfsctl"), "doctor", mnt).stdout
-        assert f"the volume on {region} is served" in words, words
+        assert f"the volume on {region} is mounted" in words, words
     finally:
         run("umount", mnt)
     region.write_bytes(bytes(64 << 20))

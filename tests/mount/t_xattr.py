@@ -78,6 +78,19 @@ def _(here):
     as_user(user)
 
 
+@claim("names of trusted attributes are listed to root only")
+def _(here):
+    (here / "f").touch()
+    os.chmod(here, 0o755)
+    os.setxattr(here / "f", "trusted.a", b"1")
+    os.setxattr(here / "f", "user.b", b"2")
+    assert sorted(os.listxattr(here / "f")) == ["trusted.a", "user.b"]
+
+    def user():
+        assert os.listxattr(here / "f") == ["user.b"], os.listxattr(here / "f")
+    as_user(user)
+
+
 @claim("a name is refused as by ext4: a prefix alone, an unknown prefix, none, one that is too long")
 def _(here):
     (here / "f").touch()

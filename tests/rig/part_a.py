@@ -29,8 +29,8 @@ LINUX_HEADERS = ["close_range", "errno", "falloc", "fs", "fscrypt", "ioctl", "li
 COMPILER_FILES = ["usr/include/*.h", "usr/include/asm-generic/*.h", "usr/include/x86_64-linux-gnu/**/*.h",
                   *(f"usr/include/linux/{name}.h" for name in LINUX_HEADERS), f"{LIBRARIES[1:]}/tcc/**/*",
                   *(f"{LIBRARIES[1:]}/{name}" for name in ("crt1.o", "crti.o", "crtn.o", "libc.so", "libc_nonshared.a"))]
-SOURCES = ["file_calls.c", "fallocate_door.c", "claims.h", "project.mk"]  # what a guest builds
-PROGRAMS = ["file_calls", "fallocate_door", "window_attack"]
+SOURCES = ["file_calls.c", "fallocate_seal.c", "claims.h", "project.mk"]  # what a guest builds
+PROGRAMS = ["file_calls", "fallocate_seal", "window_attack"]
 LARGE = 64 << 20
 BOOT_SECONDS = 150
 MEMORY = "512M"

@@ -14,7 +14,7 @@ MIB = 1 << 20
 NVDIMM_SIZE = (16 * 16 + 2) * MIB
 TOOLS = ["usr/bin/ndctl", "usr/bin/mount", "usr/bin/umount", "usr/sbin/losetup", "usr/bin/jq",
          "usr/sbin/mkfs.ext4", "usr/sbin/mkfs.xfs"]
-PROGRAMS = ["tests/rig/fallocate_door", "tests/rig/server_without_seals", "tests/rig/map_holder"]
+PROGRAMS = ["tests/rig/fallocate_seal", "tests/rig/server_without_seals", "tests/rig/map_holder"]
 BOOT_SECONDS = 300
 
 

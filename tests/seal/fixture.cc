@@ -1,4 +1,4 @@
-// Volumes on each medium, and the four doors of the seal as one function.
+// Volumes on each medium, and the four interfaces of the seal as one function.
 #include "fixture.h"
 
 #include <doctest/doctest.h>
@@ -76,51 +76,51 @@ Mounted::~Mounted() {
     stop(false);
 }
 
-const char *name_of(Door door) {
-    switch (door) {
-        case Door::ioctl:
+const char *name_of(Interface interface) {
+    switch (interface) {
+        case Interface::ioctl:
             return "ioctl";
-        case Door::fallocate:
+        case Interface::fallocate:
             return "fallocate";
-        case Door::trusted_xattr:
+        case Interface::trusted_xattr:
             return "trusted.pmfs.seal";
-        case Door::user_xattr:
+        case Interface::user_xattr:
             return "user.pmfs.seal";
     }
     return "";
 }
 
-bool has_level(Door door, unsigned level) {
-    return door != Door::fallocate || level == PMFS_SEAL_FULL;
+bool has_level(Interface interface, unsigned level) {
+    return interface != Interface::fallocate || level == PMFS_SEAL_FULL;
 }
 
-int seal_by(Door door, Wire &wire, const OpenFile &file, unsigned level, As as) {
+int seal_by(Interface interface, Wire &wire, const OpenFile &file, unsigned level, As as) {
     const char *word = level == PMFS_SEAL_FULL ? "full" : "as-is";
-    switch (door) {
-        case Door::ioctl:
+    switch (interface) {
+        case Interface::ioctl:
             return seal_ioctl(wire, file, level, nullptr, as);
-        case Door::fallocate:
+        case Interface::fallocate:
             REQUIRE(level == PMFS_SEAL_FULL);
             return wire.fallocate(file, PMFS_FALLOC_FL_SEAL_BLOCK_MAP | FALLOC_FL_KEEP_SIZE, 0,
                                   std::uint64_t{1} << 40, as);
-        case Door::trusted_xattr:
+        case Interface::trusted_xattr:
             return wire.setxattr(file.node, "trusted.pmfs.seal", word, as);
-        case Door::user_xattr:
+        case Interface::user_xattr:
             return wire.setxattr(file.node, "user.pmfs.seal", word, as);
     }
     return 0;
 }
 
-int unseal_by(Door door, Wire &wire, const OpenFile &file, As as) {
-    switch (door) {
-        case Door::ioctl:
+int unseal_by(Interface interface, Wire &wire, const OpenFile &file, As as) {
+    switch (interface) {
+        case Interface::ioctl:
             return unseal_ioctl(wire, file, as);
-        case Door::fallocate:
+        case Interface::fallocate:
             return wire.fallocate(file, PMFS_FALLOC_FL_UNSEAL_BLOCK_MAP | FALLOC_FL_KEEP_SIZE, 0,
                                   std::uint64_t{1} << 40, as);
-        case Door::trusted_xattr:
+        case Interface::trusted_xattr:
             return wire.removexattr(file.node, "trusted.pmfs.seal", as);
-        case Door::user_xattr:
+        case Interface::user_xattr:
             return wire.removexattr(file.node, "user.pmfs.seal", as);
     }
     return 0;

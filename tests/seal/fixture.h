@@ -38,15 +38,15 @@ private:
     std::unique_ptr<Wire> wire_;
 };
 
-// The doors of docs/seal.md that reach the server by FUSE.
-enum class Door { ioctl, fallocate, trusted_xattr, user_xattr };
-inline constexpr Door kDoors[] = {Door::ioctl, Door::fallocate, Door::trusted_xattr,
-                                  Door::user_xattr};
-const char *name_of(Door door);
-// The fallocate door has one level, full.
-bool has_level(Door door, unsigned level);
-int seal_by(Door door, Wire &wire, const OpenFile &file, unsigned level, As as = {});
-int unseal_by(Door door, Wire &wire, const OpenFile &file, As as = {});
+// The interfaces of docs/seal.md that reach the server by FUSE.
+enum class Interface { ioctl, fallocate, trusted_xattr, user_xattr };
+inline constexpr Interface kInterfaces[] = {Interface::ioctl, Interface::fallocate,
+                                            Interface::trusted_xattr, Interface::user_xattr};
+const char *name_of(Interface interface);
+// The fallocate interface has one level, full.
+bool has_level(Interface interface, unsigned level);
+int seal_by(Interface interface, Wire &wire, const OpenFile &file, unsigned level, As as = {});
+int unseal_by(Interface interface, Wire &wire, const OpenFile &file, As as = {});
 
 int seal_ioctl(Wire &wire, const OpenFile &file, unsigned level,
                std::uint64_t *bad_offset = nullptr, As as = {});

@@ -1,4 +1,4 @@
-// The seal suite: the P column of docs/seal.md through every door that FUSE carries.
+// The seal suite: the P column of docs/seal.md through every interface that FUSE carries.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 

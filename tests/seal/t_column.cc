@@ -1,5 +1,5 @@
 // The P column of docs/seal.md, row by row: what each operation does to a file under a persistent
-// seal, by whatever door the seal came, on both kinds of media.
+// seal, whichever interface made the seal, on both kinds of media.
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -34,10 +34,10 @@ OpenFile make_file(Wire &wire, const std::string &name, unsigned level) {
 
 class Column {
 public:
-    Column(Wire &wire, const std::string &door, unsigned level, const OpenFile &file,
+    Column(Wire &wire, const std::string &interface, unsigned level, const OpenFile &file,
            std::string name)
         : wire_(wire),
-          title_(door + (level == PMFS_SEAL_FULL ? ", full: " : ", as-is: ")),
+          title_(interface + (level == PMFS_SEAL_FULL ? ", full: " : ", as-is: ")),
           level_(level),
           file_(file),
           name_(std::move(name)),
@@ -209,21 +209,21 @@ void Column::opens() {
     cell(title_ + "holder closes: stays sealed", info_of(wire_, file_).seal == level_);
 }
 
-void check_column(Medium medium, Door door, unsigned level, bool writeback = false) {
+void check_column(Medium medium, Interface interface, unsigned level, bool writeback = false) {
     MountOptions options;
-    options.owner_may_seal = true;  // for the user. door
+    options.owner_may_seal = true;  // for user.pmfs.seal
     front::DispatchOptions dispatch;
     options.writeback = dispatch.writeback = writeback;
     Mounted mounted(medium, options, dispatch);
     Wire &wire = mounted.wire();
     OpenFile file = make_file(wire, "f", level);
     const Snapshot before = look(wire, file);
-    INFO(name_of(door));
-    cell(std::string(name_of(door)) + " seals", seal_by(door, wire, file, level) == 0);
+    INFO(name_of(interface));
+    cell(std::string(name_of(interface)) + " seals", seal_by(interface, wire, file, level) == 0);
     REQUIRE(info_of(wire, file).seal == level);
-    cell(std::string(name_of(door)) + ": sealing changes nothing", look(wire, file) == before);
+    cell(std::string(name_of(interface)) + ": sealing changes nothing", look(wire, file) == before);
 
-    Column column(wire, std::string(name_of(medium)) + ", " + name_of(door), level, file, "f");
+    Column column(wire, std::string(name_of(medium)) + ", " + name_of(interface), level, file, "f");
     column.data();
     column.sizes();
     column.allocation();
@@ -240,30 +240,31 @@ void check_column(Medium medium, Door door, unsigned level, bool writeback = fal
     cell("server crash: same map, same bytes", look(after, file) == sealed);
     cell("server crash: and still refuses", after.truncate(file.node, 0) == ETXTBSY);
 
-    cell(std::string(name_of(door)) + " unseals", unseal_by(door, after, file) == 0);
+    cell(std::string(name_of(interface)) + " unseals", unseal_by(interface, after, file) == 0);
     cell("unsealed: truncate works", after.truncate(file.node, 100) == 0);
-    cell(std::string(name_of(door)) + ": unsealing twice is 0", unseal_by(door, after, file) == 0);
+    cell(std::string(name_of(interface)) + ": unsealing twice is 0",
+         unseal_by(interface, after, file) == 0);
     after.release(file);
 }
 
 }  // namespace
 
-TEST_CASE("seal: the P column holds by every door, on memory") {
-    for (const Door door : kDoors)
+TEST_CASE("seal: the P column holds by every interface, on memory") {
+    for (const Interface interface : kInterfaces)
         for (const unsigned level : {PMFS_SEAL_AS_IS, PMFS_SEAL_FULL})
-            if (has_level(door, level)) check_column(Medium::memory, door, level);
+            if (has_level(interface, level)) check_column(Medium::memory, interface, level);
 }
 
-TEST_CASE("seal: the P column holds by every door, on an image file") {
-    for (const Door door : kDoors)
+TEST_CASE("seal: the P column holds by every interface, on an image file") {
+    for (const Interface interface : kInterfaces)
         for (const unsigned level : {PMFS_SEAL_AS_IS, PMFS_SEAL_FULL})
-            if (has_level(door, level)) check_column(Medium::image, door, level);
+            if (has_level(interface, level)) check_column(Medium::image, interface, level);
 }
 
-TEST_CASE("seal: the P column holds by every door with -o writeback") {
-    for (const Door door : kDoors)
+TEST_CASE("seal: the P column holds by every interface with -o writeback") {
+    for (const Interface interface : kInterfaces)
         for (const unsigned level : {PMFS_SEAL_AS_IS, PMFS_SEAL_FULL})
-            if (has_level(door, level)) check_column(Medium::image, door, level, true);
+            if (has_level(interface, level)) check_column(Medium::image, interface, level, true);
 }
 
 TEST_CASE("seal: unlink of the last name is allowed, and an open handle keeps the blocks") {

@@ -1,5 +1,5 @@
 // Temporary grants, as far as they meet the persistent seal and the page cache (docs/seal.md,
-// docs/architecture.md "Coherence").
+// docs/architecture.md "The kernel's caches").
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -57,9 +57,11 @@ TEST_CASE("grants: a sealed file takes any number of them, and stays sealed unti
     cell("take T under P", take(wire, file, &first) == 0);
     cell("and another", take(wire, file, &second) == 0);
     CHECK(info_of(wire, file).grants == 2);
-    for (const Door door : {Door::ioctl, Door::fallocate, Door::trusted_xattr})
-        cell(std::string(name_of(door)) + ": UNSEAL is EBUSY",
-             unseal_by(door, wire, file) == EBUSY && info_of(wire, file).seal == PMFS_SEAL_FULL);
+    for (const Interface interface :
+         {Interface::ioctl, Interface::fallocate, Interface::trusted_xattr})
+        cell(std::string(name_of(interface)) + ": UNSEAL is EBUSY",
+             unseal_by(interface, wire, file) == EBUSY &&
+                 info_of(wire, file).seal == PMFS_SEAL_FULL);
     cell("give one back", give_back(wire, file, first) == 0);
     cell("UNSEAL is still EBUSY", unseal_ioctl(wire, file) == EBUSY);
     cell("give the other back", give_back(wire, file, second) == 0);

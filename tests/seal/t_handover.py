@@ -31,7 +31,7 @@ def _(here):
             m.store(4096, b"from the other one")
         with fails(errno.EPERM, errno.EACCES):  # it was good once
             Map(fds[0], ticket=bytes_)
-        with fails(errno.EACCES):  # and nothing else is his
+        with fails(errno.EACCES):  # and it gets nothing else
             Map(fds[0])
 
     as_user(user)

@@ -164,7 +164,7 @@ def _(here):
     with contextlib.suppress(subprocess.TimeoutExpired):
         taker.wait(0.3)
     assert taker.poll() is None and breaker.poll() is None
-    with fails(errno.EDEADLK):  # but nobody waits for himself
+    with fails(errno.EDEADLK):  # but no process waits for itself
         Lease(fd)
     lease.end()
     assert breaker.wait(10) == 0 and taker.wait(10) == 0

@@ -90,7 +90,7 @@ def _(maker):
             run("mount", "-i", "-o", "remount,rw", volume.mnt)
 
 
-@claim("umount is busy while anybody holds; umount -l leaves him what he has until he lets go",
+@claim("umount is busy while a grant is held; after umount -l the holder keeps it until it gives it back",
        alone=True)
 def _(maker):
     volume = maker.volume()

@@ -72,7 +72,7 @@ def _(here):
     text = ctl("info", here / "f").stdout
     assert "seal        none" in text and "3 MiB (3145728 bytes)" in text
     assert "mapping unit" in ctl("status", here).stdout
-    assert "nobody holds" in ctl("holders", here / "f").stdout
+    assert "has no holders" in ctl("holders", here / "f").stdout
     fd = open_direct(here / "f")
     with Map(fd):
         text = ctl("holders", here / "f").stdout

@@ -92,7 +92,7 @@ def _(here):
     os.close(first)
 
 
-@claim("watch shows that a holder is asked to go, and that he went")
+@claim("watch shows that a holder is asked to give its lease back, and that it went")
 def _(here):
     make_file(here / "f", MIB)
     fd = open_direct(here / "f")
@@ -105,7 +105,7 @@ def _(here):
             line = watch.json()
             seen[line["event"]] = line
         assert seen["asked"]["kind"] == "breakable" and seen["asked"]["breaking"]
-        assert ", asked to go" in ctl("holders", here / "f").stdout
+        assert ", asked to give it back" in ctl("holders", here / "f").stdout
         lease.end()
         assert breaker.wait(10) == 0
         while line["event"] != "goes" or line["kind"] != "breakable":
@@ -226,17 +226,17 @@ def _(maker):
         volume.kill()
         for held in (lease, pinned):
             code, out, _ = held.wait()
-            assert code == 1 and "is gone" in out, (code, out)
+            assert code == 1 and "has ended" in out, (code, out)
         assert watch.wait()[0] == 1
 
 
-@claim("nothing is quarantined on a volume whose holders are well, and only root may vouch")
+@claim("a volume whose holders are alive has no quarantine, and only root may release one")
 def _(here):
-    assert ctl("quarantine", here).stdout == "nothing is quarantined\n"
+    assert ctl("quarantine", here).stdout == "nothing is in quarantine\n"
     assert json.loads(ctl("quarantine", "--json", here).stdout) == {"held": 0, "holders": []}
     assert json.loads(ctl("status", "--json", here).stdout)["quarantined"] == 0
     done = ctl("quarantine", "--release", "12345", here, ok=False)
-    assert done.returncode == 1 and "nothing of that number" in done.stderr
+    assert done.returncode == 1 and "no quarantine with this number" in done.stderr
     ctl("quarantine", "--release-all", here)
 
 

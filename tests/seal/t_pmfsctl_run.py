@@ -95,7 +95,7 @@ def _(maker):
         path.unlink()
     in_pieces(volume.mnt / "f", 5 * MIB)
     refused("prepare", "--contiguous", volume.mnt / "f",
-            says="no place for 6 MiB in a row: the longest free run is 2 MiB, and")
+            says="no contiguous space of 6 MiB: the longest free run is 2 MiB, and")
     for path in stay:
         ctl("unseal", path)
     ctl("prepare", "--contiguous", volume.mnt / "f")
@@ -135,7 +135,7 @@ def _(here):
     ctl("unseal", here / "f")
     ctl("prepare", "--unit", "4KiB", here / "f")
     if ctl("seal", here / "f", ok=False).returncode == 0:
-        refused("layout", here / "f", says="pieces")
+        refused("layout", here / "f", says="extents, or is not in whole units")
         refused("prepare", "--contiguous", here / "f", says="`pmfsctl unseal")
         refused("seal", "--prepare", "--contiguous", here / "f", says="`pmfsctl unseal")
 

@@ -60,7 +60,7 @@ def _(here):
     assert done.returncode == 0 and seal_of(here / "f") == "full", done
 
 
-@claim("the modes keep the rules of the kernel's door")
+@claim("the modes follow the rules of a kernel that knows them")
 def _(here):
     make_file(here / "f", MIB)
     for mode, offset, length in ((SEAL_MODE, 0, MIB), (SEAL, 4096, MIB), (SEAL, 0, MIB - 1),

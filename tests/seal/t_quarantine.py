@@ -119,7 +119,7 @@ def _(maker):
     with storing(volume.mnt / "held") as holder:
         volume.kill()
         done = run(*again, ok=False)
-        assert done.returncode != 0 and "still maps it" in done.stderr, done
+        assert done.returncode != 0 and "still maps the volume" in done.stderr, done
         holder.kill()
     run(*again)
     volume.mount()
@@ -144,7 +144,7 @@ def _(maker):
     volume.fsck()
 
 
-@claim("the administrator's word releases one, or all of them; nobody else's does", alone=True)
+@claim("root releases one, or all of them; other users cannot", alone=True)
 def _(maker):
     volume = maker.volume()
     for name in "ab":

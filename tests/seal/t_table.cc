@@ -1,5 +1,5 @@
 // The whole table of docs/seal.md: every operation, in every state that a file can be in, asked by
-// who holds it and by somebody else, with the seal made by each door.
+// who holds it and by somebody else, with the seal made by each interface.
 //
 // The table stands here a second time, as the contract prints it, and knows nothing of the
 // engine's.
@@ -135,10 +135,10 @@ std::vector<Attempt> operations() {
         {"pin", Kind::other, 0, 0, 0, 0, 0, true,
          [](const Asked &a) { return grant(a, PMFS_GRANT_PIN); }},
     };
-    for (const Door door : kDoors) {
-        if (!has_level(door, PMFS_SEAL_AS_IS)) continue;
-        all.push_back({name_of(door), Kind::other, 0, 0, 0, EBUSY, 0, true, [door](const Asked &a) {
-                           return seal_by(door, a.wire, a.file, PMFS_SEAL_AS_IS, {0, 0, a.as.pid});
+    for (const Interface by : kInterfaces) {
+        if (!has_level(by, PMFS_SEAL_AS_IS)) continue;
+        all.push_back({name_of(by), Kind::other, 0, 0, 0, EBUSY, 0, true, [by](const Asked &a) {
+                           return seal_by(by, a.wire, a.file, PMFS_SEAL_AS_IS, {0, 0, a.as.pid});
                        }});
     }
     return all;
@@ -164,9 +164,10 @@ class Table {
 public:
     explicit Table(Mounted &mounted) : volume_(mounted.volume()), wire_(mounted.wire()) {}
 
-    void cell_of(const Attempt &op, const State &state, Door door, bool own, bool nonblocking) {
+    void cell_of(const Attempt &op, const State &state, Interface interface, bool own,
+                 bool nonblocking) {
         const std::string name = "f" + std::to_string(++files_);
-        OpenFile holder = make(name, state, door);
+        OpenFile holder = make(name, state, interface);
         const int flags = nonblocking ? O_NONBLOCK : 0;
         const OpenFile other = wire_.open(holder.node, O_RDWR | O_DIRECT | flags, kOther);
         const Asked asked{wire_, own ? holder : other, own ? kHolder : kOther, name, flags};
@@ -177,7 +178,7 @@ public:
         if (breaks && !own) wanted = nonblocking ? EAGAIN : op.u;
         const int got = op.run(asked);
         const std::string what = std::string(op.name) + " in " + state.name() + " (" +
-                                 name_of(door) + "), " + (own ? "own" : "foreign") +
+                                 name_of(interface) + "), " + (own ? "own" : "foreign") +
                                  (nonblocking ? ", O_NONBLOCK" : "");
         cell(what, got == wanted);
         CHECK_MESSAGE(got == wanted, what << ": " << got << ", not " << wanted);
@@ -195,7 +196,7 @@ public:
     }
 
 private:
-    OpenFile make(const std::string &name, const State &state, Door door) {
+    OpenFile make(const std::string &name, const State &state, Interface interface) {
         const OpenFile made = wire_.create(name, kHolder);
         REQUIRE(made.error == 0);
         REQUIRE(wire_.write(made, 0, pattern(kHoleFrom * kBlock, 1), kHolder) == 0);
@@ -204,7 +205,7 @@ private:
         wire_.release(made);
         const OpenFile file = wire_.open(made.node, O_RDWR | O_DIRECT, kHolder);
         const Asked holder{wire_, file, kHolder, name};
-        if (state.p) REQUIRE(seal_by(door, wire_, file, PMFS_SEAL_AS_IS) == 0);
+        if (state.p) REQUIRE(seal_by(interface, wire_, file, PMFS_SEAL_AS_IS) == 0);
         if (state.t) REQUIRE(grant(holder, PMFS_GRANT_TEMPORARY) == 0);
         if (state.b) REQUIRE(grant(holder, PMFS_GRANT_BREAKABLE) == 0);
         if (state.r) REQUIRE(grant(holder, PMFS_GRANT_PIN) == 0);
@@ -248,42 +249,44 @@ TEST_CASE("table: every operation in every state, own and foreign, is as the con
     Table table(mounted);
     for (const Attempt &op : operations())
         for (const State &state : kStates)
-            for (const Door door : kDoors) {
-                if (state.p ? !has_level(door, PMFS_SEAL_AS_IS) : door != Door::ioctl) continue;
+            for (const Interface interface : kInterfaces) {
+                if (state.p ? !has_level(interface, PMFS_SEAL_AS_IS)
+                            : interface != Interface::ioctl)
+                    continue;
                 for (const bool own : {true, false})
                     for (const bool nonblocking : {false, true})
                         if (!nonblocking || (!own && state.b))
-                            table.cell_of(op, state, door, own, nonblocking);
+                            table.cell_of(op, state, interface, own, nonblocking);
             }
 }
 
-TEST_CASE("table: UNSEAL, by every door, in every state") {
+TEST_CASE("table: UNSEAL, by every interface, in every state") {
     Mounted mounted(Medium::memory, options());
     Wire &wire = mounted.wire();
     unsigned files = 0;
     for (const State &state : kStates)
-        for (const Door door : kDoors) {
+        for (const Interface interface : kInterfaces) {
             const OpenFile file = wire.create("u" + std::to_string(++files), kHolder);
             REQUIRE(wire.write(file, 0, pattern(8 * kBlock, 1), kHolder) == 0);
             wire.release(file);
             const OpenFile direct = wire.open(file.node, O_RDWR | O_DIRECT, kHolder);
             const Asked holder{wire, direct, kHolder, ""};
-            if (state.p) REQUIRE(seal_by(door, wire, direct, PMFS_SEAL_FULL) == 0);
+            if (state.p) REQUIRE(seal_by(interface, wire, direct, PMFS_SEAL_FULL) == 0);
             if (state.t) REQUIRE(grant(holder, PMFS_GRANT_TEMPORARY) == 0);
             if (state.b) REQUIRE(grant(holder, PMFS_GRANT_BREAKABLE) == 0);
             if (state.r) REQUIRE(grant(holder, PMFS_GRANT_PIN) == 0);
             const bool held = state.t || state.b || state.r;
             const int wanted = state.p && held ? EBUSY : 0;
             // Removing an attribute that is not there is the attribute's own error.
-            const int got = unseal_by(door, wire, direct);
+            const int got = unseal_by(interface, wire, direct);
             const bool absent = !state.p && got == ENODATA;
-            cell(std::string("UNSEAL in ") + state.name() + " by " + name_of(door),
+            cell(std::string("UNSEAL in ") + state.name() + " by " + name_of(interface),
                  got == wanted || absent);
             cell(std::string("UNSEAL in ") + state.name() + ": level",
                  info_of(wire, direct).seal == (state.p && held ? PMFS_SEAL_FULL : PMFS_SEAL_NONE));
             wire.release(direct);  // ends the grants
-            CHECK(unseal_by(Door::trusted_xattr, wire, wire.open(file.node, O_RDWR | O_DIRECT)) <=
-                  ENODATA);
+            CHECK(unseal_by(Interface::trusted_xattr, wire,
+                            wire.open(file.node, O_RDWR | O_DIRECT)) <= ENODATA);
         }
 }
 

@@ -177,6 +177,41 @@ TEST_CASE(
     wire.release(direct);
 }
 
+TEST_CASE(
+    "told: a mode that the kernel has no answer for comes without write-back, or it would drop "
+    "it") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const std::uint64_t node = set_id_file(wire, "f");
+    OpenFile file = wire.open(node, O_RDWR, kUser);
+    REQUIRE(wire.truncate(node, 64 * kBlock) == 0);
+    unsigned asked = 0;
+    wire.on_invalidate = [&](std::uint64_t) { ++asked; };
+    wire.getattr(node);
+    CHECK(asked == 1);
+    SUBCASE("of a list") {
+        const std::string list(
+            "\2\0\0\0\1\0\6\0\xff\xff\xff\xff\4\0\0\0\xff\xff\xff\xff\x20\0\0\0\xff\xff\xff\xff",
+            28);
+        REQUIRE(wire.setxattr(node, "system.posix_acl_access", list) == 0);
+        CHECK((wire.getattr(node).mode & 0777) == 0600);
+    }
+    SUBCASE("of a write") {
+        REQUIRE(write_and_kill(wire, file, "x").error == 0);
+        CHECK((wire.getattr(node).mode & 07777) == 0777);
+    }
+    const unsigned by_then = asked;         // (an attribute notification is no write-back)
+    CHECK(wire.getattr(node).blocks != 0);  // and tar does not take it for one hole
+    CHECK(asked == by_then);
+    wire.release(file);
+    wire.getattr(node);  // which the kernel keeps
+    file = wire.open(node, O_RDWR, kUser);
+    asked = 0;
+    wire.getattr(node);
+    CHECK(asked == 1);
+    wire.release(file);
+}
+
 TEST_CASE("told: attributes that may change unheard are not to be kept") {
     Mounted mounted(Medium::memory);
     Wire &wire = mounted.wire();

@@ -1,8 +1,8 @@
 // A kernel of a few lines: it speaks the FUSE protocol to the front's dispatcher, in this process.
 //
-// So a test can send what no stock kernel sends (the fallocate doors of docs/seal.md, collapse and
-// insert) and see each errno as it leaves the server.  Notifications come here as well: a test may
-// write "dirty pages" back when one arrives, as a kernel does.
+// So a test can send what no stock kernel sends (the fallocate interfaces of docs/seal.md, collapse
+// and insert) and see each errno as it leaves the server.  Notifications come here as well: a test
+// may write "dirty pages" back when one arrives, as a kernel does.
 #pragma once
 #include <linux/fuse.h>
 
@@ -99,6 +99,8 @@ public:
     Reply call(std::uint32_t opcode, std::uint64_t node, std::string_view body, As as = {});
 
     ssize_t send(std::span<const iovec> message) override;
+    bool let_wait(std::uint32_t) override { return lets_wait; }
+    bool lets_wait = true;
 
 private:
     void begin(front::Policy policy, const front::DispatchOptions &options);

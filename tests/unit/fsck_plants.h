@@ -7,6 +7,7 @@
 #include <cstring>
 #include <functional>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "base/bytes.h"
@@ -69,6 +70,21 @@ inline void move_block(Populated &p, std::uint64_t from, std::uint64_t to) {
     p.b.mark(to, 1, true);
     p.b.classify(to, 1, true);
     p.b.release(from, 1);
+}
+
+// An access control list: a user may read, which is as much as a mode of 0644 says.
+inline std::string list_of_0644() {
+    constexpr std::uint32_t kNobody = ~0u;
+    const struct {
+        le16 tag, allowed;
+        le32 id;
+    } entries[] = {{le16(0x01), le16(6), le32(kNobody)},
+                   {le16(0x02), le16(4), le32(1000)},
+                   {le16(0x04), le16(4), le32(kNobody)},
+                   {le16(0x10), le16(4), le32(kNobody)},
+                   {le16(0x20), le16(4), le32(kNobody)}};
+    return std::string("\2\0\0\0", 4) +
+           std::string(reinterpret_cast<const char *>(entries), sizeof entries);
 }
 
 struct Plant {

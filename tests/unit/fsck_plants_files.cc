@@ -19,6 +19,14 @@ Inode &longest_target(Populated &p) {
     return link;
 }
 
+// Gives a file a list, two bytes of which are changed.
+void change_list(Populated &p, std::size_t offset, std::uint16_t value) {
+    std::string list = list_of_0644();
+    const le16 raw(value);
+    std::memcpy(list.data() + offset, &raw, sizeof raw);
+    p.b.add_xattrs(p.many_links, {{"system.posix_acl_access", list}});
+}
+
 const Plant kPlants[] = {
     // --- inodes
     {Code::inode_damaged, "a pipe", [](Populated &p) { p.b.inode(p.pipe).uid.set(77); }, false},
@@ -40,6 +48,12 @@ const Plant kPlants[] = {
      [](Populated &p) { p.b.inode(p.file).flags.set(kSealedFull); }},
     {Code::flags_wrong, "a sealed directory",
      [](Populated &p) { p.b.inode(p.directory).flags.set(kSealed); }},
+    {Code::flags_wrong, "an immutable pipe",
+     [](Populated &p) { p.b.inode(p.pipe).flags.set(kImmutable); }},
+    {Code::flags_wrong, "an append-only symlink",
+     [](Populated &p) { p.b.inode(p.short_link).flags.set(kAppendOnly); }},
+    {Code::flags_wrong, "a device that is not dumped",
+     [](Populated &p) { p.b.inode(p.device).flags.set(kNoDump); }},
     {Code::blocks_wrong, "a file's", [](Populated &p) { p.b.inode(p.file).blocks.set(7); }},
     {Code::blocks_wrong, "a directory's",
      [](Populated &p) { p.b.inode(p.directory).blocks.set(0); }},
@@ -255,6 +269,35 @@ const Plant kPlants[] = {
          run.start.set(std::uint64_t{1} << 40);
          std::memcpy(at + sizeof(XattrValue) + sizeof "user.large" - 1, &run, sizeof run);
          p.b.seal(p.xattr_leaf);
+     }},
+    {Code::acl_broken, "a version", [](Populated &p) { change_list(p, 0, 3); }},
+    {Code::acl_broken, "an unknown entry", [](Populated &p) { change_list(p, 4 + 8, 3); }},
+    {Code::acl_broken, "out of order", [](Populated &p) { change_list(p, 4 + 8, 8); }},
+    {Code::acl_broken, "no owner", [](Populated &p) { change_list(p, 4, 2); }},
+    {Code::acl_broken, "two masks", [](Populated &p) { change_list(p, 4 + 16, 16); }},
+    {Code::acl_broken, "no mask", [](Populated &p) { change_list(p, 4 + 24, 8); }},
+    {Code::acl_broken, "more than rwx", [](Populated &p) { change_list(p, 4 + 8 + 2, 8); }},
+    {Code::acl_broken, "empty",
+     [](Populated &p) {
+         p.b.add_xattrs(p.directory, {{"system.posix_acl_default", std::string("\2\0\0\0", 4)}});
+     }},
+    {Code::acl_broken, "too long",
+     [](Populated &p) {
+         p.b.add_xattrs(p.directory, {{"system.posix_acl_default", std::string(5000, 'x')}});
+     }},
+    {Code::acl_not_mode, "more for the group", [](Populated &p) { change_list(p, 4 + 26, 6); }},
+    {Code::acl_not_mode, "a mode of 0600",
+     [](Populated &p) {
+         change_list(p, 0, 2);
+         p.b.inode(p.many_links).mode.set(S_IFREG | 0600);
+     }},
+    {Code::field_out_of_place, "a symlink's list",
+     [](Populated &p) {
+         p.b.add_xattrs(p.short_link, {{"system.posix_acl_access", list_of_0644()}});
+     }},
+    {Code::field_out_of_place, "a file's list for new files",
+     [](Populated &p) {
+         p.b.add_xattrs(p.many_links, {{"system.posix_acl_default", list_of_0644()}});
      }},
     {Code::xattr_name_invalid, "a zero byte",
      [](Populated &p) {

@@ -82,7 +82,7 @@ TEST_CASE("advice: a block device is told apart by the namespace's mode, or is n
     const Folder sysfs;
     sysfs.put("devices/sda/size", "1\n");
     sysfs.link("sda/device", sysfs / "devices/sda");
-    CHECK(says(advice_for_block(sysfs / "sda"), "no persistent memory"));
+    CHECK(says(advice_for_block(sysfs / "sda"), "not persistent memory"));
     struct {
         const char *device, *mode;
     } const devices[] = {{"pfn0.1", "fsdax"}, {"btt0.1", "sector"}, {"namespace0.7", "raw"}};
@@ -95,7 +95,7 @@ TEST_CASE("advice: a block device is told apart by the namespace's mode, or is n
         CHECK(error.errno_value() == ENODEV);
         CHECK(says(error, std::string("a namespace in ") + one.mode + " mode"));
         CHECK(says(error, "--reconfig=namespace0.7"));
-        CHECK(says(error, "what is on it is lost"));
+        CHECK(says(error, "this destroys all data on it"));
     }
 }
 
@@ -120,7 +120,8 @@ TEST_CASE("advice: a volume that was made for smaller pages is not mounted for w
     const auto refused = mount(false);
     REQUIRE_FALSE(refused.ok());
     CHECK(refused.error().errno_value() == EINVAL);
-    CHECK(says(refused.error(), "in units of 4 KiB, and has come to a medium with pages of 2 MiB"));
+    CHECK(says(refused.error(),
+               "a mapping unit of 4 KiB, but is now on a medium with pages of 2 MiB"));
     CHECK(mount(true).ok());
 }
 

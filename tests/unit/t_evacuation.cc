@@ -441,3 +441,29 @@ TEST_CASE("evacuation: metadata is read in between its steps, and no lock is hel
         world.check();
     }
 }
+
+TEST_CASE(
+    "evacuation: a large attribute finds its place though all that is free is single blocks") {
+    for (const bool image : {false, true}) {
+        CAPTURE(image);
+        SpaceWorld world(24 << 20, image);
+        world.broken(1, [](unsigned i) { return i % 2 == 0; });
+        REQUIRE(world->commit_group().ok());
+        const std::string value(media::kXattrValueMax, 'v');
+        const InodeNo ino = world.make("attributed");
+        unsigned set = 0;
+        for (; set < 40; ++set) {
+            Progress place;
+            Caller caller = kUser;
+            caller.progress = &place;
+            const auto done = world.retry([&] {
+                return world->setxattr(ino, "user.a" + std::to_string(set), bytes_of(value), 0,
+                                       caller);
+            });
+            if (!done.ok()) break;
+        }
+        REQUIRE(set == 40);
+        CHECK(world->getxattr(ino, "user.a7").take().size() == value.size());
+        world.check();
+    }
+}

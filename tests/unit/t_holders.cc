@@ -36,7 +36,7 @@ TEST_CASE(
     world.check();
 }
 
-TEST_CASE("leases: who holds one does not wait for himself, by handle or by process") {
+TEST_CASE("leases: a holder does not wait for itself, by handle or by process") {
     World world;
     const auto file = world.make("f", 8), other = world.open(file.ino, 20);
     REQUIRE(world.take(file, GrantKind::breakable, 10).ok());
@@ -101,7 +101,7 @@ TEST_CASE("pins: only what they reach is held, and each is taken back once") {
 }
 
 TEST_CASE(
-    "pins: a user is charged once for a block, on all files together, and refused past his limit") {
+    "pins: a user is charged once for a block, on all files together, and refused past the limit") {
     World world;
     const auto f = world.make("f", 8), g = world.make("g", 8);
     world.lockable = 8 * kBlock;

@@ -157,7 +157,7 @@ public:
         after();
     }
 
-    // Whoever may still store hits nobody: of all blocks that can be had none is his.
+    // A holder that may still store harms no file: none of its blocks can be allocated.
     void end() {
         if (!model_.mapped_by_lost()) return world_.check();
         world_.check();

@@ -1,5 +1,5 @@
 // Volumes that lead the engine to take one block for two things: a bitmap for a tree node, a block
-// in use for a free one.  Each is EUCLEAN at the door of the transaction, and nothing is read or
+// in use for a free one.  Each is EUCLEAN when the transaction begins, and nothing is read or
 // written past a block's end.
 #include <doctest/doctest.h>
 #include <sys/stat.h>

@@ -208,7 +208,8 @@ struct Mapping {
 
 }  // namespace
 
-TEST_CASE("quarantine: root's word that finds the journal full is kept at once, and frees once") {
+TEST_CASE(
+    "quarantine: a release by root that finds the journal full counts at once, and frees once") {
     Volumes v;
     const auto file = v.held("f", 16);
     const InodeNo other = v.make("t", 1);

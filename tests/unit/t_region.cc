@@ -179,7 +179,7 @@ TEST_CASE("region: a dropped private block follows the file again, and its neigh
     CHECK(std::memcmp(region->meta() + 8192, a.data() + 4096, 4096) == 0);
 }
 
-TEST_CASE("region: a duty that nobody fences traps") {
+TEST_CASE("region: a write that is never fenced traps") {
     const auto region = memory_region(kSize).take();
     CHECK(died_of(SIGABRT, status_of([&] {
                       { const Unfenced owed = region->write(0, pattern(8, 1)); }
@@ -356,7 +356,7 @@ TEST_CASE("region: a device-DAX node's size and alignment come from sysfs, old o
     put("/align", "1073741824\n");
     CHECK(refusal().find("--align=2M") != std::string::npos);
     put("/align", "4096\n"), put("/size", "2097152\n");
-    CHECK(refusal().find("has 2 MiB, and a volume") == 0);
+    CHECK(refusal().find("has 2 MiB, but a volume") == 0);
     for (const char *name : {"/align", "/device/align", "/size", "/subsystem"})
         ::unlink((directory + name).c_str());
     ::rmdir((directory + "/device").c_str());
@@ -484,17 +484,17 @@ TEST_CASE("region: regions that come and go leave no fault handling behind") {
 
 // --- sync
 
-TEST_CASE("region: a failed sync is final, by either door") {
-    for (const Syncer::Door door : {Syncer::Door::uring_if_possible, Syncer::Door::system_call}) {
+TEST_CASE("region: a failed sync is final, by io_uring and by a system call") {
+    for (const Syncer::Way way : {Syncer::Way::uring_if_possible, Syncer::Way::system_call}) {
         int pipe_ends[2];
         REQUIRE(::pipe2(pipe_ends, O_CLOEXEC) == 0);
         const FileDescriptor reader(pipe_ends[0]), writer(pipe_ends[1]);
-        Syncer syncer(reader.get(), door);
+        Syncer syncer(reader.get(), way);
         CHECK(syncer.sync().error().errno_value() == EIO);  // a pipe cannot be synced
         const FileDescriptor good = memory_file();
         REQUIRE(::dup2(good.get(), reader.get()) >= 0);
         CHECK(syncer.sync().error().errno_value() == EIO);
-        Syncer fresh(reader.get(), door);
+        Syncer fresh(reader.get(), way);
         CHECK(fresh.sync().ok());
         fresh.fail();
         CHECK(fresh.sync().error().errno_value() == EIO);

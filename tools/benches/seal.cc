@@ -199,7 +199,7 @@ void measure_break(const std::string &path) {
             events.push_back({pmfs_lease_event_fd(lease), POLLIN, 0});
         }
         const std::uint64_t begin = monotonic_ns();
-        const pid_t breaker = ::fork();  // another process: nobody waits for himself
+        const pid_t breaker = ::fork();  // another process: no process waits for itself
         const auto size = static_cast<off_t>((1 << 20) - (round + 1) * 4096);  // a change each time
         if (breaker == 0) ::_exit(::truncate(path.c_str(), size) == 0 ? 0 : 1);
         for (pollfd &event : events)

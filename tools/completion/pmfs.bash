@@ -34,7 +34,7 @@ _pmfs_complete() {
     fi
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$(_pmfs_words "${of[@]}")" -- "$cur")
-    elif [ "$name" = mount.pmfs ]; then
+    elif [[ $name == mount.pmfs || $name == fsck.pmfs ]]; then
         _pmfs_sources "$cur"
     else
         compopt -o filenames 2>/dev/null

@@ -70,7 +70,7 @@ public:
     }
 
 private:
-    // Waits behind whoever is changing the file just now.  What he added may need preparing.
+    // Waits for the process that is changing the file.  What it added may need preparing.
     int take_lease() {
         int error = -pmfs_map(file_, 0, 0, PROT_READ, PMFS_MAP_BREAKABLE, &map_);
         if (error == EINVAL && (error = -pmfs_prepare(file_, 0, 0, 0)) == 0)

@@ -45,10 +45,10 @@ std::string target_name(const std::string &link) {
 }
 
 Finding check_fuse(const std::string &root) {
-    if (there(root + "/dev/fuse")) return {good, "fuse", "there is a /dev/fuse", ""};
+    if (there(root + "/dev/fuse")) return {good, "fuse", "/dev/fuse exists", ""};
     // (The kernel has it, and this is a container or a bare /dev.)
     if (there(root + "/sys/fs/fuse"))
-        return {wrong, "fuse", "the kernel has FUSE, and there is no /dev/fuse",
+        return {wrong, "fuse", "the kernel has FUSE, but /dev/fuse does not exist",
                 "mknod -m 666 /dev/fuse c 10 229"};
     return {wrong, "fuse", "the kernel's FUSE is not loaded", "modprobe fuse"};
 }
@@ -61,7 +61,7 @@ Finding check_uring(const std::string &root) {
         value == 1 ? note : wrong, "io_uring",
         fmt::format("io_uring is disabled {} (kernel.io_uring_disabled is {}): image files need "
                     "it for their write-back",
-                    value == 1 ? "for users without CAP_SYS_ADMIN" : "for everybody", value),
+                    value == 1 ? "for users without CAP_SYS_ADMIN" : "for all users", value),
         "sysctl -w kernel.io_uring_disabled=0"};
 }
 
@@ -83,7 +83,7 @@ Finding check_memlock(const std::string &root) {
             "echo '* - memlock unlimited' > /etc/security/limits.d/pmfs.conf   (and log in again; "
             "a systemd unit: LimitMEMLOCK=infinity)"};
     }
-    return {good, "memlock", "enough memory may be pinned (RLIMIT_MEMLOCK)", ""};
+    return {good, "memlock", "the limit on pinned memory is sufficient (RLIMIT_MEMLOCK)", ""};
 }
 
 // The namespace of ndctl that is behind a device of the NVDIMM bus; empty: none.
@@ -126,8 +126,7 @@ Finding check_mode(const std::string &sysfs, const std::string &name) {
     if (driver.empty())
         return {wrong, "mode", name + " is disabled: it has no driver",
                 "daxctl enable-device " + name};
-    return {wrong, "mode",
-            fmt::format("{} has the driver {}, which pmfs does not know", name, driver),
+    return {wrong, "mode", fmt::format("{} has the unknown driver {}", name, driver),
             "daxctl reconfigure-device --mode=devdax --force " + name};
 }
 
@@ -137,11 +136,11 @@ Finding check_align(const std::string &sysfs, const std::string &name) {
     for (const char *place : {"/align", "/device/align", "/dax_region/align"})
         if (align == 0) align = number_in(sysfs + place);
     const std::string what = fmt::format("it is mapped in pages of {}", size_words(align));
-    if (align == 0) return {note, "align", "the kernel does not say its alignment", ""};
+    if (align == 0) return {note, "align", "the kernel does not report its alignment", ""};
     if (align > kUnitMax)
         return {wrong, "align",
                 what +
-                    ", and pmfs takes 4 KiB or 2 MiB (the command destroys all data "
+                    ", but pmfs requires 4 KiB or 2 MiB (the command destroys all data "
                     "on it)",
                 remake(sysfs, name)};
     if (align < kUnitMax)
@@ -158,7 +157,7 @@ Finding check_size(const std::string &sysfs, const std::string &name) {
     if (size >= kVolumeMin) return {good, "size", "it has " + size_words(size), ""};
     return {wrong, "size",
             fmt::format(
-                "it has {}, and a volume needs at least 4 MiB (the command destroys all data on "
+                "it has {}, but a volume needs at least 4 MiB (the command destroys all data on "
                 "it)",
                 size_words(size)),
             remake(sysfs, name)};
@@ -176,7 +175,7 @@ std::vector<Finding> check_node(const std::string &root, const std::string &name
     if (found.front().grade == wrong) return found;
     if (!there(root + "/dev/" + name))
         found.push_back({wrong, "device",
-                         "the kernel has " + name + ", and there is no /dev/" + name,
+                         "the kernel has " + name + ", but /dev/" + name + " does not exist",
                          fmt::format("mknod -m 600 /dev/{} c {}", name, [&] {
                              std::string number = line_of(sysfs + "/dev");
                              std::ranges::replace(number, ':', ' ');
@@ -191,15 +190,14 @@ Finding check_disk(const std::string &root, const std::string &name) {
     const std::string sysfs = root + "/sys/class/block/" + name;
     const std::string of_namespace = namespace_of(sysfs + "/device");
     if (of_namespace.empty())
-        return {
-            wrong, "mode",
-            name +
-                " is a disk, and no persistent memory: put an image file on a filesystem there, "
-                "or give a device-DAX node",
-            "daxctl list"};
+        return {wrong, "mode",
+                name +
+                    " is a disk, not persistent memory: use an image file on a filesystem there, "
+                    "or a device-DAX node",
+                "daxctl list"};
     return {wrong, "mode",
             name +
-                " is a disk: its namespace is in fsdax, sector or raw mode, and pmfs needs devdax "
+                " is a disk: its namespace is in fsdax, sector or raw mode, but pmfs needs devdax "
                 "(the command destroys all data on it)",
             kRemake + of_namespace};
 }

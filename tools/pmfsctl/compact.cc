@@ -39,7 +39,7 @@ public:
     ~Line() { clear(); }
     void show(const pmfs_io_compact &sum, std::uint64_t left) {
         if (!on_) return;
-        fmt::print(stderr, "\r{} chunks made whole, {} moved, {} broken ones left\x1b[K",
+        fmt::print(stderr, "\rchunks emptied: {}, data moved: {}, fragmented chunks left: {}\x1b[K",
                    sum.chunks, size_words(sum.moved), left);
         shown_ = true;
     }
@@ -116,9 +116,10 @@ int compact(const Options &options) {
                       {"free", now.free},
                       {"broken", now.broken},
                       {"interrupted", interrupted}});
-    fmt::print("{} chunks made whole, {} moved; {} chunks of {} are free, {} before\n", sum.chunks,
-               size_words(sum.moved), now.free, size_words(volume.chunk_size), before.free);
-    if (interrupted) fmt::print("interrupted: run it again to go on\n");
+    fmt::print("chunks emptied: {}, data moved: {}; free chunks of {}: {}, before: {}\n",
+               sum.chunks, size_words(sum.moved), size_words(volume.chunk_size), now.free,
+               before.free);
+    if (interrupted) fmt::print("interrupted: run the command again to continue\n");
     return kDone;
 }
 

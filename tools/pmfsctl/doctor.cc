@@ -31,9 +31,9 @@ std::vector<Finding> check_mounted(const pmfs_volume &volume) {
                          fmt::format("umount it, then fsck.pmfs -n {}", volume.source)});
     else
         found.push_back(
-            {good, "volume", fmt::format("the volume on {} is served", volume.source), ""});
+            {good, "volume", fmt::format("the volume on {} is mounted", volume.source), ""});
     if (!(volume.flags & PMFS_VOLUME_BROKER))
-        found.push_back({note, "mappings", "the server lends no direct mappings (its log says why)",
+        found.push_back({note, "mappings", "the server allows no direct mappings (see its log)",
                          fmt::format("journalctl -t mount.pmfs _PID={}", volume.server_pid)});
     return found;
 }
@@ -42,7 +42,7 @@ std::vector<Finding> check_volume(const Options &options) {
     const auto identity = probe::identify(options.path);
     if (identity.ok())
         return {{good, "volume",
-                 fmt::format("it holds the volume {}, mapped in units of {}",
+                 fmt::format("it contains the volume {}, with a mapping unit of {}",
                              uuid_text(identity.value().uuid),
                              size_words(identity.value().mapping_unit)),
                  ""}};

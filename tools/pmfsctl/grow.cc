@@ -19,21 +19,22 @@ std::string why_not(const File &file, const pmfs_io_grow &io, std::uint64_t want
     switch (error) {
         case ENOTTY:
             return fmt::format(
-                "{} is not on a mounted pmfs volume: mount the volume, and name a path on it",
+                "{} is not on a mounted pmfs volume: mount the volume, and give a path on it",
                 name);
         case EINVAL:
             return fmt::format("{}: the volume has {}, and cannot shrink to {}", name,
                                size_words(io.before), size_words(wanted));
         case ENOSPC:
             return fmt::format(
-                "{}: the volume's medium has only {}; make that longer first (an image file: "
+                "{}: the medium of the volume has only {}; extend the medium first (an image file "
+                "with "
                 "fallocate or truncate)",
                 name, size_words(io.medium));
         case ENOMEM:
         case EOPNOTSUPP:
             return fmt::format(
-                "{}: what its medium has gained cannot be used under this mount; unmount the "
-                "volume and mount it again, then grow it",
+                "{}: the new space of the medium cannot be used by this mount; unmount the volume, "
+                "mount it again, then grow it",
                 name);
         default:
             return "";
@@ -59,7 +60,7 @@ int grow(const Options &options) {
     if (options.json)
         return print({{"before", io.before}, {"size", io.now}, {"medium", io.medium}});
     if (io.now == io.before)
-        fmt::print("{}: the volume has {} already, of a medium of {}: nothing is to be had\n",
+        fmt::print("{}: the volume has {}, and its medium {}: there is no more space to use\n",
                    file.name(), size_words(io.now), size_words(io.medium));
     else
         fmt::print("{}: the volume has grown from {} to {}\n", file.name(), size_words(io.before),
@@ -76,7 +77,7 @@ int tune(const Options &options) {
     }
     if (const int error = file.tune(&io)) return complain(file, Verb::tune, error);
     if (options.json) return print({{"reserve_percent", io.reserve / 100.0}});
-    fmt::print("{}: {} of the volume are kept for root\n", file.name(), percent(io.reserve));
+    fmt::print("{}: reserved for root: {} of the volume\n", file.name(), percent(io.reserve));
     return kDone;
 }
 

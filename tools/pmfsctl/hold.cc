@@ -156,7 +156,7 @@ void Holding::hear_lease() {
         tell("released", "the lease was given back");
     } else {
         release();
-        tell("ended", "the lease is gone: it was taken away, or the server has ended");
+        tell("ended", "the lease has ended: it was revoked, or the server has ended");
         exit_ = kFailed;
     }
     if (child_ == 0) finished_ = true;  // a command goes on without it
@@ -166,7 +166,7 @@ void Holding::look_at_pin() {
     pmfs_info info;
     if (file_.info(&info) == 0) return;
     held_ = {};
-    tell("ended", "the pin is gone: the server has ended");
+    tell("ended", "the pin has ended: the server has ended");
     exit_ = kFailed;
     if (child_ == 0) finished_ = true;
 }

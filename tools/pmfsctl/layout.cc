@@ -24,7 +24,7 @@ bool refuse(const File &file, const std::string &why) {
 }
 
 std::string how_to(const File &file) {
-    return fmt::format("`pmfsctl seal --prepare --contiguous {}` sees to that", file.name());
+    return fmt::format("use `pmfsctl seal --prepare --contiguous {}`", file.name());
 }
 
 // In QEMU's options a comma ends a value, and two of them are one.
@@ -48,7 +48,7 @@ bool find_slices(const File &file, std::vector<Slice> *out) {
     }
     if (info.size == 0) return refuse(file, "is empty: there is nothing to give to a guest");
     if (info.seal != PMFS_SEAL_FULL)
-        return refuse(file, "is not sealed full, so its place may change; " + how_to(file));
+        return refuse(file, "is not sealed full, so its blocks may move; " + how_to(file));
     const std::uint64_t end = units_up(info.size);
     std::uint64_t at = 0;
     for (const pmfs_extent &extent : extents) {
@@ -60,9 +60,9 @@ bool find_slices(const File &file, std::vector<Slice> *out) {
     }
     if (at == end) return true;
     out->clear();
-    return refuse(file, fmt::format("is in {} pieces, or not in whole units of 2 MiB, and a guest "
-                                    "needs it in one; unseal it, then {}",
-                                    extents.size(), how_to(file)));
+    return refuse(file, fmt::format("has {}, or is not in whole units of 2 MiB, and a guest needs "
+                                    "one extent; unseal it, then {}",
+                                    counted(extents.size(), "extent"), how_to(file)));
 }
 
 std::vector<std::string> qemu_words(const std::string &path, const std::vector<Slice> &slices,

@@ -49,8 +49,8 @@ int probe(const Options &options) {
                       {"label", found.label},
                       {"size", found.size},
                       {"mapping_unit", found.mapping_unit}});
-    fmt::print("{}: the pmfs volume {}{}, {}, mapped in units of {}\n", printable(options.path),
-               uuid, found.label.empty() ? "" : fmt::format(" \"{}\"", printable(found.label)),
+    fmt::print("{}: pmfs volume {}{}, {}, mapping unit {}\n", printable(options.path), uuid,
+               found.label.empty() ? "" : fmt::format(" \"{}\"", printable(found.label)),
                size_words(found.size), size_words(found.mapping_unit));
     return kDone;
 }

@@ -23,7 +23,7 @@ std::string who_has(const pmfs_quarantined &entry) {
         return fmt::format("process {} ({})", entry.pid,
                            printable(process_of_thread(entry.pid).name));
     if (is_set(entry, PMFS_QUARANTINE_MAPPED))
-        return fmt::format("whoever has the memory of process {}", entry.pid);
+        return fmt::format("a process that has the memory of process {}", entry.pid);
     return fmt::format("process {} (perhaps gone)", entry.pid);
 }
 
@@ -43,9 +43,9 @@ Reason reason_of(const pmfs_quarantined &entry) {
         case PMFS_REASON_CUT_OFF:
             return {"cut_off", "its connection to the server ended"};
         case PMFS_REASON_STILL_MAPPED:
-            return {"still_mapped", "its grant was given back, but somebody maps on"};
+            return {"still_mapped", "its grant was given back, but a process still maps"};
         default:
-            return {"unknown", "the server does not say why"};
+            return {"unknown", "for an unknown reason"};
     }
 }
 
@@ -92,7 +92,7 @@ int revoke(const Options &options) {
     io.pid = options.pid;
     if (const int error = file.revoke(&io)) return complain(file, Verb::revoke, error);
     if (options.json) return print({{"ended", io.ended}});
-    fmt::print("{} grant{} ended\n", io.ended, io.ended == 1 ? "" : "s");
+    fmt::print("{} ended\n", counted(io.ended, "grant"));
     return kDone;
 }
 
@@ -118,7 +118,7 @@ int quarantine(const Options &options) {
         return print({{"held", held}, {"holders", list}});
     }
     for (const pmfs_quarantined &entry : all) fmt::print("{}\n", words_of(entry));
-    if (all.empty()) fmt::print("nothing is quarantined\n");
+    if (all.empty()) fmt::print("nothing is in quarantine\n");
     return kDone;
 }
 

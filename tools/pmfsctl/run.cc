@@ -41,8 +41,8 @@ int borrow(const std::string &path, std::vector<std::string> *devices, unsigned 
 int run(const Options &options) {
     if (std::ranges::count(options.command, kPlace) != 1) {
         fmt::print(stderr,
-                   "pmfsctl: the command must say once where the devices of the files go, by the "
-                   "word {}\n",
+                   "pmfsctl: the command must contain the argument {} exactly once: it is replaced "
+                   "by the devices of the files\n",
                    kPlace);
         return kUsage;
     }

@@ -44,8 +44,9 @@ std::string holders_of(const File &file) {
     }
     if (lost != nullptr)
         text += fmt::format(
-            "\nwhat is quarantined ends by itself when nobody maps it any more; if you know that "
-            "nobody stores there, as root: `pmfsctl quarantine --release {} {}`",
+            "\na quarantine ends by itself when no process maps the blocks any more; only if you "
+            "are "
+            "sure that no process stores to them, as root: `pmfsctl quarantine --release {} {}`",
             lost->id, file.name());
     return text;
 }
@@ -54,11 +55,12 @@ std::string holders_of(const File &file) {
 std::string unfit(const File &file, std::uint64_t bad_offset) {
     pmfs_info info;
     if (!file.is_regular() || file.info(&info) != 0)
-        return fmt::format("{} is not a regular file: only those can be sealed", file.name());
+        return fmt::format("{} is not a regular file: only regular files can be sealed",
+                           file.name());
     if (info.size == 0)
         return fmt::format("{} is empty: there is no block map to seal", file.name());
     std::vector<pmfs_extent> extents;
-    std::string why = "its block is not aligned";
+    std::string why = "the block is not aligned";
     if (file.extents(&extents) == 0) {
         const pmfs_extent *found = nullptr;
         for (const pmfs_extent &extent : extents)
@@ -67,30 +69,30 @@ std::string unfit(const File &file, std::uint64_t bad_offset) {
         if (found == nullptr)
             why = "there is a hole";
         else if (found->flags & PMFS_EXTENT_UNWRITTEN)
-            why = "its block was never written";
+            why = "the block was never written";
         else if (found->flags & PMFS_EXTENT_SHARED)
-            why = "its block is shared with another file";
+            why = "the block is shared with another file";
     }
     return fmt::format(
-        "{} cannot be sealed full: at offset {}, {}; `pmfsctl seal --prepare {}` "
-        "sees to that, `--as-is` seals it as it is",
+        "{} cannot be sealed full: at offset {}, {}; use `pmfsctl seal --prepare {}` to "
+        "prepare it, or `--as-is` to seal it as it is",
         file.name(), bad_offset, why, file.name());
 }
 
 std::string busy(const File &file, Verb verb) {
     if (verb == Verb::unseal)
         return fmt::format(
-            "{} stays sealed: somebody maps it or holds a grant on it; `pmfsctl revoke` ends "
+            "{} stays sealed: a process maps it or holds a grant on it; `pmfsctl revoke` ends "
             "grants",
             file.name());
     if (verb == Verb::seal)
         return fmt::format(
-            "{} cannot be sealed now: somebody has it open for writing through the "
-            "page cache, or holds a lease on it; close it there, or wait",
+            "{} cannot be sealed now: a process has it open for writing through the page cache, "
+            "or holds a lease on it; close it there, or wait",
             file.name());
     if (verb == Verb::lease)
         return fmt::format(
-            "{} cannot be leased now: somebody maps it, holds a grant on it, or has it open for "
+            "{} cannot be leased now: a process maps it, holds a grant on it, or has it open for "
             "writing through the page cache",
             file.name());
     return fmt::format("{} is in use", file.name());
@@ -99,7 +101,7 @@ std::string busy(const File &file, Verb verb) {
 std::string volume_full(const File &file) {
     pmfs_volume volume;
     if (file.volume(&volume) != 0) return fmt::format("{}: the volume is full", file.name());
-    return fmt::format("{}: the volume is full: {} bytes are free for data; delete something",
+    return fmt::format("{}: the volume is full: {} bytes are free for data; delete files",
                        file.name(), volume.blocks_available * volume.block_size);
 }
 
@@ -124,10 +126,9 @@ std::string no_run(const File &file) {
         longest = std::max(longest, data);
     }
     return fmt::format(
-        "{}: there is no place for {} in a row: the longest free run is {}, and the longest "
-        "without "
-        "metadata {}, of which something cannot be moved or finds no room; unseal, unmap or delete "
-        "what lies there, or grow the volume",
+        "{}: there is no contiguous space of {}: the longest free run is {}, and the longest run "
+        "without metadata is {}, in which some data cannot be moved or has nowhere to go; unseal, "
+        "unmap or delete files there, or grow the volume",
         file.name(), size_words(wanted * chunk), size_words(longest_free * chunk),
         size_words(longest * chunk));
 }
@@ -139,38 +140,39 @@ bool stands(const File &file) {
 
 std::string stands_still(const File &file) {
     return fmt::format(
-        "{} is sealed, mapped or leased, so its blocks stay where they are; `pmfsctl unseal {}` "
+        "{} is sealed, mapped or leased, so its blocks cannot be moved; `pmfsctl unseal {}` "
         "first, and see `pmfsctl holders`",
         file.name(), file.name());
 }
 
 std::string not_allowed(const File &file, Verb verb) {
     if (verb == Verb::lease || verb == Verb::pin)
-        return fmt::format("{}: that is for root, for its owner, and for those who may write to it",
-                           file.name());
+        return fmt::format(
+            "{}: only root, the owner, and users who may write to the file can do that",
+            file.name());
     if (verb == Verb::revoke)
-        return fmt::format("{}: only root ends what others hold", file.name());
+        return fmt::format("{}: only root can end grants of others", file.name());
     if (verb == Verb::quarantine)
-        return fmt::format("{}: only root can vouch that nobody stores to those blocks any more",
-                           file.name());
+        return fmt::format("{}: only root can release quarantined blocks", file.name());
     if (verb == Verb::grow || verb == Verb::tune)
-        return fmt::format("{}: only root changes the volume as a whole", file.name());
-    if (verb == Verb::compact) return fmt::format("{}: only root compacts a volume", file.name());
+        return fmt::format("{}: only root can change the volume as a whole", file.name());
+    if (verb == Verb::compact)
+        return fmt::format("{}: only root can compact a volume", file.name());
     if (verb != Verb::seal && verb != Verb::unseal)
-        return fmt::format("{}: you may not do that", file.name());
+        return fmt::format("{}: permission denied", file.name());
     return fmt::format(
-        "{}: sealing and unsealing is for root, or for the file's owner where the "
-        "volume is mounted with -o seal=owner",
+        "{}: only root can seal and unseal, or the file's owner if the volume is mounted with "
+        "-o seal=owner; and the file must not be immutable or append-only (lsattr)",
         file.name());
 }
 
 std::string not_here(const File &file, Verb verb) {
     if (verb == Verb::lease)
         return fmt::format(
-            "{}: no leases on this mount: it has no broker to tell their holders (its log says "
-            "why)",
+            "{}: this mount has no leases, because it has no broker to notify their holders (see "
+            "its log)",
             file.name());
-    return fmt::format("{}: this mount does not do that", file.name());
+    return fmt::format("{}: this mount does not support that", file.name());
 }
 
 std::string frozen(const File &file) {
@@ -189,14 +191,14 @@ std::string unacceptable(const File &file, Verb verb, std::uint64_t bad_offset) 
         return fmt::format("{} is not a regular file: it has no block map", path);
     if (verb == Verb::lease || verb == Verb::pin)
         return fmt::format(
-            "{}: --offset and --length must lie within the file, and all of it be allocated and "
-            "written; `pmfsctl prepare {}` sees to that",
+            "{}: --offset and --length must lie within the file, and the range must be allocated, "
+            "written and aligned; use `pmfsctl prepare {}` first",
             path, path);
     if (verb == Verb::prepare || verb == Verb::prepare_contiguous) {
         if (stands(file)) return stands_still(file);
         return fmt::format(
-            "{}: --offset and --length must lie within the file, and --unit be a power of two "
-            "that the volume can do",
+            "{}: --offset and --length must lie within the file, and --unit must be a power of two "
+            "from the volume's mapping unit to 64 MiB",
             path);
     }
     return fmt::format("{}: {}", path, std::strerror(EINVAL));
@@ -211,8 +213,9 @@ std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_o
             return fmt::format("{} is not on a mounted pmfs volume", path);
         case ENOTCONN:
             return fmt::format(
-                "{}: the server of this mount is gone; `umount -l` it and mount the "
-                "volume again",
+                "{}: the server of this mount has ended; run `umount -l` on the mount point and "
+                "mount "
+                "the volume again",
                 path);
         case ETXTBSY:
             return frozen(file);
@@ -221,35 +224,41 @@ std::string sentence(const File &file, Verb verb, int error, std::uint64_t bad_o
         case EACCES:
             if (verb != Verb::run || file.error() != 0) break;
             return fmt::format(
-                "{}: the device is for root, and for the group that the volume was mounted for "
+                "{}: only root may map the device, and members of the group given at mount "
                 "(-o group=)",
                 path);
         case EPERM:
             return not_allowed(file, verb);
         case EROFS:
-            return fmt::format("{}: the volume is read-only; `pmfsctl status` may say why", path);
+            return fmt::format("{}: the volume is read-only; see `pmfsctl status`", path);
         case ENOSPC:
             return verb == Verb::prepare_contiguous ? no_run(file) : volume_full(file);
         case ENOMEM:
             if (verb != Verb::pin) break;
-            return fmt::format("{}: past what the user may pin: `ulimit -l`, or -o pin_quota=",
-                               path);
+            return fmt::format(
+                "{}: the user's limit on pinned memory would be exceeded: `ulimit -l`, or the "
+                "mount "
+                "option pin_quota=",
+                path);
         case EAGAIN:
             if (!holds) break;
-            return fmt::format("{}: somebody is waiting for a lease of it to end; try again", path);
+            return fmt::format("{}: a lease of it is being broken for another process; try again",
+                               path);
         case ENOENT:
             if (verb == Verb::revoke && file.error() == 0)
-                return fmt::format("{}: nobody holds such a grant; `pmfsctl holders {}`", path,
+                return fmt::format("{}: there is no such grant; see `pmfsctl holders {}`", path,
                                    path);
             if (verb != Verb::quarantine || file.error() != 0) break;
-            return fmt::format("{}: nothing of that number is quarantined", path);
+            return fmt::format(
+                "{}: there is no quarantine with this number; see `pmfsctl quarantine`", path);
         case EISDIR:
             return fmt::format("{} is a directory: only regular files have a block map", path);
         case EOPNOTSUPP:
             if (verb == Verb::run)
                 return fmt::format(
-                    "{}: this mount hands out no mappings, or its medium cannot tell who maps it "
-                    "(its log says which)",
+                    "{}: this mount hands out no mappings, or its medium cannot tell which "
+                    "processes map "
+                    "it (see its log)",
                     path);
             if (!seals) break;
             return not_here(file, verb);
@@ -279,7 +288,7 @@ std::string describe(const pmfs_holder &holder) {
         text += fmt::format(", bytes {} to {}", holder.offset, holder.offset + holder.length);
     if (holder.flags & PMFS_HOLDER_MAPS) text += ", mapped";
     if (holder.flags & PMFS_HOLDER_STORES) text += handle ? ", for writing" : ", stores";
-    if (holder.flags & PMFS_HOLDER_BREAKING) text += ", asked to go";
+    if (holder.flags & PMFS_HOLDER_BREAKING) text += ", asked to give it back";
     return text;
 }
 

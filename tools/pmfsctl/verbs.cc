@@ -88,7 +88,7 @@ std::string requests_words(const pmfs_client &client) {
         kinds += fmt::format("{}{} {}", kinds.empty() ? "" : ", ", request_key(opcode),
                              client.requests[opcode]);
     }
-    return fmt::format("{} requests ({})", total, kinds);
+    return fmt::format("{} ({})", counted(total, "request"), kinds);
 }
 
 void print_client(const pmfs_client &client) {
@@ -115,7 +115,7 @@ int print_info(const File &file, const pmfs_info &info, bool json) {
     if (file.is_regular())
         fmt::print("  extents     {}\n  map digest  {}\n", info.extents, hex_text(info.digest));
     fmt::print(
-        "  held by     {} grants, {} cached handles ({} may write), {} direct ones\n"
+        "  held by     grants: {}, cached handles: {} (for writing: {}), direct handles: {}\n"
         "  inode       {}, generation {}\n",
         info.grants, info.handles_cached, info.handles_cached_write, info.handles_direct,
         info.inode, info.generation);
@@ -205,9 +205,10 @@ int map_file(const File &file, const Options &options) {
                       {"map_digest", hex_text(info.digest)},
                       {"extents", list}});
     }
-    fmt::print("{}: {} extents, sealed {}\n{:>18} {:>18} {:>18}\n", file.name(), extents.size(),
-               info.seal == PMFS_SEAL_NONE ? "not at all" : seal_text(info.seal), "offset",
-               "on the device", "length");
+    fmt::print("{}: {}, {}\n{:>18} {:>18} {:>18}\n", file.name(), counted(extents.size(), "extent"),
+               info.seal == PMFS_SEAL_NONE ? std::string("not sealed")
+                                           : fmt::format("sealed {}", seal_text(info.seal)),
+               "offset", "on the device", "length");
     for (const pmfs_extent &extent : extents)
         fmt::print("{:>18} {:>18} {:>18}{}{}\n", extent.offset, extent.device, extent.length,
                    extent.flags & PMFS_EXTENT_UNWRITTEN ? "  unwritten" : "",
@@ -251,12 +252,12 @@ int status(const Options &options) {
     fmt::print("  server        process {}, direct mappings {}\n", volume.server_pid,
                volume.flags & PMFS_VOLUME_BROKER ? "on" : "off");
     if (volume.quarantines != 0)
-        fmt::print("  quarantine    {} held back for {} holders: see pmfsctl quarantine\n",
-                   size_words(volume.quarantined), volume.quarantines);
+        fmt::print("  quarantine    {} held back for {}: see pmfsctl quarantine\n",
+                   size_words(volume.quarantined), counted(volume.quarantines, "holder"));
     if (volume.flags & PMFS_VOLUME_READ_ONLY)
         fmt::print("  read-only     {}\n", volume.flags & PMFS_VOLUME_DAMAGED
-                                               ? "after a fault: unmount it and run fsck.pmfs"
-                                               : "as it was mounted");
+                                               ? "after an error: unmount it and run fsck.pmfs"
+                                               : "it was mounted read-only");
     for (const pmfs_client &client : clients) print_client(client);
     return kDone;
 }
@@ -308,7 +309,7 @@ int holders(const Options &options) {
         return print({{"path", file.path()}, {"holders", list}});
     }
     for (const pmfs_holder &holder : all) fmt::print("{}\n", describe(holder));
-    if (all.empty()) fmt::print("nobody holds {}\n", file.name());
+    if (all.empty()) fmt::print("{} has no holders\n", file.name());
     return kDone;
 }
 

@@ -1,18 +1,18 @@
 // The broker: hands the device to programs that hold a grant, and ends the grant when they go.
 //
-// A process that can open the device can read and write anywhere on it, so the device is given only
-// to root and to members of one group that the administrator names (`-o group=NAME`; none by
-// default), and a writable descriptor of an image file to root only.  Who asks is what the kernel
-// says of the socket's other end; that it holds the grant is proved by a token of one use, which
-// the grant's ioctl gave to it.  docs/security.md says what a descriptor lets its holder do.
+// A process that can open the device can read and write all of it. So the device is given only to
+// root and to members of one group that the administrator names (`-o group=NAME`; none by default),
+// and a writable descriptor of an image file only to root. The kernel tells who is at the other end
+// of the socket. A token that can be used once, and that the grant's ioctl returned, proves that
+// this process holds the grant. docs/security.md says what the holder of a descriptor can do.
 //
-// A connection is the life line of the grants that are bound to it, thousands perhaps: when it
-// closes, or its process exits, they are lost.  The news of a grant, that a lease is to be given
-// back and that it has ended, goes over a channel that its holder asked for; a grant that maps
-// nothing may be bound for that alone, whoever holds it.
+// Grants are bound to a connection, perhaps thousands of them: when it closes, or its process
+// exits, they are lost. Events of a grant (its lease is to be given back, it has ended) are sent
+// over a channel that its holder asks for. A grant without a mapping may be bound only for these
+// events, by any user.
 //
-// One thread (epoll).  No call waits for it, except stop().  Nobody calls it with the Volume's lock
-// held, and it calls nobody with its own.
+// One thread (epoll). No call waits for it, except stop(). It is never called with the volume's
+// lock held, and calls nothing with its own lock held.
 #pragma once
 #include <sys/types.h>
 

@@ -119,7 +119,7 @@ std::string run_directory(const std::string &option) {
     return set != nullptr && *set != 0 ? set : "/run/pmfs";
 }
 
-// Somebody who could write here could put his own socket in our place.
+// A user who could write here could put another socket in the place of ours.
 Result<> check_run_directory(const std::string &directory) {
     if (::mkdir(directory.c_str(), 0755) == 0) {
         if (::chmod(directory.c_str(), 0755) != 0)

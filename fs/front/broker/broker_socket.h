@@ -1,5 +1,5 @@
-// What the broker needs of the system: its socket, who is at the other end, the device's
-// descriptors.
+// What the broker needs from the system: its socket, the identity of the other end, and descriptors
+// of the device.
 #pragma once
 #include <sys/types.h>
 
@@ -12,7 +12,7 @@
 
 namespace pmfs::front {
 
-// The process at the other end of a socket, as it was when it connected; the kernel's word.
+// The process at the other end of a socket, as it was when it connected, according to the kernel.
 struct Peer {
     pid_t pid = 0;  // 0: not visible from here
     uid_t uid = 0;

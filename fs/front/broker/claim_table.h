@@ -1,7 +1,7 @@
-// Tokens that wait to be shown, and grants that are bound to a connection: the broker's memory.
-// Every question is answered in O(log n), for one process may hold thousands.
+// The broker's memory: tokens that have not been used yet, and grants that are bound to a
+// connection. Every lookup is O(log n), because one process may hold thousands.
 //
-// No input and no output but an event's packet; guarded by the broker's lock.
+// No input and no output except the packets of events; guarded by the broker's lock.
 #pragma once
 #include <map>
 #include <optional>

@@ -45,10 +45,34 @@ void Client::forget(InodeNo ino, std::uint64_t count) {
         found->second -= count;
         if (found->second == 0) {
             shard.lookups.erase(found);
+            owed_.fetch_sub(shard.owed.erase(ino.value()), std::memory_order_relaxed);
             nodes_.fetch_sub(1, std::memory_order_relaxed);
         }
     }
     volume_.forget(ino, count);
+}
+
+void Client::owe_attributes(InodeNo ino) {
+    Shard &shard = shard_of(ino.value());
+    Lock held(shard.mutex);
+    if (!shard.lookups.contains(ino.value())) return;
+    if (shard.owed.insert(ino.value()).second) owed_.fetch_add(1, std::memory_order_relaxed);
+}
+
+bool Client::owes_attributes(InodeNo ino) {
+    if (owed_.load(std::memory_order_relaxed) == 0) [[likely]]
+        return false;
+    Shard &shard = shard_of(ino.value());
+    Lock held(shard.mutex);
+    return shard.owed.contains(ino.value());
+}
+
+void Client::paid_attributes(InodeNo ino) {
+    if (owed_.load(std::memory_order_relaxed) == 0) [[likely]]
+        return;
+    Shard &shard = shard_of(ino.value());
+    Lock held(shard.mutex);
+    owed_.fetch_sub(shard.owed.erase(ino.value()), std::memory_order_relaxed);
 }
 
 Result<HandleInfo> Client::check_handle(HandleId handle, InodeNo ino, bool writes) {

@@ -1,7 +1,8 @@
-// Who sends requests: the local mount, or a guest.  A client owns what it was given, node ids and
-// open files, and what it was not given it cannot name.  When it goes, all that it held goes, once.
+// A sender of requests: the local mount, or a guest. A client owns the node ids and open files that
+// it was given, and cannot name others. When it goes, everything that it held is released, once.
 //
-// The volume counts the references and handles of all clients together; here is whose they are.
+// The volume counts the references and handles of all clients together; this class knows which
+// belong to one client.
 #pragma once
 #include <array>
 #include <atomic>
@@ -10,6 +11,7 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "base/mutex.h"
 #include "front/clients/notifier.h"
@@ -50,6 +52,12 @@ public:
     void given(InodeNo ino);
     // As the client says, but no more than it was given.
     void forget(InodeNo ino, std::uint64_t count);
+    // The client's kernel has to take a node's attributes from an answer; whether it has to; and
+    // it has.  It takes none from an answer before which it was told to write pages back, for by
+    // then it has changed them itself.
+    void owe_attributes(InodeNo ino);
+    bool owes_attributes(InodeNo ino);
+    void paid_attributes(InodeNo ino);
 
     // --- open files
     // EBADF: it is another's, another file's, or cannot do that.
@@ -90,6 +98,7 @@ private:
         Mutex mutex;
         std::unordered_map<std::uint64_t, std::uint64_t> lookups GUARDED_BY(mutex);  // by inode
         std::unordered_map<HandleId, std::size_t> grants GUARDED_BY(mutex);          // by open file
+        std::unordered_set<std::uint64_t> owed GUARDED_BY(mutex);  // attributes of these inodes
     };
     static constexpr std::size_t kShards = 16;
     void recount_grants();
@@ -100,7 +109,7 @@ private:
     const Policy policy_;
     const Origin origin_;
     std::array<Shard, kShards> shards_;
-    std::atomic<std::size_t> nodes_{0}, handles_{0}, grants_{0};
+    std::atomic<std::size_t> nodes_{0}, handles_{0}, grants_{0}, owed_{0};
     std::atomic<bool> gone_{false};
     std::array<std::atomic<std::uint64_t>, kRequestKinds> requests_{};
     std::unique_ptr<Notifier> notifier_;

@@ -49,6 +49,8 @@ void Clients::tell_others(const Client &client, const News &news, std::uint32_t 
     if (!others_hear(client) || told_->notifier() == nullptr) return then();
     tellings_.fetch_add(1, std::memory_order_acq_rel);
     Notifier &notifier = *told_->notifier();
+    for (const InodeNo ino : news.attributes) told_->owe_attributes(ino);
+    if (news.pages) told_->owe_attributes(news.pages->ino);  // it may have another size
     for (const InodeNo ino : news.attributes)
         if (told_->holds(ino))
             then = [&notifier, ino, then] { notifier.forget_attributes(ino, then); };

@@ -1,8 +1,8 @@
-// All clients of a volume: how they come to be, and how the one whose kernel caches hears what the
-// others change (docs/coherence.md).
+// All clients of a volume: how they are admitted, and how the one kernel that caches is notified of
+// what the others change (docs/coherence.md).
 //
-// There is one such kernel, that of the local mount.  Of two, each could wait for a directory that
-// a request of the other keeps locked.
+// There is only one such kernel, that of the local mount. With two, each could wait for a directory
+// that a request of the other keeps locked.
 #pragma once
 #include <map>
 #include <memory>
@@ -12,6 +12,7 @@
 #include "base/mutex.h"
 #include "front/clients/client.h"
 #include "front/clients/file_locks.h"
+#include "front/clients/seats.h"
 
 namespace pmfs::front {
 
@@ -31,6 +32,7 @@ public:
 
     Volume &volume() { return volume_; }
     FileLocks &locks() { return locks_; }
+    Seats &seats() { return seats_; }
     // Errors: ENOTDIR and what looking up its root says; EBUSY: a second one that can be told.
     Result<std::shared_ptr<Client>> admit(Policy policy, Origin origin = {});
     // The client has given everything back, and goes.
@@ -62,6 +64,7 @@ public:
 private:
     Volume &volume_;
     FileLocks locks_;
+    Seats seats_;
     std::shared_ptr<Client> told_;  // set before any other client asks
     Mutex mutex_;
     std::map<ClientId, std::weak_ptr<const Client>> present_ GUARDED_BY(mutex_);

@@ -224,7 +224,7 @@ private:
 
     void gone_from(const LockOwner &owner, std::size_t count) {
         Lock held(all_.accounts_mutex_);
-        all_.charge_locked(owner, -static_cast<std::ptrdiff_t>(count));
+        all_.charge_locked(owner, 0, -static_cast<std::ptrdiff_t>(count));
         changed_.push_back(owner);
     }
 
@@ -325,26 +325,40 @@ void FileLocks::released(HandleId handle) {
 
 bool FileLocks::charge(const LockRequest &request, std::ptrdiff_t more) {
     Lock held(accounts_mutex_);
-    const auto full = [more](std::size_t has, std::size_t limit) {
+    const auto full = [more](const auto &table, const auto &key, std::size_t limit) {
+        const auto found = table.find(key);
+        const std::size_t has = found == table.end() ? 0 : found->second;
         return more > 0 && limit != 0 && has + static_cast<std::size_t>(more) > limit;
     };
-    const auto client = clients_.find(request.owner.client);
+    const auto &[client, number] = request.owner;
     const auto owner = owners_.find(request.owner);
-    if (full(client == clients_.end() ? 0 : client->second, request.client_max)) return false;
-    if (full(owner == owners_.end() ? 0 : owner->second.held, request.owner_max)) return false;
-    charge_locked(request.owner, more);
+    const std::size_t has = owner == owners_.end() ? 0 : owner->second.held;
+    const std::uint32_t user = has == 0 ? request.user : owner->second.user;
+    const std::size_t kept = user == 0 ? 0 : request.client_max / 8;
+    if (full(clients_, client, request.client_max - kept)) return false;
+    if (user != 0 && full(users_, std::pair(client, user), request.share_max)) return false;
+    if (more > 0 && request.share_max != 0 &&
+        has + static_cast<std::size_t>(more) > request.share_max)
+        return false;
+    charge_locked(request.owner, user, more);
     return true;
 }
 
-void FileLocks::charge_locked(const LockOwner &owner, std::ptrdiff_t more) {
+// `user` counts where the owner has nothing yet.
+void FileLocks::charge_locked(const LockOwner &owner, std::uint32_t user, std::ptrdiff_t more) {
     if (more == 0) return;
-    const auto add = [more](std::size_t &count) { count += static_cast<std::size_t>(more); };
-    const auto client = clients_.try_emplace(owner.client).first;
+    const auto add = [more](auto &table, const auto &key) {
+        const auto count = table.try_emplace(key, 0).first;
+        count->second += static_cast<std::size_t>(more);
+        if (count->second == 0) table.erase(count);
+    };
     const auto account = owners_.try_emplace(owner).first;
-    add(client->second);
-    add(account->second.held);
-    if (client->second == 0) clients_.erase(client);
-    if (account->second.held == 0) owners_.erase(account);
+    Account &its = account->second;
+    if (its.held == 0) its.user = user;
+    add(clients_, owner.client);
+    add(users_, std::pair(owner.client, its.user));
+    its.held += static_cast<std::size_t>(more);
+    if (its.held == 0) owners_.erase(account);
 }
 
 int FileLocks::begin_waiting(Wait &waiter, const LockOwner &blocker) {
@@ -354,7 +368,7 @@ int FileLocks::begin_waiting(Wait &waiter, const LockOwner &blocker) {
     waiter.blocker = blocker;
     if (wanted.whole) return EAGAIN;
     if (deadlock_locked(wanted.owner, blocker)) {
-        charge_locked(wanted.owner, -1);
+        charge_locked(wanted.owner, wanted.user, -1);
         return EDEADLK;
     }
     owners_[wanted.owner].waits.push_back(&waiter);
@@ -364,7 +378,7 @@ int FileLocks::begin_waiting(Wait &waiter, const LockOwner &blocker) {
 void FileLocks::stop_waiting(Wait &waiter) {
     Lock held(accounts_mutex_);
     std::erase(owners_[waiter.wanted.owner].waits, &waiter);
-    charge_locked(waiter.wanted.owner, -1);
+    charge_locked(waiter.wanted.owner, waiter.wanted.user, -1);
 }
 
 // posix_locks_deadlock() of fs/locks.c: whether it waits, by however many others, for itself.  Of

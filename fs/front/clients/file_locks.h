@@ -1,11 +1,12 @@
 // The file locks of all clients whose kernels leave them to the server: byte ranges (fcntl), which
-// an owner holds, and whole files (flock), which an open file holds.  The two know nothing of each
-// other.  They do what Linux does on a filesystem of its own (fs/locks.c), between clients.
+// an owner holds, and whole files (flock), which an open file holds. The two kinds do not affect
+// each other. They behave as on a local filesystem of Linux (fs/locks.c), between clients.
 //
-// A lock belongs to the open file that it was made by, and goes with it at the latest: so nothing
-// is left of a client that has gone, and nothing outlives the server.
+// A lock belongs to the open file with which it was made, and ends with it at the latest. So
+// nothing is left of a client that has gone, and nothing outlives the server.
 //
-// Who waits occupies no thread: it gets the lock from whoever lets go of one, and is called then.
+// A request that waits occupies no thread: the thread that releases a lock grants it to the waiting
+// request, and calls it back.
 #pragma once
 #include <array>
 #include <atomic>
@@ -17,6 +18,7 @@
 #include <memory>
 #include <optional>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/ids.h"
@@ -45,8 +47,10 @@ struct LockRequest {
     LockKind kind = LockKind::none;
     std::uint64_t first = 0, last = kLast;  // bytes, both locked
     std::uint32_t pid = 0;                  // of the client's kernel, for who asks
-    // How many locks and waits the client may have, and each of its owners; 0: no limit.
-    std::size_t client_max = 0, owner_max = 0;
+    std::uint32_t user = 0;                 // who asks: whose its owner's locks are
+    // How many locks and waits the client may have, of which an eighth is kept for root; and each
+    // of its owners, and each of its users but root.  0: no limit.
+    std::size_t client_max = 0, share_max = 0;
 };
 
 class FileLocks {
@@ -120,6 +124,7 @@ private:
     // What an owner has in all files.
     struct Account {
         std::size_t held = 0;             // locks and waits
+        std::uint32_t user = 0;           // who had the first of them made
         std::vector<const Wait *> waits;  // for ranges
     };
     class Visit;
@@ -136,7 +141,8 @@ private:
     // --- accounts
     // False: `more` would be too many (fewer never are).
     bool charge(const LockRequest &request, std::ptrdiff_t more) EXCLUDES(accounts_mutex_);
-    void charge_locked(const LockOwner &owner, std::ptrdiff_t more) REQUIRES(accounts_mutex_);
+    void charge_locked(const LockOwner &owner, std::uint32_t user, std::ptrdiff_t more)
+        REQUIRES(accounts_mutex_);
     // EAGAIN: it waits for `blocker` from now on.  EDEADLK: that waits for it; ENOLCK: too many.
     int begin_waiting(Wait &waiter, const LockOwner &blocker) EXCLUDES(accounts_mutex_);
     void stop_waiting(Wait &waiter) EXCLUDES(accounts_mutex_);
@@ -148,6 +154,7 @@ private:
     Mutex accounts_mutex_;
     std::map<LockOwner, Account> owners_ GUARDED_BY(accounts_mutex_);
     std::unordered_map<ClientId, std::size_t> clients_ GUARDED_BY(accounts_mutex_);
+    std::map<std::pair<ClientId, std::uint32_t>, std::size_t> users_ GUARDED_BY(accounts_mutex_);
     // Open files by which locks were asked for, and what they are of.
     Mutex handles_mutex_;
     std::unordered_map<HandleId, InodeNo> handles_ GUARDED_BY(handles_mutex_);

@@ -1,12 +1,13 @@
-// Tells the kernel what it caches and must not any more (docs/coherence.md), and then goes on with
-// the work that waited for that.
+// Tells the kernel which cached data is no longer valid (docs/coherence.md), and then continues the
+// work that waited for that.
 //
-// The kernel answers a notification about pages only when the dirty ones were written back, through
-// our own queues: sent from a server thread it is a deadlock (measured).  So threads that own no
-// queue and hold no lock send them.  Those about attributes have a thread of their own: a buffered
-// write that waits for one keeps its pages locked, and a notification about pages waits for those.
-// Those about names have threads of their own, too: they wait for the directory, which a request
-// of that kernel may keep locked until one of the others was sent.
+// The kernel answers a notification about pages only after it has written the dirty ones back,
+// through our own queues: if a server thread sent it, that would be a deadlock (measured). So
+// threads that own no queue and hold no lock send them. Notifications about attributes have a
+// thread of their own: a buffered write that waits for one keeps its pages locked, and a
+// notification about pages waits for those. Notifications about names have threads of their own,
+// too: they wait for the directory, which a request of that kernel may keep locked until one of the
+// others was sent.
 #pragma once
 #include <functional>
 #include <set>

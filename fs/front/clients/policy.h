@@ -63,7 +63,8 @@ struct Policy {
     // itself.
     bool shares_ranges = true;  // fcntl
     bool shares_wholes = true;  // flock
-    // Of those that the server keeps, waits among them (ENOLCK); an owner may have half of them.
+    // Of those that the server keeps, waits among them (ENOLCK); an owner or user may have half of
+    // them, and an eighth is kept for root.
     std::size_t locks_max = 0;
 
     // A guest: nothing that it says of processes is true here, and its kernel hears nothing.

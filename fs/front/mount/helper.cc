@@ -192,10 +192,10 @@ Result<std::unique_ptr<Helper>> Helper::start(const ServeOptions &options, const
                                               std::span<const virtio::Listener> sockets) {
     int ends[2];
     if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
-        return Error(errno, "cannot make a socket");
+        return Error(errno, "cannot create a socket");
     FileDescriptor ours(ends[0]), its(ends[1]);
     const pid_t server = ::getpid(), child = ::fork();
-    if (child < 0) return Error(errno, "cannot start another process");
+    if (child < 0) return Error(errno, "cannot start a process");
     if (child == 0) {
         const int medium = region.mapping_fd();
         const std::vector<int> kept{its.get(), medium, where.mount_namespace.get(),
@@ -260,7 +260,7 @@ void Helper::cut_connection() {
 
 Result<FileDescriptor> Helper::open_medium(bool writable) {
     auto opened = TRY(ask(writable ? kOpenToWrite : kOpenToRead));
-    if (!opened.ok()) return Error(EMFILE, "no room for a descriptor of the medium");
+    if (!opened.ok()) return Error(EMFILE, "too many open descriptors for one more of the medium");
     return opened;
 }
 

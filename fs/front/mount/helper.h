@@ -1,15 +1,15 @@
 // The one process of a server that keeps privileges, and the few things that it does with them.
 //
-// A server reads what others have written, on the medium and in requests, so it should have nothing
-// that is worth being taken over for.  But somebody must mount, find the mount again and take it
-// away (CAP_SYS_ADMIN), and open the medium once more for whoever maps it, whoever owns it
-// (CAP_DAC_OVERRIDE).  So, before it gives up its capabilities, a server forks a process that does
-// this for it.  A request is one byte: which filesystem and which medium is not the server's to
-// say.
+// A server reads what others have written, on the medium and in requests, so it should have no
+// privileges that an attacker could use. But a process must mount, find the mount again and unmount
+// it (CAP_SYS_ADMIN), and open the medium once more for each holder that maps it, whoever owns the
+// medium (CAP_DAC_OVERRIDE). So before the server gives up its capabilities, it forks a process
+// that does this for it. A request is one byte: the server cannot choose the filesystem or the
+// medium.
 //
-// It also looks after a server that is killed: if a thread of that waits in the kernel for a page
-// that only the server could have written back, the process would never end.  The helper cuts the
-// connection then.
+// The helper also cleans up after a server that is killed. If one of its threads waits in the
+// kernel for a page that only the server could have written back, the server's process would never
+// end. Then the helper aborts the connection.
 #pragma once
 #include <memory>
 #include <span>

@@ -42,18 +42,18 @@ int parse_words(int argc, char **argv, Words *words) {
     bool read_only = false, ignored = false;
     CLI::App app{"Mount a pmfs volume and serve it until it is unmounted.", "mount.pmfs"};
     app.add_option("source", words->serve.source,
-                   "DAX device, memory file or image file; or label:NAME, uuid:UUID")
+                   "Device-DAX node, memory file or image file; or label:NAME, uuid:UUID")
         ->required();
     auto *directory = app.add_option("directory", words->serve.directory, "Where to mount it");
     auto *no_mount = app.add_flag("--no-mount", words->no_mount,
-                                  "Do not mount it here: serve guests only (-o vhost=SOCKET)");
+                                  "Do not mount: serve only guests (-o vhost=SOCKET)");
     no_mount->excludes(directory);
     app.add_option("-o,--options", words->options, "Mount options, separated by commas")
         ->allow_extra_args(false);
     app.add_flag("--foreground", words->serve.foreground,
                  "Do not become a daemon; log on standard error");
-    app.add_flag("-f,--fake", words->fake, "Check the arguments, mount nothing");
-    app.add_flag("-s", words->sloppy, "Pass over unknown options");
+    app.add_flag("-f,--fake", words->fake, "Check the arguments, but mount nothing");
+    app.add_flag("-s", words->sloppy, "Ignore unknown options");
     app.add_flag("-v,--verbose", words->serve.verbose, "Log more");
     app.add_flag("-r,--read-only", read_only, "The same as -o ro");
     app.add_flag("-n", ignored, "For mount(8): there is no mtab to write");
@@ -70,7 +70,9 @@ int parse_words(int argc, char **argv, Words *words) {
         return app.exit(e) == 0 ? 0 : static_cast<int>(Exit::usage);  // --help lands here too
     }
     if (!words->no_mount && words->serve.directory.empty()) {
-        fmt::print(stderr, "directory is required\nRun with --help for more information.\n");
+        fmt::print(stderr,
+                   "mount.pmfs: a directory to mount on is required\nRun with --help for more "
+                   "information.\n");
         return static_cast<int>(Exit::usage);
     }
     if (read_only) words->options.emplace_back("ro");
@@ -139,17 +141,16 @@ void detach() {
 // with the exit code that mount(8) passes on.
 int serve_in_background(const Words &words) {
     int pipe[2];
-    if (::pipe2(pipe, O_CLOEXEC) != 0) return tell({Exit::system, "cannot make a pipe"});
+    if (::pipe2(pipe, O_CLOEXEC) != 0) return tell({Exit::system, "cannot create a pipe"});
     const pid_t child = ::fork();
-    if (child < 0) return tell({Exit::system, "cannot start another process"});
+    if (child < 0) return tell({Exit::system, "cannot start a process"});
     if (child > 0) {
         ::close(pipe[1]);
         unsigned char code = 0;
         ssize_t got;
         while ((got = ::read(pipe[0], &code, 1)) < 0 && errno == EINTR) continue;
         if (got == 1) return code;
-        return tell(
-            {Exit::failed, "the server died before it could serve (the system log may say why)"});
+        return tell({Exit::failed, "the server ended before it could serve (see the system log)"});
     }
     ::close(pipe[0]);
     ::setsid();
@@ -216,12 +217,17 @@ int remount(Words &words) {
 
 int run(Words &words) {
     if (!words.type.empty() && words.type != "pmfs" && words.type != "fuse.pmfs")
-        return tell({Exit::usage, fmt::format("'{}' is not a type that I mount", words.type)});
+        return tell(
+            {Exit::usage,
+             fmt::format("unknown filesystem type '{}': only pmfs and fuse.pmfs can be mounted",
+                         words.type)});
     for (const std::string &options : words.options)
         if (const auto refusal = parse_mount_options(options, words.sloppy, &words.serve))
             return tell({Exit::usage, *refusal});
     if (words.no_mount && words.serve.guests.empty())
-        return tell({Exit::usage, "--no-mount without -o vhost=SOCKET would serve nobody"});
+        return tell(
+            {Exit::usage,
+             "--no-mount requires -o vhost=SOCKET: otherwise the server would have no clients"});
     if (!words.no_mount) {
         if (const auto objection = MountPoint::objection(words.serve.directory))
             return tell({Exit::failed, *objection});

@@ -1,10 +1,10 @@
-// In which mount namespace the server lives, and how it acts in another one.
+// The mount namespace in which the server lives, and how it acts in another one.
 //
-// A process holds its mount namespace alive, and with it everything that is mounted there.  A
-// server that lived where it was started would pin filesystems that have nothing to do with it, and
-// a container's whole tree, also after the last process of the container.  So it leaves: it goes
-// on in a namespace of its own, which holds a few mounts only, and enters the other one as a child
-// process when there is something to mount or to unmount.
+// A process keeps its mount namespace alive, and with it all mounts in there. A server that stayed
+// in the namespace in which it was started would keep filesystems busy that it does not use, and
+// the whole tree of a container, even after the container's last process has ended. So the server
+// moves to a namespace of its own, which has only a few mounts, and enters the other one in a child
+// process when it has to mount or unmount.
 #pragma once
 #include <string>
 #include <vector>

@@ -31,11 +31,11 @@ std::optional<std::string> MountPoint::objection(const std::string &directory) {
     struct stat st {};
     if (::stat(directory.c_str(), &st) == 0) {
         if (S_ISDIR(st.st_mode)) return {};
-        return fmt::format("{}: is not a directory", directory);
+        return fmt::format("{}: not a directory", directory);
     }
     switch (errno) {
         case ENOENT:
-            return fmt::format("{}: there is no such directory (mkdir makes it)", directory);
+            return fmt::format("{}: there is no such directory (create it with mkdir)", directory);
         case ENOTCONN:
             return fmt::format(
                 "{0}: a mount whose server has died is still there: run "
@@ -51,17 +51,16 @@ Result<FileDescriptor> MountPoint::open_device() {
     if (device.ok()) return device;
     if (errno == ENOENT || errno == ENODEV || errno == ENXIO)
         return Error(errno,
-                     "there is no /dev/fuse: the kernel's FUSE is missing (`modprobe "
-                     "fuse` loads it)");
-    return Error(errno, "cannot open /dev/fuse (mounting is for root)");
+                     "/dev/fuse does not exist: load the kernel's FUSE with `modprobe fuse`");
+    return Error(errno, "cannot open /dev/fuse (only root can mount)");
 }
 
 Error MountPoint::refusal(int error) {
     switch (error) {
         case EPERM:
-            return Error(error, "mounting is for root");
+            return Error(error, "only root can mount");
         case ENODEV:
-            return Error(error, "this kernel has no FUSE (`modprobe fuse` loads it)");
+            return Error(error, "this kernel has no FUSE (load it with `modprobe fuse`)");
         default:
             return Error(error, "the kernel refused the mount");
     }
@@ -74,7 +73,8 @@ Result<MountPoint> MountPoint::make(const ServeOptions &options, const Surroundi
     // The child that mounts tells us by shared memory what it got.
     void *shared =
         ::mmap(nullptr, sizeof(dev_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (shared == MAP_FAILED) return Error(errno, "no memory to share with a child process");
+    if (shared == MAP_FAILED)
+        return Error(errno, "not enough memory to share with a child process");
     auto *number = static_cast<dev_t *>(shared);
     const int error = act_in(where, [&] {
         const int done = ::mount(options.source.c_str(), options.directory.c_str(), kType,

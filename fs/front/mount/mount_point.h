@@ -1,4 +1,4 @@
-// The place in the tree where a volume appears: mount(2), umount2(2), and whether it can be used.
+// The directory on which a volume is mounted: mount(2), umount2(2), and whether it can be used.
 #pragma once
 #include <functional>
 #include <optional>

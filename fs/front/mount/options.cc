@@ -31,7 +31,7 @@ std::optional<double> to_seconds(std::string_view text, double max) {
 Refusal set_timeout(std::string_view name, std::string_view value, double *to) {
     constexpr double kYear = 366.0 * 24 * 3600;
     const auto seconds = to_seconds(value, kYear);
-    if (!seconds) return fmt::format("{}= wants seconds, not '{}'", name, value);
+    if (!seconds) return fmt::format("{}= takes seconds, not '{}'", name, value);
     *to = *seconds;
     return {};
 }
@@ -39,21 +39,21 @@ Refusal set_timeout(std::string_view name, std::string_view value, double *to) {
 Refusal set_commit(std::string_view, std::string_view value, ServeOptions *options) {
     const auto seconds = to_seconds(value, 300);
     if (!seconds || *seconds < 0.01)
-        return fmt::format("commit= wants seconds from 0.01 to 300, not '{}'", value);
+        return fmt::format("commit= takes seconds from 0.01 to 300, not '{}'", value);
     options->volume.commit_interval_ms = static_cast<unsigned>(*seconds * 1000);
     return {};
 }
 
 Refusal set_seal(std::string_view, std::string_view value, ServeOptions *options) {
     if (value != "owner" && value != "root")
-        return fmt::format("seal= wants 'owner' or 'root', not '{}'", value);
+        return fmt::format("seal= takes 'owner' or 'root', not '{}'", value);
     options->volume.owner_may_seal = value == "owner";
     return {};
 }
 
 Refusal set_sealed_reads(std::string_view, std::string_view value, ServeOptions *options) {
     if (value != "cached" && value != "direct")
-        return fmt::format("sealed_reads= wants 'cached' or 'direct', not '{}'", value);
+        return fmt::format("sealed_reads= takes 'cached' or 'direct', not '{}'", value);
     options->volume.sealed_direct = value == "direct";
     return {};
 }
@@ -66,7 +66,7 @@ Refusal set_writeback(std::string_view, std::string_view, ServeOptions *options)
 Refusal set_group(std::string_view, std::string_view value, ServeOptions *options) {
     const std::string name(value);
     const group *found = ::getgrnam(name.c_str());
-    if (found == nullptr) return fmt::format("there is no group '{}'", value);
+    if (found == nullptr) return fmt::format("group={}: there is no such group", value);
     options->group = found->gr_gid;
     return {};
 }
@@ -75,7 +75,7 @@ Refusal set_group(std::string_view, std::string_view value, ServeOptions *option
 Refusal set_local_lock(std::string_view, std::string_view value, ServeOptions *options) {
     const bool all = value == "all";
     if (!all && value != "none" && value != "flock" && value != "posix")
-        return fmt::format("local_lock= wants 'all', 'none', 'flock' or 'posix', not '{}'", value);
+        return fmt::format("local_lock= takes 'all', 'none', 'flock' or 'posix', not '{}'", value);
     options->local.shares_ranges = !all && value != "posix";
     options->local.shares_wholes = !all && value != "flock";
     return {};
@@ -88,7 +88,7 @@ std::string shown_local_lock(const ServeOptions &options) {
 Refusal set_seccomp(std::string_view, std::string_view value, ServeOptions *options) {
     const auto mode = seccomp_of(value);
     if (!mode)
-        return fmt::format("seccomp= wants 'errno', 'kill', 'trap', 'log' or 'none', not '{}'",
+        return fmt::format("seccomp= takes 'errno', 'kill', 'trap', 'log' or 'none', not '{}'",
                            value);
     options->seccomp = *mode;
     return {};
@@ -105,7 +105,7 @@ Refusal set_transport(std::string_view, std::string_view value, ServeOptions *op
             options->transport = choice;
             return {};
         }
-    return fmt::format("transport= wants 'auto', 'dev_fuse' or 'io_uring', not '{}'", value);
+    return fmt::format("transport= takes 'auto', 'dev_fuse' or 'io_uring', not '{}'", value);
 }
 
 std::string shown_transport(const ServeOptions &options) {
@@ -115,7 +115,7 @@ std::string shown_transport(const ServeOptions &options) {
 Refusal set_lease_break_time(std::string_view, std::string_view value, ServeOptions *options) {
     const auto seconds = to_seconds(value, 3600);
     if (!seconds)
-        return fmt::format("lease_break_time= wants seconds, at most 3600, not '{}'", value);
+        return fmt::format("lease_break_time= takes seconds, at most 3600, not '{}'", value);
     options->volume.lease_break_ms = static_cast<unsigned>(*seconds * 1000);
     return {};
 }
@@ -143,7 +143,7 @@ std::optional<std::uint64_t> to_bytes(std::string_view text) {
 
 Refusal set_pin_quota(std::string_view, std::string_view value, ServeOptions *options) {
     const auto bytes = to_bytes(value);
-    if (!bytes) return fmt::format("pin_quota= wants a size like 64M, not '{}'", value);
+    if (!bytes) return fmt::format("pin_quota= takes a size like 64M, not '{}'", value);
     options->volume.pin_quota = bytes;
     return {};
 }
@@ -152,7 +152,7 @@ Refusal set_mappings(std::string_view, std::string_view value, ServeOptions *opt
     constexpr unsigned kLeast = 16, kMost = 1'000'000;
     const auto number = to_number(value, kLeast, kMost);
     if (!number)
-        return fmt::format("mappings= wants a number from {} to {}, not '{}'", kLeast, kMost,
+        return fmt::format("mappings= takes a number from {} to {}, not '{}'", kLeast, kMost,
                            value);
     options->volume.grants_max = *number;
     return {};
@@ -170,11 +170,11 @@ GuestOptions *last_guest(ServeOptions *options) {
 Refusal add_guest(std::string_view, std::string_view value, ServeOptions *options) {
     constexpr std::size_t kPathMax = sizeof(sockaddr_un::sun_path) - 1;
     if (value.empty() || value.front() != '/')
-        return fmt::format("vhost= wants an absolute path for its socket, not '{}'", value);
+        return fmt::format("vhost= takes an absolute path for its socket, not '{}'", value);
     if (value.size() > kPathMax)
         return fmt::format("vhost={}: the path of a socket has at most {} bytes", value, kPathMax);
     for (const GuestOptions &guest : options->guests)
-        if (guest.socket == value) return fmt::format("vhost={} is named twice", value);
+        if (guest.socket == value) return fmt::format("vhost={} is given twice", value);
     options->guests.emplace_back().socket = value;
     return {};
 }
@@ -184,7 +184,7 @@ using SetGuest = Refusal (*)(std::string_view value, GuestOptions *guest);
 auto of_guest(SetGuest set) {
     return [set](std::string_view name, std::string_view value, ServeOptions *options) -> Refusal {
         GuestOptions *guest = last_guest(options);
-        if (guest == nullptr) return fmt::format("{} belongs behind a vhost=SOCKET", name);
+        if (guest == nullptr) return fmt::format("{} must come after a vhost=SOCKET", name);
         return set(value, guest);
     };
 }
@@ -192,7 +192,7 @@ auto of_guest(SetGuest set) {
 Refusal set_tag(std::string_view value, GuestOptions *guest) {
     constexpr std::size_t kTagMax = sizeof(virtio_fs_config::tag);
     if (value.empty() || value.size() > kTagMax)
-        return fmt::format("tag= wants a name of 1 to {} bytes, not '{}'", kTagMax, value);
+        return fmt::format("tag= takes a name of 1 to {} bytes, not '{}'", kTagMax, value);
     guest->tag = value;
     return {};
 }
@@ -200,7 +200,7 @@ Refusal set_tag(std::string_view value, GuestOptions *guest) {
 Refusal set_queues(std::string_view value, GuestOptions *guest) {
     constexpr unsigned kMost = 64;
     const auto number = to_number(value, 1, kMost);
-    if (!number) return fmt::format("queues= wants a number from 1 to {}, not '{}'", kMost, value);
+    if (!number) return fmt::format("queues= takes a number from 1 to {}, not '{}'", kMost, value);
     guest->request_queues = *number;
     return {};
 }
@@ -209,7 +209,7 @@ Refusal set_window(std::string_view value, GuestOptions *guest) {
     constexpr std::uint64_t kMost = std::uint64_t{1} << 44;
     const auto bytes = to_bytes(value);
     if (!bytes || *bytes == 0 || *bytes > kMost || *bytes % DaxWindow::kRange != 0)
-        return fmt::format("window= wants a multiple of 2M, at most 16T, not '{}'", value);
+        return fmt::format("window= takes a multiple of 2M, at most 16T, not '{}'", value);
     guest->window = *bytes;
     return {};
 }
@@ -217,7 +217,7 @@ Refusal set_window(std::string_view value, GuestOptions *guest) {
 Refusal set_polling(std::string_view value, GuestOptions *guest) {
     constexpr unsigned kMost = 1'000'000;
     const auto number = to_number(value, 0, kMost);
-    if (!number) return fmt::format("poll= wants microseconds, at most {}, not '{}'", kMost, value);
+    if (!number) return fmt::format("poll= takes microseconds, at most {}, not '{}'", kMost, value);
     guest->polling = std::chrono::microseconds(*number);
     return {};
 }
@@ -226,7 +226,7 @@ Refusal set_guest_locks(std::string_view value, GuestOptions *guest) {
     constexpr unsigned kMost = 1'000'000;
     const auto number = to_number(value, 0, kMost);
     if (!number)
-        return fmt::format("guest_locks= wants a number, at most {}, not '{}'", kMost, value);
+        return fmt::format("guest_locks= takes a number, at most {}, not '{}'", kMost, value);
     guest->policy.shares_ranges = guest->policy.shares_wholes = *number != 0;
     guest->policy.locks_max = *number;
     return {};
@@ -234,7 +234,7 @@ Refusal set_guest_locks(std::string_view value, GuestOptions *guest) {
 
 Refusal set_guest_root(std::string_view value, GuestOptions *guest) {
     if (value.empty() || value.front() != '/')
-        return fmt::format("guest_root= wants a path from the volume's root, not '{}'", value);
+        return fmt::format("guest_root= takes a path from the volume's root, not '{}'", value);
     guest->root = value;
     return {};
 }
@@ -259,7 +259,7 @@ std::optional<IdRange> to_range(std::string_view text) {
 Refusal add_range(std::string_view value, std::vector<IdRange> *ranges) {
     const auto range = to_range(value);
     if (!range)
-        return fmt::format("'{}' is no range of ids: FIRST-IN-GUEST:FIRST-HERE:COUNT", value);
+        return fmt::format("'{}' is not a range of ids: FIRST-IN-GUEST:FIRST-HERE:COUNT", value);
     for (const IdRange &other : *ranges) {
         const auto meet = [](std::uint32_t a, std::uint32_t a_count, std::uint32_t b,
                              std::uint32_t b_count) { return a < b + b_count && b < a + a_count; };
@@ -361,17 +361,18 @@ struct ForeignOption {
     std::string_view refusal;  // empty: pass
 };
 constexpr ForeignOption kForeign[] = {
-    {"noacl", "", ""},
-    {"acl", "", "pmfs has no POSIX ACLs (mode bits only)"},
+    {"acl", "", ""},
+    {"noacl", "", "pmfs always enforces access control lists"},
     {"user_xattr", "", ""},
     {"nouser_xattr", "", "pmfs always has user attributes"},
     {"errors", "remount-ro", ""},
-    {"errors", "*", "after damage a pmfs volume is read-only, as with errors=remount-ro"},
+    {"errors", "*",
+     "after an error a pmfs volume always becomes read-only, as with errors=remount-ro"},
     {"nodiscard", "", ""},
-    {"discard", "", "pmfs discards nothing below itself"},
-    {"barrier", "0", "pmfs does not do without flushes and fences"},
+    {"discard", "", "pmfs never discards blocks of its medium"},
+    {"barrier", "0", "pmfs requires flushes and fences"},
     {"barrier", "*", ""},
-    {"nobarrier", "", "pmfs does not do without flushes and fences"},
+    {"nobarrier", "", "pmfs requires flushes and fences"},
     {"data", "ordered", ""},
     {"data", "*",
      "pmfs always stores data before it commits what refers to it, as with data=ordered"},
@@ -383,7 +384,7 @@ constexpr ForeignOption kForeign[] = {
     {"usrjquota", "*", "pmfs has no quotas"},
     {"grpjquota", "*", "pmfs has no quotas"},
     {"jqfmt", "*", "pmfs has no quotas"},
-    {"dax", "*", "pmfs needs no word for it: pmfs_map(3) maps the device"},
+    {"dax", "*", "pmfs needs no such option, because pmfs_map(3) maps the device"},
 };
 // The kernel's, which stand in the mount table: mount(8) hands them on to remount.
 constexpr std::string_view kInTable[] = {"user_id", "group_id", "rootmode",
@@ -410,11 +411,11 @@ Refusal set_own(std::string_view name, std::optional<std::string_view> value, bo
     if (const ForeignOption *known = foreign(name, value); known != nullptr) {
         if (sloppy || known->refusal.empty()) return {};
         const std::string words = value ? fmt::format("{}={}", name, *value) : std::string(name);
-        return fmt::format("{}: leave '{}' away", known->refusal, words);
+        return fmt::format("{}: remove the option '{}'", known->refusal, words);
     }
     const bool in_table = std::ranges::find(kInTable, name) != std::end(kInTable);
     if (sloppy || ((options->mount_flags & MS_REMOUNT) != 0 && in_table)) return {};
-    return fmt::format("unknown option '{}' (mount.pmfs(8) lists what there is)", name);
+    return fmt::format("unknown option '{}' (see mount.pmfs(8))", name);
 }
 
 Refusal set_all_own(char *text, bool sloppy, ServeOptions *options) {
@@ -438,7 +439,8 @@ Refusal parse_mount_options(std::string_view text, bool sloppy, ServeOptions *op
     // libmount passes over what is behind a quote without an end.
     const bool open_quote = std::ranges::count(text, '"') % 2 != 0;
     if (open_quote || mnt_split_optstr(whole.c_str(), &user, &vfs, &own, 0, 0) != 0)
-        return fmt::format("cannot make sense of the options '{}'", text);
+        return fmt::format("cannot parse the mount options '{}' (is a quotation mark missing?)",
+                           text);
     const CText user_held(user, std::free), vfs_held(vfs, std::free), own_held(own, std::free);
 
     unsigned long flags = 0;

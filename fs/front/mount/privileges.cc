@@ -76,7 +76,7 @@ std::vector<int> capabilities_to_keep(int medium) {
 }
 
 Result<> keep_capabilities(std::span<const int> kept) {
-    if (capng_get_caps_process() != 0) return Error(EIO, "cannot look at the capabilities");
+    if (capng_get_caps_process() != 0) return Error(EIO, "cannot read the capabilities");
     std::vector<unsigned> held;
     for (const int capability : kept)
         if (capng_have_capability(CAPNG_PERMITTED, static_cast<unsigned>(capability)) != 0)
@@ -105,11 +105,12 @@ Result<> keep_files(std::span<const KeptFiles> kept) {
     all.handled_access_fs = kOfFirst | (version >= 2 ? kRefer : 0) | (version >= 3 ? kTruncate : 0);
     const FileDescriptor rules(static_cast<int>(
         ::syscall(SYS_landlock_create_ruleset, &all, sizeof all.handled_access_fs, 0)));
-    if (!rules.ok()) return Error(EOPNOTSUPP, "the kernel makes no Landlock rules");
+    if (!rules.ok()) return Error(EOPNOTSUPP, "the kernel refuses Landlock rules");
     for (const KeptFiles &one : kept)
-        if (!allow(rules, one)) return Error(errno, "cannot keep files for the server");
+        if (!allow(rules, one))
+            return Error(errno, "cannot make a Landlock rule for the server's files");
     if (::syscall(SYS_landlock_restrict_self, rules.get(), 0) != 0)
-        return Error(errno, "cannot give up other files");
+        return Error(errno, "cannot give up access to other files");
     return {};
 }
 

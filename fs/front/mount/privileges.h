@@ -1,6 +1,6 @@
-// What a server gives up before it reads a byte of the medium, and before it serves anybody.
+// What a server gives up before it reads a byte of the medium, and before it serves clients.
 //
-// docs/security.md says what is left, and decision 18 why it is this much.
+// docs/security.md says what is left, and decision 18 why.
 #pragma once
 #include <span>
 #include <string>

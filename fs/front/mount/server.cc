@@ -92,8 +92,8 @@ std::size_t grants_that_fit(std::size_t grants) {
     const std::size_t fit =
         limit.rlim_cur > kForOthers ? (limit.rlim_cur - kForOthers) / kForOne : 0;
     spdlog::warn(
-        "room for {} mappings, not {}: this process may have {} descriptors (raise RLIMIT_NOFILE, "
-        "or say mappings={})",
+        "only {} mappings are possible, not {}: this process may have {} descriptors (raise "
+        "RLIMIT_NOFILE, or use mappings={})",
         fit, grants, limit.rlim_cur, fit);
     return fit;
 }
@@ -113,20 +113,20 @@ FileDescriptor block_signals() {
 void log_blocking_call(const char *call) {
     static std::atomic<unsigned> logged{0};
     if (logged.fetch_add(1) < 20)
-        spdlog::error("a bug of pmfs: {} with the volume's lock held", call);
+        spdlog::error("a bug in pmfs: {} with the volume's lock held", call);
 }
 
 // Before anything is there to connect to.
 Outcome refuse_guests(const ServeOptions &options) {
     if (!options.guests.empty() && options.dispatch.writeback)
         return {Exit::usage,
-                "writeback and vhost= exclude each other: the kernel here would not believe what "
-                "guests write"};
+                "writeback and vhost= cannot be combined: the kernel of this machine would not see "
+                "what guests write"};
     for (const GuestOptions &guest : options.guests)
         if (guest.window != 0 && (guest.policy.read_only || options.volume.read_only))
             return {Exit::usage,
-                    fmt::format("vhost={}: no window for a guest that may not write: virtual "
-                                "machine monitors do not enforce that (leave 'dax' away)",
+                    fmt::format("vhost={}: a guest that may not write can have no window, because "
+                                "virtual machine monitors do not enforce that (remove 'dax')",
                                 guest.socket)};
     return {};
 }
@@ -259,7 +259,7 @@ Result<> Server::give_up_privileges(pm::Region &region, Surroundings where) {
                               {sockets, run}};
     if (const auto left = keep_files(kept); !left.ok()) {
         if (left.error().errno_value() != EOPNOTSUPP) return left;
-        spdlog::info("{}; the server may open what root owns", left.error().what());
+        spdlog::info("{}; the server can open files that root owns", left.error().what());
     }
     return forbid_dumps();
 }
@@ -303,7 +303,7 @@ Outcome Server::without_rings(const Error &why) {
 // From here on requests are served.
 Outcome Server::begin() {
     if (const auto filtered = filter_system_calls(options_.seccomp); !filtered.ok())
-        spdlog::warn("{}; the server goes on without that", filtered.error().what());
+        spdlog::warn("{}; the server continues without it", filtered.error().what());
     if (device_ != nullptr)
         if (Outcome started = start_local(); started.exit != Exit::done) return started;
     for (std::size_t i = 0; i < options_.guests.size(); ++i) {
@@ -395,12 +395,13 @@ void Server::wait() {
 
 void Server::unmount_by_signal() {
     if (device_ == nullptr) return;
-    spdlog::info("asked to end: unmounting {}", options_.directory);
+    spdlog::info("asked to stop: unmounting {}", options_.directory);
     if (helper_->unmount(/*detach=*/false).ok()) {
         threads_end_within(5s);
         return;
     }
-    spdlog::warn("{} is in use: detaching it; its users get ENOTCONN", options_.directory);
+    spdlog::warn("{} is in use: detaching it; processes that use it get ENOTCONN",
+                 options_.directory);
     helper_->write_back();
     static_cast<void>(helper_->unmount(/*detach=*/true));
     traffic_.wait_until_quiet(kQuiet, kQuietMax, [this] { return !device_->running(); });
@@ -410,7 +411,7 @@ void Server::unmount_by_signal() {
 void Server::ended() {
     if (rings_ == nullptr || !rings_->failed()) return;
     failed_ = true;
-    spdlog::error("{}: the connection to the kernel is cut, for requests would wait for ever",
+    spdlog::error("{}: aborting the connection to the kernel, because requests would wait forever",
                   options_.directory);
     helper_->cut_connection();
 }

@@ -196,7 +196,7 @@ Result<> filter_system_calls(Seccomp mode) {
     if (kInstrumented || mode == Seccomp::none) return {};
     const Actions actions = actions_of(mode);
     const Filter filter(seccomp_init(actions.unknown));
-    if (!filter) return Error(EOPNOTSUPP, "no memory for a filter of system calls");
+    if (!filter) return Error(EOPNOTSUPP, "not enough memory for a filter of system calls");
     seccomp_attr_set(filter.get(), SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
     if (!add_list(filter, actions) || !refuse_clone3() || !load(filter, true))
         return Error(EOPNOTSUPP, "system calls cannot be filtered here");

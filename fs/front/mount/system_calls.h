@@ -1,4 +1,4 @@
-// The system calls that a server makes for as long as it serves, and what becomes of all others.
+// The system calls that a server makes while it serves, and what happens to all others (seccomp).
 #pragma once
 #include <optional>
 #include <string_view>

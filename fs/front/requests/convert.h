@@ -25,7 +25,7 @@ ConstBytes xattr_out(std::string_view name, ConstBytes value, const Client &clie
                      std::vector<std::byte> *made);
 std::optional<ConstBytes> xattr_in(std::string_view name, ConstBytes value, const Client &client,
                                    std::vector<std::byte> *made);
-// `info`: of the open file that he uses; null: none.
+// `info`: of the open file in use; null: none.
 Caller caller_of(fuse_req_t req, const fuse_file_info *info = nullptr);
 
 inline struct timespec to_timespec(const Timespec &time) {

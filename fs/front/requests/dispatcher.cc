@@ -1,4 +1,4 @@
-// Between transports and operations: replies, refusals, and requests that are put aside.
+// Between transports and operations: replies, refusals, and requests that are parked.
 #include "front/requests/dispatcher.h"
 
 #include <fcntl.h>
@@ -166,13 +166,14 @@ void Dispatcher::dispatch(const Port &port, Bytes message, std::span<const iovec
     int error = check_message(message, Pieces(apart).size(), long_setxattr_);
     if (error == 0) error = translate(message, *client_);
     if (error != 0) return refuse(Request(port, message, false, 0), error);
-    dispatch(port, message, apart, false, {}, 0);
+    dispatch(port, message, apart, false, {}, {}, 0);
 }
 
 void Dispatcher::dispatch(const Port &port, Bytes message, std::span<const iovec> apart,
-                          bool flushed, Progress progress, unsigned read_ins) {
+                          bool flushed, Progress progress, Seats::Seat seat, unsigned read_ins) {
     const Request request(port, message, flushed, clients_.told_so_far(), read_ins, apart);
     request.progress() = std::move(progress);
+    request.seat() = std::move(seat);
     const pm::FaultScope faults;
     if (const int error = objection(message)) return refuse(request, error);
     const pm::NoWaiting absent(read_ins < pm::kReadInsMax && may_run_again(request.opcode()));
@@ -198,7 +199,7 @@ bool Dispatcher::read_in(fuse_req_t req) {
     pm::NoWaiting::take().read_in();
     const auto aside = put_aside(req);
     dispatch(aside->port, aside->message, aside->apart, flushed, std::move(aside->progress),
-             read_ins);
+             std::move(aside->seat), read_ins);
     return true;
 }
 
@@ -244,12 +245,17 @@ void Dispatcher::fail(fuse_req_t req, const Error &error) {
         fuse_reply_err(req, error.errno_value());
         return;
     }
+    const int value = error.errno_value();
+    if ((value == kBreakErrno || value == kClaimErrno) && !takes_seat(value == kBreakErrno)) {
+        fuse_reply_err(req, EAGAIN);
+        return;
+    }
     const bool flushed = Request::current()->flushed();
     const std::uint32_t user = fuse_req_ctx(req)->uid;
     const std::uint64_t unique = load<fuse_in_header>(Request::current()->message()).unique;
     const Port port = Request::current()->port();
     auto aside = put_aside(req);
-    if (error.errno_value() == kParkErrno)
+    if (value == kParkErrno)
         return volume_.when_ready(
             error, [self = shared_from_this(), aside, flushed] { self->run(*aside, flushed); },
             user);
@@ -315,6 +321,26 @@ void Dispatcher::interrupt(const Request &request) {
     give_up(*aside, unique, EINTR);
 }
 
+// (What a kernel writes back it sends for nobody who could try again.)
+bool Dispatcher::takes_seat(bool for_lease) {
+    const Request &request = *Request::current();
+    if (request.seat()) return true;
+    if (client_->policy().is_host && written_back(request.message())) return true;
+    request.seat() = seats_for_current(for_lease)();
+    return request.seat() != nullptr;
+}
+
+// A guest's write-back is not waited for, so it may fill its queue with what ends by itself.
+std::function<Seats::Seat()> Dispatcher::seats_for_current(bool for_lease) {
+    const Request &request = *Request::current();
+    const std::uint32_t user = load<fuse_in_header>(request.message()).uid;
+    return [&seats = clients_.seats(), port = request.port(), user, size = request.message().size(),
+            asks = for_lease || client_->policy().notifiable]() -> Seats::Seat {
+        Seats::Seat seat = seats.take(user, size);
+        return seat && (!asks || port->let_wait(user)) ? seat : nullptr;
+    };
+}
+
 // False: there is nobody to ask.  `put_aside` gives the current request, to be run again.
 bool Dispatcher::flush(const Notifier::Pages &pages, std::uint32_t user,
                        const std::function<std::shared_ptr<Aside>()> &put_aside) {
@@ -324,20 +350,41 @@ bool Dispatcher::flush(const Notifier::Pages &pages, std::uint32_t user,
     return true;
 }
 
-bool Dispatcher::flushed(fuse_req_t req, const Notifier::Pages &pages) {
-    if (Request::current()->flushed()) return true;
+bool Dispatcher::flushed(fuse_req_t req, const Notifier::Pages &pages, bool wished) {
+    if (Request::current()->flushed() || !clients_.cached(*client_, pages.ino)) return true;
+    if (!takes_seat()) {
+        if (!wished) fuse_reply_err(req, EAGAIN);
+        return wished;
+    }
     return !flush(pages, fuse_req_ctx(req)->uid, [req] { return put_aside(req); });
+}
+
+Result<std::optional<Notifier::Pages>> Dispatcher::unseen_pages(Attr &attr) {
+    if (!attr.unsettled) {
+        client_->paid_attributes(attr.ino);
+        return std::nullopt;
+    }
+    if (client_->owes_attributes(attr.ino)) {
+        attr.blocks = std::max(attr.blocks, kBlocksKeptBack);
+        return std::nullopt;
+    }
+    const auto unseen = TRY(volume_.unseen_from(attr.ino));
+    if (!unseen) return std::nullopt;
+    return Notifier::Pages{.ino = attr.ino, .offset = *unseen};
 }
 
 void Dispatcher::tell(fuse_req_t req, Stale stale, const Notifier::Pages &written,
                       std::function<void()> reply) {
     Notifier *notifier = client_->notifier();
     if (!stale.any() || notifier == nullptr) return reply();
+    if (stale.mode) mode_changed(written.ino);
     auto answer = answering(std::move(reply));
     // A notification about pages is one about attributes, too.
     if (!stale.pages) return notifier->forget_attributes(written.ino, answer);
     const std::uint32_t user = fuse_req_ctx(req)->uid;
-    if (!notifier->crowded()) return notifier->drop_pages(written, user, answer);
+    if (!notifier->crowded() && takes_seat())
+        return notifier->drop_pages(written, user,
+                                    [answer, seat = Request::current()->seat()] { answer(); });
     notifier->drop_pages_later(written.ino, user);
     notifier->forget_attributes(written.ino, answer);
 }
@@ -364,13 +411,15 @@ std::shared_ptr<Dispatcher::Aside> Dispatcher::copy_of(const Request &request) {
                                          {message.begin(), message.end()},
                                          {apart.begin(), apart.end()},
                                          std::move(request.progress()),
-                                         {}});
+                                         {},
+                                         std::move(request.seat())});
 }
 
 void Dispatcher::run(Aside &aside, bool flushed) {
     const Late late(*this);
     if (client_->gone()) return aside.progress.drop();
-    dispatch(aside.port, aside.message, aside.apart, flushed, std::move(aside.progress), 0);
+    dispatch(aside.port, aside.message, aside.apart, flushed, std::move(aside.progress),
+             std::move(aside.seat), 0);
 }
 
 Completion Dispatcher::answer_later(fuse_req_t req) {
@@ -532,11 +581,15 @@ void Dispatcher::on_init(void *userdata, fuse_conn_info *connection) {
     self.opendir_needed_ = !told || (connection->capable & FUSE_CAP_NO_OPENDIR_SUPPORT) == 0;
 }
 
-// The kernel looks at it when it gets to know the file (mount -o dax=inode).
+// The kernel looks at it when it gets to know the file (mount -o dax=inode).  Through a window
+// everybody may store, so no protected file is mapped there: its reads are requests.
 void Dispatcher::mark_dax(fuse_attr &attr) {
     if (!S_ISREG(attr.mode)) return;
     const auto found = volume_.getattr(InodeNo(attr.ino));
-    if (found.ok() && found.value().sealed) attr.flags |= FUSE_ATTR_DAX;
+    if (!found.ok() || !found.value().sealed) return;
+    const auto flags = volume_.file_flags(InodeNo(attr.ino));
+    if (flags.ok() && !flags.value().immutable && !flags.value().append_only)
+        attr.flags |= FUSE_ATTR_DAX;
 }
 
 void Dispatcher::patch_init(const fuse_init_in &offer, fuse_init_out &reply) {

@@ -1,13 +1,13 @@
-// The dispatcher: libfuse's low-level session, fed by hand.  Each client has one.
+// The dispatcher: libfuse's low-level session, fed by hand. Each client has one.
 //
-// A transport gives it whole requests; libfuse decodes them and calls the operations (ops.h); what
-// they reply goes to the port that the request came by.  This class also does what the library
-// cannot: it patches replies with flags newer than libfuse 3.14 (only those that the kernel
-// offered), and it puts requests aside.
+// A transport gives it whole requests; libfuse decodes them and calls the operations (ops.h); their
+// replies go to the port that the request came from. This class also does what the library cannot:
+// it patches replies with flags that are newer than libfuse 3.14 (only those that the kernel
+// offered), and it parks requests.
 //
-// A server thread never waits.  A request that cannot go on is put aside as the bytes it came as,
-// with the place of its operation (volume/progress.h), and is dispatched again: so every operation
-// can be parked, and none knows how.
+// A server thread never waits. A request that cannot go on is kept as the bytes in which it came,
+// with the progress of its operation (volume/progress.h), and is dispatched again later. So every
+// operation can be parked, and none has code for it.
 #pragma once
 #include <linux/fuse.h>
 
@@ -47,7 +47,7 @@ struct DispatchOptions {
 class Dispatcher final : public std::enable_shared_from_this<Dispatcher> {
 public:
     // For a client that `clients` has admitted; they must outlive it.  It lives as long as anything
-    // that was put aside.  Errors: ENOMEM, and what libfuse has to say.
+    // that was parked.  Errors: ENOMEM, and what libfuse has to say.
     static Result<std::shared_ptr<Dispatcher>> create(Clients &clients,
                                                       std::shared_ptr<Client> client,
                                                       const DispatchOptions &options);
@@ -116,7 +116,7 @@ public:
     bool maps_sealed() const { return maps_sealed_; }
 
     // True when `result` holds a value and no access hit a bad page, so that the caller replies.
-    // Otherwise the request was answered with the error, or put aside, and `req` is gone: what the
+    // Otherwise the request was answered with the error, or parked, and `req` is gone: what the
     // volume counted for a value that nobody gets has to be given back.
     template <class T>
     bool proceed(fuse_req_t req, const Result<T> &result) {
@@ -136,18 +136,31 @@ public:
         fail(req, Error(EIO, "the medium has a bad page here"));
         return true;
     }
-    // Answers with an error, or puts the request aside when it says so.  `req` is gone.
+    // Answers with an error, or parks the request if the error says so.  `req` is gone.
     void fail(fuse_req_t req, const Error &error);
+    // The current request is going to wait: for a lease's holder, or for what ends without a
+    // request of this client's, unless it is its kernel's write-back.  False: it must not, for too
+    // many do; EAGAIN, then.
+    bool takes_seat(bool for_lease = false);
+    // The same for what has a copy of it, once the request itself is not at hand any more.
+    std::function<Seats::Seat()> seats_for_current(bool for_lease = false);
     // True when all dirty pages of that range that a kernel can be asked for were written back for
-    // this request.  If not, the request was put aside for that and `req` is gone: return, it will
-    // be run again.
-    bool flushed(fuse_req_t req, const Notifier::Pages &pages);
+    // this request.  If not, the request was parked for that, or answered if it may not wait, and
+    // `req` is gone: return, it will be run again.  `wished`: rather than that it is not to wait.
+    bool flushed(fuse_req_t req, const Notifier::Pages &pages, bool wished = false);
+    // What a kernel has to write back before it hears these attributes of an inode, because
+    // st_blocks counts that, too; nothing: nothing, or it needs them more than it needs st_blocks.
+    Result<std::optional<Notifier::Pages>> unseen_pages(Attr &attr);
     // Too many wait already: a request of the background kind (a read, a write) must not.
     bool crowded() { return client_->notifier() != nullptr && client_->notifier()->crowded(); }
     // Runs `reply` once the client's kernel does not believe any more what is `stale`; `written`:
     // of which bytes its pages are.
     void tell(fuse_req_t req, Stale stale, const Notifier::Pages &written,
               std::function<void()> reply);
+    // The mode is another one, and the request's answer does not tell the client's kernel.
+    void mode_changed(InodeNo ino) {
+        if (client_->notifier() != nullptr) client_->owe_attributes(ino);
+    }
     // True when what this client changes is news for another one's kernel, which hears it by
     // tell_others() before `reply` runs.
     bool others_hear() { return clients_.others_hear(*client_); }
@@ -170,6 +183,8 @@ public:
     void lock(fuse_req_t req, const LockRequest &wanted, bool waits);
     // Of the current request, which sets an access control list.
     bool drops_setgid(const Caller &caller) const;  // newer.cc
+    // Of one that clears set-id bits of a file.
+    bool kills_any_setgid(InodeNo ino, const Caller &caller);  // newer.cc
     // A handle of the client's is released, and its grants and locks end.
     void released(HandleId handle);
 
@@ -181,6 +196,7 @@ private:
         std::vector<iovec> apart;
         Progress progress;
         std::shared_ptr<FileLocks::Wait> lock;  // null: it waits for something else
+        Seats::Seat seat;
     };
     // What is done for a request after dispatch() has returned.  leave() waits for those.
     class Late {
@@ -196,7 +212,7 @@ private:
         Dispatcher &dispatcher_;
     };
     void dispatch(const Port &port, Bytes message, std::span<const iovec> apart, bool flushed,
-                  Progress progress, unsigned read_ins);
+                  Progress progress, Seats::Seat seat, unsigned read_ins);
     bool read_in(fuse_req_t req);
     using Waiting = std::unordered_map<std::uint64_t, std::shared_ptr<Aside>>;
     Waiting take_waiting() EXCLUDES(waiting_mutex_);

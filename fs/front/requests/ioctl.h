@@ -22,6 +22,8 @@ struct IoctlRequest {
     std::span<const std::byte> in;  // what the kernel copied in; copied before handle_ioctl returns
     std::size_t out_size = 0;       // the most that may be answered
     Caller caller;
+    // Before it waits: null, and it must not (EAGAIN).  Empty: it always may.
+    std::function<Seats::Seat()> take_seat = {};
 };
 
 struct IoctlReply {

@@ -26,6 +26,8 @@ void run(const Command &command, const std::shared_ptr<Job> &job) {
     std::vector<std::byte> bytes = job->in;
     auto used = command.run(*job, bytes);
     if (pm::take_fault()) used = Error(EIO, "the medium has a bad page here");
+    if (!used.ok() && used.error().errno_value() == kClaimErrno && !job->sits())
+        used = Error(EAGAIN, "too many requests wait");
     if (!used.ok() && must_park(used.error())) {
         job->context.volume.when_ready(
             used.error(), [&command, job] { go_on(command, job); }, job->caller.uid);
@@ -61,11 +63,13 @@ void start(const Command &command, IoctlContext &context, const IoctlRequest &re
                                          .caller = request.caller,
                                          .in = {request.in.begin(), request.in.end()},
                                          .out_size = request.out_size,
-                                         .done = std::move(done)});
+                                         .done = std::move(done),
+                                         .take_seat = request.take_seat});
     // Nobody could interrupt it: libpmfs asks again until the leases are gone.
     job->caller.nonblocking = true;
     job->caller.progress = &job->progress;
     if (command.way == at_once) return run(command, job);
+    if (!job->sits()) return job->done({.error = EAGAIN, .out = {}});
     // What comes behind the flush leaves its thread to the next flush.
     context.clients.flush(context.client, {.ino = request.ino}, request.caller.uid,
                           [&command, job] {

@@ -13,7 +13,15 @@ struct Job {
     std::vector<std::byte> in;  // as it came, so that it can be run again
     std::size_t out_size;
     IoctlDone done;
+    std::function<Seats::Seat()> take_seat = {};
+    Seats::Seat seat = {};
     Progress progress = {};
+
+    // Before it waits for somebody; false: it must not.
+    bool sits() {
+        if (!seat && take_seat) seat = take_seat();
+        return seat != nullptr || !take_seat;
+    }
 };
 
 // What a handler gives back besides an error: how much of the structure is worth copying out.

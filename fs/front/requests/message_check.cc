@@ -326,6 +326,11 @@ bool from_anybody(ConstBytes message) {
     if (shape.opcode != FUSE_SETLK && shape.opcode != FUSE_SETLKW) return shape.anybody;
     return load<fuse_lk_in>(message, sizeof(fuse_in_header)).lk.type == F_UNLCK;
 }
+bool written_back(ConstBytes message) {
+    return load<fuse_in_header>(message).opcode == FUSE_WRITE &&
+           (load<fuse_write_in>(message, sizeof(fuse_in_header)).write_flags & FUSE_WRITE_CACHE) !=
+               0;
+}
 
 Subject subject_of(ConstBytes message) {
     const Shape &shape = *shape_of(message);

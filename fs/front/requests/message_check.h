@@ -1,8 +1,8 @@
-// Whether a message holds what its opcode says it does.
+// Whether a message has the contents that its opcode requires.
 //
-// libfuse believes every length and every name's end.  /dev/fuse sends whole messages only, but
-// whoever writes to a virtqueue sends what it likes: so each message is measured before libfuse,
-// or anybody else, reads behind its header.
+// libfuse trusts every length, and that every name has an end. /dev/fuse sends only whole messages,
+// but a guest can write anything to a virtqueue: so each message is measured before libfuse, or
+// anything else, reads past its header.
 #pragma once
 #include <cstdint>
 #include <optional>
@@ -45,6 +45,8 @@ Subject subject_of(ConstBytes message);
 std::size_t other_node_place(ConstBytes message);
 // The message gives something back, or is of nobody: it does not matter who sends it.
 bool from_anybody(ConstBytes message);
+// A WRITE by the client's kernel, for whoever stored.
+bool written_back(ConstBytes message);
 
 // Whether all that such a request does before its first commit may be done again.  The end of a
 // handle or of a grant is not among them, nor what asks others first.

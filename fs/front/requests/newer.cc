@@ -1,8 +1,11 @@
 // In the place of a library that would answer ENOSYS: see newer.h.
 #include "front/requests/newer.h"
 
+#include <sys/stat.h>
+
 #include <cstring>
 
+#include "base/process.h"
 #include "front/requests/convert.h"
 #include "front/requests/dispatcher.h"
 #include "front/requests/request.h"
@@ -34,23 +37,32 @@ bool Dispatcher::drops_setgid(const Caller &caller) const {
     return (sent.setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID) != 0;
 }
 
+// Where the group may not execute the file, set-group-ID goes unless the caller is in that group
+// (from Linux 6.2 on, of all filesystems).  What a guest says of its processes is not known here.
+bool Dispatcher::kills_any_setgid(InodeNo ino, const Caller &caller) {
+    if (caller.uid == 0) return false;
+    const Result<Attr> attr = volume_.getattr(ino);
+    if (!attr.ok() || (attr.value().mode & (S_ISGID | S_IXGRP)) != S_ISGID) return false;
+    const std::uint32_t group = attr.value().gid;
+    return caller.gid != group &&
+           !(client_->policy().notifiable && thread_in_group(caller.pid, group));
+}
+
 void Dispatcher::statx(const Request &request) {
     const auto header = load<fuse_in_header>(request.message());
     const InodeNo ino(header.nodeid);
     Result<Attr> attr = volume_.getattr(ino);
-    if (attr.ok() && attr.value().unsettled && !request.flushed()) {
-        // As getattr does it.
-        const auto unseen = volume_.unseen_from(ino);
-        if (unseen.ok() && unseen.value())
-            if (flush({.ino = ino, .offset = *unseen.value()}, header.uid,
-                      [] { return copy_of(*Request::current()); }))
+    if (attr.ok() && !request.flushed()) {
+        const auto unseen = unseen_pages(attr.value());  // as getattr does it
+        if (unseen.ok() && unseen.value() && takes_seat())
+            if (flush(*unseen.value(), header.uid, [] { return copy_of(*Request::current()); }))
                 return;
     }
     if (const pm::Absent page = pm::NoWaiting::take()) {
         page.read_in();
         const auto again = copy_of(request);
         return dispatch(again->port, again->message, {}, request.flushed(), {},
-                        request.read_ins() + 1);
+                        std::move(again->seat), request.read_ins() + 1);
     }
     if (pm::take_fault()) attr = Error(EIO, "the medium has a bad page here");
     if (!attr.ok()) log_damage(attr.error());

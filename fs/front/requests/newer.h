@@ -1,5 +1,5 @@
-// Requests that libfuse 3.14 does not know.  Some are others that it knows, in other words; the
-// rest the dispatcher answers itself.
+// Requests that libfuse 3.14 does not know. Some are translated to requests that it knows; the
+// dispatcher answers the others itself.
 //
 // Definitions that <linux/fuse.h> of Debian 12 (protocol 7.38) lacks are here and in statx.h.
 #pragma once

@@ -1,7 +1,8 @@
-// The operations: the kernel's words to volume words, and an errno back.  They decide nothing.
+// The operations: they translate the kernel's arguments to the volume's, and results to an errno.
+// They decide nothing.
 //
-// Each file of them adds its part to libfuse's table.  An operation calls the volume once, lets
-// Dispatcher::proceed() deal with an error (or a request to be put aside), and replies.
+// Each file of operations adds its part to libfuse's table. An operation calls the volume once,
+// lets Dispatcher::proceed() handle an error (or a request that must be parked), and replies.
 #pragma once
 #include "front/requests/dispatcher.h"
 #include "front/requests/fuse_api.h"

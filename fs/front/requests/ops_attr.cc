@@ -11,10 +11,13 @@ namespace {
 
 constexpr std::size_t kNameMax = 255;
 
-// The xattrs that are a door to the seal (docs/seal.md): dirty pages are written back before.
+// The xattrs that set the seal (docs/seal.md): dirty pages are written back first.
 bool is_seal(std::string_view name) {
     return name == "trusted.pmfs.seal" || name == "user.pmfs.seal";
 }
+
+// One that is set changes the mode.
+constexpr std::string_view kAccessList = "system.posix_acl_access";
 
 void reply_attr(Dispatcher &dispatcher, fuse_req_t req, const Result<Attr> &attr,
                 const News &news = {}) {
@@ -34,17 +37,16 @@ News attribute_news(Dispatcher &dispatcher, fuse_ino_t ino) {
 
 void getattr(fuse_req_t req, fuse_ino_t ino, fuse_file_info *) {
     Dispatcher &dispatcher = Dispatcher::of(req);
-    const Result<Attr> attr = dispatcher.volume().getattr(InodeNo(ino));
-    if (attr.ok() && attr.value().unsettled) {
-        // st_blocks counts what the kernel has not written back yet.
-        const auto unseen = dispatcher.volume().unseen_from(InodeNo(ino));
+    Result<Attr> attr = dispatcher.volume().getattr(InodeNo(ino));
+    if (attr.ok()) {
+        const auto unseen = dispatcher.unseen_pages(attr.value());
         if (!dispatcher.proceed(req, unseen)) return;
-        if (unseen.value() &&
-            !dispatcher.flushed(req, {.ino = InodeNo(ino), .offset = *unseen.value()}))
-            return;
+        if (unseen.value() && !dispatcher.flushed(req, *unseen.value(), /*wished=*/true)) return;
     }
     reply_attr(dispatcher, req, attr);
 }
+
+constexpr unsigned kTimes = FATTR_ATIME | FATTR_ATIME_NOW | FATTR_MTIME | FATTR_MTIME_NOW;
 
 SetAttr to_set_attr(const struct stat &attr, unsigned valid) {
     SetAttr set;
@@ -57,16 +59,21 @@ SetAttr to_set_attr(const struct stat &attr, unsigned valid) {
     if (valid & FATTR_MTIME)
         set.mtime = valid & FATTR_MTIME_NOW ? now_coarse() : from_timespec(attr.st_mtim);
     if (valid & FATTR_CTIME) set.ctime = from_timespec(attr.st_ctim);
+    // With -o writeback every request of times has a ctime.  The kernel's own, of writes that it
+    // kept, name an open file (fuse_flush_times()); those of utimensat(2) never do, and "now" among
+    // them is the ctime.
+    set.times_kept =
+        (valid & (kTimes | FATTR_CTIME | FATTR_FH)) == (FATTR_MTIME | FATTR_CTIME | FATTR_FH);
     const bool atime_given = (valid & (FATTR_ATIME | FATTR_ATIME_NOW)) == FATTR_ATIME;
     const bool mtime_given = (valid & (FATTR_MTIME | FATTR_MTIME_NOW)) == FATTR_MTIME;
-    set.times_given = !set.ctime && (atime_given || mtime_given);
+    set.times_given = !set.times_kept && (atime_given || (mtime_given && set.mtime != set.ctime));
     // The protocol (FUSE_HANDLE_KILLPRIV_V2): always with a new owner, and on truncation when the
     // kernel says so.  A request that sets nothing is all that is left of chown(-1, -1), and of the
     // VFS's own wish to clear them before a write or an fallocate (measured on 6.18).
     // With -o writeback it has a ctime all the same.
     constexpr unsigned kSetsNothing = FATTR_FH | FATTR_LOCKOWNER | FATTR_CTIME;
-    set.kill_suid_sgid =
-        set.uid || set.gid || (valid & FATTR_KILL_SUIDGID) != 0 || (valid & ~kSetsNothing) == 0;
+    set.only_kills = (valid & ~kSetsNothing) == 0;
+    set.kill_suid_sgid = set.uid || set.gid || (valid & FATTR_KILL_SUIDGID) != 0 || set.only_kills;
     return set;
 }
 
@@ -79,10 +86,10 @@ void setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int, fuse_file_i
         if (!dispatcher.flushed(req, {.ino = InodeNo(ino)})) return;
         news.pages = {.ino = InodeNo(ino)};
     }
-    reply_attr(
-        dispatcher, req,
-        dispatcher.volume().setattr(InodeNo(ino), to_set_attr(*attr, valid), caller_of(req, info)),
-        news);
+    const Caller caller = caller_of(req, info);
+    SetAttr set = to_set_attr(*attr, valid);
+    if (set.kill_suid_sgid) set.kill_any_sgid = dispatcher.kills_any_setgid(InodeNo(ino), caller);
+    reply_attr(dispatcher, req, dispatcher.volume().setattr(InodeNo(ino), set, caller), news);
 }
 
 void statfs(fuse_req_t req, fuse_ino_t) {
@@ -119,6 +126,7 @@ void setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *valu
     const Caller caller = caller_of(req);
     const Result<> done = dispatcher.volume().setxattr(InodeNo(ino), name, *bytes, flags, caller,
                                                        dispatcher.drops_setgid(caller));
+    if (done.ok() && name == kAccessList) dispatcher.mode_changed(InodeNo(ino));
     if (dispatcher.proceed(req, done))
         dispatcher.tell_others(req, attribute_news(dispatcher, ino),
                                [req] { fuse_reply_err(req, 0); });
@@ -143,9 +151,11 @@ void getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, std::size_t size
     reply_bytes(req, xattr_out(name, value.value(), dispatcher.client(), &made), size_max);
 }
 
+// trusted.* names are for the client's root only, as the VFS has it for their values.
 void listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size_max) {
     Dispatcher &dispatcher = Dispatcher::of(req);
-    const Result<std::string> names = dispatcher.volume().listxattr(InodeNo(ino));
+    const bool trusted = dispatcher.client().policy().users.in(0) == fuse_req_ctx(req)->uid;
+    const Result<std::string> names = dispatcher.volume().listxattr(InodeNo(ino), trusted);
     if (dispatcher.proceed(req, names))
         reply_bytes(req, std::as_bytes(std::span(names.value())), size_max);
 }

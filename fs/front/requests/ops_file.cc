@@ -47,8 +47,10 @@ void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info *info) {
     const Notifier::Pages all{.ino = InodeNo(ino)};
     const bool empties = (info->flags & O_TRUNC) != 0 && dispatcher.others_hear();
     if (empties && !dispatcher.flushed(req, all)) return;
-    const Result<OpenReply> opened = dispatcher.volume().open_file(
-        InodeNo(ino), to_open_request(req, info->flags, sent.open_flags));
+    OpenRequest request = to_open_request(req, info->flags, sent.open_flags);
+    if (request.truncate && request.kill_suid_sgid)
+        request.kill_any_sgid = dispatcher.kills_any_setgid(InodeNo(ino), request.caller);
+    const Result<OpenReply> opened = dispatcher.volume().open_file(InodeNo(ino), request);
     if (opened.ok()) dispatcher.client().opened(opened.value().handle);
     if (!dispatcher.proceed(req, opened)) {
         if (opened.ok()) dispatcher.released(opened.value().handle);
@@ -156,7 +158,8 @@ void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_f
         !dispatcher.crowded() &&
         !dispatcher.flushed(
             req,
-            {.ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size}))
+            {.ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size},
+            /*wished=*/true))
         return;
     // The reply is copied once, from the medium to the reader's pages, while the volume holds both
     // still.
@@ -245,13 +248,14 @@ void lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence, fuse_file_i
 
 void ioctl(fuse_req_t req, fuse_ino_t ino, unsigned command, void *, fuse_file_info *info, unsigned,
            const void *in, std::size_t in_size, std::size_t out_size) {
+    Dispatcher &dispatcher = Dispatcher::of(req);
     const IoctlRequest request{.ino = InodeNo(ino),
                                .handle = info->fh,
                                .command = command,
                                .in = std::span(static_cast<const std::byte *>(in), in_size),
                                .out_size = out_size,
-                               .caller = caller_of(req, info)};
-    Dispatcher &dispatcher = Dispatcher::of(req);
+                               .caller = caller_of(req, info),
+                               .take_seat = dispatcher.seats_for_current()};
     const auto answer = dispatcher.answering([req](const IoctlReply &reply) {
         // The kernel's own ioctls (FS_IOC_GETFLAGS and its kin) take an answer that is shorter than
         // they asked for as EIO, so an error that brings nothing is a plain one.

@@ -39,7 +39,8 @@ short to_type(LockKind kind) {
 }
 
 // ENOSYS: its own kernel keeps such locks; EINVAL: it is none; EBADF: not by that handle.
-Result<LockRequest> wanted_by(Dispatcher &dispatcher, InodeNo ino) {
+Result<LockRequest> wanted_by(fuse_req_t req, InodeNo ino) {
+    Dispatcher &dispatcher = Dispatcher::of(req);
     const auto in = Request::current()->argument<fuse_lk_in>();
     Client &client = dispatcher.client();
     const Policy &policy = client.policy();
@@ -64,13 +65,14 @@ Result<LockRequest> wanted_by(Dispatcher &dispatcher, InodeNo ino) {
                        .first = whole ? 0 : in.lk.start,
                        .last = whole ? LockRequest::kLast : in.lk.end,
                        .pid = in.lk.pid,
+                       .user = fuse_req_ctx(req)->uid,
                        .client_max = policy.locks_max,
-                       .owner_max = (policy.locks_max + 1) / 2};
+                       .share_max = (policy.locks_max + 1) / 2};
 }
 
 void set(fuse_req_t req, fuse_ino_t ino, bool waits) {
     Dispatcher &dispatcher = Dispatcher::of(req);
-    const auto wanted = wanted_by(dispatcher, InodeNo(ino));
+    const auto wanted = wanted_by(req, InodeNo(ino));
     if (!wanted.ok()) {
         fuse_reply_err(req, wanted.error().errno_value());
         return;
@@ -89,7 +91,7 @@ void flock(fuse_req_t req, fuse_ino_t ino, fuse_file_info *, int) {
 // Of a process that is not of the asking client's machine, the number is 0.
 void getlk(fuse_req_t req, fuse_ino_t ino, fuse_file_info *, struct flock *) {
     Dispatcher &dispatcher = Dispatcher::of(req);
-    const auto wanted = wanted_by(dispatcher, InodeNo(ino));
+    const auto wanted = wanted_by(req, InodeNo(ino));
     if (!wanted.ok()) {
         fuse_reply_err(req, wanted.error().errno_value());
         return;
@@ -122,7 +124,7 @@ void Dispatcher::lock(fuse_req_t req, const LockRequest &wanted, bool waits) {
 
 void Dispatcher::wait_for_lock(fuse_req_t req, const LockRequest &wanted) {
     const Port port = Request::current()->port();
-    if (!port->let_wait()) {
+    if (!port->let_wait(fuse_req_ctx(req)->uid)) {
         fuse_reply_err(req, ENOLCK);
         return;
     }

@@ -1,17 +1,19 @@
-// What a request says that libfuse does not hand to an operation: where it came from, flags newer
-// than the library, its bytes, so that it can be put aside and dispatched again, and the place of
-// an operation that it is in the middle of.
+// The parts of a request that libfuse does not pass to an operation: where it came from, flags
+// newer than the library, its bytes, so that it can be parked and dispatched again, and the
+// progress of an operation that has begun.
 //
-// It hangs on the thread that answers it, for libfuse 3.14 hands an operation a fuse_req_t and
-// nothing of ours: the user data is the session's, and one session for each thread would take an
-// INIT each and give an answer that comes from another thread to the wrong request.  No number of
-// the message can be asked of a fuse_req_t either.  So a Request is made for one scope, by the
-// dispatcher and by answers that come later, and whoever needs it longer copies what it needs.
+// It is attached to the thread that answers the request, because libfuse 3.14 passes an operation a
+// fuse_req_t without a pointer for us: the user data belongs to the session. A session for each
+// thread would need an INIT each, and would send an answer from another thread to the wrong
+// request. The number of the message cannot be read from a fuse_req_t either. So the dispatcher,
+// and answers that come later, make a Request for one scope; code that needs it longer copies what
+// it needs.
 #pragma once
 #include <linux/fuse.h>
 #include <sys/uio.h>
 
 #include "base/bytes.h"
+#include "front/clients/seats.h"
 #include "front/transports/transport.h"
 #include "volume/progress.h"
 
@@ -43,6 +45,8 @@ public:
     // What a WRITE carries, where that is not in its message: as long as its port lives.
     std::span<const iovec> apart() const { return apart_; }
     Progress &progress() const { return progress_; }
+    // Null: it has not waited yet.
+    Seats::Seat &seat() const { return seat_; }
     // The kernel's dirty pages of its file were written back for this run of it.
     bool flushed() const { return flushed_; }
     std::uint64_t told() const { return told_; }
@@ -72,6 +76,7 @@ private:
     std::uint64_t told_;
     unsigned read_ins_;
     mutable Progress progress_;
+    mutable Seats::Seat seat_;
     const Request *outer_;
 };
 

@@ -32,13 +32,6 @@ bool map_owner(Bytes message, const Policy &policy) {
     return true;
 }
 
-// By the client's kernel, for whoever stored.
-bool written_back(ConstBytes message) {
-    constexpr std::size_t kArgument = sizeof(fuse_in_header);
-    return load<fuse_in_header>(message).opcode == FUSE_WRITE &&
-           (load<fuse_write_in>(message, kArgument).write_flags & FUSE_WRITE_CACHE) != 0;
-}
-
 }  // namespace
 
 int translate(Bytes message, const Client &client) {

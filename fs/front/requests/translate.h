@@ -1,8 +1,8 @@
 // From a client's numbers to the volume's: node ids, user and group ids, process ids.
 //
-// It is done once, in the message itself, before anybody else reads it: so nothing behind it knows
-// that a client may have a subdirectory as its root, or users of its own.  On the way out,
-// convert.h does the reverse.
+// This is done once, in the message itself, before anything else reads it. So no other code knows
+// that a client may have a subdirectory as its root, or users of its own. On the way out, convert.h
+// does the reverse.
 #pragma once
 #include "base/bytes.h"
 #include "front/clients/client.h"

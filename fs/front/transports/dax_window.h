@@ -1,11 +1,11 @@
-// The DAX window of a guest: ranges of files, mapped by its VMM into the guest's address space, so
-// that the guest's loads and stores reach the region with no request and no copy.
+// The DAX window of a guest: ranges of files that its VMM maps into the guest's address space, so
+// that the guest's loads and stores reach the region without a request and without a copy.
 //
-// Each range holds a pin (docs/seal.md "R") in the name of the VMM, with a descriptor that the
-// kernel tells the end of: what is mapped can be seen by `pmfsctl holders`, and blocks that a dead
-// server's guest still maps are quarantined by the next one.  VMMs do not enforce that a range is
-// read-only (QEMU 11.1, measured), so whoever has a window may write to every file that it can
-// name.
+// Each range holds a pin (docs/seal.md "Pins") in the name of the VMM, with a descriptor whose lock
+// the kernel releases with the last mapping. So `pmfsctl holders` shows what is mapped, and the
+// next server quarantines blocks that a guest of a dead server still maps. VMMs do not enforce that
+// a range is read-only (QEMU 11.1, measured), so a guest with a window may write to every file that
+// it can name.
 //
 // fuse(4), FUSE_SETUPMAPPING and FUSE_REMOVEMAPPING; linux fs/fuse/dax.c.
 #pragma once

@@ -28,8 +28,6 @@ static_assert(sizeof(FuseUringHeader) + sizeof(fuse_in_header) + kFixedMax <= kP
 
 constexpr unsigned kSubmissions = 64, kCompletions = 1024;
 constexpr std::size_t kEntriesAtOnce = 8;
-constexpr std::size_t kEntriesMax = 4096;             // of one queue
-constexpr std::size_t kWaitingMax = kEntriesMax / 2;  // for as long as others like to
 
 // The files that a ring may name, and it may name no other.
 enum File : int { kDevice, kWake };
@@ -58,7 +56,7 @@ public:
           ring_(ring) {}
 
     ssize_t send(std::span<const iovec> message) override;
-    bool let_wait() override;
+    bool let_wait(std::uint32_t user) override;
     void send_nothing();
 
     Queue &queue;
@@ -78,6 +76,7 @@ private:
 
     FuseRing &ring_;
     bool waits_ = false;
+    std::uint32_t user_ = 0;  // for whom it waits
 };
 
 // Gives the size of the payload.
@@ -115,20 +114,21 @@ ssize_t FuseRing::Entry::send(std::span<const iovec> message) {
     if (error != 0) out = {sizeof out, -EIO, out.unique};
     std::memcpy(header->in_out, &out, sizeof out);
     header->entry.payload_size = static_cast<std::uint32_t>(size);
-    if (std::exchange(waits_, false)) --ring_.waiting_;
+    if (std::exchange(waits_, false)) {
+        Lock held(ring_.mutex_);
+        ring_.waiting_.give_back(user_);
+    }
     ring_.answered(*this);
     if (error == 0) return static_cast<ssize_t>(sizeof out + size);
     errno = error;
     return -1;
 }
 
-bool FuseRing::Entry::let_wait() {
+bool FuseRing::Entry::let_wait(std::uint32_t user) {
     if (waits_) return true;
-    if (ring_.waiting_.fetch_add(1) >= kWaitingMax) {
-        --ring_.waiting_;
-        return false;
-    }
-    return waits_ = true;
+    user_ = user;
+    Lock held(ring_.mutex_);
+    return waits_ = ring_.waiting_.take(user, kWaitingMax / 2) == Places::Taken::yes;
 }
 
 // To what wants no answer, but its entry back.

@@ -1,11 +1,11 @@
 // One ring of FUSE over io_uring: the requests of one CPU, and the memory that they come in.
 //
-// An entry is a piece of memory that the kernel puts one request into, and takes the reply from: so
-// it is taken for as long as its request is not answered.  As requests may wait for others here, a
-// ring has never all of its entries taken: it makes more (docs/decisions/0025).
+// An entry is a piece of memory into which the kernel puts one request, and from which it takes the
+// reply: it is in use until its request has been answered. Because requests may wait for others
+// here, a ring must never have all of its entries in use: it makes more (docs/decisions/0025).
 //
-// All is done by one thread, the ring's own, but answers: who answers on another thread fills the
-// entry in, and hands it over.
+// The ring's own thread does everything except answers: a thread that answers elsewhere fills in
+// the entry and hands it over.
 #pragma once
 #include <liburing.h>
 
@@ -16,6 +16,7 @@
 #include "base/bytes.h"
 #include "base/file_descriptor.h"
 #include "base/mutex.h"
+#include "base/places.h"
 #include "front/requests/dispatcher.h"
 #include "front/transports/fuse_uring_abi.h"
 #include "front/transports/transport.h"
@@ -60,6 +61,8 @@ private:
         void operator()(std::byte *memory) const;
     };
     enum Command : unsigned { kServe, kHold, kEnd };
+    static constexpr std::size_t kEntriesMax = 4096;  // of one queue
+    static constexpr std::size_t kWaitingMax = kEntriesMax / 2;
 
     Result<> make_ring();
     Result<> restrict_ring();
@@ -101,11 +104,12 @@ private:
     // --- everybody's
     FileDescriptor wake_;  // an eventfd
     std::atomic<Command> command_{kServe};
-    std::atomic<bool> holds_{false};       // no request is handled any more
-    std::atomic<bool> over_{false};        // and no answer taken
-    std::atomic<std::size_t> waiting_{0};  // requests that wait for as long as others like to
+    std::atomic<bool> holds_{false};  // no request is handled any more
+    std::atomic<bool> over_{false};   // and no answer taken
     Mutex mutex_;
     std::vector<Entry *> handed_over_ GUARDED_BY(mutex_);
+    // Requests that wait for as long as others like to.
+    Places waiting_ GUARDED_BY(mutex_){kWaitingMax};
 };
 
 }  // namespace pmfs::front

@@ -1,7 +1,6 @@
-// The seam between the operations and whatever carries requests to them: /dev/fuse, FUSE over
-// io_uring, a guest's virtqueue.  A transport reads requests and hands each to the Dispatcher; an
-// operation answers through the ReplyPort that the request came by, whichever thread it is on by
-// then.
+// The interface between the operations and the transports that carry requests: /dev/fuse, FUSE over
+// io_uring, virtqueues of guests. A transport reads requests and hands each to the Dispatcher. An
+// operation answers through the ReplyPort of its request, on whichever thread it is by then.
 #pragma once
 #include <sys/uio.h>
 
@@ -23,9 +22,12 @@ public:
 
     // Sends one whole reply.  Gives the bytes sent, or -1 with errno.  Called by any thread.
     virtual ssize_t send(std::span<const iovec> message) = 0;
-    // Its request is going to wait for as long as somebody else likes to.  False: so many do that
-    // others might not come through any more.
-    virtual bool let_wait() { return true; }
+    // Its request, of that user, is going to wait for as long as somebody else likes to.  False: so
+    // many do that others might not come through any more, or so many of that user.
+    virtual bool let_wait(std::uint32_t user) {
+        (void)user;
+        return true;
+    }
 };
 
 // Whoever answers later shares the port.  One that is not owned outlives the requests by it.

@@ -44,7 +44,7 @@ public:
         complete(size);
         return static_cast<ssize_t>(size);
     }
-    bool let_wait() override { return chain_ != nullptr && chain_->let_wait(); }
+    bool let_wait(std::uint32_t) override { return chain_ != nullptr && chain_->let_wait(); }
 
 private:
     ssize_t refuse(std::span<const iovec> message, int error) {

@@ -106,13 +106,13 @@ host_changes() {
 seals() {
     for name in trusted user; do
         check "(a file that is fit, for $name.pmfs.seal)" ask prepared guest/fit-$name
-        WHERE="by $name.pmfs.seal: " DOOR=$name.pmfs.seal fallocate_door column $mnt/guest/fit-$name
+        WHERE="by $name.pmfs.seal: " XATTR=$name.pmfs.seal fallocate_seal column $mnt/guest/fit-$name
     done
     check "(a file that is fit)" ask prepared guest/sealed
     check "it is sealed" setfattr -n trusted.pmfs.seal -v full $mnt/guest/sealed
     check "the host sees the seal" ask seal guest/sealed full
     check "its state can be read" same "$(getfattr --only-values -n user.pmfs.seal $mnt/guest/sealed)" full
-    fallocate_door stock $mnt/guest/file
+    fallocate_seal stock $mnt/guest/file
     sealed_is_busy
     check "the host unseals it" ask unseal guest/sealed
     check "then the guest truncates it" truncate -s 4096 $mnt/guest/sealed

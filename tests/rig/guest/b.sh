@@ -28,7 +28,7 @@ make_namespace() {
 
 make_volume() {
     check "mkfs.pmfs" mkfs.pmfs $device
-    refuse "mkfs.pmfs overwrites no volume unasked" "holds a pmfs volume" mkfs.pmfs $device
+    refuse "mkfs.pmfs overwrites no volume unasked" "contains a pmfs volume" mkfs.pmfs $device
     check "mkfs.pmfs -f" mkfs.pmfs -q -f -L rig $device
     check "mount -t pmfs" mount -t pmfs $device /mnt
     check "the medium is device-DAX" same "$(status medium)" devdax

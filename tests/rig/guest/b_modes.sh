@@ -28,7 +28,7 @@ check "and makes no file of that name" test ! -e $device
 one_sentence "mount.pmfs on a node that is not there" "there is no such device-DAX node" mount.pmfs $device /mnt
 one_sentence "fsck.pmfs on a node that is not there" "there is no such device-DAX node" fsck.pmfs $device
 
-one_sentence "a namespace in raw mode" "a namespace in raw mode, and pmfs needs device-DAX: $reconfigure" \
+one_sentence "a namespace in raw mode" "a namespace in raw mode, but pmfs needs device-DAX: $reconfigure" \
     mkfs.pmfs /dev/pmem0
 mend "a namespace in raw mode"
 
@@ -36,7 +36,7 @@ for mode in fsdax sector; do
     ndctl create-namespace --mode=$mode --force --reconfig=namespace0.0 >/dev/null || fail "$mode" "ndctl"
     for program in mkfs.pmfs fsck.pmfs "mount.pmfs"; do
         # shellcheck disable=SC2046
-        one_sentence "$program on a namespace in $mode mode" "in $mode mode, and pmfs needs device-DAX: $reconfigure" \
+        one_sentence "$program on a namespace in $mode mode" "in $mode mode, but pmfs needs device-DAX: $reconfigure" \
             $program /dev/pmem0* $([ $program != mount.pmfs ] || echo /mnt)
     done
     mend "a namespace in $mode mode"
@@ -46,7 +46,7 @@ done
 echo offline >/sys/devices/system/memory/auto_online_blocks
 check "(as system RAM)" daxctl reconfigure-device --mode=system-ram --no-online dax0.0
 one_sentence "a namespace in system-ram mode" \
-    "in use as system RAM, and pmfs needs device-DAX: daxctl reconfigure-device --mode=devdax --force dax0.0" \
+    "in use as system RAM, but pmfs needs device-DAX: daxctl reconfigure-device --mode=devdax --force dax0.0" \
     mount.pmfs $device /mnt
 refuse "mkfs.pmfs on it" "in use as system RAM" mkfs.pmfs $device
 mend "a namespace in system-ram mode"
@@ -56,17 +56,17 @@ one_sentence "a disabled device" "is disabled: daxctl enable-device dax0.0" mkfs
 mend "a disabled device"
 
 check "(aligned to 1 GiB)" ndctl create-namespace --mode=devdax --align=1G --force --reconfig=namespace0.0
-one_sentence "an alignment of 1 GiB" "is aligned to 1 GiB, and pmfs takes 4 KiB or 2 MiB: $reconfigure" \
+one_sentence "an alignment of 1 GiB" "is aligned to 1 GiB, but pmfs requires 4 KiB or 2 MiB: $reconfigure" \
     mkfs.pmfs $device
 mend "an alignment of 1 GiB"
 
-refuse "a mapping unit smaller than the device's" "the mapping unit may not be smaller than the device's page" \
+refuse "a mapping unit smaller than the device's" "the mapping unit must not be smaller than the device's page size" \
     mkfs.pmfs -f --mapping-unit 4K $device
 check "(aligned to 4 KiB)" ndctl create-namespace --mode=devdax --align=4K --force --reconfig=namespace0.0
 check "(a volume with units of 4 KiB)" mkfs.pmfs -f -q $device
 check "(aligned to 2 MiB again)" sh -c "$reconfigure"
 one_sentence "a volume with units of 4 KiB on a device with pages of 2 MiB" \
-    "units of 4 KiB, and has come to a medium with pages of 2 MiB" mount.pmfs $device /mnt
+    "mapping unit of 4 KiB, but is now on a medium with pages of 2 MiB" mount.pmfs $device /mnt
 check "it can be mounted read-only" mount.pmfs -o ro $device /mnt
 umount /mnt
 command=$(said_command)

@@ -26,10 +26,10 @@ column() { # REGION OPTION...: everything on a new volume
     check "$medium, the medium" same "$(pmfsctl status --json $mnt | jq -r .medium)" "$medium"
     for verb in column words; do
         check "$medium, a file that is fit" fit $mnt/$verb
-        fallocate_door $verb $mnt/$verb
+        fallocate_seal $verb $mnt/$verb
     done
     check "$medium, a file that is fit" fit $mnt/rights
-    fallocate_door rights $mnt/rights no
+    fallocate_seal rights $mnt/rights no
     check "$medium, a file that is fit" fit $mnt/kept
     digest $mnt/kept >/tmp/digest
     while_mapped
@@ -43,14 +43,14 @@ while_mapped() { # somebody relies on the seal
     map_holder $mnt/kept >/tmp/ready 2>&1 &
     holder=$!
     check "$medium, a program maps the file" wait_for 10 grep -q READY /tmp/ready
-    fallocate_door seal $mnt/kept
-    fallocate_door unseal $mnt/kept EBUSY
+    fallocate_seal seal $mnt/kept
+    fallocate_seal unseal $mnt/kept EBUSY
     check "$medium, pmfsctl says who" sh -c "pmfsctl holders $mnt/kept | grep -q 'process $holder '"
     kill $holder
     wait $holder 2>/dev/null
     check "$medium, the holder is gone" wait_for 10 sh -c "! pmfsctl holders $mnt/kept | grep -q 'process $holder '"
-    fallocate_door unseal $mnt/kept
-    fallocate_door seal $mnt/kept
+    fallocate_seal unseal $mnt/kept
+    fallocate_seal seal $mnt/kept
     check "$medium, pmfsctl sees the seal" same "$(pmfsctl info --json $mnt/kept | jq -r .seal)" full
 }
 
@@ -60,21 +60,21 @@ after_a_crash() { # REGION
     check "$medium, the server is dead" wait_for 10 is_gone "$server"
     umount -l $mnt
     check "$medium, it mounts again" mount.pmfs "$1" $mnt
-    WHERE="$medium, after a crash, " fallocate_door sealed $mnt/kept
+    WHERE="$medium, after a crash, " fallocate_seal sealed $mnt/kept
     check "$medium, the same map after a crash" same "$(digest $mnt/kept)" "$(cat /tmp/digest)"
 }
 
 as_owner() { # REGION
     check "$medium, umount" unmount
     check "$medium, mount with -o seal=owner" mount.pmfs "$1" $mnt -o seal=owner
-    WHERE="$medium, mounted again, " fallocate_door sealed $mnt/kept
-    fallocate_door unseal $mnt/kept
+    WHERE="$medium, mounted again, " fallocate_seal sealed $mnt/kept
+    fallocate_seal unseal $mnt/kept
     check "$medium, the same map as ever" same "$(digest $mnt/kept)" "$(cat /tmp/digest)"
-    WHERE="$medium, seal=owner, " fallocate_door rights $mnt/kept yes
+    WHERE="$medium, seal=owner, " fallocate_seal rights $mnt/kept yes
 }
 
 elsewhere() { # NAME FILE: a filesystem that does not know seals
-    WHERE="$1, " fallocate_door refused "$2"
+    WHERE="$1, " fallocate_seal refused "$2"
 }
 
 a_file() { head -c 65536 /dev/urandom >"$1"; }
@@ -126,11 +126,11 @@ stock() { # the same program, and what it must say
     check "mkfs.pmfs" mkfs.pmfs -q --size 64M /tmp/region
     check "mount" mount.pmfs /tmp/region $mnt
     check "a file that is fit" fit $mnt/f
-    WHERE="pmfs, " fallocate_door stock $mnt/f
+    WHERE="pmfs, " fallocate_seal stock $mnt/f
     a_file /tmp/f
-    WHERE="tmpfs, " fallocate_door stock /tmp/f
+    WHERE="tmpfs, " fallocate_seal stock /tmp/f
     check "another one" fit $mnt/g
-    fallocate_door column $mnt/f >/tmp/column
+    fallocate_seal column $mnt/f >/tmp/column
     check "without the patch the column fails, at SEAL" \
         grep -q "^FAIL SEAL: EOPNOTSUPP instead of success" /tmp/column
     check "pmfsctl seals all the same" pmfsctl seal $mnt/g

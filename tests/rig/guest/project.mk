@@ -3,8 +3,8 @@
 units := $(shell seq 1 40)
 objects := $(units:%=unit-%.o)
 
-all: file_calls fallocate_door units
-file_calls fallocate_door: %: %.c claims.h
+all: file_calls fallocate_seal units
+file_calls fallocate_seal: %: %.c claims.h
 	tcc -o $@ $<
 unit-%.c:
 	echo 'int unit_$*(void) { return $*; }' >$@

@@ -1,16 +1,16 @@
 /*
- * fallocate_door - seals by plain fallocate(2), as a program does that knows of no pmfs.
+ * fallocate_seal - seals by plain fallocate(2), as a program does that knows of no pmfs.
  *
- *     fallocate_door column FILE       the P column of docs/seal.md on a fit file, by system calls;
- * ends unsealed fallocate_door words FILE        the fine print: ranges, flags, descriptors, files
- * that are not fit fallocate_door rights FILE yes|no    may the owner (user 1000) seal, and what
- * nobody else may fallocate_door seal|unseal FILE [ERRNO-NAME]    once; must succeed, or fail so
- *     fallocate_door sealed FILE       is it?  (nothing of it can be truncated)
- *     fallocate_door refused FILE      a filesystem that does not know the modes: EOPNOTSUPP, no
- * harm fallocate_door stock FILE        a kernel that does not know them: the same, earlier
+ *     fallocate_seal column FILE       the P column of docs/seal.md on a fit file, by system calls;
+ * ends unsealed fallocate_seal words FILE        the fine print: ranges, flags, descriptors, files
+ * that are not fit fallocate_seal rights FILE yes|no    may the owner (user 1000) seal, and what
+ * nobody else may fallocate_seal seal|unseal FILE [ERRNO-NAME]    once; must succeed, or fail so
+ *     fallocate_seal sealed FILE       is it?  (nothing of it can be truncated)
+ *     fallocate_seal refused FILE      a filesystem that does not know the modes: EOPNOTSUPP, no
+ * harm fallocate_seal stock FILE        a kernel that does not know them: the same, earlier
  *
- * With DOOR=NAME in the environment `column` sets and removes that xattr (trusted.pmfs.seal)
- * instead: the door of a kernel that lets the modes of fallocate(2) not through.
+ * With XATTR=NAME in the environment `column` sets and removes that xattr (trusted.pmfs.seal)
+ * instead: for a kernel that does not pass the modes of fallocate(2).
  *
  * FILE is made by somebody else, at least 64 KiB, every block written and aligned.  One line "PASS
  * words" or "FAIL words: why" for each claim, for the rig to count.
@@ -78,10 +78,11 @@ static const char *beside(const char *path, const char *suffix) {
     return out;
 }
 
-/* Seals or unseals the whole of a file that has `size` bytes, through the door that is asked for.
+/* Seals or unseals the whole of a file that has `size` bytes, through the interface that was
+ * chosen.
  */
-static int door(int fd, int mode, off_t size) {
-    const char *const name = getenv("DOOR");
+static int set_seal(int fd, int mode, off_t size) {
+    const char *const name = getenv("XATTR");
     if (name == NULL) return fallocate(fd, mode, 0, size);
     return mode == kSeal ? fsetxattr(fd, name, "full", 4, 0) : fremovexattr(fd, name);
 }
@@ -179,12 +180,12 @@ static void mapping_row(const char *path) {
 
 static void seal_and_look(const char *path, int fd, off_t size, const unsigned char *before) {
     off_t size_after;
-    expect("SEAL", door(fd, kSeal, size), 0);
+    expect("SEAL", set_seal(fd, kSeal, size), 0);
     unsigned char *const after = bytes_of(path, &size_after);
     claim("SEAL changes no byte", size_after == size && memcmp(before, after, (size_t)size) == 0,
           "it did");
     free(after);
-    expect("SEAL of what is sealed", door(fd, kSeal, size), 0);
+    expect("SEAL of what is sealed", set_seal(fd, kSeal, size), 0);
 }
 
 /* The last name of it goes, by unlink or by rename over it; who has it open keeps it as it was. */
@@ -216,11 +217,11 @@ static void column(const char *path) {
     claim("sealed, the size has not changed", size_of(path) == size, "it has");
     close(second);
 
-    expect("UNSEAL", door(fd, kUnseal, size), 0);
-    expect("UNSEAL of what is not sealed", door(fd, kUnseal, kEverything), 0);
-    expect("SEAL again", door(fd, kSeal, kEverything), 0);
+    expect("UNSEAL", set_seal(fd, kUnseal, size), 0);
+    expect("UNSEAL of what is not sealed", set_seal(fd, kUnseal, kEverything), 0);
+    expect("SEAL again", set_seal(fd, kSeal, kEverything), 0);
     unlink_row(path, fd, size);
-    expect("without a name, UNSEAL", door(fd, kUnseal, size), 0);
+    expect("without a name, UNSEAL", set_seal(fd, kUnseal, size), 0);
     expect("unsealed, append", pwrite(fd, "x", 1, size), 0);
     expect("unsealed, truncate", ftruncate(fd, 0), 0);
     expect("unsealed, allocate", fallocate(fd, 0, 0, kBlock), 0);
@@ -423,7 +424,7 @@ int main(int argc, char **argv) {
         refused(path, EOPNOTSUPP);
     } else {
         fprintf(stderr,
-                "usage: fallocate_door column|words|rights|seal|unseal|sealed|refused|stock FILE "
+                "usage: fallocate_seal column|words|rights|seal|unseal|sealed|refused|stock FILE "
                 "[WORD]\n");
         return 2;
     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The doors of the seal through a real mount: setfattr, pmfsctl, the library; and what a seal forbids
+"""The interfaces of the seal through a real mount: setfattr, pmfsctl, the library; and what a seal forbids
 to ordinary programs."""
 import errno
 import fcntl
@@ -51,18 +51,18 @@ def by_fallocate():
         path, lambda fd: fallocate(fd, UNSEAL_MODE | KEEP_SIZE, 0, 1 << 40))
 
 
-DOORS = {"trusted": by_setfattr("trusted.pmfs.seal"), "user": by_setfattr("user.pmfs.seal"),
+INTERFACES = {"trusted": by_setfattr("trusted.pmfs.seal"), "user": by_setfattr("user.pmfs.seal"),
          "pmfsctl": by_pmfsctl(), "library": by_library(), "fallocate": by_fallocate()}
 
 
-@claim("every door seals and unseals, and all of them see it")
+@claim("every interface seals and unseals, and all of them see it")
 def _(here):
     make_file(here / "f", MIB)
     digest = info(here / "f")["map_digest"]
-    for door, (close, open_again) in DOORS.items():
-        for level in ("full",) if door == "fallocate" else ("as-is", "full"):
+    for interface, (close, open_again) in INTERFACES.items():
+        for level in ("full",) if interface == "fallocate" else ("as-is", "full"):
             close(here / "f", level)
-            assert seal_of(here / "f") == level, f"{door} {level}"
+            assert seal_of(here / "f") == level, f"{interface} {level}"
             text = run("getfattr", "--only-values", "-n", "user.pmfs.seal", here / "f").stdout
             assert text.split()[0] == level
             assert "pmfs.seal" not in run("getfattr", "-d", "-m-", here / "f").stdout
@@ -70,14 +70,14 @@ def _(here):
             with fails(errno.ETXTBSY):
                 os.truncate(here / "f", 5)
             open_again(here / "f")
-            assert seal_of(here / "f") == "none", door
+            assert seal_of(here / "f") == "none", interface
 
 
-@claim("a seal that one door made, every other one ends; twice is once")
+@claim("a seal that one interface made, every other one ends; twice is once")
 def _(here):
     make_file(here / "f", MIB)
-    for close, _ in DOORS.values():
-        for _, open_again in DOORS.values():
+    for close, _ in INTERFACES.values():
+        for _, open_again in INTERFACES.values():
             close(here / "f", "full")
             close(here / "f", "full")
             assert seal_of(here / "f") == "full"
@@ -305,7 +305,7 @@ def _(maker):
         os.chown(path, 1000, 1000)
 
         def stranger():
-            with fails(errno.EACCES):  # the kernel: not his file
+            with fails(errno.EACCES):  # the kernel: the file is another user's
                 os.setxattr(path, "user.pmfs.seal", b"full")
             with fails(errno.EPERM):
                 os.setxattr(path, "trusted.pmfs.seal", b"full")
@@ -313,7 +313,7 @@ def _(maker):
         def owner():
             with fails(errno.EPERM):  # the kernel: CAP_SYS_ADMIN
                 os.setxattr(path, "trusted.pmfs.seal", b"full")
-            for close, open_again in (DOORS["user"], DOORS["pmfsctl"]):
+            for close, open_again in (INTERFACES["user"], INTERFACES["pmfsctl"]):
                 if owner_may:
                     close(path, "full")
                     assert seal_of(path) == "full"

@@ -1,4 +1,4 @@
-// The doors themselves: what each asks of its words, its handle and its caller, before any seal.
+// The interfaces themselves: what each requires of its arguments, its handle and its caller.
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -35,8 +35,8 @@ bool sealed(Wire &wire, const OpenFile &file) {
     return info_of(wire, file).seal != PMFS_SEAL_NONE;
 }
 
-std::string title(Door door, const char *what) {
-    return std::string(name_of(door)) + ": " + what;
+std::string title(Interface interface, const char *what) {
+    return std::string(name_of(interface)) + ": " + what;
 }
 
 }  // namespace
@@ -48,21 +48,23 @@ TEST_CASE("seal: only root seals, and with seal=owner the owner") {
         Mounted mounted(Medium::memory, options);
         Wire &wire = mounted.wire();
         const OpenFile file = fit_file(wire, "f", kOwner);
-        for (const Door door : kDoors) {
-            if (door == Door::trusted_xattr) continue;  // the kernel asks for CAP_SYS_ADMIN
+        for (const Interface interface : kInterfaces) {
+            if (interface == Interface::trusted_xattr)
+                continue;  // the kernel asks for CAP_SYS_ADMIN
             const int owner = owner_may_seal ? 0 : EPERM;
-            cell(title(door, "SEAL by a stranger"),
-                 seal_by(door, wire, file, PMFS_SEAL_FULL, kStranger) == EPERM &&
+            cell(title(interface, "SEAL by a stranger"),
+                 seal_by(interface, wire, file, PMFS_SEAL_FULL, kStranger) == EPERM &&
                      !sealed(wire, file));
-            cell(title(door, "SEAL by the owner"),
-                 seal_by(door, wire, file, PMFS_SEAL_FULL, kOwner) == owner &&
+            cell(title(interface, "SEAL by the owner"),
+                 seal_by(interface, wire, file, PMFS_SEAL_FULL, kOwner) == owner &&
                      sealed(wire, file) == owner_may_seal);
-            REQUIRE(seal_by(Door::ioctl, wire, file, PMFS_SEAL_FULL) == 0);
-            cell(title(door, "UNSEAL by a stranger"),
-                 unseal_by(door, wire, file, kStranger) == EPERM && sealed(wire, file));
-            cell(title(door, "UNSEAL by the owner"), unseal_by(door, wire, file, kOwner) == owner &&
-                                                         sealed(wire, file) != owner_may_seal);
-            REQUIRE(unseal_by(Door::ioctl, wire, file) == 0);
+            REQUIRE(seal_by(Interface::ioctl, wire, file, PMFS_SEAL_FULL) == 0);
+            cell(title(interface, "UNSEAL by a stranger"),
+                 unseal_by(interface, wire, file, kStranger) == EPERM && sealed(wire, file));
+            cell(title(interface, "UNSEAL by the owner"),
+                 unseal_by(interface, wire, file, kOwner) == owner &&
+                     sealed(wire, file) != owner_may_seal);
+            REQUIRE(unseal_by(Interface::ioctl, wire, file) == 0);
         }
         wire.release(file);
     }
@@ -74,11 +76,11 @@ TEST_CASE("seal: an empty file and what is not a regular file is EINVAL") {
     Mounted mounted(Medium::memory, options);
     Wire &wire = mounted.wire();
     const OpenFile empty = wire.create("empty");
-    for (const Door door : kDoors)
+    for (const Interface interface : kInterfaces)
         for (const unsigned level : {PMFS_SEAL_AS_IS, PMFS_SEAL_FULL})
-            if (has_level(door, level))
-                cell(title(door, "SEAL of an empty file"),
-                     seal_by(door, wire, empty, level) == EINVAL && !sealed(wire, empty));
+            if (has_level(interface, level))
+                cell(title(interface, "SEAL of an empty file"),
+                     seal_by(interface, wire, empty, level) == EINVAL && !sealed(wire, empty));
     const std::uint64_t directory = wire.make_node("d", S_IFDIR | 0755);
     const std::uint64_t fifo = wire.make_node("p", S_IFIFO | 0644);
     for (const std::uint64_t node : {directory, fifo}) {
@@ -98,19 +100,19 @@ TEST_CASE("seal: a handle that is not open for writing is EBADF") {
     Wire &wire = mounted.wire();
     const OpenFile file = fit_file(wire, "f");
     const OpenFile reader = wire.open(file.node, O_RDONLY | O_DIRECT);
-    for (const Door door : {Door::ioctl, Door::fallocate}) {
-        cell(title(door, "SEAL"), seal_by(door, wire, reader, PMFS_SEAL_FULL) == EBADF);
+    for (const Interface interface : {Interface::ioctl, Interface::fallocate}) {
+        cell(title(interface, "SEAL"), seal_by(interface, wire, reader, PMFS_SEAL_FULL) == EBADF);
         REQUIRE(seal_ioctl(wire, file, PMFS_SEAL_FULL) == 0);
-        cell(title(door, "UNSEAL"), unseal_by(door, wire, reader) == EBADF);
+        cell(title(interface, "UNSEAL"), unseal_by(interface, wire, reader) == EBADF);
         REQUIRE(unseal_ioctl(wire, file) == 0);
     }
     cell("PREPARE", prepare_ioctl(wire, reader) == EBADF);
     // A guest's kernel may pair a node with the handle of another file.
     const OpenFile other = fit_file(wire, "other");
     const OpenFile paired{.node = file.node, .handle = other.handle};
-    for (const Door door : {Door::ioctl, Door::fallocate})
-        cell(title(door, "SEAL with another file's handle"),
-             seal_by(door, wire, paired, PMFS_SEAL_FULL) == EBADF && !sealed(wire, file));
+    for (const Interface interface : {Interface::ioctl, Interface::fallocate})
+        cell(title(interface, "SEAL with another file's handle"),
+             seal_by(interface, wire, paired, PMFS_SEAL_FULL) == EBADF && !sealed(wire, file));
     cell("PREPARE with another file's handle", prepare_ioctl(wire, paired) == EBADF);
     wire.release(other);
     wire.release(reader);
@@ -131,7 +133,7 @@ TEST_CASE("seal: a read-only volume is EROFS") {
     cell("open for writing", wire.open(node, O_RDWR).error == EROFS);
 }
 
-TEST_CASE("seal: the words of the fallocate door") {
+TEST_CASE("seal: which arguments the fallocate interface accepts") {
     Mounted mounted(Medium::memory);
     Wire &wire = mounted.wire();
     const OpenFile file = fit_file(wire, "f");
@@ -156,7 +158,7 @@ TEST_CASE("seal: the words of the fallocate door") {
     wire.release(file);
 }
 
-TEST_CASE("seal: the words of the xattr doors") {
+TEST_CASE("seal: which values the xattr interfaces accept") {
     MountOptions options;
     options.owner_may_seal = true;
     Mounted mounted(Medium::memory, options);
@@ -192,9 +194,9 @@ TEST_CASE("seal: a full seal says where the file is not fit") {
     REQUIRE(wire.write(file, 5 * kBlock, pattern(10, 1)) == 0);
     std::uint64_t bad = 0;
     cell("at a hole", seal_ioctl(wire, file, PMFS_SEAL_FULL, &bad) == EINVAL && bad == 2 * kBlock);
-    for (const Door door : {Door::fallocate, Door::trusted_xattr})
-        cell(title(door, "of what has a hole"),
-             seal_by(door, wire, file, PMFS_SEAL_FULL) == EINVAL && !sealed(wire, file));
+    for (const Interface interface : {Interface::fallocate, Interface::trusted_xattr})
+        cell(title(interface, "of what has a hole"),
+             seal_by(interface, wire, file, PMFS_SEAL_FULL) == EINVAL && !sealed(wire, file));
     REQUIRE(wire.write(file, 2 * kBlock, pattern(kBlock, 1)) == 0);
     REQUIRE(wire.fallocate(file, 0, 3 * kBlock, 2 * kBlock) == 0);
     cell("at an unwritten block",
@@ -230,10 +232,10 @@ TEST_CASE(
     wire.release(whole);
 }
 
-TEST_CASE("seal: dirty pages are written back before the seal, by every door") {
+TEST_CASE("seal: dirty pages are written back before the seal, by every interface") {
     MountOptions options;
     options.owner_may_seal = true;
-    for (const Door door : kDoors) {
+    for (const Interface interface : kInterfaces) {
         Mounted mounted(Medium::memory, options);
         Wire &wire = mounted.wire();
         const OpenFile file = fit_file(wire, "f");
@@ -244,11 +246,11 @@ TEST_CASE("seal: dirty pages are written back before the seal, by every door") {
             sealed_before = sealed(wire, file);
             written = wire.write_back(node, file.handle, 3 * kBlock, page);
         };
-        cell(title(door, "asks the kernel for its pages"),
-             seal_by(door, wire, file, PMFS_SEAL_FULL) == 0 && written == 0);
-        cell(title(door, "before it seals"), !sealed_before);
+        cell(title(interface, "asks the kernel for its pages"),
+             seal_by(interface, wire, file, PMFS_SEAL_FULL) == 0 && written == 0);
+        cell(title(interface, "before it seals"), !sealed_before);
         wire.on_invalidate = nullptr;
-        cell(title(door, "the page is there"),
+        cell(title(interface, "the page is there"),
              look(wire, file).data.substr(3 * kBlock, kBlock) == page);
         wire.release(file);
     }
@@ -272,9 +274,9 @@ TEST_CASE("seal: with -o writeback seals and grants wait for those who write thr
     constexpr std::uint32_t kKinds[] = {PMFS_GRANT_TEMPORARY, PMFS_GRANT_BREAKABLE, PMFS_GRANT_PIN};
     const OpenFile cached = wire.open(direct.node, O_RDWR);
     REQUIRE(!cached.direct());
-    for (const Door door : kDoors)
-        cell(title(door, "EBUSY beside a cached writer"),
-             seal_by(door, wire, direct, PMFS_SEAL_FULL) == EBUSY && !sealed(wire, direct));
+    for (const Interface interface : kInterfaces)
+        cell(title(interface, "EBUSY beside a cached writer"),
+             seal_by(interface, wire, direct, PMFS_SEAL_FULL) == EBUSY && !sealed(wire, direct));
     for (const std::uint32_t kind : kKinds)
         cell("grant beside a cached writer", grant(kind, &io) == EBUSY);
     wire.release(cached);
@@ -289,12 +291,12 @@ TEST_CASE("seal: with -o writeback seals and grants wait for those who write thr
         pmfs_io_release_grant end{.version = PMFS_ABI_VERSION, .flags = 0, .grant = io.grant};
         REQUIRE(wire.ioctl(direct, PMFS_IOC_RELEASE_GRANT, &end) == 0);
     }
-    for (const Door door : kDoors) {
-        cell(title(door, "seals"), seal_by(door, wire, direct, PMFS_SEAL_FULL) == 0);
+    for (const Interface interface : kInterfaces) {
+        cell(title(interface, "seals"), seal_by(interface, wire, direct, PMFS_SEAL_FULL) == 0);
         const OpenFile writer = wire.open(direct.node, O_RDWR);
-        cell(title(door, "a later open for writing is direct"), writer.direct());
+        cell(title(interface, "a later open for writing is direct"), writer.direct());
         wire.release(writer);
-        cell(title(door, "unseals"), unseal_by(door, wire, direct) == 0);
+        cell(title(interface, "unseals"), unseal_by(interface, wire, direct) == 0);
     }
     const OpenFile again = wire.open(direct.node, O_RDWR);
     cell("and then it is cached again", !again.direct());
