@@ -40,6 +40,9 @@ struct Volume::Parts {
     Reaper reaper;
     ForHolders for_holders;
     Tuning tuning;
+    // Held by whoever renames between two directories, outside of the engine's lock: else none gets
+    // another parent.
+    Mutex moving;
 
 private:
     Result<> start_holders(const std::array<std::uint8_t, 16> &boot_id);

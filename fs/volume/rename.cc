@@ -18,15 +18,23 @@ using core::Reader;
 
 namespace {
 
-// True when `ino` is `dir` or one of the directories above it.
-Result<bool> is_above(const Reader &reader, InodeNo ino, InodeNo dir) {
+// So many directories are gone through in one step: a user may make them as deep as it likes.
+constexpr unsigned kStepsAtOnce = 512;
+
+// True when `ino` is `dir` or one of the directories above it.  Others go on meanwhile, but nobody
+// moves a directory (Parts::moving).
+Result<bool> is_above(Engine &e, InodeNo ino, InodeNo dir) EXCLUDES(e.lock) {
     InodeNo seen = dir;  // on a ring it comes again (Brent, 1980)
-    for (std::uint64_t steps = 1;; ++steps) {
-        if (dir == ino) return true;
-        if (dir.value() == media::kRootIno) return false;
-        if ((steps & (steps - 1)) == 0) seen = dir;
-        dir = InodeNo(TRY(core::read_inode(reader, dir))->parent.get());
-        if (dir == seen) return corrupt("directories above one another form a ring");
+    for (std::uint64_t steps = 1;;) {
+        SharedLock held(e.lock);
+        const Reader reader(*e.core);
+        for (unsigned n = 0; n < kStepsAtOnce; ++n, ++steps) {
+            if (dir == ino) return true;
+            if (dir.value() == media::kRootIno) return false;
+            if ((steps & (steps - 1)) == 0) seen = dir;
+            dir = InodeNo(TRY(core::read_inode(reader, dir))->parent.get());
+            if (dir == seen) return corrupt("directories above one another form a ring");
+        }
     }
 }
 
@@ -52,6 +60,45 @@ Result<Side> look(const Reader &reader, InodeNo dir_ino, std::string_view name, 
     const auto *inode = TRY(core::read_inode(reader, side.found.ino));
     side.is_dir = S_ISDIR(inode->mode.get());
     return side;
+}
+
+struct Request {
+    InodeNo from_dir;
+    std::string_view from_name;
+    InodeNo to_dir;
+    std::string_view to_name;
+    unsigned flags;
+    Renamed *renamed;
+    const Caller &caller;
+};
+
+// The directories that it puts into another one; 0: none.
+struct Moves {
+    InodeNo from, to;
+    friend bool operator==(const Moves &, const Moves &) = default;
+};
+Moves moves_of(const Side &from, const Side &to, unsigned flags) {
+    if (from.dir == to.dir) return {};
+    return {from.is_dir ? from.found.ino : InodeNo(),
+            to.is_dir && flags == RENAME_EXCHANGE ? to.found.ino : InodeNo()};
+}
+
+// What it would move, none of which comes into itself.
+Result<Moves> check_moves(Engine &e, const Request &request) EXCLUDES(e.lock) {
+    const auto &[from_dir, from_name, to_dir, to_name, flags, renamed, caller] = request;
+    if (from_dir == to_dir) return Moves{};
+    Moves moves;
+    {
+        SharedLock held(e.lock);
+        const Reader reader(*e.core);
+        const Side from = TRY(look(reader, from_dir, from_name, true));
+        const Side to = TRY(look(reader, to_dir, to_name, flags == RENAME_EXCHANGE));
+        moves = moves_of(from, to, flags);
+    }
+    const bool inside = (moves.from != InodeNo() && TRY(is_above(e, moves.from, to_dir))) ||
+                        (moves.to != InodeNo() && TRY(is_above(e, moves.to, from_dir)));
+    if (inside) return Error(EINVAL, "a directory cannot move into itself");
+    return moves;
 }
 
 Result<> check_replace(const Reader &reader, const Side &from, const Side &to) {
@@ -145,6 +192,47 @@ Result<bool> move(core::Core &core, const Side &from, const Side &to, InodeNo wh
 // then or at the next mount: to take it off is more than fits beside a rename.
 constexpr NewInodeWords kWhiteout{.mode = S_IFCHR, .rdev = 0, .flags = media::kTrimPending};
 
+struct Done {
+    InodeNo replaced, whiteout;
+    bool gone = false;   // what was replaced has no name any more
+    bool other = false;  // nothing was done: the names lead elsewhere now
+};
+
+Result<> rename_held(Engine &e, const Request &request, const Moves &moves, Done *done)
+    REQUIRES(e.lock) {
+    const auto &[from_dir, from_name, to_dir, to_name, flags, renamed, caller] = request;
+    const Reader reader(*e.core);
+    const Side from = TRY(look(reader, from_dir, from_name, true));
+    const Side to = TRY(look(reader, to_dir, to_name, flags == RENAME_EXCHANGE));
+    const bool taken = to.found.ino.value() != 0;
+    if ((flags & RENAME_NOREPLACE) != 0 && taken) return Error(EEXIST, "the name is taken");
+    if (taken && to.found.ino == from.found.ino) return {};
+    TRY(check_protected(reader, from, to));
+    if (from.is_dir && from.found.ino == to_dir)
+        return Error(EINVAL, "a directory cannot move into itself");
+    done->other = moves_of(from, to, flags) != moves;
+    if (done->other) return {};
+    if (renamed != nullptr) {
+        *renamed = {.moved = {}, .source = from.found.ino, .target = to.found.ino};
+        for (const InodeNo moved : {moves.from, moves.to})
+            if (moved != InodeNo()) renamed->moved.push_back(moved);
+    }
+    if (flags == RENAME_EXCHANGE) return exchange(*e.core, from, to);
+    if (taken) {
+        TRY(check_replace(reader, from, to));
+    } else {
+        TRY(core::dir_make_room(*e.core, to_dir, to_name, core::Need::essential));
+    }
+    // One transaction would change too much: so it is made first.
+    if ((flags & RENAME_WHITEOUT) != 0)
+        done->whiteout = TRY(make_nameless(e, from_dir, kWhiteout, caller));
+    done->gone = TRY(move(*e.core, from, to, done->whiteout));
+    done->replaced = to.found.ino;
+    // Renamed it is, whatever becomes of the leaf that held the old name.
+    (void)core::tree_tidy(*e.core, {from_dir, media::TreeKind::directory}, from.found.key).ok();
+    return {};
+}
+
 }  // namespace
 
 Result<> Volume::rename(InodeNo from_dir, std::string_view from_name, InodeNo to_dir,
@@ -154,54 +242,34 @@ Result<> Volume::rename(InodeNo from_dir, std::string_view from_name, InodeNo to
     TRY(writable(e));
     if ((flags & ~unsigned{RENAME_NOREPLACE | RENAME_WHITEOUT}) != 0 && flags != RENAME_EXCHANGE)
         return Error(EINVAL, "rename knows NOREPLACE, WHITEOUT and EXCHANGE only");
-    InodeNo replaced, whiteout;
-    bool gone = false;
-    const Result<> done = parts_->scheduler.unless_space_comes([&]() -> Result<> {
-        ExclusiveLock held(e.lock);
-        const Reader reader(*e.core);
-        Side from = TRY(look(reader, from_dir, from_name, true));
-        Side to = TRY(look(reader, to_dir, to_name, flags == RENAME_EXCHANGE));
-        const bool taken = to.found.ino.value() != 0;
-        if ((flags & RENAME_NOREPLACE) != 0 && taken) return Error(EEXIST, "the name is taken");
-        if (taken && to.found.ino == from.found.ino) return {};
-        TRY(check_protected(reader, from, to));
-        if (from.is_dir && TRY(is_above(reader, from.found.ino, to_dir)))
-            return Error(EINVAL, "a directory cannot move into itself");
-        if (renamed != nullptr) {
-            *renamed = {.moved = {}, .source = from.found.ino, .target = to.found.ino};
-            const bool elsewhere = from_dir != to_dir;
-            if (elsewhere && from.is_dir) renamed->moved.push_back(from.found.ino);
-            if (elsewhere && to.is_dir && flags == RENAME_EXCHANGE)
-                renamed->moved.push_back(to.found.ino);
-        }
-        if (flags == RENAME_EXCHANGE) {
-            if (to.is_dir && TRY(is_above(reader, to.found.ino, from_dir)))
-                return Error(EINVAL, "a directory cannot move into itself");
-            return exchange(*e.core, from, to);
-        }
-        if (taken) {
-            TRY(check_replace(reader, from, to));
-        } else {
-            TRY(core::dir_make_room(*e.core, to_dir, to_name, core::Need::essential));
-        }
-        // One transaction would change too much: so it is made first.
-        if ((flags & RENAME_WHITEOUT) != 0)
-            whiteout = TRY(make_nameless(e, from_dir, kWhiteout, caller));
-        gone = TRY(move(*e.core, from, to, whiteout));
-        replaced = to.found.ino;
-        // Renamed it is, whatever becomes of the leaf that held the old name.
-        (void)core::tree_tidy(*e.core, {from_dir, media::TreeKind::directory}, from.found.key).ok();
-        return {};
-    }());
-    if (whiteout.value() != 0) {
-        if (done.ok())
-            parts_->reaper.trim(whiteout);
+    const Request request{from_dir, from_name, to_dir, to_name, flags, renamed, caller};
+    const auto attempt = [&](Done *done) -> Result<> {
+        const Moves moves = TRY(check_moves(e, request));
+        return parts_->scheduler.unless_space_comes([&]() -> Result<> {
+            ExclusiveLock held(e.lock);
+            return rename_held(e, request, moves, done);
+        }());
+    };
+    const auto finish = [&](const Result<> &result, const Done &done) {
+        if (done.whiteout.value() == 0) return;
+        if (result.ok())
+            parts_->reaper.trim(done.whiteout);
         else
-            parts_->reaper.reap(whiteout);
+            parts_->reaper.reap(done.whiteout);
+    };
+    for (;;) {
+        Done done;
+        const Result<> result = [&]() -> Result<> {
+            if (from_dir == to_dir) return attempt(&done);
+            Lock one(parts_->moving);
+            return attempt(&done);
+        }();
+        finish(result, done);
+        TRY(Result<>(result));
+        if (done.other) continue;
+        if (done.gone && e.live.mark_unlinked(done.replaced)) parts_->reaper.reap(done.replaced);
+        return {};
     }
-    TRY(done);
-    if (gone && e.live.mark_unlinked(replaced)) parts_->reaper.reap(replaced);
-    return {};
 }
 
 }  // namespace pmfs
