@@ -75,4 +75,4 @@ def killed_under(volume, case):
 
 
 if __name__ == "__main__":
-    run_claims(media=("memory", "writeback"))
+    run_claims(media=("image", "memory", "writeback"))
