@@ -18,6 +18,12 @@ T versioned() {
     return io;
 }
 
+inline constexpr std::uint64_t kRoot = FUSE_ROOT_ID;
+
+inline std::string name(const char *text) {
+    return std::string(text) + '\0';
+}
+
 // A file of one block that the wire has open.
 inline OpenFile written(Wire &wire, const char *text) {
     const OpenFile file = wire.create(text);

@@ -22,12 +22,6 @@ using front::Policy;
 
 namespace {
 
-constexpr std::uint64_t kRoot = FUSE_ROOT_ID;
-
-std::string name(const char *text) {
-    return std::string(text) + '\0';
-}
-
 std::uint64_t lookup_in(Wire &wire, std::uint64_t dir, const char *text) {
     const Reply reply = wire.call(FUSE_LOOKUP, dir, name(text));
     return reply.error != 0 ? 0 : reply.as<fuse_entry_out>().nodeid;
@@ -573,33 +567,4 @@ TEST_CASE(
     CHECK(asked == 0);
     CHECK(guest.getattr(file.node).blocks == 8);
     CHECK(asked == 1);  // for the guest it does
-}
-
-TEST_CASE(
-    "clients: a guest's kernel keeps nothing, and its opens do not hide stores from the host's") {
-    World world;
-    Wire &host = world.wire();
-    const OpenFile file = written(host, "f");
-    host.release(file);
-    Wire guest(host, Policy::guest());
-    const Reply found = guest.call(FUSE_LOOKUP, kRoot, name("f"));
-    const auto entry = found.as<fuse_entry_out>();
-    CHECK(entry.entry_valid + entry.entry_valid_nsec + entry.attr_valid + entry.attr_valid_nsec ==
-          0);
-    CHECK(guest.call(FUSE_LOOKUP, kRoot, name("none")).as<fuse_entry_out>().entry_valid == 0);
-    const auto attr =
-        guest.call(FUSE_GETATTR, file.node, bytes_text(fuse_getattr_in{})).as<fuse_attr_out>();
-    CHECK(attr.attr_valid + attr.attr_valid_nsec == 0);
-    const Reply opened = guest.call(FUSE_OPENDIR, kRoot, bytes_text(fuse_open_in{}));
-    CHECK(opened.as<fuse_open_out>().open_flags == 0);
-    const OpenFile own = guest.open(file.node, O_RDWR);
-    CHECK((own.open_flags & FOPEN_KEEP_CACHE) == 0);
-    const OpenFile cached = host.open(file.node, O_RDONLY);
-    CHECK((cached.open_flags & FOPEN_KEEP_CACHE) != 0);
-    host.release(cached);
-    guest.release(own);
-    const OpenFile direct = host.open(file.node, O_RDWR | O_DIRECT);
-    CHECK(host.write(direct, 0, "y") == 0);  // past pages that the host's kernel has kept
-    CHECK(guest.open(file.node, O_RDONLY).error == 0);
-    CHECK((host.open(file.node, O_RDONLY).open_flags & FOPEN_KEEP_CACHE) == 0);
 }

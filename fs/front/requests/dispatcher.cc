@@ -321,26 +321,6 @@ void Dispatcher::interrupt(const Request &request) {
     give_up(*aside, unique, EINTR);
 }
 
-// (What a kernel writes back it sends for nobody who could try again.)
-bool Dispatcher::takes_seat(bool for_lease) {
-    const Request &request = *Request::current();
-    if (request.seat()) return true;
-    if (client_->policy().is_host && written_back(request.message())) return true;
-    request.seat() = seats_for_current(for_lease)();
-    return request.seat() != nullptr;
-}
-
-// A guest's write-back is not waited for, so it may fill its queue with what ends by itself.
-std::function<Seats::Seat()> Dispatcher::seats_for_current(bool for_lease) {
-    const Request &request = *Request::current();
-    const std::uint32_t user = load<fuse_in_header>(request.message()).uid;
-    return [&seats = clients_.seats(), port = request.port(), user, size = request.message().size(),
-            asks = for_lease || client_->policy().notifiable]() -> Seats::Seat {
-        Seats::Seat seat = seats.take(user, size);
-        return seat && (!asks || port->let_wait(user)) ? seat : nullptr;
-    };
-}
-
 // False: there is nobody to ask.  `put_aside` gives the current request, to be run again.
 bool Dispatcher::flush(const Notifier::Pages &pages, std::uint32_t user,
                        const std::function<std::shared_ptr<Aside>()> &put_aside) {
