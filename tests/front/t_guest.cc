@@ -346,6 +346,9 @@ TEST_CASE(
         REQUIRE(opened.error == 0);
         const OpenFile own{.node = node, .handle = opened.as<fuse_open_out>().fh};
         CHECK(vmm.guest.read(own, 0, 5) == "words");
+        fuse_release_in gone{};
+        gone.fh = own.handle;
+        CHECK(vmm.guest.call(FUSE_RELEASE, node, bytes_text(gone)).error == 0);
         REQUIRE(host.world.volume().set_file_flags(InodeNo(node), {}).ok());
     }
     REQUIRE(set_up(vmm.guest, node, 0, 0) == 0);
