@@ -38,7 +38,11 @@ DEVIATIONS = [
     ("which of two errors, where chattr(1) forbids it: the kernel does not know that, and checks the rest first",
      lambda call, here, there: there[0] == "EPERM" and is_error(here[0]) and here[1:] == there[1:], False),
     ("a write of no bytes to an immutable file: the server hears nothing of it",
-     lambda call, here, there: here[0] == 0 and there[0] == "EPERM" and "write" in call[1], False),
+     lambda call, here, there: here[0] == 0 and there[0] == "EPERM" and writes(call), False),
+    ("tmpfs lets whoever had a file open before chattr(1) protected it write on; ext4 does not",
+     lambda call, here, there: here[0] == "EPERM" and not is_error(there[0]) and writes(call), True),
+    ("access(2) does not know chattr's flags: the kernel checks it, and knows none (docs/posix.md, Files and names)",
+     lambda call, here, there: call[1] == "access" and here[0] is None and there[0] == "EPERM", False),
     ("with -o writeback a file that is open for writing gets no flag (docs/posix.md, Files and names)",
      lambda call, here, there: call[1] == "chattr" and here[0] == "EBUSY", True),
     ("the ctime after a list was removed where there was none",
@@ -48,6 +52,10 @@ DEVIATIONS = [
 
 def is_error(value):
     return isinstance(value, str) and value in errno.errorcode.values()
+
+
+def writes(call):
+    return "write" in call[1] or call[1] in ("copy", "sendfile", "splice")
 
 
 def goes_far(call):

@@ -2,7 +2,8 @@
 """The same random system calls on a volume and on tmpfs, or another filesystem: errno, data, attributes and times.
 
 A failure prints the seed and the shortest sequence of calls that was found for it.  PMFS_SEED=N runs the sequences from
-that one on, PMFS_SEQUENCES=N more of them, and PMFS_DIFFER_WITH=DIRECTORY compares with what is mounted there.
+that one on, PMFS_SEQUENCES=N more of them (from a random one on, if none is given), and PMFS_DIFFER_WITH=DIRECTORY
+compares with what is mounted there.
 """
 import os
 import random
@@ -12,8 +13,9 @@ from differ import first_difference, shortest, told
 from differ_maker import Maker
 from fixture import claim, run_claims
 
-SEED = int(os.environ.get("PMFS_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
 SEQUENCES = int(os.environ.get("PMFS_SEQUENCES", "30"))
+SEED = int(os.environ.get("PMFS_SEED", "0")) or (
+    random.SystemRandom().randrange(1, 1 << 32) if "PMFS_SEQUENCES" in os.environ else 1)
 WITH = os.environ.get("PMFS_DIFFER_WITH", "/dev/shm")
 # tmpfs does not zero ranges, and others take O_DIRECT for whole blocks only.
 TMPFS = WITH == "/dev/shm"
