@@ -181,7 +181,7 @@ def killed_with_a_window(place, machine, kernel, image):
         second.wait_for("READY")
         second.kill()
         place.judge(name, second.outcome(ended="READY"))
-        soon(place, f"{name}: a killed guest holds nothing", lambda: "nobody" in served.holders("kept"))
+        soon(place, f"{name}: a killed guest holds nothing", lambda: "has no holders" in served.holders("kept"))
         place.report(f"{name}: what it stored is there", failure(lambda: served.ask("words", "kept", 8, 31)))
         place.report(f"{name}: its file can be unsealed", failure(lambda: served.ask("unseal", "kept")))
         third = boot(3, "rig_boot=dax_until_killed rig_seed=32 rig_then=server_killed")
