@@ -10,6 +10,9 @@
 
 namespace pmfs {
 
+// Whether the attribute `name` is the list that a file's mode follows.
+bool is_access_acl(std::string_view name);
+
 // The value of the attribute `name`, with each number of a list replaced, in `made`.  What is no
 // list stays as it is: `value` itself.
 using NewId = std::function<std::uint32_t(bool user, std::uint32_t id)>;

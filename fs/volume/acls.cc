@@ -112,6 +112,10 @@ Result<> acl_follows(Change &change, media::Inode *inode, InodeNo ino, std::uint
     return core::set_xattr(change, inode, ino, kAccessAcl, core::bytes_of_acl(acl));
 }
 
+bool is_access_acl(std::string_view name) {
+    return name == core::kAccessAcl;
+}
+
 ConstBytes with_other_ids(std::string_view name, ConstBytes value, const NewId &other,
                           std::vector<std::byte> *made) {
     auto acl = core::is_acl(name) ? core::parse_acl(value) : Acl();

@@ -5,6 +5,7 @@
 #include "front/requests/convert.h"
 #include "front/requests/ops.h"
 #include "front/requests/request.h"
+#include "volume/acl_ids.h"
 
 namespace pmfs::front {
 namespace {
@@ -15,9 +16,6 @@ constexpr std::size_t kNameMax = 255;
 bool is_seal(std::string_view name) {
     return name == "trusted.pmfs.seal" || name == "user.pmfs.seal";
 }
-
-// One that is set changes the mode.
-constexpr std::string_view kAccessList = "system.posix_acl_access";
 
 void reply_attr(Dispatcher &dispatcher, fuse_req_t req, const Result<Attr> &attr,
                 const News &news = {}) {
@@ -126,7 +124,7 @@ void setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *valu
     const Caller caller = caller_of(req);
     const Result<> done = dispatcher.volume().setxattr(InodeNo(ino), name, *bytes, flags, caller,
                                                        dispatcher.drops_setgid(caller));
-    if (done.ok() && name == kAccessList) dispatcher.mode_changed(InodeNo(ino));
+    if (done.ok() && is_access_acl(name)) dispatcher.mode_changed(InodeNo(ino));
     if (dispatcher.proceed(req, done))
         dispatcher.tell_others(req, attribute_news(dispatcher, ino),
                                [req] { fuse_reply_err(req, 0); });
