@@ -213,7 +213,7 @@ Result<Attr> Volume::make(InodeNo dir_ino, std::string_view name, std::uint32_t 
         return S_ISDIR(mode) ? count_subdirectory(dir) : Result<>();
     };
     InodeNo unfinished;
-    const auto made = parts_->scheduler.unless_space_comes([&]() -> Result<Attr> {
+    const auto made = parts_->scheduler.unless_space_comes(caller.progress, [&]() -> Result<Attr> {
         ExclusiveLock held(e.lock);
         const Reader reader(*e.core);
         const auto *dir = TRY(read_parent(reader, dir_ino));
@@ -238,7 +238,7 @@ Result<Attr> Volume::symlink(InodeNo dir_ino, std::string_view name, std::string
         return set_target(change, made, target);
     };
     const bool blob = target.size() > media::kInlineBytes;
-    return parts_->scheduler.unless_space_comes([&]() -> Result<Attr> {
+    return parts_->scheduler.unless_space_comes(caller.progress, [&]() -> Result<Attr> {
         ExclusiveLock held(e.lock);
         return make_named(e, dir_ino, name, {.mode = S_IFLNK | 0777}, blob, caller, fill);
     }());
@@ -264,10 +264,10 @@ Result<std::string> Volume::readlink(InodeNo ino) {
     return std::string(reinterpret_cast<const char *>(bytes.data()), bytes.size());
 }
 
-Result<Attr> Volume::link(InodeNo ino, InodeNo dir_ino, std::string_view name) {
+Result<Attr> Volume::link(InodeNo ino, InodeNo dir_ino, std::string_view name, Progress *progress) {
     Engine &e = parts_->engine;
     TRY(writable(e));
-    return parts_->scheduler.unless_space_comes([&]() -> Result<Attr> {
+    return parts_->scheduler.unless_space_comes(progress, [&]() -> Result<Attr> {
         ExclusiveLock held(e.lock);
         const auto *was = TRY(core::read_inode(Reader(*e.core), ino));
         if (S_ISDIR(was->mode.get())) return Error(EPERM, "a directory has one name");
@@ -303,17 +303,19 @@ Result<Attr> Volume::create_nameless(InodeNo dir_ino, std::uint32_t mode, bool l
     if ((mode & ~07777u) != S_IFREG)
         return Error(EINVAL, "only a regular file is made without a name");
     InodeNo ino;
-    const auto made = parts_->scheduler.unless_space_comes([&]() -> Result<Attr> {
-        ExclusiveLock held(e.lock);
-        const Reader reader(*e.core);
-        const auto *dir = TRY(read_parent(reader, dir_ino));
-        const auto acls = TRY(inherited_acls(reader, *dir, dir_ino, mode, request.caller.umask));
-        ino = TRY(make_nameless(e, dir_ino, {.mode = acls.mode}, request.caller));
-        TRY(give_acls(e, ino, acls));
-        e.live.reference(ino);
-        e.live.set_nameless(ino, linkable);
-        return attr_of(e, ino, *TRY(core::read_inode(reader, ino)));
-    }());
+    const auto made =
+        parts_->scheduler.unless_space_comes(request.caller.progress, [&]() -> Result<Attr> {
+            ExclusiveLock held(e.lock);
+            const Reader reader(*e.core);
+            const auto *dir = TRY(read_parent(reader, dir_ino));
+            const auto acls =
+                TRY(inherited_acls(reader, *dir, dir_ino, mode, request.caller.umask));
+            ino = TRY(make_nameless(e, dir_ino, {.mode = acls.mode}, request.caller));
+            TRY(give_acls(e, ino, acls));
+            e.live.reference(ino);
+            e.live.set_nameless(ino, linkable);
+            return attr_of(e, ino, *TRY(core::read_inode(reader, ino)));
+        }());
     if (!made.ok() && ino.value() != 0) parts_->reaper.reap(ino);
     return open_new(TRY(made), request, reply);
 }

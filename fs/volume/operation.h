@@ -40,9 +40,7 @@ public:
     // Of one that found the volume full: whether it wants blocks of any kind and has done nothing
     // yet, so that it may wait a moment for files that the client is about to forget.
     virtual bool may_wait_for_space() const { return false; }
-    // The scheduler's: how often it has done so, and what a step has to be done again for.
-    unsigned waited_for_space = 0;
-    pm::Absent absent;
+    pm::Absent absent;  // the scheduler's: what a step has to be done again for
     // A step has to wait for somebody who may wait for the inode: give it free if that may be.
     virtual void waits_for_leases() { claim_.release(); }
 

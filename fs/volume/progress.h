@@ -24,6 +24,9 @@ public:
     // Gives up the place: what was claimed and reserved is free.  Without the volume's lock.
     void drop();
     bool kept() const { return operation_ != nullptr; }
+    // The scheduler's: how often the request has waited for files that the client is about to
+    // forget.
+    unsigned waited_for_space = 0;
 
 private:
     std::unique_ptr<Operation> operation_;

@@ -205,10 +205,13 @@ Result<> finish_orphans(Engine &e) {
     return {};
 }
 
-std::uint64_t leaving_blocks(Engine &e) {
+namespace {
+
+// Each file without a name that nobody has open, until `visit` says that it has seen enough.
+template <class Visit>
+void visit_leaving(Engine &e, const Visit &visit) REQUIRES_SHARED(e.lock) {
     constexpr int kOrphansMax = 10000;
     const core::Reader reader(*e.core);
-    std::uint64_t blocks = 0;
     int looked_at = 0;
     const core::GroupSet &groups = e.allocator->map().listed(true);
     for (auto g = groups.search(GroupNo(0)); g; g = groups.search(*g + 1)) {
@@ -221,10 +224,29 @@ std::uint64_t leaving_blocks(Engine &e) {
             next = inode.value()->next.get();
             const auto counts = e.live.counts(ino);
             const bool used = counts.cached + counts.direct + counts.grants != 0;
-            if (inode.value()->nlink.get() == 0 && !used) blocks += inode.value()->blocks.get();
+            if (inode.value()->nlink.get() == 0 && !used && !visit(*inode.value())) return;
         }
     }
+}
+
+}  // namespace
+
+std::uint64_t leaving_blocks(Engine &e) {
+    std::uint64_t blocks = 0;
+    visit_leaving(e, [&](const media::Inode &inode) {
+        blocks += inode.blocks.get();
+        return true;
+    });
     return blocks;
+}
+
+bool files_leave(Engine &e) {
+    bool any = false;
+    visit_leaving(e, [&](const media::Inode &) {
+        any = true;
+        return false;
+    });
+    return any;
 }
 
 }  // namespace pmfs

@@ -38,5 +38,7 @@ Result<> finish_orphans(Engine &engine) REQUIRES(engine.lock);
 // them, which is a moment after the last unlink.  A hint: the lists are followed so far and no
 // further.
 std::uint64_t leaving_blocks(Engine &engine) REQUIRES_SHARED(engine.lock);
+// Whether there are any such files: without blocks they still have an inode.
+bool files_leave(Engine &engine) REQUIRES_SHARED(engine.lock);
 
 }  // namespace pmfs

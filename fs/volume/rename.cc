@@ -245,7 +245,7 @@ Result<> Volume::rename(InodeNo from_dir, std::string_view from_name, InodeNo to
     const Request request{from_dir, from_name, to_dir, to_name, flags, renamed, caller};
     const auto attempt = [&](Done *done) -> Result<> {
         const Moves moves = TRY(check_moves(e, request));
-        return parts_->scheduler.unless_space_comes([&]() -> Result<> {
+        return parts_->scheduler.unless_space_comes(caller.progress, [&]() -> Result<> {
             ExclusiveLock held(e.lock);
             return rename_held(e, request, moves, done);
         }());

@@ -75,7 +75,7 @@ Result<bool> Scheduler::step(Operation &operation) {
 
 Result<> Scheduler::run(Operation &operation) {
     for (;;) {
-        const Result<bool> done = unless_space_comes(step(operation));
+        const Result<bool> done = unless_freed_soon(step(operation));
         if (!done.ok()) {
             if (done.error().errno_value() == kBreakErrno) operation.waits_for_leases();
             return done.error();
@@ -85,14 +85,13 @@ Result<> Scheduler::run(Operation &operation) {
 }
 
 // A client forgets a file a moment after its last name went.  It may also hold on to it, with a
-// descriptor that opens nothing (O_PATH): so an operation waits for a short time only.
-Result<> Scheduler::unless_forgotten_soon(Operation &operation, Result<> done) {
+// descriptor that opens nothing (O_PATH): so a request waits for a short time only.
+bool Scheduler::waits_for_forget(Progress *progress) {
     constexpr unsigned kMoments = 64;  // of Volume::when_ready()
-    if (done.ok() || done.error().errno_value() != ENOSPC || !operation.may_wait_for_space())
-        return done;
-    if (!blocks_leave_()) return done;
-    if (operation.waited_for_space++ == kMoments) return done;
-    return Error(kForgetErrno, "the client is about to forget files that have no name");
+    if (progress == nullptr || progress->waited_for_space == kMoments || !files_leave_())
+        return false;
+    ++progress->waited_for_space;
+    return true;
 }
 
 }  // namespace pmfs

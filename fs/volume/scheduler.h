@@ -13,10 +13,10 @@ namespace pmfs {
 
 class Scheduler {
 public:
-    // blocks_leave: whether there are files without a name that nobody has open, and that take
+    // files_leave: whether there are files without a name that nobody has open, and that take
     // space until the client forgets them.
-    Scheduler(SharedMutex &lock, Claims &claims, std::function<bool()> blocks_leave)
-        : lock_(lock), claims_(claims), blocks_leave_(std::move(blocks_leave)) {}
+    Scheduler(SharedMutex &lock, Claims &claims, std::function<bool()> files_leave)
+        : lock_(lock), claims_(claims), files_leave_(std::move(files_leave)) {}
 
     // Until the operation is done or fails.  must_park(): its next step has to wait, and run() goes
     // on with that one.
@@ -25,24 +25,36 @@ public:
     template <class Op>
     Result<> run_or_keep(std::unique_ptr<Op> &operation, Progress *progress) EXCLUDES(lock_) {
         Result<> done = run(*operation);
-        if (progress != nullptr) done = unless_forgotten_soon(*operation, std::move(done));
+        if (operation->may_wait_for_space())
+            done = unless_forgotten_soon(std::move(done), progress);
         if (!done.ok() && must_park(done.error()) && progress != nullptr)
             progress->keep(std::move(operation));
         return done;
     }
 
-    // What an operation says of a volume that is full, while blocks are being freed for which
-    // nobody else will wait: it has to wait for them.
+    // What a call of one step says of a volume that is full, unless space is about to come: then it
+    // has to wait, for blocks that are being freed or for files that the client will forget.
+    // Without `progress`, which counts how often, only for the former.
     template <class T>
-    Result<T> unless_space_comes(Result<T> result) {
+    Result<T> unless_space_comes(Progress *progress, Result<T> result) EXCLUDES(lock_) {
+        return unless_forgotten_soon(unless_freed_soon(std::move(result)), progress);
+    }
+
+private:
+    template <class T>
+    Result<T> unless_freed_soon(Result<T> result) {
         if (result.ok() || result.error().errno_value() != ENOSPC) return result;
         const auto ino = claims_.freeing();
         if (!ino) return result;
         return Error(kClaimErrno, "blocks are being freed").about(ino->value());
     }
-
-private:
-    Result<> unless_forgotten_soon(Operation &operation, Result<> done) EXCLUDES(lock_);
+    template <class T>
+    Result<T> unless_forgotten_soon(Result<T> result, Progress *progress) EXCLUDES(lock_) {
+        if (result.ok() || result.error().errno_value() != ENOSPC || !waits_for_forget(progress))
+            return result;
+        return Error(kForgetErrno, "the client is about to forget files that have no name");
+    }
+    bool waits_for_forget(Progress *progress) EXCLUDES(lock_);
     Result<bool> step(Operation &operation) EXCLUDES(lock_);
     Result<bool> hold_and_step(Operation &operation, bool may_wait) EXCLUDES(lock_);
     Result<bool> steps(Operation &operation, bool may_wait) EXCLUDES(lock_);
@@ -50,7 +62,7 @@ private:
 
     SharedMutex &lock_;
     Claims &claims_;
-    const std::function<bool()> blocks_leave_;
+    const std::function<bool()> files_leave_;
 };
 
 template <class Op>

@@ -42,7 +42,7 @@ Volume::Parts::Parts(std::unique_ptr<pm::Region> region, const media::Superblock
       scheduler(engine.lock, engine.claims,
                 [this] {
                     SharedLock held(engine.lock);
-                    return leaving_blocks(engine) != 0;
+                    return files_leave(engine);
                 }),
       workers(!options.no_background,
               [this](std::function<void()> again) { engine.holders->run(std::move(again)); }),

@@ -74,7 +74,8 @@ public:
                       const Caller &caller);  // any type but a symlink, by mode's S_IFMT
     Result<Attr> symlink(InodeNo dir, std::string_view name, std::string_view target,
                          const Caller &caller);
-    Result<Attr> link(InodeNo ino, InodeNo dir, std::string_view name);
+    Result<Attr> link(InodeNo ino, InodeNo dir, std::string_view name,
+                      Progress *progress = nullptr);
     // A regular file without a name, opened (O_TMPFILE).  Counts one reference.  It is gone with
     // the last one, and with the server, unless it is `linkable` and link() names it.
     Result<Attr> create_nameless(InodeNo dir, std::uint32_t mode, bool linkable,
@@ -236,7 +237,8 @@ private:
     Result<> seal_by_fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uint64_t offset,
                                std::uint64_t length, const Caller &caller);
     Result<> check_seal(InodeNo ino, const Caller &caller);
-    Result<> change_acl(InodeNo ino, std::string_view name, ConstBytes value, bool drop_setgid);
+    Result<> change_acl(InodeNo ino, std::string_view name, ConstBytes value, bool drop_setgid,
+                        Progress *progress);
     Result<bool> truncate_by_open(InodeNo ino, const OpenRequest &request);
     Result<Attr> open_new(Attr attr, const OpenRequest &request, OpenReply *reply);
     Result<Attr> set_attributes(InodeNo ino, const SetAttr &set, const Caller &caller,

@@ -89,7 +89,7 @@ Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const st
                     name == kTrustedSeal, &bad);
     }
     if (value.size() > media::kXattrValueMax) return Error(E2BIG, "a value has at most 64 KiB");
-    if (core::is_acl(name)) return change_acl(ino, name, value, drop_setgid);
+    if (core::is_acl(name)) return change_acl(ino, name, value, drop_setgid, caller.progress);
 
     const auto set = [&]() -> Result<> {
         ExclusiveLock held(e.lock);
@@ -115,14 +115,14 @@ Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const st
         if (!gathered.ok() && must_park(gathered.error())) return gathered;
         if (gathered.ok()) done = unless_held_back(e, set());
     }
-    return parts_->scheduler.unless_space_comes(std::move(done));
+    return parts_->scheduler.unless_space_comes(caller.progress, std::move(done));
 }
 
 // What says that there is none takes it away.
-Result<> Volume::change_acl(InodeNo ino, std::string_view name, ConstBytes value,
-                            bool drop_setgid) {
+Result<> Volume::change_acl(InodeNo ino, std::string_view name, ConstBytes value, bool drop_setgid,
+                            Progress *progress) {
     const core::Acl acl = value.empty() ? core::Acl() : TRY(core::parse_acl(value));
-    return parts_->scheduler.unless_space_comes([&]() -> Result<> {
+    return parts_->scheduler.unless_space_comes(progress, [&]() -> Result<> {
         ExclusiveLock held(parts_->engine.lock);
         return set_acl(parts_->engine, ino, name, acl, drop_setgid);
     }());
@@ -167,7 +167,7 @@ Result<> Volume::removexattr(InodeNo ino, std::string_view name, const Caller &c
     TRY(check_changeable(name));
     // Also for a file that is not sealed: unsealing twice is 0 by every interface (docs/seal.md).
     if (is_seal(name)) return unseal(ino, caller, name == kTrustedSeal);
-    if (core::is_acl(name)) return change_acl(ino, name, {}, false);
+    if (core::is_acl(name)) return change_acl(ino, name, {}, false, nullptr);
     ExclusiveLock held(e.lock);
     const auto *was = TRY(core::read_inode(Reader(*e.core), ino));
     TRY(core::may_change(*was));

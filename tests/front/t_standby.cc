@@ -19,10 +19,7 @@ public:
     Pool(std::size_t threads, unsigned waiting_max) : standby(waiting_max) {
         for (std::size_t i = 0; i < threads; ++i)
             threads_.emplace_back([this] {
-                while (standby.enter()) {
-                    requests_.wait(0);
-                    take();
-                }
+                while (standby.enter()) serve_one();
             });
     }
     ~Pool() {
@@ -51,13 +48,22 @@ public:
     Standby standby;
 
 private:
-    void take() {
-        int there = requests_.load();
-        while (there > 0 && !requests_.compare_exchange_weak(there, there - 1)) {
-        }
+    void serve_one() {
+        take();
         const unsigned now = busy_may_end_.load();
         standby.leave();
-        if (there > 0 && !over_) busy_may_end_.wait(now);
+        if (!over_) busy_may_end_.wait(now);
+    }
+    // Waits for a request and takes it; of all that a notification wakes, the others wait on.
+    void take() {
+        for (int there = requests_.load();;) {
+            if (there == 0) {
+                requests_.wait(0);
+                there = requests_.load();
+            } else if (requests_.compare_exchange_weak(there, there - 1)) {
+                return;
+            }
+        }
     }
 
     std::atomic<int> requests_{0};

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <cstring>
+#include <functional>
 
 #include "core/alloc.h"
 #include "journal/journal.h"
@@ -46,6 +47,23 @@ InodeNo fill(Volume &v) {
     }
     CHECK(v.info().blocks_available == 0);
     return ino;
+}
+
+// Makes files, and then names of one, until there is no room for any more of them.  The name for
+// which there was none.
+std::string use_up_names(Volume &v, InodeNo file) {
+    std::string name;
+    for (const bool links : {false, true}) {
+        int said = 0;
+        for (unsigned n = 0; said == 0 && n < 1'000'000; ++n) {
+            name = (links ? "l" : "f") + std::to_string(n);
+            name.resize(255, '.');
+            said = links ? errno_of(v.link(file, kRoot, name))
+                         : errno_of(v.make(kRoot, name, S_IFREG | 0644, 0, kUser));
+        }
+        CHECK(said == ENOSPC);
+    }
+    return name;
 }
 
 }  // namespace
@@ -273,6 +291,60 @@ TEST_CASE("space: who finds a volume full waits for what nobody has open, but no
         }
         REQUIRE(volume->unlink(kRoot, "f").ok());
         volume->forget(ino, 1);
+    }
+}
+
+TEST_CASE("space: names, links and attributes wait for a file that is to be forgotten") {
+    using Call = std::function<int(Volume &, const Caller &, InodeNo file)>;
+    const std::string value(60000, 'v');
+    std::string unfit;
+    const std::pair<const char *, Call> calls[] = {
+        {"mkdir", [](Volume &v, const Caller &who,
+                     InodeNo) { return errno_of(v.make(kRoot, "d", S_IFDIR | 0755, 0, who)); }},
+        {"symlink",
+         [](Volume &v, const Caller &who, InodeNo) {
+             return errno_of(v.symlink(kRoot, "s", std::string(4000, 't'), who));
+         }},
+        {"link", [&](Volume &v, const Caller &who,
+                     InodeNo file) { return errno_of(v.link(file, kRoot, unfit, who.progress)); }},
+        {"nameless",
+         [](Volume &v, const Caller &who, InodeNo) {
+             OpenReply reply;
+             return errno_of(
+                 v.create_nameless(kRoot, S_IFREG | 0600, true, {.caller = who}, &reply));
+         }},
+        {"setxattr",
+         [&](Volume &v, const Caller &who, InodeNo file) {
+             return errno_of(v.setxattr(file, "user.x", bytes_of(value), 0, who));
+         }},
+    };
+    for (const auto &[what, call] : calls) {
+        for (const bool forgotten : {true, false}) {
+            const std::string name = what;
+            CAPTURE(name);
+            CAPTURE(forgotten);
+            Mounted volume(16 << 20);
+            const InodeNo file = make_file(*volume, "f"), filler = fill(*volume);
+            Progress progress;
+            Caller caller = kUser;
+            caller.progress = &progress;
+            const auto said = [&] { return call(*volume, caller, file); };
+            unfit = use_up_names(*volume, file);
+            CHECK(said() == ENOSPC);  // nothing is about to go
+            REQUIRE(volume->unlink(kRoot, "filler").ok());
+            CHECK(said() == kForgetErrno);
+            int last = kForgetErrno, times = 0;
+            if (forgotten) {
+                volume->forget(filler, 1);
+                while ((last = said()) != 0 && ++times < 1000) {
+                }
+                CHECK(last == 0);
+            } else {
+                while ((last = said()) == kForgetErrno && ++times < 1000) {
+                }
+                CHECK(last == ENOSPC);
+            }
+        }
     }
 }
 

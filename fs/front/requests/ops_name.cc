@@ -1,6 +1,7 @@
 // Operations on names: lookup and forget, make, link, unlink, rename.
 #include "front/requests/convert.h"
 #include "front/requests/ops.h"
+#include "front/requests/request.h"
 
 namespace pmfs::front {
 namespace {
@@ -107,7 +108,9 @@ void link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     News news = name_news(dispatcher, parent, name);
     if (news.any()) news.attributes = {InodeNo(ino)};
-    reply_entry(dispatcher, req, dispatcher.volume().link(InodeNo(ino), InodeNo(parent), name),
+    reply_entry(dispatcher, req,
+                dispatcher.volume().link(InodeNo(ino), InodeNo(parent), name,
+                                         &Request::current()->progress()),
                 news);
 }
 
