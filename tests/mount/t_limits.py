@@ -99,7 +99,7 @@ def _(maker):
     assert 100 < (most - before) / count < 1024, (before, most)
     for number in range(count):
         (volume.mnt / f"f{number}").unlink()
-    for _ in range(600):  # the last FORGET comes behind the last answer
+    for _ in range(100):  # the last FORGET comes behind the last answer
         if anonymous() - before < (most - before) / 2:
             break
         time.sleep(0.1)
