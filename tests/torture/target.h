@@ -308,8 +308,15 @@ protected:
         std::size_t first = 0, wrong = 0;
         for (std::size_t i = length; i-- > 0;)
             if (found[i] != bytes_[offset + i]) first = i, ++wrong;
-        fail("%s of %zu + %zu has %zu wrong bytes, the first at %zu: %u, not %u", how, offset,
-             length, wrong, offset + first, found[first], bytes_[offset + first]);
+        Buffer again(length);
+        const bool kept = pread(fds_[kDirect], again.data(), length, place(offset)) ==
+                              static_cast<ssize_t>(length) &&
+                          std::memcmp(again.data(), bytes_.data() + offset, length) == 0;
+        fail(
+            "%s of %zu + %zu has %zu wrong bytes, the first at %zu: %u, not %u; past the cache "
+            "%s",
+            how, offset, length, wrong, offset + first, found[first], bytes_[offset + first],
+            kept ? "all of it is there" : "it is wrong, too");
     }
     void look(std::size_t offset, std::size_t length) { look(offset, length, reader()); }
     void look(std::size_t offset, std::size_t length, unsigned kind) {
