@@ -166,14 +166,15 @@ TEST_CASE(
     REQUIRE(wire.fallocate(file, 0, 0, 64 * kBlock) == 0);
     for (unsigned block = 0; block < 64; block += 16)
         REQUIRE(wire.write(file, block * kBlock, std::string(16 * kBlock, 'w')) == 0);
+    CHECK(asked == 5);  // by the first write: its pages were dropped, it may be while it was coming
     wire.getattr(file.node);
     CHECK(seek(wire, file, 0, SEEK_HOLE) == 64 * kBlock);
-    CHECK(asked == 4);
+    CHECK(asked == 5);
     REQUIRE(wire.truncate(file.node, 128 * kBlock) == 0);
     wire.release(file);
     wire.getattr(file.node);
     CHECK(wire.read(direct, 0, kBlock).error == 0);
-    CHECK(asked == 4);
+    CHECK(asked == 5);
     wire.release(direct);
 }
 
