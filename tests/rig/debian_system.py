@@ -75,8 +75,8 @@ class System:
         for path in self.kernel.closure(names):
             (modules / "kernel" / f"{path.name.partition('.ko')[0]}.ko").write_bytes(kernels.module_bytes(path))
         for listed in ("modules.builtin", "modules.order", "modules.builtin.modinfo"):
-            if (self.kernel.modules.parent / listed).exists():
-                shutil.copy(self.kernel.modules.parent / listed, modules)
+            if (self.kernel.modules / listed).exists():
+                shutil.copy(self.kernel.modules / listed, modules)
         subprocess.run(["chroot", self.directory, "depmod", self.kernel.release], check=True)
 
     def add_test(self, script):
