@@ -31,7 +31,8 @@ kill_pmfs() {
 }
 # `mp`: while the volume is not mounted there is nothing to export, rather than the directory below it.
 start_nfsd() { exportfs -o rw,fsid=7,no_subtree_check,no_root_squash,sync,mp $export && rpc.nfsd 4; }
-stop_nfsd() { rpc.nfsd 0 && exportfs -au && exportfs -f; }
+# (lockd is the client's, too, in this kernel, and does not end with nfsd: it is told to let the files go.)
+stop_nfsd() { rpc.nfsd 0 && exportfs -au && exportfs -f && { echo $pm >/proc/fs/nfsd/unlock_filesystem || :; }; }
 
 prepare() {
     echo ".timeout 100000" >/tmp/transactions
@@ -146,8 +147,8 @@ locks() { # FOLDER
 # --- what NFS knows of a file
 
 knows_42() { # FOLDER
-    check "4.2: an extended attribute" setfattr -n user.color -v blue "$1/lock"
-    check "4.2: is stored" same "$(getfattr --only-values -n user.color "$pm/${1#"$nfs/"}/lock")" blue
+    # (nfsd asks the filesystem for a handler of its own for user.*, and FUSE has one for all.)
+    refuse "4.2: there are no extended attributes" "not supported" setfattr -n user.color -v blue "$1/lock"
     check "4.2: allocate" fallocate --length 4M "$1/space"
     check "4.2: punch" fallocate --punch-hole --offset 1M --length 1M "$1/space"
     check "4.2: the hole is one" same "$(stat -c %b "$pm/${1#"$nfs/"}/space")" $((3 << 11))
@@ -163,10 +164,9 @@ sealed() { # FOLDER
     check "$version: (a file is sealed)" pmfsctl seal --prepare "$pm/${1#"$nfs/"}/sealed"
     drop_caches
     check "$version: a sealed file is read" cmp "$1/sealed" "$pm/${1#"$nfs/"}/sealed"
-    before=$(md5sum <"$pm/${1#"$nfs/"}/sealed")
-    for words in "truncate -s 1M $1/sealed" "dd if=/dev/zero of=$1/sealed bs=1M seek=4 count=1 conv=notrunc,fsync"; do
-        if $words >/tmp/said 2>&1; then fail "$version: a sealed file is not changed" "$words"; else info "$version: sealed: $words: $(tail -n 1 /tmp/said)"; fi
-    done
+    # (NFS has no ETXTBSY.)
+    refuse "$version: sealed: no truncate" "Input/output error" truncate -s 1M "$1/sealed"
+    refuse "$version: sealed: no growth" "Input/output error" dd if=/dev/zero of="$1/sealed" bs=1M seek=4 count=1 conv=notrunc,fsync
     check "$version: dd overwrites it in place" dd if=/dev/zero of="$1/sealed" bs=4096 seek=1 count=1 conv=notrunc,fsync
     check "$version: and the volume has that" same "$(dd if="$pm/${1#"$nfs/"}/sealed" bs=4096 skip=1 count=1 2>/dev/null | tr -d '\0' | wc -c)" 0
     rm -f "$1/sealed"
@@ -273,7 +273,7 @@ shared_locks() {
 }
 
 if prepare; then
-    both_versions
+    [ -n "$rig_only" ] || both_versions
     shared_locks
 fi
 stop_nfsd
