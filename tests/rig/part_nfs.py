@@ -5,7 +5,6 @@ memory, nfsd of Debian's kernel, and a mount of the export by 127.0.0.1 with ver
 guest/nfs.sh says what is tried: a tree, git, SQLite and a build; what each version of NFS knows of a file; locks,
 with the kernel's own and with local_lock=none; a server of pmfs that is stopped, and one that is killed.
 """
-import os
 import kernel as kernels
 import packages
 from guest import Guest, qemu
@@ -28,7 +27,7 @@ def run(place):
                             [*TOOLS, "usr/bin/mount", "usr/bin/umount", "usr/bin/fallocate", "usr/bin/jq"],
                             ["tests/rig/file_calls"], change=add_programs)
     outcome = Guest(qemu(), kernel, image, log=place.scratch / "nfs.log", seconds=BOOT_SECONDS, memory="2G",
-                    cpus=2, append=os.environ.get("RIG_ONLY","")).run()
+                    cpus=2).run()
     place.judge(f"nfs: Linux {kernel.release}", outcome, show_info=True)
     print(f"rig: nfs: {outcome.seconds:.1f} s", flush=True)
 
