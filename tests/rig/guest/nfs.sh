@@ -143,6 +143,7 @@ locks() { # FOLDER
     check "$version: SQLite over NFS and on the volume itself" counted_by "$1/shared" "$below/shared"
     : >"$1/lock"
     check "$version: a lock keeps another away" held_lock "$1/lock" taken "$1/lock"
+    check "$version: flock(1) on the volume itself does not see it" held_lock "$1/lock" flock -n "$below/lock" true
     check "$version: who waits for it gets it" held_lock "$1/lock" waits_for "$1/lock"
 }
 
