@@ -13,8 +13,8 @@ until [ -b /dev/vda ] || [ $tries = 0 ]; do
     usleep 50000
     tries=$((tries - 1))
 done
-mount -t ext4 /dev/vda /root || exec poweroff -f
+mount -t ext4 /dev/vda /mnt || exec poweroff -f
 echo "rig: the disk is mounted after $(cut -d' ' -f1 /proc/uptime) s, Linux $(uname -r)"
-mount --move /dev /root/dev
+mount --move /dev /mnt/dev
 umount /proc
-exec switch_root /root /lib/systemd/systemd
+exec switch_root /mnt /lib/systemd/systemd
