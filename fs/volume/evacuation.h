@@ -65,7 +65,6 @@ public:
 
 private:
     enum class Stage : std::uint8_t { choose, scan, check, plan, wait, copy, commit, done };
-    static constexpr unsigned kLookedAt = 1024;  // extents or pieces, in one step
     // Nothing could be emptied, and blocks that come to be free were waited for: so often.
     static constexpr unsigned kWaitsMax = 16;
 

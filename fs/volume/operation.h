@@ -23,6 +23,10 @@
 
 namespace pmfs {
 
+// What is looked at under one hold of the volume's lock: extents, or pieces of a plan.  About 50 us,
+// which is what others should wait at most (a writer for readers, too).
+inline constexpr unsigned kLookedAt = 128;
+
 enum class Hold : std::uint8_t { exclusive, shared, none };  // of the volume's lock, for a step
 
 class Operation {
