@@ -95,6 +95,6 @@ class System:
         image = self.place.scratch / f"{self.name}.initramfs"
         made.write(image)
         append = f"systemd.unit=rig.service systemd.show_status=no {more.pop('append', '')}"
-        return Guest(machine, self.kernel, image, log=self.place.scratch / f"{self.name}.log", cpus=2, append=append,
+        return Guest(machine, self.kernel, image, log=self.place.scratch / f"{self.name}.log", append=append,
                      devices=["-drive", f"file={disk},if=none,format=raw,cache=unsafe,id=root",
                               "-device", "virtio-blk-pci,drive=root"], **more)

@@ -11,6 +11,7 @@ property() { systemctl show --property="$1" --value $unit; }
 is_mounted() { mountpoint -q "$1"; }
 not_mounted() { ! mountpoint -q "$1"; }
 leads_to() { same "$(readlink -f "/dev/pmfs/$1")" "$2"; }
+says() { journalctl -b --no-pager | grep -qF "$1"; }
 settled() { udevadm trigger --subsystem-match=dax --settle; }
 
 make_namespaces() {
@@ -42,6 +43,7 @@ names() {
     mkdir -p /pm
     check "mount -t pmfs label:NAME" mount -t pmfs label:rig /pm
     check "it is the device of that label" same "$(findmnt -no SOURCE /pm)" /dev/dax0.1
+    check "the journal has what a server in the background says" wait_for 10 says "/dev/dax0.1 is mounted on /pm"
     check "a file is written" sh -c "echo kept >/pm/file"
     check "umount" umount /pm
     check "mount -t pmfs uuid:UUID" mount -t pmfs uuid:$first /pm
