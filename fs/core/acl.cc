@@ -23,7 +23,7 @@ constexpr std::uint32_t kAll = 07;
 Result<> check(const Acl &acl) {
     const auto bad = [] { return Error(EINVAL, "no access control list that can be"); };
     bool needs_mask = false;
-    AclTag before = AclTag::other;  // of the list that ended
+    AclTag before = AclTag::other;  // of the previous entry
     for (const AclEntry &entry : acl) {
         if ((entry.allowed & ~kAll) != 0) return bad();
         const bool named = entry.tag == AclTag::user || entry.tag == AclTag::group;
@@ -54,7 +54,7 @@ bool known(AclTag tag) {
     return false;
 }
 
-// The entry that the mode's group bits stand for.
+// The entry that corresponds to the mode's group bits.
 AclEntry *group_bits(Acl &acl) {
     AclEntry *found = nullptr;
     for (AclEntry &entry : acl)

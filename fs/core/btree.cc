@@ -13,8 +13,8 @@ using media::NodeHeader;
 
 namespace {
 
-// Nodes are checked each by itself.  Walking from one to the next must go forwards all the same, or
-// a forged tree would lead round and round.
+// Each node is checked by itself.  A walk must also check that keys increase from node to node, or
+// a forged tree could make it loop.
 Error out_of_order() {
     return corrupt("the keys of a tree are out of order");
 }
@@ -55,7 +55,7 @@ Result<> Cursor::seek(std::uint64_t key) {
     steps_[0].slot = node(0).lower_bound(key);
     valid_ = true;
     if (steps_[0].slot < node(0).count()) return {};
-    steps_[0].slot = node(0).count();  // step() goes over the end of the leaf
+    steps_[0].slot = node(0).count();  // so that step() leaves the leaf
     --steps_[0].slot;
     TRY(step());
     if (valid_ && this->key() < key) return out_of_order();
@@ -111,7 +111,7 @@ Result<> Cursor::step() {
         }
         ++steps_[level].slot;
         TRY(enter(level, false));
-        if (node(0).count() != 0) return {};  // else an empty leaf: step over it
+        if (node(0).count() != 0) return {};  // otherwise it is an empty leaf: skip it
     }
     return corrupt("a tree has more empty leaves than the volume has blocks");
 }
@@ -142,7 +142,7 @@ struct LeafPlace {
     unsigned slot;
 };
 
-// The leaf where `key` belongs, to be changed, and the slot of the first key >= `key` in it.
+// The leaf where `key` belongs, as a copy to change, and the slot of the first key >= `key` in it.
 Result<LeafPlace> edit_leaf(Change &change, const media::Inode *inode, TreeId id,
                             std::uint64_t key) {
     const Reader reader(change);

@@ -18,7 +18,7 @@ using media::MapValue;
 
 namespace {
 
-// Behind every file and every donor range, and still a number of bytes when multiplied out.
+// Behind every file and every donor range; its byte offset still fits 64 bits.
 constexpr FileBlock kEndOfFiles(std::uint64_t{1} << 51);
 static_assert(kEndOfFiles.value() > 2 * media::kDonorBase);
 
@@ -55,7 +55,7 @@ MapValue encode_value(const Extent &e) {
             media::le32(flags_of(e))};
 }
 
-// A chunk that holds metadata as well: none of an extent's blocks may be that.
+// A chunk that also holds metadata: none of the extent's blocks may be metadata.
 Result<> check_classes(const Reader &reader, BlockNo from, BlockNo end) {
     const unsigned in_group = media::index_in_group(media::chunk_of(from));
     const auto layout = media::layout_of(media::group_of(from));
@@ -71,8 +71,8 @@ Result<> check_classes(const Reader &reader, BlockNo from, BlockNo end) {
     return {};
 }
 
-// An extent from the media must lie in the volume, or reading through it would leave the region;
-// and on file data, or writing to the file would change metadata behind the engine's back.
+// An extent from the media must be inside the volume, or reading through it would leave the region;
+// and it must cover file data only, or a write to the file would change metadata unnoticed.
 Result<Extent> checked(const Reader &reader, const Extent &e) {
     const BlockNo total(reader.core().blocks().count());
     if (e.blocks == 0 || e.hole() || e.start >= total || e.blocks > total - e.start ||
@@ -305,7 +305,7 @@ Result<bool> map_trim(Change &change, media::Inode *inode, InodeNo ino, FileBloc
         const Run tail{e.place_of(first), e.end() - first};
         const Run piece = change.core().allocator.tail_piece(tail);
         const std::size_t gives = change.core().allocator.blocks_to_give_back(change, piece);
-        // The orphan list is the caller's.
+        // The caller is responsible for the orphan list.
         if (!change.has_room(budget::kLeaf + gives + budget::kListChange)) return false;
         TRY(map_remove(change, inode, ino, e.end() - piece.blocks, e.end(), permit));
         TRY(change.core().allocator.give_back(change, piece));

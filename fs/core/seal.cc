@@ -107,8 +107,7 @@ Result<> check_mappable(const Reader &reader, const media::Inode &inode, InodeNo
         if (e.unwritten)
             return bad(at, "the file has unwritten blocks: pmfsctl prepare FILE writes them");
         if (e.shared) return bad(at, "the file shares blocks with another one");
-        // Every unit that this extent reaches into begins and ends in it, at a multiple of the
-        // unit.
+        // Every unit that this extent touches lies wholly in it, at a multiple of the unit.
         if (!media::congruent(e.start, e.file_block, unit))
             return bad(at, "the file's blocks are not aligned: pmfsctl prepare FILE moves them");
         const FileBlock next = std::min(e.end(), end);

@@ -167,7 +167,7 @@ Result<std::vector<std::byte>> read_blob(Core &core, InodeNo owner, std::span<co
     return value;
 }
 
-// In its new place it says so; what is damaged stays where it is.
+// Its header gets the new place; a damaged block stays where it is.
 Result<pm::Unfenced> copy_blob(Core &core, Run from, Run to) {
     pm::Unfenced unfenced;
     for (std::uint64_t i = 0; i < from.blocks; ++i) {
@@ -209,7 +209,7 @@ Result<std::uint64_t> move_xattr(Core &core, InodeNo ino, std::uint64_t key, con
         const Entry e = TRY(decode(at));
         if (e.runs.empty()) return Error(ENODATA, "the attribute has no large value");
         name = e.name;
-        // Else another entry would be written, and this one would stay.
+        // Otherwise another entry would be written, and this one would stay.
         if (TRY(find(reader, *inode, ino, name)).key != key)
             return corrupt("an extended attribute is not in its place");
         value = TRY(read_blob(core, ino, e.runs, e.value_size));
@@ -269,7 +269,7 @@ Result<> set_xattr(Change &change, media::Inode *inode, InodeNo ino, std::string
     if (value.size() <= media::kXattrInlineMax) {
         append(value);
     } else {
-        // The leaf first, for write_blob() stops where the transaction is full.
+        // The leaf first, because write_blob() stops when the transaction is full.
         if (inode->xattr_root.get() == 0) TRY(tree_begin(change, inode, tree_of(ino)));
         runs = TRY(write_blob(change, inode, ino, value, goal));
         for (const Run &run : runs) {

@@ -39,7 +39,8 @@ Result<const std::byte *> Blocks::get(BlockNo block, media::Magic magic) {
     std::atomic<std::uint8_t> &touched = touched_[block.value()];
     if (absent_hook_) TRY(check_present(block));
     if (touched.load(std::memory_order_relaxed) & kWhole) [[likely]] {
-        // Still compare the kind: a damaged pointer may lead to a sound block of another kind.
+        // The kind is compared all the same: a damaged pointer may lead to a sound block of another
+        // kind.
         const auto *header = reinterpret_cast<const media::BlockHeader *>(bytes);
         if (header->magic.get() == static_cast<std::uint32_t>(magic)) return bytes;
         return corrupt("a pointer leads to a metadata block of another kind");
@@ -89,7 +90,8 @@ Result<> Blocks::check_class(BlockNo block) {
     for (const BlockNo first : {layout.bitmaps, layout.classes}) {
         const auto found = get(first + media::bitmap_index(in_group), media::Magic::bitmap);
         if (!found.ok() && !is_damage(found.error())) return found.error();
-        if (!found.ok()) return {};  // damage there does not cost all that it tells of
+        // A damaged bitmap must not make all blocks that it describes unusable.
+        if (!found.ok()) return {};
         const auto *bitmap = reinterpret_cast<const media::BitmapBlock *>(found.value());
         const unsigned bit = media::index_in_chunk(block);
         const std::uint64_t word = bitmap->bits[media::bitmap_row(in_group)][bit / 64].get();

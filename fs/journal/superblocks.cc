@@ -1,4 +1,4 @@
-// Changing what is past the journal's reach: see superblocks.h.
+// Changing blocks that the journal does not cover: see superblocks.h.
 #include "journal/superblocks.h"
 
 #include "base/bytes.h"

@@ -76,7 +76,7 @@ Result<media::Inode *> Tx::fresh_inodes(BlockNo block, InodeNo first) {
     return slots;
 }
 
-// One block may have been taken for two places of the table.
+// One block may have been used for two entries of the table.
 Result<media::Inode *> Tx::inode_in(const std::byte *block, unsigned slot, InodeNo self) {
     auto *inode = reinterpret_cast<media::Inode *>(const_cast<std::byte *>(block)) + slot;
     if (inode->header.self.get() == self.value()) return inode;
@@ -116,7 +116,8 @@ constexpr int kFewLines = 10;
 
 // The same for a block of which few lines differ from its home, the first one always among them:
 // from the checksum that the home has, for a CRC is linear.  With few lines that is cheaper than
-// reading the whole block, and damage that came to another line meanwhile is not sealed over.
+// reading the whole block, and damage that happened to another line meanwhile is not covered by a
+// new checksum.
 void finish_lines(std::byte *bytes, const std::byte *home, Lines lines, std::uint64_t seq) {
     auto *header = reinterpret_cast<media::BlockHeader *>(bytes);
     header->tx.set(seq);
@@ -133,8 +134,8 @@ void finish_lines(std::byte *bytes, const std::byte *home, Lines lines, std::uin
 
 }  // namespace
 
-// Finds the changed lines, and gives each changed block (inode) its number and checksum.  What is
-// fresh is logged whole: nobody knows which of its lines the medium holds durably.
+// Finds the changed lines, and gives each changed block (inode) its number and checksum.  A fresh
+// block is logged as a whole: which of its lines are durable on the medium is unknown.
 void Tx::finish_blocks(std::uint64_t seq) {
     for (std::size_t i = 0; i < used_; ++i) {
         Shadow &shadow = shadows_[i];

@@ -36,14 +36,15 @@ inline constexpr std::size_t kXattrValueMax = 65536;
 
 inline constexpr std::uint32_t kVersionMajor = 2;
 inline constexpr std::uint32_t kVersionMinor = 1;
-// What mkfs writes: raised by whoever first keeps what only newer ones know.
+// What mkfs writes.  The first program that stores something that only a newer version knows raises
+// it.
 inline constexpr std::uint32_t kVersionMinorMade = 0;
 inline constexpr std::uint64_t kFeaturesIncompatKnown = 0;
 inline constexpr std::uint64_t kFeaturesRoCompatKnown = 0;
 
 enum class Magic : std::uint32_t {  // as bytes on the media, in order: "pmSB", "pmGS", ...
     superblock = 0x42536d70,
-    making = 0x4b4d6d70,  // in block 0 while mkfs is at work: no volume, whatever copies lie about
+    making = 0x4b4d6d70,  // in block 0 while mkfs is at work: no volume, even if old copies exist
     summary = 0x53476d70,
     bitmap = 0x4d426d70,
     inode_map = 0x4d496d70,

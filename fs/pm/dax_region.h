@@ -12,8 +12,8 @@ public:
     // where the processor's caches are persistent).  ENOTSUP: a file that needs msync, so no DAX.
     static MappedResult persistent(MediumKind kind, FileDescriptor fd, const Medium &medium,
                                    bool read_only);
-    // Maps memory.  What a dead process stored stays, what a power cut leaves is nothing: so there
-    // is nothing to flush, whatever libpmem2 says about the file.
+    // Maps memory.  Stores survive the death of their process and never a power cut, so there is
+    // nothing to flush, even where libpmem2 says so.
     static MappedResult volatile_memory(FileDescriptor fd, const Medium &medium, bool read_only);
     // Memory with the flushes and fences of a persistent medium, so that tests and benchmarks run
     // the code of devdax without one.
