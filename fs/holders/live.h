@@ -114,7 +114,7 @@ public:
         Grant grant;
         bool reap = false;
         bool leases_gone = false;
-        bool left_behind = false;  // unbound blocks remain behind the end of the file
+        bool left_behind = false;  // unbound blocks are left behind the end
     };
     std::optional<Dropped> drop_grant(HandleId handle, GrantId id);
     std::vector<Grant> ask_leases(InodeNo ino);

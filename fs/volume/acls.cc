@@ -23,7 +23,7 @@ namespace {
 
 constexpr std::uint32_t kPermissions = 0777;
 
-// What is on the medium was checked when it was set.
+// A list on the medium was checked when it was set.
 Result<Acl> acl_of(const Reader &reader, const media::Inode &inode, InodeNo ino,
                    std::string_view name) {
     if (!core::has_xattr(reader, inode, ino, name)) return Acl();
@@ -75,7 +75,7 @@ Result<> set_acl(Engine &e, InodeNo ino, std::string_view name, const Acl &acl, 
         if (acl.empty()) return {};
         return Error(EACCES, "only a directory has a list for new files");
     }
-    // A list that says no more than a mode is one.
+    // A list that says no more than a mode is stored as the mode.
     const bool kept = !acl.empty() && !(access && core::is_mode_only(acl));
     const bool there = core::has_xattr(reader, *was, ino, name);
     if (!kept && !there && acl.empty()) return {};

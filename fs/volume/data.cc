@@ -45,8 +45,8 @@ core::Goal goal_for(const Reader &reader, const media::Inode &inode, InodeNo ino
             follows = before.value().end() == file_block;
         }
     }
-    // Whole chunks are for what lies behind a file's first one, and for files that are as large as
-    // that from the start; not for blocks here and there in a sparse file.
+    // Whole chunks are for data behind a file's first chunk, and for files that are that large from
+    // the start, but not for scattered blocks of a sparse file.
     constexpr std::uint64_t kManyBlocks = 32;
     const bool together = follows || blocks >= kManyBlocks || file_block % media::kChunkBlocks == 0;
     goal.large = blocks >= media::kChunkBlocks ||
@@ -57,7 +57,7 @@ core::Goal goal_for(const Reader &reader, const media::Inode &inode, InodeNo ino
 
 namespace {
 
-// Zeroes at most so many bytes from *from on, and looks at no more than so many extents.
+// Zeroes at most so many bytes from *from on, and reads at most so many extents.
 Result<pm::Unfenced> zero_some(journal::Journal &journal, const Reader &reader,
                                const media::Inode &inode, InodeNo ino, std::uint64_t *from,
                                std::uint64_t to, std::uint64_t bytes_max, unsigned extents_max) {

@@ -76,7 +76,7 @@ public:
 
 private:
     enum class Stage : std::uint8_t { begin, trim, count, edges, clear, allocate, finish };
-    // Of extents that stay as they are, so many are looked at in one step.
+    // How many extents that do not change one step reads.
     static constexpr unsigned kExtentsLookedAt = 1024;
 
     void enter(Stage stage) {
@@ -98,7 +98,7 @@ private:
         return {};
     }
 
-    // What is needed must be there before anything is done.
+    // All space that is needed must be there before anything is changed.
     Result<bool> count() {
         const Reader reader(*e_.core);
         const auto *inode = TRY(core::read_inode(reader, ino_));
@@ -129,7 +129,7 @@ private:
         return {};
     }
 
-    // Zeroes bytes inside written blocks; holes and unwritten blocks are zero already.
+    // Zeroes bytes inside written blocks; holes and unwritten blocks read as zeroes already.
     Result<> zero_bytes(std::uint64_t from, std::uint64_t to) {
         if (from >= to) return {};
         const Reader reader(*e_.core);
@@ -179,13 +179,14 @@ private:
         return {};
     }
 
-    // The last change: size, times, and the set-id bits if the caller may not keep them: a
-    // FALLOCATE does not say so, and kernels before 5.18 sent nothing ahead of it that does.
+    // The last change: size, times, and the set-id bits if the caller may not keep them.  A
+    // FALLOCATE does not say whether it may, and kernels before 5.18 send no request before it that
+    // does.
     Result<bool> finish() REQUIRES(e_.lock) {
         const std::uint64_t size_at_least = keeps_size_ ? 0 : to_;
         const Reader reader(*e_.core);
         const auto *was = TRY(core::read_inode(reader, ino_));
-        // What it grows over is zero.
+        // Zeroes what the file grows over.
         zeroed_ = std::max(zeroed_, was->size.get());
         if (zeroed_ < size_at_least) zeroed_ = TRY(zero_step(e_, ino_, zeroed_, size_at_least));
         if (zeroed_ < size_at_least) return false;
@@ -207,7 +208,7 @@ private:
     const FileBlock first_, end_;
     Caller caller_;
     Stage stage_ = Stage::begin;
-    FileBlock at_;  // where this stage goes on
+    FileBlock at_;  // where this stage continues
     std::uint64_t needed_ = 0;
     std::uint64_t zeroed_ = 0;  // as far as what the file grows over is known to be zero; bytes
     bool killed_ = false;
@@ -226,7 +227,7 @@ Result<> Volume::fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uin
     if ((mode & (kSealMode | kUnsealMode) & ~FALLOC_FL_KEEP_SIZE) != 0)
         return Error(EINVAL, "a seal mode stands alone, with KEEP_SIZE");
     if (mode != 0 && mode != FALLOC_FL_KEEP_SIZE && mode != kPunch && !zero) {
-        // Collapse, insert and unshare: where the map may not change, that is the answer.
+        // Collapse, insert and unshare: if the map may not change, that error comes first.
         return asking(e, caller, [&]() -> Result<> {
             SharedLock held(e.lock);
             const auto *inode = TRY(core::read_inode(Reader(*e.core), ino));

@@ -1,4 +1,4 @@
-// The flags of chattr(1): kept in the inode.  What they forbid: core/protection.h.
+// The flags of chattr(1), which are stored in the inode.  core/protection.h says what they forbid.
 #include <sys/stat.h>
 
 #include "core/inode.h"
@@ -25,7 +25,7 @@ Result<const media::Inode *> read_flagged(const Reader &reader, InodeNo ino) {
     return Error(EOPNOTSUPP, "only files and directories have such flags");
 }
 
-// What stores without asking the server can only be kept from beginning.
+// Stores that do not pass the server can only be prevented before they begin.
 Result<> nobody_stores(Engine &e, InodeNo ino) {
     for (const Grant &grant : e.live.grants(ino))
         if (grant.may_store)

@@ -1,4 +1,4 @@
-// Names and references to what they lead to: looking up, making, linking and removing.  Renaming is
+// Names, and references to their inodes: looking up, creating, linking and removing.  Renaming is
 // in rename.cc.
 #include <dirent.h>
 #include <sys/stat.h>
@@ -42,14 +42,14 @@ Result<const media::Inode *> read_parent(const Reader &reader, InodeNo ino) {
     return dir;
 }
 
-// The name is gone already, whatever becomes of the leaf that held it: whoever meets damage next
-// says so.
+// The name has been removed, even if tidying its leaf fails; the next operation that meets damage
+// reports it.
 void tidy_dir(core::Core &core, InodeNo dir, std::uint64_t key) {
     (void)core::tree_tidy(core, {dir, media::TreeKind::directory}, key).ok();
 }
 
-// An inode by its number alone, as a handle of open_by_handle_at(2) names it: a file that has a
-// name, or one without that somebody knows already.
+// An inode by its number alone, as handles of open_by_handle_at(2) name it: a file that has a name,
+// or a nameless one that is referenced already.
 Result<Attr> lookup_number(Engine &e, InodeNo ino) REQUIRES_SHARED(e.lock) {
     const auto *inode = TRY(core::read_inode(Reader(*e.core), ino));
     if ((inode->flags.get() & media::kGrantRecord) != 0)
@@ -115,7 +115,7 @@ Result<> Volume::readdir(InodeNo dir_ino, std::uint64_t cookie, const DirSink &s
 
 namespace {
 
-// Everything that must be true, and every room made, before a new name goes into `dir`.
+// Checks and makes room before a new name is entered into `dir`.
 Result<> prepare_name(core::Core &core, InodeNo dir_ino, std::string_view name) {
     TRY(core::check_name(name));
     const Reader reader(core);
@@ -126,7 +126,7 @@ Result<> prepare_name(core::Core &core, InodeNo dir_ino, std::string_view name) 
     return core::dir_make_room(core, dir_ino, name, core::Need::growth);
 }
 
-// Makes of a new inode what it is to be, behind the entry that leads to it.
+// Initializes a new inode, after its directory entry was made.
 using Fill = std::function<Result<>(Change &, media::Inode *dir, const core::NewInode &)>;
 
 Result<> count_subdirectory(media::Inode *dir) {
@@ -135,8 +135,8 @@ Result<> count_subdirectory(media::Inode *dir) {
     return {};
 }
 
-// With access control lists it is more than one transaction takes: so it gets its name last.
-// *unfinished: an inode that has none yet, and must go if this fails.
+// With access control lists this does not fit into one transaction, so the inode gets its name
+// last. *unfinished: an inode without a name, which must be freed if this fails.
 Result<Attr> make_with_acls(Engine &e, InodeNo dir_ino, std::string_view name,
                             const NewInodeWords &words, const InheritedAcls &acls,
                             const Caller &caller, InodeNo *unfinished) REQUIRES(e.lock) {
@@ -158,7 +158,7 @@ Result<Attr> make_with_acls(Engine &e, InodeNo dir_ino, std::string_view name,
     return attr;
 }
 
-// A new name and its inode.  Counts one reference.  `blob`: its content takes blocks.
+// Makes a new name and its inode.  Counts one reference.  `blob`: its content needs blocks.
 Result<Attr> make_named(Engine &e, InodeNo dir_ino, std::string_view name,
                         const NewInodeWords &words, bool blob, const Caller &caller,
                         const Fill &fill) REQUIRES(e.lock) {
@@ -170,7 +170,7 @@ Result<Attr> make_named(Engine &e, InodeNo dir_ino, std::string_view name,
     TRY(change.begin());
     auto *dir = TRY(core::edit_inode(change, dir_ino));
     const auto made = TRY(new_inode(change, *dir, dir_ino, group, words, caller));
-    // The entry first, for a blob takes the room that is left in the transaction.
+    // The entry first, because a blob takes the room that is left in the transaction.
     TRY(core::dir_insert(change, dir, dir_ino, name, made.ino, type_of(words.mode)));
     TRY(fill(change, dir, made));
     touch(dir, true);
@@ -282,7 +282,7 @@ Result<Attr> Volume::link(InodeNo ino, InodeNo dir_ino, std::string_view name, P
         auto *dir = TRY(core::edit_inode(change, dir_ino));
         auto *inode = TRY(core::edit_inode(change, ino));
         TRY(core::dir_insert(change, dir, dir_ino, name, ino, type_of(inode->mode.get())));
-        // (One that is to be trimmed stays on the list for that.)
+        // (A file that is to be trimmed stays on the list.)
         if (nameless && (inode->flags.get() & media::kTrimPending) == 0)
             TRY(core::remove_orphan(change, ino, inode));
         inode->nlink.set(inode->nlink.get() + 1);

@@ -1,7 +1,7 @@
-// Reading a file, and looking for its data and its holes.
+// Reading a file, and finding its data and its holes.
 //
-// The map is looked into with the volume's lock held shared, and what it says is read without it,
-// inside an epoch (core/epoch.h).
+// The map is read with the volume's lock held shared, and the data without it, inside an epoch
+// (core/epoch.h).
 #include <algorithm>
 
 #include "core/extent_map.h"
@@ -17,10 +17,10 @@ namespace {
 
 constexpr std::size_t kZeroesSize = 1 << 20;
 alignas(4096) const std::byte kZeroes[kZeroesSize] = {};
-// Of a file with many extents, so many are looked at in one hold of the lock.
+// How many extents one hold of the lock reads.
 constexpr unsigned kExtentsLookedAt = 1024;
 
-// Where bytes of a file lie.  Fewer at its end.
+// Where bytes of a file are.  Fewer at its end.
 Result<std::size_t> find_data(Engine &engine, InodeNo ino, std::uint64_t offset, std::size_t size,
                               std::vector<iovec> *pieces) EXCLUDES(engine.lock) {
     SharedLock held(engine.lock);
@@ -72,7 +72,7 @@ Result<std::uint64_t> seek(Engine &engine, InodeNo ino, std::uint64_t offset, bo
 Result<std::size_t> Volume::read(InodeNo ino, std::uint64_t offset, std::size_t size,
                                  const ReadSink &sink) {
     thread_local std::vector<iovec> pieces;
-    // Before the map is looked at: what it says stays the file's data until the sink is done.
+    // Before the map is read: its blocks remain the file's data until the sink is done.
     const core::Epochs::Section inside(parts_->engine.readers);
     const std::size_t count = TRY(find_data(parts_->engine, ino, offset, size, &pieces));
     sink(pieces);

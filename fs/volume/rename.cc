@@ -1,4 +1,4 @@
-// Renaming: one transaction, whatever it replaces, moves or exchanges.
+// Renaming: one transaction, no matter what is replaced, moved or exchanged.
 #include <dirent.h>
 #include <linux/fs.h>
 #include <sys/stat.h>
@@ -18,13 +18,13 @@ using core::Reader;
 
 namespace {
 
-// So many directories are gone through in one step: a user may make them as deep as it likes.
+// How many directories one step walks through: users may nest them without limit.
 constexpr unsigned kStepsAtOnce = 512;
 
-// True when `ino` is `dir` or one of the directories above it.  Others go on meanwhile, but nobody
-// moves a directory (Parts::moving).
+// True when `ino` is `dir` or one of the directories above it.  Other operations run meanwhile, but
+// none moves a directory (Parts::moving).
 Result<bool> is_above(Engine &e, InodeNo ino, InodeNo dir) EXCLUDES(e.lock) {
-    InodeNo seen = dir;  // on a ring it comes again (Brent, 1980)
+    InodeNo seen = dir;  // found again if there is a cycle (Brent, 1980)
     for (std::uint64_t steps = 1;;) {
         SharedLock held(e.lock);
         const Reader reader(*e.core);
@@ -38,7 +38,7 @@ Result<bool> is_above(Engine &e, InodeNo ino, InodeNo dir) EXCLUDES(e.lock) {
     }
 }
 
-struct Side {  // one end of a rename
+struct Side {  // the source or the target of a rename
     InodeNo dir;
     std::string_view name;
     Name found;  // ino 0: the name is free
@@ -72,7 +72,7 @@ struct Request {
     const Caller &caller;
 };
 
-// The directories that it puts into another one; 0: none.
+// The directories that get another parent; 0: none.
 struct Moves {
     InodeNo from, to;
     friend bool operator==(const Moves &, const Moves &) = default;
@@ -83,7 +83,7 @@ Moves moves_of(const Side &from, const Side &to, unsigned flags) {
             to.is_dir && flags == RENAME_EXCHANGE ? to.found.ino : InodeNo()};
 }
 
-// What it would move, none of which comes into itself.
+// The directories that it would move; checks that none would move into itself.
 Result<Moves> check_moves(Engine &e, const Request &request) EXCLUDES(e.lock) {
     const auto &[from_dir, from_name, to_dir, to_name, flags, renamed, caller] = request;
     if (from_dir == to_dir) return Moves{};
@@ -147,7 +147,7 @@ Result<> exchange(core::Core &core, const Side &a, const Side &b) {
     return {};
 }
 
-// What stands under the old name afterwards: a new inode that is still without a name, or nothing.
+// Leaves under the old name a new inode that has no name yet (a whiteout), or nothing.
 Result<> leave_behind(Change &change, media::Inode *dir, const Side &from, InodeNo whiteout) {
     if (whiteout.value() == 0) return core::dir_remove(change, dir, from.dir, from.found.key);
     TRY(core::edit_inode(change, whiteout))->nlink.set(1);
@@ -188,14 +188,15 @@ Result<bool> move(core::Core &core, const Side &from, const Side &to, InodeNo wh
     return gone;
 }
 
-// It stays on the orphan list when it gets its name, as if it were to be trimmed, which is done
-// then or at the next mount: to take it off is more than fits beside a rename.
+// A whiteout stays on the orphan list when it gets its name, as if it were to be trimmed; it is
+// taken off afterwards or at the next mount, because that does not fit into the transaction of a
+// rename.
 constexpr NewInodeWords kWhiteout{.mode = S_IFCHR, .rdev = 0, .flags = media::kTrimPending};
 
 struct Done {
     InodeNo replaced, whiteout;
     bool gone = false;   // what was replaced has no name any more
-    bool other = false;  // nothing was done: the names lead elsewhere now
+    bool other = false;  // nothing was done: the names have changed meanwhile
 };
 
 Result<> rename_held(Engine &e, const Request &request, const Moves &moves, Done *done)
@@ -223,12 +224,12 @@ Result<> rename_held(Engine &e, const Request &request, const Moves &moves, Done
     } else {
         TRY(core::dir_make_room(*e.core, to_dir, to_name, core::Need::essential));
     }
-    // One transaction would change too much: so it is made first.
+    // In a transaction of its own: one for all would change too much.
     if ((flags & RENAME_WHITEOUT) != 0)
         done->whiteout = TRY(make_nameless(e, from_dir, kWhiteout, caller));
     done->gone = TRY(move(*e.core, from, to, done->whiteout));
     done->replaced = to.found.ino;
-    // Renamed it is, whatever becomes of the leaf that held the old name.
+    // The rename is done, even if tidying the leaf that held the old name fails.
     (void)core::tree_tidy(*e.core, {from_dir, media::TreeKind::directory}, from.found.key).ok();
     return {};
 }

@@ -1,4 +1,4 @@
-// Seals: who may, what must be true, and what is written (docs/seal.md).
+// Seals: who may set them, what the file must fulfil, and what is written (docs/seal.md).
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -41,10 +41,10 @@ Result<> may_seal(const MountOptions &options, const media::Inode &inode, const 
 
 namespace {
 
-// Of a map so many extents are read in one step.
+// How many extents of a map one step reads.
 constexpr unsigned kExtentsRead = 2048;
 
-// Sealing: what the whole map is like, then the seal.
+// Sealing: first examines the whole map, then sets the seal.
 class Seal final : public Operation {
 public:
     Seal(Engine &e, InodeNo ino, SealLevel level, bool privileged)
@@ -75,7 +75,7 @@ public:
 private:
     enum class Stage : std::uint8_t { begin, trim, fits, scan, seal };
 
-    // True: it is sealed so already.
+    // True: the file has this seal already.
     Result<bool> begin() {
         const Reader reader(*e_.core);
         const auto *was = TRY(core::read_inode(reader, ino_));
@@ -124,7 +124,7 @@ private:
         Change change(*e_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
-        core::MapScan scan = *scan_;  // it may have to be committed again
+        core::MapScan scan = *scan_;  // the commit may have to be repeated
         const auto digest = scan.digest();
         std::memcpy(inode->seal_digest, digest.data(), digest.size());
         inode->flags.set(inode->flags.get() | media::kSealed |
@@ -161,7 +161,7 @@ public:
         }
         if (!TRY(scan_->scan(reader, *inode, ino_, kExtentsRead))) {
             const Result<> claimed = claim_.take();
-            if (!claimed.ok()) scan_.reset();  // another one reads: what was read may change
+            if (!claimed.ok()) scan_.reset();  // claimed by another: the map may change
             TRY(Result<>(claimed));
             return false;
         }
@@ -170,7 +170,7 @@ public:
     }
 
 protected:
-    // False: there is nothing to read.
+    // False: there is no map to read.
     virtual Result<bool> begin(const media::Inode &inode) = 0;
     virtual Result<> finish(const media::Inode &inode) = 0;
 
@@ -187,7 +187,7 @@ private:
         return (inode.flags.get() & media::kSealed) != 0 && !e_.live.seal_checked(ino_);
     }
     Result<> finish(const media::Inode &inode) override {
-        if ((inode.flags.get() & media::kSealed) == 0) return {};  // not any more
+        if ((inode.flags.get() & media::kSealed) == 0) return {};  // unsealed meanwhile
         const auto digest = scan_->digest();
         if (std::memcmp(digest.data(), inode.seal_digest, digest.size()) != 0)
             return corrupt("a sealed file's block map is not the one that was sealed");
@@ -226,7 +226,7 @@ private:
 
 }  // namespace
 
-// A sealed map must be the one that was sealed: compared once, while the inode is referred to.
+// A sealed map must be the one that was sealed: compared once as long as the inode is referenced.
 Result<> Volume::check_seal(InodeNo ino, const Caller &caller) {
     Engine &e = parts_->engine;
     {

@@ -14,7 +14,7 @@ namespace pmfs {
 using core::Change;
 using core::Reader;
 
-// Blocks behind `trim_from` belong to no byte of the file, so no seal is asked.
+// Blocks behind `trim_from` belong to no byte of the file, so no permit is needed.
 Result<bool> trim_step(Engine &e, InodeNo ino) {
     const auto *was = TRY(core::read_inode(Reader(*e.core), ino));
     if ((was->flags.get() & media::kTrimPending) == 0) return true;
@@ -27,7 +27,7 @@ Result<bool> trim_step(Engine &e, InodeNo ino) {
     if (all) {
         inode->flags.set(inode->flags.get() & ~media::kTrimPending);
         inode->trim_from.set(0);
-        // A file without a name stays on the list until it goes.
+        // A file without a name stays on the list until it is freed.
         if (inode->nlink.get() != 0) TRY(core::remove_orphan(change, ino, inode));
     }
     TRY(change.commit());
@@ -66,7 +66,7 @@ Result<> clear_piece(Engine &e, InodeNo ino, FileBlock at, FileBlock upto, bool 
 }  // namespace
 
 Result<FileBlock> clear_step(Engine &e, InodeNo ino, FileBlock at, FileBlock end, bool punch) {
-    constexpr unsigned kExtentsLookedAt = 1024;  // that stay as they are
+    constexpr unsigned kExtentsLookedAt = 1024;  // that do not change
     for (unsigned n = 0; n < kExtentsLookedAt; ++n) {
         const Reader reader(*e.core);
         const auto *was = TRY(core::read_inode(reader, ino));

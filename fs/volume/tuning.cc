@@ -12,7 +12,7 @@ namespace pmfs {
 using media::kBlockSize;
 using media::kChunkSize;
 
-// Who may change the superblock, and whether the volume is sound enough for that.
+// Whether the caller may change the superblock, and whether the volume is sound enough for that.
 Result<> Tuning::may_tune(const Caller &caller) const {
     if (caller.uid != 0) return Error(EPERM, "only root changes the volume as a whole");
     TRY(writable(engine_));
@@ -21,7 +21,7 @@ Result<> Tuning::may_tune(const Caller &caller) const {
     return {};
 }
 
-// Makes the region and what is kept in memory reach to `blocks`, and writes the medium.
+// Extends the region and the tables in memory to `blocks`, and writes the new groups.
 Result<> Tuning::grow_medium(std::uint64_t blocks) {
     const std::uint64_t before = engine_.superblock.block_count.get();
     TRY(engine_.region->extend(blocks * kBlockSize));

@@ -26,7 +26,8 @@ bool is_seal(std::string_view name) {
     return name == kTrustedSeal || name == kUserSeal;
 }
 
-// The name without its prefix.  What the VFS says for filesystems that tell it their prefixes.
+// The name without its prefix.  The errors are those of the VFS for filesystems that declare their
+// prefixes.
 Result<std::string_view> check_xattr_name(std::string_view name) {
     if (name.empty() || name.size() > media::kNameMax)
         return Error(ERANGE, "an attribute's name has 1 to 255 bytes");
@@ -55,14 +56,14 @@ bool is_full(const Result<> &done) {
     return !done.ok() && done.error().errno_value() == ENOSPC;
 }
 
-// Whether there is room for a value, though perhaps not in one piece.
+// Whether there is room for a value, perhaps not in one piece.
 bool may_be_scattered(Engine &e, std::size_t size) {
     const std::uint64_t blocks = media::blob_blocks(size);
     SharedLock held(e.lock);
     return blocks > 1 && e.allocator->check_space(blocks, core::need_of_data(false)).ok();
 }
 
-// On an image, what was moved out of a chunk comes to be free by a group commit.
+// On an image, blocks that were moved out of a chunk become free by a group commit.
 Result<> unless_held_back(Engine &e, Result<> done) {
     if (!is_full(done)) return done;
     SharedLock held(e.lock);
@@ -109,7 +110,7 @@ Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const st
         return {};
     };
     Result<> done = set();
-    // A large value lies in few places (decision 6), and free space in more, perhaps.
+    // A large value consists of few runs (decision 6), and free space may consist of more.
     if (is_full(done) && may_be_scattered(e, value.size())) {
         const Result<> gathered = gather_free_space(e, parts_->scheduler, caller);
         if (!gathered.ok() && must_park(gathered.error())) return gathered;
@@ -118,7 +119,7 @@ Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const st
     return parts_->scheduler.unless_space_comes(caller.progress, std::move(done));
 }
 
-// What says that there is none takes it away.
+// A value that means "no list" removes it.
 Result<> Volume::change_acl(InodeNo ino, std::string_view name, ConstBytes value, bool drop_setgid,
                             Progress *progress) {
     const core::Acl acl = value.empty() ? core::Acl() : TRY(core::parse_acl(value));
@@ -156,7 +157,8 @@ Result<std::string> Volume::listxattr(InodeNo ino, bool trusted) {
         names.append(name);
         names.push_back('\0');
     };
-    // Not the seal: whatever is listed is copied by cp -a, rsync and backups, and seals the copy.
+    // The seal is not listed: cp -a, rsync and backups copy what is listed, and would seal the
+    // copy.
     if (inode->xattr_root.get() != 0) TRY(core::list_xattrs(reader, *inode, ino, add));
     return names;
 }
@@ -165,7 +167,8 @@ Result<> Volume::removexattr(InodeNo ino, std::string_view name, const Caller &c
     Engine &e = parts_->engine;
     TRY(writable(e));
     TRY(check_changeable(name));
-    // Also for a file that is not sealed: unsealing twice is 0 by every interface (docs/seal.md).
+    // Also for a file that is not sealed: unsealing twice succeeds through every interface
+    // (docs/seal.md).
     if (is_seal(name)) return unseal(ino, caller, name == kTrustedSeal);
     if (core::is_acl(name)) return change_acl(ino, name, {}, false, nullptr);
     ExclusiveLock held(e.lock);
