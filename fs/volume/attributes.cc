@@ -59,8 +59,7 @@ Attr attr_of(Engine &engine, InodeNo ino, const media::Inode &inode) {
             a.blocks = std::max(a.blocks, kBlocksKeptBack);
             a.kept_back = true;
         } else if (!a.unsettled && counts.cached_write != 0) {
-            const auto unseen =
-                unseen_from(engine, ino, inode);  // damage is reported elsewhere
+            const auto unseen = unseen_from(engine, ino, inode);  // damage is reported elsewhere
             a.unsettled = !unseen.ok() || unseen.value();
         }
     }

@@ -126,7 +126,8 @@ public:
                        std::uint64_t length, const Caller &caller, Stale *stale = nullptr);
     // From which byte on the kernel may hold stores that the volume has not seen, because no block
     // was needed for them yet: the file has holes or unwritten blocks there, and is open for cached
-    // writing.  Nothing: the map tells all.  O(1), but for extents that are new to it.
+    // writing.  Nothing: the map is complete.  O(1), except for extents that it has not read
+    // before.
     Result<std::optional<std::uint64_t>> unseen_from(InodeNo ino);
     // Whether it may hold some anywhere that this handle, which bypasses the cache, does not see.
     bool unseen_by(HandleId handle);

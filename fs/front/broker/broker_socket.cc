@@ -70,8 +70,8 @@ bool Peer::is_member_of(gid_t group) const {
 }
 
 bool Peer::is_process_of(pid_t thread) const {
-    if (thread == 0 || pid == 0) return true;  // another PID namespace: the user must do
-    // Signal 0 to "this thread of that process": ESRCH unless there is one.
+    if (thread == 0 || pid == 0) return true;  // another PID namespace: the user id must suffice
+    // Signal 0 to "this thread of that process": ESRCH if it does not exist.
     return ::syscall(SYS_tgkill, pid, thread, 0) == 0 || errno == EPERM;
 }
 
@@ -97,7 +97,7 @@ FileDescriptor process_of(int socket, pid_t pid) {
     socklen_t size = sizeof fd;
     if (::getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &fd, &size) == 0) return FileDescriptor(fd);
     if (pid <= 0) return {};
-    // A moment late, so the number might have changed hands; then the peer's end is closed, too.
+    // The number might have been reused in the meantime; but then the peer's end is closed, too.
     return FileDescriptor(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
 }
 
@@ -119,7 +119,7 @@ std::string run_directory(const std::string &option) {
     return set != nullptr && *set != 0 ? set : "/run/pmfs";
 }
 
-// A user who could write here could put another socket in the place of ours.
+// A user that could write here could replace the socket.
 Result<> check_run_directory(const std::string &directory) {
     if (::mkdir(directory.c_str(), 0755) == 0) {
         if (::chmod(directory.c_str(), 0755) != 0)

@@ -28,7 +28,7 @@ Result<> Client::check_node(InodeNo ino, bool by_number) {
 }
 
 void Client::given(InodeNo ino) {
-    if (ino == policy_.root) return volume_.forget(ino, 1);  // it has that anyway
+    if (ino == policy_.root) return volume_.forget(ino, 1);  // it has the root without a reference
     Shard &shard = shard_of(ino.value());
     Lock held(shard.mutex);
     std::uint64_t &count = shard.lookups[ino.value()];
@@ -107,8 +107,8 @@ bool Client::closed(HandleId handle) {
     return true;
 }
 
-// What has ended by itself: a lease whose time was over, a mapping whose process has died.  The
-// volume knows; it is asked when the places are all taken.
+// Grants may end without a request: a lease whose time was over, a mapping whose process has died.
+// The volume knows; it is asked when all places are taken.
 void Client::recount_grants() {
     std::vector<HandleId> counted;
     for (Shard &shard : shards_) {
