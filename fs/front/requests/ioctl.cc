@@ -1,5 +1,5 @@
-// The ioctls on the server's side: see ioctl.h.  Each is a small function from one structure to the
-// same structure filled in; the table at the end says which.
+// The ioctls on the server's side: see ioctl.h.  Each is a small function that fills in its
+// structure; the table at the end lists them.
 #include "front/requests/ioctl.h"
 
 #include <sys/stat.h>
@@ -74,7 +74,7 @@ Result<> need_regular(const Job &job) {
     return {};
 }
 
-// The file's own, and the client's: a guest may send any pair of numbers.
+// The handle must belong to the file and to the client: a guest may send any pair of numbers.
 Result<HandleInfo> need_handle(const Job &job) {
     return job.context.client.check_handle(job.handle, job.ino, false);
 }
@@ -84,7 +84,7 @@ Result<> need_write_handle(const Job &job) {
     return {};
 }
 
-// --- questions ------------------------------------------------------------------------------
+// --- information ------------------------------------------------------------------------------
 
 Result<std::size_t> info(Job &job, pmfs_info &io) {
     TRY(check_zero(io.flags));
@@ -202,7 +202,7 @@ Result<std::size_t> volume(Job &job, pmfs_volume &io) {
     io.tx_last = info.tx_last;
     io.tx_durable = info.tx_durable;
     io.epoch = broker != nullptr ? broker->epoch() : 0;
-    // What is where on the host is not for guests.
+    // Guests do not learn the host's paths.
     const bool is_host = job.context.client.policy().is_host;
     if (is_host) io.server_pid = static_cast<std::uint32_t>(::getpid());
     std::memcpy(io.uuid, info.uuid, sizeof io.uuid);
@@ -214,7 +214,7 @@ Result<std::size_t> volume(Job &job, pmfs_volume &io) {
     return kAll;
 }
 
-// Of others only root of this machine hears, and of paths and processes here nobody else.
+// Only root of this machine learns of other clients, and of paths and processes here.
 pmfs_client to_words(const Client &client, bool named) {
     pmfs_client words{};
     words.id = client.id();
@@ -380,7 +380,7 @@ Result<GrantKind> grant_kind(std::uint32_t number) {
     }
 }
 
-// What a holder needs to know of a grant that was just taken.
+// The answer about a grant that was just taken.
 Result<> tell_grant(Job &job, pmfs_io_grant &io, const BrokerClaim &claim) {
     Volume &volume = job.context.volume;
     Broker *broker = job.context.broker;
@@ -437,7 +437,7 @@ Result<std::size_t> grant(Job &job, pmfs_io_grant &io) {
     if (!taken.ok()) client.free_grant_place(job.handle);
     claim.grant = TRY(taken);
     if (const auto told = tell_grant(job, io, claim); !told.ok()) {
-        (void)volume.drop_grant(job.handle, claim.grant).ok();  // it was ours a moment ago
+        (void)volume.drop_grant(job.handle, claim.grant).ok();  // it exists: it was just taken
         client.free_grant_place(job.handle);
         return told.error();
     }
@@ -506,7 +506,7 @@ void handle_ioctl(IoctlContext &context, const IoctlRequest &request, IoctlDone 
         std::find_if(std::begin(kCommands), std::end(kCommands),
                      [&](const Command &c) { return c.number == request.command; });
     if (command == std::end(kCommands)) return done({.error = ENOTTY, .out = {}});
-    // The kernel sizes both by the command's number; another transport may not.
+    // The kernel derives both sizes from the command's number; another transport may not.
     if (request.in.size() != _IOC_SIZE(request.command)) return done({.error = EINVAL, .out = {}});
     start(*command, context, request, std::move(done));
 }

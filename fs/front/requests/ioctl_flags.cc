@@ -1,8 +1,8 @@
 // The kernel's bits of a file's flags, and the volume's: see ioctl_flags.h.
 //
-// Linux (5.13 and up) answers these ioctls in its VFS, which asks for CAP_LINUX_IMMUTABLE where
-// that is needed, and sends us one of its own with no program's pointer in it.  Older ones pass on
-// what anybody asks: they are told ENOTTY.
+// Linux (5.13 and up) handles these ioctls in its VFS, which checks CAP_LINUX_IMMUTABLE where
+// necessary, and sends one of its own without a program's pointer.  Older kernels pass on every
+// caller's ioctl unchecked: they get ENOTTY.
 #include "front/requests/ioctl_flags.h"
 
 #include <linux/fs.h>
@@ -42,7 +42,7 @@ Result<FileFlags> from_bits(std::uint32_t bits, std::uint32_t Bit::*kind) {
     return flags;
 }
 
-// Fills in what is answered.
+// Fills in the answer.
 template <class T>
 Result<std::size_t> give(const Job &job, std::vector<std::byte> &bytes, const T &value) {
     if (sizeof value > job.out_size) return Error(EINVAL, "no room for the flags");
@@ -83,7 +83,7 @@ using enum Command::Needs;
 constexpr Command kCommands[] = {
     {FS_IOC_GETFLAGS, at_once, false, nothing, get_flags},
     {FS_IOC_FSGETXATTR, at_once, false, nothing, get_attributes},
-    // What was stored by mmap is written back as long as it may be.
+    // Stores by mmap are written back first, as long as that is still allowed.
     {FS_IOC_SETFLAGS, flushed, true, change, set_flags},
     {FS_IOC_FSSETXATTR, flushed, true, change, set_attributes},
 };
