@@ -237,7 +237,7 @@ void Allocator::free_chunks(ChunkNo first, std::uint64_t chunks) {
 Result<Run> Allocator::take_kept(Change &change, ChunkNo first, std::uint64_t chunks) {
     for (ChunkNo c = first; c < first + chunks; ++c) {
         if (TRY(map_->chunk(c))->free != kChunkBlocks)
-            return Error(ENOSPC, "a chunk was filled again");
+            return Error(ENOSPC, "another operation took a block of the chunk");
         if (map_->blocked(c)) map_->settle_meta();
         if (map_->blocked(c) || TRY(map_->chunk(c))->longest != kChunkBlocks) return no_space();
     }

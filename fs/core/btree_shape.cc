@@ -118,7 +118,7 @@ Result<Neighbours> neighbours(Core &core, TreeId id, const Cursor &at, unsigned 
     for (const NodeView &node : {l, r})
         if (node.header().owner.get() != id.owner.value() ||
             node.header().kind != static_cast<std::uint8_t>(id.kind))
-            return corrupt("a tree's pointer leads to a node of another tree");
+            return corrupt("a tree points to a node of another tree");
     return Neighbours{left, right, right_slot, l, r};
 }
 
@@ -220,7 +220,7 @@ Result<> tree_make_room(Core &core, TreeId id, std::uint64_t key, std::size_t by
         unsigned level = 0;
         while (level + 1 < at.depth() && at.node(level + 1).free_bytes() < kChildCost) ++level;
         if (level + 1 == media::kTreeDepthMax)
-            return Error(EFBIG, "a tree is as deep as it may be");
+            return Error(EFBIG, "a tree has reached its greatest depth");
         TRY(split(core, id, at, level, key, need));
     }
 }

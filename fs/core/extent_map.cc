@@ -67,7 +67,7 @@ Result<> check_classes(const Reader &reader, BlockNo from, BlockNo end) {
     const Bits blocks = bit_range(media::index_in_chunk(from), static_cast<unsigned>(end - from));
     for (std::size_t i = 0; i < blocks.size(); ++i)
         if ((classes->bits[media::bitmap_row(in_group)][i].get() & blocks[i]) != 0)
-            return corrupt("an extent lies on metadata");
+            return corrupt("an extent covers metadata");
     return {};
 }
 
@@ -98,7 +98,7 @@ Result<Extent> checked(const Reader &reader, const Extent &e) {
         if (kind == media::ChunkKind::mixed)
             TRY(check_classes(reader, at, upto));
         else if (kind != media::ChunkKind::data)
-            return corrupt("an extent lies in chunks of another kind");
+            return corrupt("an extent is in chunks of another kind");
         at = upto;
     }
     return e;
@@ -173,7 +173,7 @@ Result<> put(Change &change, media::Inode *inode, InodeNo ino, const Extent &e) 
     }
     InlineExtent *extents = inline_of(inode);
     const unsigned count = inline_count(*inode);
-    if (count >= kInlineExtents) return corrupt("an inline map has no room where some was made");
+    if (count >= kInlineExtents) return corrupt("an inline map lacks the room that was made");
     unsigned at = count;
     for (; at > 0 && extents[at - 1].file_block.get() > e.file_block.value(); --at)
         extents[at] = extents[at - 1];
@@ -251,7 +251,8 @@ Result<> map_insert(Change &change, media::Inode *inode, InodeNo ino, const Exte
                     const MapPermit &) {
     const Reader reader(change);
     const FileBlock first = extent.file_block;
-    if (extent.hole() || extent.blocks == 0) return corrupt("block 0 was taken for a free one");
+    if (extent.hole() || extent.blocks == 0)
+        return corrupt("block 0 was allocated, which is never free");
     const Extent left =
         first == FileBlock(0) ? Extent{} : TRY(last_extent(reader, *inode, ino, first - 1));
     const Extent right = TRY(next_extent(reader, *inode, ino, first));
@@ -271,7 +272,8 @@ Result<> map_insert(Change &change, media::Inode *inode, InodeNo ino, const Exte
 Result<Run> map_remove(Change &change, media::Inode *inode, InodeNo ino, FileBlock first,
                        FileBlock end, const MapPermit &) {
     const Extent e = TRY(find_extent(Reader(change), *inode, ino, first));
-    if (e.hole() || e.end() < end || first >= end) return corrupt("a block map changed under us");
+    if (e.hole() || e.end() < end || first >= end)
+        return corrupt("a block map changed during an operation");
     if (e.file_block < first) {
         Extent head = e;
         head.blocks = first - e.file_block;

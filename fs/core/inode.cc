@@ -88,13 +88,13 @@ Result<InodePlace> locate_inode(const Reader &reader, InodeNo ino) {
     const InodePlace place = place_of(sb, ino);
     if (place.block >= BlockNo(sb.block_count.get()) ||
         number_of(sb, place.block, place.slot) != ino)
-        return Error(ESTALE, "there is no inode of that number");
+        return Error(ESTALE, "there is no inode with that number");
     if (ino.value() == media::kRootIno) return place;  // even if its map is damaged
     const auto found = read_map(reader, place.chunk());
     if (!found.ok() && is_damage(found.error())) return place;  // rely on its class and header
     const InodeMap *map = TRY(found);
     if (map == nullptr || !get(map->made, media::index_in_chunk(place.block)))
-        return Error(ESTALE, "there is no inode of that number");
+        return Error(ESTALE, "there is no inode with that number");
     return place;
 }
 
@@ -102,7 +102,7 @@ static Result<const media::Inode *> read_placed(const Reader &reader, InodeNo in
                                                 const InodePlace &place) {
     const media::Inode *inode = TRY(reader.inode(place.block, place.slot, ino));
     if (inode->mode.get() == 0) return Error(ESTALE, "the inode is not in use");
-    if (inode->size.get() > media::kFileSizeMax) return corrupt("a file is larger than it may be");
+    if (inode->size.get() > media::kFileSizeMax) return corrupt("a file is larger than 2^50 bytes");
     return inode;
 }
 
@@ -270,7 +270,7 @@ Result<NewInode> take_inode(Change &change, GroupNo group) {
     const InodeNo ino = *found;
     const InodePlace place = TRY(locate_inode(reader, ino));
     media::Inode *inode = TRY(change.tx().edit_inode(place.block, place.slot, ino));
-    if (inode->mode.get() != 0) return corrupt("an inode map calls an inode free that is in use");
+    if (inode->mode.get() != 0) return corrupt("an inode map marks an inode free that is in use");
     InodeMap *map = TRY(edit_map(change, place.chunk()));
     put(map->slots, slot_bit(place), true);
     map->used.set(map->used.get() + 1);
@@ -294,7 +294,7 @@ Result<> drop_places(Change &change, ChunkNo chunk, InodeMap *map) {
     const auto inodes = static_cast<std::int32_t>(count_bits(made) * kInodesPerBlock);
     const BlockNo block = TRY(map_block(Reader(change), chunk));
     const unsigned at = media::index_in_chunk(block);
-    if (bit_at(made, at)) return corrupt("an inode map lies among its inodes");
+    if (bit_at(made, at)) return corrupt("an inode map is in a block of inodes");
     const bool fixed = media::index_in_group(chunk) == 0;
     if (fixed) {
         for (media::le64 &word : map->made) word.set(0);
@@ -333,7 +333,7 @@ Result<> free_inode(Change &change, InodeNo ino, media::Inode *inode) {
     inode->generation.set(generation);
     InodeMap *map = TRY(edit_map(change, place.chunk()));
     if (!get(map->slots, slot_bit(place)) || map->used.get() == 0)
-        return corrupt("an inode map calls an inode free that was in use");
+        return corrupt("an inode map marked an inode free that was in use");
     put(map->slots, slot_bit(place), false);
     map->used.set(map->used.get() - 1);
     TRY(space.count_inodes(change, place.group(), -1, 0));
@@ -348,7 +348,7 @@ Result<> free_inode(Change &change, InodeNo ino, media::Inode *inode) {
 static Result<media::Inode *> edit_listed(Change &change, InodeNo ino) {
     auto inode = edit_inode(change, ino);
     if (!inode.ok() && inode.error().errno_value() == ESTALE)
-        return corrupt("a list of inodes leads to one that is not in use");
+        return corrupt("a list of inodes contains one that is not in use");
     return inode;
 }
 

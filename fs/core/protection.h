@@ -44,7 +44,7 @@ inline Result<> may_write(const media::Inode &inode, std::uint64_t offset) {
 inline Result<> may_open_for_writing(const media::Inode &inode, bool appends) {
     TRY(may_touch(inode));
     if (is_append_only(inode) && !appends)
-        return Error(EPERM, "the file is append-only (lsattr), and is opened with O_APPEND");
+        return Error(EPERM, "the file is append-only (lsattr): open it with O_APPEND");
     return {};
 }
 // Removing a name of `target` from `dir`.

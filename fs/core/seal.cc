@@ -21,11 +21,11 @@ Result<> ask(const media::Inode &inode, Standing standing, Move move) {
         case Answer::invalid:
             return Error(EINVAL, "the blocks of a sealed or granted file cannot move");
         case Answer::busy:
-            return Error(EBUSY, "somebody holds a grant on the file: see pmfsctl holders");
+            return Error(EBUSY, "a process holds a grant on the file: see pmfsctl holders");
         case Answer::ask:
-            return Error(kBreakErrno, "the file's leases have to be given back first");
+            return Error(kBreakErrno, "the file's leases must be given back first");
     }
-    return Error(EINVAL, "no such move");
+    return Error(EINVAL, "there is no such change of a block map");
 }
 
 Result<MapPermit> permit(const media::Inode &inode, Standing standing, Move move) {

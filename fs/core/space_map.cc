@@ -88,7 +88,7 @@ Result<> SpaceMap::may_grow(std::uint64_t blocks) {
         if (summary->kind[c] != static_cast<std::uint8_t>(ChunkKind::free) ||
             summary->inode_map[c].get() != 0 || TRY(home_bits(chunk, false)) != Bits{} ||
             TRY(home_bits(chunk, true)) != Bits{})
-            return corrupt("a group has chunks in use that it lacks");
+            return corrupt("a group has chunks in use behind its end");
     }
     return {};
 }
@@ -141,7 +141,7 @@ SpaceMap::Chunk &SpaceMap::chunk_at(ChunkNo chunk) {
 }
 
 Result<const SpaceMap::Chunk *> SpaceMap::chunk(ChunkNo chunk) {
-    if (chunk >= end_chunk()) return Error(ENOENT, "there is no chunk of that number");
+    if (chunk >= end_chunk()) return Error(ENOENT, "there is no chunk with that number");
     TRY(load(media::group_of(chunk)));
     return &chunk_at(chunk);
 }
@@ -203,7 +203,7 @@ Result<> SpaceMap::check_fixed(GroupNo number, const media::Summary &summary) {
             for (const bool classes : {false, true})
                 if (!bit_at(TRY(home_bits(media::chunk_of(at), classes)),
                             media::index_in_chunk(at)))
-                    return corrupt("a bitmap calls a block free that never is");
+                    return corrupt("a bitmap marks a block free that has a fixed use");
         return {};
     };
     TRY(check(layout.superblock, layout.end));
@@ -272,7 +272,7 @@ Result<> SpaceMap::edit_bits(Change &change, ChunkNo chunk, const Bits &bits, bo
     for (std::size_t i = 0; i < bits.size(); ++i) {
         const std::uint64_t was = row[i].get();
         if ((was & bits[i]) != (take ? 0 : bits[i]))
-            return corrupt("a block is freed twice, or taken while in use");
+            return corrupt("a block is freed twice, or allocated while in use");
         row[i].set(was ^ bits[i]);
     }
     return {};

@@ -46,11 +46,11 @@ bool unchanged(const Grant &seen, const Grant &now) {
 }
 
 Error no_grant() {
-    return Error(ENOENT, "the handle holds no such grant");
+    return Error(ENOENT, "the handle has no such grant");
 }
 
 Error wait_for_leases(InodeNo ino) {
-    return Error(kBreakErrno, "waits for the file's leases to be given back").about(ino.value());
+    return Error(kBreakErrno, "the file's leases must be given back first").about(ino.value());
 }
 
 }  // namespace
@@ -123,7 +123,8 @@ Error Holders::begin_break(const Error &why, const Caller &caller) {
         caretaker_.leases_gone(ino);
     const auto handle = live.handle(caller.handle);
     if (caller.nonblocking || (handle && handle->opener.nonblocking))
-        return Error(EAGAIN, "the file is leased; its holders were asked to go");
+        return Error(EAGAIN,
+                     "the file is leased, and the holders were asked to give the leases back");
     return wait_for_leases(ino);
 }
 
@@ -249,18 +250,21 @@ Result<> may_hold(const media::Inode &inode, const HandleInfo &opened, const Gra
     if (!S_ISREG(inode.mode.get())) return Error(EINVAL, "only regular files have a block map");
     if (request.may_store) TRY(core::may_change(inode));
     if (request.maps && !opened.read)
-        return Error(EBADF, "to be mapped, the file must be open for reading");
+        return Error(EBADF, "to map it, the file must be open for reading");
     // A process that may have the device can read the file there anyway, so it may map for reading.
     const bool only_looks = request.maps && !request.may_store && request.trusted;
     if (caller.uid != 0 && caller.uid != inode.uid.get() && !opened.write && !only_looks)
-        return Error(EPERM, "a grant takes the owner, root, or a descriptor for writing");
+        return Error(EPERM,
+                     "only root, the owner, and a process that has the file open for writing may "
+                     "take a grant");
     if (request.forks && (!request.maps || request.may_store))
-        return Error(EINVAL, "only a mapping that reads is handed down to children");
+        return Error(EINVAL, "only a mapping for reading can be inherited by children");
     if (request.forks && (inode.flags.get() & media::kSealedFull) == 0)
-        return Error(EINVAL, "only a mapping of a file that is sealed full is handed down");
+        return Error(EINVAL,
+                     "only a mapping of a file that is sealed full can be inherited by children");
     const std::uint64_t size = inode.size.get();
     if (size == 0 || request.offset >= size)
-        return Error(EINVAL, "there is nothing to hold at that offset");
+        return Error(EINVAL, "the offset is at or behind the end of the file");
     if (request.length > size - request.offset)
         return Error(EINVAL, "the range reaches past the end of the file");
     return {};
@@ -314,7 +318,7 @@ Result<Grant> Holders::design(const HandleInfo &opened, const GrantRequest &requ
     if (request.kind == GrantKind::breakable && caretaker_.breaking(ino))
         return wait_for_leases(ino);
     if (request.kind == GrantKind::breakable && caretaker_.has_turns(ino))
-        return Error(EAGAIN, "those who waited for the file's leases come first");
+        return Error(EAGAIN, "other operations that waited for the file's leases run first");
     grant.file = ino;
     grant.handle = opened.handle;
     grant.kind = request.kind;
@@ -398,7 +402,7 @@ void Holders::survey(InodeNo ino) {
 Result<GrantId> Holders::take(HandleId handle, const GrantRequest &request, const Caller &caller,
                               std::uint64_t *bad_offset) {
     const auto opened = ground_.live.handle(handle);
-    if (!opened) return Error(EBADF, "no such open file");
+    if (!opened) return Error(EBADF, "there is no such open file");
     if (request.may_store) {
         TRY(ground_.volume.writable());
         if (!opened->write) return Error(EACCES, "to store, the file must be open for writing");
@@ -451,7 +455,8 @@ Result<FileDescriptor> Holders::lend_device(HandleId handle, GrantId id) {
     const Error gone(ENOENT, "the grant is gone");
     const auto grant = ground_.live.grant(handle, id);
     if (!grant) return gone;
-    if (!grant->lent) return Error(EOPNOTSUPP, "this medium cannot tell who still maps it");
+    if (!grant->lent)
+        return Error(EOPNOTSUPP, "this medium cannot tell which processes still map it");
     if (grant->record == InodeNo()) return gone;
     Trace trace;
     {
@@ -499,7 +504,7 @@ void Holders::tell_holders(const std::function<void(GrantWatcher &)> &what) {
 
 Result<std::uint64_t> Holders::revoke(InodeNo ino, GrantId id, std::uint32_t pid,
                                       const Caller &caller) {
-    if (caller.uid != 0) return Error(EPERM, "only root ends what others hold");
+    if (caller.uid != 0) return Error(EPERM, "only root may end grants of others");
     const Process process = system_.process_of(pid);
     const auto meant = [&](GrantId grant, std::uint32_t holder) {
         return (id == 0 || grant == id) && (pid == 0 || holder == pid || holder == process.pid);
@@ -518,12 +523,12 @@ Result<std::uint64_t> Holders::revoke(InodeNo ino, GrantId id, std::uint32_t pid
     // Pins that map nothing.
     for (const Holder &pin : ground_.live.pins(ino))
         if (meant(pin.grant, pin.pid)) ended += ground_.live.unpin(pin.handle, pin.grant) ? 1 : 0;
-    if (ended == 0) return Error(ENOENT, "nobody holds such a grant on the file");
+    if (ended == 0) return Error(ENOENT, "there is no such grant on the file");
     return ended;
 }
 
 Result<> Holders::release_quarantine(std::uint64_t id, const Caller &caller) {
-    if (caller.uid != 0) return Error(EPERM, "only root can say that nobody stores there any more");
+    if (caller.uid != 0) return Error(EPERM, "only root may release a quarantine");
     return quarantines_.release(InodeNo(id));
 }
 

@@ -329,7 +329,7 @@ Result<> LiveTable::add_grant(InodeNo ino, const Grant &grant, std::size_t lost)
     {
         Lock counted(places_mutex_);
         if (places_.take(grant.uid, grants_share_, lost) != Places::Taken::yes)
-            return Error(EUSERS, "there are as many grants as there may be (-o mappings=)");
+            return Error(EUSERS, "there are too many grants: see -o mappings=");
     }
     if (grant.may_store) i.stored_directly = true;
     i.grants.add(grant);
@@ -404,10 +404,10 @@ Result<> LiveTable::charge(const core::PinTable::Pin &pin, std::uint64_t blocks,
     const auto found = pinned_.find(pin.uid);
     const std::uint64_t charged = found == pinned_.end() ? 0 : found->second;
     if (blocks != 0 && charged + blocks > limit / media::kBlockSize)
-        return Error(ENOMEM, "that would pin more than the user may");
+        return Error(ENOMEM, "the user would pin more than RLIMIT_MEMLOCK or pin_quota= allows");
     // A range is charged once but can be pinned many times, and each pin takes memory.
     if (pin.counted && pin_places_.take(pin.uid, grants_share_ * kPinsEach) != Places::Taken::yes)
-        return Error(EUSERS, "there are as many pins as there may be (-o mappings=)");
+        return Error(EUSERS, "there are too many pins: see -o mappings=");
     if (blocks != 0) pinned_[pin.uid] = charged + blocks;
     return {};
 }
@@ -435,7 +435,7 @@ Result<GrantId> LiveTable::pin(InodeNo ino, core::PinTable::Pin pin, std::uint64
     const auto number = pins.add(pin);
     if (number) return *number;
     discharge(pin.uid, blocks, counted);
-    return Error(ENOMEM, "a block of the file is pinned as often as can be counted");
+    return Error(ENOMEM, "a block of the file is pinned too often to be counted");
 }
 
 // Ends one pin of a handle, that with this number or (0) any.  False when there is none.

@@ -150,7 +150,7 @@ Result<> Quarantines::drop(HandleId handle, GrantId id) {
         SharedLock held(ground_.lock);
         const auto found = by_grant_.find({handle, id});
         if (found == by_grant_.end() || id == 0)
-            return Error(ENOENT, "the handle holds no such grant");
+            return Error(ENOENT, "the handle has no such grant");
         record = found->second;
     }
     if (const auto traced = trace(record)) {

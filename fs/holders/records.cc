@@ -48,7 +48,7 @@ Result<const media::Inode *> file_of(const Reader &reader, const media::Inode &r
     const auto *slot = TRY(reader.inode(place.value().block, place.value().slot, file));
     const bool gone = slot->mode.get() == 0;
     if (slot->generation.get() < generation)
-        return corrupt("the file that a grant record names is an older copy of itself");
+        return corrupt("the inode that a grant record names is an older copy of itself");
     if (slot->generation.get() > generation || gone) return nullptr;
     return core::read_inode(reader, file);
 }
@@ -84,7 +84,8 @@ Result<> Records::claim(InodeNo record, GrantReason reason) {
     ground_.lock.assert_held();
     const Reader reader(ground_.core);
     const auto *was = TRY(core::read_inode(reader, record));
-    if ((was->flags.get() & media::kGrantRecord) == 0) return corrupt("no record of a grant");
+    if ((was->flags.get() & media::kGrantRecord) == 0)
+        return corrupt("the inode is not a grant record");
     media::GrantHolder holder = holder_of(*was);
     if ((holder.flags.get() & media::kGrantClaimed) != 0) return {};
     for (const Run &run : TRY(unclaimed(record))) {
@@ -235,7 +236,7 @@ Result<> Records::list(std::vector<Trace> *all) {
         const auto found = core::read_inode(reader, record);
         // Damage: what other records claim is unknown, so nothing may be freed until fsck.
         if (!found.ok() || (found.value()->flags.get() & media::kGrantRecord) == 0)
-            return corrupt("the list of those who map the device is damaged");
+            return corrupt("the list of processes that map the device is damaged");
         all->push_back(trace_of(record, *found.value()));
     }
     return {};

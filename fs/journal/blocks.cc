@@ -43,7 +43,7 @@ Result<const std::byte *> Blocks::get(BlockNo block, media::Magic magic) {
         // kind.
         const auto *header = reinterpret_cast<const media::BlockHeader *>(bytes);
         if (header->magic.get() == static_cast<std::uint32_t>(magic)) return bytes;
-        return corrupt("a pointer leads to a metadata block of another kind");
+        return corrupt("a pointer refers to a metadata block of another kind");
     }
     TRY(check_present(block));
     if (!media::block_ok({bytes, media::kBlockSize}, magic, fsid_, block.value()))
@@ -51,7 +51,7 @@ Result<const std::byte *> Blocks::get(BlockNo block, media::Magic magic) {
     if (magic == media::Magic::node || magic == media::Magic::inode_map) TRY(check_class(block));
     if (sane_ && !sane_(bytes, magic)) return corrupt("a metadata block contradicts itself");
     if (knows_all_fields_ && !media::reserved_zero({bytes, media::kBlockSize}, magic))
-        return corrupt("a metadata block has something where nothing may be");
+        return corrupt("a metadata block has data in unused bytes");
     touched.fetch_or(kWhole, std::memory_order_relaxed);
     return bytes;
 }
@@ -71,7 +71,7 @@ Result<const media::Inode *> Blocks::inode(BlockNo block, unsigned slot, InodeNo
     if (!media::block_ok({bytes, media::kInodeSize}, media::Magic::inode, fsid_, self.value()))
         return corrupt("an inode is damaged");
     if (knows_all_fields_ && !media::reserved_zero({bytes, media::kInodeSize}, media::Magic::inode))
-        return corrupt("an inode has something where nothing may be");
+        return corrupt("an inode has data in unused bytes");
     TRY(check_class(block));
     touched.fetch_or(bit, std::memory_order_relaxed);
     return inode;
@@ -95,7 +95,7 @@ Result<> Blocks::check_class(BlockNo block) {
         const auto *bitmap = reinterpret_cast<const media::BitmapBlock *>(found.value());
         const unsigned bit = media::index_in_chunk(block);
         const std::uint64_t word = bitmap->bits[media::bitmap_row(in_group)][bit / 64].get();
-        if ((word >> (bit % 64) & 1) == 0) return corrupt("a metadata block lies among file data");
+        if ((word >> (bit % 64) & 1) == 0) return corrupt("a metadata block is among file data");
     }
     return {};
 }

@@ -35,7 +35,7 @@ Result<> apply_record(std::span<const std::byte> record, const Homes &homes, con
     const std::uint64_t entries = header.entries.get();
     const auto kind = RecordKind{header.kind.get()};
     if (kind != RecordKind::transaction && kind != RecordKind::mark)
-        return corrupt("a journal record is of no known kind");
+        return corrupt("a journal record has an unknown kind");
     if (entries > (kind == RecordKind::mark ? 0 : media::kTxBlocksMax))
         return corrupt("a journal record has too many entries");
     std::uint64_t at = sizeof header + align_up(entries * sizeof(RecordEntry), kLineSize);
@@ -45,7 +45,7 @@ Result<> apply_record(std::span<const std::byte> record, const Homes &homes, con
         std::uint64_t lines = entry.lines.get();
         const BlockNo block(entry.block.get());
         if (!homes.allow(block))
-            return corrupt("a journal record changes what no record may change");
+            return corrupt("a journal record changes blocks that no record may change");
         while (lines != 0) {
             const int first = std::countr_zero(lines);
             const int run = std::countr_one(lines >> first);
@@ -213,7 +213,7 @@ Result<Chain> verify_chain(const pm::Region &region, const media::Superblock &sb
         chain.last_seq = seq;
         ++chain.records;
     }
-    if (faults.met()) return Error(EIO, "the medium cannot give a part of the journal");
+    if (faults.met()) return Error(EIO, "a part of the journal cannot be read from the medium");
     const std::uint64_t end = reader.seq();
     bool broken = chain.power_was_cut ? end <= last : scan.any_later_than(end);
     if (!broken) {

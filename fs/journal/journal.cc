@@ -175,7 +175,7 @@ Result<> Journal::append_locked(std::span<std::byte> record) {
     region_.fence(std::move(unfenced));
     if (faults.met()) {
         failed_.store(true, std::memory_order_release);
-        return Error(EIO, "the medium did not take a record of the journal");
+        return Error(EIO, "the medium did not store a record of the journal");
     }
     head_offset_ = (head_offset_ + record.size()) % place_.size;
     ++next_seq_;

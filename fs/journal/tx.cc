@@ -34,7 +34,8 @@ Result<> Tx::begin() {
 
 Result<Tx::Shadow *> Tx::add(BlockNo block, media::Magic magic, bool fresh) {
     PMFS_ASSERT(begun_);
-    if (used_ == shadows_.size()) return corrupt("a change touches more blocks than any may");
+    if (used_ == shadows_.size())
+        return corrupt("a transaction would change more blocks than any may");
     Shadow &shadow = shadows_[used_];
     shadow = {block, magic, fresh, 0, 0, journal_.shadows_.get() + used_ * kBlockSize};
     ++used_;
@@ -60,7 +61,7 @@ void Tx::copy_lines(Shadow &shadow, Lines lines) {
 
 Result<std::byte *> Tx::make_fresh(BlockNo block, media::Magic magic) {
     if (find(block) || !journal_.homes_.allow(block))
-        return corrupt("a block that is in use was taken for a free one");
+        return corrupt("a block that is in use was allocated");
     TRY(journal_.blocks().check_present(block));  // its home will be stored to
     Shadow *shadow = TRY(add(block, magic, true));
     const auto header = media::header_of(magic, journal_.blocks().fsid(), block.value(), 0);
@@ -163,7 +164,8 @@ void Tx::finish_blocks(std::uint64_t seq) {
 
 Result<TxSeq> Tx::commit() {
     PMFS_ASSERT(begun_);
-    if (pm::NoWaiting::met()) return Error(kAbsentErrno, "something was not looked at");
+    if (pm::NoWaiting::met())
+        return Error(kAbsentErrno, "a transaction needs a block of metadata that is not in memory");
     const auto seq = TRY(journal_.commit(*this));
     pm::NoWaiting::end();
     begun_ = false;

@@ -124,7 +124,7 @@ private:
         }
         Result<> is(media::Magic wanted) const {
             if (magic == wanted) return {};
-            return corrupt("a pointer leads to a metadata block of another kind");
+            return corrupt("a pointer refers to a metadata block of another kind");
         }
     };
 

@@ -104,7 +104,8 @@ Result<FileDescriptor> Region::open_again(bool writable) const {
 
 Result<> MappedRegion::extend(std::uint64_t size) {
     if (size <= this->size()) return {};
-    if (size > TRY(medium_size())) return Error(EINVAL, "the medium is smaller than that");
+    if (size > TRY(medium_size()))
+        return Error(EINVAL, "the medium is smaller than the requested size");
     TRY(extend_views(size));
     size_.store(size, std::memory_order_release);
     return {};

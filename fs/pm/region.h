@@ -125,7 +125,7 @@ public:
     // possible by opening it again.
     virtual Result<> extend(std::uint64_t size) {
         if (size <= this->size()) return {};
-        return Error(EOPNOTSUPP, "a medium of this kind does not get longer while it is open");
+        return Error(EOPNOTSUPP, "this kind of medium cannot grow while it is open");
     }
 
     // --- image files only

@@ -70,10 +70,10 @@ Result<> set_acl(Engine &e, InodeNo ino, std::string_view name, const Acl &acl, 
     const auto *was = TRY(core::read_inode(reader, ino));
     const std::uint32_t mode = was->mode.get();
     TRY(core::may_change(*was));
-    if (S_ISLNK(mode)) return Error(EOPNOTSUPP, "a symlink has no access control list");
+    if (S_ISLNK(mode)) return Error(EOPNOTSUPP, "a symlink cannot have an access control list");
     if (!access && !S_ISDIR(mode)) {
         if (acl.empty()) return {};
-        return Error(EACCES, "only a directory has a list for new files");
+        return Error(EACCES, "only a directory can have a default access control list");
     }
     // A list that says no more than a mode is stored as the mode.
     const bool kept = !acl.empty() && !(access && core::is_mode_only(acl));

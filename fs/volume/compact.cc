@@ -61,7 +61,7 @@ private:
 
 Result<Compacted> Volume::compact(GroupNo from, const Caller &caller) {
     Engine &e = parts_->engine;
-    if (caller.uid != 0) return Error(EPERM, "only root compacts a volume");
+    if (caller.uid != 0) return Error(EPERM, "only root may compact a volume");
     TRY(writable(e));
     if (from >= e.allocator->map().end_group())
         return Error(EINVAL, "the volume has no such group");

@@ -16,8 +16,8 @@ using core::Reader;
 
 Result<const media::Inode *> read_file(const Reader &reader, InodeNo ino) {
     const auto *inode = TRY(core::read_inode(reader, ino));
-    if (S_ISDIR(inode->mode.get())) return Error(EISDIR, "a directory");
-    if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "not a regular file");
+    if (S_ISDIR(inode->mode.get())) return Error(EISDIR, "it is a directory");
+    if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "it is not a regular file");
     return inode;
 }
 

@@ -42,7 +42,7 @@ Result<> fill_donor(Engine &e, std::span<const DonorSource> sources) {
         lost = lost || e.region->lost(from, size);
     }
     e.journal->persist(std::move(unfenced));
-    if (lost) return Error(EIO, "the medium lost a page of the file");
+    if (lost) return Error(EIO, "the medium has lost a page of the file");
     if (pm::take_fault()) return Error(EIO, "the medium has a bad page here");
     return {};
 }

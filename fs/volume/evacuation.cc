@@ -263,7 +263,7 @@ Result<bool> Evacuation::move_attribute(const Reader &reader, const core::Owned 
     const pm::FaultScope faults;  // a bad page concerns this window only
     const auto moved =
         attribute_moved_ == next_
-            ? Result<std::uint64_t>(corrupt("an attribute is in the same place again"))
+            ? Result<std::uint64_t>(corrupt("an attribute's value was moved to the same place"))
             : core::move_xattr(*e_.core, owned.ino, *owned.attribute, goal());
     TRY(unless_absent());
     if (!moved.ok() && moved.error().errno_value() == kParkErrno) return moved.error();
@@ -372,7 +372,8 @@ void Evacuation::copy() {
 
 // What refuses concerns this window only: a bad page, a seal, a file that is gone.
 Result<> Evacuation::commit() {
-    const Result<> done = failed_ ? Result<>(Error(EIO, "a bad page")) : exchange();
+    const Result<> done =
+        failed_ ? Result<>(Error(EIO, "the medium has a bad page here")) : exchange();
     if (!done.ok()) TRY(unless_absent());
     if (!done.ok() && done.error().errno_value() == kParkErrno) return done;
     if (!done.ok()) {
@@ -396,7 +397,7 @@ Result<> Evacuation::exchange() {
     const auto standing = e_.live.standing(piece_.ino, at, end);
     const auto permit = TRY(core::permit(*inode, standing, core::Move::relocate));
     const Run old = TRY(core::map_remove(change, inode, piece_.ino, at, end, permit));
-    if (old.start != piece_.start) return corrupt("a block map changed under its claim");
+    if (old.start != piece_.start) return corrupt("a block map changed although it was claimed");
     TRY(e_.allocator->give_back(change, old));
     TRY(e_.allocator->take_reserved(change, run_));
     TRY(core::map_insert(change, inode, piece_.ino,

@@ -88,7 +88,7 @@ private:
 
     Result<> begin() REQUIRES(e_.lock) {
         const auto *was = TRY(core::read_inode(Reader(*e_.core), ino_));
-        if (!S_ISREG(was->mode.get())) return Error(ENODEV, "not a regular file");
+        if (!S_ISREG(was->mode.get())) return Error(ENODEV, "it is not a regular file");
         TRY(punch_ || zero_ ? core::may_change(*was) : core::may_touch(*was));
         TRY(e_.holders->permit_around(ino_, *was, punch_ || zero_ ? Move::punch : Move::allocate,
                                       first_, end_));
@@ -225,7 +225,7 @@ Result<> Volume::fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uin
     constexpr unsigned kPunch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
     const bool zero = (mode & ~FALLOC_FL_KEEP_SIZE) == FALLOC_FL_ZERO_RANGE;
     if ((mode & (kSealMode | kUnsealMode) & ~FALLOC_FL_KEEP_SIZE) != 0)
-        return Error(EINVAL, "a seal mode stands alone, with KEEP_SIZE");
+        return Error(EINVAL, "a seal mode must be given with KEEP_SIZE and no other mode");
     if (mode != 0 && mode != FALLOC_FL_KEEP_SIZE && mode != kPunch && !zero) {
         // Collapse, insert and unshare: if the map may not change, that error comes first.
         return asking(e, caller, [&]() -> Result<> {
@@ -233,10 +233,10 @@ Result<> Volume::fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uin
             const auto *inode = TRY(core::read_inode(Reader(*e.core), ino));
             TRY(e.holders->permit(ino, *inode, Move::punch, file_block_of(offset),
                                   FileBlock(media::kFileBlocksMax)));
-            return Error(EOPNOTSUPP, "pmfs does not know this mode of fallocate");
+            return Error(EOPNOTSUPP, "pmfs does not support this mode of fallocate");
         });
     }
-    if (length == 0) return Error(EINVAL, "fallocate of no bytes");
+    if (length == 0) return Error(EINVAL, "fallocate needs a length greater than zero");
     if (offset > media::kFileSizeMax || length > media::kFileSizeMax - offset)
         return Error(EFBIG, "a file has at most 2^50 bytes");
     const std::uint64_t to = offset + length;

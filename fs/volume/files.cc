@@ -22,7 +22,7 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
     SharedLock held(e.lock);
     const Reader reader(*e.core);
     const auto *inode = TRY(core::read_inode(reader, ino));
-    if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "not a regular file");
+    if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "it is not a regular file");
     const std::uint32_t flags = inode->flags.get();
     if (request.write) TRY(core::may_open_for_writing(*inode, request.append));
     // A store by mmap would not append.
@@ -70,7 +70,8 @@ Result<bool> Volume::truncate_by_open(InodeNo ino, const OpenRequest &request) {
 
 Result<Attr> Volume::create(InodeNo dir, std::string_view name, std::uint32_t mode,
                             const OpenRequest &request, OpenReply *reply) {
-    if (!S_ISREG(mode)) return Error(EINVAL, "only a regular file is made and opened at once");
+    if (!S_ISREG(mode))
+        return Error(EINVAL, "only a regular file can be created and opened at once");
     return open_new(TRY(make(dir, name, mode, 0, request.caller)), request, reply);
 }
 
@@ -131,7 +132,7 @@ bool Volume::unseen_by(HandleId handle) {
 
 Result<HandleInfo> Volume::handle_info(HandleId handle) {
     const auto found = parts_->engine.live.handle(handle);
-    if (!found) return Error(EBADF, "no such open file");
+    if (!found) return Error(EBADF, "there is no such open file");
     return *found;
 }
 

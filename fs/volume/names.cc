@@ -30,7 +30,7 @@ std::uint8_t type_of(std::uint32_t mode) {
 
 Result<const media::Inode *> read_dir(const Reader &reader, InodeNo ino) {
     const auto *dir = TRY(core::read_inode(reader, ino));
-    if (!S_ISDIR(dir->mode.get())) return Error(ENOTDIR, "not a directory");
+    if (!S_ISDIR(dir->mode.get())) return Error(ENOTDIR, "it is not a directory");
     return dir;
 }
 
@@ -53,7 +53,7 @@ void tidy_dir(core::Core &core, InodeNo dir, std::uint64_t key) {
 Result<Attr> lookup_number(Engine &e, InodeNo ino) REQUIRES_SHARED(e.lock) {
     const auto *inode = TRY(core::read_inode(Reader(*e.core), ino));
     if ((inode->flags.get() & media::kGrantRecord) != 0)
-        return Error(ESTALE, "the inode is no file");
+        return Error(ESTALE, "the inode is not a file");
     const bool known = e.live.reference_known(ino);
     if (!known && inode->nlink.get() == 0) return Error(ESTALE, "the file was removed");
     if (!known) e.live.reference(ino);
@@ -79,7 +79,7 @@ Result<Attr> Volume::lookup(InodeNo dir_ino, std::string_view name) {
     }
     auto found = core::read_inode(reader, ino);
     if (!found.ok() && found.error().errno_value() == ESTALE)
-        return corrupt("a name leads to an inode that is not in use");
+        return corrupt("a name refers to an inode that is not in use");
     const auto *inode = TRY(std::move(found));
     e.live.reference(ino);
     return attr_of(e, ino, *inode);
@@ -130,7 +130,8 @@ Result<> prepare_name(core::Core &core, InodeNo dir_ino, std::string_view name) 
 using Fill = std::function<Result<>(Change &, media::Inode *dir, const core::NewInode &)>;
 
 Result<> count_subdirectory(media::Inode *dir) {
-    if (dir->nlink.get() == media::kLinksMax) return Error(EMLINK, "too many subdirectories");
+    if (dir->nlink.get() == media::kLinksMax)
+        return Error(EMLINK, "the directory has too many subdirectories");
     dir->nlink.set(dir->nlink.get() + 1);
     return {};
 }
@@ -206,8 +207,8 @@ Result<Attr> Volume::make(InodeNo dir_ino, std::string_view name, std::uint32_t 
     TRY(writable(e));
     if (!S_ISREG(mode) && !S_ISDIR(mode) && !S_ISCHR(mode) && !S_ISBLK(mode) && !S_ISFIFO(mode) &&
         !S_ISSOCK(mode))
-        return Error(EINVAL, "no type of file that can be made");
-    if ((mode & ~(S_IFMT | 07777u)) != 0) return Error(EINVAL, "a mode that no file can have");
+        return Error(EINVAL, "a file of this type cannot be created");
+    if ((mode & ~(S_IFMT | 07777u)) != 0) return Error(EINVAL, "the mode is invalid");
     NewInodeWords words{.mode = mode, .rdev = S_ISCHR(mode) || S_ISBLK(mode) ? rdev : 0};
     const auto fill = [&](Change &, media::Inode *dir, const core::NewInode &) -> Result<> {
         return S_ISDIR(mode) ? count_subdirectory(dir) : Result<>();
@@ -249,11 +250,11 @@ Result<std::string> Volume::readlink(InodeNo ino) {
     SharedLock held(engine.lock);
     const Reader reader(*engine.core);
     const auto *inode = TRY(core::read_inode(reader, ino));
-    if (!S_ISLNK(inode->mode.get())) return Error(EINVAL, "not a symlink");
+    if (!S_ISLNK(inode->mode.get())) return Error(EINVAL, "it is not a symlink");
     const std::uint64_t size = inode->size.get();
     if (size <= media::kInlineBytes)
         return std::string(reinterpret_cast<const char *>(inode->inline_bytes), size);
-    if (size > media::kSymlinkMax) return corrupt("a symlink is longer than it can be");
+    if (size > media::kSymlinkMax) return corrupt("a symlink's target is too long");
     std::vector<core::Run> runs;
     for (FileBlock at, end(media::blob_blocks(size)); at < end; at += runs.back().blocks) {
         const Extent e = TRY(core::find_extent(reader, *inode, ino, at));
@@ -270,11 +271,12 @@ Result<Attr> Volume::link(InodeNo ino, InodeNo dir_ino, std::string_view name, P
     return parts_->scheduler.unless_space_comes(progress, [&]() -> Result<Attr> {
         ExclusiveLock held(e.lock);
         const auto *was = TRY(core::read_inode(Reader(*e.core), ino));
-        if (S_ISDIR(was->mode.get())) return Error(EPERM, "a directory has one name");
+        if (S_ISDIR(was->mode.get())) return Error(EPERM, "a directory can have only one name");
         TRY(core::may_change(*was));
         const bool nameless = was->nlink.get() == 0;
         if (nameless && !e.live.linkable(ino)) return Error(ENOENT, "the file was removed");
-        if (was->nlink.get() == media::kLinksMax) return Error(EMLINK, "too many links");
+        if (was->nlink.get() == media::kLinksMax)
+            return Error(EMLINK, "the file has too many links");
         TRY(prepare_name(*e.core, dir_ino, name));
 
         Change change(*e.core);
@@ -301,7 +303,7 @@ Result<Attr> Volume::create_nameless(InodeNo dir_ino, std::uint32_t mode, bool l
     Engine &e = parts_->engine;
     TRY(writable(e));
     if ((mode & ~07777u) != S_IFREG)
-        return Error(EINVAL, "only a regular file is made without a name");
+        return Error(EINVAL, "only a regular file can be created without a name");
     InodeNo ino;
     const auto made =
         parts_->scheduler.unless_space_comes(request.caller.progress, [&]() -> Result<Attr> {
@@ -332,9 +334,9 @@ Result<> Volume::unlink(InodeNo dir_ino, std::string_view name, InodeNo *removed
         const auto found = TRY(core::find_name(reader, *was, dir_ino, name));
         ino = found.ino;
         const auto *target = TRY(core::read_inode(reader, ino));
-        if (S_ISDIR(target->mode.get())) return Error(EISDIR, "a directory: use rmdir");
+        if (S_ISDIR(target->mode.get())) return Error(EISDIR, "it is a directory: use rmdir");
         TRY(core::may_remove_name(*was, *target));
-        if (target->nlink.get() == 0) return corrupt("a name leads to an inode without links");
+        if (target->nlink.get() == 0) return corrupt("a name refers to an inode without links");
 
         Change change(*e.core);
         TRY(change.begin());

@@ -261,7 +261,7 @@ Result<> Volume::prepare(InodeNo ino, std::uint64_t offset, std::uint64_t length
     {
         SharedLock held(e.lock);
         const auto *inode = TRY(core::read_inode(Reader(*e.core), ino));
-        if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "not a regular file");
+        if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "it is not a regular file");
         TRY(core::may_change(*inode));
         const std::uint64_t size = inode->size.get();
         if (offset > size || length > size - offset)
@@ -274,7 +274,8 @@ Result<> Volume::prepare(InodeNo ino, std::uint64_t offset, std::uint64_t length
     // As much as one transaction takes: what lies under one bitmap block.
     constexpr std::uint64_t kUnitMax = std::bit_floor(media::kBitmapChunks) * media::kChunkSize;
     if ((unit & (unit - 1)) != 0 || unit < volume_unit || unit < kBlockSize || unit > kUnitMax)
-        return Error(EINVAL, "a unit is a power of two, from the volume's mapping unit to 64 MiB");
+        return Error(EINVAL,
+                     "the unit must be a power of two from the volume's mapping unit to 64 MiB");
     std::uint64_t unit_blocks = unit / kBlockSize;
     if (unit_blocks > 1) unit_blocks = std::max(unit_blocks, kChunkBlocks);
     first = media::unit_down(first, unit_blocks);

@@ -39,7 +39,7 @@ Result<std::size_t> find_data(Engine &engine, InodeNo ino, std::uint64_t offset,
         } else {
             from = engine.region->data() + device_byte(e, at);
             if (engine.region->lost(device_byte(e, at), n))
-                return Error(EIO, "the medium lost a page of the file");
+                return Error(EIO, "the medium has lost a page of the file");
         }
         pieces->push_back({const_cast<std::byte *>(from), n});
         at += n;
@@ -54,10 +54,10 @@ Result<std::uint64_t> seek(Engine &engine, InodeNo ino, std::uint64_t offset, bo
         const Reader reader(*engine.core);
         const auto *inode = TRY(read_file(reader, ino));
         const std::uint64_t size = inode->size.get();
-        if (offset >= size) return Error(ENXIO, "past the end of the file");
+        if (offset >= size) return Error(ENXIO, "the offset is past the end of the file");
         for (unsigned n = 0; n < kExtentsLookedAt; ++n) {
             if (media::byte_of(at) >= size) {
-                if (data) return Error(ENXIO, "no data up to the end of the file");
+                if (data) return Error(ENXIO, "there is no data up to the end of the file");
                 return size;
             }
             const Extent e = TRY(core::find_extent(reader, *inode, ino, at));

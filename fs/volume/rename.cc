@@ -33,7 +33,7 @@ Result<bool> is_above(Engine &e, InodeNo ino, InodeNo dir) EXCLUDES(e.lock) {
             if (dir.value() == media::kRootIno) return false;
             if ((steps & (steps - 1)) == 0) seen = dir;
             dir = InodeNo(TRY(core::read_inode(reader, dir))->parent.get());
-            if (dir == seen) return corrupt("directories above one another form a ring");
+            if (dir == seen) return corrupt("the parents of a directory form a cycle");
         }
     }
 }
@@ -48,7 +48,7 @@ struct Side {  // the source or the target of a rename
 Result<Side> look(const Reader &reader, InodeNo dir_ino, std::string_view name, bool must_exist) {
     TRY(core::check_name(name));
     const auto *dir = TRY(core::read_inode(reader, dir_ino));
-    if (!S_ISDIR(dir->mode.get())) return Error(ENOTDIR, "not a directory");
+    if (!S_ISDIR(dir->mode.get())) return Error(ENOTDIR, "it is not a directory");
     if (dir->nlink.get() == 0) return Error(ENOENT, "the directory was removed");
     Side side{dir_ino, name, {}, false};
     auto found = core::find_name(reader, *dir, dir_ino, name);
@@ -102,10 +102,10 @@ Result<Moves> check_moves(Engine &e, const Request &request) EXCLUDES(e.lock) {
 }
 
 Result<> check_replace(const Reader &reader, const Side &from, const Side &to) {
-    if (to.is_dir && !from.is_dir) return Error(EISDIR, "a directory is in the way");
-    if (from.is_dir && !to.is_dir) return Error(ENOTDIR, "a file is in the way");
+    if (to.is_dir && !from.is_dir) return Error(EISDIR, "the new name is a directory");
+    if (from.is_dir && !to.is_dir) return Error(ENOTDIR, "the new name is not a directory");
     if (to.is_dir && TRY(core::read_inode(reader, to.found.ino))->entries.get() != 0)
-        return Error(ENOTEMPTY, "the directory in the way is not empty");
+        return Error(ENOTEMPTY, "the directory to be replaced is not empty");
     return {};
 }
 
@@ -171,7 +171,7 @@ Result<bool> move(core::Core &core, const Side &from, const Side &to, InodeNo wh
         at.text = to.name;
         TRY(core::dir_replace(change, to_dir, to.dir, at, from.found.ino, from.found.type));
         if (!to.is_dir && replaced->nlink.get() == 0)
-            return corrupt("a name leads to an inode without links");
+            return corrupt("a name refers to an inode without links");
         replaced->nlink.set(to.is_dir ? 0 : replaced->nlink.get() - 1);
         if (to.is_dir) to_dir->nlink.set(to_dir->nlink.get() - 1);
         replaced->ctime = now;
@@ -242,7 +242,7 @@ Result<> Volume::rename(InodeNo from_dir, std::string_view from_name, InodeNo to
     Engine &e = parts_->engine;
     TRY(writable(e));
     if ((flags & ~unsigned{RENAME_NOREPLACE | RENAME_WHITEOUT}) != 0 && flags != RENAME_EXCHANGE)
-        return Error(EINVAL, "rename knows NOREPLACE, WHITEOUT and EXCHANGE only");
+        return Error(EINVAL, "rename supports only NOREPLACE, WHITEOUT and EXCHANGE");
     const Request request{from_dir, from_name, to_dir, to_name, flags, renamed, caller};
     const auto attempt = [&](Done *done) -> Result<> {
         const Moves moves = TRY(check_moves(e, request));

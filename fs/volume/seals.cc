@@ -34,7 +34,7 @@ Result<> may_seal(const MountOptions &options, const media::Inode &inode, const 
     TRY(core::may_change(inode));
     if (privileged || caller.uid == 0) return {};
     if (options.owner_may_seal && caller.uid == inode.uid.get()) return {};
-    return Error(EPERM, "sealing takes root, or the owner on a mount with -o seal=owner");
+    return Error(EPERM, "only root may seal, or the owner on a mount with -o seal=owner");
 }
 
 }  // namespace
@@ -241,7 +241,7 @@ Result<> Volume::check_seal(InodeNo ino, const Caller &caller) {
 Result<> Volume::seal(InodeNo ino, SealLevel level, const Caller &caller, bool privileged,
                       std::uint64_t *bad_offset) {
     Engine &e = parts_->engine;
-    if (level == SealLevel::none) return Error(EINVAL, "a seal is as-is or full");
+    if (level == SealLevel::none) return Error(EINVAL, "the level of a seal must be as-is or full");
     TRY(writable(e));
     auto operation = resumed_or_new<Seal>(caller.progress, ino, e, ino, level, privileged);
     operation->lend(caller);

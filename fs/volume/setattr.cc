@@ -85,8 +85,8 @@ private:
             return {};
         }
         if (*set_.size > media::kFileSizeMax) return Error(EFBIG, "a file has at most 2^50 bytes");
-        if (S_ISDIR(was->mode.get())) return Error(EISDIR, "a directory");
-        if (!S_ISREG(was->mode.get())) return Error(EINVAL, "not a regular file");
+        if (S_ISDIR(was->mode.get())) return Error(EISDIR, "it is a directory");
+        if (!S_ISREG(was->mode.get())) return Error(EINVAL, "it is not a regular file");
         TRY(e_.claims.respect(ino_, &claim_));
         stage_ = Stage::size;
         if ((was->flags.get() & media::kTrimPending) == 0) return {};
@@ -103,7 +103,7 @@ private:
         if (caller_.uid == 0 || caller_.uid == was.uid.get()) return {};
         const auto counts = e_.live.counts(ino_);
         if (counts.cached_write != 0 || counts.direct_write != 0) return {};
-        return Error(EPERM, "only its owner takes set-id bits from a file");
+        return Error(EPERM, "only its owner may clear the set-id bits of a file");
     }
 
     // Zeroes what the file grows over, a step at a time, because many blocks may be bound there.

@@ -97,7 +97,7 @@ Result<bool> clear_tree_step(Engine &e, InodeNo ino, media::TreeKind kind) {
     TRY(core::tree_tidy(*e.core, {ino, kind}, 0));
     inode = TRY(core::read_inode(Reader(*e.core), ino));
     if (core::root_of(*inode, kind).get() != 0 && inode->blocks.get() >= before)
-        return corrupt("a tree cannot be emptied");
+        return corrupt("a tree has entries that cannot be removed");
     return false;
 }
 

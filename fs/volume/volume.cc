@@ -103,11 +103,11 @@ Result<> Volume::Parts::start() {
 Result<std::unique_ptr<Volume>> Volume::open(std::unique_ptr<pm::Region> region,
                                              const MountOptions &options) {
     const pm::FaultScope faults;
-    if (sodium_init() < 0) return Error(EIO, "libsodium does not start");
+    if (sodium_init() < 0) return Error(EIO, "libsodium could not be initialized");
     const auto found = TRY(find_superblock(*region));
     const media::Superblock &sb = found.sb;
     if (media::must_mount_read_only(sb) && !options.read_only)
-        return Error(EROFS, "made by a newer pmfs: mount it read-only (-o ro)");
+        return Error(EROFS, "the volume was made by a newer pmfs: mount it read-only (-o ro)");
     if (region->mapping_unit() > sb.mapping_unit.get() && !options.read_only)
         return pm::advice_for_unit(*region, sb.mapping_unit.get());
     auto parts = std::make_unique<Parts>(std::move(region), sb, BlockNo(found.block), options);

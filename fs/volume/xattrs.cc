@@ -33,16 +33,19 @@ Result<std::string_view> check_xattr_name(std::string_view name) {
         return Error(ERANGE, "an attribute's name has 1 to 255 bytes");
     for (const std::string_view prefix : {"user.", "trusted.", "security."}) {
         if (!name.starts_with(prefix)) continue;
-        if (name == prefix) return Error(EINVAL, "an attribute's name is more than its prefix");
+        if (name == prefix)
+            return Error(EINVAL, "an attribute's name must be longer than its prefix");
         return name.substr(prefix.size());
     }
     if (core::is_acl(name)) return name;
-    return Error(EOPNOTSUPP, "pmfs keeps user., trusted. and security. attributes, and ACLs");
+    return Error(
+        EOPNOTSUPP,
+        "pmfs stores only user., trusted. and security. attributes, and access control lists");
 }
 
 Result<> check_changeable(std::string_view name) {
     if (TRY(check_xattr_name(name)).starts_with("pmfs.") && !is_seal(name))
-        return Error(EINVAL, "pmfs.* attributes are pmfs's own; there is pmfs.seal only");
+        return Error(EINVAL, "pmfs.* attributes are reserved, and only pmfs.seal exists");
     return {};
 }
 
@@ -84,12 +87,14 @@ Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const st
     TRY(check_changeable(name));
     if (is_seal(name)) {
         const std::string_view text = text_of(value);
-        if (text != "full" && text != "as-is") return Error(EINVAL, "a seal is full or as-is");
+        if (text != "full" && text != "as-is")
+            return Error(EINVAL, "the level of a seal must be as-is or full");
         std::uint64_t bad = 0;
         return seal(ino, text == "full" ? SealLevel::full : SealLevel::as_is, caller,
                     name == kTrustedSeal, &bad);
     }
-    if (value.size() > media::kXattrValueMax) return Error(E2BIG, "a value has at most 64 KiB");
+    if (value.size() > media::kXattrValueMax)
+        return Error(E2BIG, "an attribute's value has at most 64 KiB");
     if (core::is_acl(name)) return change_acl(ino, name, value, drop_setgid, caller.progress);
 
     const auto set = [&]() -> Result<> {
@@ -98,8 +103,10 @@ Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const st
         const auto *was = TRY(core::read_inode(reader, ino));
         TRY(core::may_change(*was));
         const bool there = core::has_xattr(reader, *was, ino, name);
-        if ((flags & XATTR_CREATE) != 0 && there) return Error(EEXIST, "the attribute exists");
-        if ((flags & XATTR_REPLACE) != 0 && !there) return Error(ENODATA, "no such attribute");
+        if ((flags & XATTR_CREATE) != 0 && there)
+            return Error(EEXIST, "the file has this attribute already");
+        if ((flags & XATTR_REPLACE) != 0 && !there)
+            return Error(ENODATA, "the file has no such attribute");
         TRY(core::xattr_make_room(*e.core, ino, name, value.size()));
         Change change(*e.core);
         TRY(change.begin());
@@ -142,7 +149,7 @@ Result<std::vector<std::byte>> Volume::getxattr(InodeNo ino, std::string_view na
             name_of_level((flags & media::kSealedFull) != 0 ? SealLevel::full : SealLevel::as_is)));
         return std::vector<std::byte>(text.begin(), text.end());
     }
-    if (inode->xattr_root.get() == 0) return Error(ENODATA, "no such attribute");
+    if (inode->xattr_root.get() == 0) return Error(ENODATA, "the file has no such attribute");
     return core::get_xattr(reader, *inode, ino, name);
 }
 
@@ -174,7 +181,7 @@ Result<> Volume::removexattr(InodeNo ino, std::string_view name, const Caller &c
     ExclusiveLock held(e.lock);
     const auto *was = TRY(core::read_inode(Reader(*e.core), ino));
     TRY(core::may_change(*was));
-    if (was->xattr_root.get() == 0) return Error(ENODATA, "no such attribute");
+    if (was->xattr_root.get() == 0) return Error(ENODATA, "the file has no such attribute");
     Change change(*e.core);
     TRY(change.begin());
     auto *inode = TRY(core::edit_inode(change, ino));

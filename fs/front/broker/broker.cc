@@ -131,12 +131,12 @@ Result<> Broker::Impl::start() {
     const std::string directory = run_directory(options_.directory);
     listener_ = TRY(listen_at(directory, volume_.info().uuid));
     if (::getrandom(&epoch_, sizeof epoch_, 0) != sizeof epoch_)
-        return Error(EIO, "the kernel gives no random numbers");
+        return Error(EIO, "the kernel provides no random numbers");
     epoll_ = FileDescriptor(::epoll_create1(EPOLL_CLOEXEC));
     wake_ = FileDescriptor(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!epoll_.ok() || !wake_.ok() || !watch(listener_.socket.get(), kListenKey) ||
         !watch(wake_.get(), kWakeKey))
-        return Error(EMFILE, "too few descriptors for the broker");
+        return Error(EMFILE, "too few descriptors for the broker: raise RLIMIT_NOFILE");
     auto started = start_thread("pmfs-broker", [this] { run(); });
     if (!started.ok()) {
         ::unlink(listener_.path.c_str());

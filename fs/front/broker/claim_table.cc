@@ -31,10 +31,10 @@ Result<BrokerToken> ClaimTable::issue(const BrokerClaim &claim, const Caller &ta
                                       std::uint64_t lapses_ns) {
     BrokerToken secret;
     if (::getrandom(secret.bytes, sizeof secret.bytes, 0) != sizeof secret.bytes)
-        return Error(EIO, "the kernel gives no random numbers");
+        return Error(EIO, "the kernel provides no random numbers");
     if (by_secret_.contains(first_half(secret.bytes)) ||
         tokens_.take(taker.uid, kTokensShare) != Places::Taken::yes)
-        return Error(EAGAIN, "too many grants wait for their connection to the broker");
+        return Error(EAGAIN, "too many grants are waiting for their connection to the broker");
     const std::uint64_t number = next_++;
     Entry entry;
     entry.claim = claim;

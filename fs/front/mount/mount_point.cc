@@ -58,7 +58,7 @@ Result<FileDescriptor> MountPoint::open_device() {
 Error MountPoint::refusal(int error) {
     switch (error) {
         case EPERM:
-            return Error(error, "only root can mount");
+            return Error(error, "only root can mount a volume");
         case ENODEV:
             return Error(error, "this kernel has no FUSE (load it with `modprobe fuse`)");
         default:
@@ -74,7 +74,7 @@ Result<MountPoint> MountPoint::make(const ServeOptions &options, const Surroundi
     void *shared =
         ::mmap(nullptr, sizeof(dev_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (shared == MAP_FAILED)
-        return Error(errno, "not enough memory to share with a child process");
+        return Error(errno, "not enough memory for a page that is shared with a child process");
     auto *number = static_cast<dev_t *>(shared);
     const int error = act_in(where, [&] {
         const int done = ::mount(options.source.c_str(), options.directory.c_str(), kType,

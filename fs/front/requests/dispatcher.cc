@@ -77,7 +77,7 @@ Result<std::shared_ptr<Dispatcher>> Dispatcher::create(Clients &clients,
     dispatcher->session_ =
         fuse_session_new(&args, &operations, sizeof operations, dispatcher.get());
     fuse_opt_free_args(&args);  // the library has put its own copy there
-    if (dispatcher->session_ == nullptr) return Error(ENOMEM, "libfuse gave no session");
+    if (dispatcher->session_ == nullptr) return Error(ENOMEM, "libfuse could not create a session");
 
     // The library needs a descriptor of its own; every message goes through a port instead.
     const int unused = ::open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -86,7 +86,7 @@ Result<std::shared_ptr<Dispatcher>> Dispatcher::create(Clients &clients,
     io.read = never_read;
     if (unused < 0 || fuse_session_custom_io(dispatcher->session_, &io, unused) != 0) {
         if (unused >= 0) ::close(unused);
-        return Error(EIO, "libfuse refused its input and output functions");
+        return Error(EIO, "libfuse did not accept input and output functions");
     }
     if (dispatcher->client_->policy().notifiable)
         TRY(dispatcher->client_->start_notifier(dispatcher->kernel()));

@@ -26,7 +26,7 @@ Result<> check_version(std::uint32_t version) {
 }
 
 Result<> check_zero(std::uint64_t value) {
-    if (value != 0) return Error(EINVAL, "an unknown flag or a reserved field is not zero");
+    if (value != 0) return Error(EINVAL, "a flag is unknown, or a reserved field is not zero");
     return {};
 }
 
@@ -334,7 +334,7 @@ Result<std::size_t> seal(Job &job, pmfs_io_seal &io) {
     TRY(check_zero(io.flags));
     TRY(check_zero(io.reserved));
     if (io.level != PMFS_SEAL_AS_IS && io.level != PMFS_SEAL_FULL)
-        return Error(EINVAL, "a seal is as-is or full");
+        return Error(EINVAL, "the level of a seal must be as-is or full");
     TRY(need_regular(job));
     TRY(need_write_handle(job));
     const SealLevel level = io.level == PMFS_SEAL_FULL ? SealLevel::full : SealLevel::as_is;
@@ -417,10 +417,10 @@ Result<std::size_t> grant(Job &job, pmfs_io_grant &io) {
     TRY(need_handle(job));
     if (claim.may_store) TRY(need_write_handle(job));
     if ((claim.maps || (io.flags & PMFS_GRANT_EVENTS) != 0) && job.context.broker == nullptr)
-        return Error(EOPNOTSUPP, "this mount hands out no direct mappings");
+        return Error(EOPNOTSUPP, "this mount provides no direct mappings");
     if (claim.maps) TRY(job.context.broker->may_map(job.caller));
     if (claim.hand_over && (!claim.maps || job.caller.uid != 0))
-        return Error(EPERM, "only root hands the device over, with a mapping");
+        return Error(EPERM, "only root may hand over the device, and only with a mapping");
     Volume &volume = job.context.volume;
     const GrantRequest request{.kind = kind,
                                .offset = io.offset,

@@ -27,7 +27,7 @@ void run(const Command &command, const std::shared_ptr<Job> &job) {
     auto used = command.run(*job, bytes);
     if (pm::take_fault()) used = Error(EIO, "the medium has a bad page here");
     if (!used.ok() && used.error().errno_value() == kClaimErrno && !job->sits())
-        used = Error(EAGAIN, "too many requests wait");
+        used = Error(EAGAIN, "too many requests are waiting");
     if (!used.ok() && must_park(used.error())) {
         job->context.volume.when_ready(
             used.error(), [&command, job] { go_on(command, job); }, job->caller.uid);

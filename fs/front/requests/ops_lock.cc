@@ -49,7 +49,7 @@ Result<LockRequest> wanted_by(fuse_req_t req, InodeNo ino) {
         return Error(ENOSYS, "the client's own kernel keeps its locks");
     const auto kind = to_kind(in.lk.type);
     if (!kind || in.lk.start > in.lk.end || in.lk.end > LockRequest::kLast)
-        return Error(EINVAL, "no kind of lock, or no range");
+        return Error(EINVAL, "the kind or the range of the lock is invalid");
     const bool asks = Request::current()->opcode() == FUSE_GETLK;
     if (!whole && !asks && *kind != LockKind::none) {
         const auto handle =

@@ -43,7 +43,7 @@ Result<Attr> look_above(Dispatcher &dispatcher, InodeNo dir) {
     const Attr above = TRY(dispatcher.volume().lookup(dir, ".."));
     if (client.holds(above.ino)) return above;
     dispatcher.volume().forget(above.ino, 1);
-    return Error(ESTALE, "the client was not given the directory above");
+    return Error(ESTALE, "the client was not given the parent directory");
 }
 
 void lookup(fuse_req_t req, fuse_ino_t parent, const char *name) {

@@ -75,7 +75,7 @@ std::shared_ptr<DaxWindow::Range> DaxWindow::find(std::uint64_t window_offset) {
 Result<> DaxWindow::set_up(InodeNo ino, const fuse_setupmapping_in &in) {
     if (in.len != kRange || !is_aligned(in.moffset, kRange) || !is_aligned(in.foffset, kRange) ||
         in.moffset > size_ || in.len > size_ - in.moffset)
-        return Error(EINVAL, "the place is not in the window, or not aligned");
+        return Error(EINVAL, "the range is outside of the window, or not aligned");
     const Lock turn(turn_);
     if (const auto there = find(in.moffset); there != nullptr) {
         // The guest wants to write to a range that it only read so far: it is mapped for both.

@@ -98,7 +98,7 @@ Result<> DevFuse::handshake() {
         if (!message.empty()) {
             dispatcher_.dispatch(queue, message);
             if (dispatcher_.ready()) return {};
-            return Error(EPROTO, "the kernel's FUSE and libfuse could not agree on a protocol");
+            return Error(EPROTO, "the kernel and libfuse could not agree on a protocol");
         }
         if (errno != EINTR && errno != ENOENT)
             return Error(errno, "the kernel ended the connection before it began");
@@ -115,7 +115,7 @@ Result<> DevFuse::start() {
         FileDescriptor clone(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
         std::uint32_t of = mounted;
         if (!clone.ok() || ::ioctl(clone.get(), FUSE_DEV_IOC_CLONE, &of) != 0)
-            return Error(errno, "cannot open /dev/fuse once more for another thread");
+            return Error(errno, "cannot open /dev/fuse again for another thread");
         queues_.push_back(std::make_unique<Queue>(std::move(clone)));
     }
     for (const auto &queue : queues_) {

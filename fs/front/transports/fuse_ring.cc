@@ -166,8 +166,8 @@ Result<> FuseRing::set_up() {
     CPU_ZERO(&own);
     CPU_SET(cpu_, &own);
     if (const int error = ::pthread_setaffinity_np(::pthread_self(), sizeof own, &own); error != 0)
-        return Error(error, "a thread may not run on its CPU");
-    if (!wake_.ok()) return Error(EMFILE, "no room for a descriptor");
+        return Error(error, "cannot bind a thread to its CPU");
+    if (!wake_.ok()) return Error(EMFILE, "no descriptor is left (RLIMIT_NOFILE)");
     TRY(make_ring());
     listen();  // this also shows whether the ring can be entered
     if (const int code = ::io_uring_submit(&ring_); code < 0)
@@ -185,7 +185,7 @@ Result<> FuseRing::make_ring() {
     if (const int code = ::io_uring_queue_init_params(kSubmissions, &ring_, &params); code != 0) {
         if (code == -EPERM)
             return Error(EPERM, "io_uring is forbidden (kernel.io_uring_disabled, or a container)");
-        return Error(-code, "this kernel makes no such io_uring");
+        return Error(-code, "this kernel does not support the io_uring that is needed");
     }
     has_ring_ = true;
     return restrict_ring();
@@ -255,7 +255,7 @@ Result<> FuseRing::add_entries(Queue &queue, std::size_t count) {
     const std::size_t size = count * kEntrySize;
     void *memory = ::mmap(nullptr, size, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) return Error(errno, "no memory for requests");
+    if (memory == MAP_FAILED) return Error(errno, "there is no memory for requests");
     ::madvise(memory, size, MADV_NOHUGEPAGE);  // most requests touch a page or two
     memory_.emplace_back(static_cast<std::byte *>(memory), Unmap{size});
     for (std::size_t i = 0; i < count; ++i) {
@@ -274,7 +274,7 @@ Result<> FuseRing::enlist() {
     TRY(take_completions());  // the kernel has refused by now those that it refuses
     for (const Queue &queue : queues_)
         if (queue.usable == 0)
-            return Error(refusal_, "the kernel does not take memory for requests over io_uring");
+            return Error(refusal_, "the kernel does not accept memory for requests over io_uring");
     return {};
 }
 
@@ -324,7 +324,7 @@ Result<> FuseRing::completed(const io_uring_cqe &cqe) {
         gone_ = true;
         return {};
     }
-    if (!was_new) return Error(-cqe.res, "the kernel refuses an answer by io_uring");
+    if (!was_new) return Error(-cqe.res, "the kernel refused an answer over io_uring");
     refusal_ = -cqe.res;
     --entry->queue.usable;
     return {};
@@ -337,7 +337,7 @@ Result<> FuseRing::handle(Entry &entry) {
     const std::size_t payload = entry.header->entry.payload_size;
     if (payload > kPayloadMax || in.len < sizeof in + payload ||
         in.len > sizeof in + kFixedMax + payload)
-        return Error(EPROTO, "a request that came by io_uring is not whole");
+        return Error(EPROTO, "a request over io_uring is incomplete");
     const std::size_t fixed = in.len - sizeof in - payload;  // (its size is nowhere else)
     entry.commit_id = entry.header->entry.commit_id;
     entry.node = in.nodeid;

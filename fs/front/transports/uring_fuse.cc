@@ -74,7 +74,7 @@ Result<std::unique_ptr<UringFuse>> UringFuse::make(Dispatcher &dispatcher, Traff
     const std::size_t queues = cpus_of(first_line("/sys/devices/system/cpu/possible")).size();
     std::vector<unsigned> here = cpus_of(first_line("/sys/devices/system/cpu/online"));
     std::erase_if(here, [queues](unsigned cpu) { return cpu >= queues; });
-    if (here.empty()) return Error(EOPNOTSUPP, "this system does not say which CPUs it has");
+    if (here.empty()) return Error(EOPNOTSUPP, "the list of CPUs cannot be read");
     if (!may_run_on(here))
         return Error(EOPNOTSUPP, "the server may not run on all CPUs, each of which has a queue");
 
