@@ -1,4 +1,4 @@
-// Binding, and who else may be at that path.
+// Binding the socket, and checking what else is at its path.
 #include "virtio/listener.h"
 
 #include <sys/socket.h>
@@ -28,7 +28,7 @@ const sockaddr *generic(const sockaddr_un &address) {
     return reinterpret_cast<const sockaddr *>(&address);
 }
 
-// A socket of a server that was killed goes; nothing else does.
+// Removes the socket of a server that was killed, and nothing else.
 Result<> make_room(const sockaddr_un &address) {
     struct stat status {};
     if (::lstat(address.sun_path, &status) != 0) return {};
