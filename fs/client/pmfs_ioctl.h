@@ -217,8 +217,7 @@ struct pmfs_io_revoke {
 
 /* --- quarantine: blocks whose holder lost its grant and may still map them -------------------- */
 
-#define PMFS_QUARANTINE_ALIVE 1u   /* the holder's process exists; else it is gone, or not visible \
-                                    */
+#define PMFS_QUARANTINE_ALIVE 1u   /* the holder's process exists; else it is gone, or not seen */
 #define PMFS_QUARANTINE_STORES 2u  /* it may store */
 #define PMFS_QUARANTINE_REVOKED 4u /* a lease that was not given back in time */
 #define PMFS_QUARANTINE_MAPPED                                                                     \

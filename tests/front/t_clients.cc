@@ -71,7 +71,7 @@ TEST_CASE("clients: a handle of another client is EBADF, though both hold the fi
     CHECK(world.wire().write(own, 0, "z") == EBADF);
 }
 
-TEST_CASE("clients: to forget more than one was given takes nothing from another client") {
+TEST_CASE("clients: forgetting more than it was given takes nothing from another client") {
     World world;
     Wire &host = world.wire();
     const OpenFile file = written(host, "f");
@@ -87,7 +87,7 @@ TEST_CASE("clients: to forget more than one was given takes nothing from another
     CHECK(!world.volume().getattr(InodeNo(file.node)).ok());  // its blocks are free
 }
 
-TEST_CASE("clients: when one goes, its files without a name, its handles and its grants go, once") {
+TEST_CASE("clients: when one leaves, its nameless files, handles and grants are released, once") {
     World world;
     Wire &host = world.wire();
     const std::uint64_t inodes = world.volume().info().inodes_used;
@@ -116,7 +116,7 @@ TEST_CASE("clients: when one goes, its files without a name, its handles and its
     CHECK(host.write(shared, 0, "x") == 0);
 }
 
-TEST_CASE("clients: FUSE_DESTROY gives everything back, and another dispatcher begins anew") {
+TEST_CASE("clients: FUSE_DESTROY releases everything, and a new dispatcher can start") {
     World world;
     const OpenFile file = written(world.wire(), "f");
     Wire guest(world.wire(), Policy::guest());
@@ -135,7 +135,7 @@ TEST_CASE("clients: FUSE_DESTROY gives everything back, and another dispatcher b
     CHECK(guest.sent().back() == "reply 0");
 }
 
-TEST_CASE("clients: requests that wait are dropped with their client, and answered to nobody") {
+TEST_CASE("clients: waiting requests are dropped with their client, without an answer") {
     MountOptions options;
     options.lease_break_ms = 60'000;
     World world({}, options);
@@ -158,7 +158,7 @@ TEST_CASE("clients: requests that wait are dropped with their client, and answer
     CHECK(host.getattr(file.node).size == 8192);
 }
 
-TEST_CASE("clients: one may go while the other's kernel is asked or told for its request") {
+TEST_CASE("clients: one may leave while the other's kernel is being notified for its request") {
     for (const bool asked_first : {true, false}) {
         CAPTURE(asked_first);
         World world;
@@ -405,7 +405,7 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("clients: what a policy counts has an end, and what is given back can be had again") {
+TEST_CASE("clients: a policy's limits hold, and what is released can be taken again") {
     World world;
     Policy policy = Policy::guest();
     policy.lookups_max = 2;
@@ -436,7 +436,7 @@ TEST_CASE("clients: what a policy counts has an end, and what is given back can 
     CHECK(guest.create("c").error == 0);
 }
 
-TEST_CASE("clients: what a guest changes the host's kernel hears before the guest is answered") {
+TEST_CASE("clients: the host's kernel is told of a guest's change before the guest is answered") {
     World world;
     Wire &host = world.wire();
     const std::uint64_t dir = host.make_node("d", S_IFDIR | 0755);
@@ -521,7 +521,8 @@ TEST_CASE("clients: the host's kernel is not told of what it does not know, nor 
     for (const std::string &text : host.sent()) CHECK(text == "reply 0");
 }
 
-TEST_CASE("clients: what the host's kernel has not written back a guest sees, and cannot lose") {
+TEST_CASE(
+    "clients: a guest sees data that the host's kernel has not written back, and cannot lose it") {
     World world;
     Wire &host = world.wire();
     const OpenFile file = written(host, "f");

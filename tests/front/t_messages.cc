@@ -43,7 +43,7 @@ std::uint64_t number_from(const char *variable, std::uint64_t otherwise) {
 
 }  // namespace
 
-TEST_CASE("messages: one that ends too early is refused wherever it is cut, and nobody reads on") {
+TEST_CASE("messages: a truncated one is refused, wherever it ends, and is not read past its end") {
     World world;
     Raw raw(world.wire().dispatcher());
     const OpenFile file = world.wire().create("f");
@@ -99,7 +99,7 @@ TEST_CASE("messages: a count or a size that is not the message's own is refused"
     CHECK(sound(world));
 }
 
-TEST_CASE("messages: what is no request of ours is ENOSYS") {
+TEST_CASE("messages: an unknown request is ENOSYS") {
     World world;
     Raw raw(world.wire().dispatcher());
     const std::uint32_t opcodes[] = {
@@ -112,7 +112,8 @@ TEST_CASE("messages: what is no request of ours is ENOSYS") {
     CHECK(raw.send_message(FUSE_NOTIFY_REPLY, kRoot, std::string(64, 'x')) == -1);
 }
 
-TEST_CASE("messages: a number that was not given leads nowhere: table, grant records, orphans") {
+TEST_CASE(
+    "messages: inode numbers that were not given out are refused: table, grant records, orphans") {
     World world;
     Raw raw(world.wire().dispatcher());
     Wire &wire = world.wire();

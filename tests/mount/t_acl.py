@@ -21,7 +21,7 @@ def setfacl(path, *words):
     run("setfacl", *words, path)
 
 
-@claim("a list lets in whom it names, within its mask, and nobody else")
+@claim("a list allows those that it names, within its mask, and no others")
 def _(here):
     os.chmod(here, 0o755)
     (here / "f").write_text("words")
@@ -55,7 +55,7 @@ def _(here):
     assert os.listxattr(here / "f") == []
 
 
-@claim("chmod changes the mask, and a list that is set changes the mode")
+@claim("chmod changes the mask, and setting a list changes the mode")
 def _(here):
     (here / "f").touch()
     setfacl(here / "f", "-m", "u:1000:rwx,m::rwx")
@@ -67,7 +67,7 @@ def _(here):
     assert stat.S_IMODE(os.stat(here / "f").st_mode) == 0o600
 
 
-@claim("what is made in a directory with a default list has that, whatever the umask")
+@claim("new files in a directory with a default list inherit it, whatever the umask")
 def _(here):
     (here / "d").mkdir()
     setfacl(here / "d", "-d", "-m", "u::rwx,u:1000:rwx,g::rx,o::-")
@@ -92,7 +92,7 @@ def _(here):
     assert stat.S_IMODE(os.lstat(here / "d" / "link").st_mode) == 0o777
 
 
-@claim("set-group-ID goes with a list that a user sets who is not of the group, and stays for who is")
+@claim("setting a list clears set-group-ID unless the user is in the group")
 def _(here):
     os.chmod(here, 0o777)
     for gid, left in ((3000, 0), (1000, stat.S_ISGID), (2000, stat.S_ISGID)):
@@ -104,7 +104,7 @@ def _(here):
         assert os.stat(path).st_mode & stat.S_ISGID == left, gid
 
 
-@claim("only the owner sets a list, and what is no list is EINVAL")
+@claim("only the owner sets a list, and an invalid list is EINVAL")
 def _(here):
     (here / "f").touch()
     os.chmod(here, 0o777)

@@ -78,7 +78,7 @@ def sync_error(memory, fd):
 
 # --- written back, and not stored whole
 
-@claim("stores through a mapping that the volume has no room for are an error of msync or fsync",
+@claim("stores through a mapping for which there is no space are an error of msync or fsync",
        alone=True)
 def _(make):
     here = make.volume(size="32M").mnt
@@ -92,7 +92,7 @@ def _(make):
         os.close(fd)
 
 
-@claim("with -o writeback, what was written and has no room is an error of fsync", alone=True)
+@claim("with -o writeback, written data for which there is no space is an error of fsync", alone=True)
 def _(make):
     volume = make.volume(size="32M")
     fill_up(volume.mnt, 128 << 10)
@@ -168,7 +168,8 @@ def _(here):
     os.close(fd)
 
 
-@claim("with -o writeback, a file that was just written is never without blocks, and none is missing when it is closed", alone=True)
+@claim("with -o writeback, a file that was just written is never without blocks, and none is missing when it is "
+       "closed", alone=True)
 def _(make):
     here = make.volume(options="writeback").mnt
     (here / "old").write_bytes(b"")
@@ -366,7 +367,7 @@ def copy_range(path):
     os.close(fd)
 
 
-@claim("what takes set-id bits away is seen by stat at once, whatever the kernel kept")
+@claim("stat sees at once that set-id bits were cleared, whatever the kernel has cached")
 def _(here):
     here.chmod(0o777)
     acts = {

@@ -68,7 +68,7 @@ def mount_pmfs(volume, *words, **settings):
                           capture_output=True, text=True, timeout=30, **settings)
 
 
-@claim("a server keeps no pipe and no lock that its starter had open", alone=True)
+@claim("a server keeps no pipe and no lock that its parent had open", alone=True)
 def _(maker):
     with idle(maker) as volume:
         lock = open(volume.directory / "lock", "w")
@@ -152,7 +152,7 @@ def _(maker):
         volume.fsck()
 
 
-@claim("who wants to mount a volume once more hears whose namespace has it", alone=True)
+@claim("a second mount of a volume is refused with the namespace that has it", alone=True)
 def _(maker):
     with idle(maker) as volume, other_namespace() as stranger:
         assert mount_pmfs(volume, "-N", f"/proc/{stranger}/ns/mnt").returncode == 0
@@ -166,7 +166,7 @@ def _(maker):
         assert ended(volume.region)
 
 
-@claim("a server that is alone in its namespace stays there, for nobody else would keep the mount",
+@claim("a server that is alone in its namespace stays there, because no other process would keep the mount",
        alone=True)
 def _(maker):
     with idle(maker) as volume:

@@ -94,7 +94,7 @@ def set_id_file(here, mode, name="f"):
     return here / name
 
 
-@claim("a write by a user without privilege clears set-id bits, by the cache and around it")
+@claim("a write by a user without privilege clears set-id bits, through the cache and past it")
 def _(here):
     os.chmod(here, 0o777)
     for flags in (os.O_WRONLY, os.O_WRONLY | os.O_DIRECT):
@@ -162,7 +162,7 @@ def _(here):
         assert mode_of(here / name) == (0o2767 if kind else 0o6767), "no group may execute it"
 
 
-@claim("chown to nobody else by a stranger is EPERM where it would take set-id bits away")
+@claim("chown(-1, -1) by a stranger is EPERM if it would clear set-id bits")
 def _(here):
     os.chmod(here, 0o777)
 
@@ -179,7 +179,8 @@ def _(here):
     as_user(lambda: os.chown(path, -1, -1), uid=2000, gid=2000)
 
 
-@claim("set-group-ID without execution by the group goes unless who writes, truncates or allocates is in the group")
+@claim("set-group-ID without execution by the group is cleared unless the caller that writes, truncates or "
+       "allocates is in the group")
 def _(here):
     os.chmod(here, 0o777)
 

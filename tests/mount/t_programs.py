@@ -37,7 +37,7 @@ def register(kind, name, words):
 for number, (name, words) in enumerate(CLAIMS.items()):
     register(real_programs.LIGHT[number], name, words)
 
-@claim("SQLite has each transaction that it committed after the server died under it", alone=True, seconds=120)
+@claim("SQLite keeps each committed transaction when the server is killed", alone=True, seconds=120)
 def _(maker):
     for kind in (real_programs.SqliteWal, real_programs.SqliteDelete):
         for options in ("", "writeback"):

@@ -39,7 +39,8 @@ bool keeps(const OpenFile &file) {
 
 }  // namespace
 
-TEST_CASE("cached: who only reads a file that is sealed full is cached, who may write is not") {
+TEST_CASE(
+    "cached: handles that only read a file sealed full are cached, those that may write are not") {
     for (const Medium medium : {Medium::memory, Medium::image}) {
         Mounted mounted(medium);
         Wire &wire = mounted.wire();
@@ -97,7 +98,7 @@ TEST_CASE("cached: pages are kept, but not over a grant that may store") {
     wire.release(holder);
 }
 
-TEST_CASE("cached: what a write past the cache makes untrue goes before its answer") {
+TEST_CASE("cached: pages that a write past the cache makes stale are dropped before its answer") {
     Mounted mounted(Medium::memory);
     Wire &wire = mounted.wire();
     const std::uint64_t node = sealed_file(wire, "f");

@@ -109,7 +109,7 @@ def stays_held(volume, path, process):
     volume.fsck()
 
 
-@claim("a holder whose first thread has ended holds on, when its server dies", alone=True, seconds=120)
+@claim("a holder whose first thread has ended keeps its blocks when its server dies", alone=True, seconds=120)
 def _(maker):
     volume = maker.volume(size="64M")
     path = volume.mnt / "held"
@@ -122,7 +122,7 @@ def _(maker):
         stays_held(volume, path, process)
 
 
-@claim("a holder whose first thread has ended holds on, when its grant is revoked", alone=True, seconds=120)
+@claim("a holder whose first thread has ended keeps its blocks when its grant is revoked", alone=True, seconds=120)
 def _(maker):
     volume = maker.volume(size="64M")
     path = volume.mnt / "held"
@@ -132,7 +132,7 @@ def _(maker):
         stays_held(volume, path, process)
 
 
-@claim("a holder holds on when the next server lives in another PID namespace", alone=True, seconds=120)
+@claim("a holder keeps its blocks when the next server lives in another PID namespace", alone=True, seconds=120)
 def _(maker):
     volume = maker.volume(size="64M")
     path = volume.mnt / "held"
@@ -189,7 +189,7 @@ def exec_after_mapping(path):
     return Process(act)
 
 
-@claim("a holder that calls exec has its mapping no more, and leaves no row", alone=True)
+@claim("a holder that calls exec loses its mapping, and leaves no row", alone=True)
 def _(maker):
     volume = maker.volume()
     path = volume.mnt / "f"

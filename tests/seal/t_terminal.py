@@ -33,7 +33,7 @@ def says(*command, json_too=False, ok=None):
     return text
 
 
-@claim("pmfsctl writes names of files, processes and volumes so that no terminal obeys them", alone=True)
+@claim("pmfsctl prints names of files, processes and volumes so that they cannot control a terminal", alone=True)
 def _(maker: Maker):
     volume = maker.volume(size="64M", mkfs=("--label", os.fsdecode(EVIL.replace(b"\n", b"")[:40])))
     path = os.path.join(os.fsencode(volume.mnt), EVIL)

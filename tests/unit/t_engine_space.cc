@@ -68,7 +68,7 @@ std::string use_up_names(Volume &v, InodeNo file) {
 
 }  // namespace
 
-TEST_CASE("space: a full volume is full at once, whatever the change itself would free") {
+TEST_CASE("space: a full volume is full at once, even if the change itself would free blocks") {
     Mounted volume(16 << 20);
     const InodeNo ino = make_file(*volume, "f");
     REQUIRE(volume->setxattr(ino, "user.x", bytes_of(std::string(60000, 'a')), 0, kUser).ok());
@@ -132,7 +132,7 @@ TEST_CASE("space: preparing a file in many pieces ends, however small the journa
         CHECK(read_at(*volume, ino, static_cast<std::uint64_t>(i) * 8192, 4096) == text);
 }
 
-TEST_CASE("space: a file that is made and opened in one is not in its own way") {
+TEST_CASE("space: creating and opening a file in one request does not collide with itself") {
     SmallVolume volume(16 << 20);
     OpenRequest request;
     request.write = request.truncate = true;

@@ -208,8 +208,7 @@ struct Mapping {
 
 }  // namespace
 
-TEST_CASE(
-    "quarantine: a release by root that finds the journal full counts at once, and frees once") {
+TEST_CASE("quarantine: root's release takes effect at once on a full journal, and frees once") {
     Volumes v;
     const auto file = v.held("f", 16);
     const InodeNo other = v.make("t", 1);
@@ -229,7 +228,7 @@ TEST_CASE(
     v.check();
 }
 
-TEST_CASE("quarantine: an end that has to wait keeps everything until it is done") {
+TEST_CASE("quarantine: an end that has to wait changes nothing until it is done") {
     Volumes v;
     const auto file = v.held("f", 16);
     const InodeNo other = v.make("t", 1);
@@ -350,7 +349,7 @@ const Way kUnmapped[] = {
 }  // namespace
 
 TEST_CASE(
-    "lent: while anybody maps by it the grant's blocks go to nobody, whoever says otherwise") {
+    "lent: the blocks of a grant are not reused while any process maps by it, whatever it claims") {
     for (const char *where : kMedia) {
         for (const Way &way : kLost) {
             CAPTURE(where);
@@ -380,7 +379,7 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("lent: once nobody maps by it the grant is over, though its process lives on") {
+TEST_CASE("lent: a grant is over when no process maps by it, even if its holder lives") {
     for (const char *where : kMedia) {
         for (const Way &way : kUnmapped) {
             CAPTURE(where);
@@ -398,7 +397,7 @@ TEST_CASE("lent: once nobody maps by it the grant is over, though its process li
     }
 }
 
-TEST_CASE("lent: nobody got the device, so nothing is kept") {
+TEST_CASE("lent: if the device was not handed out, nothing is held back") {
     Volumes v;
     const auto file = v.held("f", 16);
     const GrantId grant = v.take(file, true);
@@ -413,7 +412,7 @@ TEST_CASE("lent: nobody got the device, so nothing is kept") {
     v.check();
 }
 
-TEST_CASE("lent: on another inode only the process can be asked") {
+TEST_CASE("lent: on another inode only the process can be checked") {
     Volumes v;
     const auto file = v.held("f", 16);
     const GrantId grant = v.take(file, true);

@@ -46,7 +46,8 @@ private:
 
 }  // namespace
 
-TEST_CASE("watcher: it may be destroyed when set_watcher has returned, for no call is under way") {
+TEST_CASE(
+    "watcher: it may be destroyed when set_watcher has returned, because no call is under way") {
     World world;
     const World::File file = world.make("f", 4), also = world.open(file.ino, 20);
     REQUIRE(world.take(also, GrantKind::breakable, 20).ok());
@@ -69,7 +70,7 @@ TEST_CASE("watcher: it may be destroyed when set_watcher has returned, for no ca
     CHECK(!was_inside);
 }
 
-TEST_CASE("watcher: a holder that asks late is told the time that is left, not the whole") {
+TEST_CASE("watcher: a holder that asks late gets the time that is left") {
     World world;  // where 10 s are given
     const World::File file = world.make("f", 4), also = world.open(file.ino, 20);
     const auto lease = world.take(also, GrantKind::breakable, 20);
