@@ -10,16 +10,12 @@
 #include "core/inode.h"
 #include "core/xattr.h"
 #include "media/geometry.h"
+#include "volume/operation.h"
 
 namespace pmfs {
 
 using core::Change;
 using core::Reader;
-
-namespace {
-// How many extents behind the range that is known to be dense one call reads.
-constexpr unsigned kExtentsLookedAt = 1024;
-}  // namespace
 
 Result<std::optional<std::uint64_t>> unseen_from(Engine &engine, InodeNo ino,
                                                  const media::Inode &inode) {
@@ -27,8 +23,8 @@ Result<std::optional<std::uint64_t>> unseen_from(Engine &engine, InodeNo ino,
     if (!S_ISREG(inode.mode.get()) || counts.cached_write == 0) return std::nullopt;
     if (engine.options.writeback) return 0;  // also for written blocks, and behind the end
     const FileBlock end = media::file_block_from(inode.size.get());
-    const FileBlock at = TRY(core::dense_until(
-        Reader(*engine.core), inode, ino, std::min(counts.dense_end, end), end, kExtentsLookedAt));
+    const FileBlock at = TRY(core::dense_until(Reader(*engine.core), inode, ino,
+                                               std::min(counts.dense_end, end), end, kLookedAt));
     if (at > counts.dense_end) engine.live.dense_to(ino, at);
     if (at == end) return std::nullopt;
     return media::byte_of(at);

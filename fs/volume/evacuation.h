@@ -67,7 +67,6 @@ public:
 
 private:
     enum class Stage : std::uint8_t { choose, scan, check, plan, wait, copy, commit, done };
-    static constexpr unsigned kLookedAt = 1024;  // extents or pieces read in one step
     // How often it waits for blocks to become free when nothing could be emptied.
     static constexpr unsigned kWaitsMax = 16;
 

@@ -76,8 +76,6 @@ public:
 
 private:
     enum class Stage : std::uint8_t { begin, trim, count, edges, clear, allocate, finish };
-    // How many extents that do not change one step reads.
-    static constexpr unsigned kExtentsLookedAt = 1024;
 
     void enter(Stage stage) {
         stage_ = stage;
@@ -102,7 +100,7 @@ private:
     Result<bool> count() {
         const Reader reader(*e_.core);
         const auto *inode = TRY(core::read_inode(reader, ino_));
-        for (unsigned n = 0; at_ < end_ && n < kExtentsLookedAt; ++n) {
+        for (unsigned n = 0; at_ < end_ && n < kLookedAt; ++n) {
             const Extent e = TRY(core::find_extent(reader, *inode, ino_, at_));
             if (e.hole()) needed_ += std::min(e.end(), end_) - at_;
             at_ = e.end();
@@ -148,7 +146,7 @@ private:
 
     // Unwritten blocks where holes were.
     Result<bool> allocate() {
-        for (unsigned n = 0; at_ < end_ && n < kExtentsLookedAt; ++n) {
+        for (unsigned n = 0; at_ < end_ && n < kLookedAt; ++n) {
             const Reader reader(*e_.core);
             const auto *was = TRY(core::read_inode(reader, ino_));
             const Extent e = TRY(core::find_extent(reader, *was, ino_, at_));

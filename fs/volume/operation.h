@@ -24,6 +24,10 @@
 
 namespace pmfs {
 
+// How much is read under one hold of the volume's lock: extents, or pieces of a plan.  That takes
+// about 50 us, which is the most that other operations should wait (also a writer for readers).
+inline constexpr unsigned kLookedAt = 128;
+
 enum class Hold : std::uint8_t { exclusive, shared, none };  // of the volume's lock, for a step
 
 class Operation {

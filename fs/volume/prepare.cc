@@ -84,7 +84,6 @@ private:
     enum class Stage : std::uint8_t { plan, evacuate, zero, set_written, wait, copy, exchange };
     static constexpr std::uint64_t kStepBlocks =
         8 * kChunkBlocks;  // about 16 MiB are zeroed at once
-    static constexpr unsigned kExtentsLookedAt = 1024;
 
     Result<MapPermit> permit(const media::Inode &inode, Move move, FileBlock first, FileBlock end) {
         return e_.holders->permit(ino_, inode, move, first, end);
@@ -95,7 +94,7 @@ private:
         if (at_ >= end_ && !claim_.held()) return true;
         TRY(claim_.take());
         if (!TRY(trim_step(e_, ino_))) return false;
-        for (unsigned n = 0; at_ < end_ && n < kExtentsLookedAt; ++n) {
+        for (unsigned n = 0; at_ < end_ && n < kLookedAt; ++n) {
             const Reader reader(*e_.core);
             const auto *inode = TRY(core::read_inode(reader, ino_));
             const Extent e = TRY(core::find_extent(reader, *inode, ino_, at_));

@@ -7,6 +7,7 @@
 #include "core/extent_map.h"
 #include "media/geometry.h"
 #include "volume/data.h"
+#include "volume/operation.h"
 #include "volume/parts.h"
 
 namespace pmfs {
@@ -17,8 +18,6 @@ namespace {
 
 constexpr std::size_t kZeroesSize = 1 << 20;
 alignas(4096) const std::byte kZeroes[kZeroesSize] = {};
-// How many extents one hold of the lock reads.
-constexpr unsigned kExtentsLookedAt = 1024;
 
 // Where bytes of a file are.  Fewer at its end.
 Result<std::size_t> find_data(Engine &engine, InodeNo ino, std::uint64_t offset, std::size_t size,
@@ -55,7 +54,7 @@ Result<std::uint64_t> seek(Engine &engine, InodeNo ino, std::uint64_t offset, bo
         const auto *inode = TRY(read_file(reader, ino));
         const std::uint64_t size = inode->size.get();
         if (offset >= size) return Error(ENXIO, "the offset is past the end of the file");
-        for (unsigned n = 0; n < kExtentsLookedAt; ++n) {
+        for (unsigned n = 0; n < kLookedAt; ++n) {
             if (media::byte_of(at) >= size) {
                 if (data) return Error(ENXIO, "there is no data up to the end of the file");
                 return size;

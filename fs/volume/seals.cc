@@ -41,9 +41,6 @@ Result<> may_seal(const MountOptions &options, const media::Inode &inode, const 
 
 namespace {
 
-// How many extents of a map one step reads.
-constexpr unsigned kExtentsRead = 2048;
-
 // Sealing: first examines the whole map, then sets the seal.
 class Seal final : public Operation {
 public:
@@ -99,7 +96,7 @@ private:
         if (stage_ == Stage::fits) {
             const std::uint64_t unit = e_.superblock.mapping_unit.get() / kBlockSize;
             const FileBlock end = media::file_block_from(was->size.get());
-            const FileBlock upto = std::min(end, at_ + kExtentsRead * unit);
+            const FileBlock upto = std::min(end, at_ + kLookedAt * unit);
             FileBlock bad;
             const auto fits = core::check_mappable(reader, *was, ino_, at_, upto, unit, &bad);
             if (!fits.ok() && fits.error().errno_value() == EINVAL) bad_ = bad;
@@ -108,7 +105,7 @@ private:
             if (at_ == end) stage_ = Stage::scan;
             return false;
         }
-        if (TRY(scan_->scan(reader, *was, ino_, kExtentsRead))) stage_ = Stage::seal;
+        if (TRY(scan_->scan(reader, *was, ino_, kLookedAt))) stage_ = Stage::seal;
         return false;
     }
 
@@ -159,7 +156,7 @@ public:
             TRY(e_.claims.respect(ino_, &claim_));
             scan_.emplace(*inode);
         }
-        if (!TRY(scan_->scan(reader, *inode, ino_, kExtentsRead))) {
+        if (!TRY(scan_->scan(reader, *inode, ino_, kLookedAt))) {
             const Result<> claimed = claim_.take();
             if (!claimed.ok()) scan_.reset();  // claimed by another: the map may change
             TRY(Result<>(claimed));

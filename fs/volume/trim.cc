@@ -8,6 +8,7 @@
 #include "core/inode.h"
 #include "media/geometry.h"
 #include "volume/data.h"
+#include "volume/operation.h"
 
 namespace pmfs {
 
@@ -66,8 +67,7 @@ Result<> clear_piece(Engine &e, InodeNo ino, FileBlock at, FileBlock upto, bool 
 }  // namespace
 
 Result<FileBlock> clear_step(Engine &e, InodeNo ino, FileBlock at, FileBlock end, bool punch) {
-    constexpr unsigned kExtentsLookedAt = 1024;  // that do not change
-    for (unsigned n = 0; n < kExtentsLookedAt; ++n) {
+    for (unsigned n = 0; n < kLookedAt; ++n) {  // extents that do not change
         const Reader reader(*e.core);
         const auto *was = TRY(core::read_inode(reader, ino));
         const Extent found = TRY(core::next_extent(reader, *was, ino, at));
