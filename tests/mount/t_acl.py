@@ -6,9 +6,16 @@ import os
 import stat
 import struct
 
-from fixture import as_user, claim, fails, link_open, run, run_claims
+from fixture import as_user, c_call, claim, fails, link_open, run, run_claims
 
 ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
+
+
+AT_FDCWD, WHITEOUT = -100, 4
+
+
+def renameat2(old, new, flags):
+    c_call("renameat2", AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags)
 
 
 def acl_of(path, *options):
@@ -90,6 +97,16 @@ def _(here):
     assert acl_of(here / "d" / "sub", "-a")[1] == "user:1000:rwx"
     assert stat.S_IMODE(os.stat(here / "plain").st_mode) == 0o600
     assert stat.S_IMODE(os.lstat(here / "d" / "link").st_mode) == 0o777
+
+
+@claim("a whiteout gets no list, even in a directory with a default list")
+def _(here):
+    (here / "d").mkdir()
+    setfacl(here / "d", "-d", "-m", "u:1000:rwx")
+    (here / "d" / "f").write_text("words")
+    renameat2(here / "d" / "f", here / "d" / "g", WHITEOUT)
+    assert stat.S_ISCHR(os.lstat(here / "d" / "f").st_mode) and os.listxattr(here / "d" / "f") == []
+    assert os.listxattr(here / "d" / "g") == [ACCESS]
 
 
 @claim("setting a list clears set-group-ID unless the user is in the group")

@@ -5,6 +5,7 @@ import errno
 import mmap
 import os
 import stat
+import struct
 import subprocess
 
 from fixture import as_user, c_call, claim, fails, run_claims
@@ -177,6 +178,21 @@ def _(here):
         assert mode_of(path) == mode & 0o777
     path = set_id_file(here, 0o755)
     as_user(lambda: os.chown(path, -1, -1), uid=2000, gid=2000)
+
+
+@claim("a file capability is lost even if chown(-1, -1) by a stranger is EPERM: the kernel removes it first")
+def _(here):
+    os.chmod(here, 0o777)
+    path = set_id_file(here, 0o4755)
+    capability = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)  # revision 2, CAP_NET_BIND_SERVICE
+    os.setxattr(path, "security.capability", capability)
+
+    def stranger():
+        with fails(errno.EPERM):
+            os.chown(path, -1, -1)
+
+    as_user(stranger, uid=2000, gid=2000)
+    assert mode_of(path) == 0o4755 and os.listxattr(path) == []
 
 
 @claim("set-group-ID without execution by the group is cleared unless the caller that writes, truncates or "

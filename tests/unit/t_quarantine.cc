@@ -397,6 +397,29 @@ TEST_CASE("lent: a grant is over when no process maps by it, even if its holder 
     }
 }
 
+// docs/seal.md "Quarantine": four times a second.
+TEST_CASE("lent: the end of the last mapping is noticed a quarter of a second later at most") {
+    constexpr std::uint64_t kNow = 1'000'000'000, kQuarter = 250'000'000;
+    for (const char *where : kMedia) {
+        CAPTURE(where);
+        Volumes v(where);
+        const auto file = v.held("f", 16);
+        const GrantId grant = v.take(file, true);
+        auto device = v->lend_device(file.handle, grant).take();
+        Mapping mapping(device);
+        device.reset();
+        v->lose_grant(file.handle, grant);
+        v->tend(kNow);
+        REQUIRE(v->quarantine().take().size() == 1);
+        mapping.unmap();
+        v->tend(kNow + kQuarter - 1);
+        CHECK(v->quarantine().take().size() == 1);  // it has not looked again
+        v->tend(kNow + kQuarter);
+        CHECK(v->quarantine().take().empty());
+        v.check();
+    }
+}
+
 TEST_CASE("lent: if the device was not handed out, nothing is held back") {
     Volumes v;
     const auto file = v.held("f", 16);
