@@ -135,14 +135,13 @@ Result<Extent> last_extent(const Reader &reader, const media::Inode &inode, Inod
     return decode_entry(reader, at);
 }
 
-Result<Extent> next_extent(const Reader &reader, const media::Inode &inode, InodeNo ino,
-                           FileBlock file_block) {
-    const Extent before = TRY(last_extent(reader, inode, ino, file_block));
-    if (!before.hole() && before.end() > file_block) return before;
+// The first extent that begins at `file_block` or behind it; a hole: there is none.
+static Result<Extent> extent_behind(const Reader &reader, const media::Inode &inode, InodeNo ino,
+                                    FileBlock file_block) {
     if (inode.map_root.get() == 0) {
         const InlineExtent *extents = inline_of(inode);
         for (unsigned i = 0; i < inline_count(inode); ++i)
-            if (extents[i].file_block.get() > file_block.value())
+            if (extents[i].file_block.get() >= file_block.value())
                 return checked(reader, decode(extents[i]));
         return Extent{};
     }
@@ -152,11 +151,18 @@ Result<Extent> next_extent(const Reader &reader, const media::Inode &inode, Inod
     return decode_entry(reader, at);
 }
 
+Result<Extent> next_extent(const Reader &reader, const media::Inode &inode, InodeNo ino,
+                           FileBlock file_block) {
+    const Extent before = TRY(last_extent(reader, inode, ino, file_block));
+    if (!before.hole() && before.end() > file_block) return before;
+    return extent_behind(reader, inode, ino, file_block);
+}
+
 Result<Extent> find_extent(const Reader &reader, const media::Inode &inode, InodeNo ino,
                            FileBlock file_block) {
     const Extent found = TRY(last_extent(reader, inode, ino, file_block));
     if (!found.hole() && found.end() > file_block) return found;
-    const Extent next = TRY(next_extent(reader, inode, ino, file_block));
+    const Extent next = TRY(extent_behind(reader, inode, ino, file_block));
     const FileBlock end = next.hole() ? kEndOfFiles : next.file_block;
     return Extent{file_block, BlockNo(0), end - file_block, false, false};
 }
@@ -255,7 +261,7 @@ Result<> map_insert(Change &change, media::Inode *inode, InodeNo ino, const Exte
         return corrupt("block 0 was allocated, which is never free");
     const Extent left =
         first == FileBlock(0) ? Extent{} : TRY(last_extent(reader, *inode, ino, first - 1));
-    const Extent right = TRY(next_extent(reader, *inode, ino, first));
+    const Extent right = TRY(extent_behind(reader, *inode, ino, first));
     if ((!left.hole() && left.end() > first) || (!right.hole() && right.file_block < extent.end()))
         return corrupt("extents overlap");
     std::uint64_t blocks = extent.blocks;

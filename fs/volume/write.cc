@@ -161,7 +161,7 @@ private:
             TRY(trim_step(e_, ino_));
             return false;
         }
-        TRY(ask_seal());
+        TRY(ask_seal(*was));
         if (!TRY(zero_ahead(was->size.get()))) return false;
         TRY(drop_capability(e_, ino_));
         stage_ = Stage::plan;
@@ -180,16 +180,15 @@ private:
         return false;
     }
 
-    Result<> ask_seal() {
+    Result<> ask_seal(const media::Inode &inode) {
         const Reader reader(*e_.core);
-        const auto *inode = TRY(core::read_inode(reader, ino_));
         const FileBlock first = span_.first_block(), end = span_.end_block();
-        if (span_.to > inode->size.get())
-            TRY(e_.holders->permit(ino_, *inode, core::Move::grow, first, end));
+        if (span_.to > inode.size.get())
+            TRY(e_.holders->permit(ino_, inode, core::Move::grow, first, end));
         for (FileBlock at = first; at < end;) {
-            const Extent e = TRY(core::find_extent(reader, *inode, ino_, at));
+            const Extent e = TRY(core::find_extent(reader, inode, ino_, at));
             if (e.hole() || e.unwritten || e.shared)
-                TRY(e_.holders->permit(ino_, *inode, core::Move::allocate, at,
+                TRY(e_.holders->permit(ino_, inode, core::Move::allocate, at,
                                        std::min(e.end(), end)));
             at = e.end();
         }
@@ -313,20 +312,19 @@ private:
 
     Result<> commit() {
         const FileBlock block = file_block_of(at_);
-        const Reader reader(*e_.core);
-        const auto *was = TRY(core::read_inode(reader, ino_));
         Change change(*e_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
         const std::uint64_t old_size = inode->size.get();
         const std::uint64_t zeroed = std::max(old_size, zeroed_);
         if (span_.from > zeroed)
-            change.after(TRY(zero_written(*e_.journal, reader, *was, ino_, zeroed, span_.from)));
+            change.after(
+                TRY(zero_written(*e_.journal, Reader(*e_.core), *inode, ino_, zeroed, span_.from)));
         std::optional<core::MapPermit> permit;
         if (piece_ == Piece::hole || piece_ == Piece::unwritten)
             permit = TRY(
                 e_.holders->permit(ino_, *inode, core::Move::allocate, base_, base_ + run_.blocks));
-        if (piece_ == Piece::hole) TRY(take_blocks(change, *was, block));
+        if (piece_ == Piece::hole) TRY(take_blocks(change, *inode, block));
         // As early as possible: the stores continue while the record is built.
         if (!copied_) change.after(fill());
         if (permit) TRY(change_map(change, inode, *permit));
@@ -339,10 +337,10 @@ private:
         return {};
     }
 
-    Result<> take_blocks(Change &change, const media::Inode &was, FileBlock block) {
+    Result<> take_blocks(Change &change, const media::Inode &inode, FileBlock block) {
         if (reserved_) return e_.allocator->take_reserved(change, run_);
         const core::Goal goal =
-            goal_for(Reader(*e_.core), was, ino_, block, span_.end_block() - block, caller_);
+            goal_for(Reader(*e_.core), inode, ino_, block, span_.end_block() - block, caller_);
         run_ = TRY(e_.allocator->take_data(change, goal, run_.blocks));
         end_ = std::min(span_.to, byte_of(block + run_.blocks));
         return {};
