@@ -152,7 +152,7 @@ Life life_of(const Process &process) {
         return Life::unknown;
     const FileDescriptor pidfd = open_pidfd(process.pid);
     if (pidfd.ok()) return identify(process, pidfd);
-    // ESRCH: nobody has the number.  EINVAL, ENOENT: a mere thread has it now.
+    // ESRCH: no process has the number.  EINVAL, ENOENT: it is now that of a thread in a process.
     const bool gone = errno == ESRCH || errno == EINVAL || errno == ENOENT;
     return gone ? Life::ended : Life::unknown;
 }

@@ -55,7 +55,7 @@ struct piece {
 static bool enabled;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct piece *pieces; /* under it */
-static unsigned piece_count; /* changed under it, and looked at by whoever hopes for none */
+static unsigned piece_count; /* changed under it, and read without it to see that there is none */
 /* What we call may map and unmap, and means the kernel. */
 static __thread bool inside;
 

@@ -13,7 +13,7 @@
 namespace pmfs::pm {
 
 // One watched mapping.  Watches are never freed, only taken into use again, so that the handler
-// may walk the list at any moment; `size` is 0 while nobody uses it.
+// may walk the list at any moment; `size` is 0 while it is unused.
 struct FaultGuard::Watch {
     std::atomic<std::uintptr_t> start = 0;
     std::atomic<std::uint64_t> size = 0;

@@ -25,7 +25,7 @@ std::uint64_t room_for(std::uint64_t size, std::uint64_t align) {
     return align_up(std::max(size, std::clamp(16 * size, kLeast, kMost)), align);
 }
 
-// A core dump of a terabyte helps nobody, and would hold user data.
+// A core dump of a terabyte is useless, and would contain user data.
 void keep_out_of_dumps(void *start, std::uint64_t size) {
     (void)::madvise(start, size, MADV_DONTDUMP);
 }

@@ -37,7 +37,7 @@ Result<> make_room(const sockaddr_un &address) {
     const FileDescriptor probe = new_socket();
     // EAGAIN: a full backlog, so there is a listener.
     if (::connect(probe.get(), generic(address), sizeof address) == 0 || errno == EAGAIN)
-        return Error(EADDRINUSE, "somebody listens at the vhost-user socket");
+        return Error(EADDRINUSE, "the vhost-user socket is in use");
     if (errno != ECONNREFUSED) return Error(errno, "cannot look at the vhost-user socket");
     ::unlink(address.sun_path);
     return {};

@@ -303,7 +303,7 @@ Result<> Evacuation::plan() {
     std::uint64_t used = 0;
     for (unsigned c = 0; c < chunks_; ++c)
         used += kChunkBlocks - TRY(e_.allocator->map().chunk(window_->first + c))->free;
-    if (failed_ || used > known_) {  // also when somebody has grown into it
+    if (failed_ || used > known_) {  // also when another file has grown into it
         give_up_window(failed_ ? *failed_ : unknown_chunk());
         return {};
     }
