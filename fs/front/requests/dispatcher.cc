@@ -20,8 +20,8 @@
 namespace pmfs::front {
 namespace {
 
-// The kernel's limit of read-ahead, write-back and asynchronous direct requests in flight: the
-// largest possible, because some wait here for others (Notifier::crowded).
+// The kernel's limit of background requests in flight (read-ahead, write-back, asynchronous
+// direct): the largest possible, because some wait for others (Notifier::crowded).
 constexpr unsigned kMaxBackground = 65535;
 constexpr unsigned kCongested = 48;  // from so many on, the kernel delays read-ahead
 
@@ -39,8 +39,7 @@ bool gives_entry(std::uint32_t opcode) {
            opcode == FUSE_SYMLINK || opcode == FUSE_LINK || opens_new(opcode);
 }
 
-// Answers that a kernel that cannot be notified must not cache, and of which no other client can
-// ask it to write back data.
+// What a kernel that cannot be notified must not cache: no other client can make it write back.
 DispatchOptions options_for(const Policy &policy, DispatchOptions options) {
     if (policy.notifiable) return options;
     options.attr_timeout_s = options.entry_timeout_s = 0;
@@ -304,9 +303,9 @@ void Dispatcher::give_up(Parked &parked, std::uint64_t unique, int error) {
     answer(parked.port, unique, error);
 }
 
-// A waiting request is answered with EINTR, through the port that it came from, because the kernel
-// accepts a reply only there.  The number of one that does not wait is remembered for a while.
-// (libfuse is not told: nothing here asks it, and it would keep each number in an unbounded list.)
+// A waiting request is answered with EINTR, through its own port: the kernel accepts a reply only
+// there.  The number of one that does not wait is remembered for a while.  (libfuse is not told: it
+// would only keep a list.)
 void Dispatcher::interrupt(const Request &request) {
     const std::uint64_t unique = request.argument<fuse_interrupt_in>().unique;
     std::shared_ptr<Parked> parked;
