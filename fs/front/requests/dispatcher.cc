@@ -259,8 +259,7 @@ void Dispatcher::fail(fuse_req_t req, const Error &error) {
         return volume_.when_ready(
             error, [self = shared_from_this(), parked, flushed] { self->run(*parked, flushed); },
             user);
-    // This may take as long as the holder of a lease takes, so the waiting caller can be
-    // interrupted.
+    // A lease's holder may take its time, so the waiting caller can be interrupted.
     if (!start_waiting(unique, std::move(parked))) return answer(port, unique, EINTR);
     volume_.when_ready(
         error,
@@ -413,8 +412,7 @@ Completion Dispatcher::answer_later(fuse_req_t req) {
 
 void Dispatcher::released(HandleId handle) {
     if (!client_->closed(handle)) return;
-    // First the grants whose device was never handed out; the volume assumes that the others are
-    // mapped.
+    // First grants whose device was not handed out: the volume takes the others for mapped.
     if (ioctls_.broker != nullptr) ioctls_.broker->handle_released(handle);
     locks().released(handle);
     volume_.release(handle);
