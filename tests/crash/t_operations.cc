@@ -26,7 +26,7 @@ void check(const Sweep &sweep) {
 
 constexpr std::uint32_t kFile = S_IFREG | 0644, kDir = S_IFDIR | 0755;
 
-// Files whose content is 0xDD were deleted: nobody may ever read that again.
+// Files with content 0xDD were deleted: these bytes must never be read again.
 void with_leftovers(User &u) {
     u.make("old", kFile);
     u.write("old", 0, 200000, 0xdd);

@@ -130,7 +130,7 @@ TEST_CASE("clients: FUSE_DESTROY releases everything, and a new dispatcher can s
     CHECK(again.write(own, 0, "y") == EBADF);
     CHECK(again.call(FUSE_GETATTR, file.node, bytes_text(fuse_getattr_in{})).error == ESTALE);
     CHECK(again.lookup("f") == file.node);
-    guest.post(FUSE_UNLINK, kRoot, name("f"));  // too late: nothing is done, and nobody answers
+    guest.post(FUSE_UNLINK, kRoot, name("f"));  // too late: nothing is done, and there is no answer
     CHECK(world.wire().lookup("f") == file.node);
     CHECK(guest.sent().back() == "reply 0");
 }
@@ -154,7 +154,7 @@ TEST_CASE("clients: waiting requests are dropped with their client, without an a
     CHECK(guest->sent().empty());
     guest.reset();  // the port is gone, too
     host.release(file);
-    CHECK(host.truncate(file.node, 8192) == 0);  // nobody has claimed it
+    CHECK(host.truncate(file.node, 8192) == 0);  // it is not claimed
     CHECK(host.getattr(file.node).size == 8192);
 }
 
@@ -357,7 +357,7 @@ TEST_CASE("clients: ids are mapped on the way in and out, and unmapped ones refu
     CHECK(host.getattr(file.node).uid == 7);
     owner.uid = 5001;
     CHECK(guest.setattr(file.node, owner) == EOVERFLOW);
-    // What gives back is nobody's, and what the kernel writes back.
+    // Requests that release something, and write-back, have no user.
     fuse_write_in back{.fh = file.handle, .size = 1, .write_flags = FUSE_WRITE_CACHE};
     CHECK(guest.call(FUSE_WRITE, file.node, bytes_text(back) + "x", {.uid = 4000}).error == 0);
     fuse_release_in in{};
@@ -397,7 +397,7 @@ TEST_CASE(
     CHECK(host.getxattr(file.node, name).text() == list(7, 200'000));
     CHECK(host.setxattr(file.node, name, list(0, 8)) == 0);
     CHECK(guest.getxattr(file.node, name).text() == list(IdMap::kOverflow, IdMap::kOverflow));
-    for (const std::size_t size : {0, 3, 5, 11, 12, 51}) {  // what is no list names nobody
+    for (const std::size_t size : {0, 3, 5, 11, 12, 51}) {  // an invalid list names no user
         CAPTURE(size);
         const std::string cut = list(~0u - 1, 3).substr(0, size);
         const int error = guest.setxattr(file.node, name, cut, {.uid = 5});

@@ -336,7 +336,7 @@ TEST_CASE(
     CHECK(count(1001) == 6);  // two are root's
     CHECK(count(1002) == 0);
     CHECK(count(0) == 2);
-    LockRequest let_go = of(1001, 2, 0);  // whoever does it: the owner's locks are its user's
+    LockRequest let_go = of(1001, 2, 0);  // by any user: the owner's locks are charged to its own
     let_go.kind = kNone;
     CHECK(locks.set(let_go) == 0);
     CHECK(count(1001) == 0);

@@ -67,7 +67,7 @@ struct Mapper {
     Guest guest;
 };
 
-// A file that nobody has open.
+// A file that is not open.
 void make_file(Host &host, const std::string &name, std::uint64_t size) {
     Wire &here = host.world.wire();
     const OpenFile file = here.create(name);
@@ -353,7 +353,7 @@ TEST_CASE(
     }
     REQUIRE(set_up(vmm.guest, node, 0, 0) == 0);
     const auto late = host.world.volume().set_file_flags(InodeNo(node), {.immutable = true});
-    CHECK((!late.ok() && late.error().errno_value() == EBUSY));  // somebody may store
+    CHECK((!late.ok() && late.error().errno_value() == EBUSY));  // a grant may store
 }
 
 TEST_CASE("window: a range of a sealed file is mapped, held, and given back") {
@@ -457,7 +457,7 @@ TEST_CASE(
     CHECK_FALSE(opened.direct_io);
     host.world.volume().release(opened.handle);
     opened = open_here(true);
-    CHECK(opened.direct_io);  // nobody is told when it is written back
+    CHECK(opened.direct_io);  // the guest cannot be told when it is written back
     host.world.volume().release(opened.handle);
 
     CHECK(set_up(guest, node, 0, 0) == 0);

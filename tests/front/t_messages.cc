@@ -118,7 +118,7 @@ TEST_CASE(
     Raw raw(world.wire().dispatcher());
     Wire &wire = world.wire();
     const OpenFile held = wire.create("held");
-    // Somebody else's: a file without a name and one that has its record.
+    // Of others: a file without a name, and one with a grant record.
     Volume &volume = world.volume();
     OpenReply orphan, granted;
     const OpenRequest open{.write = true, .direct = true};
@@ -145,7 +145,7 @@ TEST_CASE(
         for (Sample one : samples(held, kRoot)) {
             CAPTURE(one.opcode);
             if (one.opcode == FUSE_FORGET || !one.reply) continue;
-            // There is nothing to release; it is about the volume.
+            // There is nothing to release; it concerns the volume.
             const bool nowhere = one.opcode == FUSE_RELEASEDIR || one.opcode == FUSE_SYNCFS;
             const int wanted = one.node == held.node && one.opcode != FUSE_OPEN ? 0 : ESTALE;
             const int got = raw.send_message(one.opcode, node, one.body);

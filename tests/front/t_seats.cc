@@ -1,4 +1,4 @@
-// Requests that wait for somebody, and how many may: whoever is one too many is told so.
+// Requests that wait, and how many may: further ones get an error.
 #include <fcntl.h>
 
 #include "clients.h"

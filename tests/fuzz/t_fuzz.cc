@@ -50,7 +50,7 @@ void run(const char *name, const std::vector<std::string> &seeds, Fuzz fuzz) {
     const char *const given = std::getenv("PMFS_FUZZ_SEED");
     const auto first = given != nullptr ? static_cast<unsigned>(std::strtoul(given, nullptr, 10))
                                         : std::random_device{}();
-    // (Before, as whoever crashes says nothing afterwards.)
+    // (Before, because a crash leaves no message.)
     std::printf("%s: PMFS_FUZZ_SEED=%u\n", name, first);
     std::fflush(stdout);
     std::mt19937 random(first);

@@ -275,7 +275,7 @@ def direct_writes_beside_readers(here, write, rounds, sealed=False):
             thread.join()
     os.close(cached)
     os.close(fd)
-    # Nor do later opens find pages that nobody had open when they were written over.
+    # Nor do later opens find pages that were written over while the file was not open.
     with open(here / "f", "rb", buffering=0) as file:
         stale += file.read() != memory[:]
     return stale
@@ -395,7 +395,7 @@ def _(here):
     }.items():
         program = here / f"id-{name}"
         run("cp", "/usr/bin/id", program)
-        with open(program, "ab") as file:  # behind its sections: nobody looks there
+        with open(program, "ab") as file:  # behind its sections, where nothing is read
             file.write(bytes(-program.stat().st_size % PAGE + PAGE))
         os.chmod(program, 0o4777)
         end = program.stat().st_size
@@ -423,7 +423,7 @@ def _(here):
         os.mkdir(here / name)
 
     def parent_in_listing(path):
-        # (Whoever lists by a library looks `..` up.)  struct linux_dirent64 of getdents64(2).
+        # (Libraries that list a directory look `..` up.)  struct linux_dirent64 of getdents64(2).
         fd, listing = os.open(path, os.O_RDONLY | os.O_DIRECTORY), ctypes.create_string_buffer(4096)
         size, at = c_call("syscall", 217, fd, listing, 4096), 0
         kept = listing.raw

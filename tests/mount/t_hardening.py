@@ -180,7 +180,7 @@ def _(maker):
 
 @claim("only the borrower has a descriptor that was lent: the helper has closed it", alone=True)
 def _(maker):
-    # (The lock on it tells whether anybody maps: docs/decisions/0009.)
+    # (The lock on it tells whether any process maps: docs/decisions/0009.)
     if instrumented():
         return
     libpmfs = library()

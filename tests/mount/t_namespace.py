@@ -36,7 +36,7 @@ def mounted(path, process="self"):
 
 @contextlib.contextmanager
 def idle(maker):
-    """A volume that nobody serves yet; afterwards nobody does any more."""
+    """A volume without a server; there is none afterwards, either."""
     volume = maker.volume(size="64M")
     assert volume.unmount() == 0, volume.log_text()
     try:
@@ -80,7 +80,7 @@ def _(maker):
         assert done.returncode == 0
         os.close(write_end)
         said = None
-        while said != b"":  # the end, which does not come as long as somebody could write
+        while said != b"":  # the end, which does not come as long as a process could write
             assert select.select([read_end], [], [], 10)[0], "the server holds the pipe"
             said = os.read(read_end, 4096)
         os.close(read_end)

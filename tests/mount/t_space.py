@@ -123,7 +123,7 @@ def _(maker):
     volume.mnt.chmod(0o755)
     empty = open_to_all(volume.mnt / "empty")
     said = os.statvfs(volume.mnt).f_ffree
-    as_user(lambda: near(filling.make_files(empty), said), NOBODY, NOBODY)  # who has no reserve
+    as_user(lambda: near(filling.make_files(empty), said), NOBODY, NOBODY)  # without a reserve
     end(volume)
 
 

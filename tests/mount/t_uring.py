@@ -255,7 +255,7 @@ def _(maker):
     for _ in range(count):
         os.read(ready[0], 1)
     try:
-        # While nobody looks they take all entries; the one that would let them go on comes last.
+        # They take all entries; the request that would let them continue comes last.
         volume.server.send_signal(signal.SIGSTOP)
         # (Other requests come and go, and are counted: so this says when it is likely, and no more.)
         os.write(told_waiters[1], b"1" * count)

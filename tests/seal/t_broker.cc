@@ -263,7 +263,7 @@ TEST_CASE("broker: a token is valid only for its grant, its user and its process
     pmfs_io_grant guessed = b.grant();
     guessed.token[7] ^= 1;
     CHECK(redeem(guessed, &socket) == -EPERM);
-    CHECK(b.grants() == 1);  // a guess takes nothing from anybody
+    CHECK(b.grants() == 1);  // a wrong guess ends no grant
 }
 
 TEST_CASE("broker: without a group, only root maps") {
@@ -428,7 +428,7 @@ TEST_CASE("broker: root finds a place in every table that a user has filled") {
     ::close(device);
     ::close(socket);
 
-    // Tokens that nobody shows: a user may have so many, and all users leave some.
+    // Tokens that are not used: a user may have so many, and all users together leave some.
     fuse_setattr_in owner{};
     owner.valid = FATTR_UID;
     unsigned taken = 0;
@@ -562,7 +562,7 @@ TEST_CASE(
     CHECK(::stat(b.broker->socket_path().c_str(), &status) == 0);
     CHECK((status.st_mode & 0777) == 0666);
 
-    // What a killed server leaves is in nobody's way.
+    // What a killed server leaves is not in the way.
     const std::string path = b.broker->socket_path();
     b.mounted.wire().dispatcher().set_broker(nullptr);
     b.broker.reset();

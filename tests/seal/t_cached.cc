@@ -92,7 +92,7 @@ TEST_CASE("cached: pages are kept, but not over a grant that may store") {
     const OpenFile next = look_in();
     CHECK((!next.direct() && !keeps(next)));
     CHECK(keeps(look_in()));
-    // Nor over a write that nobody saw.
+    // Nor over a write that happened without cached readers.
     REQUIRE(wire.write(holder, 0, "new") == 0);
     CHECK(!keeps(look_in()));
     wire.release(holder);

@@ -37,7 +37,7 @@ def mapped(path, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ):
 
 
 def let_go(path):
-    """Until the server has heard that nobody has the file open through the cache."""
+    """Waits until the server knows that the file is not open through the cache."""
     until(lambda: info(path)["handles_cached"] == 0)
 
 
@@ -157,7 +157,7 @@ def _(here):
             m.store(10, word)
             assert os.pread(reader, 3, 10) == word
         os.close(reader)
-    with mapped(here / "f") as pages:  # and afterwards nobody finds an old page
+    with mapped(here / "f") as pages:  # and afterwards there is no old page
         assert pages[10:13] == b"two" and pages[20:] == data[20:]
     os.close(fd)
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Who holds a file is not a number: holders whose first thread has ended, that call exec, live in another
-namespace or share their memory; rows that go as soon as nobody maps; and root, who ends any grant."""
+namespace or share their memory; rows that end with the last mapping; and root, which can end any grant."""
 import contextlib
 import ctypes
 import errno
@@ -95,7 +95,7 @@ def mapping(path):
 
 
 def stays_held(volume, path, process):
-    """The blocks that the file gives up go to nobody while the process stores, and come back when it is gone."""
+    """Blocks that the file gives up are not reused while the process stores, and become free when it is gone."""
     assert len(quarantine(volume.mnt)["holders"]) == 1
     os.truncate(path, 0)
     until(lambda: status(volume.mnt)["quarantined"] == 8 * MIB)
@@ -275,7 +275,7 @@ def _(maker):
         volume.kill()
         volume.mount()
         maker.watch()
-        ctl("unseal", volume.mnt / "b")  # nobody maps that one
+        ctl("unseal", volume.mnt / "b")  # that one is not mapped
         assert ctl("unseal", path, ok=False).returncode == 1
         holder.kill()
     ctl("unseal", "--wait=10", path)
@@ -290,7 +290,7 @@ def _(maker):
     for flags, kind in ((0, "temporary"), (BREAKABLE_MAP, "breakable"), (PINNED_MAP, "pin")):
         make_file(path, 8 * MIB)
         m = map_file(path, flags)
-        # Somebody else asks: ourselves would be told that we hold it.
+        # Another process asks: this one would be told that it holds the file itself.
         assert kinds(path) == [kind]
         assert ctl("revoke", "--all", path).stdout == "1 grant ended\n"
         assert m.wait().kind == ENDED

@@ -283,7 +283,7 @@ TEST_CASE(
         cell("grant beside a cached writer", grant(kind, &io) == EBUSY);
     wire.release(cached);
 
-    const OpenFile reader = wire.open(direct.node, O_RDONLY);  // keeps nobody away
+    const OpenFile reader = wire.open(direct.node, O_RDONLY);  // excludes no grant
     for (const std::uint32_t kind : kKinds) {
         cell("grant", grant(kind, &io) == 0);
         const OpenFile writer = wire.open(direct.node, O_RDWR);

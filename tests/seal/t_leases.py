@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""B on a real mount: breaks are heard by poll(2), answered or not, and nobody waits longer than said."""
+"""B on a real mount: breaks are reported by poll(2), answered or not, and no process waits longer than documented."""
 import contextlib
 import errno
 import mmap

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""R on a real mount: what is pinned stays where it is, what is not may change, and nobody pins too much."""
+"""R on a real mount: pinned blocks stay in place, others may change, and no user pins too much."""
 import ctypes
 import errno
 import json

@@ -179,7 +179,7 @@ for page in (0, 16, 17, 19, 255):
 assert libc.munmap(address + PAGE, 100 * PAGE) == 0
 assert peek(address + 101 * PAGE, PAGE) == data[101 * PAGE:102 * PAGE]
 held()
-# What is around it goes, too, and comes back to nobody twice.
+# The addresses around it are freed, too, and not used twice.
 assert libc.munmap(address - 0, MIB) == 0
 assert direct() == 0
 held()

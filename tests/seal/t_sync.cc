@@ -11,7 +11,7 @@ using namespace pmfs::test;
 
 namespace {
 
-// A volume that commits when somebody waits for it, and never by itself.
+// A volume that commits when an operation waits for it, and never by itself.
 Mounted mounted(bool sync, bool dirsync) {
     MountOptions options;
     options.commit_interval_ms = 1'000'000;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Names that a terminal would obey: of files, processes, volumes.  Nobody prints them as they are."""
+"""Names that would control a terminal: of files, processes, volumes.  No program prints them as they are."""
 import ctypes
 import json
 import os

@@ -164,7 +164,7 @@ TEST_CASE(
     CHECK(wire.read(direct, 24 * kBlock, kBlock).text() == page);
     CHECK(asked == 4);
 
-    // Nothing is asked where nothing can be unseen: no hole is left, or nobody may store.
+    // The kernel is not asked where nothing can be unseen: no hole is left, or no handle may store.
     REQUIRE(wire.fallocate(file, 0, 0, 64 * kBlock) == 0);
     for (unsigned block = 0; block < 64; block += 16)
         REQUIRE(wire.write(file, block * kBlock, std::string(16 * kBlock, 'w')) == 0);

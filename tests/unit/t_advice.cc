@@ -159,7 +159,7 @@ TEST_CASE("region: the error says why a path cannot be opened") {
     ::waitpid(child, nullptr, 0);
     REQUIRE_FALSE(busy.ok());
     CHECK(busy.error().errno_value() == ETXTBSY);
-    // A socket has nobody behind it, and a name may be too long.
+    // A socket without a listener, and a name that is too long.
     const FileDescriptor socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_un address{};
     address.sun_family = AF_UNIX;

@@ -168,7 +168,7 @@ TEST_CASE("space: a large attribute in pieces from every group fits a transactio
         }
         at = e.end();
     }
-    // The attribute's tree must come from the first: nobody else has a block for metadata.
+    // The attribute's tree must come from the first: no other chunk has a block for metadata.
     for (int i = 0; volume->link(ino, kRoot, std::string(240, 'n') + std::to_string(i)).ok();) ++i;
     REQUIRE(volume->removexattr(other, "user.x", kUser).ok());
     const int done =
@@ -330,7 +330,7 @@ TEST_CASE("space: names, links and attributes wait for a file that is to be forg
             caller.progress = &progress;
             const auto said = [&] { return call(*volume, caller, file); };
             unfit = use_up_names(*volume, file);
-            CHECK(said() == ENOSPC);  // nothing is about to go
+            CHECK(said() == ENOSPC);  // nothing is about to be freed
             REQUIRE(volume->unlink(kRoot, "filler").ok());
             CHECK(said() == kForgetErrno);
             int last = kForgetErrno, times = 0;

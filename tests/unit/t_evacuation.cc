@@ -27,7 +27,7 @@ TEST_CASE("evacuation: a chunk is made of broken ones, on memory and on an image
     }
 }
 
-// Anybody can put such things into each chunk.
+// Any user can put such things into each chunk.
 TEST_CASE("evacuation: long symlinks and large attributes move too, and read as they did") {
     for (const bool image : {false, true}) {
         CAPTURE(image);

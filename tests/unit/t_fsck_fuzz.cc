@@ -1,4 +1,4 @@
-// fsck on bytes that nobody ever wrote: it ends, and stays inside the region.  Run it under ASan.
+// fsck on arbitrary bytes: it ends, and stays inside the region.  Run it under ASan.
 #include <doctest/doctest.h>
 #include <unistd.h>
 

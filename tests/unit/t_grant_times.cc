@@ -133,7 +133,7 @@ TEST_CASE(
     REQUIRE(lost.value().size() == 1);
     REQUIRE(world->release_quarantine(lost.value()[0].id, World::user(10, 0)).ok());
     CHECK(times.moved());
-    // Nor does the end of a holder whose file is gone, or is another one now, touch anybody's.
+    // Nor does the end of a holder whose file is gone or replaced update any file.
     REQUIRE(world.take(world.open(file.ino), GrantKind::temporary, kHolder, true).ok());
     REQUIRE(world->unlink(kRoot, "f").ok());
     world.crash();

@@ -1,5 +1,5 @@
 // Attributes that a hostile image filed in the wrong place, and chunks that are to be emptied of
-// them: whoever empties them ends.
+// them: emptying them ends.
 #include <doctest/doctest.h>
 
 #include <cstring>

@@ -71,7 +71,7 @@ int use(Volume &v) {
 }  // namespace
 
 TEST_CASE("hostile: a tree whose child is a bitmap that the same transaction edits") {
-    for (const bool newer : {false, true})  // what is in reserved bytes is then nobody's business
+    for (const bool newer : {false, true})  // then reserved bytes are not checked
         for (const unsigned count : {1u, 2u, 100u, 2016u, 20453u, 0xffffu}) {
             CAPTURE(newer);
             CAPTURE(count);
@@ -153,7 +153,7 @@ TEST_CASE("hostile: a block of inodes, or of a tree, that is marked free and all
         call_free(volume, pick(volume, ino));
         REQUIRE(volume.reopen().ok());
         const int error = use(*volume);
-        CHECK((error == EUCLEAN || error == 0));  // 0: nobody used that block meanwhile
+        CHECK((error == EUCLEAN || error == 0));  // 0: that block was not used meanwhile
         (void)truncate(*volume, ino, 0);
         (void)volume->unlink(kRoot, "f").ok();
     };

@@ -1,5 +1,5 @@
 // Quarantine on real media: ends that have to wait for the journal, and descriptors of the device
-// of which the kernel says whether anybody still maps by them.
+// of which the kernel says whether any process still maps by them.
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -242,13 +242,13 @@ TEST_CASE("quarantine: an end that has to wait changes nothing until it is done"
     REQUIRE(v->quarantine().take().size() == 1);
     mapping.unmap();
     v.fill_journal(other);
-    v->tend(monotonic_ns() + 10'000'000'000);  // sees that nobody maps, and has to wait
+    v->tend(monotonic_ns() + 10'000'000'000);  // sees that no process maps, and has to wait
     REQUIRE(v->quarantine().take().size() == 1);
     REQUIRE(v->commit_group().ok());  // there is room again, and others come first
     v.truncate(file.ino);
     REQUIRE(v->commit_group().ok());
     const auto now = v.blocks_of_new_files();
-    CHECK(common(held, now) == 0);  // nobody's yet
+    CHECK(common(held, now) == 0);  // not free yet
     const std::uint64_t free = v->info().blocks_free;
     v.later();
     CHECK(v->quarantine().take().empty());
@@ -304,7 +304,7 @@ struct Way {
     std::function<void(Volumes &, const Volumes::File &, GrantId, Mapping &)> go;
 };
 
-// How a grant ends while somebody maps by it.
+// How a grant ends while a process maps by it.
 const Way kLost[] = {
     {"the connection ends", [](Volumes &v, const auto &file, GrantId grant,
                                Mapping &) { v->lose_grant(file.handle, grant); }},
@@ -325,7 +325,7 @@ const Way kLost[] = {
     {"the server dies", [](Volumes &v, const auto &, GrantId, Mapping &) { v.crash(); }},
 };
 
-// How nobody comes to map by it any more, while its process lives on.
+// How the last mapping ends, while the process lives on.
 const Way kUnmapped[] = {
     {"the connection ends: an exec, for instance",
      [](Volumes &v, const auto &file, GrantId grant, Mapping &mapping) {
@@ -361,7 +361,7 @@ TEST_CASE(
             Mapping mapping(device);
             device.reset();
             const auto held = v.blocks_of(file.ino);
-            v.dead.insert(kHolder);  // its process is gone, and somebody shares its memory
+            v.dead.insert(kHolder);  // its process is gone, but another one shares its memory
             way.go(v, file, grant, mapping);
             REQUIRE(v->quarantine().take().size() == 1);
             CHECK(v->quarantine().take()[0].mapped);

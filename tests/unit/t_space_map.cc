@@ -70,7 +70,7 @@ public:
     void mark(Run run, State state) {
         for (BlockNo b = run.start; b < run.end(); ++b) state_of(b) = state;
     }
-    // What was just given out was nobody's.
+    // What was just allocated had no owner.
     void given(Run run, bool data) {
         REQUIRE(run.blocks != 0);
         for (BlockNo b = run.start; b < run.end(); ++b) {
@@ -268,7 +268,7 @@ private:
         owned_.push_back({run, meta});
         t_.mark(run, meta ? State::meta : State::data);
     }
-    // A part of what somebody owns.
+    // A part of what is owned.
     void give(core::Change &change) {
         const unsigned at = dice(static_cast<unsigned>(owned_.size()));
         Owned &one = owned_[at];

@@ -1,5 +1,5 @@
 // An image file that is cut short under its server: it is never made long again with zeroes, and
-// nobody says that all is well.
+// no operation reports success.
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/stat.h>

@@ -1,5 +1,5 @@
 // Operations that wait, for the journal, for one another or for blocks that are being freed: each
-// goes on when it can, and what one of them left behind when it was dropped is nobody's harm.
+// goes on when it can, and what one of them left behind when it was dropped does no harm.
 #include <doctest/doctest.h>
 #include <linux/falloc.h>
 

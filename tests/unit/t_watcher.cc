@@ -1,4 +1,5 @@
-// Who is told of leases: how much time is left, and that nobody is told after it asked not to be.
+// Notifications about leases: the time that is left, and that none comes after the watcher was
+// removed.
 #include <atomic>
 #include <chrono>
 #include <condition_variable>

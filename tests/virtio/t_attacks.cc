@@ -28,7 +28,7 @@ struct Attack {
         CHECK(!queue.poll());
         front.queue(1).submit("the other", 16);
         CHECK(front.queue(1).wait());
-        // Nothing is left of it when it is set up anew.
+        // Nothing of it is left when it is set up again.
         front.stop(0);
         queue.restart();
         front.start(0);

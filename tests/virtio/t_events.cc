@@ -1,4 +1,4 @@
-// Eventfds that the other side has made to block: nobody waits for them.
+// Eventfds that the other side has made blocking: no thread waits for them.
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/eventfd.h>

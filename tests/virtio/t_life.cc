@@ -151,7 +151,7 @@ TEST_CASE("life: a front end that disconnects leaves chains that do no harm") {
         for (auto &chain : kept) TestDevice::echo(*chain);
         kept.clear();
     }
-    CHECK(!queue.poll());  // its memory is still there, and nobody is told any more
+    CHECK(!queue.poll());  // its memory is still there, and no completion is notified
     CHECK(queue.calls() == 0);
     CHECK(world.device.mapped == 1);  // the next one's
     CHECK(next.front.get_number(Request::get_queue_num) == 3);
