@@ -25,7 +25,7 @@ struct ListEntry {
 };
 static_assert(sizeof(ListEntry) == 8);
 
-// The tags, in the order in which they stand.
+// The tags, in the order of a list.
 enum Tag : std::uint16_t {
     owner = 1,
     user = 2,
@@ -36,7 +36,7 @@ enum Tag : std::uint16_t {
 };
 constexpr std::array kTags{owner, user, owning_group, group, mask, other};
 
-// What is wrong with a list, or null; its permissions as those of a mode.
+// What is wrong with a list, or null; and its permissions as bits of a mode.
 const char *read_list(ConstBytes bytes, std::uint32_t *mode) {
     if (bytes.size() <= sizeof(le32) || (bytes.size() - sizeof(le32)) % sizeof(ListEntry) != 0)
         return "its size is wrong";

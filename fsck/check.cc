@@ -1,4 +1,4 @@
-// The order of a check: what must be sound comes before what stands on it.
+// The order of a check: structures come before those that depend on them.
 #include "fsck/check.h"
 
 #include <fmt/format.h>
@@ -21,8 +21,8 @@ using namespace media;
 
 namespace {
 
-// All but the header, which says where each copy is.  A volume that was growing when power went has
-// its new size in copies first, and block 0 counts.
+// Compares everything but the header, which contains each copy's place.  If the power was cut while
+// a volume was growing, copies may have its new size already; block 0 counts.
 bool same_content(const Superblock &copy, const Superblock &sb) {
     Superblock expected = sb;
     if (copy.block_count.get() > sb.block_count.get()) expected.block_count = copy.block_count;
@@ -73,7 +73,7 @@ Result<std::uint64_t> replay_journal(pm::Region &region, const journal::BootId &
                      "the volume uses a feature that this program may not write to; -n checks "
                      "it without writing");
     const auto chain = journal::verify_chain(region, sb, boot_id);
-    if (!chain.ok() && chain.error().errno_value() == EUCLEAN) return 0;  // check() says it
+    if (!chain.ok() && chain.error().errno_value() == EUCLEAN) return 0;  // check() reports it
     if (!chain.ok()) return chain.error();
     const journal::Flaw flaw = chain.value().flaw;
     if (flaw.kind == journal::Flaw::Kind::none)

@@ -20,8 +20,8 @@ struct Context {
     const Options &options;
     Report &report;
 
-    // Something that owns blocks, or that holds names, cannot be read: then nobody can say what is
-    // leaked, or which link counts are wrong.
+    // Something that owns blocks, or that contains names, cannot be read: then leaked blocks and
+    // wrong link counts cannot be judged.
     bool lost_owners = false;
     bool lost_names = false;
 
@@ -38,7 +38,7 @@ struct Context {
         PMFS_ASSERT(inside(block));
         return {region.data() + block * media::kBlockSize, media::kBlockSize};
     }
-    // The block as a T where it is whole and ours, else nothing.
+    // The block as a T if it is whole and ours, otherwise null.
     template <class T>
     const T *whole(std::uint64_t block, media::Magic magic) const {
         static_assert(sizeof(T) == media::kBlockSize || sizeof(T) == sizeof(media::NodeHeader));
@@ -60,7 +60,7 @@ struct Context {
     void found_inode(Code code, std::uint64_t inode, std::string detail = {}) {
         found({.code = code, .inode = inode, .detail = std::move(detail)});
     }
-    // Enough is known: whatever this is, it is no volume with a few faults.
+    // Gives up: with so many problems this is not a volume with a few faults.
     bool give_up() {
         constexpr std::uint64_t kFoundMax = 1'000'000;
         if (report.found < kFoundMax) return false;

@@ -98,7 +98,7 @@ void Names::follow(Directory &directory, std::uint64_t target, std::uint8_t type
     InodeInfo *found = inodes_.find(target);
     if (found == nullptr ? !inodes_.hidden(target) : found->state == SlotState::free)
         return nowhere();
-    if (found == nullptr || found->state != SlotState::used) {  // damaged: who knows what it was
+    if (found == nullptr || found->state != SlotState::used) {  // damaged: its type is unknown
         directory.subdirectories += type == DT_DIR;
         return;
     }
@@ -166,7 +166,7 @@ Directory *Names::parent_of(const Directory &directory) {
     return &inodes_.directories()[inodes_.info(directory.named_by).directory];
 }
 
-// Every directory has at most one parent, so whoever does not come up to the root goes in a circle.
+// Every directory has at most one parent, so a walk up that does not reach the root is in a loop.
 void Names::check_loops() {
     enum : std::uint8_t { kNew, kOnPath, kDone };
     for (Directory &start : inodes_.directories()) {

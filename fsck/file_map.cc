@@ -67,7 +67,7 @@ public:
     Owned owned;
 
 private:
-    // A sealed file without a name is on its way out: its map may be half gone.
+    // A sealed file without a name is being freed: part of its map may be gone.
     static bool must_hold(const Inode &inode) {
         return (inode.flags.get() & kSealed) != 0 && inode.nlink.get() != 0;
     }
@@ -126,7 +126,7 @@ bool MapCheck::allowed(const FileExtent &extent) const {
            extent.file_block - kDonorBase < kFileBlocksMax;
 }
 
-// False when nobody can say which blocks are meant.
+// False when it is unknown which blocks are meant.
 bool MapCheck::granted(const FileExtent &extent) {
     const bool same = extent.file_block == extent.start;
     if (!same || extent.flags != 0)

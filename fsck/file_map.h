@@ -10,7 +10,7 @@
 namespace pmfs::fsck {
 
 struct Owned {
-    std::uint64_t blocks = 0;  // that the inode owns by this: nodes and what they lead to
+    std::uint64_t blocks = 0;  // that the inode owns through this: nodes and what they refer to
     bool complete = true;      // false: the figure may be too small
     void add(const Owned &other) {
         blocks += other.blocks;
@@ -23,21 +23,21 @@ struct FileExtent {
     std::uint32_t flags;
 };
 
-// Whose map it is: of a regular file; or of a grant record, whose blocks are others' or its own,
-// which only check_grants() can say: its nodes alone are claimed and counted here.
+// The owner of a map: a regular file; or a grant record, of whose blocks only check_grants() can
+// say whether they are its own, so only its nodes are claimed and counted here.
 enum class MapOf : std::uint8_t { file, grant_record };
 
-// Claims and checks the extents of an inode.  Those that can be believed are added to `out` where
-// it is given.
+// Claims and checks the extents of an inode.  Those that are plausible are added to `out`, if it is
+// given.
 Owned walk_map(Context &context, Space &space, std::uint64_t number, const media::Inode &inode,
                MapOf of, std::vector<FileExtent> *out);
 
-// Checks a symlink's target; claims its block where it is long.
+// Checks a symlink's target; claims its blocks if it is long.
 Owned walk_symlink(Context &context, Space &space, std::uint64_t number, const media::Inode &inode);
 
 Owned walk_xattrs(Context &context, Space &space, std::uint64_t number, const media::Inode &inode);
 
-// If the attribute of that name is an access control list.  `value` is null where it stands in
+// Checks the attribute of that name if it is an access control list.  `value` is null if it has
 // blocks of its own, which no list needs.
 void check_acl(Context &context, std::uint64_t number, const media::Inode &inode,
                std::string_view name, const ConstBytes *value);

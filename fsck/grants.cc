@@ -18,7 +18,7 @@ using namespace media;
 
 namespace {
 
-// What a record has that it cannot have, or nothing.
+// The field that a record must not have, or null.
 const char *more_than_a_record(const Inode &inode) {
     if (inode.mode.get() != S_IFREG) return "a mode";
     if (inode.nlink.get() != 0) return "a link count";
@@ -34,7 +34,7 @@ GrantHolder holder_of(const Inode &inode) {
     return load<GrantHolder>(std::as_bytes(std::span(inode.seal_digest)));
 }
 
-// Those that are unknown, or need others.
+// Flags that are unknown, or that need others.
 std::uint32_t wrong_flags(std::uint32_t flags) {
     std::uint32_t wrong = flags & ~std::uint32_t{kKnownGrantFlags};
     if ((flags & kGrantPlaced) == 0) wrong |= flags & kGrantLent;
@@ -99,15 +99,15 @@ public:
     Result<> check();
 
 private:
-    // Problems of one record that are said together.
+    // Problems of one record that are reported together.
     struct Fault {
         std::uint64_t block = 0, blocks = 0;
     };
 
-    // Whether the file that a record names can be or have been; `why` not.
+    // Whether the file that a record names can exist or have existed; otherwise `why` not.
     struct Verdict {
-        bool sure = true;           // false: what it may claim cannot be told
-        const char *why = nullptr;  // set: and it is the record's fault
+        bool sure = true;           // false: what it may claim is unknown
+        const char *why = nullptr;  // set: the record is wrong
     };
 
     void check_file(std::span<const GrantRecord> records, bool sure);
@@ -118,7 +118,7 @@ private:
     Context &context_;
     Space &space_;
     Inodes &inodes_;
-    // A file's map is walked again when its blocks are asked for.  Its faults are known by then.
+    // A file's map is walked again when its blocks are needed.  Its faults were reported before.
     Report unheard_;
     Context second_look_;
     Space second_space_;
@@ -136,7 +136,7 @@ Result<> Grants::check() {
                                  fmt::format("inode {}, generation {}: {}", record.file,
                                              record.generation, verdict.why));
     }
-    // The sure ones first: what others claim beside them is then nobody's fault.
+    // The sure ones first: then claims of others are not reported as their fault.
     const auto of = [](const GrantRecord &r) { return std::tuple(!r.sure, r.file, r.generation); };
     std::ranges::stable_sort(records, {}, of);
     for (auto first = records.begin(); first != records.end();) {
@@ -149,9 +149,9 @@ Result<> Grants::check() {
     return {};
 }
 
-// A slot keeps its generation when its file goes, until the last inode of its chunk goes and takes
-// the slots with it; and later files have greater ones.  So a record of a file that is gone has no
-// slot, or one that was made anew, or one with its own generation or a greater one.
+// A slot keeps its generation when its file is freed, until the last inode of its chunk is freed
+// together with the slots; and later files have greater ones.  So if a record's file is gone, its
+// slot is missing, or was made again, or has the record's generation or a greater one.
 Grants::Verdict Grants::judge(const GrantRecord &record) {
     if (record.file == 0) return {false, "no number"};
     if (record.generation == 0) return {false, "no generation"};
@@ -199,7 +199,7 @@ void Grants::keep(std::uint64_t start, std::uint64_t end, std::uint64_t record, 
     }
 }
 
-// Several records of one file may claim the same blocks: each block is looked at once.
+// Several records of one file may claim the same blocks: each block is checked once.
 void Grants::check_file(std::span<const GrantRecord> records, bool sure) {
     std::vector<Run> claims;
     for (std::size_t i = 0; i < records.size(); ++i)

@@ -1,8 +1,8 @@
-// Grant records: who maps the device, and which blocks may therefore go to nobody else
+// Grant records: which processes map the device, and which blocks must therefore not be reused
 // (media/format.h, GrantHolder).
 //
-// A record's blocks are its file's as long as the file maps them, and the record's own once nobody
-// does.  Which is which can only be told when every other owner has claimed what it has.
+// A record's blocks belong to its file as long as the file maps them, and to the record afterwards.
+// Which is the case is known only when every other owner has claimed its blocks.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -20,9 +20,9 @@ bool is_placed_record(const media::Inode &inode);
 
 struct GrantRecord {
     std::uint64_t inode = 0;          // the record's own
-    std::uint64_t file = 0;           // that its holder maps
+    std::uint64_t file = 0;           // the file that its holder maps
     std::uint64_t generation = 0;     // of that file
-    std::vector<FileExtent> extents;  // those that can be believed
+    std::vector<FileExtent> extents;  // those that are plausible
     bool sure = true;                 // that there is or was such a file
 };
 
@@ -30,8 +30,8 @@ struct GrantRecord {
 GrantRecord walk_grant_record(Context &context, Space &space, std::uint64_t number,
                               const media::Inode &inode);
 
-// Compares what the records claim with what their files map, and claims for them what nobody has.
-// After all else that claims.  Errors: ENOMEM.
+// Compares what the records claim with what their files map, and claims for them blocks without an
+// owner.  After all other claims.  Errors: ENOMEM.
 Result<> check_grants(Context &context, Space &space, Inodes &inodes);
 
 }  // namespace pmfs::fsck

@@ -76,10 +76,10 @@ void InodeMaps::read_group(std::uint64_t group, const Summary &summary) {
     compare(Code::inodes_made_wrong, summary.inodes_made.get(), made);
 }
 
-// The map at `place` of the chunk, claimed; or nothing, and that was reported.
+// The map at `place` of the chunk, claimed; or null, after that was reported.
 const InodeMap *InodeMaps::map_of(std::uint64_t chunk, std::uint64_t place) {
     const std::uint64_t block = chunk * kChunkBlocks + place;
-    if (chunk % kGroupChunks != 0) {  // else it is claimed with the group
+    if (chunk % kGroupChunks != 0) {  // otherwise it is claimed with the group
         if (!space_.may_be_metadata(block)) {
             context_.found_block(Code::inode_map_misplaced, block, "marked free, or as file data");
             return nullptr;

@@ -2,8 +2,8 @@
 // says which of its blocks hold inodes, and an inode's number says which block and slot are its
 // own.
 //
-// A block counts when its map is whole and the bitmaps say that it is metadata: nobody can make an
-// inode by writing one into a file.
+// A block counts when its map is whole and the bitmaps say that it is metadata: so a file's content
+// cannot pretend to be an inode.
 #pragma once
 #include <cstdint>
 #include <optional>
@@ -27,8 +27,7 @@ public:
     struct Place {
         std::uint64_t block, slot, index;
     };
-    // Nothing: there is no such inode.  Or there may be one, if hidden(): what would say so is
-    // damaged.
+    // Nothing: there is no such inode.  Or there may be one, if hidden(): its map is damaged.
     std::optional<Place> find(std::uint64_t number) const;
     bool hidden(std::uint64_t number) const;
 

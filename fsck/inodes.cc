@@ -15,7 +15,7 @@ using namespace media;
 
 namespace {
 
-// DT_* of readdir(3), or nothing for a mode of no type.
+// DT_* of readdir(3), or nothing for a mode without a valid type.
 std::uint8_t type_of(std::uint32_t mode) {
     switch (mode & S_IFMT) {
         case S_IFREG:
@@ -145,8 +145,7 @@ void Inodes::walk_used(std::uint64_t number, InodeInfo &info, const Inode &inode
                              fmt::format("it says {}, owns {}", inode.blocks.get(), owned.blocks));
 }
 
-// A file without names, as far as the other parts go: a link count that it has is reported here, a
-// name when it is met.
+// A file that must not have names: its link count is reported here, its names when they are met.
 void Inodes::walk_record(std::uint64_t number, InodeInfo &info, const Inode &inode) {
     info.type = DT_REG;
     info.list = ListKind::grants;
@@ -160,7 +159,7 @@ void Inodes::check_mode(std::uint64_t number, const Inode &inode, std::uint8_t t
         context_.found_inode(Code::mode_unknown, number, fmt::format("{:o}", inode.mode.get()));
 }
 
-// What every inode in use has.
+// Checks the fields of every inode in use.
 void Inodes::check_life(std::uint64_t number, const Inode &inode) {
     if (inode.generation.get() == 0) context_.found_inode(Code::generation_zero, number);
     for (const Time *time : {&inode.atime, &inode.mtime, &inode.ctime, &inode.crtime})
@@ -191,7 +190,7 @@ void Inodes::check_flags(std::uint64_t number, const Inode &inode, std::uint8_t 
         context_.found_inode(Code::flags_wrong, number, fmt::format("{}: {:#x}", fault, flags));
 }
 
-// What depends on the type: size, map, device number.
+// Checks what depends on the type: size, map, device number.
 void Inodes::check_shape(std::uint64_t number, const Inode &inode, std::uint8_t type) {
     const std::uint64_t size = inode.size.get();
     const bool has_map = type == DT_REG || type == DT_DIR;

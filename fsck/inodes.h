@@ -1,4 +1,4 @@
-// Inodes: every slot is looked at once, and what the other parts need of it is kept.
+// Inodes: every slot is read once, and what the other parts need is kept.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -13,13 +13,13 @@ namespace pmfs::fsck {
 
 enum class SlotState : std::uint8_t { unread = 0, damaged, free, used };
 
-// Which list an inode in use belongs on.
+// The list on which an inode in use must be.
 enum class ListKind : std::uint8_t { none = 0, orphans, grants };
 
-// Sixteen bytes an inode, for volumes have many.
+// Sixteen bytes for each inode, because volumes have many.
 struct InodeInfo {
     std::uint32_t nlink;
-    std::uint32_t names;      // directory entries that lead here
+    std::uint32_t names;      // directory entries that refer to it
     std::uint32_t directory;  // its place in Inodes::directories()
     std::uint8_t type;        // DT_*
     SlotState state;
@@ -36,7 +36,7 @@ struct Directory {
     std::uint64_t parent = 0;    // as the inode says
     std::uint64_t named_by = 0;  // the directory that has it; 0 = none met
     std::uint64_t entries = 0;   // as the inode says
-    std::uint64_t blocks = 0;    // as the inode says, less its xattrs'
+    std::uint64_t blocks = 0;    // as the inode says, without those of its xattrs
     std::uint64_t subdirectories = 0;
     bool blocks_known = true;
     bool complete = true;     // its tree was read whole
@@ -48,8 +48,8 @@ public:
     Inodes(Context &context, Space &space)
         : context_(context), space_(space), maps_(context, space) {}
 
-    // Reads the maps, then every slot and what it owns, except directories' trees and what grant
-    // records claim.
+    // Reads the maps, then every slot and what it owns, except the trees of directories and the
+    // claims of grant records.
     Result<> walk();
 
     // Nothing: there is no such slot.  Or there may be one, if hidden().
@@ -57,7 +57,7 @@ public:
         const auto place = maps_.find(number);
         return place ? &info_[place->index] : nullptr;
     }
-    // False only where it is known that there is no such slot.
+    // False only if it is certain that there is no such slot.
     bool hidden(std::uint64_t number) const { return maps_.hidden(number); }
     // There must be such a slot.
     InodeInfo &info(std::uint64_t number) {

@@ -11,7 +11,7 @@ using namespace media;
 
 namespace {
 
-// Many of one kind are one problem: the first is named.
+// Several of one kind are reported as one problem, with the first one.
 struct Missing {
     std::uint64_t first = 0, count = 0;
     void add(std::uint64_t inode) {
@@ -37,9 +37,9 @@ private:
         bool orphans = false, grants = false;
     };
 
-    // False when the list leads astray, which was reported.
+    // False when the list is broken, which was reported.
     bool follow(std::uint64_t group, std::uint64_t head, ListKind list);
-    // False when the list cannot go on at `at`.
+    // False when the list cannot continue at `at`.
     bool may_go_on(std::uint64_t group, std::uint64_t at, ListKind list);
 
     Context &context_;

@@ -5,7 +5,8 @@
 
 namespace pmfs::fsck {
 
-// Follows the lists from the groups' summaries and looks for who is missing.  After Inodes::walk().
+// Follows the lists from the groups' summaries and looks for inodes that are missing.  After
+// Inodes::walk().
 void check_lists(Context &context, const Space &space, Inodes &inodes);
 
 }  // namespace pmfs::fsck

@@ -1,5 +1,4 @@
-// fsck.pmfs: words in, words out.  What is checked, and in which order, is in check.cc; what is
-// repaired, in repair.cc.
+// fsck.pmfs: the command line and its messages.  check.cc checks, repair.cc repairs.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>

@@ -48,7 +48,7 @@ private:
     std::vector<std::string_view> names_;
 };
 
-// For a report: what a person can read, whatever bytes a name has.
+// A name as readable text for a report, whatever bytes it has.
 std::string in_quotes(std::string_view name);
 
 }  // namespace pmfs::fsck

@@ -41,7 +41,7 @@ std::string text_of(const Report &report, const std::string &device) {
 }
 
 std::string json_of(const Report &report, const std::string &device) {
-    // A name may be no UTF-8; and written in ASCII, a terminal obeys none of it.
+    // A name may not be UTF-8; and in ASCII it cannot control a terminal.
     const auto dump = [](const nlohmann::json &line) {
         return line.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace) + "\n";
     };

@@ -8,8 +8,7 @@ namespace pmfs::fsck {
 
 // Every problem, then a summary.  Each ends with a newline.
 std::string text_of(const Report &report, const std::string &device);
-// Objects with "type": "problem" or, last, "summary".  Numbers of things that are not concerned are
-// left out.
+// Objects with "type": "problem" or, last, "summary".  Numbers that do not apply are left out.
 std::string json_of(const Report &report, const std::string &device);
 
 }  // namespace pmfs::fsck

@@ -107,8 +107,8 @@ constexpr CodeInfo kCodes[] = {
     PMFS_CODE(blob_damaged, "a block of a large value is damaged"),
     PMFS_CODE(blob_misplaced, "a block of a large value belongs to another place"),
     PMFS_CODE(symlink_broken, "a symbolic link has an impossible target"),
-    PMFS_CODE(acl_broken, "an access control list is not one that can be"),
-    PMFS_CODE(acl_not_mode, "an access control list and the mode contradict each other"),
+    PMFS_CODE(acl_broken, "an access control list is invalid"),
+    PMFS_CODE(acl_not_mode, "an access control list does not agree with the mode of its file"),
 
     PMFS_CODE(grant_record_not_bare, "a grant record has a field that only a file has"),
     PMFS_CODE(grant_flags_wrong, "a grant record's own flags are unknown or contradict each other"),

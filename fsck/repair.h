@@ -1,4 +1,4 @@
-// What fsck.pmfs -p and -y write: the problems that have a repair.
+// The repairs that fsck.pmfs -p and -y make.
 #pragma once
 #include "base/result.h"
 #include "fsck/check.h"
@@ -6,9 +6,9 @@
 
 namespace pmfs::fsck {
 
-// Block 0 and the copies of the superblock are written anew (PM0101 to PM0103) from the one that
-// check() believed.  Marks the problems that are gone, and counts them; everything is durable when
-// it returns.  The volume must be as check() saw it.  Errors: media::find_superblock's; EIO.
+// Writes block 0 and the copies of the superblock again (PM0101 to PM0103), from the one that
+// check() used.  Marks the repaired problems, and counts them; everything is durable when it
+// returns.  The volume must not have changed since check().  Errors: media::find_superblock's; EIO.
 Result<> repair(pm::Region &region, Report &report);
 
 }  // namespace pmfs::fsck

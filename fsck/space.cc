@@ -16,7 +16,7 @@ using namespace media;
 
 namespace {
 
-// What two copies must have in common: all but the header, which says where each one is.
+// Two copies must be equal except for the header, which contains each one's place.
 bool same_content(const Summary &a, const Summary &b) {
     constexpr std::size_t skip = sizeof(BlockHeader);
     return std::memcmp(reinterpret_cast<const char *>(&a) + skip,
@@ -153,7 +153,7 @@ bool Space::claim(std::uint64_t start, std::uint64_t blocks, BlockClass as, std:
         if (const auto classes = word_of(at, true)) {
             const std::uint64_t misfits = fresh & (metadata ? ~*classes : *classes);
             believed &= misfits == 0;
-            wrong.add(at, misfits & word_of(at, false).value_or(bits));  // else marked free
+            wrong.add(at, misfits & word_of(at, false).value_or(bits));  // otherwise marked free
         }
         at += count;
     }
@@ -256,7 +256,7 @@ ChunkKind Space::Seen::kind() const {
     return data ? ChunkKind::data : ChunkKind::free;
 }
 
-// A kind that fits what is owned says nothing new: the bits are wrong then, and that was said.
+// A kind that fits the owned blocks is right: then the bits are wrong, and that was reported.
 void Space::check_kind(std::uint64_t chunk, std::uint8_t kind, Seen marked, Seen owned) {
     if (kind > static_cast<std::uint8_t>(ChunkKind::mixed)) return;  // reported already
     const auto is = static_cast<ChunkKind>(kind);
@@ -266,7 +266,8 @@ void Space::check_kind(std::uint64_t chunk, std::uint8_t kind, Seen marked, Seen
                                      static_cast<unsigned>(marked.kind())));
 }
 
-// Adds each run of ones in `wrong`, the bits of 64 blocks from `block` on, to what is to be said.
+// Adds each run of ones in `wrong`, the bits of 64 blocks from `block` on, to the problems to
+// report.
 void Space::compare_bits(std::uint64_t block, std::uint64_t wrong, Code code) {
     while (wrong != 0) {
         const auto first = static_cast<std::uint64_t>(std::countr_zero(wrong));

@@ -1,4 +1,4 @@
-// Space: every block has one owner, and bitmaps, chunk kinds and counts say the same.
+// Space: every block has one owner, and bitmaps, chunk kinds and counts agree with that.
 //
 // The walks claim what they find, and learn whether the bitmaps agree that it is what they take it
 // for; finish() compares all claims with the bitmaps.
@@ -12,8 +12,8 @@
 
 namespace pmfs::fsck {
 
-// What a block's class bit says of it: metadata is whatever has a place or a header of its own, and
-// blocks of inodes; file data and the blobs of large values are data.
+// A block's class: metadata is everything with a fixed place or a header, and blocks of inodes;
+// file data and the blobs of large values are data.
 enum class BlockClass : std::uint8_t { data, metadata };
 
 class Space {
@@ -24,15 +24,15 @@ public:
     Result<> start();
 
     std::uint64_t groups() const { return groups_.size(); }
-    // The copy that is believed, or none.
+    // The copy that is used, or null.
     const media::Summary *summary(std::uint64_t group) const { return groups_[group].summary; }
     // False: the bitmaps say that the block is free, or data.  A bitmap that is damaged says
     // nothing.
     bool may_be_metadata(std::uint64_t block) const;
 
     // `owner` (an inode, or Problem::kNone for the volume) uses these blocks, which are inside the
-    // volume, as `as`.  False: one of them has an owner already, or the other class, and what lies
-    // there is not to be believed; it was reported, or finish() does that.
+    // volume, as `as`.  False: one of them has an owner already, or the other class, and its
+    // content must not be used; that was reported, or finish() does it.
     bool claim(std::uint64_t start, std::uint64_t blocks, BlockClass as, std::uint64_t owner);
 
     // How far from `start` on, up to `end`, the blocks all have an owner or all have none, as

@@ -23,7 +23,7 @@ public:
     std::size_t count() const { return header_.count.get(); }
     unsigned level() const { return header_.level; }
 
-    // All slots and entries lie inside, in their halves, and nothing lies on anything else.
+    // All slots and entries are inside of the node, in their areas, and do not overlap.
     bool entries_ok() const;
     // Only after entries_ok().
     Entry entry(std::size_t i) const {
@@ -84,7 +84,8 @@ public:
            const EntrySink &sink)
         : context_(context), space_(space), owner_(owner), kind_(kind), sink_(sink) {}
 
-    // Keys of the subtree: low <= key < high.  `level`: that the parent needs; none for the root.
+    // Keys of the subtree: low <= key < high.  `level`: the one that the parent requires; none for
+    // the root.
     void visit(std::uint64_t block, std::optional<unsigned> level, std::uint64_t low,
                std::uint64_t high);
     TreeWalk walk;
@@ -124,7 +125,7 @@ std::optional<Code> Walker::fault_of(const Node &node, std::uint64_t low,
     // A leaf may be empty: erasing leaves it so, and merging it is another transaction.
     if (node.count() == 0)
         return node.level() == 0 ? std::nullopt : std::optional(Code::node_empty);
-    // An interior node's first key counts as minus infinity, whatever it is.
+    // An interior node's first key counts as minus infinity, whatever its value.
     const std::size_t first = node.level() == 0 ? 0 : 1;
     for (std::size_t i = first; i < node.count(); ++i) {
         const std::uint64_t key = node.entry(i).key;

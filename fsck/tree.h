@@ -1,4 +1,4 @@
-// Walks a B+tree and hands over its leaves' entries, of the nodes that can be believed.
+// Walks a B+tree and passes on the entries of its leaves, as far as nodes are sound.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -16,7 +16,7 @@ struct TreeWalk {
 using EntrySink = std::function<void(std::uint64_t key, ConstBytes value)>;
 
 // Claims every node as metadata of `owner`.  A node with any fault is reported and skipped, with
-// all below it.  Ends on any bytes: no block is claimed twice.
+// everything below it.  Terminates on any bytes, because no block is claimed twice.
 TreeWalk walk_tree(Context &context, Space &space, std::uint64_t root, std::uint64_t owner,
                    media::TreeKind kind, const EntrySink &sink);
 

@@ -35,10 +35,10 @@ bool name_ok(std::string_view name) {
     return !name.empty() && name.find('\0') == std::string_view::npos;
 }
 
-// Blobs hold the value and no block more.
+// The blobs hold exactly the value, without unneeded blocks.
 Owned walk_value(Context &context, Space &space, std::uint64_t number, const Attribute &attribute) {
     Owned owned;
-    if (attribute.runs == 0) return owned;  // it stands in the entry itself
+    if (attribute.runs == 0) return owned;  // the value is in the entry itself
     std::uint64_t offset = 0, blocks = 0;
     const std::uint64_t needed = divide_up(attribute.value_size, kBlobBytes);
     for (unsigned i = 0; i < attribute.runs; ++i) {

@@ -1,4 +1,4 @@
-// mkfs.pmfs: words in, words out.  What a volume is made of is in make.cc.
+// mkfs.pmfs: the command line and its messages.  make.cc makes the volume.
 #include <fmt/format.h>
 #include <unistd.h>
 #include <uuid/uuid.h>
@@ -54,8 +54,8 @@ void print_volume(const Words &words, const media::Superblock &sb, const char *m
     fmt::print("  reserve  {}.{:02} % for root\n", reserve / 100, reserve % 100);
 }
 
-// Nothing that somebody may want is overwritten unasked, and nothing that somebody may store to at
-// all: a process that outlived the server of an older volume would store into the new one.
+// Existing data is overwritten only with -f, and a medium that a process may store to not even
+// then: a process that outlived the server of an older volume would store into the new one.
 Result<> refuse_overwrite(const Words &words, pm::Region &region, std::string *found) {
     if (region.mapping_fd() >= 0 && pm::Lender::anybody_has_one(region.mapping_fd()))
         return Error(
@@ -68,7 +68,7 @@ Result<> refuse_overwrite(const Words &words, pm::Region &region, std::string *f
     return {};
 }
 
-// Holds the region's lock from the look at what is there until the volume is made.
+// Holds the region's lock from probing for existing data until the volume is made.
 Result<media::Superblock> make_on(const Words &words, const mkfs::MakeOptions &options,
                                   const char **medium, std::string *found) {
     pm::OpenOptions open;
@@ -78,7 +78,7 @@ Result<media::Superblock> make_on(const Words &words, const mkfs::MakeOptions &o
     *medium = pm::name_of(region->kind());
     TRY(refuse_overwrite(words, *region, found));
     if (words.dry_run) return mkfs::plan(region->size(), region->mapping_unit(), options);
-    // Before anything is wiped: can it be made at all?
+    // Before anything is wiped: checks whether it can be made.
     TRY(mkfs::plan(region->size(), region->mapping_unit(), options));
     if (!found->empty()) TRY(mkfs::wipe_signatures(*region, words.device));
     return mkfs::make(*region, options);
@@ -111,7 +111,7 @@ Exit run(const Words &words, const mkfs::MakeOptions &options) {
     const auto image = mkfs::look_at(words.device);
     if (!image.ok()) return fail(words, image.error().what());
     const bool exists = image.value().exists;
-    // A name such as /dev/dax0.0 is never that of an image to be made.
+    // A name such as /dev/dax0.0 never means an image to be created.
     if (const auto advice = pm::advice_for_missing(words.device); !exists && advice)
         return fail(words, advice->what());
     if (!exists && words.size == 0)
@@ -126,7 +126,7 @@ Exit run(const Words &words, const mkfs::MakeOptions &options) {
         if (!ready.ok()) return fail(words, ready.error().what());
         made = mkfs::plan(words.size, media::kBlockSize, options);
     } else {
-        // A size or an option that cannot be is refused before a file is made or changed.
+        // An impossible size or option is refused before a file is created or changed.
         const std::uint64_t size = words.size != 0 ? words.size : image.value().size;
         if (size != 0)
             if (const auto planned = mkfs::plan(size, media::kBlockSize, options); !planned.ok())

@@ -116,8 +116,8 @@ Inode Maker::root_inode() const {
     return inode;
 }
 
-// Two clean headers.  The ring is left as it is: whatever lies there was not made with this secret.
-// (Older programs write them in turns, and want the even generation first.)
+// Two clean headers.  The ring is left as it is: nothing in it was made with this secret.  (Older
+// programs write them in turns, and want the even generation first.)
 void Maker::put_journal() {
     for (std::uint64_t i = 0; i < kRingHeaders; ++i) {
         const std::uint64_t block = sb_.journal_start.get() + i;
@@ -130,7 +130,7 @@ void Maker::put_journal() {
     }
 }
 
-// The root, which has a number of its own, and seven that are free.
+// The root, which has a number of its own, and seven free inodes.
 void Maker::put_root_block() {
     const std::uint64_t block = sb_.root_block.get();
     Inode slots[kInodesPerBlock]{};
@@ -159,7 +159,8 @@ Result<> Maker::run() {
         EROFS, "the medium does not keep what is stored to it: is it read-only for this machine?");
 }
 
-// The root's block must not be the last one of its chunk, where its inode map would find no room.
+// The root's block must not be the last one of its chunk, because its inode map needs a block after
+// it.
 std::uint64_t journal_blocks_of(std::uint64_t journal_start, std::uint64_t journal_size) {
     const std::uint64_t blocks = journal_size / kBlockSize;
     return (journal_start + blocks + 1) % kChunkBlocks == 0 ? blocks - 1 : blocks;

@@ -1,4 +1,4 @@
-// Looks for what would be lost, with libblkid.
+// Looks for data that would be lost, with libblkid.
 #include "mkfs/probe.h"
 
 #include <blkid/blkid.h>
@@ -19,7 +19,7 @@
 namespace pmfs::mkfs {
 namespace {
 
-// As much of a device-DAX as the signatures at the start of a device need.
+// As much of a device-DAX device as signatures at its start need.
 constexpr std::uint64_t kHeadSize = 2 * kMiB;
 
 struct FreeProbe {

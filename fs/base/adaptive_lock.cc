@@ -10,11 +10,11 @@ namespace pmfs {
 
 namespace {
 
-// A hold takes 50 us at most, as a rule, and to be woken takes a thread as long.
+// A hold rarely takes more than 50 us, and waking a thread takes as long.
 constexpr std::uint64_t kLookNs = 60'000;
 
-// How many look at the lock at a time beside the head: with more of them than processors, whoever
-// has the lock would not run.
+// How many threads poll the lock at a time, besides the head: if more than there are processors
+// polled, the thread that has the lock would not run.
 std::uint32_t looking_max() {
     static const unsigned processors = std::thread::hardware_concurrency();
     return std::clamp(processors / 4, 1U, 3U);
@@ -50,7 +50,7 @@ bool AdaptiveLock::enter_shared(bool head) {
     return false;
 }
 
-// Looks at the lock for a while.
+// Polls the lock for a while.
 template <bool (AdaptiveLock::*Enter)(bool)>
 bool AdaptiveLock::look(bool head) {
     const std::uint64_t end = monotonic_ns() + kLookNs;
@@ -64,7 +64,7 @@ template <bool (AdaptiveLock::*Enter)(bool)>
 void AdaptiveLock::wait() {
     waiting_.fetch_add(1);
     bool inside = false;
-    // (Where readers alone are inside, only the head can keep others from joining them.)
+    // (Where only readers are inside, only the head can keep others from joining them.)
     const bool worthwhile = (state_.load() & (kWriter | kDue)) != 0;
     if (looking_.fetch_add(1) < looking_max() && worthwhile) inside = look<Enter>(false);
     looking_.fetch_sub(1);

@@ -1,16 +1,16 @@
-// A reader-writer lock for short holds, which keeps working while those who wait are asleep.
+// A reader-writer lock for short holds, which stays in use while the threads that wait are asleep.
 //
-// Whoever finds it free takes it, also before others that sleep: to wake one of them takes longer
-// than a hold, and a lock that is handed to a sleeper is idle until it runs.  (On 16 processors 16
-// threads that made files had a tenth of what one thread had, when the lock was handed over in the
-// order of arrival; on two busy ones, two threads a twentieth: decision 27.)  A few of those who
-// wait look at it for a while; the others sleep in a queue, whose first, once awake, is served
-// after a bounded time: from then on nobody else is let in (kDue).  A writer that waits only for
-// readers to leave lets no more of them in.
+// A thread that finds it free takes it, even if others sleep in the queue: waking one of them takes
+// longer than a hold, and a lock that is handed to a sleeping thread is idle until that thread
+// runs.  (On 16 processors 16 threads that made files had a tenth of what one thread had, when the
+// lock was handed over in the order of arrival; on two busy ones, two threads a twentieth: decision
+// 27.)  A few waiting threads poll it for a while; the others sleep in a queue.  Its head, once
+// awake, is served after a bounded time: from then on no other thread is let in (kDue).  A writer
+// that waits only for readers to leave lets no more of them in.
 //
 // Barging and a queue whose head cannot be overtaken for ever: Go's sync.Mutex, and WebKit's
-// ParkingLot ("eventual fairness").  Not recursive, in no way: a reader that comes a second time
-// may wait for a writer that waits for its first visit.
+// ParkingLot ("eventual fairness").  Not recursive: a reader that takes it a second time may wait
+// for a writer, which waits for the reader's first hold to end.
 #pragma once
 #include <array>
 #include <atomic>
@@ -45,7 +45,7 @@ public:
         if ((was & kAsleep) != 0) wake_head();
         if (head) pass_on();
     }
-    // Asked by the writer that has it: whether somebody waits.
+    // Called by the writer that holds it: whether any thread waits.
     bool contended() const { return waiting_.load() != 0; }
 
 private:
@@ -55,7 +55,8 @@ private:
     // Those in the queue sleep at different words, so that one is woken and not all.
     static constexpr std::size_t kTurns = 16;
 
-    // Takes the lock if it is free; the head does so also when it is due, which is over with that.
+    // Takes the lock if it is free.  The head takes it also when it is due, and is not due any
+    // more.
     bool enter(bool head);
     bool enter_shared(bool head);
     template <bool (AdaptiveLock::*Enter)(bool)>
@@ -69,8 +70,8 @@ private:
 
     alignas(64) std::atomic<std::uint32_t> state_{0};
     bool owner_is_head_ = false;  // of the writer inside: it came through the queue
-    alignas(64) std::atomic<std::uint32_t> waiting_{0};  // all who wait
-    std::atomic<std::uint32_t> looking_{0};  // those of them who do not sleep, but the head
+    alignas(64) std::atomic<std::uint32_t> waiting_{0};  // all waiting threads
+    std::atomic<std::uint32_t> looking_{0};  // those of them that poll, without the head
     alignas(64) std::atomic<std::uint32_t> next_ticket_{0};
     std::uint32_t ticket_ = 0;                                // the head's
     std::array<std::atomic<std::uint32_t>, kTurns> turns_{};  // the ticket that is head

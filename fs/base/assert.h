@@ -1,8 +1,9 @@
 // PMFS_ASSERT: a check on ourselves, in every build.
 //
-// For what only a bug in pmfs can make false.  Never for what a medium, a request or a guest says:
-// that is an Error (result.h).  A failed assertion names its place on standard error and aborts, so
-// that the journal, and not a confused server, decides what the volume holds.
+// For conditions that only a bug in pmfs can make false, never for anything that a medium, a
+// request or a guest says: that is an Error (result.h).  A failed assertion prints its place to
+// standard error and aborts, so that the journal, and not a confused server, decides what the
+// volume holds.
 #pragma once
 
 namespace pmfs {

@@ -1,4 +1,4 @@
-// Who is told of blocking calls under a lock: see blocking.h.
+// Reports blocking calls under a lock: see blocking.h.
 #include "base/blocking.h"
 
 #include <atomic>

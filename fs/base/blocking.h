@@ -10,12 +10,12 @@ namespace pmfs {
 
 inline thread_local constinit unsigned brief_locks_held = 0;
 
-// `call`: what is about to be done, a string literal.
+// `call`: the call that is about to be made, a string literal.
 void may_block(const char *call);
 
-// Called when may_block() finds a brief lock held; null (as at first): nobody.
+// Called when may_block() finds a brief lock held; null (the default): nothing is called.
 void set_blocking_watch(void (*found)(const char *call));
-// A watch that names the call on standard error, and aborts.
+// A watch that prints the call to standard error and aborts.
 void abort_on_blocking(const char *call);
 
 }  // namespace pmfs

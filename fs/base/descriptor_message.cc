@@ -41,7 +41,7 @@ ssize_t receive_with(int socket, Bytes to, std::vector<FileDescriptor> *fds, int
     message.msg_controllen = control.size();
     const ssize_t got = ::recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC);
     if (got < 0) return got;
-    // They are ours from here on, whatever else is wrong.
+    // From here on we own them, even if something else is wrong.
     for (cmsghdr *part = CMSG_FIRSTHDR(&message); part != nullptr;
          part = CMSG_NXTHDR(&message, part)) {
         if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;

@@ -1,4 +1,4 @@
-// Values in the place of an errno that only pmfs uses: an operation cannot go on yet, and why.
+// Values that pmfs uses in place of an errno: an operation cannot continue yet, and why.
 #pragma once
 #include "base/result.h"
 
@@ -18,13 +18,13 @@ inline constexpr int kBreakErrno = 0x10002;
 // way.
 inline constexpr int kClaimErrno = 0x10003;
 
-// The volume is full but for files that have no name any more and that nobody has open: the client
-// is about to forget them.  Parked in the same way, for a moment.
+// The volume is full, but some files have no name any more and are not open: the client is about to
+// forget them.  Parked in the same way, for a moment.
 inline constexpr int kForgetErrno = 0x10004;
 
-// A block of metadata that is not in memory, and whoever asked does not want to wait for the medium
-// with a lock held (pm/no_waiting.h).  To be done again once it was read in; it never reaches a
-// client.
+// A block of metadata is not in memory, and the thread must not wait for the medium with a lock
+// held (pm/no_waiting.h).  The work is repeated when the block has been read in; the error never
+// reaches a client.
 inline constexpr int kAbsentErrno = 0x10005;
 
 inline bool must_park(const Error &error) {
@@ -38,7 +38,7 @@ inline bool is_damage(const Error &error) {
     return error.errno_value() == EUCLEAN || error.errno_value() == EIO;
 }
 
-// For work that may as well be done another time (merging sparse nodes): no room is no failure.
+// For work that can be done another time (merging sparse nodes): lack of room is no failure.
 inline Result<> best_effort(Result<> result) {
     if (!result.ok() &&
         (result.error().errno_value() == kParkErrno || result.error().errno_value() == ENOSPC))

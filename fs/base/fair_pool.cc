@@ -34,14 +34,15 @@ bool FairPool::submit(Job job) {
     Lock held(mutex_);
     if (finishing_) return false;
     PMFS_ASSERT(!job.lengthy || lengthy_threads_ != 0);
-    // A file of its own, of a number that no inode has.
+    // A file of its own, with a number that no inode has.
     if (job.file == 0) job.file = (std::uint64_t{1} << 63) + of_none_++;
-    // Who comes anew has been served as late as everybody: nobody gets ahead by leaving.
+    // A user that comes back counts as served as recently as the latest user: leaving the queue
+    // gains nothing.
     CondVar &idle = idle_of(job.lengthy);
     users_.try_emplace(job.user, User{{}, 0, 0, turns_})
         .first->second.waiting.push_back(std::move(job));
     ++waiting_;
-    idle.notify_one();  // who is not idle looks by itself when it is done
+    idle.notify_one();  // a busy thread looks for work when it is done
     return true;
 }
 
@@ -61,7 +62,7 @@ void FairPool::finish() {
 }
 
 // The user's first job of that kind that may run now: its file is free.
-// Jobs of one file keep their order, for what comes before a job of a file keeps that file busy.
+// Jobs of one file keep their order, because an earlier job keeps the file busy.
 std::deque<FairPool::Job>::iterator FairPool::first_free(bool lengthy, User &user) {
     std::set<std::uint64_t> passed;
     auto job = user.waiting.begin();
@@ -105,7 +106,7 @@ void FairPool::done(const Job &job) {
     User &one = user->second;
     --(job.lengthy ? one.lengthy : one.running);
     if (one.running + one.lengthy == 0 && one.waiting.empty()) users_.erase(user);
-    // A user or a file may be free for what waited.
+    // A user or a file may have become free for a job that waited.
     if (waiting_ != 0 || finishing_) wake_all();
 }
 
@@ -126,7 +127,7 @@ void FairPool::work(bool lengthy) {
         }
         held.unlock();
         job.run();
-        job.run = nullptr;  // what it holds goes without the lock
+        job.run = nullptr;  // what it captured is destroyed without the lock
         held.lock();
         done(job);
     }

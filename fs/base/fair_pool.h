@@ -32,7 +32,7 @@ public:
     // them one user may keep busy, 0: half.  `lengthy`: as many more for lengthy jobs (0: there are
     // no such jobs).
     FairPool(const char *name, unsigned threads, unsigned share = 0, unsigned lengthy = 0);
-    // Before it jobs are only queued.  EAGAIN: as start_thread().
+    // Jobs that are submitted earlier are only queued.  EAGAIN: as start_thread().
     Result<> start();
     // finish()
     ~FairPool();

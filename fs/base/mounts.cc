@@ -20,7 +20,7 @@ std::string proc_path(pid_t process, const char *name) {
     return "/proc/" + who + "/" + name;
 }
 
-// Without a look at what it leads to, which may be a filesystem whose server hangs.
+// Does not look at its target, which may be on a filesystem whose server hangs.
 std::string link_text(pid_t process, const char *name) {
     char text[4096];
     const ssize_t size = ::readlink(proc_path(process, name).c_str(), text, sizeof text);
@@ -93,7 +93,7 @@ std::vector<MountPlace> find_mounts(const std::function<bool(const Mount &)> &wa
     std::set<std::string> done;  // namespaces in which there was one, and roots that saw none
     for (const pid_t process : processes) {
         const std::string where = link_text(process, "ns/mnt");
-        // Whoever has another root sees other mounts of the same namespace.
+        // A process with another root sees other mounts of the same namespace.
         const std::string view = where + " " + link_text(process, "root");
         if (where.empty() || done.contains(where) || !done.insert(view).second) continue;
         for (const Mount &mount : mounts_of(process)) {

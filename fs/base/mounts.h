@@ -13,7 +13,7 @@ struct Mount {  // a row of /proc/PID/mountinfo, unescaped
     std::string point;  // as the process sees it, from its root
     std::string type, source;
 };
-// What a process sees; 0: this one.  Empty when it cannot be told.
+// What a process sees; 0: this one.  Empty when that is not known.
 std::vector<Mount> mounts_of(pid_t process);
 
 struct MountPlace {
@@ -22,7 +22,7 @@ struct MountPlace {
     Mount mount;
 };
 // The mounts that are `wanted`, in every mount namespace in which a process lives, the caller's
-// first.  (A namespace of which no process is left, or none in sight of /proc, is not looked into.)
+// first.  (A namespace that has no process, or none that /proc shows, is not examined.)
 std::vector<MountPlace> find_mounts(const std::function<bool(const Mount &)> &wanted);
 
 // True when another process lives in the caller's mount namespace.

@@ -5,8 +5,8 @@
 //     std::size_t used_ GUARDED_BY(mutex_) = 0;
 //     void grow_locked() REQUIRES(mutex_);
 //
-// Of libstdc++ neither std::mutex nor std::lock_guard is annotated on Debian's clang, so these wrap
-// them.  A function whose name ends in _locked is called with the lock held.
+// libstdc++ annotates neither std::mutex nor std::lock_guard for Debian's clang, so these classes
+// wrap them.  A function whose name ends in _locked is called with the lock held.
 #pragma once
 #include <chrono>
 #include <condition_variable>
@@ -85,7 +85,7 @@ private:
     bool held_;
 };
 
-// never: whoever holds it makes no system call that may block (base/blocking.h).
+// never: a thread that holds it makes no system call that may block (base/blocking.h).
 enum class Blocking { may, never };
 
 // Many readers or one writer (adaptive_lock.h).  A thread that holds it must not take it
@@ -109,7 +109,7 @@ public:
         leaves();
         lock_.unlock();
     }
-    // Whether somebody waits.
+    // Whether any thread waits.
     bool contended() const REQUIRES(this) { return lock_.contended(); }
     void unlock_shared() RELEASE_SHARED() {
         leaves();
@@ -120,8 +120,8 @@ public:
         taken();
         return true;
     }
-    // For functions that are called with the lock held by somebody who knows it under another name:
-    // clang believes it, and a brief lock is looked for.
+    // For functions whose caller holds the lock under another name: clang believes it, and a brief
+    // lock is checked at run time.
     void assert_held() const ASSERT_CAPABILITY(this) { assert_counted(); }
     void assert_held_shared() const PMFS_THREAD_ATTRIBUTE(assert_shared_capability(this)) {
         assert_counted();

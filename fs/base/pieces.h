@@ -9,7 +9,8 @@
 
 namespace pmfs {
 
-// Does not own them.  Made of one place by itself, so that whoever has bytes need not know of it.
+// Does not own them.  Converts from one contiguous range, so that callers that have only that need
+// not know this class.
 class Pieces {
 public:
     Pieces() = default;
@@ -23,8 +24,8 @@ public:
     std::size_t size() const { return size_; }
     bool empty() const { return size_ == 0; }
 
-    // Calls use(ConstBytes) for bytes [offset, offset + size), which there are, in order;
-    // neighbours in memory at once.
+    // Calls use(ConstBytes) for bytes [offset, offset + size), which must exist, in order; pieces
+    // that are adjacent in memory in one call.
     template <class Use>
     void each(std::size_t offset, std::size_t size, Use use) const {
         PMFS_ASSERT(offset <= size_ && size <= size_ - offset);

@@ -15,7 +15,7 @@ public:
 
     enum class Taken { yes, table_full, share_full };
     // `share`: the most that the user may have, root excepted.  `elsewhere`: places that are taken
-    // by what is not counted here.
+    // but not counted here.
     Taken take(std::uint32_t uid, std::size_t share, std::size_t elsewhere = 0,
                std::size_t count = 1) {
         const std::size_t open_to_all = max_ - (uid == 0 ? 0 : max_ / 8);

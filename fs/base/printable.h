@@ -37,8 +37,9 @@ inline bool unprintable(std::uint32_t c) {
            c == 0xfeff || within(0xfff9, 0xfffb) || within(0xe0000, 0xe0fff);
 }
 
-// Names of files, processes and volumes, and whatever else somebody else chose, for messages and
-// logs.  Printable UTF-8 stays; every other byte becomes \xNN.  Doing it twice is doing it once.
+// Names of files, processes and volumes, and any other text that pmfs did not choose, for messages
+// and logs.  Printable UTF-8 stays; every other byte becomes \xNN.  Applying it twice changes
+// nothing.
 inline std::string printable(std::string_view text) {
     static constexpr char kDigits[] = "0123456789abcdef";
     std::string out;

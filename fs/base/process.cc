@@ -51,7 +51,7 @@ struct Stat {
     char state = 0;
     std::uint64_t start_time = 0;
 };
-// proc(5).  The command, in parentheses, may hold anything; so from its end on.
+// proc(5).  The command, in parentheses, may contain anything, so parsing begins behind its end.
 bool parse_stat(std::string_view text, Stat *out) {
     const std::size_t end = text.rfind(')');
     if (end == std::string_view::npos || end + 2 >= text.size()) return false;
@@ -66,7 +66,7 @@ bool parse_stat(std::string_view text, Stat *out) {
     return true;
 }
 
-// What follows `name` on its line.
+// The rest of the line that begins with `name`.
 std::string_view value_of(std::string_view status, std::string_view name) {
     const std::size_t at = status.find(name);
     if (at == std::string_view::npos) return {};
@@ -74,7 +74,7 @@ std::string_view value_of(std::string_view status, std::string_view name) {
     return status.substr(0, status.find('\n'));
 }
 
-// Whether numbers mean in /proc what they mean in system calls.  A container may see the /proc of
+// Whether process ids in /proc are the same as in system calls.  A container may see the /proc of
 // its host: there this process has a number for each namespace from that one down to its own.
 bool proc_is_ours() {
     const std::string status = read_proc("self", "status");
@@ -115,7 +115,7 @@ Life life_by(const FileDescriptor &pidfd) {
     return ready > 0 ? Life::ended : Life::alive;
 }
 
-// The process that has the number now: is it the one that is meant?
+// Whether the process that has the number now is the one that is meant.
 Life identify(const Process &process, const FileDescriptor &pidfd) {
     const std::uint64_t serial = process.serial != 0 ? serial_of(pidfd) : 0;
     if (serial != 0) return serial == process.serial ? life_by(pidfd) : Life::ended;
@@ -152,7 +152,7 @@ Life life_of(const Process &process) {
         return Life::unknown;
     const FileDescriptor pidfd = open_pidfd(process.pid);
     if (pidfd.ok()) return identify(process, pidfd);
-    // ESRCH: nobody has the number.  EINVAL, ENOENT: a mere thread has it now.
+    // ESRCH: no process has the number.  EINVAL, ENOENT: it is now that of a thread in a process.
     const bool gone = errno == ESRCH || errno == EINVAL || errno == ENOENT;
     return gone ? Life::ended : Life::unknown;
 }
@@ -160,7 +160,7 @@ Life life_of(const Process &process) {
 FileDescriptor watch_process(const Process &process) {
     if (process.pid == 0 || life_of(process) != Life::alive) return {};
     FileDescriptor watch = open_pidfd(process.pid);
-    // The number may have been given to another one meanwhile.
+    // The number may have been given to another process meanwhile.
     if (watch.ok() && identify(process, watch) != Life::alive) return {};
     return watch;
 }
@@ -181,7 +181,7 @@ bool thread_in_group(std::uint32_t thread, std::uint32_t group) {
     }
 }
 
-// Not by prlimit(2): of another user's process that takes CAP_SYS_RESOURCE, which containers lack.
+// Not by prlimit(2): for another user's process it needs CAP_SYS_RESOURCE, which containers lack.
 std::uint64_t lockable_bytes(std::uint32_t pid) {
     static constexpr std::string_view kName = "\nMax locked memory";
     if (!proc_is_ours()) return 0;

@@ -4,7 +4,7 @@
 //     const InodeNo inode = TRY(find(...));                // hands an error on to the caller
 //     if (auto found = find(...); !found.ok()) ...         // or looks at it
 //
-// value(), error() and take() assert that there is what they give; after a test of ok() the
+// value(), error() and take() assert that what they return exists; after a test of ok() the
 // compiler drops that check.  A Result is as trivial to copy as its T, and T may be move-only.
 #pragma once
 #include <cerrno>
@@ -47,7 +47,7 @@ private:
 };
 static_assert(std::is_trivially_copyable_v<Error> && sizeof(Error) == 32);
 
-// Media that contradicts itself.  EUCLEAN is what ext4 and XFS give, so callers know it.
+// The medium contradicts itself.  ext4 and XFS return EUCLEAN, too, so callers know it.
 constexpr Error corrupt(const char *what, const char *file = __builtin_FILE(),
                         int line = __builtin_LINE()) {
     return Error(EUCLEAN, what, file, line);

@@ -9,8 +9,8 @@
 namespace pmfs {
 
 Result<std::thread> start_thread(const char *name, std::function<void()> body) {
-    // A new thread has the signal mask of its maker.  Faults are never blocked: the kernel kills a
-    // process whose handler could not be called.
+    // A new thread inherits the signal mask of its creator.  Faults are never blocked: the kernel
+    // kills a process whose handler could not be called.
     sigset_t blocked, before;
     ::sigfillset(&blocked);
     for (const int fault : {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP}) ::sigdelset(&blocked, fault);

@@ -7,8 +7,8 @@
 
 namespace pmfs {
 
-// Starts a thread of that name (15 bytes at most) which no signal disturbs but those of its own
-// faults (SIGBUS of a bad page).  EAGAIN: the system gives no more threads.
+// Starts a thread of that name (at most 15 bytes), in which all signals are blocked but those of
+// its own faults (SIGBUS of a bad page).  EAGAIN: the system allows no more threads.
 Result<std::thread> start_thread(const char *name, std::function<void()> body);
 
 }  // namespace pmfs

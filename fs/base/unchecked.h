@@ -1,9 +1,9 @@
 // Stores that ThreadSanitizer does not check.
 //
-// Bytes of files are read and written without an order between threads that it knows of: one
-// request follows another, on another thread, because a program made one call after the other, and
-// the kernel has its answer before we leave the read that gave it.  Two calls at once are that
-// program's own race.  (A suppression would need the stack of the store, which is often lost.)
+// Threads read and write bytes of files in an order that it does not know: one request follows
+// another, on another thread, because a program made one call after the other, and the kernel has
+// its answer before we leave the read that returned it.  Two calls at once are that program's own
+// race.  (A suppression would need the stack of the store, which is often lost.)
 #pragma once
 
 #if defined(__SANITIZE_THREAD__)

@@ -14,12 +14,13 @@ PMFS_EXPORT int pmfs_borrow(int fd, off_t offset, size_t length) {
     if (result == 0) result = pmfs_take_grant(fd, &grant);
     if (result != 0) return result;
     struct pmfs_bound bound = {.channel = -1};
-    /* The grant belongs to the open description, of which this descriptor is over the exec. */
+    /* The grant belongs to the open file description, which this descriptor keeps open over the
+     * exec. */
     const int file = fcntl(fd, F_DUPFD, 0);
     const int device = file >= 0 ? pmfs_bind(&grant, &bound) : -errno;
     result = device < 0 ? device : pmfs_keep_over_exec(device);
     if (result == 0) result = pmfs_bound_keep_over_exec(&bound);
-    if (result == 0) return device; /* `bound` keeps the connection for good */
+    if (result == 0) return device; /* `bound` keeps the connection for ever */
     if (device >= 0) close(device);
     pmfs_give_back(fd, grant.grant);
     pmfs_unbind(&bound);

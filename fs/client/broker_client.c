@@ -11,9 +11,9 @@
 
 #include "internal.h"
 
-#define ANSWER_SECONDS 10 /* as long as a token is good */
+#define ANSWER_SECONDS 10 /* as long as a token is valid */
 
-/* A broker runs as root, or is the caller's own; anybody else at that path is an impostor. */
+/* A broker runs as root or as the caller's user; any other process at that path is an impostor. */
 static int check_broker(int socket) {
     struct ucred peer;
     socklen_t size = sizeof peer;
@@ -59,7 +59,7 @@ static int take_descriptor(struct msghdr *message) {
     return fd;
 }
 
-/* EPIPE, ECONNRESET: refused already; the answer that says why is there to be read. */
+/* EPIPE, ECONNRESET: refused already; the answer with the reason can be read. */
 static int send_packet(int broker, const struct pmfs_broker_ask *packet) {
     ssize_t sent;
     do {
@@ -87,7 +87,7 @@ int pmfs_broker_talk(int broker, const struct pmfs_broker_ask *packet,
                                   .msg_control = &control,
                                   .msg_controllen = sizeof control};
         got = recvmsg(broker, &message, MSG_CMSG_CLOEXEC);
-        /* Told once that our packet was not read; the answer stands behind it. */
+        /* The first error says that our packet was not read; the answer comes after it. */
     } while (got < 0 && (errno == EINTR || (errno == ECONNRESET && resets++ == 0)));
     if (got < 0) return errno == EAGAIN ? -ETIMEDOUT : -errno;
     const int fd = take_descriptor(&message);
@@ -112,7 +112,7 @@ int pmfs_broker_event(int channel, struct pmfs_event *out) {
         if (got < 0 && errno == EINTR) continue;
         if (got < 0 && errno == EAGAIN) return -EAGAIN;
         if (got <= 0) return 0; /* the other end is gone, and so is the grant */
-        /* What a later server may say besides is not for us. */
+        /* Ignores what a later server may send in addition. */
         if ((size_t)got < sizeof packet || packet.magic != PMFS_BROKER_MAGIC ||
             packet.version != PMFS_BROKER_VERSION || packet.kind != PMFS_BROKER_EVENT_BREAK)
             continue;

@@ -1,8 +1,8 @@
 /*
- * broker_protocol.h - what libpmfs and the server say to each other over the broker's socket.
+ * broker_protocol.h - the protocol between libpmfs and the server on the broker's socket.
  *
  * Not installed: programs use pmfs.h.  The socket (SOCK_SEQPACKET, one message a packet, native
- * byte order: both ends are on one machine) stands where PMFS_IOC_GRANT says.
+ * byte order: both ends are on one machine) is at the path that PMFS_IOC_GRANT returns.
  *
  *   client                                     server
  *   connect                                    looks at SO_PEERCRED
@@ -17,8 +17,8 @@
  * and nothing else is sent on it.  A grant without PMFS_GRANT_MAP gets an answer without a
  * descriptor.  When the client closes, exits or is killed all grants of the connection end.
  *
- * A channel is a socket, too, and made when somebody asks for it.  It brings a pmfs_broker_event
- * when its lease is to go, and hangs up when the grant ends: given back, lost, or with its server.
+ * A channel is a socket, too, and is made on request.  It brings a pmfs_broker_event when its lease
+ * is to be given back, and hangs up when the grant ends: given back, lost, or with its server.
  *
  * A client that is refused a connection may find the answer already there, and its own packet
  * undeliverable (EPIPE).

@@ -14,7 +14,7 @@
  */
 #define PREPARE_STEP ((uint64_t)64 << 20)
 
-#define PAUSE_MAX_MS 16 /* between two questions whether a lease is gone */
+#define PAUSE_MAX_MS 16 /* between two checks whether a lease is gone */
 
 int pmfs_ioctl(int fd, unsigned long command, void *io) {
     int result;
@@ -28,7 +28,7 @@ int pmfs_ioctl_waiting(int fd, unsigned long command, void *io, bool wait) {
     long milliseconds = 1;
     while (ioctl(fd, command, io) != 0) {
         if (errno != EAGAIN || !wait) return -errno;
-        /* The kernel would not let a signal end an ioctl that waits, so the wait is here. */
+        /* A signal could not end an ioctl that waits in the kernel, so the wait is here. */
         const int flags = fcntl(fd, F_GETFL);
         if (flags < 0 || (flags & O_NONBLOCK) != 0) return -EAGAIN;
         const struct timespec pause = {.tv_nsec = milliseconds * 1000000};

@@ -1,9 +1,9 @@
 /*
  * The connections of this process to brokers: one for each server, shared by all its mappings and
- * leases; and the channels by which a single one of these hears what becomes of it.
+ * leases; and the channels that bring the events of each of them.
  *
- * The broker knows who is at the other end by what the kernel said when it was connected.  So a
- * child that was forked, or a process that changed its user, makes a connection of its own.
+ * The broker knows its peer as the kernel reported it when the connection was made.  So a child
+ * that was forked, or a process that changed its user, makes a connection of its own.
  */
 #define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
 #include <errno.h>
@@ -21,7 +21,7 @@ struct pmfs_connection {
     struct pmfs_connection *next;
     int fd;         /* -1: of a process that we were forked from */
     unsigned users; /* grants, and calls under way */
-    bool dead;      /* the other end is gone: nobody new uses it */
+    bool dead;      /* the other end is gone: it is not used again */
     uid_t uid;
     uint64_t epoch; /* of its server */
     char path[sizeof((struct pmfs_io_grant *)0)->broker];
@@ -40,7 +40,7 @@ void pmfs_unlock_connections(void) {
     pthread_mutex_unlock(&list_mutex);
 }
 
-/* The life lines are the parent's.  What was inherited of mappings still points to them. */
+/* These connections are the parent's.  Inherited mappings still point to them. */
 void pmfs_disown_connections(void) {
     for (struct pmfs_connection *c = list; c != NULL; c = c->next) {
         close(c->fd);
@@ -112,7 +112,7 @@ static int talk(struct pmfs_connection *c, uint32_t what, uint64_t number, const
     return pmfs_broker_talk(c->fd, &packet, answer);
 }
 
-/* Would the device that came hold the volume?  A shorter one would be a SIGBUS later. */
+/* Whether the device is large enough for the volume.  A smaller one would mean a SIGBUS later. */
 static int check_device(int device, const struct pmfs_io_grant *grant) {
     struct stat status;
     if (fstat(device, &status) != 0) return -errno;
@@ -120,7 +120,7 @@ static int check_device(int device, const struct pmfs_io_grant *grant) {
     return 0;
 }
 
-/* After these the next packet could get the answer of this one, or none. */
+/* After these errors the next packet could get the answer to this one, or none. */
 static bool is_broken(int result) {
     return result == -ECONNRESET || result == -EPROTO || result == -ETIMEDOUT;
 }
@@ -138,7 +138,7 @@ int pmfs_bind(const struct pmfs_io_grant *grant, struct pmfs_bound *out) {
         if (result >= 0 || result == PMFS_BROKER_NO_DESCRIPTOR) break;
         put(out->connection, is_broken(result));
         out->connection = NULL;
-        /* Cut off since it was used last; the token was not seen. */
+        /* It was closed since it was last used; the token was not read. */
         if (result != -ECONNRESET || made) return result;
     }
     out->claim = answer.claim;
@@ -157,7 +157,7 @@ bool pmfs_bound_is_ours(const struct pmfs_bound *bound) {
     return bound->owner == getpid();
 }
 
-/* A channel whose other end is closed: it says that the grant has ended. */
+/* A channel whose other end is closed: it reports that the grant has ended. */
 static int ended_channel(void) {
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) return -errno;

@@ -1,6 +1,6 @@
 /*
  * Forks of this process wait while it maps the device: between mmap(2) and MADV_DONTFORK a child
- * would inherit the mapping, and there is no flag that makes one of the two.
+ * would inherit the mapping, and no flag of mmap(2) combines the two.
  *
  * This covers fork(3) of the C library, not a bare clone(2); the server holds the blocks of such a
  * child until it is gone (docs/seal.md "Quarantine").  While forks are held, nothing of another
@@ -11,7 +11,7 @@
 
 #include "internal.h"
 
-/* Read: threads that map.  Written: a fork.  A fork that waits goes before those who come later. */
+/* Read: threads that map.  Written: a fork.  A fork that waits goes before later readers. */
 #define UNLOCKED PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP
 static pthread_rwlock_t forks = UNLOCKED;
 static __thread bool holding; /* a signal handler may fork in the middle of it */
@@ -20,7 +20,7 @@ static __thread int cancel_state;
 static void before_fork(void) {
     if (holding) return;
     pthread_rwlock_wrlock(&forks);
-    pmfs_lock_connections(); /* in this order, for those who map take it as well */
+    pmfs_lock_connections(); /* in this order, because threads that map take it, too */
 }
 static void in_parent(void) {
     if (holding) return;
@@ -38,7 +38,7 @@ __attribute__((constructor)) static void watch_forks(void) {
 }
 
 void pmfs_hold_forks(void) {
-    /* A thread that is cancelled here would leave nobody to release them. */
+    /* A thread that was cancelled here would never release them. */
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
     pthread_rwlock_rdlock(&forks);
     holding = true;

@@ -14,14 +14,14 @@ struct pmfs_connection;
 struct pmfs_bound {
     struct pmfs_connection *connection;
     uint64_t claim;
-    int channel; /* of its events; -1 until somebody asks for them */
+    int channel; /* of its events; -1 until it is asked for */
     pid_t owner; /* the process; a child that was forked is another one */
 };
 
 struct pmfs_map {
-    char *base; /* what is mapped: whole units */
+    char *base; /* the mapped range: whole units */
     size_t span;
-    char *address; /* what was asked for, inside of it */
+    char *address; /* the requested range, inside of it */
     size_t length;
     int file;                /* the grant lives as long as this */
     struct pmfs_bound bound; /* ... and as this process's connection to the broker */
@@ -31,8 +31,8 @@ struct pmfs_map {
     bool caches_are_durable; /* eADR: a power cut flushes the CPU's caches */
 };
 
-/* While the device is mapped and not yet kept from children.  Nothing else may be waited for
- * between the two. */
+/* Held while the device is mapped and not yet excluded from children.  Nothing may wait in between.
+ */
 void pmfs_hold_forks(void);
 void pmfs_release_forks(void);
 
@@ -44,28 +44,29 @@ void pmfs_disown_connections(void);
 /* ioctl(2) that starts again when a signal comes; 0 or -errno. */
 int pmfs_ioctl(int fd, unsigned long command, void *io);
 
-/* The same for what may have to wait for a lease to be broken (EAGAIN): asks again until it is,
- * unless the descriptor is O_NONBLOCK.  A signal ends it (-EINTR). */
+/* The same for calls that may have to wait for a lease to be broken (EAGAIN): repeats the call
+ * until it is, unless the descriptor is O_NONBLOCK.  A signal ends it (-EINTR). */
 int pmfs_ioctl_waiting(int fd, unsigned long command, void *io, bool wait);
 
 /* Takes a grant; grant->flags, kind, offset and length are the caller's.  It may wait for a lease
  * to be broken, so a signal ends it (-EINTR). */
 int pmfs_take_grant(int fd, struct pmfs_io_grant *grant);
-/* What is given back may be gone already, with its server or by a revocation: no error then. */
+/* Gives a grant back.  It may have ended already, with its server or by a revocation: no error
+ * then. */
 void pmfs_give_back(int fd, uint64_t grant);
 
 /* --- broker_client.c: packets.  A connection to the broker at `path`, or -errno. */
 int pmfs_broker_connect(const char *path);
-/* Says one packet and waits for its answer.  Gives the descriptor that came with it, or
- * PMFS_BROKER_NO_DESCRIPTOR; or -errno, also the one that the broker answers. */
+/* Sends one packet and waits for its answer.  Gives the descriptor that came with it, or
+ * PMFS_BROKER_NO_DESCRIPTOR; or -errno, which may be the broker's answer. */
 #define PMFS_BROKER_NO_DESCRIPTOR (-4096)
 int pmfs_broker_talk(int broker, const struct pmfs_broker_ask *packet,
                      struct pmfs_broker_answer *answer);
-/* The next event of a channel: 0, or -EAGAIN.  One that has hung up says PMFS_EVENT_ENDED, again
- * and again, without a grant's number. */
+/* The next event of a channel: 0, or -EAGAIN.  A channel that has hung up gives PMFS_EVENT_ENDED
+ * each time, without a grant's number. */
 int pmfs_broker_event(int channel, struct pmfs_event *out);
 
-/* --- connection.c: one connection for all that the process holds of a server.
+/* --- connection.c: one connection for all grants of the process from one server.
  * Shows the grant's token.  Gives the device's descriptor if the grant has PMFS_GRANT_MAP, else 0;
  * or -errno.  pmfs_unbind() in any case. */
 int pmfs_bind(const struct pmfs_io_grant *grant, struct pmfs_bound *out);
@@ -76,15 +77,15 @@ int pmfs_bound_channel(struct pmfs_bound *bound);
 /* The descriptor, or the connection, stays open when the process executes another program. */
 int pmfs_keep_over_exec(int fd);
 int pmfs_bound_keep_over_exec(const struct pmfs_bound *bound);
-/* Gives back neither the grant nor the device. */
+/* Drops the connection, but gives back neither the grant nor the device. */
 void pmfs_unbind(struct pmfs_bound *bound);
 
-/* A range as the interface takes it: -EINVAL for one that no file can have. */
+/* Checks a range: -EINVAL for one that no file can have. */
 int pmfs_check_range(off_t offset, size_t length);
 /* The grant that a mapping of these arguments needs; -EINVAL: they are wrong. */
 int pmfs_map_request(off_t offset, size_t length, int prot, unsigned flags,
                      struct pmfs_io_grant *out);
-/* The range that was asked for; the grant may be larger. */
+/* The requested range; that of the grant may be larger. */
 struct pmfs_range {
     uint64_t offset, length;
 };

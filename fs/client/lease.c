@@ -1,4 +1,4 @@
-/* pmfs_lease: a breakable lease that maps nothing, and the connection that says when it is to go.
+/* pmfs_lease: a breakable lease that maps nothing, and the channel that reports when it is broken.
  */
 #define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
 #include <errno.h>
@@ -34,7 +34,7 @@ PMFS_EXPORT int pmfs_lease(int fd, off_t offset, size_t length, unsigned flags,
         if (result == 0) {
             lease->grant = grant.grant;
             result = pmfs_bind(&grant, &lease->bound);
-            /* It is all about them, so that there is no lease that cannot hear. */
+            /* A lease is useless without its events, so it is refused if there is no channel. */
             const int channel = result == 0 ? pmfs_bound_channel(&lease->bound) : result;
             if (channel < 0) result = channel;
         }

@@ -34,7 +34,8 @@ struct pieces {
     size_t count, room;
 };
 
-/* Adds a piece; one that goes on where the last one ended, here and there, becomes part of it. */
+/* Adds a piece; one that continues the last one, in the file and on the device, becomes part of it.
+ */
 static int add_piece(struct pieces *pieces, struct piece piece) {
     if (pieces->count != 0) {
         struct piece *last = &pieces->at[pieces->count - 1];
@@ -87,7 +88,7 @@ static int find_pieces(int fd, uint64_t start, uint64_t end, bool store, struct 
     return result == 0 && pieces->count == 0 ? -EINVAL : result;
 }
 
-/* Reserves `span` bytes of addresses that lie to huge pages as the device's do. */
+/* Reserves `span` bytes of addresses that are congruent with the device modulo huge pages. */
 static int reserve(struct pmfs_map *map, size_t span, uint64_t device, uint64_t unit) {
     const uint64_t align = unit > HUGE_PAGE ? unit : HUGE_PAGE;
     size_t room;
@@ -106,7 +107,8 @@ static int reserve(struct pmfs_map *map, size_t span, uint64_t device, uint64_t 
 static int map_pieces(const struct pmfs_map *map, const struct pieces *pieces, int device,
                       int prot) {
     int how = MAP_FIXED;
-    /* MAP_SYNC: metadata of the filesystem below is never behind our stores.  It fails loudly. */
+    /* MAP_SYNC: metadata of the filesystem below is never older than our stores.  It fails if
+     * unsupported. */
     how |= map->medium == PMFS_MEDIUM_FSDAX ? MAP_SHARED_VALIDATE | MAP_SYNC : MAP_SHARED;
     const uint64_t start = pieces->at[0].offset;
     for (size_t i = 0; i < pieces->count; i++) {
@@ -120,13 +122,13 @@ static int map_pieces(const struct pmfs_map *map, const struct pieces *pieces, i
     return madvise(map->base, map->span, MADV_DONTFORK) == 0 ? 0 : -errno;
 }
 
-/* Not by MAP_POPULATE: it may take long, and forks would wait.  As with that, a failure is none. */
+/* Not by MAP_POPULATE: it may take long, and forks would wait.  As there, failures are ignored. */
 static void populate(const struct pmfs_map *map, int prot) {
     const int how = (prot & PROT_WRITE) != 0 ? MADV_POPULATE_WRITE : MADV_POPULATE_READ;
     (void)madvise(map->base, map->span, how);
 }
 
-/* Everything between the grant and the pointer. */
+/* All steps from the grant to the pointer. */
 static int map_from_device(struct pmfs_map *map, const struct pmfs_io_grant *grant, uint64_t offset,
                            int prot, unsigned flags) {
     const uint64_t unit = grant->mapping_unit;
@@ -137,7 +139,7 @@ static int map_from_device(struct pmfs_map *map, const struct pmfs_io_grant *gra
     int result = find_pieces(map->file, start, end, (prot & PROT_WRITE) != 0, &pieces);
     if (result == 0) result = reserve(map, end - start, pieces.at[0].device, unit);
     if (result == 0) {
-        /* Also a child with the descriptor would have the device. */
+        /* A child that has the descriptor would have the device, too. */
         pmfs_hold_forks();
         const int device = pmfs_bind(grant, &map->bound);
         result = device < 0 ? device : map_pieces(map, &pieces, device, prot);
@@ -215,10 +217,11 @@ PMFS_EXPORT int pmfs_unmap(struct pmfs_map *map) {
     if (map == NULL) return 0;
     int result = 0;
     const bool ours = pmfs_bound_is_ours(&map->bound);
-    /* First the addresses, then what allowed them.  A child has neither, or the addresses only. */
+    /* First unmaps, then gives the grant back.  A child has neither, or only the mapping. */
     if ((ours || map->forks) && map->base != NULL && munmap(map->base, map->span) != 0)
         result = -errno;
-    /* Also of a grant that ended: the server learns that nobody stores to those blocks now. */
+    /* Also for a grant that has ended: the server learns that these blocks are not stored to any
+     * more. */
     if (ours) pmfs_give_back(map->file, map->grant);
     pmfs_unbind(&map->bound);
     close(map->file);
@@ -235,7 +238,7 @@ PMFS_EXPORT size_t pmfs_map_length(const struct pmfs_map *map) {
 }
 
 PMFS_EXPORT int pmfs_map_event_fd(const struct pmfs_map *map) {
-    /* What is made at the first question is no part of what the caller's `const` is about. */
+    /* The channel that is made on first use does not change what the caller's `const` means. */
     return pmfs_bound_channel((struct pmfs_bound *)&map->bound);
 }
 

@@ -1,4 +1,4 @@
-/* pmfs_persist: what it takes, on each medium, until a store is safe. */
+/* pmfs_persist: makes stores durable, on each medium in its way. */
 #define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
 #include <errno.h>
 #include <fcntl.h>
@@ -57,7 +57,7 @@ static int flush(const char *from, const char *to) {
     return 0;
 }
 #else
-/* No flush instructions that user space may count on: the kernel must do it, where it can. */
+/* There are no flush instructions that user space can rely on: the kernel must do it, if it can. */
 static void fence(void) {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }

@@ -21,32 +21,31 @@ extern "C" {
 
 /* --- files ------------------------------------------------------------------------------------ */
 
-/* open(2) with O_DIRECT and O_CLOEXEC added: a descriptor that goes past the page cache, as a grant
- * that may store wants every descriptor of its file to be.  Gives the descriptor. */
+/* open(2) with O_DIRECT and O_CLOEXEC added: a descriptor that bypasses the page cache, as all
+ * descriptors of a file must while a grant may store.  Gives the descriptor. */
 int pmfs_open(const char *path, int flags, mode_t mode);
 
-/* What the file is, and how it is sealed. */
+/* Information about the file, and its seal. */
 int pmfs_query(int fd, struct pmfs_info *out);
 /* The volume; `fd` is any file or directory of it. */
 int pmfs_query_volume(int fd, struct pmfs_volume *out);
 
-/* Makes a file fit to be sealed full and mapped: allocates, writes zeroes where nothing was
- * written, aligns to units of `unit` bytes (0: 2 MiB where the file is that large, else the
- * volume's mapping unit). length 0: to the end of the file.  Needs a descriptor open for writing.
- * Works in steps; if it is interrupted (-EINTR) what is done stays done, and it may be called
- * again. */
+/* Prepares a file to be sealed full and mapped: allocates, writes zeroes to unwritten blocks,
+ * aligns to units of `unit` bytes (0: 2 MiB where the file is that large, else the volume's mapping
+ * unit). length 0: to the end of the file.  Needs a descriptor open for writing. Works in steps; if
+ * it is interrupted (-EINTR) the finished steps remain, and it may be called again. */
 int pmfs_prepare(int fd, off_t offset, size_t length, size_t unit);
 /* The same, and makes one extent of the range, at a multiple of 2 MiB: what can be mapped by one
  * offset of the device and one length.  One for each PMFS_CONTIGUOUS_MAX of a longer range.  Other
- * files' data may be moved out of the way.  -ENOSPC: there is no such place, and none can be made.
- * A signal does not end it. */
+ * files' data may be moved out of the way.  -ENOSPC: there is no place for it, and none can be
+ * made.  A signal does not end it. */
 int pmfs_prepare_contiguous(int fd, off_t offset, size_t length);
 
 /* Freezes the block map; level: PMFS_SEAL_AS_IS or PMFS_SEAL_FULL.  Needs a descriptor open for
  * writing and the right to seal.  Sealing or unsealing twice gives 0.
- * -EINVAL: not fit for a full seal (pmfs_prepare helps).  -EBUSY: see pmfs_seal(3). */
+ * -EINVAL: not prepared for a full seal (call pmfs_prepare).  -EBUSY: see pmfs_seal(3). */
 int pmfs_seal(int fd, unsigned level);
-/* -EBUSY while anybody holds a grant on the file. */
+/* -EBUSY while any process holds a grant on the file. */
 int pmfs_unseal(int fd);
 
 /* fallocate(2), and the modes PMFS_FALLOC_FL_SEAL_BLOCK_MAP and PMFS_FALLOC_FL_UNSEAL_BLOCK_MAP
@@ -59,24 +58,24 @@ struct pmfs_map; /* a mapping; opaque */
 
 #define PMFS_MAP_POPULATE 1u /* page tables are filled before it returns */
 #define PMFS_MAP_BREAKABLE                                                                         \
-    2u                     /* by a breakable lease, not a temporary grant: heed pmfs_map_event     \
+    2u                     /* by a breakable lease, not a temporary grant: watch pmfs_map_event    \
                             */
 #define PMFS_MAP_PIN 4u    /* by a pin of the range: the rest of the file may change */
 #define PMFS_MAP_NOWAIT 8u /* -EAGAIN while a lease is being broken, instead of waiting */
-/* Children have the mapping, too (they are killed by SIGSEGV there otherwise).  Only to read, and
- * only files that are sealed full.  The file stays sealed until the last of them is gone. */
+/* Children have the mapping, too (they are killed by SIGSEGV there otherwise).  Only for reading,
+ * and only files that are sealed full.  The file stays sealed until the last of them is gone. */
 #define PMFS_MAP_FORK 16u
 
 /* Maps [offset, offset + length) of a file from the device, as one contiguous range of addresses.
  * length 0: to the end of the file.  prot: PROT_READ, with or without PROT_WRITE.  While the
  * mapping lives, the block map of that range cannot change (a temporary grant).  `fd` may be closed
- * afterwards. The mapping is not inherited by fork(2), but for PMFS_MAP_FORK.  On failure *out is
- * NULL and nothing is left behind.
+ * afterwards.  The mapping is not inherited by fork(2), except with PMFS_MAP_FORK.  On failure *out
+ * is NULL and nothing is left behind.
  *
- * -EACCES: this user may not have the device; -EBADF: prot does not fit the descriptor; -EBUSY:
- * somebody has the file open through the page cache (`pmfsctl holders`); -EINVAL: the range is not
- * prepared, or not within the file; -EOPNOTSUPP: this mount hands out no mappings; -EPERM: this
- * user may only read. */
+ * -EACCES: this user may not have the device; -EBADF: prot does not fit the descriptor; -EBUSY: the
+ * file is open through the page cache (`pmfsctl holders`); -EINVAL: the range is not prepared, or
+ * not within the file; -EOPNOTSUPP: this mount provides no mappings; -EPERM: this user may only
+ * read. */
 #ifdef __cplusplus /* a function and a structure of one name, as with stat(2) */
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wshadow"
@@ -89,10 +88,9 @@ int pmfs_map(int fd, off_t offset, size_t length, int prot, unsigned flags, stru
 void *pmfs_map_address(const struct pmfs_map *map); /* of `offset` itself, aligned or not */
 size_t pmfs_map_length(const struct pmfs_map *map);
 
-/* What a holder is told.  Never by a signal: by a descriptor to poll. */
-#define PMFS_EVENT_BREAK 1u /* somebody waits: unmap (or end the lease) within `milliseconds` */
-#define PMFS_EVENT_ENDED                                                                           \
-    2u /* the grant is gone: what is stored from now on is promised to nobody */
+/* Events of a holder.  They are reported by a descriptor to poll, never by a signal. */
+#define PMFS_EVENT_BREAK 1u /* a process waits: unmap (or end the lease) within `milliseconds` */
+#define PMFS_EVENT_ENDED 2u /* the grant has ended: nothing is guaranteed for later stores */
 struct pmfs_event {
     uint32_t kind;
     uint32_t milliseconds;
@@ -101,25 +99,26 @@ struct pmfs_event {
 
 /* A descriptor that becomes readable (POLLIN) when there is an event, and hangs up (POLLHUP) when
  * the grant ended under the mapping: the server stopped or died, the lease was not given back in
- * time, or the administrator revoked it.  It belongs to the mapping: poll it, do nothing else with
- * it.  Made when it is asked for: -EMFILE, -ENFILE; -ECHILD in a child of who mapped, if the parent
- * never asked. */
+ * time, or the administrator revoked it.  It belongs to the mapping: only poll it.  It is made on
+ * the first call: -EMFILE, -ENFILE; -ECHILD in a child of the process that mapped, if the parent
+ * never called this. */
 int pmfs_map_event_fd(const struct pmfs_map *map);
 /* The next event, without waiting: -EAGAIN when there is none.  PMFS_EVENT_ENDED stays. */
 int pmfs_map_event(const struct pmfs_map *map, struct pmfs_event *out);
 
-/* Makes what was stored in [offset, offset + length) of the mapping as durable as the medium can:
+/* Makes stores to [offset, offset + length) of the mapping as durable as the medium allows:
  * on device-DAX and fsdax safe from a power cut, with no system call; on an image file by msync(2);
- * on memory there is no such thing, and it only orders the stores.  -EINVAL: outside of the
- * mapping. */
+ * on memory nothing is safe from a power cut, and it only orders the stores.  -EINVAL: outside of
+ * the mapping. */
 int pmfs_persist(const struct pmfs_map *map, size_t offset, size_t length);
 
 /* Ends a mapping and its grant; NULL is allowed. */
 int pmfs_unmap(struct pmfs_map *map);
 
 /* Handing over: root takes the grant, and another process, which may not have the device by itself,
- * maps.  It is given the descriptor of the file (SCM_RIGHTS, or inherited) and the ticket's bytes,
- * and has a few seconds for it.  A ticket is good once; whoever shows it is the holder. */
+ * maps.  That process is given the descriptor of the file (SCM_RIGHTS, or inherited) and the
+ * ticket's bytes, and must use them within a few seconds.  A ticket can be used once; the process
+ * that uses it is the holder. */
 struct pmfs_ticket {
     struct pmfs_io_grant grant;
     uint32_t prot;
@@ -131,10 +130,10 @@ int pmfs_map_ticket(int fd, const struct pmfs_ticket *ticket, struct pmfs_map **
 
 /* For a program that maps by itself, a virtual machine monitor for instance: takes a temporary
  * grant on [offset, offset + length) of a file that is sealed full (length 0: to its end), and
- * gives a descriptor of the device, open for reading only.  It, and what the grant lives by, stay
- * open over execve(2), so that the program that the caller executes next is the holder.  There is
- * no way to give it back: the grant ends with the process, and with whatever else has that
- * descriptor or maps by it.  The grant is of whole 2 MiB, as pmfs_prepare_contiguous makes them.
+ * gives a descriptor of the device, open for reading only.  This descriptor, and those that keep
+ * the grant, stay open over execve(2), so that the program that the caller executes next is the
+ * holder.  The grant cannot be given back: it ends with the process, and with all others that have
+ * the descriptor or map by it.  It covers whole 2 MiB, as pmfs_prepare_contiguous makes them.
  * Errors as of pmfs_map; -EINVAL: not sealed full, too. */
 int pmfs_borrow(int fd, off_t offset, size_t length);
 
@@ -146,15 +145,14 @@ int pmfs_borrow(int fd, off_t offset, size_t length);
 int pmfs_grant(int fd, unsigned kind, off_t offset, size_t length, unsigned flags, uint64_t *grant);
 int pmfs_release(int fd, uint64_t grant);
 
-/* Pins [offset, offset + length): the blocks under it stay where they are, as mlock(2) keeps pages.
- * Counts: each pin is taken back once.  -ENOMEM: past RLIMIT_MEMLOCK or the mount's quota (bytes
- * that are pinned twice count once); -EPERM: no right to. */
+/* Pins [offset, offset + length): its blocks stay in place, as pages do under mlock(2). Pins are
+ * counted: each must be taken back once.  -ENOMEM: past RLIMIT_MEMLOCK or the mount's quota (bytes
+ * that are pinned twice count once); -EPERM: not allowed. */
 int pmfs_pin(int fd, off_t offset, size_t length, uint64_t *pin);
 int pmfs_unpin(int fd, uint64_t pin);
 
-/* A breakable lease that tells when it is to go.  Works for every user who may read the file's
- * layout: no device is handed out.  pmfs_lease_end() is the acknowledgement; take a new one when
- * ready. */
+/* A breakable lease with events.  Any user that may read the file's layout can take one: no device
+ * is handed out.  pmfs_lease_end() is the acknowledgement; take a new one when ready. */
 struct pmfs_lease;
 #ifdef __cplusplus
 #pragma GCC diagnostic push

@@ -1,13 +1,13 @@
 /*
- * pmfs_ioctl.h - what a program may ask a mounted pmfs, as ioctls on an open file or directory.
+ * pmfs_ioctl.h - the ioctls of a mounted pmfs, on an open file or directory.
  *
  * This is a stable binary interface.  Most programs want pmfs.h, which wraps it.
  *
  * Every structure starts with `version`, which the caller sets to PMFS_ABI_VERSION, and `flags`.
  * Unknown flags, and anything but zero in a field called `reserved`, are EINVAL, so that both can
  * get a meaning later.  All fields are of fixed width and there is no hidden padding: 32-bit
- * programs use the same bytes.  Sizes and offsets are in bytes.  A structure is filled in even when
- * the call fails where the comment of a field says so (`bad_offset`).
+ * programs use the same bytes.  Sizes and offsets are in bytes.  If the comment of a field says so
+ * (`bad_offset`), the structure is filled in even when the call fails.
  *
  * A command that this server does not know is ENOTTY, as is any of these on another filesystem.
  */
@@ -26,7 +26,7 @@ extern "C" {
 
 /* fallocate(2) modes that seal and unseal, to be given together with FALLOC_FL_KEEP_SIZE, offset 0
  * and a length that covers the whole file.  Stock kernels refuse them before any filesystem sees
- * them: pmfs_fallocate() in the library takes the ioctl then. */
+ * them: pmfs_fallocate() in the library then uses the ioctl. */
 #define PMFS_FALLOC_FL_SEAL_BLOCK_MAP 0x01000000
 #define PMFS_FALLOC_FL_UNSEAL_BLOCK_MAP 0x02000000
 
@@ -41,7 +41,7 @@ struct pmfs_info {
     uint32_t version; /* in */
     uint32_t flags;   /* in: 0 */
     uint64_t inode;
-    uint64_t generation; /* grows when an inode number is used anew */
+    uint64_t generation; /* grows when an inode number is reused */
     uint64_t size;
     uint64_t allocated;            /* bytes of the medium that the file owns */
     uint64_t extents;              /* pieces of its block map; 0 for what is not a regular file */
@@ -91,7 +91,7 @@ struct pmfs_extents {
 #define PMFS_HOLDER_HANDLE_DIRECT 17u /* one that does not */
 
 #define PMFS_HOLDER_STORES 1u   /* may store through its mapping; a handle: may write */
-#define PMFS_HOLDER_BREAKING 2u /* a lease that was asked to go */
+#define PMFS_HOLDER_BREAKING 2u /* a lease that is being broken */
 #define PMFS_HOLDER_MAPS 4u     /* maps the device */
 
 struct pmfs_holder {
@@ -123,7 +123,7 @@ struct pmfs_io_seal {
     uint32_t flags; /* 0 */
     uint32_t level; /* PMFS_SEAL_AS_IS or PMFS_SEAL_FULL */
     uint32_t reserved;
-    uint64_t bad_offset; /* out, when EINVAL or EBUSY: the first offset that stands in the way */
+    uint64_t bad_offset; /* out, when EINVAL or EBUSY: the first unsuitable offset */
 };
 
 struct pmfs_io_unseal {
@@ -131,10 +131,10 @@ struct pmfs_io_unseal {
     uint32_t flags; /* 0 */
 };
 
-/* Allocates, writes zeroes where nothing was written, unshares, and aligns to `unit`.
- * PMFS_PREPARE_CONTIGUOUS: and makes one extent of the range, at a multiple of 2 MiB; `unit` is 0.
+/* Allocates, writes zeroes to unwritten blocks, unshares, and aligns to `unit`.
+ * PMFS_PREPARE_CONTIGUOUS: also makes one extent of the range, at a multiple of 2 MiB; `unit` is 0.
  * No extent is longer than PMFS_CONTIGUOUS_MAX: a longer range becomes one for each of these, from
- * its beginning on.  ENOSPC: there is no such place, and none can be made. */
+ * its beginning on.  ENOSPC: there is no place for it, and none can be made. */
 #define PMFS_PREPARE_CONTIGUOUS 1u
 #define PMFS_CONTIGUOUS_MAX ((uint64_t)1022 << 20)
 struct pmfs_io_prepare {
@@ -155,8 +155,8 @@ struct pmfs_io_prepare {
 #define PMFS_GRANT_MAP 2u    /* wants the device: a token for the broker's socket */
 #define PMFS_GRANT_EVENTS 4u /* a token for a connection that brings events, and no device */
 #define PMFS_GRANT_HAND_OVER                                                                       \
-    8u                        /* with MAP: whoever shows the token gets the device.  Only for      \
-                                 those who may have it themselves */
+    8u /* with MAP: the process that shows the token gets the device.  Only for                    \
+          those who may have it themselves */
 #define PMFS_GRANT_NOWAIT 16u /* EAGAIN while a lease is being broken, instead of waiting */
 #define PMFS_GRANT_FORK                                                                            \
     32u /* with MAP, without STORE, of a file that is sealed full: children may map as well */
@@ -169,15 +169,16 @@ struct pmfs_io_prepare {
 #define PMFS_MEDIUM_IMAGE 4u
 
 /* A grant freezes the block map until its handle is closed, it is released, or, with PMFS_GRANT_MAP
- * or PMFS_GRANT_EVENTS, until its connection to the broker ends.  Its token is good for one
- * connection, by the process that asked, within a few seconds; a token that lapses takes its grant
- * with it.  docs/seal.md says what each kind stands in the way of.
+ * or PMFS_GRANT_EVENTS, until its connection to the broker ends.  Its token can be used for one
+ * connection, by the process that took the grant, within a few seconds; if it is not used, the
+ * grant ends.  docs/seal.md says what each kind prevents.
  *
- * EPERM: neither the owner nor open for writing, nor one who may have the device and only maps to
- * read.  EBADF: it maps, and the file is not open for reading.  EUSERS: there are as many grants as
- * this user, or all, may have.  ENOMEM: pins past the user's quota.  EBUSY: the
- * kinds exclude each other, or the file is open through the page cache: at all, if the grant may
- * store; for writing, if it is T or B and the file has holes, unwritten or shared blocks. */
+ * EPERM: the caller is not the owner, the file is not open for writing, and the grant is not a
+ * mapping for reading by a process that may have the device.  EBADF: it maps, and the file is not
+ * open for reading.  EUSERS: this user, or all users together, have too many grants.  ENOMEM: pins
+ * past the user's quota.  EBUSY: the kinds exclude each other, or the file is open through the page
+ * cache: at all, if the grant may store; for writing, if it is T or B and the file has holes,
+ * unwritten or shared blocks. */
 struct pmfs_io_grant {
     uint32_t version;
     uint32_t flags;        /* PMFS_GRANT_STORE, PMFS_GRANT_MAP */
@@ -185,7 +186,7 @@ struct pmfs_io_grant {
     uint32_t medium;       /* out: PMFS_MEDIUM_* */
     uint64_t offset;       /* in */
     uint64_t length;       /* in; 0: to the end of the file.  out: what was granted */
-    uint64_t bad_offset;   /* out, when EINVAL: the first offset that stands in the way */
+    uint64_t bad_offset;   /* out, when EINVAL: the first unsuitable offset */
     uint64_t grant;        /* out: its id */
     uint64_t epoch;        /* out: changes with each start of the server */
     uint64_t mapping_unit; /* out: offsets and lengths of mmap are multiples of it */
@@ -201,15 +202,14 @@ struct pmfs_io_release_grant {
     uint64_t grant;
 };
 
-/* Root only (EPERM).  Ends grants of whoever holds them, at once: their events say
- * PMFS_EVENT_ENDED, and what they map is quarantined until it is unmapped.  The file is the one
- * that is open, or that of the number `inode`, which may have lost its last name.  ENOENT: no grant
- * is meant by that. */
+/* Root only (EPERM).  Ends grants of any holder at once: their event is PMFS_EVENT_ENDED, and what
+ * they map is quarantined until it is unmapped.  The file is the one that is open, or the one with
+ * the number `inode`, which may have lost its last name.  ENOENT: there is no such grant. */
 struct pmfs_io_revoke {
     uint32_t version;
     uint32_t flags; /* 0 */
     uint64_t inode; /* 0: the open file's */
-    uint64_t grant; /* the id of one; 0: all that `pid` says */
+    uint64_t grant; /* the id of one; 0: all of `pid` */
     uint32_t pid;   /* those of this process; 0: of every process */
     uint32_t reserved;
     uint64_t ended; /* out: how many */
@@ -217,11 +217,11 @@ struct pmfs_io_revoke {
 
 /* --- quarantine: blocks whose holder lost its grant and may still map them -------------------- */
 
-#define PMFS_QUARANTINE_ALIVE 1u   /* the holder's process is there; else it is gone, or not seen */
+#define PMFS_QUARANTINE_ALIVE 1u   /* the holder's process exists; else it is gone, or not seen */
 #define PMFS_QUARANTINE_STORES 2u  /* it may store */
 #define PMFS_QUARANTINE_REVOKED 4u /* a lease that was not given back in time */
 #define PMFS_QUARANTINE_MAPPED                                                                     \
-    8u /* somebody maps: the holder, or who has its memory; else unknown */
+    8u /* a process maps: the holder, or one that shares its memory; otherwise unknown */
 
 /* Why the grant was lost. */
 #define PMFS_REASON_SERVER_DIED 1u
@@ -229,12 +229,12 @@ struct pmfs_io_revoke {
 #define PMFS_REASON_REVOKED 3u       /* the administrator ended it (PMFS_IOC_REVOKE) */
 #define PMFS_REASON_HANDLE_CLOSED 4u /* under the mapping */
 #define PMFS_REASON_CUT_OFF 5u       /* the holder's connection to the broker ended */
-#define PMFS_REASON_STILL_MAPPED 6u  /* given back, but somebody maps on: a child, for instance */
+#define PMFS_REASON_STILL_MAPPED 6u  /* given back, but a process (a child, say) still maps */
 
 struct pmfs_quarantined {
     uint64_t id;         /* for PMFS_IOC_QUARANTINE_RELEASE */
-    uint64_t inode;      /* of the file whose blocks they were, or are */
-    uint64_t held;       /* bytes that the volume lacks for it: the file has given them up */
+    uint64_t inode;      /* of the file that has or had the blocks */
+    uint64_t held;       /* bytes that are held back: the file has given them up */
     uint64_t total;      /* bytes that the holder maps */
     uint64_t start_time; /* of the process, in clock ticks since boot: field 22 of /proc/PID/stat */
     uint32_t pid;
@@ -258,14 +258,14 @@ struct pmfs_quarantine {
 struct pmfs_io_quarantine_release {
     uint32_t version;
     uint32_t flags; /* 0 */
-    uint64_t id;    /* ENOENT: there is none of that number */
+    uint64_t id;    /* ENOENT: there is none with that number */
 };
 
 /* --- the volume: on any open file or directory of it ------------------------------------------ */
 
 #define PMFS_VOLUME_READ_ONLY 1u
 #define PMFS_VOLUME_DAMAGED 2u /* a fault or a failed sync made it read-only */
-#define PMFS_VOLUME_BROKER 4u  /* direct mappings can be had */
+#define PMFS_VOLUME_BROKER 4u  /* direct mappings are available */
 
 struct pmfs_volume {
     uint32_t version;
@@ -275,7 +275,7 @@ struct pmfs_volume {
     uint64_t size; /* of the region */
     uint64_t mapping_unit;
     uint64_t journal_size;
-    uint64_t blocks_total; /* without the filesystem's own fixed places */
+    uint64_t blocks_total; /* without the filesystem's own fixed blocks */
     uint64_t blocks_free;
     uint64_t blocks_available; /* for data of files */
     uint64_t inodes_used;
@@ -295,7 +295,7 @@ struct pmfs_volume {
     uint64_t reserved[6];
 };
 
-/* Who sends requests: the local mount, and each guest. */
+/* The clients, which send requests: the local mount, and each guest. */
 #define PMFS_CLIENT_GUEST 1u
 
 #define PMFS_REQUEST_KINDS 64u
@@ -304,12 +304,12 @@ struct pmfs_client {
     uint32_t pid;   /* of a guest's virtual machine monitor; 0: none */
     uint32_t flags; /* PMFS_CLIENT_* */
     char name[112]; /* of a guest, the path of its socket; cut off when longer; ended by a zero */
-    /* How many came, of each opcode of <linux/fuse.h>; [0]: of all others. */
+    /* The number of requests by opcode of <linux/fuse.h>; [0]: all others. */
     uint64_t requests[PMFS_REQUEST_KINDS];
 };
 
-/* All that there are now, for root of the host.  Others get their own client alone, without its pid
- * and name. */
+/* All clients, for root of the host.  Other users get only their own client, without its pid and
+ * name. */
 #define PMFS_CLIENTS_MAX 20u
 struct pmfs_clients {
     uint32_t version; /* in */
@@ -321,30 +321,30 @@ struct pmfs_clients {
     struct pmfs_client client[PMFS_CLIENTS_MAX];
 };
 
-/* Root only (EPERM).  The volume takes more of its medium, which has become longer or was longer
- * from the start; in whole chunks.  Nothing to be had is no error.  Durable when it returns, and in
- * effect at once.  EINVAL: `size` is less than it has; ENOSPC: the medium is not so long;
- * EOPNOTSUPP, ENOMEM: this server cannot, but after a new mount it can; EROFS; EUCLEAN: the volume
+/* Root only (EPERM).  Grows the volume on its medium, which has grown or was larger from the start;
+ * in whole chunks.  It is no error if the medium is not larger.  Durable when it returns, and in
+ * effect at once.  EINVAL: `size` is less than the volume's; ENOSPC: the medium is not that large;
+ * EOPNOTSUPP, ENOMEM: only possible after the volume was mounted again; EROFS; EUCLEAN: the volume
  * is damaged. */
 struct pmfs_io_grow {
     uint32_t version;
     uint32_t flags;  /* 0 */
-    uint64_t size;   /* in: how large it shall be; 0: as large as the medium is */
-    uint64_t before; /* out, also on failure: how large it was, */
-    uint64_t now;    /* ... how large it is, */
-    uint64_t medium; /* ... and how long the medium is */
+    uint64_t size;   /* in: the wanted size; 0: that of the medium */
+    uint64_t before; /* out, also on failure: its size before, */
+    uint64_t now;    /* ... its size now, */
+    uint64_t medium; /* ... and the size of the medium */
     uint64_t reserved[3];
 };
 
-/* What can be changed of a volume as a whole, and what it is now.  To change something is for root
- * only (EPERM).  Durable when it returns, and in effect at once.  EINVAL: a value that cannot be;
- * EROFS; EUCLEAN: the volume is damaged. */
+/* Changes settings of the whole volume, and returns them.  Only root may change them (EPERM).
+ * Durable when it returns, and in effect at once.  EINVAL: a value is out of range; EROFS; EUCLEAN:
+ * the volume is damaged. */
 #define PMFS_TUNE_RESERVE 1u /* set `reserve` */
 
 struct pmfs_io_tune {
     uint32_t version;
     uint32_t flags;   /* PMFS_TUNE_RESERVE: what to set; 0: nothing */
-    uint32_t reserve; /* in, out: what only root may fill, in ten-thousandths; at most 5000 */
+    uint32_t reserve; /* in, out: the reserve for root, in ten-thousandths; at most 5000 */
     uint32_t reserved0;
     uint64_t reserved[4];
 };
@@ -370,9 +370,9 @@ struct pmfs_chunks {
     struct pmfs_chunk chunk[PMFS_CHUNKS_MAX];
 };
 
-/* Root only (EPERM).  Moves data out of broken chunks so that they are whole again, for a fraction
- * of a second.  First called with `from` 0, and as long as there is more, with what the last call
- * gave as `next`. */
+/* Root only (EPERM).  Moves data out of partly used chunks so that they become whole again, for a
+ * fraction of a second. Call it first with `from` 0 and, as long as there is more, with the `next`
+ * of the last call. */
 struct pmfs_io_compact {
     uint32_t version;
     uint32_t flags;  /* 0 */
@@ -380,7 +380,7 @@ struct pmfs_io_compact {
     uint64_t next;   /* out */
     uint64_t chunks; /* out: made whole by this call */
     uint64_t moved;  /* out: bytes, also out of chunks that could not be emptied after all */
-    uint32_t more;   /* out: 0 when the whole volume has been looked at */
+    uint32_t more;   /* out: 0 when the whole volume is done */
     uint32_t reserved;
 };
 

@@ -1,12 +1,12 @@
 /*
- * libpmfs-preload.so: lets a program that knows only fallocate(2) seal and unseal (and map
- * directly: preload_maps.c).
+ * libpmfs-preload.so: lets a program that knows only fallocate(2) seal and unseal files (and map
+ * them directly: preload_maps.c).
  *
  *     LD_PRELOAD=libpmfs-preload.so PROGRAM
  *
- * No stock kernel lets the seal modes of docs/seal.md through to a filesystem.  This library stands
- * in front of the C library's fallocate(2) and takes the ioctl instead, by the same rules as the
- * kernel patch would: for these modes, on a pmfs mount, and for nothing else.
+ * No stock kernel passes the seal modes of docs/seal.md to a filesystem.  This library intercepts
+ * the C library's fallocate(2) and uses the ioctl instead, with the rules of the kernel patch: for
+ * these modes, on a pmfs mount, and for nothing else.
  */
 #undef _FILE_OFFSET_BITS /* both functions are defined here, so neither may be named as the other  \
                           */
@@ -26,7 +26,7 @@
 
 typedef int (*fallocate_function)(int, int, off64_t, off64_t);
 
-/* The next one behind us: the C library's, or another preloaded library's. */
+/* The next definition: the C library's, or another preloaded library's. */
 static int next_fallocate(const char *name, fallocate_function *known, int fd, int mode,
                           off64_t offset, off64_t length) {
     fallocate_function next = __atomic_load_n(known, __ATOMIC_RELAXED);
@@ -61,7 +61,7 @@ static int seal_by_ioctl(int fd, int mode, off64_t offset, off64_t length) {
     return result == 0 ? 0 : errno;
 }
 
-/* Whether this is on a pmfs; it asks nothing that changes anything. */
+/* Whether this file is on a pmfs; it changes nothing. */
 static bool on_pmfs(int fd) {
     struct pmfs_info info = {.version = PMFS_ABI_VERSION};
     return ioctl(fd, PMFS_IOC_INFO, &info) == 0;
@@ -72,7 +72,7 @@ static int seal_or_next(const char *name, fallocate_function *known, int fd, int
     const int before = errno;
     const int result = next_fallocate(name, known, fd, mode, offset, length);
     const int modes = PMFS_FALLOC_FL_SEAL_BLOCK_MAP | PMFS_FALLOC_FL_UNSEAL_BLOCK_MAP;
-    /* A kernel that knows the modes has done it, or has said why not. */
+    /* A kernel that knows the modes has done it, or has returned its reason. */
     if (result == 0 || errno != EOPNOTSUPP || (mode & modes) == 0) return result;
     int error = EOPNOTSUPP;
     if (on_pmfs(fd)) error = seal_by_ioctl(fd, mode, offset, length);

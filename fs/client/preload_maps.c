@@ -1,9 +1,9 @@
 /*
  * libpmfs-preload.so, mappings: with PMFS_PRELOAD_MMAP=1 in the environment, mmap(2) of a file that
- * is sealed full is a direct mapping (pmfs_map) of a program that does not know.
+ * is sealed full becomes a direct mapping (pmfs_map), without the program's knowledge.
  *
- * Its grant lives as long as any page of it is mapped.  Whatever a direct mapping cannot be, and
- * whatever goes wrong, is left to the kernel, whose answer the program gets.
+ * Its grant lives as long as any page of it is mapped.  What cannot be a direct mapping, and what
+ * fails, is left to the kernel, whose answer the program gets.
  */
 #undef _FILE_OFFSET_BITS /* both functions are defined here, so neither may be named as the other  \
                           */
@@ -35,7 +35,8 @@
 #define MREMAP_DONTUNMAP 4
 #endif
 
-/* One pmfs_map(), what the program was told of it, and how many pieces of that it has not unmapped.
+/* One pmfs_map(), the addresses that the program got of it, and how many pieces of them are still
+ * mapped.
  */
 struct held {
     struct pmfs_map *map;
@@ -54,7 +55,7 @@ struct piece {
 static bool enabled;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct piece *pieces; /* under it */
-static unsigned piece_count; /* changed under it, and looked at by whoever hopes for none */
+static unsigned piece_count; /* changed under it, and read without it to see that there is none */
 /* What we call may map and unmap, and means the kernel. */
 static __thread bool inside;
 
@@ -157,8 +158,8 @@ static int take_out(uintptr_t start, uintptr_t end, struct held **over) {
     return result;
 }
 
-/* Not with the mutex: it waits for forks.  Of the addresses only those go that the program never
- * knew of, for where it has unmapped others may be by now. */
+/* Not with the mutex held, because it waits for forks.  Unmaps only addresses that the program
+ * never knew of: at those that it has unmapped there may be something else by now. */
 static void end_maps(struct held *over) {
     while (over != NULL) {
         struct held *next = over->next;
@@ -200,7 +201,8 @@ static uint64_t mappable(int fd, uint64_t offset, size_t length) {
     struct stat64 status;
     struct statfs fs;
     if (fstat64(fd, &status) != 0 || !S_ISREG(status.st_mode)) return 0;
-    /* A question that another filesystem could take for another one is for none but FUSE. */
+    /* Another filesystem might understand this ioctl differently, so only FUSE filesystems are
+     * asked. */
     if (fstatfs(fd, &fs) != 0 || fs.f_type != FUSE_SUPER_MAGIC) return 0;
     struct pmfs_info info = {.version = PMFS_ABI_VERSION};
     if (pmfs_ioctl(fd, PMFS_IOC_INFO, &info) != 0 || info.seal != PMFS_SEAL_FULL) return 0;
@@ -216,7 +218,8 @@ static void *map_directly(size_t length, int prot, int flags, int fd, uint64_t o
     struct held *held = calloc(1, sizeof *held);
     struct piece *piece = calloc(1, sizeof *piece);
     unsigned how = (flags & MAP_POPULATE) != 0 ? PMFS_MAP_POPULATE : 0;
-    /* What cannot be handed down to children as it should be is the kernel's, if it only reads. */
+    /* A mapping that children could not inherit as they should is left to the kernel, if it only
+     * reads. */
     if ((prot & PROT_WRITE) == 0) how |= PMFS_MAP_FORK;
     if (held == NULL || piece == NULL ||
         pmfs_map(fd, (off_t)offset, bytes, prot, how, &held->map) != 0) {
@@ -287,7 +290,7 @@ static bool is_ours(const void *at, size_t length) {
     return ours;
 }
 
-/* The device goes on behind the mapping, with other files: so it never grows. */
+/* Behind the mapping the device continues with other files, so a mapping never grows. */
 PMFS_EXPORT void *mremap(void *at, size_t old_length, size_t new_length, int flags, ...) {
     va_list more;
     va_start(more, flags);

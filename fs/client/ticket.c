@@ -20,7 +20,7 @@ PMFS_EXPORT int pmfs_make_ticket(int fd, off_t offset, size_t length, int prot, 
 
 PMFS_EXPORT int pmfs_map_ticket(int fd, const struct pmfs_ticket *ticket, struct pmfs_map **out) {
     *out = NULL;
-    /* It came from another process: what of it is used without the server's check is looked at. */
+    /* It came from another process: checks the fields that the server does not check. */
     const struct pmfs_io_grant *grant = &ticket->grant;
     struct pmfs_io_grant same;
     const int result = pmfs_map_request((off_t)grant->offset, grant->length, (int)ticket->prot,

@@ -21,9 +21,11 @@ constexpr std::uint32_t kAll = 07;
 // Owner, users, owning group, groups, mask, others, in that order; a mask where there is a user or
 // a group.
 Result<> check(const Acl &acl) {
-    const auto bad = [] { return Error(EINVAL, "no access control list that can be"); };
+    const auto bad = [] {
+        return Error(EINVAL, "the access control list is invalid: see acl_valid(3)");
+    };
     bool needs_mask = false;
-    AclTag before = AclTag::other;  // of the list that ended
+    AclTag before = AclTag::other;  // of the previous entry
     for (const AclEntry &entry : acl) {
         if ((entry.allowed & ~kAll) != 0) return bad();
         const bool named = entry.tag == AclTag::user || entry.tag == AclTag::group;
@@ -54,7 +56,7 @@ bool known(AclTag tag) {
     return false;
 }
 
-// The entry that the mode's group bits stand for.
+// The entry that corresponds to the mode's group bits.
 AclEntry *group_bits(Acl &acl) {
     AclEntry *found = nullptr;
     for (AclEntry &entry : acl)
@@ -68,7 +70,7 @@ Result<Acl> parse_acl(ConstBytes value) {
     if (value.size() < kHeader || (value.size() - kHeader) % kEntry != 0)
         return Error(EINVAL, "an access control list has a wrong size");
     if (load<le32>(value).get() != kVersion)
-        return Error(EINVAL, "an access control list of an unknown version");
+        return Error(EINVAL, "an access control list has an unknown version");
     if ((value.size() - kHeader) / kEntry > kAclEntriesMax)
         return Error(E2BIG, "an access control list has at most 112 entries");
     Acl acl;
@@ -76,7 +78,8 @@ Result<Acl> parse_acl(ConstBytes value) {
         const AclEntry entry{AclTag{load<le16>(value, at).get()},
                              load<le16>(value, at + sizeof(le16)).get(),
                              load<le32>(value, at + 2 * sizeof(le16)).get()};
-        if (!known(entry.tag)) return Error(EINVAL, "an unknown entry of an access control list");
+        if (!known(entry.tag))
+            return Error(EINVAL, "an access control list has an entry of an unknown type");
         acl.push_back(entry);
     }
     TRY(check(acl));

@@ -1,7 +1,7 @@
-// POSIX access control lists, as the values of their two attributes: who may do what besides a
-// file's mode bits, and what new files of a directory begin with.
+// POSIX access control lists, as the values of their two attributes: rights beyond a file's mode
+// bits, and the initial list of a directory's new files.
 //
-// The kernel decides by them; the volume keeps them and the mode in step, as fs/posix_acl.c of
+// The kernel enforces them; the volume keeps them consistent with the mode, as fs/posix_acl.c of
 // Linux does: where a list has a mask, the mode's group bits are the mask.  The rules are those of
 // the withdrawn POSIX.1e draft 17, as acl(5) has them; the bytes are Linux's (posix_acl_xattr.h).
 #pragma once
@@ -31,25 +31,25 @@ enum class AclTag : std::uint16_t {
 struct AclEntry {
     AclTag tag;
     std::uint16_t allowed;  // rwx, as one digit of a mode
-    std::uint32_t id;       // of a user or group; others carry what they came with
+    std::uint32_t id;       // of a user or group; in other entries kept as it came
 };
 using Acl = std::vector<AclEntry>;
 
-// So many fit beside an inode in one transaction, with its mode.
+// As many as fit into one transaction with their inode and its mode.
 inline constexpr std::size_t kAclEntriesMax = 112;
 
-// An empty list for a value that says that there is none.  EINVAL: it is no list, or one that
-// cannot be (acl_valid(3)); E2BIG.
+// Gives an empty list for a value that means "none".  EINVAL: it is no list, or an invalid one
+// (acl_valid(3)); E2BIG.
 Result<Acl> parse_acl(ConstBytes value);
 std::vector<std::byte> bytes_of_acl(const Acl &acl);
 
-// The permission bits that a list means, and whether it says nothing else.
+// The permission bits that correspond to a list, and whether the list says no more than they.
 std::uint32_t mode_of(const Acl &acl);
 bool is_mode_only(const Acl &acl);
-// chmod(2): the list says what the mode does.
+// chmod(2): makes the list agree with the mode.
 void follow_mode(Acl &acl, std::uint32_t mode);
-// A new file asks for `mode`, and its directory has this list by default: makes it the file's own,
-// and gives the mode that the file gets.
+// For a new file with the requested `mode` in a directory that has this default list: makes it the
+// file's own, and gives the mode that the file gets.
 std::uint32_t inherit(Acl &acl, std::uint32_t mode);
 
 }  // namespace pmfs::core

@@ -1,4 +1,4 @@
-// Placing data and metadata: see alloc.h.  Reserves and giving back are in alloc_reserve.cc.
+// Placing data and metadata: see alloc.h.  Reserves and freeing are in alloc_reserve.cc.
 #include "core/alloc.h"
 
 #include <algorithm>
@@ -48,7 +48,7 @@ bool Allocator::mine(ChunkNo chunk, std::uint64_t owner) const {
     return found == owner_of_.end() || found->second == owner;
 }
 
-// The run of the chunk that fits best; shorter than asked where it has none so long.
+// The run of the chunk that fits best; a shorter one if none is long enough.
 Result<Run> Allocator::best_run(Change *change, ChunkNo chunk, std::uint64_t blocks) {
     const Bits free = TRY(map_->available(change, chunk));
     const BitRun found = fitting_run(free, static_cast<unsigned>(std::min(blocks, kChunkBlocks)));
@@ -56,8 +56,8 @@ Result<Run> Allocator::best_run(Change *change, ChunkNo chunk, std::uint64_t blo
                std::min<std::uint64_t>(found.length, blocks)};
 }
 
-// Up to `blocks` from `block` on, as far as they are free; a large file goes on into chunks behind,
-// where they are all free or its own.
+// Up to `blocks` from `block` on, as far as they are free.  A large file continues in the next
+// chunks as long as these are wholly free or its own.
 Result<Run> Allocator::extend(Change *change, BlockNo block, std::uint64_t blocks,
                               const Goal &goal) {
     Run run{block, 0};
@@ -84,7 +84,7 @@ Result<Run> Allocator::place_near(Change *change, const Goal &goal, std::uint64_
     const SpaceMap::Chunk &c = *TRY(map_->chunk(chunk));
     if (c.kind == ChunkKind::meta || c.inodes || (c.kind == ChunkKind::free && !goal.large))
         return Run{};
-    // A chunk that somebody has broken does not become whole by its head.
+    // From the start of a chunk only if all of it is free: a partly used one cannot be taken whole.
     if (goal.large && media::index_in_chunk(goal.near) == 0 && c.free != kChunkBlocks) return Run{};
     return extend(change, goal.near, blocks, goal);
 }
@@ -102,7 +102,7 @@ Result<Run> Allocator::place_fresh(Change *change, const Goal &goal, std::uint64
 }
 
 // The class of the shortest piece that is taken from a broken chunk before a free one is broken: a
-// quarter of what is wanted; less, the less of the free space is in whole chunks.
+// quarter of what is wanted; the less of the free space is in whole chunks, the less.
 unsigned Allocator::shortest_piece(unsigned wanted_class) const {
     const std::uint64_t whole = map_->free_chunks() * kChunkBlocks;
     const std::uint64_t broken = map_->free_blocks() - std::min(map_->free_blocks(), whole);
@@ -132,7 +132,7 @@ Result<Run> Allocator::place_shared(Change *change, const Goal &goal, std::uint6
     return best_run(change, *chunk, wanted);
 }
 
-// Whatever is left, the longest first.
+// Any free run, the longest first.
 Result<Run> Allocator::place_anywhere(Change *change, const Goal &goal, std::uint64_t blocks) {
     for (const Side side : {Side::data, Side::meta, Side::inode}) {
         if (goal.beside_data && side != Side::data) break;
@@ -146,7 +146,7 @@ Result<Run> Allocator::place_anywhere(Change *change, const Goal &goal, std::uin
 Result<Run> Allocator::place_data(Change *change, const Goal &goal, std::uint64_t blocks) {
     blocks = within_reserve(blocks, need_of_data(goal.privileged));
     if (blocks == 0) return no_space();
-    // What is behind its first chunk is placed as a large file's.
+    // Data behind a file's first chunk is placed as that of a large file.
     constexpr FileBlock kBehindFirst(kChunkBlocks);
     if (!goal.large && goal.file_block < kBehindFirst)
         blocks = std::min(blocks, kBehindFirst - goal.file_block);
@@ -237,7 +237,7 @@ void Allocator::free_chunks(ChunkNo first, std::uint64_t chunks) {
 Result<Run> Allocator::take_kept(Change &change, ChunkNo first, std::uint64_t chunks) {
     for (ChunkNo c = first; c < first + chunks; ++c) {
         if (TRY(map_->chunk(c))->free != kChunkBlocks)
-            return Error(ENOSPC, "a chunk was filled again");
+            return Error(ENOSPC, "another operation took a block of the chunk");
         if (map_->blocked(c)) map_->settle_meta();
         if (map_->blocked(c) || TRY(map_->chunk(c))->longest != kChunkBlocks) return no_space();
     }
@@ -246,8 +246,8 @@ Result<Run> Allocator::take_kept(Change &change, ChunkNo first, std::uint64_t ch
     return run;
 }
 
-// Metadata chunks of the group; then a free one of it where there are plenty; then the same of
-// other groups, and at last what is broken anyway.
+// First metadata chunks of the group; then a free chunk of it if there are plenty; then the same in
+// other groups; finally any partly used chunk.
 Result<Run> Allocator::place_meta(Change &change, GroupNo group, unsigned blocks) {
     const unsigned above = class_above(blocks);
     const auto in = [&](ChunkNo chunk) { return best_run(&change, chunk, blocks); };

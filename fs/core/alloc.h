@@ -1,4 +1,4 @@
-// Where new blocks are placed, and who may still get some.
+// Where new blocks are placed, and which requests may still get some.
 //
 // Small and medium files share chunks by best fit: the shortest free run that is long enough. Data
 // behind a file's first chunk, and data of files that are known to be large, gets whole chunks,
@@ -32,15 +32,15 @@ struct Goal {
     GroupNo group;             // where to look first when there is no best block
     bool large = false;        // take whole chunks
     bool privileged = false;   // may use what is reserved for root
-    bool broken = false;       // no free chunk is to be broken for it,
-    bool beside_data = false;  // and metadata's chunks are to be left alone
-    bool together = false;     // a free chunk is broken before it lies in several pieces
+    bool broken = false;       // do not break a free chunk for it,
+    bool beside_data = false;  // and do not use metadata's chunks
+    bool together = false;     // break a free chunk rather than return several pieces
 };
 
-// How much of the free space an allocation has to leave.
+// How much of the free space an allocation must leave.
 enum class Need : std::uint8_t {
     user,       // file data: all reserves
-    root,       // ... of root: what must always work
+    root,       // ... of root: the reserve of what must always work
     name,       // new files: the root reserve, and three quarters of what must always work
     root_name,  // ... of root
     growth,     // metadata that the above bring with them: half of that
@@ -51,8 +51,8 @@ inline Need need_of_data(bool privileged) {
     return privileged ? Need::root : Need::user;
 }
 
-// Calls `f(chunk, bits)` with each chunk that the run reaches into, and the bits of its blocks
-// there; the first failure ends that.
+// Calls `f(chunk, bits)` for each chunk that the run touches, with the bits of its blocks there;
+// stops at the first failure.
 template <class F>
 Result<> for_each_chunk(Run run, F f) {
     for (BlockNo at = run.start; at < run.end();) {
@@ -71,46 +71,46 @@ public:
                                                    const media::Superblock &superblock);
     SpaceMap &map() { return *map_; }
 
-    // Takes up to `blocks` contiguous data blocks, fewer if the place has no more.  ENOSPC;
-    // kParkErrno when blocks are held back that a group commit would free.
+    // Takes up to `blocks` contiguous data blocks, fewer if there are not so many in a row.
+    // ENOSPC; kParkErrno when blocks are held back that a group commit would free.
     Result<Run> take_data(Change &change, const Goal &goal, std::uint64_t blocks);
-    // The same without a transaction: the blocks stay as they are on the medium, and are kept from
-    // everybody else in memory, until they are taken or cancelled.
+    // The same without a transaction: the blocks do not change on the medium, and are reserved in
+    // memory until they are taken or cancelled.
     Result<Run> reserve_data(const Goal &goal, std::uint64_t blocks);
     // Takes what was reserved.  When the transaction does not commit, it is still reserved.
     Result<> take_reserved(Change &change, Run run);
     void cancel_reserved(Run run);
-    // Whether a large file could go on in a whole chunk, if there were a free one.
+    // Whether a large file could continue in a whole chunk, if one were free.
     Result<bool> lacks_chunk(const Goal &goal);
     // Takes whole free chunks that begin at a multiple of `unit` blocks (a power of two, at least
     // 512): exactly `chunks` of them in one run.  ENOSPC if there is no such run.
     Result<Run> take_chunks(Change &change, std::uint64_t chunks, std::uint64_t unit,
                             bool privileged);
-    // Chunks that nobody else gets, until they are given free again: they are being emptied.
+    // Keeps chunks that are being emptied from being allocated, until they are released.
     void keep_chunks(ChunkNo first, std::uint64_t chunks);
     void free_chunks(ChunkNo first, std::uint64_t chunks);
-    // Takes such chunks, which are empty and in one bitmap block.  kParkErrno: some block of them
-    // is still held back.
+    // Takes such chunks when they are empty; all are under one bitmap block.  kParkErrno: one of
+    // their blocks is still held back.
     Result<Run> take_kept(Change &change, ChunkNo first, std::uint64_t chunks);
     // Takes `blocks` contiguous metadata blocks (a few).
     Result<Run> take_meta(Change &change, BlockNo near, std::uint64_t blocks, Need need);
     // A metadata block of that chunk; ENOSPC: it has none.
     Result<Run> take_meta_in(Change &change, ChunkNo chunk);
-    // A chunk for the first inodes of it, in or near a group: with two blocks to be had.
+    // A chunk for its first inodes, in or near a group: two of its blocks are free.
     Result<ChunkNo> find_inode_chunk(GroupNo group);
-    // Where the next thing that may be anywhere should be: the next group that has a free chunk.
+    // A place for what may be anywhere: the next group that has a free chunk.
     GroupNo next_group();
-    // ENOSPC, or kParkErrno, when so many blocks are not to be had.
+    // ENOSPC, or kParkErrno, when so many blocks are not available.
     Result<> check_space(std::uint64_t blocks, Need need);
     // Frees the run, which lies within one bitmap block (see piece()).
     Result<> give_back(Change &change, Run run);
-    // Blocks that stay in use although they are given back.
+    // Blocks that stay in use although they are freed.
     Quarantine &quarantine() { return quarantine_; }
-    // Blocks are held back that will come to be free.
+    // Whether blocks are held back that will become free.
     bool space_comes() const { return map_->waits(journal_.region().is_image()); }
-    // Nobody keeps chunks for itself, but those that are being emptied.  True: somebody did.
+    // Ends the reservations of all chunks but those that are being emptied.  True: there were some.
     bool drop_reservations();
-    // How many blocks that would add to the transaction: 4, or fewer where it changes them already.
+    // How many blocks that would add to the transaction: 4, or fewer if it changes some already.
     std::size_t blocks_to_give_back(Change &change, Run run);
     // The longest head of `run` that give_back takes at once; tail_piece: the longest tail.
     Run piece(Run run) const;
@@ -118,7 +118,7 @@ public:
 
     // A file was closed for the last time: its reserved chunks may be shared.
     void release_reservation(std::uint64_t owner);
-    // Without the lock: no file has any.  Who asks for a file that nobody writes gets the truth.
+    // Without the lock: whether no file has any.  Exact for a file that is not being written.
     bool nothing_reserved() const { return reservations_.load(std::memory_order_acquire) == 0; }
 
     void release_held() { map_->release_held(); }
@@ -129,7 +129,7 @@ public:
     std::uint64_t free_blocks() const { return map_->free_blocks(); }
     // What files can get.
     std::uint64_t available_blocks(bool privileged) const;
-    // How many more inodes there can be, by what their names usually take.
+    // How many more inodes there can be, assuming names of a usual length.
     std::uint64_t available_inodes(bool privileged) const;
 
     // For the picture: one chunk's kind and used blocks.

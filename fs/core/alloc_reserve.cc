@@ -1,4 +1,4 @@
-// What has to stay free, what is kept for one file, and giving back: see alloc.h.
+// What must stay free, what is reserved for one file, and freeing: see alloc.h.
 #include <algorithm>
 
 #include "base/errors.h"
@@ -12,8 +12,8 @@ using media::kChunkBlocks;
 
 // --- reserves
 
-// What must always work: renaming every file to the longest name takes a tenth of a block each
-// (280 bytes in leaves that are two thirds full); beside that a few splits.
+// For what must always work: renaming every file to the longest name needs a tenth of a block for
+// each (280 bytes in leaves that are two thirds full), and a few splits.
 std::uint64_t Allocator::essential_reserve(std::uint64_t inodes) const {
     const std::uint64_t total = superblock_.block_count.get();
     return std::min<std::uint64_t>(64, total / 128) + std::min(inodes / 10, total / 50);
@@ -40,7 +40,7 @@ std::uint64_t Allocator::reserve_of(Need need) const {
     return 0;
 }
 
-// How many of `blocks` can be had at once.
+// How many of `blocks` are available at once.
 std::uint64_t Allocator::within_reserve(std::uint64_t blocks, Need need) const {
     const std::uint64_t keep = reserve_of(need) + map_->held_blocks();
     const std::uint64_t free = map_->free_blocks();
@@ -53,7 +53,7 @@ Result<> Allocator::check_space(std::uint64_t blocks, Need need) {
     return no_space();
 }
 
-// What the open transaction itself holds back does not count: it would wait for its own end.
+// Blocks that the open transaction itself holds back do not count: it would wait for its own end.
 Error Allocator::no_space() const {
     if (space_comes())
         return Error(kParkErrno, "freed blocks wait for a group commit, or for their readers");
@@ -66,11 +66,12 @@ std::uint64_t Allocator::available_blocks(bool privileged) const {
     return free <= keep ? 0 : free - keep;
 }
 
-// What a name takes of a leaf, and of the nodes above: between names of six bytes and of eight, so
-// that both are within a per cent at every size (measured: leaves fill up and split in waves).
+// The space of a name in a leaf, and in the nodes above it.  The value is between those of six-byte
+// and of eight-byte names, so that the estimate is within a percent for both at every size
+// (measured: leaves fill up and split in waves).
 constexpr double kNameBlocks = 0.0096;
 
-// An inode takes an eighth of a block, and its name some; and each lets the reserve grow.
+// An inode takes an eighth of a block, its name takes some, and each makes the reserve grow.
 std::uint64_t Allocator::available_inodes(bool privileged) const {
     const std::uint64_t used = map_->inodes_used(), made = map_->inodes_made();
     const std::uint64_t places = made - std::min(made, used);
@@ -117,7 +118,7 @@ void Allocator::release_reservation(std::uint64_t owner) {
     reservations_.store(reserved_.size(), std::memory_order_release);
 }
 
-// Space is short: nobody keeps anything.  True when somebody did.
+// Space is short: ends all reservations.  True if there were any.
 bool Allocator::drop_reservations() {
     if (reserved_.empty()) return false;
     for (const auto &[owner, chunks] : reserved_)
@@ -130,9 +131,9 @@ bool Allocator::drop_reservations() {
     return true;
 }
 
-// --- giving back
+// --- freeing
 
-// The first block that the bitmap block of `block` is about.
+// The first block that the bitmap block of `block` describes.
 static BlockNo bitmap_start(BlockNo block) {
     const std::uint64_t index = media::bitmap_index(media::index_in_group(media::chunk_of(block)));
     return media::first_block(media::group_of(block)) + index * kBitmapChunks * kChunkBlocks;
@@ -150,7 +151,7 @@ Run Allocator::tail_piece(Run run) const {
 }
 
 std::size_t Allocator::blocks_to_give_back(Change &change, Run run) {
-    // Past the end: give_back() will say so.
+    // Past the end: give_back() returns the error.
     if (run.start >= BlockNo(superblock_.block_count.get())) return 0;
     return map_->blocks_to_give(change, media::chunk_of(run.start));
 }

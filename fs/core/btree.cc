@@ -13,8 +13,8 @@ using media::NodeHeader;
 
 namespace {
 
-// Nodes are checked each by itself.  Walking from one to the next must go forwards all the same, or
-// a forged tree would lead round and round.
+// Each node is checked by itself.  A walk must also check that keys increase from node to node, or
+// a forged tree could make it loop.
 Error out_of_order() {
     return corrupt("the keys of a tree are out of order");
 }
@@ -25,7 +25,7 @@ Result<> Cursor::load(unsigned level, BlockNo block) {
     const auto *header = TRY(reader_.get<NodeHeader>(block, Magic::node));
     if (header->owner.get() != id_.owner.value() ||
         header->kind != static_cast<std::uint8_t>(id_.kind) || header->level != level)
-        return corrupt("a tree's pointer leads to a node of another tree or level");
+        return corrupt("a tree points to a node of another tree or level");
     steps_[level] = {block, 0, reinterpret_cast<const std::byte *>(header)};
     return {};
 }
@@ -36,7 +36,8 @@ Result<> Cursor::descend(std::uint64_t key) {
     depth_ = 0;
     if (root_ == BlockNo(0)) return {};
     const auto *top = TRY(reader_.get<NodeHeader>(root_, Magic::node));
-    if (top->level >= media::kTreeDepthMax) return corrupt("a tree is deeper than it may be");
+    if (top->level >= media::kTreeDepthMax)
+        return corrupt("a tree is deeper than the format allows");
     const unsigned root_level = top->level;
     TRY(load(root_level, root_));
     for (unsigned level = root_level; level > 0; --level) {
@@ -55,7 +56,7 @@ Result<> Cursor::seek(std::uint64_t key) {
     steps_[0].slot = node(0).lower_bound(key);
     valid_ = true;
     if (steps_[0].slot < node(0).count()) return {};
-    steps_[0].slot = node(0).count();  // step() goes over the end of the leaf
+    steps_[0].slot = node(0).count();  // so that step() leaves the leaf
     --steps_[0].slot;
     TRY(step());
     if (valid_ && this->key() < key) return out_of_order();
@@ -111,7 +112,7 @@ Result<> Cursor::step() {
         }
         ++steps_[level].slot;
         TRY(enter(level, false));
-        if (node(0).count() != 0) return {};  // else an empty leaf: step over it
+        if (node(0).count() != 0) return {};  // otherwise it is an empty leaf: skip it
     }
     return corrupt("a tree has more empty leaves than the volume has blocks");
 }
@@ -142,7 +143,7 @@ struct LeafPlace {
     unsigned slot;
 };
 
-// The leaf where `key` belongs, to be changed, and the slot of the first key >= `key` in it.
+// The leaf where `key` belongs, as a copy to change, and the slot of the first key >= `key` in it.
 Result<LeafPlace> edit_leaf(Change &change, const media::Inode *inode, TreeId id,
                             std::uint64_t key) {
     const Reader reader(change);
@@ -151,7 +152,7 @@ Result<LeafPlace> edit_leaf(Change &change, const media::Inode *inode, TreeId id
         const auto *header = TRY(reader.get<NodeHeader>(block, Magic::node));
         if (header->owner.get() != id.owner.value() ||
             header->kind != static_cast<std::uint8_t>(id.kind))
-            return corrupt("a tree's pointer leads to a node of another tree");
+            return corrupt("a tree points to a node of another tree");
         const NodeView view(header);
         if (view.leaf()) {
             auto *copy = TRY(change.tx().edit<NodeHeader>(block, Magic::node));
@@ -161,13 +162,13 @@ Result<LeafPlace> edit_leaf(Change &change, const media::Inode *inode, TreeId id
         if (view.count() == 0) return corrupt("an interior node is empty");
         block = BlockNo(view.child(view.child_slot(key)));
     }
-    return corrupt("a tree is deeper than it may be");
+    return corrupt("a tree is deeper than the format allows");
 }
 
 Result<LeafPlace> edit_entry(Change &change, media::Inode *inode, TreeId id, std::uint64_t key) {
     LeafPlace leaf = TRY(edit_leaf(change, inode, id, key));
     if (leaf.slot >= leaf.node.count() || leaf.node.key(leaf.slot) != key)
-        return corrupt("a tree lacks an entry that was there a moment ago");
+        return corrupt("a tree lost an entry that was just read");
     return leaf;
 }
 
@@ -189,9 +190,9 @@ Result<> tree_insert(Change &change, media::Inode *inode, TreeId id, std::uint64
     if (root_of(*inode, id.kind).get() == 0) TRY(tree_begin(change, inode, id));
     LeafPlace leaf = TRY(edit_leaf(change, inode, id, key));
     if (leaf.slot < leaf.node.count() && leaf.node.key(leaf.slot) == key)
-        return Error(EEXIST, "a tree has an entry of that key");
+        return Error(EEXIST, "the tree has an entry with that key already");
     if (NodeView::cost(value.size()) > leaf.node.free_bytes())
-        return corrupt("a tree's leaf is not the one in which room was made");
+        return corrupt("a tree's leaf is not the one that has room");
     leaf.node.insert(leaf.slot, key, value);
     return {};
 }

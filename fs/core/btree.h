@@ -41,7 +41,7 @@ public:
     Result<> seek(std::uint64_t key);
     // Last entry with a key <= `key`, or the end if there is none.
     Result<> seek_floor(std::uint64_t key);
-    // Only goes to the leaf where `key` belongs; at_end() stays true.
+    // Descends only to the leaf where `key` belongs; at_end() stays true.
     Result<> seek_leaf(std::uint64_t key) { return descend(key); }
     bool at_end() const { return !valid_; }
     Result<> next();
@@ -83,7 +83,7 @@ Result<> tree_begin(Change &change, media::Inode *inode, TreeId id);
 // Inserts into the leaf where `key` belongs, which has room (make_room).  EEXIST if it is there.
 Result<> tree_insert(Change &change, media::Inode *inode, TreeId id, std::uint64_t key,
                      std::span<const std::byte> value);
-// The entry must exist; `value` as long as the old one.
+// The entry must exist, and `value` must be as long as the old one.
 Result<> tree_replace(Change &change, media::Inode *inode, TreeId id, std::uint64_t key,
                       std::span<const std::byte> value);
 // May leave the leaf sparse or empty: tree_tidy() afterwards.

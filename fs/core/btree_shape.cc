@@ -29,8 +29,8 @@ Result<NodeEdit> fresh_node(Change &change, BlockNo block, TreeId id, unsigned l
     return node;
 }
 
-// True when `key` goes behind everything in the tree: the node is then left full, for a file that
-// is written from front to end fills its nodes so.
+// True when `key` belongs behind everything in the tree: the node is then left full, so that a file
+// that is written from front to end fills its nodes.
 bool at_right_edge(const Cursor &at, unsigned level, std::uint64_t key) {
     for (unsigned l = level + 1; l < at.depth(); ++l)
         if (at.slot(l) + 1 != at.node(l).count()) return false;
@@ -83,7 +83,7 @@ Result<> free_node(Change &change, media::Inode *inode, BlockNo block) {
     return change.core().allocator.give_back(change, {block, 1});
 }
 
-// An empty root goes; an interior root with one child hands over to it.
+// An empty root is removed; an interior root with one child is replaced by it.
 Result<bool> shrink_root(Core &core, TreeId id, const Cursor &at) {
     const unsigned top = at.depth() - 1;
     const NodeView root = at.node(top);
@@ -118,7 +118,7 @@ Result<Neighbours> neighbours(Core &core, TreeId id, const Cursor &at, unsigned 
     for (const NodeView &node : {l, r})
         if (node.header().owner.get() != id.owner.value() ||
             node.header().kind != static_cast<std::uint8_t>(id.kind))
-            return corrupt("a tree's pointer leads to a node of another tree");
+            return corrupt("a tree points to a node of another tree");
     return Neighbours{left, right, right_slot, l, r};
 }
 
@@ -128,7 +128,7 @@ Result<bool> merge(Core &core, TreeId id, const Cursor &at, unsigned level) {
     const NodeView parent = at.node(level + 1);
     if (parent.count() < 2) return false;
     const Neighbours pair = TRY(neighbours(core, id, at, level));
-    // An empty one goes in any case: whoever looks for an entry would walk over it.
+    // An empty one is removed in any case: searches would have to skip it.
     const bool empty = pair.l.count() == 0 || pair.r.count() == 0;
     if (!empty && pair.l.used_bytes() + pair.r.used_bytes() > kNodeBytes * 3 / 4) return false;
 
@@ -137,7 +137,8 @@ Result<bool> merge(Core &core, TreeId id, const Cursor &at, unsigned level) {
     media::Inode *inode = TRY(edit_inode(change, id.owner));
     NodeEdit left = TRY(edit_node(change, pair.left));
     NodeEdit right = TRY(edit_node(change, pair.right));
-    // The first key of an interior node counts as minus infinity; beside others it must be true.
+    // The first key of an interior node counts as minus infinity; next to other keys it must have
+    // its real value.
     if (level != 0) right.set_key(0, parent.key(pair.right_slot));
     right.move_tail(0, left);
     NodeEdit up = TRY(edit_node(change, at.block(level + 1)));
@@ -147,8 +148,9 @@ Result<bool> merge(Core &core, TreeId id, const Cursor &at, unsigned level) {
     return true;
 }
 
-// A node with one child gets another one from its neighbour, which is too full to take it in: so
-// that the child has a neighbour to be merged with.  False: it has two children, or no neighbour.
+// Gives a node with one child another one from its neighbour, which is too full to be merged with
+// it, so that the child has a neighbour to merge with.  False: it has two children, or no
+// neighbour.
 Result<bool> borrow(Core &core, TreeId id, const Cursor &at, unsigned level) {
     const NodeView parent = at.node(level + 1);
     if (level == 0 || at.node(level).count() != 1 || parent.count() < 2) return false;
@@ -195,7 +197,8 @@ Result<> tree_tidy(Core &core, TreeId id, std::uint64_t key) {
         }
         if (at.node(level).used_bytes() >= kNodeBytes / 4) return {};
         if (!TRY(merge(core, id, at, level))) {
-            // An empty leaf that is its parent's only child: its parents get others first.
+            // An empty leaf may be its parent's only child: then its ancestors get more children
+            // first.
             if (at.node(0).count() != 0) return {};
             if (TRY(borrow(core, id, at, level))) {
                 level = 0;
@@ -217,7 +220,7 @@ Result<> tree_make_room(Core &core, TreeId id, std::uint64_t key, std::size_t by
         unsigned level = 0;
         while (level + 1 < at.depth() && at.node(level + 1).free_bytes() < kChildCost) ++level;
         if (level + 1 == media::kTreeDepthMax)
-            return Error(EFBIG, "a tree is as deep as it may be");
+            return Error(EFBIG, "a tree has reached its greatest depth");
         TRY(split(core, id, at, level, key, need));
     }
 }

@@ -31,10 +31,11 @@ inline constexpr std::size_t kNodes = 3;                     // two neighbours a
 inline constexpr std::size_t kMapInsert = 2 * kLeaf;         // map_insert(): joins a neighbour
 inline constexpr std::size_t kMapRemove = 2 * kLeaf;         // map_remove(): head and tail stay
 
-// Places in which one transaction can free a large value, and so as many as it may lie in.  (One
-// that lies in so many cannot be replaced by another large one in the same transaction: ENOSPC.)
+// The most runs of a large value that one transaction can free, and so the most that it may consist
+// of.  (One that consists of so many cannot be replaced by another large one in the same
+// transaction: ENOSPC.)
 inline constexpr std::size_t kBlobRunsMax = (media::kTxBlocksMax - kInode - kLeaf) / kDataRun;
-// A symlink is made in one transaction wherever its target's blocks lie.
+// A symlink is made in one transaction, however its target's blocks are scattered.
 inline constexpr std::size_t kSymlinkRuns = media::blob_blocks(media::kSymlinkMax);
 static_assert(kSymlinkRuns <= kBlobRunsMax);
 
@@ -43,11 +44,11 @@ inline constexpr std::size_t kLargest = std::max({
     kInode + kNewInode + kFirstLeaf,                      // a new name with a new inode
     kInode + kNewInode + kLeaf + kSymlinkRuns *kDataRun,  // ... of a symlink: dir_make_leaf()
     2 * kInode + kFirstLeaf + kListChange,                // a link, the first one
-    2 * kInode + kLeaf + kListChange,                     // a name goes, and it was the last one
+    2 * kInode + kLeaf + kListChange,                     // the last name is removed
     5 * kInode + 2 * kLeaf + kListChange,                 // a rename that replaces; a whiteout
     4 * kInode + kFirstLeaf + kLeaf,                      // ... to a new name
-    kInode + kFirstLeaf + kDataRun,                       // an attribute, the first place of it
-    kInode + kLeaf + kBlobRunsMax *kDataRun,              // an attribute goes
+    kInode + kFirstLeaf + kDataRun,                       // an attribute, with its first leaf
+    kInode + kLeaf + kBlobRunsMax *kDataRun,              // an attribute is removed
     kInode + kMapInsert + kDataRun,                       // a piece of a write, or of fallocate
     kInode + kMapRemove + kMapInsert,                     // blocks become written
     kInode + kMapRemove + kDataRun,                       // a piece of a hole
@@ -58,8 +59,8 @@ inline constexpr std::size_t kLargest = std::max({
     kInode + kFirstLeaf,                                  // a map outgrows its inode
     kInode + kMetaRun + kNodes,                           // a split, a merge
     kMetaRun + kInodeMap + kInode,                        // eight more inodes, in one chunk
-    kInode + kListChange + kFreeInode,                    // an inode goes, or a grant's record
-    kNewInode + kListChange,                              // a grant's record, or without a name
+    kInode + kListChange + kFreeInode,                    // an inode or a grant's record is freed
+    kNewInode + kListChange,                              // a grant's record, or a nameless inode
 });
 static_assert(kLargest <= media::kTxBlocksMax);
 // (That the smallest journal holds four of the largest records is asserted in media/format.h.)

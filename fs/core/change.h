@@ -14,7 +14,7 @@ namespace pmfs::core {
 
 class Allocator;
 
-// What every part needs to find its way; owned by the volume, guarded by its lock.
+// The parts of the engine that all others need; owned by the volume, guarded by its lock.
 struct Core {
     journal::Journal &journal;
     const media::Superblock &superblock;
@@ -23,7 +23,7 @@ struct Core {
     journal::Blocks &blocks() const { return journal.blocks(); }
 };
 
-// One transaction, whose fate the allocator follows.
+// One transaction; the allocator commits or undoes its state with it.
 class Change {
 public:
     explicit Change(Core &core);
@@ -34,11 +34,11 @@ public:
 
     Core &core() { return core_; }
     journal::Tx &tx() { return tx_; }
-    // True when `more` further blocks certainly fit.
+    // True if `more` further blocks certainly fit.
     bool has_room(std::size_t more) const { return tx_.blocks() + more <= media::kTxBlocksMax; }
     void after(pm::Unfenced data) { tx_.after(std::move(data)); }
 
-    // Edits `lines` of a block that exists twice: a damaged copy is made anew from the sound one.
+    // Edits `lines` of a block that exists twice: a damaged copy is restored from the sound one.
     template <class T>
     Result<T *> edit_copy(BlockNo copy, BlockNo other, media::Magic magic, journal::Lines lines) {
         const auto found = tx_.edit<T>(copy, magic, lines);

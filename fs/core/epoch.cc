@@ -9,7 +9,7 @@ namespace pmfs::core {
 
 namespace {
 
-// Where a thread looks first.  A hint: any free place will do.
+// The place that a thread tries first; only a hint, because any free one is right.
 std::atomic<std::size_t> next_place{0};
 thread_local const std::size_t place = next_place.fetch_add(1, std::memory_order_relaxed);
 

@@ -27,17 +27,19 @@ public:
         const std::size_t slot_;
     };
 
-    // What was unmapped until now is free of readers when left() says so of what this gives.
+    // Blocks that were unmapped until now have no readers any more when left() is true for the
+    // returned epoch.
     std::uint64_t advance() { return now_.fetch_add(1); }
-    // The epoch of the reader that has been inside for longest; the largest number: nobody is.
+    // The epoch of the reader that entered first; the largest number when no thread is inside.
     std::uint64_t oldest() const;
     bool left(std::uint64_t epoch) const { return oldest() > epoch; }
-    // Waits until all have left who are inside now.  Not from inside, and without the lock.
+    // Waits until all threads that are inside now have left.  Not to be called from inside, nor
+    // with the lock held.
     void wait_for_readers();
 
 private:
     struct alignas(64) Slot {
-        std::atomic<std::uint64_t> epoch{0};  // 0: nobody
+        std::atomic<std::uint64_t> epoch{0};  // 0: no thread
     };
     static constexpr std::size_t kSlots = 64;
 

@@ -18,7 +18,7 @@ using media::MapValue;
 
 namespace {
 
-// Behind every file and every donor range, and still a number of bytes when multiplied out.
+// Behind every file and every donor range; its byte offset still fits 64 bits.
 constexpr FileBlock kEndOfFiles(std::uint64_t{1} << 51);
 static_assert(kEndOfFiles.value() > 2 * media::kDonorBase);
 
@@ -55,7 +55,7 @@ MapValue encode_value(const Extent &e) {
             media::le32(flags_of(e))};
 }
 
-// A chunk that holds metadata as well: none of an extent's blocks may be that.
+// A chunk that also holds metadata: none of the extent's blocks may be metadata.
 Result<> check_classes(const Reader &reader, BlockNo from, BlockNo end) {
     const unsigned in_group = media::index_in_group(media::chunk_of(from));
     const auto layout = media::layout_of(media::group_of(from));
@@ -67,12 +67,12 @@ Result<> check_classes(const Reader &reader, BlockNo from, BlockNo end) {
     const Bits blocks = bit_range(media::index_in_chunk(from), static_cast<unsigned>(end - from));
     for (std::size_t i = 0; i < blocks.size(); ++i)
         if ((classes->bits[media::bitmap_row(in_group)][i].get() & blocks[i]) != 0)
-            return corrupt("an extent lies on metadata");
+            return corrupt("an extent covers metadata");
     return {};
 }
 
-// An extent from the media must lie in the volume, or reading through it would leave the region;
-// and on file data, or writing to the file would change metadata behind the engine's back.
+// An extent from the media must be inside the volume, or reading through it would leave the region;
+// and it must cover file data only, or a write to the file would change metadata unnoticed.
 Result<Extent> checked(const Reader &reader, const Extent &e) {
     const BlockNo total(reader.core().blocks().count());
     if (e.blocks == 0 || e.hole() || e.start >= total || e.blocks > total - e.start ||
@@ -98,7 +98,7 @@ Result<Extent> checked(const Reader &reader, const Extent &e) {
         if (kind == media::ChunkKind::mixed)
             TRY(check_classes(reader, at, upto));
         else if (kind != media::ChunkKind::data)
-            return corrupt("an extent lies in chunks of another kind");
+            return corrupt("an extent is in chunks of another kind");
         at = upto;
     }
     return e;
@@ -179,7 +179,7 @@ Result<> put(Change &change, media::Inode *inode, InodeNo ino, const Extent &e) 
     }
     InlineExtent *extents = inline_of(inode);
     const unsigned count = inline_count(*inode);
-    if (count >= kInlineExtents) return corrupt("an inline map has no room where some was made");
+    if (count >= kInlineExtents) return corrupt("an inline map lacks the room that was made");
     unsigned at = count;
     for (; at > 0 && extents[at - 1].file_block.get() > e.file_block.value(); --at)
         extents[at] = extents[at - 1];
@@ -257,7 +257,8 @@ Result<> map_insert(Change &change, media::Inode *inode, InodeNo ino, const Exte
                     const MapPermit &) {
     const Reader reader(change);
     const FileBlock first = extent.file_block;
-    if (extent.hole() || extent.blocks == 0) return corrupt("block 0 was taken for a free one");
+    if (extent.hole() || extent.blocks == 0)
+        return corrupt("block 0 was allocated, which is never free");
     const Extent left =
         first == FileBlock(0) ? Extent{} : TRY(last_extent(reader, *inode, ino, first - 1));
     const Extent right = TRY(extent_behind(reader, *inode, ino, first));
@@ -277,7 +278,8 @@ Result<> map_insert(Change &change, media::Inode *inode, InodeNo ino, const Exte
 Result<Run> map_remove(Change &change, media::Inode *inode, InodeNo ino, FileBlock first,
                        FileBlock end, const MapPermit &) {
     const Extent e = TRY(find_extent(Reader(change), *inode, ino, first));
-    if (e.hole() || e.end() < end || first >= end) return corrupt("a block map changed under us");
+    if (e.hole() || e.end() < end || first >= end)
+        return corrupt("a block map changed during an operation");
     if (e.file_block < first) {
         Extent head = e;
         head.blocks = first - e.file_block;
@@ -311,7 +313,7 @@ Result<bool> map_trim(Change &change, media::Inode *inode, InodeNo ino, FileBloc
         const Run tail{e.place_of(first), e.end() - first};
         const Run piece = change.core().allocator.tail_piece(tail);
         const std::size_t gives = change.core().allocator.blocks_to_give_back(change, piece);
-        // The orphan list is the caller's.
+        // The caller is responsible for the orphan list.
         if (!change.has_room(budget::kLeaf + gives + budget::kListChange)) return false;
         TRY(map_remove(change, inode, ino, e.end() - piece.blocks, e.end(), permit));
         TRY(change.core().allocator.give_back(change, piece));

@@ -41,15 +41,15 @@ Result<> map_tidy(Core &core, InodeNo ino, FileBlock file_block);
 // Maps a hole.  Merges with its neighbours.
 Result<> map_insert(Change &change, media::Inode *inode, InodeNo ino, const Extent &extent,
                     const MapPermit &permit);
-// Unmaps [first, end) of the one extent that covers both, and returns the device blocks, which
-// still belong to somebody: the caller gives them back or maps them elsewhere.
+// Unmaps [first, end) of the one extent that covers both, and returns the device blocks, which are
+// still in use: the caller frees them or maps them elsewhere.
 Result<Run> map_remove(Change &change, media::Inode *inode, InodeNo ino, FileBlock first,
                        FileBlock end, const MapPermit &permit);
 // Makes [first, end) of the one unwritten extent that covers both written.
 Result<> map_set_written(Change &change, media::Inode *inode, InodeNo ino, FileBlock first,
                          FileBlock end, const MapPermit &permit);
-// Frees blocks at and behind `from`, last first, as many extents as fit this transaction, and no
-// more than a step may take time for.  True when none is left.
+// Frees blocks at and behind `from`, last first: as many extents as fit into this transaction and
+// into the time of a step.  True when none is left.
 inline constexpr unsigned kTrimExtentsMax = 32;
 Result<bool> map_trim(Change &change, media::Inode *inode, InodeNo ino, FileBlock from,
                       const MapPermit &permit);

@@ -1,4 +1,4 @@
-// A set of allocation groups: "the next one at or after this one" is a look at a few words.
+// A set of allocation groups: finding the next member at or after one reads only a few words.
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -32,7 +32,7 @@ public:
         if (auto found = search(from)) return found;
         return search(GroupNo(0));
     }
-    // The same without going round.
+    // The same without wrapping around.
     std::optional<GroupNo> search(GroupNo from) const {
         if (from.value() >= groups_) return std::nullopt;
         std::uint64_t w = from.value() / 64;

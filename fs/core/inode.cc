@@ -88,13 +88,13 @@ Result<InodePlace> locate_inode(const Reader &reader, InodeNo ino) {
     const InodePlace place = place_of(sb, ino);
     if (place.block >= BlockNo(sb.block_count.get()) ||
         number_of(sb, place.block, place.slot) != ino)
-        return Error(ESTALE, "there is no inode of that number");
-    if (ino.value() == media::kRootIno) return place;  // whatever became of a map
+        return Error(ESTALE, "there is no inode with that number");
+    if (ino.value() == media::kRootIno) return place;  // even if its map is damaged
     const auto found = read_map(reader, place.chunk());
-    if (!found.ok() && is_damage(found.error())) return place;  // its class and header must do
+    if (!found.ok() && is_damage(found.error())) return place;  // rely on its class and header
     const InodeMap *map = TRY(found);
     if (map == nullptr || !get(map->made, media::index_in_chunk(place.block)))
-        return Error(ESTALE, "there is no inode of that number");
+        return Error(ESTALE, "there is no inode with that number");
     return place;
 }
 
@@ -102,7 +102,7 @@ static Result<const media::Inode *> read_placed(const Reader &reader, InodeNo in
                                                 const InodePlace &place) {
     const media::Inode *inode = TRY(reader.inode(place.block, place.slot, ino));
     if (inode->mode.get() == 0) return Error(ESTALE, "the inode is not in use");
-    if (inode->size.get() > media::kFileSizeMax) return corrupt("a file is larger than it may be");
+    if (inode->size.get() > media::kFileSizeMax) return corrupt("a file is larger than 2^50 bytes");
     return inode;
 }
 
@@ -159,7 +159,7 @@ Result<std::optional<InodeNo>> free_slot(const Reader &reader, ChunkNo chunk) {
             continue;
         }
         if (get(map->slots, bit)) continue;
-        // One that is damaged, or is in use after all, waits for fsck.
+        // A damaged one, or one that is in use after all, is left for fsck.
         const BlockNo block = media::first_block(chunk) + b;
         const auto slot = static_cast<unsigned>(bit % kInodesPerBlock);
         const InodeNo ino = number_of(reader.core().superblock, block, slot);
@@ -170,7 +170,8 @@ Result<std::optional<InodeNo>> free_slot(const Reader &reader, ChunkNo chunk) {
     return std::optional<InodeNo>();
 }
 
-// A chunk of the group with such a slot.  A damaged map costs the inodes of its chunk, until fsck.
+// A chunk of the group with such a slot.  While a map is damaged, no inode of its chunk is
+// allocated.
 Result<std::optional<InodeNo>> free_in_group(Core &core, const Reader &reader, GroupNo group) {
     const media::Summary *summary = TRY(read_summary(reader, group));
     if (summary->inodes_made.get() <= summary->inodes_used.get()) return std::optional<InodeNo>();
@@ -184,16 +185,16 @@ Result<std::optional<InodeNo>> free_in_group(Core &core, const Reader &reader, G
     return std::optional<InodeNo>();
 }
 
-// Nothing may be left of an inode that was here before; but every transaction has a number that no
-// earlier one had, and takes an inode at most once.
+// The generation must differ from that of any inode that was here before.  Its block may have been
+// freed and overwritten; but each transaction has a new number, and takes an inode at most once.
 std::uint64_t next_generation(const Core &core) {
     return core.journal.last().value() + 1;
 }
 
 enum class Where : std::uint8_t { here, anywhere };
 
-// Where eight more inodes go: a chunk that has inodes and a free block, or one that gets its first
-// ones.  None: there is none here.
+// The place for eight more inodes: a chunk that has inodes and a free block, or one that gets its
+// first ones.  Nothing: there is none here.
 struct InodeChunk {
     std::optional<ChunkNo> chunk;
     bool first = false;
@@ -213,7 +214,7 @@ Result<InodeChunk> chunk_for_inodes(Core &core, GroupNo group, Where where) {
     return InodeChunk{};
 }
 
-// Eight more inodes.  Gives their group; nothing: there is no place for them here.
+// Makes eight more inodes.  Gives their group; nothing: there is no place for them here.
 Result<std::optional<GroupNo>> make_inodes(Core &core, GroupNo group, Where where) {
     SpaceMap &space = core.allocator.map();
     const auto [chunk, first] = TRY(chunk_for_inodes(core, group, where));
@@ -230,7 +231,7 @@ Result<std::optional<GroupNo>> make_inodes(Core &core, GroupNo group, Where wher
     }
     const Run run = TRY(core.allocator.take_meta_in(change, *chunk));
     media::Inode *slots = TRY(change.tx().fresh_inodes(run.start, first_inode(run.start)));
-    // Greater than that of any inode that was here and went with its place.
+    // Greater than that of any inode that was here before its block was freed.
     for (unsigned slot = 0; slot < kInodesPerBlock; ++slot)
         slots[slot].generation.set(next_generation(core));
     put(map->made, media::index_in_chunk(run.start), true);
@@ -248,7 +249,7 @@ Result<GroupNo> ensure_free_inode(Core &core, GroupNo group, Need need) {
     const Reader reader(core);
     group = GroupNo(group % map.group_count());
     TRY(map.load(group));
-    // Also for one that has its place: it wants a name, and data.
+    // Also for an inode that has its place already: it will need a name, and data.
     TRY(core.allocator.check_space(1, need));
     if (TRY(free_in_group(core, reader, group))) return group;
     if (const auto made = TRY(make_inodes(core, group, Where::here)); made) return *made;
@@ -269,7 +270,7 @@ Result<NewInode> take_inode(Change &change, GroupNo group) {
     const InodeNo ino = *found;
     const InodePlace place = TRY(locate_inode(reader, ino));
     media::Inode *inode = TRY(change.tx().edit_inode(place.block, place.slot, ino));
-    if (inode->mode.get() != 0) return corrupt("an inode map calls an inode free that is in use");
+    if (inode->mode.get() != 0) return corrupt("an inode map marks an inode free that is in use");
     InodeMap *map = TRY(edit_map(change, place.chunk()));
     put(map->slots, slot_bit(place), true);
     map->used.set(map->used.get() + 1);
@@ -285,7 +286,7 @@ Result<NewInode> take_inode(Change &change, GroupNo group) {
 
 namespace {
 
-// The chunk has no inode any more: its places are free, and, but in chunk 0, its map too.
+// The chunk has no inode any more: its inode blocks are freed and, except in chunk 0, its map.
 Result<> drop_places(Change &change, ChunkNo chunk, InodeMap *map) {
     SpaceMap &space = change.core().allocator.map();
     Bits made;
@@ -293,7 +294,7 @@ Result<> drop_places(Change &change, ChunkNo chunk, InodeMap *map) {
     const auto inodes = static_cast<std::int32_t>(count_bits(made) * kInodesPerBlock);
     const BlockNo block = TRY(map_block(Reader(change), chunk));
     const unsigned at = media::index_in_chunk(block);
-    if (bit_at(made, at)) return corrupt("an inode map lies among its inodes");
+    if (bit_at(made, at)) return corrupt("an inode map is in a block of inodes");
     const bool fixed = media::index_in_group(chunk) == 0;
     if (fixed) {
         for (media::le64 &word : map->made) word.set(0);
@@ -306,8 +307,8 @@ Result<> drop_places(Change &change, ChunkNo chunk, InodeMap *map) {
     return space.give(change, chunk, made);
 }
 
-// A block of eight free inodes is free space, unless they are the last free ones of the chunk: then
-// the next file would make it anew.
+// A block of eight free inodes is freed, unless they are the last free ones of the chunk: then the
+// next file would need it again.
 Result<> drop_block(Change &change, const InodePlace &place, InodeMap *map) {
     const unsigned at = media::index_in_chunk(place.block);
     const std::uint64_t bit = at * kInodesPerBlock;
@@ -332,7 +333,7 @@ Result<> free_inode(Change &change, InodeNo ino, media::Inode *inode) {
     inode->generation.set(generation);
     InodeMap *map = TRY(edit_map(change, place.chunk()));
     if (!get(map->slots, slot_bit(place)) || map->used.get() == 0)
-        return corrupt("an inode map calls an inode free that was in use");
+        return corrupt("an inode map marked an inode free that was in use");
     put(map->slots, slot_bit(place), false);
     map->used.set(map->used.get() - 1);
     TRY(space.count_inodes(change, place.group(), -1, 0));
@@ -343,11 +344,11 @@ Result<> free_inode(Change &change, InodeNo ino, media::Inode *inode) {
 
 // --- lists
 
-// One that a list leads to is in use.
+// An inode on a list is in use.
 static Result<media::Inode *> edit_listed(Change &change, InodeNo ino) {
     auto inode = edit_inode(change, ino);
     if (!inode.ok() && inode.error().errno_value() == ESTALE)
-        return corrupt("a list of inodes leads to one that is not in use");
+        return corrupt("a list of inodes contains one that is not in use");
     return inode;
 }
 
@@ -395,8 +396,8 @@ Result<> unlink_inode(Change &change, InodeNo ino, media::Inode *inode, ListHead
     return {};
 }
 
-// A damaged head of the list costs what hangs behind it, until fsck: else no name could be removed
-// any more.
+// If the head of the list is damaged, the list begins again without it, and what was behind it is
+// left for fsck: otherwise no name could be removed any more.
 Result<> add_orphan(Change &change, InodeNo ino, media::Inode *inode) {
     auto pushed = push_inode(change, ino, inode, kOrphans);
     if (pushed.ok() || !is_damage(pushed.error())) return pushed;

@@ -1,7 +1,8 @@
 // Inodes: where they are, which are free, and the lists that they are on.
 //
 // An inode's number says where it is (media/format.h), and its chunk's map whether it is one.  The
-// chunk gets its map with its first inode, and with the last one all of it is free space again.
+// chunk gets its map with its first inode; when the last one is freed, all of that becomes free
+// space again.
 #pragma once
 #include <functional>
 #include <vector>
@@ -31,10 +32,10 @@ struct InodePlace {
 };
 // Where an inode's slot is.  ESTALE: there is no inode of that number.
 Result<InodePlace> locate_inode(const Reader &reader, InodeNo ino);
-// The group in which an inode of that number would be; its data is best placed there.
+// The group of the inode with that number; its data is best placed there.
 GroupNo group_of_inode(const media::Superblock &superblock, InodeNo ino);
 
-// An inode in use.  ESTALE: it is free (a stale handle), or there is none of that number.
+// An inode in use.  ESTALE: it is free (a stale handle), or the number is invalid.
 Result<const media::Inode *> read_inode(const Reader &reader, InodeNo ino);
 Result<media::Inode *> edit_inode(Change &change, InodeNo ino);
 
@@ -47,15 +48,15 @@ struct NewInode {
     media::Inode *inode;
 };
 Result<NewInode> take_inode(Change &change, GroupNo group);
-// An inode that is on no list and has no blocks is free; with the last one of a chunk its places
-// are.
+// Frees an inode that is on no list and has no blocks; with the last one of a chunk, its inode
+// blocks.
 Result<> free_inode(Change &change, InodeNo ino, media::Inode *inode);
 // Calls `each` for inodes in use of a chunk, in order of their places, from the one of number
-// `from` (0: the first) on; false from it ends that.  The root comes as number 1 in its place.
+// `from` (0: the first) on; a result of false ends that.  The root comes as number 1 in its place.
 Result<> for_each_inode(const Reader &reader, ChunkNo chunk, InodeNo from,
                         const std::function<bool(InodeNo, const media::Inode &)> &each);
 
-// Either copy of it; `lines`: those that are looked at.
+// Either of its copies; `lines`: those that the caller reads.
 Result<const media::Summary *> read_summary(const Reader &reader, GroupNo group,
                                             journal::Lines lines = SpaceMap::kSummaryHead);
 
@@ -63,7 +64,8 @@ Result<const media::Summary *> read_summary(const Reader &reader, GroupNo group,
 using ListHead = media::le64 media::Summary::*;
 inline constexpr ListHead kOrphans = &media::Summary::orphan_head;  // no name, or interrupted
 inline constexpr ListHead kGrants = &media::Summary::grant_head;    // grant records
-// All that are on the lists of all groups.  EUCLEAN: a list leads to what is not in use, or round.
+// All that are on the lists of all groups.  EUCLEAN: a list contains an inode that is not in use,
+// or a cycle.
 Result<std::vector<std::uint64_t>> all_listed(const Reader &reader, ListHead head);
 Result<> push_inode(Change &change, InodeNo ino, media::Inode *inode, ListHead head);
 Result<> unlink_inode(Change &change, InodeNo ino, media::Inode *inode, ListHead head);

@@ -41,7 +41,7 @@ bool NodeView::check() const {
     if (slots_end() > heap || heap > kBlockSize) return false;
     if (h.level >= media::kTreeDepthMax || (h.level != 0 && count() == 0)) return false;
     std::size_t live = 0;
-    std::bitset<kBlockSize> taken;  // entries that overlap would not fit when they are packed
+    std::bitset<kBlockSize> taken;  // overlapping entries would not fit when they are packed
     for (unsigned i = 0; i < count(); ++i) {
         const std::size_t at = offset(i);
         if (at < heap || at + kEntryHeader > kBlockSize) return false;

@@ -1,8 +1,8 @@
 // One node of a B+tree: a slot directory in key order over a heap of entries (media/format.h).
 //
 // A change touches the header's line, the slots behind the one that moved, and the entry: few
-// lines, so a short record.  Reading never trusts the media: an offset or a length that leads out
-// of the node reads as no entry, and check() says whether a node's frame is sound.
+// lines, so a short record.  Reading never trusts the media: an entry whose offset or length points
+// outside of the node does not exist, and check() says whether a node's structure is sound.
 #pragma once
 #include <cstddef>
 #include <cstdint>

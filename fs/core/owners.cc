@@ -12,7 +12,7 @@
 
 namespace pmfs::core {
 
-// What of it lies in the range.
+// The part of it in the range.
 void OwnerScan::note(Owned whole) {
     const BlockNo from = std::max(whole.start, first_);
     const BlockNo end = std::min(whole.start + whole.blocks, end_);
@@ -32,7 +32,7 @@ Result<unsigned> OwnerScan::look_at_map(const Reader &reader, InodeNo ino,
         note({ino, e.file_block, e.start, e.blocks});
         at_ = e.end();
     }
-    if (n < most) attribute_at_ = 0;  // no more of the map
+    if (n < most) attribute_at_ = 0;  // the map is done
     return n;
 }
 
@@ -44,17 +44,17 @@ Result<unsigned> OwnerScan::look_at_attributes(const Reader &reader, InodeNo ino
         if (!found) break;
         for (const Run &run : found->runs)
             note({ino, FileBlock(0), run.start, run.blocks, found->key});
-        if (found->key == ~std::uint64_t{0}) break;  // there is none behind it
+        if (found->key == ~std::uint64_t{0}) break;  // no key is greater
         attribute_at_ = found->key + 1;
     }
-    if (n < most) {  // all of it was seen
+    if (n < most) {  // the map is done
         attribute_at_.reset();
         at_ = FileBlock(0);
     }
     return n;
 }
 
-// The pieces of a file; stops in the middle of one that has many.
+// The pieces of a file; may stop in the middle if there are many.
 Result<unsigned> OwnerScan::look(const Reader &reader, InodeNo ino, const media::Inode &inode,
                                  unsigned most) {
     unsigned n = attribute_at_ ? 0 : TRY(look_at_map(reader, ino, inode, most));
@@ -71,11 +71,11 @@ Result<bool> OwnerScan::step(const Reader &reader, unsigned extents_max) {
         bool stopped = false;
         const auto done =
             for_each_inode(reader, chunk, ino_, [&](InodeNo ino, const media::Inode &inode) {
-                if (ino != ino_) begin_inode();  // the one in whose middle it stopped is gone
+                if (ino != ino_) begin_inode();  // the one that it stopped in is gone
                 ino_ = ino;
                 if ((inode.flags.get() & media::kGrantRecord) == 0) {
                     const auto looked = look(reader, ino, inode, left);
-                    if (pm::NoWaiting::met()) return false;  // it goes on here
+                    if (pm::NoWaiting::met()) return false;  // it continues here
                     if (!looked.ok()) begin_inode();  // damaged: its blocks stay where they are
                     if (looked.ok()) left -= std::min(left, looked.value());
                 }

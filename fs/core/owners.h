@@ -1,5 +1,5 @@
 // Finds the owners of the data blocks of some chunks by reading inodes, because nothing on the
-// medium says it (docs/decisions/0013).
+// medium records them (docs/decisions/0013).
 //
 // A file's data is placed in the group of its inode if there is room. So the inodes of that group
 // are read first, and those of other groups only while an owner is still unknown.
@@ -28,9 +28,9 @@ public:
     OwnerScan(BlockNo first, BlockNo end, std::uint64_t used)
         : first_(first), end_(end), unknown_(used) {}
 
-    // Looks at about so many extents and attributes more.  With the volume's lock held exclusively
-    // or shared; what changes between two calls may be missed, so whoever moves a piece looks at it
-    // anew.  True: all is known that can be.
+    // Reads about so many more extents and attributes.  With the volume's lock held exclusively or
+    // shared; changes between two calls may be missed, so code that moves a piece reads it again.
+    // True: all that can be found is known.
     Result<bool> step(const Reader &reader, unsigned extents_max);
 
     // Blocks in use whose owner was not found.

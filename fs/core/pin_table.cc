@@ -67,7 +67,7 @@ std::uint64_t PinTable::count(Coverage &coverage, FileBlock first, FileBlock end
             ++it;
         }
     }
-    // Its inner seams as well: an unpinning may have made neighbours equal.
+    // At the borders inside of it, too: unpinning may have made neighbours equal.
     for (auto seam = coverage.upper_bound(first); seam != coverage.end() && seam->first <= end;) {
         const FileBlock at = seam->first;
         join(coverage, at);

@@ -25,14 +25,14 @@ public:
         std::uint32_t generation = 0;  // of the record, so that an old number finds nothing
         std::uint32_t previous = 0,
                       next = 0;  // of the same handle; free: `next` free one.  0: none
-        bool counted = false;    // its owner's business
+        bool counted = false;    // for the owner's use
     };
 
     // Blocks that `uid` would be charged for, if it pinned [first, end) now.
     std::uint64_t new_blocks(std::uint32_t uid, FileBlock first, FileBlock end) const;
-    // A number for the pin, greater than kFirstNumber; nothing when a block is pinned 2^24 times.
+    // Gives the pin a number greater than kFirstNumber; nothing when a block is pinned 2^24 times.
     std::optional<std::uint64_t> add(const Pin &pin);
-    // What the owner is charged less now, in blocks; nothing: no such pin of that handle.
+    // By how many blocks the owner's charge falls; nothing: that handle has no such pin.
     struct Removed {
         std::uint32_t uid;
         std::uint64_t blocks;
@@ -48,7 +48,7 @@ public:
         FileBlock first, end;
     };
     std::optional<Blocks> next(FileBlock from) const;
-    // Behind the last pinned block; 0: none is.
+    // The end of the last pinned block; 0: none is.
     FileBlock end() const;
     std::size_t count() const { return count_; }
     // Every pin with its number.
@@ -63,7 +63,8 @@ public:
     static constexpr std::uint64_t kFirstNumber = std::uint64_t{1} << 63;
 
 private:
-    // Blocks [key, end) are pinned `count` times by one user; what no segment covers is not.
+    // Blocks [key, end) are pinned `count` times by one user; blocks without a segment are not
+    // pinned.
     static constexpr unsigned kCountBits = 24;
     struct Segment {
         std::uint64_t length_and_count;

@@ -13,7 +13,7 @@ namespace pmfs::core {
 inline constexpr std::uint32_t kProtectionFlags = media::kImmutable | media::kAppendOnly;
 inline constexpr std::uint32_t kFileFlags =
     kProtectionFlags | media::kNoDump | media::kNoAccessTime;
-// What files have of the directory in which they are made.
+// What a new file inherits from its directory.
 inline constexpr std::uint32_t kInheritedFlags = media::kNoDump | media::kNoAccessTime;
 
 inline bool is_immutable(const media::Inode &inode) {
@@ -23,8 +23,8 @@ inline bool is_append_only(const media::Inode &inode) {
     return (inode.flags.get() & media::kAppendOnly) != 0;
 }
 
-// Size, owner, mode, extended attributes, times that are given; where its blocks are; a further
-// name.
+// Changes of size, owner, mode, extended attributes and times that are given; of where its blocks
+// are; a further name.
 inline Result<> may_change(const media::Inode &inode) {
     if ((inode.flags.get() & kProtectionFlags) == 0) [[likely]]
         return {};
@@ -44,10 +44,10 @@ inline Result<> may_write(const media::Inode &inode, std::uint64_t offset) {
 inline Result<> may_open_for_writing(const media::Inode &inode, bool appends) {
     TRY(may_touch(inode));
     if (is_append_only(inode) && !appends)
-        return Error(EPERM, "the file is append-only (lsattr), and is opened with O_APPEND");
+        return Error(EPERM, "the file is append-only (lsattr): open it with O_APPEND");
     return {};
 }
-// A name that leads to `target` goes from `dir`.
+// Removing a name of `target` from `dir`.
 inline Result<> may_remove_name(const media::Inode &dir, const media::Inode &target) {
     TRY(may_change(dir));
     return may_change(target);

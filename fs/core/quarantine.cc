@@ -23,7 +23,7 @@ std::vector<Run> Quarantine::remove(InodeNo record) {
     return runs;
 }
 
-// No segment reaches across `at`.
+// Splits the segment that crosses `at`, if there is one.
 void Quarantine::split(BlockNo at) {
     auto it = held_.lower_bound(at);
     if (it == held_.begin()) return;
@@ -49,7 +49,7 @@ void Quarantine::count(const Run &run, bool more) {
     split(end);
     auto it = held_.lower_bound(run.start);
     for (BlockNo at = run.start; at < end;) {
-        if (it == held_.end() || it->first > at) {  // nobody's
+        if (it == held_.end() || it->first > at) {  // no record holds it
             PMFS_ASSERT(more);
             const BlockNo upto = it == held_.end() ? end : std::min(end, it->first);
             it = std::next(held_.emplace_hint(it, at, Segment{upto, 1}));

@@ -27,13 +27,14 @@ class Quarantine {
 public:
     bool empty() const { return held_.empty(); }
     void add(InodeNo record, std::vector<Run> runs);
-    // What was added for the record, which holds nothing back any more.
+    // Removes what was added for the record.
     std::vector<Run> remove(InodeNo record);
-    // Clears the bits of 512 blocks from `first` on that nobody may have.
+    // Clears the bits of quarantined blocks among the 512 from `first` on.
     void strike(BlockNo first, std::array<std::uint64_t, 8> &bits);
-    // What is left of `run` when all quarantined blocks are taken out, in order.
+    // The parts of `run` without quarantined blocks, in order.
     std::vector<Run> without(Run run) const;
-    // Grows whenever a block that was freed stayed: so long nothing has to be looked for.
+    // Grows whenever a freed block was held back: as long as it does not grow there is nothing to
+    // search for.
     std::uint64_t struck() const { return struck_; }
 
 private:
@@ -47,7 +48,7 @@ private:
     void count(const Run &run, bool more);
 
     std::map<std::uint64_t, std::vector<Run>> records_;
-    Held held_;  // by first block; what no segment covers nobody holds
+    Held held_;  // by first block; a block without a segment is not held
     std::uint64_t struck_ = 0;
 };
 

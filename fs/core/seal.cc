@@ -21,11 +21,11 @@ Result<> ask(const media::Inode &inode, Standing standing, Move move) {
         case Answer::invalid:
             return Error(EINVAL, "the blocks of a sealed or granted file cannot move");
         case Answer::busy:
-            return Error(EBUSY, "somebody holds a grant on the file: see pmfsctl holders");
+            return Error(EBUSY, "a process holds a grant on the file: see pmfsctl holders");
         case Answer::ask:
-            return Error(kBreakErrno, "the file's leases have to be given back first");
+            return Error(kBreakErrno, "the file's leases must be given back first");
     }
-    return Error(EINVAL, "no such move");
+    return Error(EINVAL, "there is no such change of a block map");
 }
 
 Result<MapPermit> permit(const media::Inode &inode, Standing standing, Move move) {
@@ -107,8 +107,7 @@ Result<> check_mappable(const Reader &reader, const media::Inode &inode, InodeNo
         if (e.unwritten)
             return bad(at, "the file has unwritten blocks: pmfsctl prepare FILE writes them");
         if (e.shared) return bad(at, "the file shares blocks with another one");
-        // Every unit that this extent reaches into begins and ends in it, at a multiple of the
-        // unit.
+        // Every unit that this extent touches lies wholly in it, at a multiple of the unit.
         if (!media::congruent(e.start, e.file_block, unit))
             return bad(at, "the file's blocks are not aligned: pmfsctl prepare FILE moves them");
         const FileBlock next = std::min(e.end(), end);

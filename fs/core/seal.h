@@ -31,8 +31,8 @@ private:
     MapPermit() = default;
 };
 
-// What the table says to `move`, as an error: ETXTBSY, EINVAL, EBUSY; kBreakErrno where leases are
-// to be broken first.  `standing` is the grants' part; whether it is sealed stands in the inode.
+// The table's answer to `move`, as an error: ETXTBSY, EINVAL, EBUSY; kBreakErrno if leases must be
+// broken first.  `standing` is the grants' part; the inode says whether the file is sealed.
 Result<> ask(const media::Inode &inode, Standing standing, Move move);
 // The same for a change of the map.
 Result<MapPermit> permit(const media::Inode &inode, Standing standing, Move move);
@@ -41,15 +41,15 @@ Result<MapPermit> permit(const media::Inode &inode, Standing standing, Move move
 using Digest = std::array<std::uint8_t, 32>;
 
 // Reads a whole map in portions, between which the map and the size stay as they are (the inode is
-// claimed, volume/claims.h): what is known when the last one is read.
+// claimed, volume/claims.h): the results are valid when the last portion is read.
 class MapScan {
 public:
     explicit MapScan(const media::Inode &inode);
-    // At most so many extents more.  True: all are read.
+    // Reads at most so many more extents.  True: all are read.
     Result<bool> scan(const Reader &reader, const media::Inode &inode, InodeNo ino,
                       unsigned extents_max);
     std::uint64_t extents() const { return extents_; }
-    // A store inside the file could need a block: it is not dense to its end.
+    // Whether a store inside the file could need a block: it is not dense to its end.
     bool gaps() const { return gaps_; }
     Digest digest();  // once
 
@@ -63,14 +63,14 @@ private:
     Extent joined_;
 };
 
-// What a full seal, a grant or a direct mapping asks of file blocks [first, end): every block
+// What a full seal, a grant or a direct mapping requires of file blocks [first, end): every block
 // allocated, written, private, and in whole units of `unit` blocks congruent with the device.
 // EINVAL: *bad_block is the first one that is not.
 Result<> check_mappable(const Reader &reader, const media::Inode &inode, InodeNo ino,
                         FileBlock first, FileBlock end, std::uint64_t unit, FileBlock *bad_block);
 
-// How far the file is dense from block `from` on: allocated, written, private.  Not beyond `end`,
-// and no more than so many extents are looked at.
+// How far the file is dense (allocated, written, private) from block `from` on.  Does not look
+// beyond `end`, nor at more than so many extents.
 Result<FileBlock> dense_until(const Reader &reader, const media::Inode &inode, InodeNo ino,
                               FileBlock from, FileBlock end, unsigned extents_max);
 

@@ -27,7 +27,7 @@ constexpr Row kTable[kMoves] = {
     {Move::relocate, inv, inv, inv, go, inv},
     {Move::reap, go, txt, txt, txt, txt},
     {Move::seal, go, go, bsy, go, go, false},
-    {Move::unseal, go, bsy, bsy, bsy, bsy, false},  // of what is sealed; else it does nothing
+    {Move::unseal, go, bsy, bsy, bsy, bsy, false},  // of a sealed file; otherwise it does nothing
     {Move::take_temporary, go, go, bsy, go, go, false},
     {Move::take_breakable, go, bsy, go, go, go, false},
     {Move::pin, go, go, go, go, go, false},
@@ -47,16 +47,16 @@ Answer answer(const Standing &standing, Move move) {
     PMFS_ASSERT(index < kMoves);
     const Row &row = kTable[index];
     if (move == Move::unseal && !standing.sealed) return go;
-    // Its blocks are quarantined, so a change of the map harms nobody; but a seal may be what the
-    // mapping relies on.
+    // Its blocks are quarantined, so a change of the map is harmless; but the mapping may rely on
+    // the seal.
     if (move == Move::unseal && standing.lost) return bsy;
-    // What never waits answers first.
+    // First the answers that never wait.
     if (standing.sealed && row.p != go) return row.p;
     if (standing.temporary && row.t != go) return row.t;
     if (standing.pinned_here && row.r_here != go) return row.r_here;
     if (standing.pinned && row.r != go) return row.r;
     if (!standing.breakable) return go;
-    if (row.b == ask && standing.pinned) return txt;  // what is pinned cannot be given back
+    if (row.b == ask && standing.pinned) return txt;  // a pin cannot be given back
     return row.b;
 }
 

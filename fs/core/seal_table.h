@@ -1,4 +1,4 @@
-// The table of docs/seal.md: who may do what to a file's block map, in which state. It is a pure
+// The table of docs/seal.md: what may be done to a file's block map, in which state. It is a pure
 // function: states in, an answer out.
 //
 // A file is P (sealed), T (temporary grants), B (breakable leases), R (pinned ranges), or several
@@ -8,14 +8,14 @@
 
 namespace pmfs::core {
 
-// What somebody wants to do.
+// What a request wants to do.
 enum class Move {
     grow,      // the size, without allocating
     allocate,  // holes and unwritten blocks become written, or blocks are added
     truncate,  // in either direction
     punch,     // holes or zeroes where data was; collapse and insert
     relocate,  // other blocks for the same bytes (prepare, defragment)
-    reap,      // the last name is gone, nobody has it open
+    reap,      // the last name is removed, and no process has it open
     seal,      // or a higher level of sealing
     unseal,
     take_temporary,
@@ -24,7 +24,7 @@ enum class Move {
 };
 inline constexpr std::size_t kMoves = 11;
 
-// How a file stands when somebody comes.
+// The state of a file when a request arrives.
 struct Standing {
     bool sealed = false;       // P
     bool temporary = false;    // T
@@ -41,7 +41,7 @@ enum class Answer {
     text_busy,  // ETXTBSY
     invalid,    // EINVAL
     busy,       // EBUSY
-    ask,        // the leases are to be given back first, within their time; then it goes
+    ask,        // the leases must be given back first, within their time; then it may continue
 };
 
 Answer answer(const Standing &standing, Move move);

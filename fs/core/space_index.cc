@@ -1,8 +1,8 @@
 // The index of chunks by the longest run that can be taken from them: see space_map.h.
 //
-// Each chunk stands on one shelf of its group: one for each side and class, one for what is wholly
-// free, or none.  For each shelf the volume knows the groups that have something there.  A group
-// that was not looked at yet counts as having everything.
+// Each chunk is on at most one shelf of its group: one for each side and class, one for wholly free
+// chunks.  For each shelf the volume knows the groups that have something there.  A group that was
+// not loaded yet counts as having everything.
 #include <algorithm>
 #include <bit>
 
@@ -26,7 +26,8 @@ std::uint8_t SpaceMap::shelf_of(ChunkNo chunk) {
     const Chunk &c = chunk_at(chunk);
     if (c.reserved || c.longest == 0) return kNoShelf;
     if (c.kind == ChunkKind::free) return c.longest == kChunkBlocks ? kFreeShelf : kNoShelf;
-    // The superblock's copy is far from everything else, and no place for metadata on that account.
+    // The superblock's copy is far from everything else, so its chunk does not count as a place for
+    // metadata.
     const bool copy = chunk == media::chunk_of(BlockNo(superblock_.copy_block.get()));
     const bool meta = c.kind == ChunkKind::meta && !copy;
     const Side side = c.inodes ? Side::inode : meta ? Side::meta : Side::data;
@@ -58,15 +59,15 @@ void SpaceMap::index(ChunkNo chunk, const Bits &available) {
     put_on_shelf(chunk, shelf_of(chunk));
 }
 
-// As the medium has it; no transaction changes the chunk.  Its bitmap was read when the group was
-// loaded, so it can be read again; if not, nothing can be taken there.
+// As it is on the medium; no transaction changes the chunk.  Its bitmap was read when the group was
+// loaded, so it can be read again; if that fails, nothing can be taken there.
 void SpaceMap::index_home(ChunkNo chunk) {
     const pm::NoWaiting waits(false);
     const auto bits = available(nullptr, chunk);
     index(chunk, bits.ok() ? bits.value() : Bits{});
 }
 
-// The first chunk that `look` finds in a group of the set, from `near` on and round.
+// The first chunk that `look` finds in a group of the set, from `near` on, wrapping around.
 template <class F>
 Result<std::optional<ChunkNo>> SpaceMap::in_groups(const GroupSet &set, GroupNo near, F look) {
     const auto between = [&](GroupNo from, GroupNo end) -> Result<std::optional<ChunkNo>> {
@@ -81,7 +82,7 @@ Result<std::optional<ChunkNo>> SpaceMap::in_groups(const GroupSet &set, GroupNo 
     return found;
 }
 
-// What a group has is known now.
+// Now it is known what the group has.
 void SpaceMap::index_group(GroupNo number) {
     const Group &group = group_at(number);
     with_free_.set(number, group.free != Bits{});

@@ -24,7 +24,7 @@ BlockNo bitmap_block(ChunkNo chunk, bool classes) {
 std::uint64_t row_of(ChunkNo chunk) {
     return media::bitmap_row(media::index_in_group(chunk));
 }
-// The line of a bitmap block that is about the chunk.
+// The line of a bitmap block that describes the chunk.
 journal::Lines row_lines(ChunkNo chunk) {
     constexpr std::size_t kRow = kChunkBlocks / 8;
     static_assert(kRow == media::kLineSize && offsetof(media::BitmapBlock, bits) % kRow == 0);
@@ -57,7 +57,7 @@ void SpaceMap::set_groups(std::uint64_t groups) {
         set->resize(groups);
 }
 
-// What its chunks are like is seen when it is looked at.
+// The state of its chunks is read when the group is loaded.
 void SpaceMap::add_group(GroupNo number, const media::Summary &summary, std::uint64_t blocks) {
     Group &group = group_at(number);
     group.chunk_count = static_cast<std::uint32_t>(media::group_chunks(blocks, number));
@@ -77,7 +77,8 @@ void SpaceMap::add_group(GroupNo number, const media::Summary &summary, std::uin
         for (GroupSet &set : side) set.set(number, group.partial_free != 0);
 }
 
-// Chunks that the last group lacks are free, and have no bit set: so they can be given to it.
+// Chunks that the last group lacks count as free and have no bit set, so that the group can grow
+// into them.
 Result<> SpaceMap::may_grow(std::uint64_t blocks) {
     const GroupNo number = end_group() - 1;
     const auto *summary = TRY(read_summary(number));
@@ -87,7 +88,7 @@ Result<> SpaceMap::may_grow(std::uint64_t blocks) {
         if (summary->kind[c] != static_cast<std::uint8_t>(ChunkKind::free) ||
             summary->inode_map[c].get() != 0 || TRY(home_bits(chunk, false)) != Bits{} ||
             TRY(home_bits(chunk, true)) != Bits{})
-            return corrupt("a group has chunks in use that it lacks");
+            return corrupt("a group has chunks in use behind its end");
     }
     return {};
 }
@@ -140,7 +141,7 @@ SpaceMap::Chunk &SpaceMap::chunk_at(ChunkNo chunk) {
 }
 
 Result<const SpaceMap::Chunk *> SpaceMap::chunk(ChunkNo chunk) {
-    if (chunk >= end_chunk()) return Error(ENOENT, "there is no chunk of that number");
+    if (chunk >= end_chunk()) return Error(ENOENT, "there is no chunk with that number");
     TRY(load(media::group_of(chunk)));
     return &chunk_at(chunk);
 }
@@ -158,8 +159,8 @@ Result<Bits> SpaceMap::bits_in(Change &change, ChunkNo chunk, bool classes) {
                    chunk);
 }
 
-// Reads a group's bitmaps, once.  Counts that disagree with the summary are EUCLEAN: nobody may
-// allocate from a group whose bookkeeping is wrong.
+// Reads a group's bitmaps, once.  Counts that disagree with the summary are EUCLEAN: nothing is
+// allocated from a group whose counts are wrong.
 Result<> SpaceMap::load(GroupNo number) {
     Group &group = group_at(number);
     if (group.chunks) return {};
@@ -194,7 +195,7 @@ Result<> SpaceMap::load(GroupNo number) {
     return {};
 }
 
-// What has a fixed place is never free: else it would be given out, and overwritten.
+// Blocks with a fixed use are never free: otherwise they would be allocated and overwritten.
 Result<> SpaceMap::check_fixed(GroupNo number, const media::Summary &summary) {
     const auto layout = media::layout_of(number);
     const auto check = [&](BlockNo from, BlockNo end) -> Result<> {
@@ -202,7 +203,7 @@ Result<> SpaceMap::check_fixed(GroupNo number, const media::Summary &summary) {
             for (const bool classes : {false, true})
                 if (!bit_at(TRY(home_bits(media::chunk_of(at), classes)),
                             media::index_in_chunk(at)))
-                    return corrupt("a bitmap calls a block free that never is");
+                    return corrupt("a bitmap marks a block free that has a fixed use");
         return {};
     };
     TRY(check(layout.superblock, layout.end));
@@ -271,7 +272,7 @@ Result<> SpaceMap::edit_bits(Change &change, ChunkNo chunk, const Bits &bits, bo
     for (std::size_t i = 0; i < bits.size(); ++i) {
         const std::uint64_t was = row[i].get();
         if ((was & bits[i]) != (take ? 0 : bits[i]))
-            return corrupt("a block is freed twice, or taken while in use");
+            return corrupt("a block is freed twice, or allocated while in use");
         row[i].set(was ^ bits[i]);
     }
     return {};
@@ -318,7 +319,7 @@ Result<bool> SpaceMap::clear_classes(Change &change, ChunkNo chunk, const Bits &
     return true;
 }
 
-// Of what kind the chunk is, now that its bits are edited.
+// The kind of the chunk after its bits were edited.
 Result<ChunkKind> SpaceMap::kind_without(Change &change, ChunkNo chunk, const Bits &gone) {
     const Chunk &c = chunk_at(chunk);
     if (c.free + count_bits(gone) == kChunkBlocks) return ChunkKind::free;
@@ -339,7 +340,7 @@ Result<> SpaceMap::give(Change &change, ChunkNo chunk, const Bits &bits) {
     const bool same = kind == c.kind;
     account(chunk, n, kind);
     hold_bits(chunk, bits);
-    // Nothing more can be taken than before: what is freed is held back.
+    // No more can be taken than before: freed blocks are held back.
     if (!same) index(chunk, TRY(available(&change, chunk)));
     return write_summary(change, chunk);
 }

@@ -1,5 +1,5 @@
 // Which blocks are in use, and by what: the bitmaps and summaries of all groups, the blocks that
-// are held back, and an index by which a place is found in a few steps however large the volume is.
+// are held back, and an index that finds a place in a few steps, however large the volume is.
 //
 // A block that is freed is held back: always until its transaction has ended; until all readers
 // that began before have finished; and on an image file until the record that freed it is safe from
@@ -30,7 +30,7 @@
 
 namespace pmfs::core {
 
-// Where the free runs of broken chunks are looked for.
+// Where free runs of partly used chunks are searched.
 enum class Side : std::uint8_t {
     data = 0,   // data, or data and metadata
     meta = 1,   // metadata only
@@ -46,7 +46,7 @@ public:
                                                   const media::Superblock &superblock);
 
     struct Chunk {
-        std::uint16_t free = 0;     // by the media, held-back blocks included
+        std::uint16_t free = 0;     // as on the medium, with held-back blocks
         std::uint16_t longest = 0;  // run of blocks that can be taken
         media::ChunkKind kind = media::ChunkKind::free;
         bool inodes = false;        // it has an inode map
@@ -54,8 +54,9 @@ public:
         bool reserved = false;      // set by the allocator: not in the index
         std::uint8_t shelf = 0xff;  // where the index has it: see space_index.cc
     };
-    // The volume gets longer, to `blocks`.  EUCLEAN: what is known of its last group cannot be true
-    // of a longer one.  Then, with the new groups on the medium: EUCLEAN, and nothing has changed.
+    // The volume is about to grow to `blocks`.  EUCLEAN: what is known of its last group cannot be
+    // true of a longer one.  The second call, when the new groups are on the medium: EUCLEAN, and
+    // nothing has changed.
     Result<> may_grow(std::uint64_t blocks);
     Result<> grow(std::uint64_t blocks);
     // ENOENT past the end.
@@ -64,7 +65,7 @@ public:
     ChunkNo end_chunk() const { return ChunkNo(chunk_count()); }
     std::uint64_t group_count() const { return groups_.size(); }
     GroupNo end_group() const { return GroupNo(groups_.size()); }
-    // The group itself if there is one of that number, else the first one.
+    // The group itself if its number is valid, otherwise the first one.
     GroupNo existing(GroupNo group) const { return group < end_group() ? group : GroupNo(0); }
 
     // --- finding.  Nothing: there is none.
@@ -77,7 +78,7 @@ public:
     // bitmap block.
     Result<std::optional<ChunkNo>> find_free(GroupNo near, unsigned count, unsigned unit,
                                              bool for_data);
-    // The first group at or after `from` that has a free chunk, and round.
+    // The first group at or after `from` that has a free chunk, wrapping around.
     std::optional<GroupNo> free_group(GroupNo from) const { return with_free_.next(from); }
     // The `count` chunks in a row, the first one at a multiple of `unit`, of the group that have
     // the fewest blocks in use, but `used_least`; only file data, some of it free, and none of the
@@ -94,12 +95,12 @@ public:
                                               std::uint64_t used_least,
                                               const std::set<ChunkNo> &but);
     // The group at or after `from` that has free blocks in broken chunks, or with `whole` in any
-    // others as well.  What is held back is free here.
+    // others as well.  Held-back blocks count as free here.
     std::optional<GroupNo> broken_group(GroupNo from, bool whole) const;
-    // Blocks of the chunk that can be taken, as the change sees it (null: there is none).
+    // Blocks of the chunk that can be taken, as the change sees it (null: no change).
     Result<Bits> available(Change *change, ChunkNo chunk);
     bool wholly_free(ChunkNo chunk);
-    // It was metadata so lately that data must not go there yet.
+    // It was metadata so recently that it must not get data yet.
     bool blocked(ChunkNo chunk) const {
         return bit_at(group_at(media::group_of(chunk)).blocked, media::index_in_group(chunk));
     }
@@ -111,59 +112,58 @@ public:
     Result<> give(Change &change, ChunkNo chunk, const Bits &bits);
     // How many blocks that would add to the transaction.
     std::size_t blocks_to_give(Change &change, ChunkNo chunk);
-    // Held in memory alone, for a change that is still to come; Use::reserved ends that when the
-    // change commits.
+    // Held only in memory, for a later change; Use::reserved ends that when the change commits.
     void hold(ChunkNo chunk, const Bits &bits);
     void unhold(ChunkNo chunk, const Bits &bits);
 
-    // Calls f(media::Summary *) for both copies of a group's summary.  It may touch the fields that
-    // are counts and heads of lists, and in `lines` what stands for a chunk.
+    // Calls f(media::Summary *) for both copies of a group's summary.  It may touch the counts and
+    // the heads of lists, and in `lines` the fields of a chunk.
     static constexpr journal::Lines kSummaryHead =
         journal::lines_of(0, offsetof(media::Summary, reserved));
     template <class F>
     Result<> edit_summary(Change &change, GroupNo group, journal::Lines lines, F f) {
         const auto layout = media::layout_of(group);
         const BlockNo place[2] = {layout.summary_a, layout.summary_b};
-        media::Summary *copies[2];  // both before either is changed: one may be made of the other
+        media::Summary *copies[2];  // both first: one may be restored from the other
         for (int i = 0; i < 2; ++i)
             copies[i] = TRY(change.edit_copy<media::Summary>(
                 place[i], place[1 - i], media::Magic::summary, kSummaryHead | lines));
         for (media::Summary *copy : copies) f(copy);
         return {};
     }
-    // The chunk has an inode map from now on (or: no more), at that block of it.
+    // From now on the chunk has an inode map, at that block of it (or has none any more).
     Result<> set_inode_map(Change &change, ChunkNo chunk, std::optional<unsigned> at);
-    // More (fewer) inodes are in use, or have a place.
+    // More (or fewer) inodes are in use, or have a place.
     Result<> count_inodes(Change &change, GroupNo group, std::int32_t used, std::int32_t made);
 
-    // Chunks and groups that may have a free inode with a place of its own, until somebody found
-    // that they have none.
+    // Chunks and groups that may have a free inode with a place of its own, until a search found
+    // none.
     std::optional<ChunkNo> inode_hint(GroupNo group) const;
     std::optional<GroupNo> inode_group_hint(GroupNo from) const { return with_inodes_.next(from); }
     void has_free_inode(ChunkNo chunk, bool has);
     void group_has_no_free_inode(GroupNo group) { with_inodes_.set(group, false); }
     // Groups whose lists of orphans or of grant records may have something.
     const GroupSet &listed(bool orphans) const { return orphans ? with_orphans_ : with_grants_; }
-    // What the open transaction makes of that: a group without anything on the list is struck off
-    // when it commits.
+    // What the open transaction changes about that: a group whose list is empty is removed when it
+    // commits.
     void set_listed(GroupNo group, bool orphans, bool listed);
 
     void tx_committed(TxSeq seq) override;
     void tx_aborted() override;
-    // The journal's durable() or checkpointed() moved, or readers left: held-back blocks may be
-    // free now.
+    // The journal's durable() or checkpointed() moved, or readers left: held-back blocks may have
+    // become free.
     void release_held();
-    // Freed blocks will come to be free by a group commit, a checkpoint or the end of a read.
+    // Whether freed blocks are waiting for a group commit, a checkpoint or the end of a read.
     bool waits(bool image) const { return !held_queue_.empty() || (image && !meta_freed_.empty()); }
-    // On DAX media: nothing that was metadata has to stay so any more.  True: something had to.
+    // On DAX media: former metadata blocks may become data from now on.  True: there were some.
     bool settle_meta();
 
-    // Who may still look at blocks that are freed: until they have left, those are held back.
+    // The readers that may still access freed blocks: those are held back until they have left.
     void set_readers(Epochs &readers) { readers_ = &readers; }
     // Without the lock, a hint.
     bool nothing_held() const { return held_count_.load(std::memory_order_relaxed) == 0; }
 
-    // Blocks that were ever freed: whether something has changed since.
+    // The number of blocks that were ever freed: tells whether something has changed.
     std::uint64_t freed() const { return freed_; }
 
     // --- counters; without the lock
@@ -242,9 +242,9 @@ private:
     std::deque<Held> held_queue_;                    // in order of seq
     std::vector<Undo> undo_;                         // of the open transaction,
     std::vector<Listed> relisted_;                   // and of it as well
-    std::unordered_map<ChunkNo, TxSeq> meta_freed_;  // chunk -> last transaction
+    std::unordered_map<ChunkNo, TxSeq> meta_freed_;  // chunk -> its last transaction
     std::uint64_t freed_ = 0;
-    TxSeq unblocked_;  // what was freed until then is in meta_freed_ no more
+    TxSeq unblocked_;  // what was freed until then is not in meta_freed_ any more
     std::int64_t pending_used_ = 0, pending_made_ = 0;  // of the open transaction
     Epochs *readers_ = nullptr;
     std::atomic<std::size_t> held_count_{0};  // length of held_queue_

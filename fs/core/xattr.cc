@@ -98,7 +98,7 @@ Result<> remove_entry(Change &change, media::Inode *inode, InodeNo ino, const En
         inode->blocks.set(inode->blocks.get() - run.blocks);
         while (run.blocks != 0) {
             if (!change.has_room(budget::kDataRun))
-                return corrupt("a large attribute lies in more places than it can");
+                return corrupt("a large attribute value has too many pieces");
             const Run piece = change.core().allocator.piece(run);
             TRY(change.core().allocator.give_back(change, piece));
             run = {piece.end(), run.blocks - piece.blocks};
@@ -118,7 +118,7 @@ Result<std::vector<Run>> write_blob(Change &change, media::Inode *inode, InodeNo
     for (std::size_t at = 0; at < value.size();) {
         const std::uint64_t left = (value.size() - at + kBlobBytes - 1) / kBlobBytes;
         if (runs.size() == kBlobRunsMax || !change.has_room(budget::kDataRun))
-            return Error(ENOSPC, "the free space is too scattered for so large a value");
+            return Error(ENOSPC, "the free space is too scattered for such a large value");
         const Run run = TRY(change.core().allocator.take_data(change, together, left));
         runs.push_back(run);
         inode->blocks.set(inode->blocks.get() + run.blocks);
@@ -158,16 +158,16 @@ Result<std::vector<std::byte>> read_blob(Core &core, InodeNo owner, std::span<co
             const std::size_t n = blob->size.get();
             if (blob->owner.get() != owner.value() || blob->offset.get() != value.size() ||
                 n == 0 || n > kBlobBytes || n > size - value.size())
-                return corrupt("a block of a large value belongs elsewhere");
+                return corrupt("a block of a large value belongs to another place");
             const auto *at = reinterpret_cast<const std::byte *>(blob->bytes);
             value.insert(value.end(), at, at + n);
         }
     }
-    if (value.size() != size) return corrupt("a large value is cut short");
+    if (value.size() != size) return corrupt("a large attribute value is incomplete");
     return value;
 }
 
-// In its new place it says so; what is damaged stays where it is.
+// Its header gets the new place; a damaged block stays where it is.
 Result<pm::Unfenced> copy_blob(Core &core, Run from, Run to) {
     pm::Unfenced unfenced;
     for (std::uint64_t i = 0; i < from.blocks; ++i) {
@@ -205,11 +205,11 @@ Result<std::uint64_t> move_xattr(Core &core, InodeNo ino, std::uint64_t key, con
         const media::Inode *inode = TRY(read_inode(reader, ino));
         Cursor at(reader, *inode, tree_of(ino));
         if (inode->xattr_root.get() != 0) TRY(at.seek(key));
-        if (at.at_end() || at.key() != key) return Error(ENODATA, "the attribute is gone");
+        if (at.at_end() || at.key() != key) return Error(ENODATA, "the attribute was removed");
         const Entry e = TRY(decode(at));
         if (e.runs.empty()) return Error(ENODATA, "the attribute has no large value");
         name = e.name;
-        // Else another entry would be written, and this one would stay.
+        // Otherwise another entry would be written, and this one would stay.
         if (TRY(find(reader, *inode, ino, name)).key != key)
             return corrupt("an extended attribute is not in its place");
         value = TRY(read_blob(core, ino, e.runs, e.value_size));
@@ -269,7 +269,7 @@ Result<> set_xattr(Change &change, media::Inode *inode, InodeNo ino, std::string
     if (value.size() <= media::kXattrInlineMax) {
         append(value);
     } else {
-        // The leaf first, for write_blob() stops where the transaction is full.
+        // The leaf first, because write_blob() stops when the transaction is full.
         if (inode->xattr_root.get() == 0) TRY(tree_begin(change, inode, tree_of(ino)));
         runs = TRY(write_blob(change, inode, ino, value, goal));
         for (const Run &run : runs) {

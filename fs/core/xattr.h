@@ -31,17 +31,17 @@ bool has_xattr(const Reader &reader, const media::Inode &inode, InodeNo ino, std
 Result<> list_xattrs(const Reader &reader, const media::Inode &inode, InodeNo ino,
                      const std::function<void(std::string_view)> &each);
 
-// The attribute with the least key from `key` on, and where its value lies if that is large.
+// The attribute with the smallest key >= `key`, and where its value is if that is large.
 struct PlacedXattr {
     std::uint64_t key = 0;
     std::vector<Run> runs;
 };
 Result<std::optional<PlacedXattr>> next_xattr(const Reader &reader, const media::Inode &inode,
                                               InodeNo ino, std::uint64_t key);
-// Writes the large value of the attribute with that key anew, in another place; in transactions of
-// its own.  Gives its blocks.  ENODATA: there is no large value of that key.
+// Writes the large value of the attribute with that key to another place, in transactions of its
+// own.  Gives its blocks.  ENODATA: there is no large value with that key.
 Result<std::uint64_t> move_xattr(Core &core, InodeNo ino, std::uint64_t key, const Goal &goal);
-// Copies the blocks of a blob: each says where it lies.
+// Copies the blocks of a blob: each contains its own place.
 Result<pm::Unfenced> copy_blob(Core &core, Run from, Run to);
 
 // In transactions of its own: room for one more attribute of that name and size.

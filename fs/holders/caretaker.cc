@@ -18,7 +18,7 @@ namespace {
 constexpr std::uint64_t kMillisecond = 1'000'000;
 constexpr std::uint64_t kLookEvery = 250 * kMillisecond;
 constexpr std::uint64_t kWakeKey = 0;  // no record's number
-constexpr std::uint32_t kSystem = 0;   // the user for whom nobody waits
+constexpr std::uint32_t kSystem = 0;   // for work that no user waits for
 }  // namespace
 
 Caretaker::Caretaker(Callbacks callbacks, FairPool *pool)
@@ -33,7 +33,7 @@ Caretaker::~Caretaker() {
 
 void Caretaker::stop() {
     std::thread thread;
-    // What waits goes without the lock: an operation takes others when it is dropped.
+    // Waiting operations are dropped without the lock: their destructors take other locks.
     std::map<std::uint64_t, Break> breaks;
     std::vector<Waiting> ready;
     std::multimap<std::uint64_t, Waiting> timed;
@@ -51,7 +51,7 @@ void Caretaker::stop() {
     if (thread.joinable()) thread.join();
 }
 
-// At once and not when somebody has to wait: it could not be told that there is no thread.
+// Now, and not when a request has to wait: then the lack of a thread could not be reported.
 Result<> Caretaker::start() {
     epoll_event event{};
     event.events = EPOLLIN;
@@ -68,7 +68,7 @@ Result<> Caretaker::start() {
 
 void Caretaker::wake() {
     const std::uint64_t one = 1;
-    (void)!::write(wake_.get(), &one, sizeof one);  // only fails when it is already awake
+    (void)!::write(wake_.get(), &one, sizeof one);  // fails only if it is awake already
 }
 
 void Caretaker::begin_break(InodeNo ino, std::uint64_t deadline_ns) {
@@ -110,7 +110,7 @@ void Caretaker::wait(InodeNo ino, std::uint32_t user, std::function<void()> agai
     Waiting waiting{ino.value(), user, std::move(again)};
     const auto found = breaks_.find(ino.value());
     if (found != breaks_.end()) return found->second.waiting.push_back(std::move(waiting));
-    make_ready(std::move(waiting));  // it ended while the operation was on its way here
+    make_ready(std::move(waiting));  // the break ended meanwhile
 }
 
 void Caretaker::run(std::function<void()> again) {
@@ -142,7 +142,7 @@ void Caretaker::watch(InodeNo record, FileDescriptor process, bool look) {
         event.events = EPOLLIN;
         event.data.u64 = record.value();
         const bool watched = ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, process.get(), &event) == 0;
-        // Where the kernel watches no more of them, its end is looked for.
+        // If the kernel cannot watch one more process, its end is polled for.
         if (watched) processes_.insert_or_assign(record.value(), std::move(process));
         look = look || !watched;
     }
@@ -179,7 +179,7 @@ std::vector<InodeNo> Caretaker::ended() {
                 (void)!::read(wake_.get(), &count, sizeof count);
                 continue;
             }
-            processes_.erase(key);  // closed, it is not watched any more
+            processes_.erase(key);  // closing it ends the watch
             all.push_back(InodeNo(key));
             ++news;
         }

@@ -25,35 +25,35 @@ public:
     struct Callbacks {
         std::function<void(InodeNo)> revoke;         // the time of a file's leases is over
         std::function<void(InodeNo)> process_ended;  // of this record
-        std::function<void(InodeNo)> look_again;     // whether anybody maps by this record
+        std::function<void(InodeNo)> look_again;     // whether any process maps by this record
     };
-    // pool: outlives it, but for what is queued there; null: no thread, for tests call tend().
+    // pool: must outlive it, except for queued jobs; null: no thread, because tests call tend().
     Caretaker(Callbacks callbacks, FairPool *pool);
     // Starts the thread.  EAGAIN: there are no more.
     Result<> start() EXCLUDES(mutex_);
     ~Caretaker();
-    // Ends the thread; what still waits is dropped, and nothing can wait any more.
+    // Ends the thread; waiting operations are dropped, and none can wait any more.
     void stop() EXCLUDES(mutex_);
 
-    // Somebody waits for the leases of a file; a break that goes on keeps its deadline.
+    // An operation waits for the leases of a file; a break that is under way keeps its deadline.
     void begin_break(InodeNo ino, std::uint64_t deadline_ns) EXCLUDES(mutex_);
     bool breaking(InodeNo ino) EXCLUDES(mutex_);
-    // Milliseconds until the break's deadline, at least 1; nothing: no break goes on.
+    // Milliseconds until the break's deadline, at least 1; nothing: no break is under way.
     std::optional<std::uint32_t> time_left_ms(InodeNo ino, std::uint64_t now_ns) EXCLUDES(mutex_);
-    // Leases of the file are gone, and those who waited for that have not all had their turn.
+    // Leases of the file are gone, but not all operations that waited for that have run yet.
     bool has_turns(InodeNo ino) EXCLUDES(mutex_);
-    // Runs `again` for the user when no lease of the file is in the way any more.
+    // Runs `again` for the user when the file has no lease any more.
     void wait(InodeNo ino, std::uint32_t user, std::function<void()> again) EXCLUDES(mutex_);
-    // Runs `again` for the user when it is `at_ns`.
+    // Runs `again` for the user at time `at_ns`.
     void run_at(std::uint64_t at_ns, std::uint32_t user, std::function<void()> again)
         EXCLUDES(mutex_);
-    // Runs `again` when its turn comes, for nobody in particular.
+    // Runs `again` when its turn comes, for no particular user.
     void run(std::function<void()> again) EXCLUDES(mutex_);
     // The last lease of the file is gone.
     void leases_gone(InodeNo ino) EXCLUDES(mutex_);
 
-    // process: a pidfd, or none.  look: the end is to be looked for as well, again and again.
-    // O(log n), and however many there are none of them is looked at while nothing happens.
+    // process: a pidfd, or none.  look: the end must also be polled for.  O(log n); while nothing
+    // happens, watched processes cost nothing, however many there are.
     void watch(InodeNo record, FileDescriptor process, bool look) EXCLUDES(mutex_);
     void forget(InodeNo record) EXCLUDES(mutex_);
 
@@ -62,13 +62,13 @@ public:
 
 private:
     struct Waiting {
-        std::uint64_t ino = 0;  // for whose leases it waits; 0: for none
+        std::uint64_t ino = 0;  // the file whose leases it waits for; 0: none
         std::uint32_t user = 0;
         std::function<void()> again;
     };
     struct Break {
         std::uint64_t deadline_ns = 0;
-        bool revoking = false;         // its time was over, and somebody is at it
+        bool revoking = false;         // its time was over, and the leases are being revoked
         std::vector<Waiting> waiting;  // in the order that they came
     };
     void loop() EXCLUDES(mutex_);

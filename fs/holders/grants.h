@@ -24,12 +24,13 @@ struct Grant {
     InodeNo file;
     GrantKind kind = GrantKind::temporary;
     bool may_store = false;
-    bool stores = false;    // ... and may have: the file's times move with its end
+    bool stores = false;    // ... and may have stored: its end updates the file's times
     bool maps = false;      // its holder has the device, or is about to get it
-    bool lent = false;      // ... by a descriptor that the kernel tells the end of (pm/lending.h)
+    bool lent = false;      // ... by a descriptor whose end the kernel reports (pm/lending.h)
     bool bound = false;     // a pin that lets the file shrink around its blocks
-    bool breaking = false;  // was asked to go
-    // It freezes a map in which a store could need a block: no page cache may take such stores.
+    bool breaking = false;  // its holder was asked to give it back
+    // It freezes a map in which a store could need a block: no store may go through a page cache
+    // then.
     bool freezes_gaps = false;
     std::uint32_t uid = 0;
     Process holder;
@@ -43,7 +44,7 @@ inline constexpr const char *kCached =
     "the file is open through the page cache: see pmfsctl holders";
 
 // Why SEAL as-is and grants are EBUSY then: a store by mmap into a hole could fail only later, in
-// write-back, where nobody hears of it.
+// write-back, where the error is lost.
 inline constexpr const char *kGapsCached =
     "the file has holes, unwritten or shared blocks and is open for cached writing: see pmfsctl "
     "holders";
@@ -57,7 +58,7 @@ class InodeGrants {
 public:
     bool empty() const { return grants_.empty() && (!pins_ || pins_->count() == 0); }
     core::Standing standing(FileBlock first, FileBlock end) const;
-    // ... to an operation that leaves bound blocks where they are.
+    // ... for an operation that leaves bound blocks in place.
     core::Standing standing_around(FileBlock first, FileBlock end) const;
     bool storing() const { return storing_ != 0; }
     bool may_store() const { return may_store_ != 0; }
@@ -66,18 +67,18 @@ public:
 
     void add(const Grant &grant);
     std::optional<Grant> remove(HandleId handle, GrantId id);
-    // One that announces its stores is about to.
+    // A grant that announces its stores is about to store.
     void begin_stores(HandleId handle, GrantId id);
     Grant *find(HandleId handle, GrantId id);
     // Every grant but the pins that map nothing.
     std::vector<Grant> list() const;
     // Those of one handle, for its end.
     std::vector<Grant> of_handle(HandleId handle) const;
-    // Marks all leases as asked to go; gives those that were not asked before.
+    // Marks all leases as asked for; returns those that were not before.
     std::vector<Grant> ask_leases();
     bool leased() const { return breakable_ != 0; }
 
-    // The pins, or those that bind blocks: each pin is in one of the two.
+    // The pins that do not bind blocks, or those that do.
     core::PinTable &pins(bool bound);
     const core::PinTable *pins_if_any(bool bound) const {
         return bound ? bound_.get() : pins_.get();

@@ -1,4 +1,4 @@
-// Grants: taking, giving back, asking for and losing them (docs/seal.md).
+// Grants: taking them, giving them back, asking for them, and losing them (docs/seal.md).
 #include "holders/holders.h"
 
 #include <sys/stat.h>
@@ -39,18 +39,18 @@ bool owns(const Grant &grant, const Caller &caller, const Process &process) {
            same_process(grant.holder, process);
 }
 
-// What was seen of the grant's holder is true of what it is now.
+// Whether what was learned about the grant's holder is still true.
 bool unchanged(const Grant &seen, const Grant &now) {
     return seen.record == now.record && seen.lendings == now.lendings &&
            seen.holder.pid == now.holder.pid && seen.holder.start_time == now.holder.start_time;
 }
 
 Error no_grant() {
-    return Error(ENOENT, "the handle holds no such grant");
+    return Error(ENOENT, "the handle has no such grant");
 }
 
 Error wait_for_leases(InodeNo ino) {
-    return Error(kBreakErrno, "waits for the file's leases to be given back").about(ino.value());
+    return Error(kBreakErrno, "the file's leases must be given back first").about(ino.value());
 }
 
 }  // namespace
@@ -116,14 +116,15 @@ Error Holders::begin_break(const Error &why, const Caller &caller) {
     tell_holders([&](GrantWatcher &who) {
         for (const Grant &grant : asked) who.lease_breaking(grant.handle, grant.id, time);
     });
-    // The last of them may have gone before the break began: then nobody would end it.
+    // The last lease may have gone before the break began: then nothing else would end the break.
     const std::vector<Grant> left = live.grants(ino);
     if (std::none_of(left.begin(), left.end(),
                      [](const Grant &grant) { return grant.kind == GrantKind::breakable; }))
         caretaker_.leases_gone(ino);
     const auto handle = live.handle(caller.handle);
     if (caller.nonblocking || (handle && handle->opener.nonblocking))
-        return Error(EAGAIN, "the file is leased; its holders were asked to go");
+        return Error(EAGAIN,
+                     "the file is leased, and the holders were asked to give the leases back");
     return wait_for_leases(ino);
 }
 
@@ -175,11 +176,11 @@ Result<> Holders::drop(HandleId handle, GrantId id) {
     }
 }
 
-// The record goes first: as long as the map cannot change, its claims are true.
+// The record is removed first: its claims are true only as long as the map cannot change.
 Result<> Holders::drop_held(const Grant &grant, System::Finding &found) {
     if (grant.record == InodeNo())
         return grant.stores ? ground_.volume.stored_held(grant.file, grant.uid) : Result<>();
-    // A child of the holder, or a sharer of its memory, may map on.
+    // A child of the holder, or a process that shares its memory, may still map.
     if (found.use && *found.use != pm::Lender::Use::none)
         return quarantines_.begin(grant.record, GrantReason::still_mapped, found, nullptr);
     return records_.drop(grant.record, false);
@@ -198,7 +199,7 @@ void Holders::lose_or_park(HandleId handle, GrantId id, GrantReason reason) {
             [this, handle, id, reason] { lose_or_park(handle, id, reason); });
 }
 
-// It goes, or is quarantined first where somebody may map by it.
+// Removes the record, or quarantines it if a process may still map by it.
 Result<> Holders::end_record(const Grant &grant, GrantReason reason,
                              Result<System::Finding> &found) {
     if (!found.ok()) return found.error();
@@ -222,7 +223,7 @@ Result<> Holders::lose(HandleId handle, GrantId id, GrantReason reason) {
         } else {
             auto done = end_record(*grant, reason, found);
             if (!done.ok() && must_park(done.error())) return done;
-            // A damaged record: what may be freed cannot be told, so nothing is.
+            // The record is damaged: what may be freed is unknown, so nothing is freed.
             if (!done.ok()) damaged_ = true;
         }
         dropped = ground_.live.drop_grant(handle, id);
@@ -233,7 +234,7 @@ Result<> Holders::lose(HandleId handle, GrantId id, GrantReason reason) {
     return {};
 }
 
-// A mapping may outlive its handle, and what may have stored moves the file's times.
+// A mapping may outlive its handle, and grants that may have stored update the file's times.
 Result<> Holders::close_handle(HandleId handle) {
     for (const Grant &grant : ground_.live.grants_of(handle))
         if (grant.maps || grant.may_store) TRY(lose(handle, grant.id, GrantReason::handle_closed));
@@ -249,18 +250,21 @@ Result<> may_hold(const media::Inode &inode, const HandleInfo &opened, const Gra
     if (!S_ISREG(inode.mode.get())) return Error(EINVAL, "only regular files have a block map");
     if (request.may_store) TRY(core::may_change(inode));
     if (request.maps && !opened.read)
-        return Error(EBADF, "to be mapped, the file must be open for reading");
-    // Who may have the device can read the file there anyway, and so may map what it can read here.
+        return Error(EBADF, "to map it, the file must be open for reading");
+    // A process that may have the device can read the file there anyway, so it may map for reading.
     const bool only_looks = request.maps && !request.may_store && request.trusted;
     if (caller.uid != 0 && caller.uid != inode.uid.get() && !opened.write && !only_looks)
-        return Error(EPERM, "a grant takes the owner, root, or a descriptor for writing");
+        return Error(EPERM,
+                     "only root, the owner, and a process that has the file open for writing may "
+                     "take a grant");
     if (request.forks && (!request.maps || request.may_store))
-        return Error(EINVAL, "only a mapping that reads is handed down to children");
+        return Error(EINVAL, "only a mapping for reading can be inherited by children");
     if (request.forks && (inode.flags.get() & media::kSealedFull) == 0)
-        return Error(EINVAL, "only a mapping of a file that is sealed full is handed down");
+        return Error(EINVAL,
+                     "only a mapping of a file that is sealed full can be inherited by children");
     const std::uint64_t size = inode.size.get();
     if (size == 0 || request.offset >= size)
-        return Error(EINVAL, "there is nothing to hold at that offset");
+        return Error(EINVAL, "the offset is at or behind the end of the file");
     if (request.length > size - request.offset)
         return Error(EINVAL, "the range reaches past the end of the file");
     return {};
@@ -282,7 +286,7 @@ Holders::Identity Holders::identify(const GrantRequest &request, const Caller &c
     return identity;
 }
 
-// Everything that can refuse but the tables; what is to stand, then.
+// All checks except those of the tables; gives the grant that is to be added.
 Result<Grant> Holders::design(const HandleInfo &opened, const GrantRequest &request,
                               const Caller &caller, std::uint64_t *bad_offset) {
     const InodeNo ino = opened.ino;
@@ -301,7 +305,7 @@ Result<Grant> Holders::design(const HandleInfo &opened, const GrantRequest &requ
     grant.first = media::unit_down(media::file_block_of(request.offset), unit);
     grant.end = media::unit_up(media::file_block_from(to), unit);
     FileBlock bad;
-    // What is known to be dense needs no look where a unit is a block: survey().
+    // Where a unit is a block, a range that is known to be dense need not be read: survey().
     const FileBlock dense = ground_.live.counts(ino).dense_end;
     const FileBlock unknown = unit == 1 ? std::clamp(dense, grant.first, grant.end) : grant.first;
     const auto fits = core::check_mappable(reader, *inode, ino, unknown, grant.end, unit, &bad);
@@ -309,11 +313,12 @@ Result<Grant> Holders::design(const HandleInfo &opened, const GrantRequest &requ
     TRY(Result<>(fits));
     TRY(core::ask(*inode, ground_.live.standing(ino, grant.first, grant.end),
                   move_of(request.kind)));
-    // Leases that are being given back are not taken anew before those who wait had their turn.
+    // While leases are being given back, no new ones are given until all waiting operations have
+    // run.
     if (request.kind == GrantKind::breakable && caretaker_.breaking(ino))
         return wait_for_leases(ino);
     if (request.kind == GrantKind::breakable && caretaker_.has_turns(ino))
-        return Error(EAGAIN, "those who waited for the file's leases come first");
+        return Error(EAGAIN, "other operations that waited for the file's leases run first");
     grant.file = ino;
     grant.handle = opened.handle;
     grant.kind = request.kind;
@@ -322,7 +327,7 @@ Result<Grant> Holders::design(const HandleInfo &opened, const GrantRequest &requ
     grant.maps = request.maps;
     grant.bound = request.bound;
     grant.uid = caller.uid;
-    // T and B freeze more than their range, which has no gaps.
+    // T and B freeze the whole map, and only their range is known to have no gaps.
     const bool freezes =
         request.kind != GrantKind::pin && (grant.first != FileBlock(0) || grant.end < size_end);
     grant.freezes_gaps =
@@ -334,7 +339,7 @@ Result<Grant> Holders::design(const HandleInfo &opened, const GrantRequest &requ
     return grant;
 }
 
-// Under the lock; then the grant stands.
+// With the lock held; from then on the grant is valid.
 Result<GrantId> Holders::take_held(const HandleInfo &opened, const GrantRequest &request,
                                    const Caller &caller, const Identity &identity,
                                    std::uint64_t *bad_offset) {
@@ -367,7 +372,7 @@ Result<GrantId> Holders::take_held(const HandleInfo &opened, const GrantRequest 
     return grant.id;
 }
 
-// What the medium has to know of a grant that stands, before its holder hears of it.
+// Writes the record of a grant, before its holder gets the answer.
 Result<> Holders::write_grant(const Grant &grant) {
     if (grant.maps || grant.may_store) TRY(ground_.volume.clear_behind_end_held(grant.file));
     if (grant.stores) TRY(ground_.volume.will_store_held(grant.file, grant.uid));
@@ -377,8 +382,8 @@ Result<> Holders::write_grant(const Grant &grant) {
     return {};
 }
 
-// Notes how far the file is dense, a piece of its map at a time, so that design() need not walk
-// over all of it with the lock held.
+// Notes how far the file is dense, a piece of its map at a time, so that design() need not read all
+// of the map with the lock held.
 void Holders::survey(InodeNo ino) {
     constexpr unsigned kExtents = 1024;
     for (;;) {
@@ -397,7 +402,7 @@ void Holders::survey(InodeNo ino) {
 Result<GrantId> Holders::take(HandleId handle, const GrantRequest &request, const Caller &caller,
                               std::uint64_t *bad_offset) {
     const auto opened = ground_.live.handle(handle);
-    if (!opened) return Error(EBADF, "no such open file");
+    if (!opened) return Error(EBADF, "there is no such open file");
     if (request.may_store) {
         TRY(ground_.volume.writable());
         if (!opened->write) return Error(EACCES, "to store, the file must be open for writing");
@@ -444,13 +449,14 @@ Result<> Holders::begin_stores(HandleId handle, GrantId id) {
     return {};
 }
 
-// The lock is put on it before it counts as lent, and lent it is only while the grant stands: who
-// ends the grant has seen the lock, or sees that it has to look again.
+// The descriptor gets its lock before it counts as lent, and it counts as lent only while the grant
+// is valid: code that ends the grant either has seen the lock, or sees that it has to look again.
 Result<FileDescriptor> Holders::lend_device(HandleId handle, GrantId id) {
     const Error gone(ENOENT, "the grant is gone");
     const auto grant = ground_.live.grant(handle, id);
     if (!grant) return gone;
-    if (!grant->lent) return Error(EOPNOTSUPP, "this medium cannot tell who still maps it");
+    if (!grant->lent)
+        return Error(EOPNOTSUPP, "this medium cannot tell which processes still map it");
     if (grant->record == InodeNo()) return gone;
     Trace trace;
     {
@@ -463,7 +469,7 @@ Result<FileDescriptor> Holders::lend_device(HandleId handle, GrantId id) {
     return lent;
 }
 
-// --- who holds what
+// --- lists of holders
 
 Result<std::vector<Holder>> Holders::list(InodeNo ino) {
     std::vector<Holder> all = ground_.live.pins(ino);
@@ -494,11 +500,11 @@ void Holders::tell_holders(const std::function<void(GrantWatcher &)> &what) {
     if (watcher_ != nullptr) what(*watcher_);
 }
 
-// --- the administrator's side
+// --- for the administrator
 
 Result<std::uint64_t> Holders::revoke(InodeNo ino, GrantId id, std::uint32_t pid,
                                       const Caller &caller) {
-    if (caller.uid != 0) return Error(EPERM, "only root ends what others hold");
+    if (caller.uid != 0) return Error(EPERM, "only root may end grants of others");
     const Process process = system_.process_of(pid);
     const auto meant = [&](GrantId grant, std::uint32_t holder) {
         return (id == 0 || grant == id) && (pid == 0 || holder == pid || holder == process.pid);
@@ -517,12 +523,12 @@ Result<std::uint64_t> Holders::revoke(InodeNo ino, GrantId id, std::uint32_t pid
     // Pins that map nothing.
     for (const Holder &pin : ground_.live.pins(ino))
         if (meant(pin.grant, pin.pid)) ended += ground_.live.unpin(pin.handle, pin.grant) ? 1 : 0;
-    if (ended == 0) return Error(ENOENT, "nobody holds such a grant on the file");
+    if (ended == 0) return Error(ENOENT, "there is no such grant on the file");
     return ended;
 }
 
 Result<> Holders::release_quarantine(std::uint64_t id, const Caller &caller) {
-    if (caller.uid != 0) return Error(EPERM, "only root can say that nobody stores there any more");
+    if (caller.uid != 0) return Error(EPERM, "only root may release a quarantine");
     return quarantines_.release(InodeNo(id));
 }
 

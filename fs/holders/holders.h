@@ -19,44 +19,46 @@ public:
     explicit Holders(const Ground &ground);
     // Starts the caretaker.  EAGAIN: there are no more threads.
     Result<> start();
-    // What waits for leases is dropped, and nothing can wait any more.
+    // Operations that wait for leases are dropped, and none can wait any more.
     void stop() { caretaker_.stop(); }
-    // Before anything is freed, on a volume that may be written to.
+    // Reads the records; before anything is freed, on a volume that may be written to.
     void load(std::optional<pm::Lender> lender);
-    // The records of those who map are damaged: nothing may be freed, so nothing may be written.
+    // The records of processes that map are damaged: nothing may be freed, so nothing may be
+    // written.
     bool damaged() const { return damaged_; }
 
     // --- for operations, with the volume's lock held
-    // What the seal and the grants say to a change of the map.  kBreakErrno: leases are to be asked
-    // to go, by begin_break().
+    // Whether the seal and the grants allow a change of the map.  kBreakErrno: call begin_break()
+    // to ask for leases.
     Result<core::MapPermit> permit(InodeNo ino, const media::Inode &inode, core::Move move,
                                    FileBlock first, FileBlock end);
-    // ... of an operation that leaves bound blocks (Grant) where they are.
+    // ... for an operation that leaves bound blocks (Grant) in place.
     Result<core::MapPermit> permit_around(InodeNo ino, const media::Inode &inode, core::Move move,
                                           FileBlock first, FileBlock end);
-    // How the file stands to an UNSEAL.
+    // The file's state, for an UNSEAL.
     core::Standing standing(InodeNo ino);
 
     // --- for operations, without it
-    // Asks the leases of the file that `why` (kBreakErrno) is about to go.  What it gives is the
-    // operation's answer: EDEADLK: one is its caller's; EAGAIN: it does not wait; kBreakErrno:
-    // wait().
+    // Asks the holders of the leases of the file in `why` (a kBreakErrno) to give them back.  The
+    // result is the operation's answer.  EDEADLK: the caller holds one itself; EAGAIN: the caller
+    // does not wait; kBreakErrno: wait().
     Error begin_break(const Error &why, const Caller &caller);
-    // Runs `again` when the leases that `why` is about are gone, for this user.
+    // Runs `again`, for this user, when the leases of the file in `why` are gone.
     void wait(const Error &why, std::uint32_t user, std::function<void()> again);
-    // The handle's last request.  kParkErrno: nothing has changed, run it again.
+    // The handle is being closed.  kParkErrno: nothing has changed, run it again.
     Result<> close_handle(HandleId handle);
-    // ... and its leases are gone.
+    // The last lease of the file went with a handle.
     void leases_gone(InodeNo ino) { caretaker_.leases_gone(ino); }
 
     // --- for holders
     Result<GrantId> take(HandleId handle, const GrantRequest &request, const Caller &caller,
                          std::uint64_t *bad_offset);
     Result<> drop(HandleId handle, GrantId id);
-    // The grant ends although its holder did not give it back.
+    // Ends a grant that its holder did not give back.
     void lose_or_park(HandleId handle, GrantId id, GrantReason reason);
     Result<> adopt(HandleId handle, GrantId id, const Caller &holder);
-    // What a grant that announces its stores does before the first.  kParkErrno: run it again.
+    // Called before the first store of a grant that announces its stores.  kParkErrno: run it
+    // again.
     Result<> begin_stores(HandleId handle, GrantId id);
     Result<FileDescriptor> lend_device(HandleId handle, GrantId id);
     std::uint32_t lease_time_left(HandleId handle, GrantId id);
@@ -68,22 +70,22 @@ public:
     Result<std::vector<Quarantined>> quarantine() { return quarantines_.list(); }
     Result<> release_quarantine(std::uint64_t id, const Caller &caller);
 
-    // Runs `again` when its turn comes: where there is no thread that waits for checkpoints.
+    // Runs `again` when its turn comes: for volumes without a thread that waits for checkpoints.
     void run(std::function<void()> again) { caretaker_.run(std::move(again)); }
-    // Runs `again` for the user when it is `at_ns`.
+    // Runs `again` for the user at time `at_ns`.
     void run_at(std::uint64_t at_ns, std::uint32_t user, std::function<void()> again) {
         caretaker_.run_at(at_ns, user, std::move(again));
     }
-    // What is due at `now_ns`: tests without threads.
+    // Does what is due at `now_ns`: for tests without threads.
     void tend(std::uint64_t now_ns) { caretaker_.tend(now_ns); }
 
 private:
     Result<core::MapPermit> permit(InodeNo ino, const media::Inode &inode, core::Move move,
                                    const core::Standing &standing);
-    // What the system said of the caller, before the lock was taken.
+    // What the system knows of the caller, asked before the lock was taken.
     struct Identity {
         Process process;
-        std::uint64_t pin_limit = 0;  // bytes; of a pin's taker
+        std::uint64_t pin_limit = 0;  // bytes that the caller may pin
     };
     Identity identify(const GrantRequest &request, const Caller &caller) const;
     Result<GrantId> take_held(const HandleInfo &opened, const GrantRequest &request,
@@ -94,7 +96,7 @@ private:
     void survey(InodeNo ino) EXCLUDES(ground_.lock);
     Result<> write_grant(const Grant &grant) REQUIRES(ground_.lock);
     Result<> lose(HandleId handle, GrantId id, GrantReason reason) EXCLUDES(ground_.lock);
-    // The record of a grant that ends although its holder did not give it back.
+    // Ends the record of a grant that its holder did not give back.
     Result<> end_record(const Grant &grant, GrantReason reason, Result<System::Finding> &found)
         REQUIRES(ground_.lock);
     Result<> drop_held(const Grant &grant, System::Finding &found) REQUIRES(ground_.lock);

@@ -43,7 +43,7 @@ bool LiveTable::forget(InodeNo ino, std::uint64_t count) {
     Lock lock(shard.mutex);
     const auto found = shard.inodes.find(ino.value());
     if (found == shard.inodes.end()) return false;
-    found->second.lookups -= std::min(count, found->second.lookups);  // a client's count
+    found->second.lookups -= std::min(count, found->second.lookups);  // `count` comes from a client
     return drop_if_idle(shard, ino);
 }
 
@@ -237,7 +237,7 @@ std::vector<HandleInfo> LiveTable::handles(InodeNo ino) {
     return all;
 }
 
-// The handles of an inode are a list, so that nobody looks through those of others.
+// The handles of an inode form a list, so that handles of other inodes need not be searched.
 void LiveTable::enlist(Shard &shard, Inode &inode, OpenHandle handle) {
     handle.next = inode.first_handle;
     if (handle.next != 0) shard.handles.at(handle.next).previous = handle.handle;
@@ -352,7 +352,7 @@ Result<> LiveTable::add_grant(InodeNo ino, const Grant &grant, std::size_t lost)
     {
         Lock counted(places_mutex_);
         if (places_.take(grant.uid, grants_share_, lost) != Places::Taken::yes)
-            return Error(EUSERS, "there are as many grants as there may be (-o mappings=)");
+            return Error(EUSERS, "there are too many grants: see -o mappings=");
     }
     if (grant.may_store) i.stored_directly = true;
     i.grants.add(grant);
@@ -427,10 +427,10 @@ Result<> LiveTable::charge(const core::PinTable::Pin &pin, std::uint64_t blocks,
     const auto found = pinned_.find(pin.uid);
     const std::uint64_t charged = found == pinned_.end() ? 0 : found->second;
     if (blocks != 0 && charged + blocks > limit / media::kBlockSize)
-        return Error(ENOMEM, "that would pin more than the user may");
-    // What is charged once can be pinned often, and each pin takes memory.
+        return Error(ENOMEM, "the user would pin more than RLIMIT_MEMLOCK or pin_quota= allows");
+    // A range is charged once but can be pinned many times, and each pin takes memory.
     if (pin.counted && pin_places_.take(pin.uid, grants_share_ * kPinsEach) != Places::Taken::yes)
-        return Error(EUSERS, "there are as many pins as there may be (-o mappings=)");
+        return Error(EUSERS, "there are too many pins: see -o mappings=");
     if (blocks != 0) pinned_[pin.uid] = charged + blocks;
     return {};
 }
@@ -458,10 +458,10 @@ Result<GrantId> LiveTable::pin(InodeNo ino, core::PinTable::Pin pin, std::uint64
     const auto number = pins.add(pin);
     if (number) return *number;
     discharge(pin.uid, blocks, counted);
-    return Error(ENOMEM, "a block of the file is pinned as often as can be counted");
+    return Error(ENOMEM, "a block of the file is pinned too often to be counted");
 }
 
-// Takes back one pin of a handle, the one of that number or (0) any.  False when there is none.
+// Ends one pin of a handle, that with this number or (0) any.  False when there is none.
 bool LiveTable::drop_pin(Inode &inode, HandleId handle, std::uint64_t number, bool bound) {
     const core::PinTable *pins = inode.grants.pins_if_any(bound);
     if (pins == nullptr) return false;

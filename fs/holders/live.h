@@ -1,6 +1,7 @@
-// Inodes that somebody refers to, their open handles and their grants: what dies with the server.
+// Inodes that are referenced, their open handles and their grants: the state that ends with the
+// server.
 //
-// Guarded by locks of its own, a shard each, taken inside the volume's lock or without it.
+// Guarded by locks of its own, one for each shard, taken inside the volume's lock or without it.
 #pragma once
 #include <array>
 #include <atomic>
@@ -32,12 +33,12 @@ public:
     // Counts one only if it was looked up before; false: it was not.
     bool reference_known(InodeNo ino);
     bool referenced(InodeNo ino);
-    // True when nobody refers to the inode any more, and its last name is gone: reap it.
+    // True when the inode has no reference and no name any more: reap it.
     bool forget(InodeNo ino, std::uint64_t count);
-    // The last name is gone.  True when nobody refers to it either.
+    // The last name was removed.  True when there is no reference either.
     bool mark_unlinked(InodeNo ino);
-    // Of an inode that somebody refers to: it was made without a name, and may be given one
-    // (`linkable`); it got one; whether it may.
+    // For a referenced inode: it was made without a name, and may be given one (`linkable`); it got
+    // one; whether it may get one.
     void set_nameless(InodeNo ino, bool linkable);
     void set_named(InodeNo ino);
     bool linkable(InodeNo ino);
@@ -47,14 +48,16 @@ public:
 
     struct Counts {
         std::uint64_t cached = 0, cached_write = 0, direct = 0, direct_write = 0, grants = 0;
-        std::uint64_t asked_write = 0;  // of cached_write: those whose kernel can be asked
-        FileBlock dense_end;            // as dense_to() was told
+        std::uint64_t asked_write = 0;  // of cached_write: their kernel can be asked
+        FileBlock dense_end;            // as set by dense_to()
     };
     Counts counts(InodeNo ino);
-    // Several have it open, and the kernel of one of them knows of a change by its time only.
+    // Several clients have it open, and the kernel of one of them notices a change only by its
+    // time.
     bool shared(InodeNo ino);
-    // File blocks before `end` are allocated and written: so somebody found while the inode was
-    // referred to.  Until they are not: with the volume's lock held exclusively.
+    // File blocks before `end` were found to be allocated and written.  It is forgotten with the
+    // last reference, and when blocks are removed (not_dense_from(), with the volume's lock held
+    // exclusively).
     void dense_to(InodeNo ino, FileBlock end);
     void not_dense_from(InodeNo ino, FileBlock first);
 
@@ -62,18 +65,18 @@ public:
         HandleId handle;
         bool keep_cache;
     };
-    // A cached handle is refused (nullopt) while a grant that stores is alive; and one that may
-    // write while one is that may store or freezes a map with gaps, or, where it is written back,
-    // any.
+    // A cached handle is refused (nullopt) while there is a grant that stores.  A cached handle
+    // that may write is also refused while there is a grant that may store or that freezes a map
+    // with gaps, and with `written_back` while there is any grant.
     std::optional<Opened> open(InodeNo ino, const OpenRequest &request, bool direct_io);
     struct Released {
         InodeNo ino;
         bool reap = false;  // as forget()
         bool last_handle = false;
         bool leases_gone = false;  // the last breakable lease was its
-        bool kept_back = false;    // what it wrote, the kernel kept for a while
+        bool kept_back = false;    // the kernel kept its writes for a while
     };
-    // The handle has no grant any more but leases and grants that map nothing, and pins, which end.
+    // The handle has no grants left except leases and grants that map nothing, and pins; these end.
     std::optional<Released> release(HandleId handle);
     std::optional<HandleInfo> handle(HandleId handle);
     std::vector<HandleInfo> handles(InodeNo ino);
@@ -96,20 +99,21 @@ public:
                             FileBlock end = FileBlock(~0ull));
     // ... to an operation that leaves bound blocks where they are.
     core::Standing standing_around(InodeNo ino, FileBlock first, FileBlock end);
-    // Blocks that pins bind to their place in the file, at or behind `from`; nothing: none are.
+    // The first blocks at or behind `from` that pins bind to their place in the file; nothing:
+    // none.
     std::optional<core::PinTable::Blocks> bound(InodeNo ino, FileBlock from);
     // Behind the last one of them; 0: none are.
     FileBlock bound_end(InodeNo ino);
-    // Bound blocks are left behind the end of the file: they are to go with the last such pin.
+    // Bound blocks were left behind the end of the file: they are freed with the last such pin.
     void bound_behind_end(InodeNo ino);
     std::vector<Grant> grants(InodeNo ino);
     std::vector<Grant> grants_of(HandleId handle);
     std::optional<Grant> grant(HandleId handle, GrantId id);
-    // Those that may store and that no record on the medium remembers.
+    // Grants that may store and have no record on the medium.
     std::vector<Grant> storing_unrecorded();
     // EBUSY: it stores, and cached handles are open; or it may store, freezes a map with gaps, or
-    // the kernel writes back, and cached handles for writing are.  EBADF: the handle is gone.
-    // EUSERS: there are as many grants as there may be; `lost` ones count as well.
+    // the kernel writes back, and cached handles for writing are open.  EBADF: the handle is gone.
+    // EUSERS: there are too many grants; `lost` ones count as well.
     Result<> add_grant(InodeNo ino, const Grant &grant, std::size_t lost);
     void set_record(HandleId handle, GrantId id, InodeNo record, const Process &holder);
     // With the volume's lock held exclusively, where no cached handle is open.
@@ -119,19 +123,19 @@ public:
         Grant grant;
         bool reap = false;
         bool leases_gone = false;
-        bool left_behind = false;  // blocks behind the end of the file, which nothing binds now
+        bool left_behind = false;  // unbound blocks are left behind the end
     };
     std::optional<Dropped> drop_grant(HandleId handle, GrantId id);
     std::vector<Grant> ask_leases(InodeNo ino);
-    // The record's grant stands, and its holder is about to get a descriptor by it; false: it does
-    // not.  Then whoever ends the grant sees it in `lendings`.
+    // True: the record's grant is still valid, and its holder is about to get a descriptor; code
+    // that ends the grant sees that in `lendings`.  False: the grant has ended.
     bool note_lent(HandleId handle, GrantId id, InodeNo record);
     GrantId next_grant_id() { return grant_ids_.fetch_add(1) + 1; }
 
     // --- pins.  ENOMEM: the user would be charged more than `limit` bytes, on all files together.
-    // EUSERS: there are as many pins as there may be, kPinsEach for each grant.  EBUSY: the kernel
-    // writes back, and cached handles for writing are open.  `counted`: it maps nothing, and so is
-    // not counted among the grants.  `bound`: as Grant says.
+    // EUSERS: there are too many pins (kPinsEach for each grant).  EBUSY: the kernel writes back,
+    // and cached handles for writing are open.  `counted`: it maps nothing, and so is not counted
+    // among the grants.  `bound`: see Grant.
     static constexpr std::size_t kPinsEach = 16;
     Result<GrantId> pin(InodeNo ino, core::PinTable::Pin pin, std::uint64_t limit, bool counted,
                         bool bound);
@@ -148,7 +152,7 @@ private:
         bool unlinked = false;
         bool linkable = false;  // has no name yet, and may get one
         bool seal_checked = false;
-        bool stored_directly = false;  // past the cache, since the last cached open
+        bool stored_directly = false;  // bypassing the cache, since the last cached open
         bool bound_behind_end = false;
         // Where pages go, or went since the last cached write; and how many are under way.
         std::uint64_t gone_from = 0, gone_to = 0;
@@ -175,11 +179,11 @@ private:
     Result<> charge(const core::PinTable::Pin &pin, std::uint64_t blocks, std::uint64_t limit)
         EXCLUDES(pins_mutex_);
     void discharge(std::uint32_t uid, std::uint64_t blocks, bool counted) EXCLUDES(pins_mutex_);
-    // What it is of, and the grant itself; null: the handle, or the grant, is gone.
+    // The inode and the grant; null: the handle or the grant is gone.
     static Inode *inode_of(Shard &shard, HandleId handle) REQUIRES(shard.mutex);
     static Grant *find_grant(Shard &shard, HandleId handle, GrantId id) REQUIRES(shard.mutex);
     std::optional<Grant> remove(Inode &inode, HandleId handle, GrantId id);
-    // What was written, or the size, may be known to the kernel only.
+    // The kernel may have written data, or a size, that the server does not know yet.
     bool kept_back(const Inode &inode) const { return written_back_ && inode.cached_write != 0; }
 
     const bool written_back_;
@@ -188,7 +192,7 @@ private:
     std::atomic<std::uint64_t> untold_{0};  // handles, of all inodes
     std::atomic<std::uint64_t> handle_ids_{1};
     std::atomic<std::uint64_t> grant_ids_{0};
-    Mutex places_mutex_;  // innermost, as is the next one
+    Mutex places_mutex_;  // innermost, like the next one
     const std::size_t grants_share_;
     Places places_ GUARDED_BY(places_mutex_);  // of all grants but pins that map nothing
     Mutex pins_mutex_;

@@ -48,11 +48,11 @@ bool Quarantines::any_of(InodeNo file) const {
 
 // --- the begin
 
-// Makes the record claim what its holder maps, as far as that can be; `runs`: what is to be held.
+// Makes the record claim what its holder maps, as far as possible; `runs`: the blocks to hold back.
 Result<> Quarantines::claim(InodeNo record, GrantReason reason, std::vector<Run> *runs) {
     auto claimed = records_.claim(record, reason);
-    // A volume too full for the claims, or a file that cannot be read: they hold in memory, and
-    // what is given up stays in use until fsck finds it.
+    // If the volume is too full for the claims, or the file cannot be read, the claims are kept in
+    // memory only, and blocks that the file gives up stay in use until fsck finds them.
     if (!claimed.ok() && claimed.error().errno_value() != ENOSPC && !is_damage(claimed.error()))
         return claimed;
     *runs = TRY(records_.claims_of(record));
@@ -95,11 +95,11 @@ Result<> Quarantines::begin(InodeNo record, GrantReason reason, System::Finding 
 Result<> Quarantines::settle(InodeNo record) {
     core::Quarantine &held_back = ground_.core.allocator.quarantine();
     const std::vector<Run> claimed = TRY(records_.claims_of(record));
-    // Nobody sees the volume without them: the lock is held.
+    // The lock is held, so no other thread sees the volume without them.
     std::vector<Run> kept = held_back.remove(record);
     Result<> done = records_.drop(record, true);
     if (done.ok()) return {};
-    // What it claims no more was freed, or is its file's alone.
+    // Blocks that it does not claim any more were freed, or belong to the file alone.
     if (const auto left = records_.claims_of(record); left.ok())
         kept = difference(kept, difference(claimed, left.value()));
     held_back.add(record, std::move(kept));
@@ -150,12 +150,12 @@ Result<> Quarantines::drop(HandleId handle, GrantId id) {
         SharedLock held(ground_.lock);
         const auto found = by_grant_.find({handle, id});
         if (found == by_grant_.end() || id == 0)
-            return Error(ENOENT, "the handle holds no such grant");
+            return Error(ENOENT, "the handle has no such grant");
         record = found->second;
     }
     if (const auto traced = trace(record)) {
         const auto use = system_.use_of(*traced);
-        if (use && *use != Lender::Use::none) return {};  // it ends with the last mapping
+        if (use && *use != Lender::Use::none) return {};  // it ends when the last mapping does
     }
     return end(record);
 }
@@ -179,9 +179,10 @@ Result<> Quarantines::release(InodeNo record) {
 
 // --- at a mount
 
-// Before anything is freed: records by which nobody maps any more go; the others' blocks stay. All
-// are quarantined before the first goes, for several may claim a block that their file gave up: it
-// is free with the last of them, and nobody may free it twice.
+// Before anything is freed: records by which no process maps any more are removed; the blocks of
+// the others stay. All are quarantined before the first is removed, because several may claim a
+// block that their file gave up: it becomes free with the last of them, and must not be freed
+// twice.
 Result<> Quarantines::load() {
     std::vector<Trace> all;
     Result<> listed;
@@ -207,7 +208,7 @@ Result<> Quarantines::load() {
     }
     TRY(std::move(listed));
     for (const InodeNo record : ended)
-        (void)patiently([&]() -> Result<> {  // a damaged one stays, with what it claims
+        (void)patiently([&]() -> Result<> {  // a damaged one stays, with its claims
             ExclusiveLock held(ground_.lock);
             return settle(record);
         })
@@ -215,7 +216,7 @@ Result<> Quarantines::load() {
     return {};
 }
 
-// --- who is in it
+// --- lists
 
 Result<std::vector<Holder>> Quarantines::holders(InodeNo file) {
     SharedLock held(ground_.lock);
@@ -252,7 +253,7 @@ Result<std::optional<Quarantined>> Quarantines::row(InodeNo record, Trace *trace
     for (const Run &run : TRY(records_.claims_of(record)))
         one.total += run.blocks * media::kBlockSize;
     const auto kept = records_.given_up(record);
-    if (!kept.ok()) one.held = one.total;  // as far as anybody knows
+    if (!kept.ok()) one.held = one.total;  // as far as is known
     if (kept.ok())
         for (const Run &run : kept.value()) one.held += run.blocks * media::kBlockSize;
     return std::optional(one);

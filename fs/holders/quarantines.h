@@ -22,23 +22,24 @@ public:
         : ground_(ground), system_(system), records_(records), caretaker_(caretaker) {}
 
     // --- with the volume's lock held, exclusively for the first
-    // The record's grant is lost, and `found` is what was seen of its holder (its pidfd is taken).
-    // `grant`: by which it may still say that it has unmapped; null: none.  kParkErrno: run it
-    // again.
+    // The record's grant is lost, and `found` is what is known of its holder (its pidfd is moved
+    // from).  `grant`: the one that the holder may still give back to say that it has unmapped;
+    // null: none.  kParkErrno: run it again.
     Result<> begin(InodeNo record, GrantReason reason, System::Finding &found, const Grant *grant);
     std::size_t count() const;
     // Whether mappings of the file may have outlived their grants.
     bool any_of(InodeNo file) const;
 
     // --- without it
-    // At a mount, before anything is freed.  EUCLEAN: who else holds what cannot be told.
+    // At a mount, before anything is freed.  EUCLEAN: what other holders map is unknown.
     Result<> load();
-    // The holder says that it has unmapped.  ENOENT: it has lost no such grant.
+    // The holder gives the lost grant back: it has unmapped.  ENOENT: it has lost no such grant.
     Result<> drop(HandleId handle, GrantId id);
-    // Root says that nobody stores there any more.  ENOENT.
+    // Root declares that no process stores there any more.  ENOENT.
     Result<> release(InodeNo record);
-    // Is it over?  process_ended: its pidfd said so; where the kernel says who maps it has the last
-    // word, for somebody may share the process's memory.
+    // Checks whether the quarantine is over.  process_ended: the holder's pidfd became readable.
+    // If the kernel can tell whether any process maps, its answer decides, because another process
+    // may share the memory.
     void look_again(InodeNo record, bool process_ended);
     Result<std::vector<Holder>> holders(InodeNo file);
     Result<std::vector<Quarantined>> list();
@@ -54,7 +55,7 @@ private:
     };
     using Key = std::pair<std::uint64_t, std::uint64_t>;
     Result<> claim(InodeNo record, GrantReason reason, std::vector<core::Run> *runs);
-    // Frees the record, and what only it keeps from being free.  On failure it keeps the rest.
+    // Frees the record and the blocks that only it holds back.  On failure it keeps the rest.
     Result<> settle(InodeNo record) REQUIRES(ground_.lock);
     Result<> end(InodeNo record) EXCLUDES(ground_.lock);
     void forget(InodeNo record) REQUIRES(ground_.lock);
@@ -62,7 +63,7 @@ private:
     std::optional<Trace> trace(InodeNo record) EXCLUDES(ground_.lock);
     std::vector<InodeNo> of_file(InodeNo file) const REQUIRES_SHARED(ground_.lock);
     Result<> patiently(const std::function<Result<>()> &step) EXCLUDES(ground_.lock);
-    // A row, without what only the system knows.  Nothing: it has ended meanwhile.
+    // A row of the list, without what only the system knows.  Nothing: it has ended meanwhile.
     Result<std::optional<Quarantined>> row(InodeNo record, Trace *trace) EXCLUDES(ground_.lock);
 
     const Ground &ground_;

@@ -1,4 +1,4 @@
-// What stands in a grant record (media/format.h "GrantHolder"), and sets of device blocks.
+// The contents of a grant record (media/format.h "GrantHolder"), and sets of device blocks.
 #pragma once
 #include <cstring>
 #include <vector>
@@ -11,7 +11,7 @@
 namespace pmfs {
 
 inline constexpr FileBlock kAllBlocks(~std::uint64_t{0} >> 1);
-// Where the map of a record has a block that it claims.
+// The place in a record's map of a block that it claims.
 inline FileBlock claim_of(BlockNo block) {
     return FileBlock(block.value());
 }
@@ -54,7 +54,7 @@ inline std::uint64_t lock_number(InodeNo record, const media::Inode &inode) {
            (record.value() & ((std::uint64_t{1} << kInodeBits) - 1));
 }
 
-// `from` without what `taken` has; both in order of the device.
+// `from` without the blocks of `taken`; both in order of the device.
 inline std::vector<core::Run> difference(const std::vector<core::Run> &from,
                                          const std::vector<core::Run> &taken) {
     std::vector<core::Run> left;

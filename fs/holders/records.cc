@@ -36,19 +36,19 @@ Result<std::vector<Run>> runs_of(const Reader &reader, const media::Inode &inode
     return runs;
 }
 
-// The file that a record names, as far as its slot tells: null when the file is gone.  EUCLEAN when
-// nobody can say, for the slot is damaged or an older copy of itself.
+// The file that a record names, according to its inode slot: null when the file is gone.  EUCLEAN
+// when that is unknown, because the slot is damaged or an older copy of itself.
 Result<const media::Inode *> file_of(const Reader &reader, const media::Inode &record) {
     const InodeNo file(record.parent.get());
     const std::uint64_t generation = record.entries.get();
     const auto place = core::locate_inode(reader, file);
-    // Gone, with its place.
+    // The inode is gone, and so is its block.
     if (!place.ok() && place.error().errno_value() == ESTALE) return nullptr;
     if (!place.ok()) return place.error();
     const auto *slot = TRY(reader.inode(place.value().block, place.value().slot, file));
     const bool gone = slot->mode.get() == 0;
     if (slot->generation.get() < generation)
-        return corrupt("the file that a grant record names is an older copy of itself");
+        return corrupt("the inode that a grant record names is an older copy of itself");
     if (slot->generation.get() > generation || gone) return nullptr;
     return core::read_inode(reader, file);
 }
@@ -84,7 +84,8 @@ Result<> Records::claim(InodeNo record, GrantReason reason) {
     ground_.lock.assert_held();
     const Reader reader(ground_.core);
     const auto *was = TRY(core::read_inode(reader, record));
-    if ((was->flags.get() & media::kGrantRecord) == 0) return corrupt("no record of a grant");
+    if ((was->flags.get() & media::kGrantRecord) == 0)
+        return corrupt("the inode is not a grant record");
     media::GrantHolder holder = holder_of(*was);
     if ((holder.flags.get() & media::kGrantClaimed) != 0) return {};
     for (const Run &run : TRY(unclaimed(record))) {
@@ -197,7 +198,7 @@ Result<> Records::drop(InodeNo record, bool settle) {
     return {};
 }
 
-// Empties the record's map, and frees what of it is in `free`.
+// Empties the record's map, and frees those of its blocks that are in `free`.
 Result<> Records::drop_claims(InodeNo record, const std::vector<Run> &free) {
     core::Allocator &allocator = ground_.core.allocator;
     for (bool first = true;; first = false) {
@@ -209,7 +210,7 @@ Result<> Records::drop_claims(InodeNo record, const std::vector<Run> &free) {
         if (e.hole() || (first && free.empty() && inode->map_root.get() == 0)) return {};
         const auto permit = TRY(core::permit(*inode, {}, Move::reap));
         const Run piece = allocator.tail_piece({e.start, e.blocks});
-        // In this order: chunks that become free are no place for an extent any more.
+        // In this order: an extent must not point into a chunk that has become free.
         TRY(core::map_remove(change, inode, record, claim_of(piece.start), claim_of(piece.end()),
                              permit));
         for (const Run &run : free) {
@@ -233,9 +234,9 @@ Result<> Records::list(std::vector<Trace> *all) {
     for (const std::uint64_t at : TRY(core::all_listed(reader, core::kGrants))) {
         const InodeNo record(at);
         const auto found = core::read_inode(reader, record);
-        // Damage: who else holds what cannot be told, so nothing may be freed until fsck.
+        // Damage: what other records claim is unknown, so nothing may be freed until fsck.
         if (!found.ok() || (found.value()->flags.get() & media::kGrantRecord) == 0)
-            return corrupt("the list of those who map the device is damaged");
+            return corrupt("the list of processes that map the device is damaged");
         all->push_back(trace_of(record, *found.value()));
     }
     return {};

@@ -28,18 +28,18 @@ public:
     Result<> claim(InodeNo record, GrantReason reason);
     // Frees the record and, with `settle`, what only it keeps from being free.
     Result<> drop(InodeNo record, bool settle);
-    // The grant of this record ends, or is known to have ended: what its holder may have stored to
-    // the file moves the file's times.
+    // The grant of this record ends, or is known to have ended: if its holder may have stored to
+    // the file, updates the file's times.
     Result<> stored_by(InodeNo record);
 
     Result<Trace> trace(InodeNo record);
     Result<std::vector<core::Run>> claims_of(InodeNo record);
-    // What the holder maps and the record does not claim yet.
+    // The blocks that the holder maps and the record does not claim yet.
     Result<std::vector<core::Run>> unclaimed(InodeNo record);
-    // What of the record's claims neither its file maps nor another record holds.  EUCLEAN: it
-    // cannot be known, so nothing is.
+    // The claimed blocks that neither the file maps nor another record claims.  EUCLEAN: unknown,
+    // so there are none.
     Result<std::vector<core::Run>> given_up(InodeNo record);
-    // All of them, as they stand on the medium's list.  EUCLEAN: the list is damaged behind those.
+    // All of them, in the order of the medium's list.  EUCLEAN: the list is damaged behind those.
     Result<> list(std::vector<Trace> *all);
 
 private:

@@ -12,7 +12,7 @@ using pm::Lender;
 
 namespace {
 
-// A kernel that does not say which boot it is: journal::current_boot_id().
+// The boot is not known: journal::current_boot_id().
 bool known(const std::array<std::uint8_t, 16> &boot) {
     const auto all = [&boot](std::uint8_t byte) {
         return std::all_of(boot.begin(), boot.end(), [byte](std::uint8_t b) { return b == byte; });
@@ -52,7 +52,8 @@ Life System::life_of(const Process &process) const {
 
 std::optional<Lender::Use> System::use_of(const Trace &trace) const {
     may_block("use_of");
-    // A device may have several nodes, and an image copies; the lock is with one of them.
+    // A device may have several nodes, and an image may have been copied; the lock is on one of
+    // them.
     if (!trace.lent || !lender_ || lender_->place() != trace.place) return std::nullopt;
     return lender_->use_of(trace.lock_number);
 }
@@ -64,11 +65,11 @@ System::Finding System::look(const Trace &trace, bool watch) const {
         found.life = Life::ended;
         return found;
     }
-    // The pidfd first: a process that ends behind it is heard of, and one that ended before it is
-    // seen.
+    // The pidfd is opened first: it reports a process that ends later, and the check below sees one
+    // that ended before.
     if (watch && found.use != Lender::Use::none) found.process = watch_process(trace.process);
-    // Whoever shares the process's memory maps as well, and it may itself have unmapped: so where
-    // the kernel keeps the lock, that alone counts.
+    // A process that shares the memory maps as well, and the process itself may have unmapped: so
+    // where the kernel keeps the lock, only the lock counts.
     if (found.use == Lender::Use::unknown)
         found.life = Life::unknown;
     else if (found.use)

@@ -1,4 +1,4 @@
-// Types for holders of block maps: who asks, what it has open, what it holds.
+// Types for holders of block maps: the caller, its open handles, and its grants.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -10,10 +10,10 @@
 
 namespace pmfs {
 
-// Who asks.  The kernel has checked permissions (default_permissions); the volume uses this for
-// the owner of what it makes, for sticky groups and for the rights to seal.
+// The caller of a request.  The kernel has checked permissions (default_permissions); the volume
+// uses this for the owner of new files, for sticky groups and for the right to seal.
 using HandleId = std::uint64_t;
-// 0: the client whose kernel hears of changes; others' kernels cache what they like
+// 0: the client whose kernel is told of changes; other kernels cache what they like
 // (fs/front/clients).
 using ClientId = std::uint32_t;
 class Progress;
@@ -21,15 +21,15 @@ struct Caller {
     std::uint32_t uid = 0;
     std::uint32_t gid = 0;
     std::uint32_t pid = 0;     // thread id as FUSE gives it; 0 = unknown (write-back)
-    HandleId handle = 0;       // that it uses; 0 = none, or not to be told
+    HandleId handle = 0;       // that it uses; 0 = none, or unknown
     ClientId client = 0;       // that the request came from
-    bool nonblocking = false;  // rather EAGAIN than wait for a lease to be given back
-    // The kernel writes pages back.  It takes any answer but an error for "all of it is stored", so
-    // a part is an error.
+    bool nonblocking = false;  // EAGAIN instead of waiting for a lease
+    // The kernel writes pages back.  It takes any answer but an error to mean that all is stored,
+    // so a short write is an error.
     bool written_back = false;
-    // Where an operation that has to wait is kept, for the call's duration; null: nowhere.
+    // Where an operation that has to wait is kept; valid during the call; null: nowhere.
     Progress *progress = nullptr;
-    std::uint32_t umask = 0;  // of a caller that makes a file
+    std::uint32_t umask = 0;  // of a caller that creates a file
 };
 
 struct OpenRequest {
@@ -38,7 +38,7 @@ struct OpenRequest {
     bool truncate = false;        // O_TRUNC
     bool append = false;          // O_APPEND
     bool direct = false;          // O_DIRECT
-    bool maps_sealed = false;     // files that are sealed are mapped elsewhere, in no page cache
+    bool maps_sealed = false;     // sealed files are mapped directly, and are in no page cache
     bool kill_suid_sgid = false;  // with truncate, as in SetAttr
     bool kill_any_sgid = false;
     Caller caller;
@@ -47,10 +47,10 @@ struct HandleInfo {  // an open handle, for ioctls and `pmfsctl holders`
     HandleId handle = 0;
     InodeNo ino;
     bool read = true, write = false;
-    bool direct_io = false;  // as OpenReply said
+    bool direct_io = false;  // as in OpenReply
     Caller opener;
 
-    // Of the kernel that hears of changes.
+    // Of the kernel that is told of changes.
     bool past_cache() const { return direct_io || opener.client != 0; }
 };
 
@@ -61,30 +61,30 @@ struct GrantRequest {
     GrantKind kind = GrantKind::temporary;
     std::uint64_t offset = 0, length = 0;  // bytes; length 0 = to the end of the file
     bool may_store = false;
-    bool maps = false;     // the holder is to have the device
-    bool lent = false;     // ... and gets it by lend_device() only
-    bool forks = false;    // ... and hands the mapping down to its children
+    bool maps = false;     // the holder gets the device
+    bool lent = false;     // ... and only by lend_device()
+    bool forks = false;    // ... and its children inherit the mapping
     bool trusted = false;  // the caller may have the device
-    // A pin that maps, and lets the file be truncated and punched: its blocks stay where they are,
-    // and are zeroed there.
+    // A pin that maps, and allows the file to be truncated and punched: its blocks stay in place
+    // and are zeroed.
     bool bound = false;
-    // It says before it stores for the first time (Holders::begin_stores): until then the file's
-    // times stay, and others may read the file by the page cache.
+    // The holder announces its first store (Holders::begin_stores): until then the file's times do
+    // not change, and others may read the file through the page cache.
     bool announces = false;
-    // In bytes: the range is in whole aligned units of it, the last one behind the end of the file,
-    // too.  0: the volume's mapping unit.
+    // In bytes: the range consists of whole aligned units of this size, also at the end of the
+    // file.  0: the volume's mapping unit.
     std::uint64_t unit = 0;
 };
 struct Holder {         // one row of `pmfsctl holders`
-    GrantId grant = 0;  // a quarantined one: the quarantine's id
+    GrantId grant = 0;  // if quarantined, the quarantine's id
     GrantKind kind = GrantKind::temporary;
     HandleId handle = 0;
     std::uint32_t pid = 0, uid = 0;
     std::uint64_t offset = 0, length = 0;
     bool may_store = false;
-    bool breaking = false;  // a lease that was asked to go
+    bool breaking = false;  // a lease that is being broken
     bool maps = false;
-    bool lost = false;  // it has no grant any more, and is quarantined
+    bool lost = false;  // it has lost its grant, and is quarantined
 };
 
 using media::GrantReason;
@@ -94,14 +94,14 @@ struct Quarantined {  // a holder that lost its grant and may still map its bloc
     Process process;
     std::uint32_t uid = 0;
     bool may_store = false;
-    bool alive = false;   // else its process is gone, or it cannot be told
-    bool mapped = false;  // the kernel says that somebody still maps; else it cannot be told
+    bool alive = false;   // otherwise its process is gone, or that is unknown
+    bool mapped = false;  // the kernel says that a process still maps; otherwise that is unknown
     GrantReason reason = GrantReason::server_died;
-    std::uint64_t total = 0, held = 0;  // bytes that it maps, and those that the file gave up
+    std::uint64_t total = 0, held = 0;  // bytes that it maps, and that the file gave up
 };
 
-// Who tells holders what becomes of their grants.  Called without any lock of the volume's, and
-// maybe after the grant has ended.
+// Tells holders about their grants.  Called without any lock of the volume, and possibly after the
+// grant has ended.
 class GrantWatcher {
 public:
     virtual ~GrantWatcher() = default;
@@ -109,7 +109,7 @@ public:
     virtual void grant_revoked(HandleId handle, GrantId grant) = 0;
 };
 
-// What the volume asks the system about processes; tests put their own in its place.
+// The questions about processes that the volume asks the system; tests replace it.
 struct ProcessView {
     std::function<Process(std::uint32_t thread)> of_thread = process_of_thread;
     std::function<Life(const Process &)> life = life_of;

@@ -39,10 +39,11 @@ Result<const std::byte *> Blocks::get(BlockNo block, media::Magic magic) {
     std::atomic<std::uint8_t> &touched = touched_[block.value()];
     if (absent_hook_) TRY(check_present(block));
     if (touched.load(std::memory_order_relaxed) & kWhole) [[likely]] {
-        // Still compare the kind: a damaged pointer may lead to a sound block of another kind.
+        // The kind is compared all the same: a damaged pointer may lead to a sound block of another
+        // kind.
         const auto *header = reinterpret_cast<const media::BlockHeader *>(bytes);
         if (header->magic.get() == static_cast<std::uint32_t>(magic)) return bytes;
-        return corrupt("a pointer leads to a metadata block of another kind");
+        return corrupt("a pointer refers to a metadata block of another kind");
     }
     TRY(check_present(block));
     if (!media::block_ok({bytes, media::kBlockSize}, magic, fsid_, block.value()))
@@ -50,7 +51,7 @@ Result<const std::byte *> Blocks::get(BlockNo block, media::Magic magic) {
     if (magic == media::Magic::node || magic == media::Magic::inode_map) TRY(check_class(block));
     if (sane_ && !sane_(bytes, magic)) return corrupt("a metadata block contradicts itself");
     if (knows_all_fields_ && !media::reserved_zero({bytes, media::kBlockSize}, magic))
-        return corrupt("a metadata block has something where nothing may be");
+        return corrupt("a metadata block has data in unused bytes");
     touched.fetch_or(kWhole, std::memory_order_relaxed);
     return bytes;
 }
@@ -70,7 +71,7 @@ Result<const media::Inode *> Blocks::inode(BlockNo block, unsigned slot, InodeNo
     if (!media::block_ok({bytes, media::kInodeSize}, media::Magic::inode, fsid_, self.value()))
         return corrupt("an inode is damaged");
     if (knows_all_fields_ && !media::reserved_zero({bytes, media::kInodeSize}, media::Magic::inode))
-        return corrupt("an inode has something where nothing may be");
+        return corrupt("an inode has data in unused bytes");
     TRY(check_class(block));
     touched.fetch_or(bit, std::memory_order_relaxed);
     return inode;
@@ -89,11 +90,12 @@ Result<> Blocks::check_class(BlockNo block) {
     for (const BlockNo first : {layout.bitmaps, layout.classes}) {
         const auto found = get(first + media::bitmap_index(in_group), media::Magic::bitmap);
         if (!found.ok() && !is_damage(found.error())) return found.error();
-        if (!found.ok()) return {};  // damage there does not cost all that it tells of
+        // A damaged bitmap must not make all blocks that it describes unusable.
+        if (!found.ok()) return {};
         const auto *bitmap = reinterpret_cast<const media::BitmapBlock *>(found.value());
         const unsigned bit = media::index_in_chunk(block);
         const std::uint64_t word = bitmap->bits[media::bitmap_row(in_group)][bit / 64].get();
-        if ((word >> (bit % 64) & 1) == 0) return corrupt("a metadata block lies among file data");
+        if ((word >> (bit % 64) & 1) == 0) return corrupt("a metadata block is among file data");
     }
     return {};
 }

@@ -35,7 +35,7 @@ Result<> apply_record(std::span<const std::byte> record, const Homes &homes, con
     const std::uint64_t entries = header.entries.get();
     const auto kind = RecordKind{header.kind.get()};
     if (kind != RecordKind::transaction && kind != RecordKind::mark)
-        return corrupt("a journal record is of no known kind");
+        return corrupt("a journal record has an unknown kind");
     if (entries > (kind == RecordKind::mark ? 0 : media::kTxBlocksMax))
         return corrupt("a journal record has too many entries");
     std::uint64_t at = sizeof header + align_up(entries * sizeof(RecordEntry), kLineSize);
@@ -45,7 +45,7 @@ Result<> apply_record(std::span<const std::byte> record, const Homes &homes, con
         std::uint64_t lines = entry.lines.get();
         const BlockNo block(entry.block.get());
         if (!homes.allow(block))
-            return corrupt("a journal record changes what no record may change");
+            return corrupt("a journal record changes blocks that no record may change");
         while (lines != 0) {
             const int first = std::countr_zero(lines);
             const int run = std::countr_one(lines >> first);
@@ -82,8 +82,8 @@ std::span<const std::byte> ChainReader::next() {
 
 namespace {
 
-// Looks at every line of the ring for records of this mount: where one begins is known only from
-// the one before it, and that may be the damaged one.
+// Searches every line of the ring for records of this mount: only the record before one tells where
+// it begins, and that may be the damaged one.
 class RingScan {
 public:
     RingScan(const pm::Region &region, const RingPlace &place, const Secret &secret,
@@ -92,8 +92,9 @@ public:
 
     // A whole record with a greater sequence than `seq`.
     bool any_later_than(std::uint64_t seq) {
-        // Records do not overlap, so what their headers say of their sizes is not much more than
-        // the ring: leftovers of other mounts included.  Whoever forged more has a damaged ring.
+        // Records do not overlap, so the sizes in their headers, leftovers of other mounts
+        // included, do not add up to much more than the ring.  If they do, the ring was forged and
+        // counts as damaged.
         std::uint64_t budget = kBudget * place_.size;
         for (std::uint64_t at = 0; at < place_.size; at += kLineSize) {
             const RecordHeader header = header_at(at);
@@ -139,8 +140,8 @@ private:
     std::span<std::byte> buffer_;
 };
 
-// A whole block, or inode of it, that a transaction later than `seq` wrote.  No transaction that
-// was torn ever reached a home, so its record was whole once.
+// A whole block, or an inode in it, that a transaction later than `seq` wrote.  A transaction with
+// a torn record never reaches a home, so its record was whole once.
 bool home_later_than(const pm::Region &region, const media::Superblock &sb, BlockNo block,
                      std::uint64_t seq) {
     const ConstBytes bytes(region.data() + media::byte_of(block), kBlockSize);
@@ -157,8 +158,8 @@ bool home_later_than(const pm::Region &region, const media::Superblock &sb, Bloc
     return false;
 }
 
-// The blocks that the record at `offset` says that it changes, if it can be believed at all: it is
-// not whole.
+// The blocks that the record at `offset` changes, as far as its contents are plausible: it is not
+// whole.
 void add_claimed(const pm::Region &region, const RingPlace &place, std::uint64_t offset,
                  const Homes &homes, std::vector<BlockNo> &blocks) {
     RecordEntry table[media::kTxBlocksMax];
@@ -212,7 +213,7 @@ Result<Chain> verify_chain(const pm::Region &region, const media::Superblock &sb
         chain.last_seq = seq;
         ++chain.records;
     }
-    if (faults.met()) return Error(EIO, "the medium cannot give a part of the journal");
+    if (faults.met()) return Error(EIO, "a part of the journal cannot be read from the medium");
     const std::uint64_t end = reader.seq();
     bool broken = chain.power_was_cut ? end <= last : scan.any_later_than(end);
     if (!broken) {

@@ -47,12 +47,12 @@ private:
     std::span<std::byte> buffer_;
 };
 
-// What is wrong with a chain.
+// The fault of a chain.
 struct Flaw {
     enum class Kind {
         none,
         broken,      // a record that counts is damaged
-        impossible,  // a record is whole, and what it says cannot be
+        impossible,  // a record is whole, but its contents are impossible
     };
     Kind kind = Kind::none;
     std::uint64_t seq = 0;  // of the record
@@ -70,14 +70,14 @@ struct Chain {
 
 // Which records count, and whether all of them are whole.  Reads the ring once or twice and the
 // homes of what the records change; never more.  Writes nothing.
-// On an image file that another boot wrote, what the last group mark covers counts and must be
-// whole; what is behind may never have reached the disk.  Elsewhere all records count.
+// On an image file that another boot wrote, the records that the last group mark covers count and
+// must be whole; later ones may never have reached the disk.  Elsewhere all records count.
 // EUCLEAN: read_ring_header's; EIO: a part of the ring cannot be read.
 Result<Chain> verify_chain(const pm::Region &region, const media::Superblock &superblock,
                            const BootId &boot_id);
 
 // Calls `apply` for each run of lines of a whole record (offset in the region, bytes).  A record
-// that says what cannot be is EUCLEAN; some lines may have been handed out by then.
+// with impossible contents is EUCLEAN; some lines may have been passed to `apply` by then.
 using Apply = std::function<void(std::uint64_t offset, std::span<const std::byte> bytes)>;
 Result<> apply_record(std::span<const std::byte> record, const Homes &homes, const Apply &apply);
 

@@ -1,7 +1,7 @@
 // Group commits and checkpoints of image files: see journal.h.
 //
 //   sync                data and records up to S are on the disk, in no known order among them
-//   mark(S), sync       now recovery knows that S and all before it may be believed
+//   mark(S), sync       now recovery knows that S and all before it are whole
 //   homes, sync         the covered records' lines, stored home
 //   header, sync        the tail moves: the ring's space is free
 #include <algorithm>
@@ -37,7 +37,7 @@ Result<> Journal::group_commit(bool force_checkpoint) {
     return {};
 }
 
-// Twice, for damage to the only one would hide what it covers.
+// Twice, because damage to a single mark would hide what it covers.
 Result<> Journal::mark_covered(std::uint64_t covered) {
     for (int copy = 0; copy < 2; ++copy) {
         Lock lock(mutex_);
@@ -63,7 +63,7 @@ Result<> Journal::checkpoint(std::uint64_t up_to) {
     ChainReader reader(region_, place_, secret_, seq, offset,
                        {read_buffer_.get(), media::kRecordSizeMax});
     ChainReader check = reader;
-    // Not one line goes home before all are known to be sound.
+    // No line is stored home before all are known to be sound.
     const auto sound = apply_chain(check, up_to + 1, homes_, [](auto, auto) {});
     const auto stored = sound.ok() ? store_homes(reader, up_to + 1) : sound;
     if (!stored.ok()) {

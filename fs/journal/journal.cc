@@ -117,7 +117,7 @@ Result<> Journal::make_room() {
 }
 
 void Journal::settle_tail() {
-    // What failed to go home is in the ring only.
+    // What could not be stored home is only in the ring.
     if (region_.is_image() || failed()) return;
     region_.fence_everywhere();  // what any thread applied is durable at home now
     Lock lock(mutex_);
@@ -164,7 +164,7 @@ std::size_t Journal::build_record(const Tx &tx, std::uint64_t seq) {
 }
 
 Result<> Journal::append_locked(std::span<std::byte> record) {
-    // A record behind one that failed would make that one damage, not a torn end.
+    // With a record behind it, one that failed would look damaged instead of torn.
     if (failed()) return Error(EIO, "the medium failed; the volume is read-only until remounted");
     const media::le32 crc(record_checksum(secret_, record));
     std::memcpy(record.data() + offsetof(RecordHeader, crc32c), &crc, sizeof crc);
@@ -175,7 +175,7 @@ Result<> Journal::append_locked(std::span<std::byte> record) {
     region_.fence(std::move(unfenced));
     if (faults.met()) {
         failed_.store(true, std::memory_order_release);
-        return Error(EIO, "the medium did not take a record of the journal");
+        return Error(EIO, "the medium did not store a record of the journal");
     }
     head_offset_ = (head_offset_ + record.size()) % place_.size;
     ++next_seq_;
@@ -190,7 +190,8 @@ Result<TxSeq> Journal::commit(Tx &tx) {
     if (tx.data_.owed()) region_.fence(std::move(tx.data_));
     {
         Lock lock(mutex_);
-        if (const auto next = next_seq_.load(); next != seq) {  // a group mark came between
+        // A group mark was written meanwhile.
+        if (const auto next = next_seq_.load(); next != seq) {
             seq = next;
             tx.finish_blocks(seq);
             build_record(tx, seq);

@@ -41,17 +41,17 @@ public:
                                                  const BootId &boot_id, bool read_only);
     ~Journal();
 
-    // Everything durable and home, the ring marked clean.  No commit may follow.
+    // Makes everything durable, stores it home, and marks the ring clean.  No commit may follow.
     Result<> close();
 
     Blocks &blocks() { return blocks_; }
     pm::Region &region() { return region_; }
     std::uint64_t records_replayed() const { return replayed_; }
-    // A sync failed, or the medium failed after a commit point: the volume must turn read-only.
+    // A sync failed, or the medium failed after a commit point: the volume must become read-only.
     bool failed() const { return failed_.load(std::memory_order_acquire) || region_.failed(); }
 
-    // File data, blobs: written where nothing else reads.  The obligation goes to Tx::after or
-    // persist.
+    // Writes file data or blobs to a place that nothing else reads.  The obligation goes to
+    // Tx::after or persist.
     pm::Unfenced write_data(std::uint64_t offset, std::span<const std::byte> bytes) {
         const UncheckedStores data;
         return region_.write(offset, bytes);
@@ -73,11 +73,11 @@ public:
     void persist(pm::Unfenced unfenced) { region_.fence(std::move(unfenced)); }
 
     TxSeq last() const { return TxSeq(last_seq_.load(std::memory_order_acquire)); }
-    // Up to here a power cut loses nothing (on memory: nothing that a power cut would spare).
+    // A power cut loses nothing up to this one (on memory there is no such guarantee).
     TxSeq durable() const {
         return region_.is_image() ? TxSeq(durable_seq_.load(std::memory_order_acquire)) : last();
     }
-    // Up to here no record will ever be replayed.
+    // Records up to this one will never be replayed.
     TxSeq checkpointed() const { return TxSeq(checkpointed_seq_.load(std::memory_order_acquire)); }
 
     // Image files: everything committed so far is made safe from a power cut and, if the ring is
@@ -90,10 +90,11 @@ public:
     bool drop_clean_pages();
     // The block is no metadata any more: nothing cached of it counts (volume's lock held).
     void forget_block(BlockNo block);
-    // Tests: image files, whether a transaction that begins has to wait as if the ring were full.
+    // Tests, on image files: whether a transaction that begins has to wait as if the ring were
+    // full.
     void set_park_hook(std::function<bool()> hook) { park_hook_ = std::move(hook); }
-    // The volume is going to have so many blocks: ENOMEM before anything changes.  Then, with the
-    // volume's lock held and no group_commit() running, it has.
+    // Before the volume gets so many blocks: ENOMEM, and nothing has changed.  Then, with the
+    // volume's lock held and no group_commit() running, when it has them.
     Result<> reserve(std::uint64_t blocks) { return blocks_.reserve(blocks); }
     void grow(std::uint64_t blocks) {
         blocks_.grow(blocks);
@@ -110,7 +111,7 @@ private:
     Result<> make_room();
     Result<TxSeq> commit(Tx &tx);
     std::size_t build_record(const Tx &tx, std::uint64_t seq);
-    // EIO: the medium did not take it.  Then nothing is ever appended again.
+    // EIO: the medium did not store it.  Then nothing is ever appended again.
     Result<> append_locked(std::span<std::byte> record) REQUIRES(mutex_);
     void apply_home(const Tx &tx);
     Result<> write_headers(std::uint64_t tail_seq, std::uint64_t tail_offset,
@@ -138,8 +139,8 @@ private:
 
     mutable Mutex mutex_;
     std::atomic<std::uint64_t> last_seq_{0};  // of the last transaction
-    // Of the next record; marks count too.  Changed under mutex_ only; a commit looks at it before
-    // it has that, for a lock would wait for the data's stores.
+    // The sequence of the next record; marks count too.  Changed only under mutex_; a commit reads
+    // it before it has the mutex, because locking would wait for the stores of its data.
     std::atomic<std::uint64_t> next_seq_{1};
     std::atomic<std::uint64_t> durable_seq_{0};
     std::atomic<std::uint64_t> checkpointed_seq_{0};

@@ -13,12 +13,12 @@ namespace pmfs::journal {
 
 // Hands each logged run of lines of each record that counts, oldest first, to `apply` (offset in
 // the region, bytes): all of them, or none.
-// EUCLEAN: verify_chain's, and a chain with a flaw; EIO: the medium cannot give the journal.
+// EUCLEAN: verify_chain's, and a chain with a flaw; EIO: the journal cannot be read.
 Result<Chain> replay(const pm::Region &region, const media::Superblock &superblock,
                      const BootId &boot_id, const Apply &apply);
 
-// Hands out the records of a chain that was verified: those before `end_seq`.
-// EIO: the medium does not say any more what it said.
+// Hands out the records of a verified chain up to `end_seq`, exclusive. EIO: the medium does not
+// return the same bytes any more.
 Result<> apply_chain(ChainReader &reader, std::uint64_t end_seq, const Homes &homes,
                      const Apply &apply);
 

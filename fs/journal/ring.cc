@@ -38,7 +38,7 @@ BootId current_boot_id() {
 Result<Secret> random_secret() {
     Secret secret;
     if (::getrandom(secret.data(), secret.size(), 0) != static_cast<ssize_t>(secret.size()))
-        return Error(EIO, "the kernel gives no random numbers");
+        return Error(EIO, "the kernel provides no random numbers");
     return secret;
 }
 
@@ -71,7 +71,7 @@ Result<RingState> read_ring_header(const pm::Region &region, const media::Superb
     }
     if (!found) return corrupt("both journal headers are damaged");
     if (best.tail_seq == 0 || best.tail_seq >> 63 != 0)
-        return corrupt("the journal counts its records from a number that cannot be");
+        return corrupt("the journal's first record number is impossible");
     if (best.tail_offset >= place.size || best.tail_offset % media::kLineSize != 0)
         return corrupt("the journal's tail is not inside the ring");
     return best;

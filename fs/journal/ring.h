@@ -35,13 +35,13 @@ struct RingPlace {
 };
 RingPlace ring_place(const media::Superblock &superblock);
 
-// The newest whole header.  EUCLEAN: neither is whole, or what it says cannot be.
+// The newest whole header.  EUCLEAN: neither is whole, or its values are impossible.
 Result<RingState> read_ring_header(const pm::Region &region, const media::Superblock &superblock);
 // Makes `ring` what the headers say.  On an image file the first one is synced when this returns,
 // and the second one with the next sync.  EIO: the medium failed; what the headers say is unknown.
 Result<> write_ring_headers(pm::Region &region, const RingPlace &place, std::uint64_t fsid,
                             const RingState &ring);
-// After the first time: EROFS when the medium takes stores and drops them.
+// For the first write of a mount: EROFS when the medium accepts stores and drops them.
 Result<> check_ring_headers_kept(const pm::Region &region, const RingPlace &place,
                                  std::uint64_t fsid, const RingState &ring);
 

@@ -1,4 +1,4 @@
-// Changing what is past the journal's reach: see superblocks.h.
+// Changing blocks that the journal does not cover: see superblocks.h.
 #include "journal/superblocks.h"
 
 #include "base/bytes.h"
@@ -15,7 +15,8 @@ namespace {
 
 Result<> settle(pm::InPlace &blocks, pm::FaultScope &faults) {
     TRY(blocks.settle());
-    if (faults.met()) return Error(EIO, "the medium did not take all that was written to it");
+    if (faults.met())
+        return Error(EIO, "the medium did not store everything that was written to it");
     return {};
 }
 

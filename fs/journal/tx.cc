@@ -34,7 +34,8 @@ Result<> Tx::begin() {
 
 Result<Tx::Shadow *> Tx::add(BlockNo block, media::Magic magic, bool fresh) {
     PMFS_ASSERT(begun_);
-    if (used_ == shadows_.size()) return corrupt("a change touches more blocks than any may");
+    if (used_ == shadows_.size())
+        return corrupt("a transaction would change more blocks than any may");
     Shadow &shadow = shadows_[used_];
     shadow = {block, magic, fresh, 0, 0, journal_.shadows_.get() + used_ * kBlockSize};
     ++used_;
@@ -60,7 +61,7 @@ void Tx::copy_lines(Shadow &shadow, Lines lines) {
 
 Result<std::byte *> Tx::make_fresh(BlockNo block, media::Magic magic) {
     if (find(block) || !journal_.homes_.allow(block))
-        return corrupt("a block that is in use was taken for a free one");
+        return corrupt("a block that is in use was allocated");
     TRY(journal_.blocks().check_present(block));  // its home will be stored to
     Shadow *shadow = TRY(add(block, magic, true));
     const auto header = media::header_of(magic, journal_.blocks().fsid(), block.value(), 0);
@@ -76,7 +77,7 @@ Result<media::Inode *> Tx::fresh_inodes(BlockNo block, InodeNo first) {
     return slots;
 }
 
-// One block may have been taken for two places of the table.
+// One block may have been used for two entries of the table.
 Result<media::Inode *> Tx::inode_in(const std::byte *block, unsigned slot, InodeNo self) {
     auto *inode = reinterpret_cast<media::Inode *>(const_cast<std::byte *>(block)) + slot;
     if (inode->header.self.get() == self.value()) return inode;
@@ -116,7 +117,8 @@ constexpr int kFewLines = 10;
 
 // The same for a block of which few lines differ from its home, the first one always among them:
 // from the checksum that the home has, for a CRC is linear.  With few lines that is cheaper than
-// reading the whole block, and damage that came to another line meanwhile is not sealed over.
+// reading the whole block, and damage that happened to another line meanwhile is not covered by a
+// new checksum.
 void finish_lines(std::byte *bytes, const std::byte *home, Lines lines, std::uint64_t seq) {
     auto *header = reinterpret_cast<media::BlockHeader *>(bytes);
     header->tx.set(seq);
@@ -133,8 +135,8 @@ void finish_lines(std::byte *bytes, const std::byte *home, Lines lines, std::uin
 
 }  // namespace
 
-// Finds the changed lines, and gives each changed block (inode) its number and checksum.  What is
-// fresh is logged whole: nobody knows which of its lines the medium holds durably.
+// Finds the changed lines, and gives each changed block (inode) its number and checksum.  A fresh
+// block is logged as a whole: which of its lines are durable on the medium is unknown.
 void Tx::finish_blocks(std::uint64_t seq) {
     for (std::size_t i = 0; i < used_; ++i) {
         Shadow &shadow = shadows_[i];
@@ -162,7 +164,8 @@ void Tx::finish_blocks(std::uint64_t seq) {
 
 Result<TxSeq> Tx::commit() {
     PMFS_ASSERT(begun_);
-    if (pm::NoWaiting::met()) return Error(kAbsentErrno, "something was not looked at");
+    if (pm::NoWaiting::met())
+        return Error(kAbsentErrno, "a transaction needs a block of metadata that is not in memory");
     const auto seq = TRY(journal_.commit(*this));
     pm::NoWaiting::end();
     begun_ = false;

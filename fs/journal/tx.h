@@ -8,10 +8,10 @@
 //
 // edit() gives a copy in memory; nothing reaches the medium before commit(), which finds the lines
 // that differ, sets transaction number and checksum of each changed block, appends one record to
-// the ring, fences, and applies the lines to their homes.  So no change can be forgotten in the
-// log, and dropping an uncommitted Tx undoes everything.  Who changes a field or two of a large
-// block names their lines, and only those are copied and compared; AddressSanitizer sees whoever
-// looks at others.  The volume's lock allows one Tx at a time.
+// the ring, fences, and applies the lines to their homes.  So no change can be missing from the
+// log, and dropping an uncommitted Tx undoes everything.  Code that changes a field or two of a
+// large block names their lines, and only those are copied and compared; AddressSanitizer detects
+// an access to other lines.  The volume's lock allows one Tx at a time.
 #pragma once
 #include <array>
 #include <cstddef>
@@ -27,7 +27,7 @@
 
 namespace pmfs::journal {
 
-// Somebody with state in memory that must follow a transaction's fate (the allocator).
+// State in memory that must be committed or dropped together with a transaction (the allocator's).
 class TxWatcher {
 public:
     virtual ~TxWatcher() = default;
@@ -54,9 +54,9 @@ public:
     // Makes sure that the ring has room for the largest record.  kParkErrno: see volume/types.h.
     Result<> begin();
 
-    // Reads what this transaction has made of a block so far.  A block is of one kind: to ask for
-    // another one, here and below, is EUCLEAN, for only an image that contradicts itself leads to
-    // that.  So is a change of more blocks than any operation makes.
+    // Reads what this transaction has made of a block so far.  A block is of one kind: asking for
+    // another one, here and below, is EUCLEAN, because only a medium that contradicts itself leads
+    // to that.  So is a change of more blocks than any operation makes.
     template <class T>
     Result<const T *> read(BlockNo block, media::Magic magic, Lines lines = kAllLines) {
         if (Shadow *s = find(block))
@@ -82,8 +82,8 @@ public:
         return reinterpret_cast<T *>(TRY(copied(*s, magic, lines | 1)));
     }
     Result<media::Inode *> edit_inode(BlockNo block, unsigned slot, InodeNo self);
-    // A block that held nothing: zeroed, its header filled in.  All of it is logged.  EUCLEAN for
-    // one that this transaction has already, or that is never free: the bitmap lies.
+    // A block that held nothing: zeroed, its header filled in.  All of it is logged.  EUCLEAN for a
+    // block that this transaction has already, or that is never free: the bitmap is wrong.
     template <class T>
     Result<T *> fresh(BlockNo block, media::Magic magic) {
         return reinterpret_cast<T *>(TRY(make_fresh(block, magic)));
@@ -91,7 +91,7 @@ public:
     // An inode-table block that held nothing: eight free slots from `first` on.
     Result<media::Inode *> fresh_inodes(BlockNo block, InodeNo first);
 
-    // Data that was written for this transaction: fenced before its record.
+    // Data that was written for this transaction: it is fenced before the record.
     void after(pm::Unfenced data) { data_.add(std::move(data)); }
     void watch(TxWatcher &watcher) { watcher_ = &watcher; }
     std::size_t blocks() const { return used_; }
@@ -124,7 +124,7 @@ private:
         }
         Result<> is(media::Magic wanted) const {
             if (magic == wanted) return {};
-            return corrupt("a pointer leads to a metadata block of another kind");
+            return corrupt("a pointer refers to a metadata block of another kind");
         }
     };
 

@@ -11,7 +11,7 @@ ConstBytes block_of(ConstBytes region, std::uint64_t block) {
     return region.subspan(block * kBlockSize, kBlockSize);
 }
 
-// What other programs leave in the first block of what is theirs now.
+// Signatures that other programs write to the first block of a medium that they use.
 bool is_foreign(ConstBytes block) {
     struct Signature {
         std::size_t offset;
@@ -29,8 +29,8 @@ bool is_foreign(ConstBytes block) {
     return false;
 }
 
-// Something else of the volume is there whose superblock's copy is `sb`, in `block`, and that block
-// is none of a file's.
+// The volume that `sb` describes has left something else on the medium, and `block`, which holds
+// this copy, does not belong to a file.
 bool confirmed(ConstBytes region, const Superblock &sb, std::uint64_t block) {
     const auto whole = [&](std::uint64_t at, Magic magic) {
         return block_ok(block_of(region, at), magic, sb.header.fsid.get(), at);
@@ -42,7 +42,7 @@ bool confirmed(ConstBytes region, const Superblock &sb, std::uint64_t block) {
         return false;
     const std::uint64_t chunk = block % kGroupBlocks / kChunkBlocks;
     const std::uint64_t classes = layout_of(block / kGroupBlocks).classes + bitmap_index(chunk);
-    if (!whole(classes, Magic::bitmap)) return true;  // nobody can say
+    if (!whole(classes, Magic::bitmap)) return true;  // cannot be known
     const auto bitmap = load<BitmapBlock>(block_of(region, classes));
     const std::uint64_t word = bitmap.bits[bitmap_row(chunk)][block % kChunkBlocks / 64].get();
     return (word >> (block % 64) & 1) != 0;

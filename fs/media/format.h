@@ -36,14 +36,15 @@ inline constexpr std::size_t kXattrValueMax = 65536;
 
 inline constexpr std::uint32_t kVersionMajor = 2;
 inline constexpr std::uint32_t kVersionMinor = 1;
-// What mkfs writes: raised by whoever first keeps what only newer ones know.
+// What mkfs writes.  The first program that stores something that only a newer version knows raises
+// it.
 inline constexpr std::uint32_t kVersionMinorMade = 0;
 inline constexpr std::uint64_t kFeaturesIncompatKnown = 0;
 inline constexpr std::uint64_t kFeaturesRoCompatKnown = 0;
 
 enum class Magic : std::uint32_t {  // as bytes on the media, in order: "pmSB", "pmGS", ...
     superblock = 0x42536d70,
-    making = 0x4b4d6d70,  // in block 0 while mkfs is at work: no volume, whatever copies lie about
+    making = 0x4b4d6d70,  // in block 0 while mkfs is at work: no volume, even if old copies exist
     summary = 0x53476d70,
     bitmap = 0x4d426d70,
     inode_map = 0x4d496d70,
@@ -184,7 +185,7 @@ enum InodeFlag : std::uint32_t {
     kImmutable = 1 << 5,     // nothing of it changes
     kAppendOnly = 1 << 6,    // nothing but what is written behind its end
     kNoDump = 1 << 7,        // for backups to see
-    kNoAccessTime = 1 << 8,  // likewise: nobody keeps that time anyway
+    kNoAccessTime = 1 << 8,  // likewise: access times are not kept anyway
     kKnownInodeFlags = 0x1ff,
 };
 
@@ -211,7 +212,7 @@ inline constexpr std::uint64_t kDonorBase = std::uint64_t{1} << 40;
 // outlives the server.  While the grant lives the file's map stands still, so that says which
 // blocks they are.  When the grant is lost and the process may live, the record claims them, as
 // extents with file_block == start, and then has kGrantClaimed.  Each claimed block is either still
-// mapped by the file or, after the file gave it up, by nobody: then the record alone keeps it from
+// mapped by the file or, after the file gave it up, by nothing: then only the record keeps it from
 // being free. mode S_IFREG, nlink 0, size 0; `blocks` counts the tree's nodes only; uid is the
 // process's.
 struct GrantHolder {
@@ -238,11 +239,11 @@ enum class GrantReason : std::uint8_t {  // why the grant was lost
     revoked = 3,        // by the administrator
     handle_closed = 4,  // under the mapping
     cut_off = 5,        // the connection to the broker ended
-    still_mapped = 6,   // it was given back, but somebody maps it still
+    still_mapped = 6,   // it was given back, but a process still maps
 };
 
 // In an inode with kGrantPlaced, in place of `atime` and `mtime`: what the holder's numbers mean
-// where, and where the kernel says whether anybody still has the descriptor that it got
+// where, and where the kernel tells whether any process still has the descriptor that was lent
 // (kGrantLent): a lock on byte 2^62 + (generation mod 2^20) * 2^42 + inode number of the medium,
 // both numbers the record's own.
 struct GrantPlace {

@@ -1,5 +1,5 @@
-// What an allocation group consists of when it is new: mkfs makes them all, and a volume that grows
-// those that it gets.
+// What a new allocation group consists of: mkfs makes all groups of a volume, and a growing volume
+// makes the new ones.
 #pragma once
 #include <functional>
 
@@ -8,7 +8,7 @@
 
 namespace pmfs::media {
 
-// Writes one block, which is sealed.
+// Writes one block, whose checksum is already set.
 using PutBlock = std::function<void(std::uint64_t block, ConstBytes bytes)>;
 
 // The group's own blocks, but for the superblock's copy.  In group 0 the journal and the root's

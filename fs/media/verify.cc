@@ -9,7 +9,7 @@
 namespace pmfs::media {
 namespace {
 
-// What mkfs can have made and growing can have made of it, and nothing else.
+// Only sizes that mkfs can have made, or that growing can have made of them.
 bool geometry_ok(const Superblock &sb) {
     const std::uint64_t blocks = sb.block_count.get();
     if (blocks < kVolumeSizeMin / kBlockSize || blocks > kVolumeSizeMax / kBlockSize) return false;

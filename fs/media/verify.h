@@ -1,4 +1,4 @@
-// Is this block whole, ours and sane?  The questions that the engine, mkfs and fsck ask alike.
+// Is this block whole, ours and sane?  The engine, mkfs and fsck all ask this.
 //
 // Whole: its checksum is right.  Ours: it carries the right magic, this filesystem's id and its own
 // place, so that it is no leftover and no stray write.  Sane: what it says can be true.  Only the
@@ -30,7 +30,7 @@ inline bool checksum_ok(ConstBytes block) {
     return load<le32>(block, offsetof(BlockHeader, crc32c)).get() == checksum_of(block);
 }
 
-// Puts the checksum in; the last thing before a block goes to the medium.
+// Sets the checksum: the last step before a block is written to the medium.
 inline void seal_block(Bytes block) {
     const le32 sum(checksum_of(block));
     std::memcpy(block.data() + offsetof(BlockHeader, crc32c), &sum, sizeof sum);
@@ -74,11 +74,11 @@ constexpr BlockHeader header_of(Magic magic, std::uint64_t fsid, std::uint64_t s
 Result<Superblock> read_superblock(ConstBytes block, std::uint64_t self, std::uint64_t region_size);
 
 // The superblock of the volume that `region` (all of its bytes) holds: block 0, or where that is
-// damaged a copy.  A copy counts when something else of its volume is there, so none that an older
-// mkfs left does, and when its block is metadata, so none that a file holds does.  What another
-// program made of block 0 is no damage, and neither is a mkfs that was interrupted.  A copy may
-// have the size to which the volume was growing.  The one reader for mount, fsck, mkfs and tools.
-// Errors: read_superblock's for block 0.
+// damaged a copy.  A copy counts only if something else of its volume exists (an older mkfs may
+// have left copies) and if its block is metadata (a file may contain a copy).  If another program
+// has overwritten block 0, or mkfs was interrupted, that is no damage.  A copy may have the size to
+// which the volume was growing.  The one reader for mount, fsck, mkfs and tools.  Errors:
+// read_superblock's for block 0.
 struct FoundSuperblock {
     Superblock sb;
     std::uint64_t block = 0;  // that it was read from

@@ -22,7 +22,8 @@ namespace {
 constexpr std::string_view kReconfigure =
     "ndctl create-namespace --mode=devdax --align=2M --force --reconfig=";
 
-// An Error's sentence lives for ever (result.h), and these have names in them.  They are few.
+// The sentence of an Error must live for ever (result.h), and these contain names, so they are
+// kept.  They are few.
 Error forever(int error, std::string sentence) {
     static Mutex mutex;
     static auto &sentences = *new std::set<std::string>;
@@ -68,7 +69,8 @@ std::string namespace_behind(const std::string &directory) {
     return namespace_of(node.substr(0, node.rfind('/')));
 }
 
-// What makes a device-DAX node anew: of a namespace, or of memory that has none (CXL, hmem).
+// The command that makes a device-DAX node again: of a namespace, or of memory that has none (CXL,
+// hmem).
 std::string command_for(const std::string &directory) {
     const std::string name = namespace_behind(directory);
     if (!name.empty()) return std::string(kReconfigure) + name;

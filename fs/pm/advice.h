@@ -11,8 +11,8 @@
 
 namespace pmfs::pm {
 
-// A path that could not be opened because nothing is there.  Only for names such as /dev/dax0.0:
-// the device may be system RAM, or disabled.
+// A path that does not exist.  Only for names such as /dev/dax0.0: the device may be system RAM, or
+// disabled.
 std::optional<Error> advice_for_missing(const std::string &path, const std::string &sysfs = "/sys");
 
 // A block device: a namespace in fsdax, sector or raw mode, or none at all.  `directory` is

@@ -7,7 +7,7 @@
 
 namespace pmfs::pm {
 
-// Must have succeeded once before fence_all_threads().  ENOSYS: the kernel has no membarrier(2),
+// Must succeed once before fence_all_threads() is called.  ENOSYS: the kernel has no membarrier(2),
 // or a sandbox forbids it.
 Result<> prepare_fence_all_threads();
 
@@ -15,8 +15,8 @@ Result<> prepare_fence_all_threads();
 // call is as durable as if that thread had fenced.
 void fence_all_threads();
 
-// Writes the lines of the range back and puts them out of this processor's caches, so that the next
-// load asks the medium.  Does nothing on processors without such an instruction.
+// Writes the lines of the range back and evicts them from this processor's caches, so that the next
+// load reads the medium.  Does nothing on processors without such an instruction.
 void evict_lines(const std::byte *start, std::size_t size);
 
 }  // namespace pmfs::pm

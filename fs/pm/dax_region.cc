@@ -8,9 +8,10 @@
 //   ... into cold memory                                                     6500   110 Ki
 //   non-temporal, into cold memory                                           3600    56 Ki
 //
-// So where data must be durable, whole lines are written non-temporally (a record of the journal
-// is), and so is all that is long; a line that is written in part waits for its other part.  On
-// memory that pays from 64 KiB up.  A flushed line costs 15 ns while no fence waits for it.
+// So where data must be durable, whole lines (such as a record of the journal) and everything long
+// are written non-temporally; a line that is written in part would wait for its other part.  On
+// memory this pays off from 64 KiB up.  A flushed line costs 15 ns as long as no fence waits for
+// it.
 #include "pm/dax_region.h"
 
 #include <cstdlib>
@@ -27,7 +28,7 @@ constexpr std::uint64_t kLine = 64;
 constexpr std::uint64_t kStreamFrom = 2 << 10;
 constexpr std::uint64_t kStreamIntoMemoryFrom = 4 << 10;
 
-// How libpmem2 shall store: flushed either way.
+// How libpmem2 is to store; flushed in both cases.
 unsigned manner(std::uint64_t offset, std::uint64_t size) {
     const bool stream = is_aligned(offset | size, kLine) || size >= kStreamFrom;
     return PMEM2_F_MEM_NODRAIN | (stream ? PMEM2_F_MEM_NONTEMPORAL : PMEM2_F_MEM_TEMPORAL);
@@ -78,7 +79,7 @@ DaxRegion::Functions DaxRegion::functions_for_memory() {
 
 MappedResult DaxRegion::persistent(MediumKind kind, FileDescriptor fd, const Medium &medium,
                                    bool read_only) {
-    // A testing aid of libpmem2 that would make it lie about what it must flush.
+    // A testing aid of libpmem2 with which it would report wrongly what it must flush.
     if (std::getenv("PMEM2_FORCE_GRANULARITY") != nullptr)
         return Error(EINVAL, "unset PMEM2_FORCE_GRANULARITY: it makes persistent memory unsafe");
     if (!read_only) TRY(prepare_fence_all_threads());
@@ -140,7 +141,7 @@ void DaxRegion::take_over(void *start, const Functions &functions, bool flushes)
     guard_ = FaultGuard(start_, size_, lost_);
 }
 
-// What libpmem2 mapped is libpmem2's.
+// libpmem2 unmaps what it mapped.
 Result<> DaxRegion::extend_views(std::uint64_t size) {
     if (memory_.start() == nullptr || read_only_) return MappedRegion::extend(size);
     TRY(memory_.extend(fd_.get(), size, mapping_unit_, PROT_READ | PROT_WRITE, MAP_SHARED));
@@ -153,7 +154,7 @@ std::byte *DaxRegion::at(std::uint64_t offset, std::uint64_t size) {
     return start_ + offset;
 }
 
-// A store into a unit that was lost goes into zeroes that nobody keeps.
+// A store into a lost unit goes into zeroes that are kept nowhere.
 void DaxRegion::check_stored(std::uint64_t offset, std::uint64_t size) {
     if (lost(offset, size)) [[unlikely]]
         raise_fault();

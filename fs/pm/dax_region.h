@@ -16,8 +16,8 @@ public:
     // which waits until udevd has nothing to do; and `pmfsctl probe` is what udevd itself waits
     // for.
     static MappedResult device_for_reading(FileDescriptor fd, const Medium &medium);
-    // Maps memory.  What a dead process stored stays, what a power cut leaves is nothing: so there
-    // is nothing to flush, whatever libpmem2 says about the file.
+    // Maps memory.  Stores survive the death of their process and never a power cut, so there is
+    // nothing to flush, even where libpmem2 says so.
     static MappedResult volatile_memory(FileDescriptor fd, const Medium &medium, bool read_only);
     // Memory with the flushes and fences of a persistent medium, so that tests and benchmarks run
     // the code of devdax without one.

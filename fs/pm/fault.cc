@@ -1,4 +1,4 @@
-// The SIGBUS handler and its registry.  Everything that the handler touches is lock-free: atomics,
+// The SIGBUS handler and its registry.  Everything that the handler uses is lock-free: atomics,
 // memory that is never freed, and three system calls (mmap, sigaction, raise).
 #include "pm/fault.h"
 
@@ -13,7 +13,7 @@
 namespace pmfs::pm {
 
 // One watched mapping.  Watches are never freed, only taken into use again, so that the handler
-// may walk the list at any moment; `size` is 0 while nobody uses it.
+// may walk the list at any moment; `size` is 0 while it is unused.
 struct FaultGuard::Watch {
     std::atomic<std::uintptr_t> start = 0;
     std::atomic<std::uint64_t> size = 0;
@@ -39,7 +39,7 @@ bool replace_unit(FaultGuard::Watch &watch, std::uintptr_t address) {
                   0) != MAP_FAILED;
 }
 
-// What would have happened without us.
+// What happens without pmfs.
 void chain(int signal_number, siginfo_t *info, void *context) {
     if ((previous.sa_flags & SA_SIGINFO) != 0) {
         previous.sa_sigaction(signal_number, info, context);
@@ -49,7 +49,8 @@ void chain(int signal_number, siginfo_t *info, void *context) {
         struct sigaction fatal {};
         fatal.sa_handler = SIG_DFL;
         ::sigaction(SIGBUS, &fatal, nullptr);
-        // A fault comes again when we return, and kills; a signal that somebody sent does not.
+        // A fault happens again when the handler returns, and kills the process; a signal that was
+        // sent does not.
         if (info->si_code <= 0) ::raise(SIGBUS);
     }
 }
@@ -58,12 +59,12 @@ void on_sigbus(int signal_number, siginfo_t *info, void *context) {
     const int saved_errno = errno;
     const auto address = reinterpret_cast<std::uintptr_t>(info->si_addr);
     bool handled = false;
-    if (info->si_code > 0) {  // a fault, not a signal that somebody sent
+    if (info->si_code > 0) {  // a fault, not a signal that was sent
         for (FaultGuard::Watch *w = watches.load(std::memory_order_acquire); w != nullptr;
              w = w->next) {
             if (address - w->start.load() >= w->size.load(std::memory_order_acquire)) continue;
-            // "Action optional": the kernel found poison that nobody has touched yet.  Whoever
-            // touches it gets a signal of its own.
+            // "Action optional": the kernel found poison that has not been accessed yet.  A thread
+            // that accesses it gets a signal of its own.
             handled = info->si_code == BUS_MCEERR_AO || replace_unit(*w, address);
             if (info->si_code != BUS_MCEERR_AO) fault_flag = 1;
             break;

@@ -3,8 +3,8 @@
 //
 // The handler never jumps.  It finds the region that holds the address, notes the unit as lost,
 // maps zeroes over it, sets the thread's fault flag and returns; the access then goes on with
-// zeroes and the flag turns its result into EIO.  An address of nobody goes to the handler that
-// was there before, or kills the process as it would have.
+// zeroes and the flag turns its result into EIO.  For an address outside of all regions the earlier
+// handler is called, or the process dies as it would have without this one.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -13,9 +13,9 @@
 
 namespace pmfs::pm {
 
-// Puts a mapping under the handler's care for as long as this lives.  `start` is offset 0 of the
-// medium whose lost units are noted in `lost`, which must outlive this and stay where it is.
-// Install the guard after the mapping and destroy it before.
+// Lets the handler serve a mapping as long as this object lives.  `start` is offset 0 of the medium
+// whose lost units are noted in `lost`, which must outlive this and stay where it is.  Install the
+// guard after the mapping and destroy it before.
 class FaultGuard {
 public:
     FaultGuard() = default;

@@ -1,5 +1,5 @@
-// Two ways lead into the page cache: a store through the shared mapping and pwrite(2).  Measured
-// on ext4, microseconds a piece:
+// There are two ways to write to the page cache: a store through the shared mapping, and pwrite(2).
+// Measured on ext4, microseconds a piece:
 //
 //                       mapping, page was written    mapping, first store      pwrite
 //                       since the last sync          after a sync
@@ -61,14 +61,15 @@ ImageRegion::ImageRegion(FileDescriptor fd, Mapping shared, Mapping own, const M
     if (!read_only) private_guard_ = FaultGuard(private_.start(), align_up(size(), kPage), lost_);
 }
 
-// The bytes are nowhere, so the operation of this thread must fail, and so must every later sync.
+// The bytes were not stored, so the operation of this thread must fail, and so must every later
+// sync.
 void ImageRegion::fail_write() {
     raise_fault();
     syncer_.fail();
 }
 
-// A file that was truncated is no medium any more: pwrite(2) would make it long again, with zeroes
-// where the volume was.
+// A truncated file cannot be used any more: pwrite(2) would make it long again, with zeroes in
+// place of the volume.
 bool ImageRegion::whole() const {
     struct stat now {};
     return ::fstat(fd_.get(), &now) == 0 && static_cast<std::uint64_t>(now.st_size) >= size();
@@ -92,7 +93,7 @@ Result<> ImageRegion::sync() {
     return Error(EIO, "the image file was truncated while it was in use");
 }
 
-// An error here is what SIGBUS is to a store.
+// An error here corresponds to the SIGBUS of a store.
 void ImageRegion::write_by_call(std::uint64_t offset, std::span<const std::byte> bytes) {
     if (!whole()) return fail_write();
     while (!bytes.empty()) {
@@ -112,8 +113,9 @@ void ImageRegion::do_write(std::uint64_t offset, std::span<const std::byte> byte
     if (lost(offset, bytes.size())) fail_write();
 }
 
-// Allocated and zero, without a byte written: a sync that others wait for need not write them
-// either.  False: the filesystem cannot, or there is something wrong of which a write will tell.
+// Makes the range allocated and zero without writing bytes, so that a sync that other requests wait
+// for need not write them either.  False: the filesystem cannot do that, or there is an error that
+// a write will report.
 bool ImageRegion::zero_by_call(std::uint64_t offset, std::uint64_t size) {
     if (size < kZeroByCallFrom || !is_aligned(offset, kPage) || !is_aligned(size, kPage))
         return false;
@@ -143,11 +145,11 @@ void ImageRegion::store_home(std::uint64_t offset, std::span<const std::byte> by
 void ImageRegion::drop_private(std::uint64_t offset) {
     check_range(offset, kPage);
     PMFS_ASSERT(is_aligned(offset, kPage));
-    // Fails only for a range that is not mapped, and ours is.
+    // Fails only for a range that is not mapped; this one is.
     PMFS_ASSERT(::madvise(private_.start() + offset, kPage, MADV_DONTNEED) == 0);
 }
 
-// mincore(2): of a page that this process has no copy of, whether the page cache has it.
+// mincore(2): for a page of which this process has no copy, whether it is in the page cache.
 bool ImageRegion::in_memory(std::uint64_t offset) const {
     unsigned char there = 0;
     auto *page = const_cast<std::byte *>(meta_ + align_down(offset, kPage));

@@ -9,7 +9,7 @@ class ImageRegion final : public MappedRegion {
 public:
     static MappedResult make(FileDescriptor fd, const Medium &medium, bool read_only);
 
-    // EIO also when the file was cut short meanwhile.
+    // EIO also when the file was truncated meanwhile.
     Result<> sync() override;
     bool failed() const override { return syncer_.failed(); }
     void store_home(std::uint64_t offset, std::span<const std::byte> bytes) override;
@@ -21,7 +21,7 @@ protected:
     void do_write(std::uint64_t offset, std::span<const std::byte> bytes) override;
     void do_zero(std::uint64_t offset, std::uint64_t size) override;
     void do_store_meta(std::uint64_t offset, std::span<const std::byte> bytes) override;
-    // A store that a thread has executed is in the page cache, and outlives the process.
+    // A store that a thread has executed is in the page cache and survives the process.
     void do_fence() override {}
     void do_fence_everywhere() override {}
     Result<> extend_views(std::uint64_t size) override;

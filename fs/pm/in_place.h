@@ -15,7 +15,7 @@ public:
         else
             unfenced_.add(region_.write(offset, bytes));
     }
-    // All that was put is durable against a power cut when it returns, on every medium.
+    // When it returns, all blocks that were put are safe from a power cut, on every medium.
     Result<> settle() {
         region_.fence(std::move(unfenced_));
         return region_.is_image() ? region_.sync() : Result<>();

@@ -64,10 +64,10 @@ Result<Lender> Lender::make(const Region &region) {
     return lender;
 }
 
-// What a borrower does: maps, closes the descriptor, and unmaps.
+// Does what a borrower does: maps, closes the descriptor, and unmaps.
 Result<> Lender::try_out() const {
     const std::uint64_t mapping_unit = region_->mapping_unit();
-    // Two mounts may try at a time, so the number is nearly this one's own.
+    // Two mounts may try at the same time, so the number is chosen to be almost certainly unique.
     const std::uint64_t number = kTrial - (monotonic_ns() & 0xffffff);
     FileDescriptor lent = TRY(open(false));
     if (!mark(lent, number).ok()) return not_here();

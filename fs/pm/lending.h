@@ -18,25 +18,26 @@ namespace pmfs::pm {
 
 class Lender {
 public:
-    // Tries it out on the region's medium; the region outlives it.  EOPNOTSUPP: its filesystem
-    // keeps no such locks, or other machines' as well, or maps by descriptors of its own.
+    // Tries it out on the region's medium; the region must outlive it.  EOPNOTSUPP: the medium's
+    // filesystem does not support such locks, shares them with other machines, or maps with
+    // descriptors of its own.
     static Result<Lender> make(const Region &region);
 
     // A new description without a lock.  May block.
     Result<FileDescriptor> open(bool writable) const { return region_->open_again(writable); }
-    // Puts the lock on it.  May block for a while.  number: less than 2^62, the borrower's.
+    // Puts the lock on it.  May block for a while.  `number` is the borrower's, less than 2^62.
     static Result<> mark(const FileDescriptor &lent, std::uint64_t number);
 
     enum class Use { none, some, unknown };
-    // Who has a descriptor or a mapping with that number.  May block for a while.
+    // Whether any process has a descriptor or a mapping with that number.  May block for a while.
     Use use_of(std::uint64_t number) const;
 
-    // Whether anybody at all has a descriptor or a mapping that some server of this medium lent: to
-    // be asked before a volume is made anew.
+    // Whether any process has a descriptor or a mapping that any server of this medium lent: mkfs
+    // asks this before it makes a new volume.
     static bool anybody_has_one(int medium);
 
-    // The inode that carries the locks.  While one of them is held no other inode is at the same
-    // place, in one boot.
+    // The inode that carries the locks.  Within one boot no other inode has the same device and
+    // number while one of them is held.
     struct Place {
         std::uint64_t device = 0, inode = 0;
         bool operator==(const Place &) const = default;

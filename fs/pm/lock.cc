@@ -1,4 +1,4 @@
-// Takes the lock, and reads /proc/locks for the name of whoever has it.
+// Takes the lock, and reads /proc/locks to name its holder.
 #include "pm/lock.h"
 
 #include <sys/file.h>
@@ -22,8 +22,8 @@ namespace pmfs::pm {
 
 namespace {
 
-// An Error's sentence lives for ever (result.h), and these have numbers in them.  One string for
-// each that was ever said, never freed.
+// The sentence of an Error must live for ever (result.h), and these contain numbers: one string for
+// each different sentence, never freed.
 const char *lasting(const std::string &sentence) {
     static Mutex mutex;
     static auto &sentences = *new std::set<std::string>;
@@ -43,7 +43,7 @@ std::optional<MountPlace> mounted_place(const std::string &path) {
     return places.front();
 }
 
-// The server is a process of its own: to take the mount away one has to go to where it is.
+// The server may be in another mount namespace: the volume has to be unmounted there.
 Error busy(pid_t holder, const std::optional<MountPlace> &place) {
     std::string sentence = "is mounted or being checked by another process";
     if (holder != 0) sentence += " (pid " + std::to_string(holder) + ")";
@@ -73,7 +73,7 @@ pid_t lock_holder(int fd) {
             continue;
         if (std::strcmp(kind, "FLOCK") != 0 || inode != st.st_ino) continue;
         if (major_number != major(st.st_dev) || minor_number != minor(st.st_dev)) continue;
-        // A holder that forked and ended left its number behind with its child's lock.
+        // If a holder forked and ended, its child has the lock under the holder's number.
         if (pid > 0 && (::kill(pid, 0) == 0 || errno == EPERM)) holder = pid;
     }
     std::fclose(locks);

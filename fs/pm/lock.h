@@ -11,15 +11,16 @@
 
 namespace pmfs::pm {
 
-// Locks the file behind `fd`, or says EBUSY with a sentence that names the holder if it can.
+// Locks the file behind `fd`.  EBUSY: with a sentence that names the holder if it is known.
 Result<> lock_volume(int fd);
 
-// The same, but waits up to 10 seconds for a holder that nobody has mounted any more: umount(8)
+// The same, but waits up to 10 seconds for a holder whose volume is not mounted any more: umount(8)
 // returns before the server has closed the volume.
 Result<> lock_volume_patiently(int fd, const std::string &path);
 
-// The process that holds the lock of the file behind `fd`; 0 when nobody, or not to be known (in
-// another pid namespace, or a filesystem whose device number /proc/locks gives differently).
+// The process that holds the lock of the file behind `fd`; 0 when there is none, or when it is not
+// known (it is in another pid namespace, or /proc/locks shows another device number for the
+// filesystem).
 pid_t lock_holder(int fd);
 
 }  // namespace pmfs::pm

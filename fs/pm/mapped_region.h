@@ -28,14 +28,14 @@ protected:
         mapping_unit_ = medium.unit;
         read_only_ = read_only;
     }
-    // Maps the medium up to `size` bytes where it is, or says why not.
+    // Extends the mapping in place to `size` bytes of the medium, or returns why it cannot.
     virtual Result<> extend_views(std::uint64_t size) { return Region::extend(size); }
     void check_range(std::uint64_t offset, std::uint64_t size) const {
         const std::uint64_t end = this->size();
         PMFS_ASSERT(offset <= end && size <= end - offset && !read_only_);
     }
 
-    FileDescriptor lock_;  // destroyed last: nobody gets the volume while it is still mapped here
+    FileDescriptor lock_;  // destroyed last: the volume stays locked while it is mapped here
     FileDescriptor fd_;
     UnitSet lost_;
 };

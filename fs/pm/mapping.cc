@@ -1,4 +1,4 @@
-// mmap(2), with an error that a person can read.
+// mmap(2), with an error message for people.
 #include "pm/mapping.h"
 
 #include <algorithm>
@@ -9,7 +9,7 @@ namespace pmfs::pm {
 
 namespace {
 
-constexpr std::uint64_t kHugePage = 2 << 20;  // what a view must be aligned to, so as to have them
+constexpr std::uint64_t kHugePage = 2 << 20;  // the alignment of a view without which it gets none
 
 Error mmap_error(int error) {
     if (error == ENOMEM)
@@ -18,14 +18,14 @@ Error mmap_error(int error) {
     return Error(error, "the kernel refuses to map the medium");
 }
 
-// How many addresses are kept for a medium, so that it can become longer.  A process has 2^47, and
-// an image file two views.
+// How many addresses are reserved for a medium, so that it can grow.  A process has 2^47, and an
+// image file has two views.
 std::uint64_t room_for(std::uint64_t size, std::uint64_t align) {
     constexpr std::uint64_t kLeast = std::uint64_t{1} << 36, kMost = std::uint64_t{1} << 45;
     return align_up(std::max(size, std::clamp(16 * size, kLeast, kMost)), align);
 }
 
-// A core dump of a terabyte helps nobody, and would hold user data.
+// A core dump of a terabyte is useless, and would contain user data.
 void keep_out_of_dumps(void *start, std::uint64_t size) {
     (void)::madvise(start, size, MADV_DONTDUMP);
 }
@@ -69,7 +69,7 @@ Result<> Mapping::extend(int fd, std::uint64_t size, std::uint64_t unit, int pro
         return Error(ENOMEM, "no address space was reserved for a medium of that size");
     const std::uint64_t from = align_up(size_, unit);
     if (size > from) {
-        // First somewhere else, so that nothing has changed if it cannot be.
+        // First at another place, so that nothing has changed if it fails.
         Mapping more = TRY(make(fd, size - from, protection, flags, from));
         if (!more.move_over(start_ + from)) return mmap_error(errno);
     }

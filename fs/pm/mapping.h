@@ -11,15 +11,15 @@
 
 namespace pmfs::pm {
 
-// No core dump has what is mapped.
+// What is mapped is excluded from core dumps.
 class Mapping {
 public:
     Mapping() = default;
     // EACCES, ENODEV, ENOMEM and so on, as mmap(2).  `fd` may be closed afterwards.
     static Result<Mapping> make(int fd, std::uint64_t size, int protection, int flags,
                                 std::uint64_t offset = 0);
-    // With addresses kept free behind it (they cost nothing) where they can be had, so that it can
-    // be extended where it is.  `unit`: bytes of the file's page.
+    // With reserved addresses behind it (they cost nothing) if there are any, so that it can be
+    // extended in place.  `unit`: bytes of the file's page.
     static Result<Mapping> make_with_room(int fd, std::uint64_t size, std::uint64_t unit,
                                           int protection, int flags);
     Mapping(Mapping &&o) noexcept
@@ -35,11 +35,11 @@ public:
     ~Mapping() {
         if (start_ != nullptr) ::munmap(start_, room_);
     }
-    // Puts this mapping's pages at `place`, over whatever is mapped there, and owns them no more.
-    // False, and nothing changed, when the kernel refuses.
+    // Moves this mapping's pages to `place`, over anything that is mapped there, and gives up
+    // owning them. False when the kernel refuses; nothing has changed then.
     bool move_over(std::byte *place);
-    // Maps what follows of the file, up to `size`.  As make(); ENOMEM
-    // also when so many addresses were not kept free.
+    // Maps the next bytes of the file too, up to `size`.  Errors as make(); ENOMEM also when not
+    // enough addresses were reserved.
     Result<> extend(int fd, std::uint64_t size, std::uint64_t unit, int protection, int flags);
     std::byte *start() const { return start_; }
     std::uint64_t size() const { return size_; }

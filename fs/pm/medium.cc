@@ -1,5 +1,5 @@
 // Asks the kernel what a file is.  libpmem2 cannot tell memory from disk (it says PAGE granularity
-// for both), so fstatfs decides that; a device's size and alignment stand in sysfs only.
+// for both), so fstatfs decides that; a device's size and alignment are only in sysfs.
 #include "pm/medium.h"
 
 #include <fcntl.h>
@@ -72,7 +72,7 @@ Result<Medium> look_at_dax_device(const std::string &directory) {
     medium.size = number_in(directory + "/size");
     if (medium.size == 0) return Error(EINVAL, "the device-DAX namespace is empty or disabled");
     medium.unit = 0;
-    // Where the attribute stands moved over the years (Linux 5.1 and 5.10).
+    // The attribute's place in sysfs has changed (in Linux 5.1 and 5.10).
     for (const char *name : {"/align", "/device/align", "/device/dax_region/align"}) {
         medium.unit = number_in(directory + name);
         if (medium.unit != 0) break;

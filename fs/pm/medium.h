@@ -8,7 +8,7 @@
 namespace pmfs::pm {
 
 struct Medium {
-    MediumKind kind = MediumKind::image;  // fsdax is not told apart from image here: see open.cc
+    MediumKind kind = MediumKind::image;  // fsdax looks like image here: see open.cc
     std::uint64_t size = 0;               // bytes
     std::uint64_t unit = 4096;            // bytes; a power of two
     bool dax_file = false;                // a regular file that the kernel maps without page cache

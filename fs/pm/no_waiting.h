@@ -29,7 +29,7 @@ struct Absent {
 // For a scope of this thread.
 class NoWaiting {
 public:
-    // Not `on`: what is done here may wait, whatever is on around it.
+    // With `on` false: this scope may wait, even inside one that may not.
     explicit NoWaiting(bool on = true) : outer_(here_) { here_ = {on, false, {}}; }
     ~NoWaiting() {
         const bool committed = here_.committed;
@@ -40,7 +40,7 @@ public:
     NoWaiting &operator=(const NoWaiting &) = delete;
 
     static bool on() { return here_.on; }
-    // Something was committed.
+    // A transaction was committed.
     static void end() {
         here_.on = false;
         here_.committed = true;
@@ -48,9 +48,9 @@ public:
     static void note(const Region &region, std::uint64_t offset) {
         here_.absent = {&region, offset};
     }
-    // Whether a page was met that is not in memory.
+    // Whether the thread met a page that is not in memory.
     static bool met() { return here_.absent.region != nullptr; }
-    // The page that was met, if one was: it has been met no more.
+    // Returns that page, if there was one, and forgets it.
     static Absent take() { return std::exchange(here_.absent, {}); }
 
 private:
@@ -64,8 +64,8 @@ private:
     const State outer_;
 };
 
-// So often one piece of work is done again; then it waits, so that it ends on a machine that takes
-// pages out of memory faster than they are read.
+// How often one piece of work is repeated; after that it waits, so that it ends even on a machine
+// that evicts pages faster than they are read.
 inline constexpr unsigned kReadInsMax = 64;
 
 }  // namespace pmfs::pm

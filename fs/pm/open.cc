@@ -37,7 +37,8 @@ Error open_error(int error, bool write) {
 }
 
 Result<FileDescriptor> open_path(const std::string &path, bool write) {
-    // Not blocking: a pipe without a writer must not hang us, and a lease holder only delays.
+    // Non-blocking: a pipe without a writer must not block the server, and a lease holder can only
+    // delay it.
     FileDescriptor fd(::open(path.c_str(), (write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK));
     if (fd.ok()) return fd;
     const Error error = open_error(errno, write);
@@ -45,8 +46,8 @@ Result<FileDescriptor> open_path(const std::string &path, bool write) {
     return missing ? advice_for_missing(path).value_or(error) : error;
 }
 
-// Another description of the same file.  By /proc, since the path may name another file by now;
-// by the path in a place without /proc, and then only if it is the same one.
+// Another description of the same file.  Opened through /proc, since the path may name another file
+// by now; without /proc by the path, and then only if it still names the same file.
 Result<FileDescriptor> open_again(const FileDescriptor &fd, const std::string &path, bool write) {
     if (auto again = open_path("/proc/self/fd/" + std::to_string(fd.get()), write); again.ok())
         return again;
@@ -59,7 +60,8 @@ Result<FileDescriptor> open_again(const FileDescriptor &fd, const std::string &p
     return again;
 }
 
-// Maps what is not memory and not a device: on DAX where the filesystem can, else as an image.
+// Maps a file that is neither memory nor a device: with DAX if the filesystem can, otherwise as an
+// image.
 MappedResult open_file(FileDescriptor fd, const Medium &medium, const std::string &path,
                        const OpenOptions &options) {
     const bool write = !options.read_only && !options.private_copy;
@@ -103,7 +105,8 @@ Result<FileDescriptor> Region::open_again(bool writable) const {
 
 Result<> MappedRegion::extend(std::uint64_t size) {
     if (size <= this->size()) return {};
-    if (size > TRY(medium_size())) return Error(EINVAL, "the medium is smaller than that");
+    if (size > TRY(medium_size()))
+        return Error(EINVAL, "the medium is smaller than the requested size");
     TRY(extend_views(size));
     size_.store(size, std::memory_order_release);
     return {};

@@ -29,7 +29,7 @@ PrivateRegion::PrivateRegion(MediumKind kind, FileDescriptor fd, const Medium &m
     guard_ = FaultGuard(mapping_.start(), align_up(size_, medium.unit), lost_);
 }
 
-// Replaces the unit at `offset` by a copy of itself; readers see the one or the other.
+// Replaces the unit at `offset` by a copy of itself; readers see either one.
 void PrivateRegion::copy_unit(std::uint64_t offset) {
     const std::uint64_t unit = copied_.unit();
     auto made = Mapping::make(-1, unit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);

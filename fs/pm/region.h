@@ -38,11 +38,12 @@ enum class MediumKind {
 };
 const char *name_of(MediumKind kind);
 
-// An obligation: bytes were written or flushed, and a fence by the same thread must follow.  To
-// drop one without a fence is a bug and traps.  They add up, so that one fence can cover many.
+// An obligation: bytes were written or flushed, and a fence by the same thread must follow.
+// Dropping one without a fence is a bug and traps.  They can be added, so that one fence covers
+// many.
 class [[nodiscard]] Unfenced {
 public:
-    Unfenced() = default;  // nothing owed
+    Unfenced() = default;  // no obligation
     Unfenced(Unfenced &&o) noexcept : owed_(std::exchange(o.owed_, false)) {}
     Unfenced &operator=(Unfenced &&o) noexcept {
         owed_ = owed_ | std::exchange(o.owed_, false);
@@ -89,58 +90,60 @@ public:
         return Unfenced(true);
     }
 
-    // All that this thread wrote, stored and flushed is durable when it returns.
+    // When it returns, everything that this thread wrote, stored and flushed is durable.
     void fence(Unfenced unfenced) {
         unfenced.owed_ = false;
         do_fence();
     }
     // Passes the obligation to a later fence on every thread (fence_everywhere).
     void defer(Unfenced unfenced) { unfenced.owed_ = false; }
-    // As fence(), for what every thread of this process flushed (membarrier(2)): docs/decisions/.
+    // As fence(), but for everything that any thread of this process flushed (membarrier(2)):
+    // docs/decisions/0002.
     void fence_everywhere() { do_fence_everywhere(); }
 
-    // True when a byte of the range was on a page that the medium could not give: it reads as
-    // zeroes now, for every thread, so whoever hands out data asks this after reading it.
-    // Cheap while nothing is lost.
+    // True when a byte of the range was on a page that the medium could not read: it reads as
+    // zeroes now, for every thread, so code that returns data calls this after reading it. Cheap
+    // while nothing is lost.
     virtual bool lost(std::uint64_t offset, std::uint64_t size) const = 0;
-    // Whether the medium has taken these bytes, which were written to the shared view and fenced.
-    // On DAX media the lines are put out of the cache first, which hides a medium that drops
-    // stores.
+    // Whether the medium has stored these bytes, which were written to the shared view and fenced.
+    // On DAX media the lines are evicted from the cache first: the cache would hide that a medium
+    // drops stores.
     virtual bool keeps(std::uint64_t offset, std::span<const std::byte> bytes) const {
         return std::memcmp(data_ + offset, bytes.data(), bytes.size()) == 0;
     }
-    // Whether the page of metadata at `offset` is in memory; and reads it in, which blocks (a page
-    // that cannot be read is a fault of whoever looks at it).
+    // Whether the page of metadata at `offset` is in memory; and a call that reads it in, which
+    // blocks (if it cannot be read, the thread that accesses it gets the fault).
     virtual bool in_memory(std::uint64_t) const { return true; }
     virtual void read_in(std::uint64_t) const {}
-    // A write or a sync failed for good: nothing can be promised any more.
+    // A write or a sync failed for good: nothing is guaranteed to be durable any more.
     virtual bool failed() const { return false; }
 
-    // How long the medium is now: it may have become longer since it was opened.
+    // The current size of the medium: it may have grown since it was opened.
     virtual Result<std::uint64_t> medium_size() const { return size(); }
-    // Makes the region reach to `size` bytes, which the medium has, in its place: views stay where
-    // they are, and other threads may go on.  EINVAL: the medium is not so long.  EOPNOTSUPP,
-    // ENOMEM: not without opening it anew.
+    // Extends the region in place to `size` bytes of the medium: views stay where they are, and
+    // other threads may continue.  EINVAL: the medium is not that large.  EOPNOTSUPP, ENOMEM: only
+    // possible by opening it again.
     virtual Result<> extend(std::uint64_t size) {
         if (size <= this->size()) return {};
-        return Error(EOPNOTSUPP, "a medium of this kind does not get longer while it is open");
+        return Error(EOPNOTSUPP, "this kind of medium cannot grow while it is open");
     }
 
     // --- image files only
     // Makes everything durable that was written to the shared view before the call (fdatasync).
-    // Blocks.  EIO: nothing can be promised any more; the caller turns the volume read-only.
+    // Blocks.  EIO: nothing is guaranteed to be durable any more; the caller makes the volume
+    // read-only.
     virtual Result<> sync() = 0;
     // A checkpoint's store of metadata home into the shared view (not the private one).
     virtual void store_home(std::uint64_t offset, std::span<const std::byte> bytes) = 0;
-    // Forgets the private copy of the block at `offset`, so that it follows the file again.  The
-    // caller has made sure that both are equal and that nobody stores to it meanwhile.
+    // Drops the private copy of the block at `offset`, so that reads see the file again.  The
+    // caller has made sure that both are equal and that no thread stores to it meanwhile.
     virtual void drop_private(std::uint64_t offset) = 0;
 
     // The descriptor that direct mappings are made from.  Never carries the volume lock.
     virtual int mapping_fd() const { return -1; }
 
     // Another description of the same file.  May block.  A process that has given up the right to
-    // open the medium has an opener, who has it; to be set before any thread asks.
+    // open the medium has an opener that still has it; it must be set before any thread calls this.
     using Opener = std::function<Result<FileDescriptor>(bool writable)>;
     void set_opener(Opener opener) { opener_ = std::move(opener); }
     Result<FileDescriptor> open_again(bool writable) const;
@@ -164,16 +167,17 @@ private:
     Opener opener_;  // none: this process itself
 };
 
-// Another description of the file that `fd` is open on, whatever its path names by now.
+// Another description of the file that `fd` is open on, even if its path names another file by now.
 Result<FileDescriptor> open_anew(int fd, bool writable);
 
 struct OpenOptions {
     bool read_only = false;  // maps read-only; stores are a bug
-    bool exclusive = true;   // takes the volume lock; EBUSY when somebody has it
-    // Waits up to 10 seconds for a lock whose holder is no longer mounted, and so about to end.
+    bool exclusive = true;   // takes the volume lock; EBUSY when another process has it
+    // Waits up to 10 seconds for a lock whose holder is not mounted any more and so is about to
+    // end.
     bool patient = false;
     // Stores stay in memory and the medium is never written (fsck -n): meta() and data() are one
-    // private mapping.  Not exclusive with reading a mounted volume's lock: EBUSY as ever.
+    // private mapping.  The volume lock is taken all the same: EBUSY if the volume is mounted.
     bool private_copy = false;
 };
 
@@ -190,15 +194,15 @@ Result<std::unique_ptr<Region>> memory_region(std::uint64_t size);
 // Tested before a commit and before a reply, also when the operation has failed by then.
 bool take_fault();
 
-// One piece of work of a thread (a request, a job that was parked), which answers for the bad
-// pages that it met itself: not for those of the work before it, nor of that around it.
+// One piece of work of a thread (a request, a job that was parked). Only the bad pages that it
+// meets itself make it fail, not those of the work before it or around it.
 class FaultScope {
 public:
     FaultScope();
     ~FaultScope();
     FaultScope(const FaultScope &) = delete;
     FaultScope &operator=(const FaultScope &) = delete;
-    // Whether it met one so far.
+    // Whether it has met one so far.
     bool met() { return met_ = met_ || take_fault(); }
 
 private:

@@ -1,6 +1,7 @@
 // One dirty page on ext4 takes 147 us by io_uring and 134 by the system call, so the ring buys no
 // speed while sync() blocks.  With it a commit can later be started without a
-// thread that waits for it; any surprise from it closes it for good and the system call serves.
+// thread that waits for it; after any unexpected result it is closed for good, and the system call
+// is used.
 #include "pm/syncer.h"
 
 #include <unistd.h>
@@ -17,8 +18,8 @@ int plain_sync(int fd) {
     return result;
 }
 
-// A ring that does nothing but fsync: whatever else is put into it is refused, so that it is no way
-// round a filter of system calls.  Before Linux 5.10 there is none such, and then no ring.
+// A ring that accepts only fsync and refuses all else, so that it does not bypass a filter of
+// system calls.  Before Linux 5.10 rings cannot be restricted, and none is used.
 bool make_ring(io_uring *ring) {
     if (::io_uring_queue_init(2, ring, IORING_SETUP_R_DISABLED) != 0) return false;
     io_uring_restriction only{};
@@ -53,7 +54,7 @@ void Syncer::close_uring_locked() {
     has_uring_ = false;
 }
 
-// False when the ring did not do it.
+// False when the ring did not sync.
 bool Syncer::sync_by_uring_locked(int *result) {
     io_uring_sqe *const entry = ::io_uring_get_sqe(&uring_);
     if (entry == nullptr) return false;
@@ -70,7 +71,7 @@ bool Syncer::sync_by_uring_locked(int *result) {
     if (code < 0) return false;
     *result = completion->res;
     ::io_uring_cqe_seen(&uring_, completion);
-    // What a failing disk says is EIO, ENOSPC or EDQUOT; all else is about the ring.
+    // A failing disk returns EIO, ENOSPC or EDQUOT; all other errors are about the ring.
     return *result == 0 || *result == -EIO || *result == -ENOSPC || *result == -EDQUOT;
 }
 

@@ -9,12 +9,12 @@
 
 namespace pmfs::pm {
 
-// A failure is final: after one, nobody can say which pages the kernel dropped unwritten (Linux
-// marks them clean), so every later sync() fails too.
+// A failure is final: it is then unknown which pages the kernel dropped unwritten (Linux marks them
+// clean), so every later sync() fails, too.
 class Syncer {
 public:
     enum class Way { uring_if_possible, system_call };
-    // `fd` stays the caller's and must outlive this.
+    // The caller keeps `fd`, which must outlive this.
     explicit Syncer(int fd, Way way = Way::uring_if_possible);
     ~Syncer();
     Syncer(const Syncer &) = delete;

@@ -23,7 +23,7 @@ bool is_node(const std::string &name) {
            name.find_first_not_of("0123456789.", kPrefix.size()) == std::string::npos;
 }
 
-// Each device or file once, however many names it has.
+// Each device or file once, even if it has several names.
 std::set<std::string> candidates(const std::string &devices) {
     std::set<std::string> found;
     std::error_code error;
@@ -32,7 +32,7 @@ std::set<std::string> candidates(const std::string &devices) {
     for (const char *kind : {"/pmfs/by-label", "/pmfs/by-uuid"})
         for (const auto &entry : fs::directory_iterator(devices + kind, error)) {
             const fs::path real = fs::canonical(entry.path(), error);
-            if (!error) found.insert(real);  // (else it leads nowhere)
+            if (!error) found.insert(real);  // (otherwise the link is dangling)
         }
     return found;
 }

@@ -28,10 +28,10 @@ struct Name {
     std::string text;
 };
 
-// Nothing: `source` is a path.
+// Empty: `source` is a path.
 std::optional<Name> name_in(std::string_view source);
 
-// The path of the one volume of that name, or why there is none: a sentence.
+// The path of the only volume of that name, or a sentence that says why there is none.
 struct Found {
     std::string path, objection;
 };

@@ -1,4 +1,4 @@
-// Questions to the front end, one at a time.
+// Requests to the front end, one at a time.
 #include "virtio/back_channel.h"
 
 #include <sys/eventfd.h>
@@ -14,7 +14,7 @@ Result<std::shared_ptr<BackChannel>> BackChannel::make() {
 }
 
 void BackChannel::connect(FileDescriptor socket) {
-    if (connected_) return;  // it stays the first one
+    if (connected_) return;  // the first one is kept
     socket_ = std::move(socket);
     connected_ = true;
 }
@@ -72,7 +72,7 @@ Result<> BackChannel::ask(BackEndRequest request, ConstBytes payload, int fd) {
     return asked;
 }
 
-// Answers have no number, but come in the order of the questions.
+// Answers have no number, but come in the order of the requests.
 Result<> BackChannel::settle_locked() {
     for (; owed_ != 0; --owed_) {
         if (!TRY(wait_readable(socket_.get(), cancel_.get())))

@@ -1,10 +1,10 @@
-// What the back end asks of the front end: to map pieces of a file into the device's window
-// ("VIRTIO shared memory region"), and whether what was asked before has taken effect.  The
+// Requests of the back end to the front end: to map pieces of a file into the device's window
+// ("VIRTIO shared memory region"), and to confirm that earlier requests have taken effect.  The
 // back-end channel of docs/interop/vhost-user.rst.
 //
-// Any thread may ask, but the one that reads messages: a front end may send messages, and wait for
-// them, before it answers (QEMU sends the memory table for every SHMEM_MAP).  So whoever asks holds
-// no lock that a MemoryOwner or a Device takes when it is called from there.
+// Any thread may send one, except the one that reads messages: a front end may send messages, and
+// wait for them, before it answers (QEMU sends the memory table for every SHMEM_MAP).  So the
+// caller must hold no lock that a MemoryOwner or a Device takes when that thread calls it.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -20,27 +20,28 @@ class BackChannel {
 public:
     static Result<std::shared_ptr<BackChannel>> make();
 
-    // ENOTCONN: the front end has no window, or is gone.  ECANCELED: the front end waits for the
-    // queues to stop, and may do what was asked after all.  EIO: it said no.
-    // QEMU answers map() and unmap() before they have taken effect: see barrier().
+    // ENOTCONN: the front end has no window, or is gone.  ECANCELED: the front end is waiting for
+    // the queues to stop, and may still execute the request.  EIO: it refused.  QEMU answers map()
+    // and unmap() before they have taken effect: see barrier().
     Result<> map(int fd, std::uint64_t fd_offset, std::uint64_t window_offset, std::uint64_t size,
                  bool writable);
-    // Exactly what one map() has mapped.
+    // The range must be exactly that of one map().
     Result<> unmap(std::uint64_t window_offset, std::uint64_t size);
-    // What was answered before has taken effect when this returns.  By a message that QEMU serves
-    // in the thread that commits changes of memory: BACKEND_CONFIG_CHANGE_MSG with an answer.
+    // When it returns, all requests that were answered before have taken effect.  By a message that
+    // QEMU serves in the thread that commits changes of memory: BACKEND_CONFIG_CHANGE_MSG with an
+    // answer.
     Result<> barrier();
 
-    // Whether the front end has negotiated all that map() needs.
+    // Whether the front end has negotiated everything that map() needs.
     bool has_window() const { return has_window_ && connected_; }
 
     // For the thread that reads messages.
     void connect(FileDescriptor socket);
     void negotiated(std::uint64_t protocol_features);
-    // Until resume(), whoever waits or asks gets ECANCELED.
+    // Until resume(), waiting and new requests get ECANCELED.
     void suspend();
     void resume();
-    // Whoever waits or asks gets ENOTCONN, from now on.
+    // From now on, waiting and new requests get ENOTCONN.
     void close();
 
 private:
@@ -50,9 +51,9 @@ private:
     Result<> settle_locked() REQUIRES(turn_);
     Result<std::uint64_t> answer_locked(int socket, std::uint32_t request) REQUIRES(turn_);
 
-    // Held for one question and its answer; never by the thread that reads messages.
+    // Held for one request and its answer; never by the thread that reads messages.
     Mutex turn_;
-    unsigned owed_ GUARDED_BY(turn_) = 0;  // answers to questions that were given up
+    unsigned owed_ GUARDED_BY(turn_) = 0;  // answers to requests that were given up
     bool lost_ GUARDED_BY(turn_) = false;  // we are in the middle of a message
 
     // A socket is set once.  cancel_ is readable while suspended or closed.

@@ -1,4 +1,4 @@
-// The thread that serves whoever connects.
+// The thread that serves the front ends that connect.
 #include "virtio/back_end.h"
 
 #include <poll.h>
@@ -74,7 +74,7 @@ bool BackEnd::wait(int socket) const {
         pollfd all[] = {
             {socket, POLLIN, 0}, {listener_.socket(), POLLIN, 0}, {stop_.get(), POLLIN, 0}};
         if (::poll(all, 3, -1) < 0) continue;
-        // Once more: the first one may have hung up before the second one came.
+        // Once more: the first front end may have hung up before the second one connected.
         if (all[1].revents != 0 && ::poll(all, 1, 0) == 0) turn_away();
         if (all[0].revents != 0) return !ending_;
     }

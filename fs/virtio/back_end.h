@@ -15,15 +15,15 @@ namespace pmfs::virtio {
 
 class BackEnd {
 public:
-    // Serves whoever connects.  `device` outlives what is returned.
+    // Serves the front ends that connect.  `device` must outlive the result.
     static Result<std::unique_ptr<BackEnd>> start(Device &device, Listener listener,
                                                   SessionOptions options);
-    // And makes the socket.  Errors: those of Listener::bind().
+    // The same, and makes the socket.  Errors: those of Listener::bind().
     static Result<std::unique_ptr<BackEnd>> listen(Device &device, std::string path,
                                                    SessionOptions options) {
         return start(device, TRY(Listener::bind(std::move(path))), std::move(options));
     }
-    // The front end is disconnected, and the socket removed.
+    // Disconnects the front end, and removes the socket.
     ~BackEnd();
     BackEnd(const BackEnd &) = delete;
     BackEnd &operator=(const BackEnd &) = delete;

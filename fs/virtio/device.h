@@ -15,15 +15,15 @@
 
 namespace pmfs::virtio {
 
-// Who has connected (SO_PEERCRED): the VMM.
+// The process that has connected (SO_PEERCRED): the VMM.
 struct Peer {
     pid_t pid = 0;
     uid_t uid = 0;
     gid_t gid = 0;
 };
 
-// Which thread calls: "messages" is the one that reads the front end's messages, and while it is in
-// the device the front end waits.
+// The comments say which thread calls: "messages" is the one that reads the front end's messages;
+// while it is in the device the front end waits.
 class Device : public MemoryOwner {
 public:
     virtual unsigned queues() const = 0;    // 256 at most
@@ -31,8 +31,8 @@ public:
     // Of shared memory region 0; 0: it has none.  A multiple of the page size.
     virtual std::uint64_t window_size() const { return 0; }
 
-    // messages: a front end is there.  `channel` stays valid for as long as it is held, and is of
-    // no use after disconnected().
+    // messages: a front end has connected.  `channel` stays valid for as long as it is held, but
+    // does nothing after disconnected().
     virtual void connected(const Peer &peer, std::shared_ptr<BackChannel> channel) = 0;
 
     // A thread of the queue: the chain may be completed here or later, by any thread.  No other
@@ -40,23 +40,22 @@ public:
     // waits for that, too.
     virtual void request(unsigned queue, std::unique_ptr<Chain> chain) = 0;
 
-    // messages: the front end wants the queue to stop, or is gone.  It waits until all its chains
-    // are completed: what waits for something else gives up now.  Called again and again until
-    // then.
+    // messages: the front end wants the queue to stop, or is gone.  It waits until all chains are
+    // completed, so waiting requests must be given up now.  Called repeatedly until then.
     virtual void stopping(unsigned /*queue*/) {}
 
     // messages: RESET_DEVICE; all queues have stopped.  What QEMU has mapped in the window is gone.
     virtual void reset() {}
     // messages: SET_STATUS.  0: all queues have stopped, because the driver has reset the device or
-    // because the guest is paused; which of them, this protocol does not say (a driver that begins
-    // anew sends what it sends at the beginning).
+    // because the guest is paused; which of them, this protocol does not say (a driver that starts
+    // again sends its first messages again).
     virtual void status(std::uint8_t /*status*/) {}
 
-    // Any thread: the queue is not served any more, until the driver sets it up anew.
+    // Any thread: the queue is not served any more, until the driver sets it up again.
     virtual void broken(unsigned /*queue*/, const std::string & /*why*/) {}
 
-    // messages: the front end is gone.  No request comes any more; what is completed from now on is
-    // told to nobody, but its memory is still there.
+    // messages: the front end is gone.  No request comes any more; completions have no effect from
+    // now on, but the memory of chains is still there.
     virtual void disconnected() {}
 };
 

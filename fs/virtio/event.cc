@@ -17,8 +17,9 @@
 namespace pmfs::virtio {
 namespace {
 
-// Has the kernel count: it does when an asynchronous read ends (io_submit(2), IOCB_FLAG_RESFD), and
-// one of an empty file ends at once.  One for all threads, as long as the process lives.
+// Lets the kernel increment eventfds: it does so when an asynchronous read ends (io_submit(2),
+// IOCB_FLAG_RESFD), and a read of an empty file ends at once.  One for all threads, as long as the
+// process lives.
 class Counter {
 public:
     Counter() : empty_(::memfd_create("pmfs-empty", MFD_CLOEXEC)) {
@@ -56,8 +57,8 @@ bool take_count(int event) {
     std::uint64_t count = 0;
     const iovec place{&count, sizeof count};
     ssize_t got = ::preadv2(event, &place, 1, -1, RWF_NOWAIT);
-    // Before Linux 5.8.  (It waits only for a front end that takes pains to keep its queue
-    // waiting.)
+    // Before Linux 5.8.  (It blocks only if a front end deliberately makes the descriptor
+    // blocking.)
     if (got < 0 && errno == EOPNOTSUPP) got = ::read(event, &count, sizeof count);
     return got >= 0 || errno == EAGAIN || errno == EINTR;
 }

@@ -5,12 +5,11 @@
 
 namespace pmfs::virtio {
 
-// Takes what has been counted; never waits.  False: it is no eventfd, and would be readable for
-// ever.
+// Resets the counter; never waits.  False: it is not an eventfd, and would be readable for ever.
 bool take_count(int event);
 
-// Counts up by one, and never waits: where a write(2) would, at the largest count, nothing happens,
-// for the other side has been told.  Any thread.
+// Increments the counter, and never waits: at the largest value, where write(2) would block, it
+// does nothing, because the other side was notified already.  Any thread.
 void count_up(int event);
 
 }  // namespace pmfs::virtio

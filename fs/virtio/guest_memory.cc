@@ -1,4 +1,5 @@
-// Mapping what the front end hands over, with a check of everything that it says about it.
+// Mapping the memory that the front end hands over, with a check of everything that it says about
+// it.
 #include "virtio/guest_memory.h"
 
 #include <linux/magic.h>
@@ -26,13 +27,13 @@ bool wraps(std::uint64_t start, std::uint64_t size) {
     return size > std::numeric_limits<std::uint64_t>::max() - start;
 }
 
-// What a file has to give, and in which units it can be mapped.
+// The size of a file, and the units in which it can be mapped.
 struct Backing {
     std::uint64_t size;
     std::uint64_t unit;
 };
 
-// A number that sysfs tells of a device-DAX device; 0: it is none.
+// A number in sysfs about a device-DAX device; 0: it is no such device.
 std::uint64_t dax_number(dev_t device, const char *what) {
     const std::string path = "/sys/dev/char/" + std::to_string(major(device)) + ":" +
                              std::to_string(minor(device)) + "/" + what;
@@ -54,7 +55,7 @@ Result<Backing> backing_of(const struct stat &status, int fd) {
     if (!S_ISREG(status.st_mode)) return Error(EINVAL, "guest memory: a descriptor of no memory");
     struct statfs system {};
     if (::fstatfs(fd, &system) != 0) return Error(errno, "guest memory: cannot look at its file");
-    // Whoever serves it could keep us waiting for a page for as long as it likes; it may be us.
+    // Its server could make a page fault wait for ever; that server may even be this process.
     for (const std::uint32_t remote : kServed)
         if (static_cast<std::uint32_t>(system.f_type) == remote)
             return Error(EINVAL,
@@ -75,7 +76,7 @@ Result<> check(const MemoryRegion &region) {
     return {};
 }
 
-// Of entries by guest address: the first that ends behind `guest`.
+// The first entry, by guest address, that ends behind `guest`.
 auto entry_at(std::span<const MemoryTable::Entry> entries, std::uint64_t guest) {
     return std::partition_point(entries.begin(), entries.end(), [guest](const auto &entry) {
         return entry.region.guest + (entry.region.size - 1) < guest;
@@ -126,7 +127,7 @@ bool MemoryTable::translate(std::uint64_t guest, std::uint64_t size,
         const std::uint64_t length = std::min(size, entry->region.size - inside);
         pieces->push_back({entry->mapping->start() + inside, length});
         size -= length;
-        guest += length;  // wraps only where nothing is left
+        guest += length;  // wraps only when nothing is left
         ++entry;
     }
     return true;
@@ -149,8 +150,8 @@ std::shared_ptr<const MemoryTable> GuestMemory::table() const {
     return table_;
 }
 
-// A mapping that the table has already is taken again: what is mapped anew has to be faulted in
-// anew, and QEMU sends its whole table for each range of a window.
+// A mapping that the table has already is used again: a new one would have to be faulted in again,
+// and QEMU sends its whole table for each range of a window.
 Result<MemoryTable::Entry> GuestMemory::enter(const MemoryRegion &region, int fd,
                                               const MemoryTable &before) const {
     TRY(check(region));
@@ -182,7 +183,7 @@ Result<> GuestMemory::publish(std::vector<MemoryTable::Entry> entries) {
     std::shared_ptr<const MemoryTable> replaced = std::move(table);
     Lock lock(mutex_);
     std::swap(table_, replaced);
-    lock.unlock();  // before the old one's mappings go
+    lock.unlock();  // before the old table's mappings are destroyed
     return {};
 }
 

@@ -1,15 +1,15 @@
-// The guest's memory, as vhost-user's tables describe it: which addresses there are, and where they
-// are mapped here.  QEMU's docs/interop/vhost-user.rst, "Memory access".
+// The guest's memory, as vhost-user's tables describe it: its addresses, and where they are mapped
+// here.  QEMU's docs/interop/vhost-user.rst, "Memory access".
 //
-// Who works on a request holds a MemoryTable, which never changes.  A table that is replaced lives
-// on, with its mappings, until the last request that holds it has ended: so the front end may
-// change the table under a running queue.
+// A request holds a MemoryTable, which never changes.  A table that was replaced lives on, with its
+// mappings, until the last request that holds it has ended: so the front end may change the table
+// while queues run.
 //
-// What a mapping is worth: the front end has the file too, and may truncate it after we have looked
-// at its size.  A load or store behind the new end is then SIGBUS for us.  MemoryOwner::guard is
-// called for every mapping, so that a server can put it under the care of its own handler
-// (pm/fault.h: zeroes appear, and the access becomes EIO).  Without that a front end can end the
-// process; a guest cannot.
+// A mapping is not safe by itself: the front end has the file too, and may truncate it after its
+// size was checked.  A load or store behind the new end is then SIGBUS for us.  MemoryOwner::guard
+// is called for every mapping, so that a server can let its own handler serve it (pm/fault.h: the
+// page reads as zeroes, and the access becomes EIO).  Without that a front end can end the process;
+// a guest cannot.
 #pragma once
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -42,20 +42,21 @@ inline constexpr std::uint64_t kMemoryMax = std::uint64_t{1} << 46;  // in all r
 // What the device does with memory.
 enum class Access { load, store };
 
-// A device that has a word in what guest addresses mean: those of its window ("DAX window") are
-// resolved by its own table, and entries of its own descriptor are ignored.
+// A device that resolves some guest addresses itself: those of its window ("DAX window"); entries
+// with its own descriptor are not mapped.
 class MemoryOwner {
 public:
     virtual ~MemoryOwner() = default;
 
-    // A region that the front end puts into its table.  True: the owner's own, not to be mapped;
-    // for the table there is nothing then.  The thread that reads messages calls it: it must not
-    // wait for what another thread asks of the front end (SHMEM_MAP).
+    // Called for each region that the front end puts into its table.  True: it belongs to the
+    // owner, and is not mapped.  The thread that reads messages calls it: it must not wait for
+    // another thread's request to the front end (SHMEM_MAP).
     virtual bool owns(const MemoryRegion & /*region*/, int /*fd*/) { return false; }
 
-    // Asked before the table.  `mine`: the pieces of [guest, guest + size) have been appended, and
-    // what keeps them in place stands in `hold`, until the request has ended.  `refused`: it is the
-    // owner's, and this access is not given: the request is told that this piece is missing.
+    // Called before the table is searched.  `mine`: the pieces of [guest, guest + size) were
+    // appended, and `hold` keeps them in place until the request has ended.  `refused`: the range
+    // belongs to the owner, and this access is not allowed: the request gets a piece without a
+    // place.
     enum class Answer { not_mine, mine, refused };
     virtual Answer resolve(std::uint64_t /*guest*/, std::uint64_t /*size*/, Access /*access*/,
                            std::vector<iovec> * /*pieces*/,
@@ -63,7 +64,7 @@ public:
         return Answer::not_mine;
     }
 
-    // A mapping has been made.  What is returned is let go before it is unmapped.
+    // A mapping was made.  The returned object is destroyed before it is unmapped.
     virtual std::shared_ptr<void> guard(std::byte * /*start*/, std::size_t /*size*/) {
         return nullptr;
     }
@@ -72,7 +73,7 @@ public:
 // A piece of a file, mapped to be read and written.
 class Mapping {
 public:
-    // EINVAL: no memory, or shorter than the region says.
+    // EINVAL: not a file of memory, or shorter than the region.
     static Result<std::shared_ptr<const Mapping>> make(const MemoryRegion &region, int fd,
                                                        MemoryOwner &owner);
     ~Mapping();
@@ -115,13 +116,13 @@ private:
     std::vector<Entry> entries_;  // by guest address
 };
 
-// The table of now.  One thread changes it (who reads the messages), any may take it.
+// The current table.  One thread changes it (the one that reads messages), any may take it.
 class GuestMemory {
 public:
     explicit GuestMemory(MemoryOwner &owner);
 
-    // EINVAL: empty, overlapping, wrapping around, too large, or not what the descriptor has; then
-    // the table stays as it was.
+    // EINVAL: empty, overlapping, wrapping around, too large, or larger than the descriptor's file;
+    // then the table stays unchanged.
     Result<> set(std::span<const MemoryRegion> regions, std::span<const FileDescriptor> fds);
     Result<> add(const MemoryRegion &region, const FileDescriptor &fd);
     // It is named by both its addresses and its size.

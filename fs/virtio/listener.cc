@@ -1,4 +1,4 @@
-// Binding, and who else may be at that path.
+// Binding the socket, and checking what else is at its path.
 #include "virtio/listener.h"
 
 #include <sys/socket.h>
@@ -28,7 +28,7 @@ const sockaddr *generic(const sockaddr_un &address) {
     return reinterpret_cast<const sockaddr *>(&address);
 }
 
-// A socket of a server that was killed goes; nothing else does.
+// Removes the socket of a server that was killed, and nothing else.
 Result<> make_room(const sockaddr_un &address) {
     struct stat status {};
     if (::lstat(address.sun_path, &status) != 0) return {};
@@ -37,7 +37,7 @@ Result<> make_room(const sockaddr_un &address) {
     const FileDescriptor probe = new_socket();
     // EAGAIN: a full backlog, so there is a listener.
     if (::connect(probe.get(), generic(address), sizeof address) == 0 || errno == EAGAIN)
-        return Error(EADDRINUSE, "somebody listens at the vhost-user socket");
+        return Error(EADDRINUSE, "the vhost-user socket is in use");
     if (errno != ECONNREFUSED) return Error(errno, "cannot look at the vhost-user socket");
     ::unlink(address.sun_path);
     return {};

@@ -12,8 +12,8 @@ namespace pmfs::virtio {
 
 class Listener {
 public:
-    // At `path`, for this user only (mode 0600).  A socket that nobody listens at any more is
-    // replaced.  EADDRINUSE: somebody does; EEXIST: something else is there.
+    // At `path`, for this user only (mode 0600).  A socket without a listener is replaced.
+    // EADDRINUSE: it has a listener; EEXIST: the path is another file.
     static Result<Listener> bind(std::string path);
     Listener(Listener &&o) noexcept
         : path_(std::exchange(o.path_, {})),
@@ -26,7 +26,7 @@ public:
 
     int socket() const { return socket_.get(); }
     const std::string &path() const { return path_; }
-    // Takes its name away, if it still has that.
+    // Removes its name, if that still is this socket's.
     void remove() const;
 
 private:

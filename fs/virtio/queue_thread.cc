@@ -50,7 +50,7 @@ void QueueThread::run() {
     }
 }
 
-// Without a kick for each: what is offered while we work is found by looking.
+// Without a kick for each: chains that are offered meanwhile are found by polling.
 void QueueThread::drain() {
     Virtqueue &queue = *setup_.queue;
     do {

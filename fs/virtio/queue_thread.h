@@ -18,7 +18,7 @@ public:
         std::shared_ptr<Virtqueue> queue;
         FileDescriptor kick;  // an eventfd
         bool enabled;
-        // For how long it looks for another chain before it sleeps.
+        // For how long it polls for another chain before it sleeps.
         std::chrono::microseconds polling;
     };
     static Result<std::unique_ptr<QueueThread>> start(Device &device, Setup setup);
@@ -27,9 +27,9 @@ public:
     QueueThread(const QueueThread &) = delete;
     QueueThread &operator=(const QueueThread &) = delete;
 
-    // A queue that is not enabled is not looked at.
+    // A queue that is not enabled is not served.
     void enable(bool enabled);
-    // It takes no chain any more; the one that the device has in its hands goes on.
+    // It takes no more chains; the one that the device is handling continues.
     void end();
 
 private:

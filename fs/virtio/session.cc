@@ -14,7 +14,7 @@ namespace {
 using std::chrono::steady_clock;
 using namespace std::chrono_literals;
 
-// For how long a front end that stops a queue has to answer questions that are under way.  QEMU
+// How long a front end that stops a queue may take to answer requests that are under way.  QEMU
 // answers none while it waits for GET_VRING_BASE.
 constexpr auto kAnswersWaitMax = 200ms;
 constexpr auto kStopLogged = 5s;
@@ -39,7 +39,7 @@ bool has_answer(Request request) {
     }
 }
 
-// An eventfd, as far as can be told: an anonymous inode, which has no type.
+// Probably an eventfd: an anonymous inode, which has no type.
 Result<> check_event(const FileDescriptor &event) {
     struct stat status {};
     if (::fstat(event.get(), &status) != 0 || (status.st_mode & S_IFMT) != 0)
@@ -338,7 +338,8 @@ Result<> Session::stop_all() {
     return stop(all);
 }
 
-// ECONNRESET: the front end goes away meanwhile, or we end; then they are torn down.
+// ECONNRESET: the front end disconnects meanwhile, or the session ends; then the queues are torn
+// down.
 Result<> Session::stop(std::span<const unsigned> indices) {
     for (const unsigned index : indices) {
         Queue &queue = queues_[index];
@@ -363,7 +364,7 @@ Result<> Session::stop(std::span<const unsigned> indices) {
 
 Result<> Session::wait_idle(unsigned index, steady_clock::time_point since, bool *told) {
     while (!queues_[index].running->wait_idle(20ms)) {
-        device_.stopping(index);  // again, for a request may have been on its way to a wait
+        device_.stopping(index);  // again, because a request may have begun to wait meanwhile
         if (gone()) return Error(ECONNRESET, "the front end is gone");
         const auto waited = steady_clock::now() - since;
         if (waited > kAnswersWaitMax) channel_->suspend();

@@ -2,8 +2,8 @@
 // memory, the queues.  One thread reads its messages; each started queue has its own.
 //
 // A queue is started by SET_VRING_KICK, when its size and its rings are known, and stopped by
-// GET_VRING_BASE, RESET_DEVICE or status 0.  Whether it is enabled is told apart from that
-// (docs/interop/vhost-user.rst, "Ring states"); a queue that is not enabled is left alone.
+// GET_VRING_BASE, RESET_DEVICE or status 0.  Whether it is enabled is a separate state
+// (docs/interop/vhost-user.rst, "Ring states"); a queue that is not enabled is not served.
 #pragma once
 #include <array>
 #include <chrono>
@@ -29,7 +29,7 @@ struct SessionOptions {
 
 class Session {
 public:
-    // `stop`: an eventfd that is readable when it is to end.
+    // `stop`: an eventfd that becomes readable when the session is to end.
     Session(Device &device, const SessionOptions &options, FileDescriptor socket, int stop,
             std::shared_ptr<BackChannel> channel);
     // Tears everything down.
@@ -37,8 +37,8 @@ public:
     Session(const Session &) = delete;
     Session &operator=(const Session &) = delete;
 
-    // Reads the next message and does what it says.  ECONNRESET: the front end is gone; ECANCELED:
-    // it was told to end; else it has sent what ends the connection.
+    // Reads the next message and executes it.  ECONNRESET: the front end is gone; ECANCELED: the
+    // session is to end; other errors: the message is invalid, and ends the connection.
     Result<> step();
 
     // Of the device, and of the protocol.
@@ -52,7 +52,7 @@ private:
         std::uint16_t next = 0;
         bool enabled = false;
         Virtqueue::Event call, error;
-        // Both or none: it is started.
+        // Either both are set (the queue is started) or none.
         std::shared_ptr<Virtqueue> running;
         std::unique_ptr<QueueThread> thread;
     };

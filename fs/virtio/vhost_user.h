@@ -1,8 +1,8 @@
 // vhost-user's messages, as bytes on a UNIX socket: QEMU's docs/interop/vhost-user.rst, and what
 // QEMU 11.1 does where the document differs (VHOST_USER_PROTOCOL_F_SHMEM is bit 22).
 //
-// kRequests says of each request that we take how many bytes and descriptors it has.  Anything else
-// is an error before anybody has looked at its content, and its descriptors are closed.
+// kRequests gives the size and the number of descriptors of each request that we accept.  Anything
+// else is an error before its content is read, and its descriptors are closed.
 #pragma once
 
 #include <cstddef>
@@ -109,15 +109,15 @@ struct Message {
     bool needs_reply() const { return (header.flags & Header::kNeedReply) != 0; }
 };
 
-// What is wrong with a request, as a sentence; null: nothing.  `offered`: the protocol features
-// that the back end has.
+// A sentence that says what is wrong with a request; null: nothing.  `offered`: the protocol
+// features that the back end has.
 const char *fault_of(const Message &message, std::uint64_t offered);
-// Whether it is in the table at all.
+// Whether it is in the table.
 bool is_known(std::uint32_t request, std::uint64_t offered);
 
 // Both wait until it is done, or until `cancel` (an eventfd) is readable and nothing can be done:
-// ECANCELED.  ECONNRESET: the other side is gone, or in the middle of a message.  EPROTO: no
-// message of ours (a wrong version, a payload larger than any).
+// ECANCELED.  ECONNRESET: the other side is gone, or in the middle of a message.  EPROTO: not a
+// valid message (a wrong version, a payload that is too large).
 Result<Message> receive_message(int socket, int cancel);
 Result<> send_message(int socket, int cancel, Header header, ConstBytes payload, int fd = -1);
 

@@ -1,4 +1,4 @@
-// Taking chains from the available ring, giving them back by the used ring.
+// Taking chains from the available ring, and returning them through the used ring.
 #include "virtio/virtqueue.h"
 
 #include <algorithm>
@@ -15,7 +15,7 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "virtio 1.x rings are little-endian");
 
-// What the other side writes at the same time.
+// Accesses to what the other side writes at the same time.
 template <class T>
 T read_once(const T &field) {
     return __atomic_load_n(&field, __ATOMIC_RELAXED);
@@ -25,8 +25,8 @@ void write_once(T &field, T value) {
     __atomic_store_n(&field, value, __ATOMIC_RELAXED);
 }
 
-// Behind the rings' last entries (virtio 1.2, 2.7.6 and 2.7.8): at which index the other side wants
-// to be told.
+// Behind the rings' last entries (virtio 1.2, 2.7.6 and 2.7.8): the index at which the other side
+// wants to be notified.
 const std::uint16_t &used_event(const vring_avail &ring, unsigned size) {
     return ring.ring[size];
 }
@@ -149,7 +149,7 @@ Result<Virtqueue::Rings> Virtqueue::find_rings(const MemoryTable &memory) const 
 const char *Virtqueue::next_head_locked(std::uint16_t available, std::uint16_t *head) {
     if (static_cast<std::uint16_t>(available - next_) > setup_.size)
         return "the available ring's index is ahead by more than the queue has";
-    // So a driver that offers the same chain over and over cannot make us hold more than it has.
+    // So a driver that offers the same chain repeatedly cannot make us hold more than it has.
     if (under_way_ >= setup_.size) return "more chains are under way than the queue has";
     *head = read_once(rings_.available->ring[next_ & (setup_.size - 1)]);
     return *head < setup_.size ? nullptr : "a chain begins outside the descriptor table";
@@ -200,7 +200,7 @@ bool Virtqueue::want_kicks() {
         write_once(available_event(*rings_.used, setup_.size), next_);
     else
         write_once(rings_.used->flags, std::uint16_t{0});
-    // The driver writes its index and then looks whether to kick; we the other way round.
+    // The driver writes its index and then checks whether to kick; we do it the other way round.
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     return read_once(rings_.available->idx) != next_;
 }
@@ -274,7 +274,7 @@ void Virtqueue::set_memory(std::shared_ptr<const MemoryTable> memory) {
     Lock lock(mutex_);
     rings_ = rings.value_or(Rings{});
     std::swap(memory_, memory);
-    const bool breaks = !rings.ok() && break_locked();  // whoever finds no rings finds it broken
+    const bool breaks = !rings.ok() && break_locked();  // without rings it is broken
     lock.unlock();                                      // before the old table's mappings go
     if (breaks) on_broken_("the queue's rings are not in the new memory table");
 }

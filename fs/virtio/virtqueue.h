@@ -1,11 +1,11 @@
-// A split virtqueue, seen from the device: what the driver offers becomes Chains, and what is
-// completed goes to the used ring.  Virtio 1.2, 2.7 "Split Virtqueues"; <linux/virtio_ring.h>.
+// A split virtqueue, seen from the device: requests that the driver offers become Chains, and
+// completed chains go to the used ring.  Virtio 1.2, 2.7 "Split Virtqueues"; <linux/virtio_ring.h>.
 //
 // The driver is not trusted.  Each index and each descriptor is read once, into our own memory, and
 // checked there.  A ring or a chain that contradicts the specification *breaks* the queue: nothing
-// is taken from it any more, and its owner hears one sentence.  An address that is in no memory
-// breaks nothing: it may be in a range of another device that no table told us of, so the chain has
-// a piece without a place, and the device answers that it cannot reach it.
+// is taken from it any more, and its owner gets one sentence.  An address outside of the memory
+// does not break it: it may be in a range of another device that no table contains, so the chain
+// has a piece without a place, and the device answers that it cannot reach it.
 #pragma once
 #include <sys/uio.h>
 
@@ -32,11 +32,11 @@ inline constexpr unsigned kQueueSizeMax = 1024;
 
 class Virtqueue;
 
-// One request: descriptors that the device reads, then such that it writes.  Its memory stays
+// One request: descriptors that the device reads, then others that it writes.  Its memory stays
 // mapped for as long as it lives.  Any thread may complete it, in any order with others.
 class Chain {
 public:
-    // A chain that nobody completed is completed with nothing written.
+    // A chain that was not completed is completed with nothing written.
     ~Chain();
     Chain(const Chain &) = delete;
     Chain &operator=(const Chain &) = delete;
@@ -49,23 +49,23 @@ public:
     // Whether every piece has a place.
     bool whole() const { return whole_; }
 
-    // What lies behind so many readable bytes, where it is: until the chain is completed.  Of a
+    // The readable bytes from that offset on, in place: valid until the chain is completed.  For a
     // chain that is whole.
     void readable_behind(std::size_t offset, std::vector<iovec> *pieces) const;
-    // Some of it is not the front end's own memory, but was resolved by the device.
+    // Some of its pieces are not the front end's memory, but were resolved by the device.
     bool borrows() const { return !holds_.empty(); }
 
-    // Copies from the readable pieces, or to the writable ones, at an offset in them.  How many
-    // bytes: up to the first that there are not or that are out of reach.
+    // Copies from the readable pieces, or to the writable ones, at an offset in them.  Gives the
+    // number of bytes, up to the first one that does not exist or is out of reach.
     std::size_t read(std::size_t offset, Bytes to) const;
     std::size_t write(std::size_t offset, ConstBytes from) const;
 
-    // Gives it back to the driver: so many bytes were written, from the first writable one on.
-    // Once; the pieces are the driver's from then on.
+    // Returns it to the driver: so many bytes were written, from the first writable one on. To be
+    // called once; from then on the pieces belong to the driver.
     void complete(std::size_t written);
 
-    // It is not going to be completed before somebody else allows it.  False: chains that wait have
-    // half of the queue already, and the driver has to get others through.
+    // The chain is about to wait for another request.  False: waiting chains have half of the queue
+    // already, and the driver must be able to send others.
     bool let_wait();
 
 private:
@@ -103,8 +103,8 @@ public:
     };
     using Broken = std::function<void(const std::string &sentence)>;
 
-    // EINVAL: a size that is none, or rings that are not in memory or not aligned.  `owner`
-    // outlives the queue.  `broken` is called once at most, by any thread, with no lock held.
+    // EINVAL: an invalid size, or rings that are not in memory or not aligned.  `owner` outlives
+    // the queue.  `broken` is called once at most, by any thread, with no lock held.
     static Result<std::shared_ptr<Virtqueue>> make(const Setup &setup,
                                                    std::shared_ptr<const MemoryTable> memory,
                                                    MemoryOwner &owner, Broken broken);
@@ -114,22 +114,21 @@ public:
     std::unique_ptr<Chain> take() EXCLUDES(mutex_);
     // Whether take() would find one.
     bool pending() const EXCLUDES(mutex_);
-    // Tells the driver that it need not kick, or that it shall again.  True: something was offered
-    // meanwhile, and there may be no kick for it.
+    // Tells the driver not to kick, or to kick again.  True: something was offered meanwhile,
+    // possibly without a kick.
     void stop_kicks() EXCLUDES(mutex_);
     bool want_kicks() EXCLUDES(mutex_);
 
-    // The eventfds by which the driver is told of what was completed, and of a broken queue.  Null:
-    // it polls.
+    // The eventfds that notify the driver of completions, and of a broken queue.  Null: it polls.
     using Event = std::shared_ptr<const FileDescriptor>;
     void set_call(Event call) EXCLUDES(mutex_);
     void set_error(Event error) EXCLUDES(mutex_);
-    // Where the rings are not in the new table, the queue is broken.
+    // If the rings are not in the new table, the queue breaks.
     void set_memory(std::shared_ptr<const MemoryTable> memory) EXCLUDES(mutex_);
 
-    // From now on take() gives nothing.
+    // From now on take() returns nothing.
     void close() EXCLUDES(mutex_);
-    // And what is completed is told to nobody: the driver is gone.
+    // The same, and the driver is gone: completions are not reported.
     void detach() EXCLUDES(mutex_);
     // Waits until no chain is under way; false: the time is over.
     bool wait_idle(std::chrono::milliseconds time_max) EXCLUDES(mutex_);
@@ -144,12 +143,12 @@ private:
     };
     Virtqueue(const Setup &setup, MemoryOwner &owner, Broken broken);
     Result<Rings> find_rings(const MemoryTable &memory) const;
-    // Says why the entry may not be taken; null: it may.
+    // Gives the reason why the entry may not be taken; null: it may.
     const char *next_head_locked(std::uint16_t available, std::uint16_t *head) REQUIRES(mutex_);
     void complete(std::uint16_t head, std::uint32_t written, unsigned waiting) EXCLUDES(mutex_);
     bool let_wait(unsigned entries) EXCLUDES(mutex_);
     bool driver_wants_call_locked() const REQUIRES(mutex_);
-    // A chain that is not to be completed.
+    // Drops a chain without completing it.
     void forget(Chain &chain) EXCLUDES(mutex_);
     void leave_locked() REQUIRES(mutex_);
     void break_off(const char *why) EXCLUDES(mutex_);
@@ -171,7 +170,7 @@ private:
     bool broken_ GUARDED_BY(mutex_) = false;
     bool closed_ GUARDED_BY(mutex_) = false;
     bool detached_ GUARDED_BY(mutex_) = false;
-    bool told_ GUARDED_BY(mutex_) = false;  // the first completion is always told
+    bool told_ GUARDED_BY(mutex_) = false;  // the first completion is always notified
 };
 
 }  // namespace pmfs::virtio

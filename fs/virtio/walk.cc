@@ -6,7 +6,7 @@
 namespace pmfs::virtio {
 namespace {
 
-// Each field once: the driver may write while we look.
+// Reads each field once: the driver may write meanwhile.
 vring_desc copy_of(const vring_desc &shared) {
     vring_desc own;
     own.addr = __atomic_load_n(&shared.addr, __ATOMIC_RELAXED);

@@ -1,5 +1,5 @@
-// From a head to its chain: reading descriptors that somebody else may change meanwhile.  Virtio
-// 1.2, 2.7.5 "The Virtqueue Descriptor Table" and 2.7.5.3 "Indirect Descriptors".
+// From a head to its chain: reading descriptors that the driver may change meanwhile.  Virtio 1.2,
+// 2.7.5 "The Virtqueue Descriptor Table" and 2.7.5.3 "Indirect Descriptors".
 #pragma once
 #include "virtio/virtqueue.h"
 
@@ -11,7 +11,7 @@ public:
          MemoryOwner &owner)
         : table_(table), indirect_(indirect), bytes_max_(bytes_max), chain_(chain), owner_(owner) {}
 
-    // Fills the chain.  Says why it is none; null: it is one.
+    // Fills the chain.  Gives the reason why it is invalid; null: it is valid.
     const char *from(std::uint16_t head);
 
 private:

@@ -23,7 +23,7 @@ namespace {
 
 constexpr std::uint32_t kPermissions = 0777;
 
-// What is on the medium was checked when it was set.
+// A list on the medium was checked when it was set.
 Result<Acl> acl_of(const Reader &reader, const media::Inode &inode, InodeNo ino,
                    std::string_view name) {
     if (!core::has_xattr(reader, inode, ino, name)) return Acl();
@@ -70,12 +70,12 @@ Result<> set_acl(Engine &e, InodeNo ino, std::string_view name, const Acl &acl, 
     const auto *was = TRY(core::read_inode(reader, ino));
     const std::uint32_t mode = was->mode.get();
     TRY(core::may_change(*was));
-    if (S_ISLNK(mode)) return Error(EOPNOTSUPP, "a symlink has no access control list");
+    if (S_ISLNK(mode)) return Error(EOPNOTSUPP, "a symlink cannot have an access control list");
     if (!access && !S_ISDIR(mode)) {
         if (acl.empty()) return {};
-        return Error(EACCES, "only a directory has a list for new files");
+        return Error(EACCES, "only a directory can have a default access control list");
     }
-    // A list that says no more than a mode is one.
+    // A list that says no more than a mode is stored as the mode.
     const bool kept = !acl.empty() && !(access && core::is_mode_only(acl));
     const bool there = core::has_xattr(reader, *was, ino, name);
     if (!kept && !there && acl.empty()) return {};

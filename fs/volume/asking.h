@@ -1,4 +1,4 @@
-// For operations that leases may stand in the way of.
+// For operations that may have to wait for leases.
 #pragma once
 #include <type_traits>
 
@@ -7,8 +7,8 @@
 
 namespace pmfs {
 
-// Runs a body that takes the volume's lock.  Behind it, leases that were in its way are asked to
-// go.
+// Runs a body that takes the volume's lock.  If it met leases, asks their holders afterwards to
+// give them back.
 template <class Body>
 std::invoke_result_t<Body> asking(Engine &engine, const Caller &caller, const Body &body)
     EXCLUDES(engine.lock) {

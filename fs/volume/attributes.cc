@@ -1,4 +1,4 @@
-// Reading and changing them in the small: see attributes.h.
+// Helpers to read and change attributes: see attributes.h.
 #include "volume/attributes.h"
 
 #include <sys/stat.h>
@@ -21,7 +21,7 @@ Result<std::optional<std::uint64_t>> unseen_from(Engine &engine, InodeNo ino,
                                                  const media::Inode &inode) {
     const auto counts = engine.live.counts(ino);
     if (!S_ISREG(inode.mode.get()) || counts.cached_write == 0) return std::nullopt;
-    if (engine.options.writeback) return 0;  // also of what is written, and behind the end
+    if (engine.options.writeback) return 0;  // also for written blocks, and behind the end
     const FileBlock end = media::file_block_from(inode.size.get());
     const FileBlock at = TRY(core::dense_until(Reader(*engine.core), inode, ino,
                                                std::min(counts.dense_end, end), end, kLookedAt));
@@ -55,8 +55,7 @@ Attr attr_of(Engine &engine, InodeNo ino, const media::Inode &inode) {
             a.blocks = std::max(a.blocks, kBlocksKeptBack);
             a.kept_back = true;
         } else if (!a.unsettled && counts.cached_write != 0) {
-            const auto unseen =
-                unseen_from(engine, ino, inode);  // damage: whoever needs the map says so
+            const auto unseen = unseen_from(engine, ino, inode);  // damage is reported elsewhere
             a.unsettled = !unseen.ok() || unseen.value();
         }
     }
@@ -65,20 +64,21 @@ Attr attr_of(Engine &engine, InodeNo ino, const media::Inode &inode) {
 
 void touch(media::Inode *inode, bool mtime, bool precise) {
     Timespec time = now_coarse();
-    // (Never back to before a precise one.)
+    // (Never earlier than a precise one.)
     if (precise || core::from_media(inode->mtime) > time) time = now();
     inode->ctime = core::to_media(time);
     if (mtime) inode->mtime = inode->ctime;
 }
 
-// S_ISGID without group execution meant mandatory locking, and stays for those in the group.
+// S_ISGID without group execution used to mean mandatory locking, and is kept for callers in the
+// group.
 bool has_setid(std::uint32_t mode) {
     return (mode & S_ISUID) != 0 || (mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
 }
 void kill_setid(media::Inode *inode, bool any_setgid) {
     const std::uint32_t mode = inode->mode.get();
     if (S_ISDIR(mode) || (!has_setid(mode) && !any_setgid))
-        return;  // (a directory's mean something else)
+        return;  // (they mean something else on a directory)
     const bool group = any_setgid || (mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
     inode->mode.set(mode & ~(S_ISUID | (group ? S_ISGID : 0u)));
 }

@@ -46,11 +46,11 @@ void Claims::wait(InodeNo ino, std::function<void()> again) {
             return;
         }
     }
-    resume_(ino, std::move(again));  // it was given up while the operation was on its way here
+    resume_(ino, std::move(again));  // it was given up meanwhile
 }
 
 void Claims::drop_waiting() {
-    std::vector<std::function<void()>> dropped;  // they may hold claims: without the lock
+    std::vector<std::function<void()>> dropped;  // they may hold claims: destroyed without the lock
     Lock held(mutex_);
     for (auto &[ino, claimed] : claimed_) {
         for (auto &again : claimed.waiting) dropped.push_back(std::move(again));

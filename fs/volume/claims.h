@@ -1,6 +1,7 @@
-// Who may change the block map and the size of an inode in several steps: one operation at a time.
+// Claims: one operation at a time may change the block map and the size of an inode in several
+// steps.
 //
-// Whoever comes later gets kClaimErrno about the inode, and waits with wait().  An operation of one
+// A later operation gets kClaimErrno with the inode, and waits with wait().  An operation of one
 // step claims nothing, but asks respect() before it changes a map or a size.  Guarded by a lock of
 // its own, inside the volume's.
 #pragma once
@@ -19,26 +20,26 @@ namespace pmfs {
 
 class Claim;
 
-// moving: nobody may write to its blocks in place.  freeing: it has no name and no user, and
-// whoever finds no space waits for what it leaves.
+// moving: its blocks may not be written in place.  freeing: it has no name and no user, and
+// operations that find no space wait for its blocks.
 enum class ClaimFor : std::uint8_t { change, moving, freeing };
 
 class Claims {
 public:
-    // Runs what waited for an inode, on another thread; called with any lock held.
+    // Runs what waited for an inode, on another thread.  May be called with any lock held.
     using Resume = std::function<void(InodeNo, std::function<void()>)>;
     explicit Claims(Resume resume) : resume_(std::move(resume)) {}
 
-    // kClaimErrno: somebody else than `own` (null: anybody) has claimed it.  With the volume's lock
-    // held, that is true until it is given up.
+    // kClaimErrno: another claim than `own` (null: any claim) is held.  With the volume's lock
+    // held, success stays true until the lock is released.
     Result<> respect(InodeNo ino, const Claim *own = nullptr);
-    // Its blocks are being moved: nobody may write to them in place.
+    // Its blocks are being moved and may not be written in place.
     Result<> respect_moves(InodeNo ino);
-    // An inode of whose blocks nobody knows any more, and which are being freed.
+    // An inode without references whose blocks are being freed.
     std::optional<InodeNo> freeing() EXCLUDES(mutex_);
-    // Runs `again` when nobody claims the inode any more.
+    // Runs `again` when the inode is not claimed any more.
     void wait(InodeNo ino, std::function<void()> again) EXCLUDES(mutex_);
-    // At the end: what waits is dropped.
+    // At the end: drops waiting operations.
     void drop_waiting() EXCLUDES(mutex_);
 
 private:
@@ -53,7 +54,7 @@ private:
     void resume_all(InodeNo ino, std::vector<std::function<void()>> ready);
 
     const Resume resume_;
-    std::atomic<std::size_t> count_{0};  // so that nobody takes the lock where nothing is claimed
+    std::atomic<std::size_t> count_{0};  // so that the lock is not taken while there is no claim
     Mutex mutex_;
     std::unordered_map<std::uint64_t, Claimed> claimed_ GUARDED_BY(mutex_);
 };
@@ -66,8 +67,8 @@ public:
     Claim(const Claim &) = delete;
     Claim &operator=(const Claim &) = delete;
 
-    // With the volume's lock held, in whatever way.  kClaimErrno: somebody else has it.  Taken
-    // again, it is for another purpose from now on.
+    // With the volume's lock held, shared or exclusively.  kClaimErrno: another operation has it.
+    // Taking it again changes its purpose.
     Result<> take(ClaimFor purpose = ClaimFor::change);
     void release();
     bool held() const { return held_; }

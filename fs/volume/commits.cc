@@ -1,4 +1,4 @@
-// Committing, and what waits for it: see commits.h.
+// Group commits and the operations that wait for them: see commits.h.
 #include "volume/commits.h"
 
 #include <chrono>
@@ -23,7 +23,7 @@ void Commits::stop() {
     thread_.join();
 }
 
-// They may hold claims and reservations, which go without the lock.
+// They may hold claims and reservations, which are released without the lock.
 void Commits::drop_parked() {
     std::vector<Parked> dropped;
     Lock held(queue_mutex_);
@@ -37,7 +37,7 @@ Result<> Commits::now(bool checkpoint) {
 }
 
 Result<> Commits::commit(bool checkpoint) {
-    // Somebody may wait for blocks that were freed.
+    // An operation may wait for blocks that were freed.
     if (checkpoint && !engine_.allocator->nothing_held()) engine_.readers.wait_for_readers();
     engine_.data_dirty.store(false, std::memory_order_release);
     const auto done = engine_.journal->group_commit(checkpoint);
@@ -51,7 +51,7 @@ Result<> Commits::commit(bool checkpoint) {
 
 Result<> Commits::make_durable() {
     if (!engine_.region->is_image()) return {};
-    // Behind the one that runs: what it covers is durable then, and often there is nothing else.
+    // After the running one, which makes durable what it covers; often nothing else is left.
     Lock one(run_);
     if (!engine_.data_dirty.load(std::memory_order_acquire) &&
         engine_.journal->last() <= engine_.journal->durable())
@@ -70,7 +70,7 @@ void Commits::sync(Completion done) {
             return;
         }
     }
-    done(now(false));  // the thread is on its way out
+    done(now(false));  // the thread is ending
 }
 
 void Commits::park(std::uint32_t user, std::function<void()> again) {
@@ -82,7 +82,7 @@ void Commits::park(std::uint32_t user, std::function<void()> again) {
 
 void Commits::await_room(InodeNo ino, std::uint32_t user, std::function<void()> again) {
     if (threaded()) return park(user, std::move(again));
-    (void)now(true).ok();  // a failure shows in the operation that runs again
+    (void)now(true).ok();  // the operation that runs again reports a failure
     if (engine_.options.no_background) return again();
     workers_.resume(ino, std::move(again), user);
 }
@@ -112,14 +112,14 @@ void Commits::loop() {
             const pm::FaultScope faults;
             const auto done = now(!again.empty());
             for (auto &waiter : waiters) waiter(done);
-            // Not on this thread, for whoever syncs waits for it.
+            // Not on this thread: a caller of fsync waits for it.
             for (Parked &one : again) workers_.resume(InodeNo(), std::move(one.again), one.user);
         }
         if (stop) return;
     }
 }
 
-// The step got on by a transaction at least.
+// The step has committed at least one transaction.
 Result<> make_room(Engine &e) {
     TRY(e.journal->group_commit(true));
     e.allocator->release_held();

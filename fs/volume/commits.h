@@ -1,6 +1,6 @@
-// Group commits of image files: one thread, which syncs when somebody asks, when somebody waits for
-// room, and when the interval is over (docs/persistence.md).  On DAX media there is no thread, and
-// everything is durable at once.
+// Group commits of image files: one thread, which syncs when it is asked to, when an operation
+// waits for room, and when the interval is over (docs/persistence.md).  On DAX media there is no
+// thread, and everything is durable at once.
 #pragma once
 #include <functional>
 #include <thread>
@@ -19,23 +19,24 @@ public:
 
     // EAGAIN: there are no more threads.
     Result<> start();
-    // What is asked for until then is done.
+    // Ends the thread; what was asked for before is done.
     void stop() EXCLUDES(queue_mutex_);
     // At the end: drops what waits.
     void drop_parked() EXCLUDES(queue_mutex_);
 
-    // One group commit, by this thread; checkpoint: which makes room in the ring.
+    // One group commit, by this thread; checkpoint: also makes room in the ring.
     Result<> now(bool checkpoint) EXCLUDES(engine_.lock, run_);
-    // What returned is durable: for SEAL, UNSEAL, prepare and grants.
+    // Makes durable everything that has returned: for SEAL, UNSEAL, prepare and grants.
     Result<> make_durable() EXCLUDES(engine_.lock, run_);
     // The same for Volume::fsync(); `done` is called at once, or by the thread.
     void sync(Completion done) EXCLUDES(engine_.lock, queue_mutex_);
-    // Runs `again` on another thread behind a checkpoint, for that user.  With any lock held.
+    // Runs `again` on another thread after a checkpoint, for that user.  May be called with any
+    // lock held.
     void park(std::uint32_t user, std::function<void()> again) EXCLUDES(queue_mutex_);
     // The same for an operation on that inode, by a thread that may commit itself.
     void await_room(InodeNo ino, std::uint32_t user, std::function<void()> again)
         EXCLUDES(engine_.lock, queue_mutex_);
-    // Nobody stores records home while `body` runs.
+    // No checkpoint stores records home while `body` runs.
     Result<> between(const std::function<Result<>()> &body) EXCLUDES(engine_.lock, run_);
 
 private:
@@ -58,7 +59,7 @@ private:
     std::thread thread_;
 };
 
-// At a mount and at the end, for a step that must park while nobody else is there.
+// At a mount and at the end, for a step that must park although no other thread is active.
 Result<> make_room(Engine &engine) REQUIRES(engine.lock);
 
 }  // namespace pmfs

@@ -1,7 +1,7 @@
-// Emptying broken chunks ahead of time, so that whole ones are there when somebody wants them.
+// Emptying partly used chunks ahead of time, so that whole ones are there when they are needed.
 //
-// An operation that goes group by group, as far as its caller lets it: it stops behind a chunk when
-// it has moved enough for one call, and says where to go on.
+// An operation that works group by group.  It stops after a chunk when it has moved enough for one
+// call, and returns where to continue.
 #include "base/clock.h"
 #include "volume/evacuation.h"
 #include "volume/parts.h"
@@ -31,7 +31,7 @@ public:
         if (stepped.ok() && !stepped.value()) return false;
         if (!stepped.ok() && (must_park(stepped.error()) || pm::NoWaiting::met()))
             return stepped.error();
-        e_.lock.assert_held();  // it ends where it chooses or plans
+        e_.lock.assert_held();  // it returns in a stage with the lock held
         done_.moved = evacuation_.moved() * media::kBlockSize;
         if (!stepped.ok()) {
             evacuation_.finish();
@@ -61,7 +61,7 @@ private:
 
 Result<Compacted> Volume::compact(GroupNo from, const Caller &caller) {
     Engine &e = parts_->engine;
-    if (caller.uid != 0) return Error(EPERM, "only root compacts a volume");
+    if (caller.uid != 0) return Error(EPERM, "only root may compact a volume");
     TRY(writable(e));
     if (from >= e.allocator->map().end_group())
         return Error(EINVAL, "the volume has no such group");

@@ -1,11 +1,11 @@
-// Making a file one extent: for whoever maps it by one offset and one length, as a virtual machine
-// does that gets it as virtio-pmem.
+// Making a file one extent, for programs that map it by one offset and one length, such as a
+// virtual machine that gets it as virtio-pmem.
 //
 // Chunks in a row are found, or made by moving other files' data out of them (evacuation.h), and
-// join the file at a donor range far behind its end, part by part, for a transaction takes what
-// lies under one bitmap block.  When all of them are there the content is copied and the blocks are
-// exchanged (donor.h).  An extent cannot cross a group, and each group begins with metadata: so a
-// longer file becomes several extents, which are made one after the other.
+// join the file at a donor range far behind its end, part by part, because a transaction takes only
+// blocks under one bitmap block.  When all of them are there the content is copied and the blocks
+// are exchanged (donor.h).  An extent cannot cross a group, and each group begins with metadata: so
+// a longer file becomes several extents, which are made one after the other.
 #include <algorithm>
 #include <memory>
 #include <vector>
@@ -48,7 +48,8 @@ public:
     }
     Result<bool> step() override {
         if (stage_ == Stage::wait) {
-            // Those who write in place found the old blocks before this had claimed the inode.
+            // Threads that write in place may have found the old blocks before this operation
+            // claimed the inode.
             e_.readers.wait_for_readers();
             stage_ = Stage::copy;
             return false;
@@ -83,14 +84,14 @@ private:
     }
     std::uint64_t wanted() const { return piece_end_ - at_; }  // blocks
 
-    // The next piece that is not one extent yet.  What an earlier one left behind the file goes
-    // first.
+    // The next piece that is not one extent yet.  First removes what an interrupted operation left
+    // behind the file.
     Result<bool> plan() REQUIRES(e_.lock) {
         if (at_ >= end_ && !claim_.held()) return true;
         TRY(claim_.take());
         if (!TRY(trim_step(e_, ino_))) return false;
         taken_ = moved_ = 0;
-        if (evacuation_) {  // somebody else had a block of the last place
+        if (evacuation_) {  // another operation took a block of the last place
             stage_ = Stage::evacuate;
             return false;
         }
@@ -125,7 +126,7 @@ private:
         return {};
     }
 
-    // First chunks that are free, anywhere; then a place where little is in the way; then any.
+    // First free chunks, anywhere; then a place where little is in the way; then any.
     Result<> evacuate() {
         const auto stepped = evacuation_->step();
         if (stepped.ok()) {
@@ -170,7 +171,7 @@ private:
         return {};
     }
 
-    // Where the bytes of the next part are.
+    // The place of the bytes of the next part.
     Result<> next_part() {
         const Reader reader(*e_.core);
         part_end_ = std::min(moved_ + kPartBlocks, wanted());
@@ -186,7 +187,7 @@ private:
         return {};
     }
 
-    // Puts the donor's blocks in the place of one piece of the part.
+    // Replaces one piece of the part by the donor's blocks.
     Result<> exchange() REQUIRES(e_.lock) {
         const FileBlock at = at_ + moved_;
         moved_ += TRY(exchange_donor(e_, ino_, at, kDonorRange + moved_, part_end_ - moved_));
@@ -194,7 +195,7 @@ private:
         return best_effort(core::map_tidy(*e_.core, ino_, at));
     }
 
-    // Old bytes of the file's own may stand behind its end.
+    // Behind its end there may be old bytes of the file itself.
     Result<> clear_tail(const Reader &reader, const media::Inode &inode) {
         const std::uint64_t size = inode.size.get();
         if (size >= byte_of(piece_end_)) return {};
@@ -211,7 +212,7 @@ private:
     Stage stage_ = Stage::plan;
     std::unique_ptr<Evacuation> evacuation_;  // until all chunks are taken
     std::uint64_t limit_ = 0;                 // of blocks that it may move
-    BlockNo place_;                           // where the piece comes to lie
+    BlockNo place_;                           // the new place of the piece
     std::uint64_t taken_ = 0, moved_ = 0;     // blocks: into the donor range, and out of it
     std::uint64_t part_end_ = 0;              // of the part that is being copied
     std::vector<DonorSource> sources_;
@@ -235,7 +236,7 @@ Result<> Volume::prepare_contiguous(InodeNo ino, std::uint64_t offset, std::uint
         const std::uint64_t to = length == 0 ? size : offset + length;
         end = media::unit_up(media::file_block_from(to), kChunkBlocks);
     }
-    // What lies behind the end becomes zero: no older state may come back that has bytes there.
+    // The bytes behind the end become zero: an older state with bytes there must not come back.
     const bool resumes = caller.progress != nullptr && caller.progress->kept();
     if (!resumes) TRY(parts_->commits.make_durable());
     e.data_dirty.store(true, std::memory_order_release);

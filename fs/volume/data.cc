@@ -16,8 +16,8 @@ using core::Reader;
 
 Result<const media::Inode *> read_file(const Reader &reader, InodeNo ino) {
     const auto *inode = TRY(core::read_inode(reader, ino));
-    if (S_ISDIR(inode->mode.get())) return Error(EISDIR, "a directory");
-    if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "not a regular file");
+    if (S_ISDIR(inode->mode.get())) return Error(EISDIR, "it is a directory");
+    if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "it is not a regular file");
     return inode;
 }
 
@@ -45,8 +45,8 @@ core::Goal goal_for(const Reader &reader, const media::Inode &inode, InodeNo ino
             follows = before.value().end() == file_block;
         }
     }
-    // Whole chunks are for what lies behind a file's first one, and for files that are as large as
-    // that from the start; not for blocks here and there in a sparse file.
+    // Whole chunks are for data behind a file's first chunk, and for files that are that large from
+    // the start, but not for scattered blocks of a sparse file.
     constexpr std::uint64_t kManyBlocks = 32;
     const bool together = follows || blocks >= kManyBlocks || file_block % media::kChunkBlocks == 0;
     goal.large = blocks >= media::kChunkBlocks ||
@@ -57,7 +57,7 @@ core::Goal goal_for(const Reader &reader, const media::Inode &inode, InodeNo ino
 
 namespace {
 
-// Zeroes at most so many bytes from *from on, and looks at no more than so many extents.
+// Zeroes at most so many bytes from *from on, and reads at most so many extents.
 Result<pm::Unfenced> zero_some(journal::Journal &journal, const Reader &reader,
                                const media::Inode &inode, InodeNo ino, std::uint64_t *from,
                                std::uint64_t to, std::uint64_t bytes_max, unsigned extents_max) {

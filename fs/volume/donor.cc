@@ -1,4 +1,4 @@
-// The steps that operations have in common which move a file's blocks: see donor.h.
+// The common steps of operations that move a file's blocks: see donor.h.
 #include "volume/donor.h"
 
 #include <algorithm>
@@ -42,7 +42,7 @@ Result<> fill_donor(Engine &e, std::span<const DonorSource> sources) {
         lost = lost || e.region->lost(from, size);
     }
     e.journal->persist(std::move(unfenced));
-    if (lost) return Error(EIO, "the medium lost a page of the file");
+    if (lost) return Error(EIO, "the medium has lost a page of the file");
     if (pm::take_fault()) return Error(EIO, "the medium has a bad page here");
     return {};
 }
@@ -51,10 +51,10 @@ Result<> add_donor(Change &change, media::Inode *inode, InodeNo ino, FileBlock a
                    const MapPermit &permit) {
     TRY(core::map_insert(change, inode, ino, {at, run.start, run.blocks, true, false}, permit));
     inode->blocks.set(inode->blocks.get() + run.blocks);
-    if ((inode->flags.get() & media::kTrimPending) != 0) return {};  // by the part before
+    if ((inode->flags.get() & media::kTrimPending) != 0) return {};  // set for an earlier part
     inode->flags.set(inode->flags.get() | media::kTrimPending);
     inode->trim_from.set(media::kDonorBase);
-    if (inode->nlink.get() == 0) return {};  // it is on the list
+    if (inode->nlink.get() == 0) return {};  // it is on the list already
     return core::add_orphan(change, ino, inode);
 }
 

@@ -11,16 +11,16 @@
 
 namespace pmfs {
 
-struct DonorSource {  // of a piece that is to be filled; from 0: zeroes
+struct DonorSource {  // of a piece to fill; from 0: zeroes
     BlockNo from, to;
     std::uint64_t blocks;
 };
 
-// Where the bytes of `blocks` blocks of the file from `at` on are, which are to come to `to`.
+// The sources of `blocks` blocks of the file from `at` on, to be copied to `to`.
 Result<std::vector<DonorSource>> donor_sources(const core::Reader &reader, InodeNo ino,
                                                FileBlock at, BlockNo to, std::uint64_t blocks);
-// Copies them, durably.  Without the volume's lock: the blocks are the claimed
-// file's, and those that are filled unwritten, so that nobody reads them.  EIO: a bad page.
+// Copies them, durably.  Without the volume's lock: the file is claimed, and the blocks that are
+// filled are unwritten, so that they are not read.  EIO: a bad page.
 Result<> fill_donor(Engine &engine, std::span<const DonorSource> sources);
 
 // Within a transaction: the blocks join the file at `at` in the donor range.  They are unwritten,

@@ -36,8 +36,9 @@ Result<> writable(const Engine &e) {
     if (e.options.read_only) return Error(EROFS, "the volume is mounted read-only");
     if (e.holders->damaged())
         return Error(EROFS,
-                     "the list of those who map the device is damaged; the volume is read-only");
-    if (e.journal->failed()) return Error(EROFS, "the medium failed; the volume is read-only");
+                     "the list of processes that map the device is damaged, so the volume is "
+                     "read-only: run fsck.pmfs");
+    if (e.journal->failed()) return Error(EROFS, "the medium failed, so the volume is read-only");
     return {};
 }
 

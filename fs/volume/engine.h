@@ -1,6 +1,6 @@
 // What the operations of a volume work on: plain members that any of them may use, and no
-// behaviour.  Whoever has an Engine reads and changes the volume; who runs steps, commits, reaps
-// and waits is above it (parts.h), and no operation can call that.
+// behaviour.  Code that has an Engine reads and changes the volume; the parts that run steps,
+// commit, reap and wait are above it (parts.h), and no operation can call them.
 #pragma once
 #include <atomic>
 #include <memory>
@@ -22,7 +22,7 @@ struct Engine {
     Engine(std::unique_ptr<pm::Region> region, const media::Superblock &superblock,
            const MountOptions &options, Claims::Resume resume);
 
-    // Replays the journal and opens what stands on it: journal, allocator, core.
+    // Replays the journal, and opens the journal, the allocator and the core.
     Result<> open(const std::array<std::uint8_t, 16> &boot_id);
 
     const MountOptions options;
@@ -30,9 +30,9 @@ struct Engine {
     // The size and the root reserve change under a mount: with the lock held exclusively.
     media::Superblock superblock;
 
-    // Shared: lookups.  Exclusive: whatever makes a Change.  File data is copied without it.
+    // Shared: lookups.  Exclusive: everything that makes a Change.  File data is copied without it.
     SharedMutex lock{Blocking::never};
-    core::Epochs readers;  // of file data, and writers in place
+    core::Epochs readers;  // of file data, and of writers in place
     Claims claims;
     LiveTable live;
 
@@ -46,7 +46,7 @@ struct Engine {
     AttributeWatcher *attribute_watcher = nullptr;
 };
 
-// EROFS where nothing may be written.
+// EROFS if the volume may not be written to.
 Result<> writable(const Engine &engine);
 
 }  // namespace pmfs

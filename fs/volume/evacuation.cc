@@ -19,11 +19,12 @@ using media::kBlockSize;
 using media::kChunkBlocks;
 
 namespace {
-// No inode: whoever empties chunks.  Two would take each other's place for what they move.
+// No inode's number: claimed by the operation that empties chunks.  Two would use each other's
+// space for what they move.
 const InodeNo kTurn(~std::uint64_t{0});
 
-// A failure that concerns a piece or a window, unless it is only that a block of metadata is not in
-// memory: then nothing is given up, and the step is run again.
+// After a failure that concerns a piece or a window.  If it was only that a block of metadata is
+// not in memory, nothing is given up, and the step is run again.
 Result<> unless_absent() {
     if (pm::NoWaiting::met()) return Error(kAbsentErrno, "a block of metadata is not in memory");
     return {};
@@ -77,7 +78,7 @@ Result<bool> Evacuation::step() {
         case Stage::plan:
             TRY(plan());
             return stage_ == Stage::done;
-        case Stage::wait:  // for those who write in place to what they found before the claim
+        case Stage::wait:  // for writers in place that found the blocks before
             e_.readers.wait_for_readers();
             stage_ = Stage::copy;
             return false;
@@ -105,7 +106,7 @@ Result<> Evacuation::choose() {
     const core::SpaceMap::Wanted wanted{chunks_, unit_, worth_ == Worth::in_a_row};
     const auto found = TRY(map.fewest_used(group_, wanted, needed ? 0 : 1, stuck_));
     if (!found || found->used > used_max_) {
-        ++group_;  // one group a step
+        ++group_;  // one group in each step
         return {};
     }
     window_ = found;
@@ -119,8 +120,7 @@ Result<> Evacuation::choose() {
     return {};
 }
 
-// A chunk for which the window cannot be emptied, by what is known before anybody looks for its
-// owners.
+// A chunk that cannot be emptied, as far as is known before its owners are searched for.
 std::optional<ChunkNo> Evacuation::hopeless() {
     const core::SpaceMap &map = e_.allocator->map();
     const std::uint64_t blocks = chunks_ * kChunkBlocks, inside = blocks - window_->used;
@@ -135,7 +135,7 @@ std::optional<ChunkNo> Evacuation::hopeless() {
     return media::chunk_of(from_first ? without[0].end() : first);
 }
 
-// All windows were tried.  Those that were given up may be had when others have freed blocks.
+// All windows were tried.  Those that were given up may work when others have freed blocks.
 Result<> Evacuation::none() {
     stuck_.clear();
     group_ = first_group_;
@@ -154,7 +154,7 @@ Result<bool> Evacuation::scan() {
     return failed_ || done.value();
 }
 
-// Nothing is moved while one of the pieces certainly cannot be.
+// Nothing is moved if one of the pieces certainly cannot be.
 Result<> Evacuation::check() {
     const Reader reader(*e_.core);
     const std::vector<core::Owned> &found = scan_->found();
@@ -163,7 +163,7 @@ Result<> Evacuation::check() {
         piece_ = found[next_];
         const auto inode = core::read_inode(reader, piece_.ino);
         TRY(unless_absent());
-        if (!inode.ok() || piece_.attribute) continue;  // gone; or no part of the file's map
+        if (!inode.ok() || piece_.attribute) continue;  // gone; or not a part of the file's map
         const bool own = own_ != nullptr && piece_.ino == own_->ino();
         if (!may_move(*inode.value()) || !e_.claims.respect(piece_.ino, own ? own_ : nullptr).ok())
             failed_ = media::chunk_of(piece_.start);
@@ -200,12 +200,12 @@ Result<> Evacuation::claim(InodeNo ino) {
 
 void Evacuation::leave_inode() {
     if (own_ != nullptr && claimed_ == own_->ino())
-        (void)own_->take(ClaimFor::change).ok();  // it is held
+        (void)own_->take(ClaimFor::change).ok();  // the claim is held already
     claim_.reset();
     claimed_ = InodeNo();
 }
 
-// True: something of the piece is to be moved, or the window was given up.
+// True: there is something of the piece to move, or the window was given up.
 Result<bool> Evacuation::plan_piece(const Reader &reader, const core::Owned &owned) {
     if (owned.attribute) return move_attribute(reader, owned);
     const BlockNo first = media::first_block(window_->first);
@@ -247,8 +247,8 @@ core::Goal Evacuation::goal() const {
     return goal;
 }
 
-// The large value of an attribute is written anew in one step: it never changes in its place, and
-// is read with the lock held.  True: it was, or the window was given up.
+// Moves the large value of an attribute by writing it again, in one step: it never changes in
+// place, and is read with the lock held.  True: it was moved, or the window was given up.
 Result<bool> Evacuation::move_attribute(const Reader &reader, const core::Owned &owned) {
     const BlockNo first = media::first_block(window_->first);
     const BlockNo end = media::first_block(window_->first + chunks_);
@@ -263,7 +263,7 @@ Result<bool> Evacuation::move_attribute(const Reader &reader, const core::Owned 
     const pm::FaultScope faults;  // a bad page concerns this window only
     const auto moved =
         attribute_moved_ == next_
-            ? Result<std::uint64_t>(corrupt("an attribute is in the same place again"))
+            ? Result<std::uint64_t>(corrupt("an attribute's value was moved to the same place"))
             : core::move_xattr(*e_.core, owned.ino, *owned.attribute, goal());
     TRY(unless_absent());
     if (!moved.ok() && moved.error().errno_value() == kParkErrno) return moved.error();
@@ -276,7 +276,8 @@ Result<bool> Evacuation::move_attribute(const Reader &reader, const core::Owned 
     return true;
 }
 
-// A place for the piece, or for its head.  A whole chunk that fits its file's units goes to one.
+// A place for the piece, or for its head.  A whole chunk that is congruent with its file moves to a
+// whole chunk.
 Result<> Evacuation::reserve() {
     core::Goal goal = this->goal();
     goal.file_block = piece_.file_block;
@@ -302,7 +303,7 @@ Result<> Evacuation::plan() {
     std::uint64_t used = 0;
     for (unsigned c = 0; c < chunks_; ++c)
         used += kChunkBlocks - TRY(e_.allocator->map().chunk(window_->first + c))->free;
-    if (failed_ || used > known_) {  // also when somebody has grown into it
+    if (failed_ || used > known_) {  // also when another file has grown into it
         give_up_window(failed_ ? *failed_ : unknown_chunk());
         return {};
     }
@@ -371,7 +372,8 @@ void Evacuation::copy() {
 
 // What refuses concerns this window only: a bad page, a seal, a file that is gone.
 Result<> Evacuation::commit() {
-    const Result<> done = failed_ ? Result<>(Error(EIO, "a bad page")) : exchange();
+    const Result<> done =
+        failed_ ? Result<>(Error(EIO, "the medium has a bad page here")) : exchange();
     if (!done.ok()) TRY(unless_absent());
     if (!done.ok() && done.error().errno_value() == kParkErrno) return done;
     if (!done.ok()) {
@@ -395,7 +397,7 @@ Result<> Evacuation::exchange() {
     const auto standing = e_.live.standing(piece_.ino, at, end);
     const auto permit = TRY(core::permit(*inode, standing, core::Move::relocate));
     const Run old = TRY(core::map_remove(change, inode, piece_.ino, at, end, permit));
-    if (old.start != piece_.start) return corrupt("a block map changed under its claim");
+    if (old.start != piece_.start) return corrupt("a block map changed although it was claimed");
     TRY(e_.allocator->give_back(change, old));
     TRY(e_.allocator->take_reserved(change, run_));
     TRY(core::map_insert(change, inode, piece_.ino,

@@ -1,9 +1,9 @@
 // Makes chunks whole by moving other files' small data out of them (docs/decisions/0013).
 //
-// Works in steps, for an operation or a job that calls them in turn.  What is moved is journalled
-// piece by piece: a file reads the same before, between and after.  Never moved is what is sealed,
-// granted, pinned or quarantined, metadata, and what somebody else is changing.  Chunks with such
-// blocks are given up, and others are tried.
+// Works in steps, for an operation or a job that calls them in turn.  Data is moved piece by piece,
+// each in a transaction: a file reads the same before, between and after.  It never moves metadata,
+// nor blocks that are sealed, granted, pinned or quarantined, nor files that another operation is
+// changing.  Chunks with such blocks are given up, and others are tried.
 #pragma once
 #include <optional>
 #include <set>
@@ -18,21 +18,22 @@ namespace pmfs {
 
 class Evacuation {
 public:
-    // needed: the last resort of an operation that needs the chunks, which waits for blocks to be
-    // freed.  in_a_row: the same, where being together is what the chunks are needed for: they may
-    // be as many as a group has, and what is moved may break other free chunks.  useful: it costs
-    // no metadata its chunks, and nobody waits.
+    // needed: the last resort of an operation that needs the chunks, and which waits for blocks to
+    // be freed.  in_a_row: the same for chunks that must be contiguous: up to as many as a group
+    // has, and moved data may break other free chunks.  useful: metadata keeps its chunks, and no
+    // operation waits.
     enum class Worth : std::uint8_t { needed, in_a_row, useful };
 
-    // `chunks` in a row, the first one at a multiple of `unit`.  `own`: of an operation that has
-    // claimed a file whose data may be moved as well.
+    // `chunks` in a row, the first one at a multiple of `unit`.  `own`: the claim of the calling
+    // operation, whose file's data may be moved as well.
     Evacuation(Engine &engine, unsigned chunks, unsigned unit, Worth worth, Claim *own);
     // Without the volume's lock.
     ~Evacuation();
     Evacuation(const Evacuation &) = delete;
     Evacuation &operator=(const Evacuation &) = delete;
 
-    // Whether a useful one is worth trying: since the last one in vain, a chunk's worth was freed.
+    // Whether a useful one is worth trying: since the last failure at least a chunk's blocks were
+    // freed.
     static bool may_help(const Engine &engine) REQUIRES(engine.lock) {
         return engine.allocator->map().freed() >= engine.evacuation_helps_at;
     }
@@ -41,31 +42,32 @@ public:
     }
 
     Hold hold() const;
-    // True: the chunks are empty and kept, until this goes or they are taken (take()).  ENOSPC:
-    // there are none that can be emptied.  kParkErrno: as for an operation.  kClaimErrno: somebody
-    // else is about it, of whom there is one at a time.  All but kParkErrno and kAbsentErrno (the
-    // step is to be run again: pm/no_waiting.h) come with the lock held exclusively.
+    // True: the chunks are empty and reserved, until this object is destroyed or they are taken
+    // (take()).  ENOSPC: none can be emptied.  kParkErrno: as for an operation.  kClaimErrno:
+    // another evacuation is running; there is only one at a time.  All results but kParkErrno and
+    // kAbsentErrno (run the step again: pm/no_waiting.h) are returned with the lock held
+    // exclusively.
     Result<bool> step();
-    // Within a transaction of the caller's.  kParkErrno: not all of them can be had yet.  None:
-    // somebody else had a block of them, and others are to be emptied (step()).
+    // Within a transaction of the caller.  kParkErrno: not all of them are available yet.  None:
+    // another operation took a block of them, and other chunks must be emptied (step()).
     Result<core::Run> take(core::Change &change);
-    // The same of so many of them, from `from` on, which are in one bitmap block: for in_a_row.
+    // The same for `chunks` of them, from `from` on, under one bitmap block: for in_a_row.
     Result<core::Run> take_part(core::Change &change, unsigned from, unsigned chunks);
     core::Run place() const;  // where they are, from step() on
-    // The chunks, if there are any, are anybody's again.  With the lock held exclusively.
+    // Releases the chunks, if there are any.  With the lock held exclusively.
     void finish();
-    // Chunks of which more than so many blocks are in use are not worth it.
-    // Nobody waits for them as long as there is such a limit.
+    // Chunks with more than so many blocks in use are not worth emptying. As long as there is such
+    // a limit, no operation waits for them.
     void at_most(std::uint64_t used) { used_max_ = used; }
     static constexpr std::uint64_t kNoLimit = ~std::uint64_t{0};
-    // In these groups only; the next step begins in the first one.
+    // Limits it to these groups; the next step begins in the first one.
     void within(GroupNo group, GroupNo end);
     GroupNo group() const { return group_; }        // where it is
     std::uint64_t moved() const { return moved_; }  // blocks
 
 private:
     enum class Stage : std::uint8_t { choose, scan, check, plan, wait, copy, commit, done };
-    // Nothing could be emptied, and blocks that come to be free were waited for: so often.
+    // How often it waits for blocks to become free when nothing could be emptied.
     static constexpr unsigned kWaitsMax = 16;
 
     Result<> choose();
@@ -106,7 +108,7 @@ private:
     std::uint64_t known_ = 0;     // blocks of that one and of those behind it
     std::optional<Claim> claim_;  // on an inode that is being changed
     InodeNo claimed_;
-    std::optional<std::size_t> attribute_moved_;  // of what the scan found: it was written anew
+    std::optional<std::size_t> attribute_moved_;  // of what the scan found: its value was moved
     core::Owned piece_;                           // being moved, into run_
     core::Run run_;
     bool reserved_ = false, unwritten_ = false, blob_ = false;

@@ -86,7 +86,7 @@ private:
 
     Result<> begin() REQUIRES(e_.lock) {
         const auto *was = TRY(core::read_inode(Reader(*e_.core), ino_));
-        if (!S_ISREG(was->mode.get())) return Error(ENODEV, "not a regular file");
+        if (!S_ISREG(was->mode.get())) return Error(ENODEV, "it is not a regular file");
         TRY(punch_ || zero_ ? core::may_change(*was) : core::may_touch(*was));
         TRY(e_.holders->permit_around(ino_, *was, punch_ || zero_ ? Move::punch : Move::allocate,
                                       first_, end_));
@@ -96,7 +96,7 @@ private:
         return {};
     }
 
-    // What is needed must be there before anything is done.
+    // All space that is needed must be there before anything is changed.
     Result<bool> count() {
         const Reader reader(*e_.core);
         const auto *inode = TRY(core::read_inode(reader, ino_));
@@ -127,7 +127,7 @@ private:
         return {};
     }
 
-    // Zeroes bytes inside written blocks; holes and unwritten blocks are zero already.
+    // Zeroes bytes inside written blocks; holes and unwritten blocks read as zeroes already.
     Result<> zero_bytes(std::uint64_t from, std::uint64_t to) {
         if (from >= to) return {};
         const Reader reader(*e_.core);
@@ -177,13 +177,14 @@ private:
         return {};
     }
 
-    // The last change: size, times, and the set-id bits if the caller may not keep them: a
-    // FALLOCATE does not say so, and kernels before 5.18 sent nothing ahead of it that does.
+    // The last change: size, times, and the set-id bits if the caller may not keep them.  A
+    // FALLOCATE does not say whether it may, and kernels before 5.18 send no request before it that
+    // does.
     Result<bool> finish() REQUIRES(e_.lock) {
         const std::uint64_t size_at_least = keeps_size_ ? 0 : to_;
         const Reader reader(*e_.core);
         const auto *was = TRY(core::read_inode(reader, ino_));
-        // What it grows over is zero.
+        // Zeroes what the file grows over.
         zeroed_ = std::max(zeroed_, was->size.get());
         if (zeroed_ < size_at_least) zeroed_ = TRY(zero_step(e_, ino_, zeroed_, size_at_least));
         if (zeroed_ < size_at_least) return false;
@@ -205,7 +206,7 @@ private:
     const FileBlock first_, end_;
     Caller caller_;
     Stage stage_ = Stage::begin;
-    FileBlock at_;  // where this stage goes on
+    FileBlock at_;  // where this stage continues
     std::uint64_t needed_ = 0;
     std::uint64_t zeroed_ = 0;  // as far as what the file grows over is known to be zero; bytes
     bool killed_ = false;
@@ -222,18 +223,18 @@ Result<> Volume::fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uin
     constexpr unsigned kPunch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
     const bool zero = (mode & ~FALLOC_FL_KEEP_SIZE) == FALLOC_FL_ZERO_RANGE;
     if ((mode & (kSealMode | kUnsealMode) & ~FALLOC_FL_KEEP_SIZE) != 0)
-        return Error(EINVAL, "a seal mode stands alone, with KEEP_SIZE");
+        return Error(EINVAL, "a seal mode must be given with KEEP_SIZE and no other mode");
     if (mode != 0 && mode != FALLOC_FL_KEEP_SIZE && mode != kPunch && !zero) {
-        // Collapse, insert and unshare: where the map may not change, that is the answer.
+        // Collapse, insert and unshare: if the map may not change, that error comes first.
         return asking(e, caller, [&]() -> Result<> {
             SharedLock held(e.lock);
             const auto *inode = TRY(core::read_inode(Reader(*e.core), ino));
             TRY(e.holders->permit(ino, *inode, Move::punch, file_block_of(offset),
                                   FileBlock(media::kFileBlocksMax)));
-            return Error(EOPNOTSUPP, "pmfs does not know this mode of fallocate");
+            return Error(EOPNOTSUPP, "pmfs does not support this mode of fallocate");
         });
     }
-    if (length == 0) return Error(EINVAL, "fallocate of no bytes");
+    if (length == 0) return Error(EINVAL, "fallocate needs a length greater than zero");
     if (offset > media::kFileSizeMax || length > media::kFileSizeMax - offset)
         return Error(EFBIG, "a file has at most 2^50 bytes");
     const std::uint64_t to = offset + length;

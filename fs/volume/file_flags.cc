@@ -1,4 +1,4 @@
-// The flags of chattr(1): kept in the inode.  What they forbid: core/protection.h.
+// The flags of chattr(1), which are stored in the inode.  core/protection.h says what they forbid.
 #include <sys/stat.h>
 
 #include "core/inode.h"
@@ -22,16 +22,17 @@ std::uint32_t bits_of(const FileFlags &flags) {
 Result<const media::Inode *> read_flagged(const Reader &reader, InodeNo ino) {
     const auto *inode = TRY(core::read_inode(reader, ino));
     if (S_ISREG(inode->mode.get()) || S_ISDIR(inode->mode.get())) return inode;
-    return Error(EOPNOTSUPP, "only files and directories have such flags");
+    return Error(EOPNOTSUPP, "only files and directories have these flags");
 }
 
-// What stores without asking the server can only be kept from beginning.
+// Stores that do not pass the server can only be prevented before they begin.
 Result<> nobody_stores(Engine &e, InodeNo ino) {
     for (const Grant &grant : e.live.grants(ino))
         if (grant.may_store)
-            return Error(EBUSY, "somebody holds a grant that may store (pmfsctl holders)");
+            return Error(EBUSY, "a process holds a grant that may store: see pmfsctl holders");
     if (e.options.writeback && e.live.counts(ino).cached_write != 0)
-        return Error(EBUSY, "somebody has the file open and writes to the kernel's cache");
+        return Error(
+            EBUSY, "the file is open for writing through the kernel's cache: see pmfsctl holders");
     return {};
 }
 

@@ -22,31 +22,32 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
     SharedLock held(e.lock);
     const Reader reader(*e.core);
     const auto *inode = TRY(core::read_inode(reader, ino));
-    if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "not a regular file");
+    if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "it is not a regular file");
     const std::uint32_t flags = inode->flags.get();
     if (request.write) TRY(core::may_open_for_writing(*inode, request.append));
-    // A store by mmap would be no appending.
+    // A store by mmap would not append.
     bool direct = request.direct || (request.write && core::is_append_only(*inode));
-    // Sealed full: who only reads is cached, for programs map such files through the mount.  That
-    // keeps grants that may store away as long as it is open, which somebody may not want.
+    // Sealed full: handles that only read are cached, because programs map such files through the
+    // mount.  While one is open, no grant that may store can be taken; sealed_direct is for those
+    // who need that.
     const bool full = (flags & media::kSealedFull) != 0;
     if (full && (request.maps_sealed || e.options.sealed_direct)) direct = true;
-    // Sealed, or held by a grant: a store into a hole must fail in write(2), not in write-back
-    // where nobody hears of it.  Those who freeze a map hold the volume's lock exclusively, so an
-    // open comes before them, and counts, or after them.
+    // Sealed, or held by a grant: a store into a hole must fail in write(2), not in write-back,
+    // where the error is lost.  Code that freezes a map holds the volume's lock exclusively, so an
+    // open comes either before it, and is counted, or after it.
     if ((flags & media::kSealed) != 0 && request.write) direct = true;
-    OpenRequest lasting = request;  // it is remembered with the handle
+    OpenRequest lasting = request;  // it is stored with the handle
     lasting.caller.progress = nullptr;
     auto opened = direct ? std::nullopt : e.live.open(ino, lasting, false);
     reply.direct_io = !opened;
     if (!opened) opened = e.live.open(ino, lasting, true);
     reply.handle = opened->handle;
     reply.keep_cache = opened->keep_cache;
-    // Attributes that the kernel was given to keep are no longer to be kept.
+    // The kernel must drop attributes that it was allowed to cache.
     if (request.write && !reply.direct_io) {
         const auto unseen = pmfs::unseen_from(e, ino, *inode);
         if (!unseen.ok()) {
-            (void)e.live.release(opened->handle);  // nobody gets it
+            (void)e.live.release(opened->handle);  // it is not returned
             return unseen.error();
         }
         reply.stale.attributes |=
@@ -55,7 +56,7 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
     return reply;
 }
 
-// O_TRUNC, of which the kernel hears nothing but success.  True: set-id bits went.
+// O_TRUNC: the kernel learns only that it succeeded.  True: set-id bits were cleared.
 Result<bool> Volume::truncate_by_open(InodeNo ino, const OpenRequest &request) {
     SetAttr set;
     set.size = 0;
@@ -69,28 +70,29 @@ Result<bool> Volume::truncate_by_open(InodeNo ino, const OpenRequest &request) {
 
 Result<Attr> Volume::create(InodeNo dir, std::string_view name, std::uint32_t mode,
                             const OpenRequest &request, OpenReply *reply) {
-    if (!S_ISREG(mode)) return Error(EINVAL, "only a regular file is made and opened at once");
+    if (!S_ISREG(mode))
+        return Error(EINVAL, "only a regular file can be created and opened at once");
     return open_new(TRY(make(dir, name, mode, 0, request.caller)), request, reply);
 }
 
-// A file that was just made, and of which the caller has a reference.
+// A file that was just made, and to which the caller has a reference.
 Result<Attr> Volume::open_new(Attr attr, const OpenRequest &request, OpenReply *reply) {
     OpenRequest untouched = request;
-    untouched.truncate = false;  // empty as it is; a change that parks would meet the name again
+    untouched.truncate = false;  // empty already; a parked change would meet the name again
     auto opened = open_file(attr.ino, untouched);
     if (!opened.ok()) {
         forget(attr.ino, 1);
         return opened.error();
     }
     *reply = opened.value();
-    reply->stale = {};  // nobody knew the file before
+    reply->stale = {};  // no kernel knew the file before
     attr.unsettled = request.write && reply->direct_io;
     attr.kept_back = request.write && !reply->direct_io && parts_->engine.options.writeback;
     if (attr.kept_back) attr.blocks = std::max(attr.blocks, kBlocksKeptBack);
     return attr;
 }
 
-// The kernel was told of a block that there might be.
+// The kernel was told of a block that may not exist.
 static void forget_no_blocks(Engine &e, InodeNo ino) {
     {
         SharedLock held(e.lock);
@@ -130,7 +132,7 @@ bool Volume::unseen_by(HandleId handle) {
 
 Result<HandleInfo> Volume::handle_info(HandleId handle) {
     const auto found = parts_->engine.live.handle(handle);
-    if (!found) return Error(EBADF, "no such open file");
+    if (!found) return Error(EBADF, "there is no such open file");
     return *found;
 }
 

@@ -1,4 +1,4 @@
-// What a holder who stores to a file past the volume does to it: see for_holders.h.
+// The effects on a file of a holder that stores to it directly: see for_holders.h.
 #include "volume/for_holders.h"
 
 #include <cstring>
@@ -35,8 +35,8 @@ bool all_zero(std::span<const std::byte> bytes) {
 
 }  // namespace
 
-// A mapping shows whole units, and behind the end of the file there have to be zeroes: what was cut
-// off by a truncation, or stored there through a mapping of before, goes.  EROFS: it cannot.
+// A mapping shows whole units, and the bytes behind the end of the file must be zero: removes what
+// a truncation cut off, or what an earlier mapping stored there.  EROFS: not possible.
 Result<> ForHolders::clear_behind_end_held(InodeNo ino) {
     engine_.lock.assert_held();
     const Reader reader(*engine_.core);
@@ -60,7 +60,7 @@ Result<> ForHolders::clear_behind_end_held(InodeNo ino) {
     return {};
 }
 
-// Marks the file as one whose blocks behind its end may hold something.
+// Marks the file: its blocks behind the end may contain data.
 Result<> ForHolders::will_store_held(InodeNo ino, std::uint32_t uid) {
     engine_.lock.assert_held();
     TRY(drop_capability(engine_, ino));
@@ -74,8 +74,8 @@ Result<> ForHolders::will_store_held(InodeNo ino, std::uint32_t uid) {
     return {};
 }
 
-// kParkErrno: nothing has changed, run it again.  Other failures (damaged media) keep no grant from
-// ending, and on a volume that may not be written to nothing is.
+// kParkErrno: nothing has changed, run it again.  Other failures (damaged media) do not keep a
+// grant from ending; a volume that may not be written to is not changed.
 Result<> ForHolders::stored_held(InodeNo ino, std::uint32_t uid) {
     engine_.lock.assert_held();
     if (!pmfs::writable(engine_).ok()) return {};
@@ -83,12 +83,12 @@ Result<> ForHolders::stored_held(InodeNo ino, std::uint32_t uid) {
         Change change(*engine_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino));
-        if (uid != 0) kill_setid(inode);  // it may have been given them meanwhile
+        if (uid != 0) kill_setid(inode);  // they may have been set meanwhile
         touch(inode, true);
         TRY(change.commit());
         return {};
     }();
-    if (moved.ok()) attributes_changed(engine_, ino);  // it may have ended without a request
+    if (moved.ok()) attributes_changed(engine_, ino);  // the grant may have ended without a request
     if (!moved.ok() && must_park(moved.error())) return moved;
     return {};
 }

@@ -1,4 +1,4 @@
-// What the room of the holders asks of the volume (VolumeSide in holders/ground.h says when).
+// What the code of holders asks of the volume (VolumeSide in holders/ground.h says when).
 #pragma once
 #include "holders/ground.h"
 #include "volume/commits.h"

@@ -1,4 +1,4 @@
-// The requests of holders and about them: passed on to their room (holders/holders.h).
+// Requests of holders, and about them: passed on to holders/holders.h.
 #include "volume/attributes.h"
 #include "volume/parts.h"
 
@@ -30,7 +30,7 @@ Result<> Volume::begin_stores(HandleId handle, GrantId id) {
     Engine &e = parts_->engine;
     const auto opened = e.live.handle(handle);
     TRY(e.holders->begin_stores(handle, id));
-    if (opened) attributes_changed(e, opened->ino);  // no request of its kernel does that
+    if (opened) attributes_changed(e, opened->ino);  // no request of its kernel did that
     return {};
 }
 

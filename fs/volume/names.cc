@@ -1,4 +1,4 @@
-// Names and references to what they lead to: looking up, making, linking and removing.  Renaming is
+// Names, and references to their inodes: looking up, creating, linking and removing.  Renaming is
 // in rename.cc.
 #include <dirent.h>
 #include <sys/stat.h>
@@ -30,7 +30,7 @@ std::uint8_t type_of(std::uint32_t mode) {
 
 Result<const media::Inode *> read_dir(const Reader &reader, InodeNo ino) {
     const auto *dir = TRY(core::read_inode(reader, ino));
-    if (!S_ISDIR(dir->mode.get())) return Error(ENOTDIR, "not a directory");
+    if (!S_ISDIR(dir->mode.get())) return Error(ENOTDIR, "it is not a directory");
     return dir;
 }
 
@@ -42,18 +42,18 @@ Result<const media::Inode *> read_parent(const Reader &reader, InodeNo ino) {
     return dir;
 }
 
-// The name is gone already, whatever becomes of the leaf that held it: whoever meets damage next
-// says so.
+// The name has been removed, even if tidying its leaf fails; the next operation that meets damage
+// reports it.
 void tidy_dir(core::Core &core, InodeNo dir, std::uint64_t key) {
     (void)core::tree_tidy(core, {dir, media::TreeKind::directory}, key).ok();
 }
 
-// An inode by its number alone, as a handle of open_by_handle_at(2) names it: a file that has a
-// name, or one without that somebody knows already.
+// An inode by its number alone, as handles of open_by_handle_at(2) name it: a file that has a name,
+// or a nameless one that is referenced already.
 Result<Attr> lookup_number(Engine &e, InodeNo ino) REQUIRES_SHARED(e.lock) {
     const auto *inode = TRY(core::read_inode(Reader(*e.core), ino));
     if ((inode->flags.get() & media::kGrantRecord) != 0)
-        return Error(ESTALE, "the inode is no file");
+        return Error(ESTALE, "the inode is not a file");
     const bool known = e.live.reference_known(ino);
     if (!known && inode->nlink.get() == 0) return Error(ESTALE, "the file was removed");
     if (!known) e.live.reference(ino);
@@ -79,7 +79,7 @@ Result<Attr> Volume::lookup(InodeNo dir_ino, std::string_view name) {
     }
     auto found = core::read_inode(reader, ino);
     if (!found.ok() && found.error().errno_value() == ESTALE)
-        return corrupt("a name leads to an inode that is not in use");
+        return corrupt("a name refers to an inode that is not in use");
     const auto *inode = TRY(std::move(found));
     e.live.reference(ino);
     return attr_of(e, ino, *inode);
@@ -115,7 +115,7 @@ Result<> Volume::readdir(InodeNo dir_ino, std::uint64_t cookie, const DirSink &s
 
 namespace {
 
-// Everything that must be true, and every room made, before a new name goes into `dir`.
+// Checks and makes room before a new name is entered into `dir`.
 Result<> prepare_name(core::Core &core, InodeNo dir_ino, std::string_view name) {
     TRY(core::check_name(name));
     const Reader reader(core);
@@ -126,17 +126,18 @@ Result<> prepare_name(core::Core &core, InodeNo dir_ino, std::string_view name) 
     return core::dir_make_room(core, dir_ino, name, core::Need::growth);
 }
 
-// Makes of a new inode what it is to be, behind the entry that leads to it.
+// Initializes a new inode, after its directory entry was made.
 using Fill = std::function<Result<>(Change &, media::Inode *dir, const core::NewInode &)>;
 
 Result<> count_subdirectory(media::Inode *dir) {
-    if (dir->nlink.get() == media::kLinksMax) return Error(EMLINK, "too many subdirectories");
+    if (dir->nlink.get() == media::kLinksMax)
+        return Error(EMLINK, "the directory has too many subdirectories");
     dir->nlink.set(dir->nlink.get() + 1);
     return {};
 }
 
-// With access control lists it is more than one transaction takes: so it gets its name last.
-// *unfinished: an inode that has none yet, and must go if this fails.
+// With access control lists this does not fit into one transaction, so the inode gets its name
+// last. *unfinished: an inode without a name, which must be freed if this fails.
 Result<Attr> make_with_acls(Engine &e, InodeNo dir_ino, std::string_view name,
                             const NewInodeWords &words, const InheritedAcls &acls,
                             const Caller &caller, InodeNo *unfinished) REQUIRES(e.lock) {
@@ -158,7 +159,7 @@ Result<Attr> make_with_acls(Engine &e, InodeNo dir_ino, std::string_view name,
     return attr;
 }
 
-// A new name and its inode.  Counts one reference.  `blob`: its content takes blocks.
+// Makes a new name and its inode.  Counts one reference.  `blob`: its content needs blocks.
 Result<Attr> make_named(Engine &e, InodeNo dir_ino, std::string_view name,
                         const NewInodeWords &words, bool blob, const Caller &caller,
                         const Fill &fill) REQUIRES(e.lock) {
@@ -170,7 +171,7 @@ Result<Attr> make_named(Engine &e, InodeNo dir_ino, std::string_view name,
     TRY(change.begin());
     auto *dir = TRY(core::edit_inode(change, dir_ino));
     const auto made = TRY(new_inode(change, *dir, dir_ino, group, words, caller));
-    // The entry first, for a blob takes the room that is left in the transaction.
+    // The entry first, because a blob takes the room that is left in the transaction.
     TRY(core::dir_insert(change, dir, dir_ino, name, made.ino, type_of(words.mode)));
     TRY(fill(change, dir, made));
     touch(dir, true);
@@ -206,8 +207,8 @@ Result<Attr> Volume::make(InodeNo dir_ino, std::string_view name, std::uint32_t 
     TRY(writable(e));
     if (!S_ISREG(mode) && !S_ISDIR(mode) && !S_ISCHR(mode) && !S_ISBLK(mode) && !S_ISFIFO(mode) &&
         !S_ISSOCK(mode))
-        return Error(EINVAL, "no type of file that can be made");
-    if ((mode & ~(S_IFMT | 07777u)) != 0) return Error(EINVAL, "a mode that no file can have");
+        return Error(EINVAL, "a file of this type cannot be created");
+    if ((mode & ~(S_IFMT | 07777u)) != 0) return Error(EINVAL, "the mode is invalid");
     NewInodeWords words{.mode = mode, .rdev = S_ISCHR(mode) || S_ISBLK(mode) ? rdev : 0};
     const auto fill = [&](Change &, media::Inode *dir, const core::NewInode &) -> Result<> {
         return S_ISDIR(mode) ? count_subdirectory(dir) : Result<>();
@@ -249,11 +250,11 @@ Result<std::string> Volume::readlink(InodeNo ino) {
     SharedLock held(engine.lock);
     const Reader reader(*engine.core);
     const auto *inode = TRY(core::read_inode(reader, ino));
-    if (!S_ISLNK(inode->mode.get())) return Error(EINVAL, "not a symlink");
+    if (!S_ISLNK(inode->mode.get())) return Error(EINVAL, "it is not a symlink");
     const std::uint64_t size = inode->size.get();
     if (size <= media::kInlineBytes)
         return std::string(reinterpret_cast<const char *>(inode->inline_bytes), size);
-    if (size > media::kSymlinkMax) return corrupt("a symlink is longer than it can be");
+    if (size > media::kSymlinkMax) return corrupt("a symlink's target is too long");
     std::vector<core::Run> runs;
     for (FileBlock at, end(media::blob_blocks(size)); at < end; at += runs.back().blocks) {
         const Extent e = TRY(core::find_extent(reader, *inode, ino, at));
@@ -270,11 +271,12 @@ Result<Attr> Volume::link(InodeNo ino, InodeNo dir_ino, std::string_view name, P
     return parts_->scheduler.unless_space_comes(progress, [&]() -> Result<Attr> {
         ExclusiveLock held(e.lock);
         const auto *was = TRY(core::read_inode(Reader(*e.core), ino));
-        if (S_ISDIR(was->mode.get())) return Error(EPERM, "a directory has one name");
+        if (S_ISDIR(was->mode.get())) return Error(EPERM, "a directory can have only one name");
         TRY(core::may_change(*was));
         const bool nameless = was->nlink.get() == 0;
         if (nameless && !e.live.linkable(ino)) return Error(ENOENT, "the file was removed");
-        if (was->nlink.get() == media::kLinksMax) return Error(EMLINK, "too many links");
+        if (was->nlink.get() == media::kLinksMax)
+            return Error(EMLINK, "the file has too many links");
         TRY(prepare_name(*e.core, dir_ino, name));
 
         Change change(*e.core);
@@ -282,7 +284,7 @@ Result<Attr> Volume::link(InodeNo ino, InodeNo dir_ino, std::string_view name, P
         auto *dir = TRY(core::edit_inode(change, dir_ino));
         auto *inode = TRY(core::edit_inode(change, ino));
         TRY(core::dir_insert(change, dir, dir_ino, name, ino, type_of(inode->mode.get())));
-        // (One that is to be trimmed stays on the list for that.)
+        // (A file that is to be trimmed stays on the list.)
         if (nameless && (inode->flags.get() & media::kTrimPending) == 0)
             TRY(core::remove_orphan(change, ino, inode));
         inode->nlink.set(inode->nlink.get() + 1);
@@ -301,7 +303,7 @@ Result<Attr> Volume::create_nameless(InodeNo dir_ino, std::uint32_t mode, bool l
     Engine &e = parts_->engine;
     TRY(writable(e));
     if ((mode & ~07777u) != S_IFREG)
-        return Error(EINVAL, "only a regular file is made without a name");
+        return Error(EINVAL, "only a regular file can be created without a name");
     InodeNo ino;
     const auto made =
         parts_->scheduler.unless_space_comes(request.caller.progress, [&]() -> Result<Attr> {
@@ -332,9 +334,9 @@ Result<> Volume::unlink(InodeNo dir_ino, std::string_view name, InodeNo *removed
         const auto found = TRY(core::find_name(reader, *was, dir_ino, name));
         ino = found.ino;
         const auto *target = TRY(core::read_inode(reader, ino));
-        if (S_ISDIR(target->mode.get())) return Error(EISDIR, "a directory: use rmdir");
+        if (S_ISDIR(target->mode.get())) return Error(EISDIR, "it is a directory: use rmdir");
         TRY(core::may_remove_name(*was, *target));
-        if (target->nlink.get() == 0) return corrupt("a name leads to an inode without links");
+        if (target->nlink.get() == 0) return corrupt("a name refers to an inode without links");
 
         Change change(*e.core);
         TRY(change.begin());

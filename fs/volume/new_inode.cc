@@ -10,7 +10,8 @@ namespace pmfs {
 using core::Change;
 using core::Reader;
 
-// That of the directory.  Directories in the root are spread, and what is in them with them.
+// The group of the directory.  Directories in the root are spread over groups, and so are their
+// contents.
 Result<GroupNo> prepare_inode(core::Core &core, InodeNo dir, std::uint32_t mode,
                               const Caller &caller) {
     const bool spread = S_ISDIR(mode) && dir.value() == media::kRootIno;

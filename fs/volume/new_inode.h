@@ -1,8 +1,8 @@
-// How inodes come into being: with a name at once, in one transaction, or without one.
+// How inodes are made: with a name, in one transaction, or at first without one.
 //
-// An inode without a name is on the orphan list, so that whatever becomes of the server it is freed
-// if nobody names it.  O_TMPFILE is that and no more; what is too much for one transaction (a
-// whiteout that a rename leaves behind) begins so.
+// An inode without a name is on the orphan list, so that it is freed unless it gets a name, even if
+// the server dies.  O_TMPFILE makes just such an inode; what does not fit into one transaction (a
+// whiteout that a rename leaves behind) begins as one.
 #pragma once
 #include "core/inode.h"
 #include "volume/engine.h"
@@ -15,10 +15,10 @@ struct NewInodeWords {
     std::uint32_t flags = 0;  // media::InodeFlag
 };
 
-// The group for a new inode in that directory, where one can be taken.
+// The group for a new inode in that directory, in which one can be taken.
 Result<GroupNo> prepare_inode(core::Core &core, InodeNo dir, std::uint32_t mode,
                               const Caller &caller);
-// In a transaction; it is on no list and its name is still to be entered.
+// In a transaction; the inode is on no list, and its name must still be entered.
 Result<core::NewInode> new_inode(core::Change &change, const media::Inode &dir, InodeNo dir_ino,
                                  GroupNo group, const NewInodeWords &words, const Caller &caller);
 

@@ -1,10 +1,10 @@
-// What a mounted volume consists of, and who stands on whom.
+// What a mounted volume consists of, and which part may call which.
 //
-// It is for the files that implement Volume, and these are the ones without a header of their own:
-// each takes a few of its operations from their call to their end (write.cc, names.cc, seals.cc). A
-// file with a header is a part that they share, and includes no more than it may call.  The lint
-// suite holds that.  An arrow: may call.  Everything may use the engine, and attributes.h, data.h,
-// trim.h and evacuation.h, which know an Engine and nothing else.
+// Only the files that implement Volume include it.  They have no header of their own; each contains
+// a few operations as a whole (write.cc, names.cc, seals.cc).  A file with a header is a part that
+// they share, and includes only what it may call (the lint suite checks that).  An arrow means "may
+// call".  Everything may use the engine, and attributes.h, data.h, trim.h and evacuation.h, which
+// know an Engine and nothing else.
 //
 //     Volume -> Scheduler, Reaper, Tuning, Commits, Workers, Holders
 //     Holders -> ForHolders -> Reaper, Commits
@@ -30,7 +30,7 @@ struct Volume::Parts {
     ~Parts();
 
     Result<> start();
-    // Ends the threads; what waits is dropped.
+    // Ends the threads; drops waiting operations.
     void quiesce();
 
     Engine engine;
@@ -40,8 +40,8 @@ struct Volume::Parts {
     Reaper reaper;
     ForHolders for_holders;
     Tuning tuning;
-    // Held by whoever renames between two directories, outside of the engine's lock: else none gets
-    // another parent.
+    // Held by a rename between two directories, outside of the engine's lock: nothing else changes
+    // a directory's parent.
     Mutex moving;
 
 private:

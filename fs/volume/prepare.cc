@@ -1,6 +1,6 @@
-// Making a file fit to be mapped: every block allocated, written, and in whole aligned units.
+// Preparing a file for mapping: every block allocated, written, and in whole aligned units.
 //
-// A unit that is all hole gets a whole chunk.  Any other unit that does not fit is moved: a fresh
+// A unit that is one hole gets a whole chunk.  Any other unit that is not right is moved: a fresh
 // chunk joins the file at a donor range far behind its end, the content is copied, and piece by
 // piece the file's blocks are exchanged for the donor's.  Each step is a transaction that changes
 // no byte of the file; a crash in the middle leaves a file that reads the same, and recovery frees
@@ -51,7 +51,8 @@ public:
     Result<bool> step() override {
         switch (stage_) {
             case Stage::wait:
-                // Those who write in place found the old blocks before this had claimed the inode.
+                // Threads that write in place may have found the old blocks before this operation
+                // claimed the inode.
                 e_.readers.wait_for_readers();
                 stage_ = Stage::copy;
                 return false;
@@ -88,7 +89,7 @@ private:
         return e_.holders->permit(ino_, inode, move, first, end);
     }
 
-    // What is to be done next.  What an earlier one left behind the file goes first.
+    // Chooses what to do next.  First removes what an interrupted operation left behind the file.
     Result<bool> plan() REQUIRES(e_.lock) {
         if (at_ >= end_ && !claim_.held()) return true;
         TRY(claim_.take());
@@ -131,8 +132,7 @@ private:
         return !e.shared && media::congruent(e.start, e.file_block, unit_) && upto - at_ >= unit_;
     }
 
-    // Whole chunks, up to `blocks`.  None: others' data has to be moved out of the way first, and
-    // the next steps do that.
+    // Whole chunks, up to `blocks`.  None: the next steps first move other files' data away.
     Result<Run> take_whole(Change &change, std::uint64_t blocks) {
         const bool privileged = caller_.uid == 0;
         if (evacuation_) {
@@ -158,7 +158,7 @@ private:
         return Run{};
     }
 
-    // Unwritten blocks, which the next steps zero: whole chunks but for single blocks.
+    // Unwritten blocks, which the next steps zero: whole chunks, except for single blocks.
     Result<> fill_hole(const media::Inode &was, FileBlock upto) {
         TRY(core::map_make_room(*e_.core, ino_, at_, 2));
         Change change(*e_.core);
@@ -226,7 +226,7 @@ private:
         return {};
     }
 
-    // Puts the donor's blocks in the place of one piece of the unit.
+    // Replaces one piece of the unit by the donor's blocks.
     Result<> exchange() REQUIRES(e_.lock) {
         const FileBlock at = at_ + moved_;
         moved_ += TRY(exchange_donor(e_, ino_, at, kDonorRange + moved_, unit_ - moved_));
@@ -239,12 +239,12 @@ private:
 
     Engine &e_;
     const std::uint64_t unit_;  // blocks
-    FileBlock at_;              // prepared before it
+    FileBlock at_;              // the file is prepared up to it
     const FileBlock end_;
     Caller caller_;
     Stage stage_ = Stage::plan;
     Run run_;                                 // that is zeroed, or the donor
-    std::vector<DonorSource> sources_;        // what it is filled with
+    std::vector<DonorSource> sources_;        // what to fill it with
     std::uint64_t moved_ = 0;                 // of the donor
     std::unique_ptr<Evacuation> evacuation_;  // when there were no whole chunks
 };
@@ -260,7 +260,7 @@ Result<> Volume::prepare(InodeNo ino, std::uint64_t offset, std::uint64_t length
     {
         SharedLock held(e.lock);
         const auto *inode = TRY(core::read_inode(Reader(*e.core), ino));
-        if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "not a regular file");
+        if (!S_ISREG(inode->mode.get())) return Error(EINVAL, "it is not a regular file");
         TRY(core::may_change(*inode));
         const std::uint64_t size = inode->size.get();
         if (offset > size || length > size - offset)
@@ -273,7 +273,8 @@ Result<> Volume::prepare(InodeNo ino, std::uint64_t offset, std::uint64_t length
     // As much as one transaction takes: what lies under one bitmap block.
     constexpr std::uint64_t kUnitMax = std::bit_floor(media::kBitmapChunks) * media::kChunkSize;
     if ((unit & (unit - 1)) != 0 || unit < volume_unit || unit < kBlockSize || unit > kUnitMax)
-        return Error(EINVAL, "a unit is a power of two, from the volume's mapping unit to 64 MiB");
+        return Error(EINVAL,
+                     "the unit must be a power of two from the volume's mapping unit to 64 MiB");
     std::uint64_t unit_blocks = unit / kBlockSize;
     if (unit_blocks > 1) unit_blocks = std::max(unit_blocks, kChunkBlocks);
     first = media::unit_down(first, unit_blocks);

@@ -1,7 +1,7 @@
-// Reading a file, and looking for its data and its holes.
+// Reading a file, and finding its data and its holes.
 //
-// The map is looked into with the volume's lock held shared, and what it says is read without it,
-// inside an epoch (core/epoch.h).
+// The map is read with the volume's lock held shared, and the data without it, inside an epoch
+// (core/epoch.h).
 #include <algorithm>
 
 #include "core/extent_map.h"
@@ -19,7 +19,7 @@ namespace {
 constexpr std::size_t kZeroesSize = 1 << 20;
 alignas(4096) const std::byte kZeroes[kZeroesSize] = {};
 
-// Where bytes of a file lie.  Fewer at its end.
+// Where bytes of a file are.  Fewer at its end.
 Result<std::size_t> find_data(Engine &engine, InodeNo ino, std::uint64_t offset, std::size_t size,
                               std::vector<iovec> *pieces) EXCLUDES(engine.lock) {
     SharedLock held(engine.lock);
@@ -38,7 +38,7 @@ Result<std::size_t> find_data(Engine &engine, InodeNo ino, std::uint64_t offset,
         } else {
             from = engine.region->data() + device_byte(e, at);
             if (engine.region->lost(device_byte(e, at), n))
-                return Error(EIO, "the medium lost a page of the file");
+                return Error(EIO, "the medium has lost a page of the file");
         }
         pieces->push_back({const_cast<std::byte *>(from), n});
         at += n;
@@ -53,10 +53,10 @@ Result<std::uint64_t> seek(Engine &engine, InodeNo ino, std::uint64_t offset, bo
         const Reader reader(*engine.core);
         const auto *inode = TRY(read_file(reader, ino));
         const std::uint64_t size = inode->size.get();
-        if (offset >= size) return Error(ENXIO, "past the end of the file");
+        if (offset >= size) return Error(ENXIO, "the offset is past the end of the file");
         for (unsigned n = 0; n < kLookedAt; ++n) {
             if (media::byte_of(at) >= size) {
-                if (data) return Error(ENXIO, "no data up to the end of the file");
+                if (data) return Error(ENXIO, "there is no data up to the end of the file");
                 return size;
             }
             const Extent e = TRY(core::find_extent(reader, *inode, ino, at));
@@ -71,7 +71,7 @@ Result<std::uint64_t> seek(Engine &engine, InodeNo ino, std::uint64_t offset, bo
 Result<std::size_t> Volume::read(InodeNo ino, std::uint64_t offset, std::size_t size,
                                  const ReadSink &sink) {
     thread_local std::vector<iovec> pieces;
-    // Before the map is looked at: what it says stays the file's data until the sink is done.
+    // Before the map is read: its blocks remain the file's data until the sink is done.
     const core::Epochs::Section inside(parts_->engine.readers);
     const std::size_t count = TRY(find_data(parts_->engine, ino, offset, size, &pieces));
     sink(pieces);

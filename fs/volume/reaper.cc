@@ -15,7 +15,7 @@ namespace pmfs {
 using core::Change;
 using core::Reader;
 
-// One that is to be trimmed stands on the list already.
+// An inode that is to be trimmed is on the list already.
 Result<> orphan(Change &change, InodeNo ino, media::Inode *inode) {
     if ((inode->flags.get() & media::kTrimPending) != 0) return {};
     return core::add_orphan(change, ino, inode);
@@ -23,8 +23,8 @@ Result<> orphan(Change &change, InodeNo ino, media::Inode *inode) {
 
 namespace {
 
-// Frees what an inode without a name holds, and the inode.  The volume's own: it waits for no
-// request, and goes on at the next mount where it stopped.
+// Frees the blocks of an inode without a name, and the inode.  No request waits for it, and the
+// next mount continues it.
 class Reap final : public Operation {
 public:
     Reap(Engine &e, InodeNo ino) : Operation(e.claims, ino), e_(e) {}
@@ -61,9 +61,9 @@ private:
     // True: there is nothing to do.
     Result<bool> begin() {
         const auto inode = core::read_inode(Reader(*e_.core), ino_);
-        // It may have gone another way meanwhile, and its number may be another file's.
+        // It may have been freed meanwhile, and its number may belong to another file.
         if (!inode.ok() || inode.value()->nlink.get() != 0) return true;
-        if (!e_.live.mark_unlinked(ino_)) return true;  // somebody refers to it, and will reap it
+        if (!e_.live.mark_unlinked(ino_)) return true;  // the last reference will reap it
         TRY(claim_.take(ClaimFor::freeing));
         directory_ = S_ISDIR(inode.value()->mode.get());
         stage_ = directory_ ? Stage::xattrs : Stage::blocks;
@@ -112,7 +112,7 @@ private:
     bool directory_ = false;
 };
 
-// Frees what lies behind the end of a file.
+// Frees the blocks behind the end of a file.
 class Trim final : public Operation {
 public:
     Trim(Engine &e, InodeNo ino) : Operation(e.claims, ino), e_(e) {}
@@ -125,11 +125,11 @@ public:
     }
 
 private:
-    // True: it is not to be done.
+    // True: there is nothing to do.
     Result<bool> begin() {
         TRY(e_.claims.respect(ino_, &claim_));
         const auto inode = core::read_inode(Reader(*e_.core), ino_);
-        // Without a name it goes altogether.
+        // A file without a name is freed as a whole.
         if (!inode.ok() || inode.value()->nlink.get() == 0) return true;
         const FileBlock from = media::file_block_from(inode.value()->size.get());
         if (!e_.holders->permit(ino_, *inode.value(), core::Move::truncate, from, core::kLastBlock)
@@ -182,9 +182,8 @@ static Result<> finish(Engine &e, InodeNo ino) REQUIRES(e.lock) {
     return {};
 }
 
-// What a crash interrupted: inodes without a name go, truncations and moves are finished.  Damage
-// ends it for a group: what is left on its list takes space, and fsck frees it, but nobody's file
-// needs it.
+// Finishes what a crash interrupted: frees inodes without a name, completes truncations and moves.
+// Damage ends it for a group: the rest of its list keeps taking space, but no file needs it.
 Result<> finish_orphans(Engine &e) {
     const core::Reader reader(*e.core);
     const core::GroupSet &groups = e.allocator->map().listed(true);
@@ -192,7 +191,7 @@ Result<> finish_orphans(Engine &e) {
         for (std::uint64_t last = 0;;) {
             const InodeNo ino(TRY(core::read_summary(reader, *g))->orphan_head.get());
             const auto inode = core::read_inode(reader, ino);
-            if (!inode.ok() || last == ino.value()) break;  // none, or it does not get shorter
+            if (!inode.ok() || last == ino.value()) break;  // empty, or it does not get shorter
             auto done = inode.value()->nlink.get() == 0 ? finish(e, ino) : settle_trim(e, ino);
             if (!done.ok() && must_park(done.error())) {
                 TRY(make_room(e));
@@ -207,7 +206,7 @@ Result<> finish_orphans(Engine &e) {
 
 namespace {
 
-// Each file without a name that nobody has open, until `visit` says that it has seen enough.
+// Visits files that have no name and are not open, until `visit` returns that it has seen enough.
 template <class Visit>
 void visit_leaving(Engine &e, const Visit &visit) REQUIRES_SHARED(e.lock) {
     constexpr int kOrphansMax = 10000;

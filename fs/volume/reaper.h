@@ -1,5 +1,5 @@
-// Frees inodes that have lost their last name when nobody refers to them any more, and finishes
-// what a crash interrupted.  Operations of the volume's own, for which nobody waits.
+// Frees inodes that have lost their last name when they are not referenced any more, and finishes
+// what a crash interrupted.  These are operations of the volume itself; no request waits for them.
 #pragma once
 #include <memory>
 
@@ -9,7 +9,7 @@
 
 namespace pmfs {
 
-// The last name of the inode goes, in that transaction.
+// The last name of the inode is removed, in that transaction.
 Result<> orphan(core::Change &change, InodeNo ino, media::Inode *inode);
 
 class Reaper {
@@ -17,10 +17,11 @@ public:
     Reaper(Engine &engine, Scheduler &scheduler, Commits &commits)
         : engine_(engine), scheduler_(scheduler), commits_(commits) {}
 
-    // If there is no room in the journal the inode stays on the orphan list, and goes on behind a
+    // If there is no room in the journal the inode stays on the orphan list, and is freed after a
     // checkpoint, or at the next mount.
     void reap(InodeNo ino) EXCLUDES(engine_.lock);
-    // Frees what lies behind the end of the file, if nobody minds.  In the same way.
+    // Frees the blocks behind the end of the file, unless a claim or a grant is in the way.  In the
+    // same way.
     void trim(InodeNo ino) EXCLUDES(engine_.lock);
 
 private:
@@ -31,12 +32,11 @@ private:
     Commits &commits_;
 };
 
-// At a mount, where nobody waits for the lock: what a crash interrupted is finished.
+// At a mount, when no other thread needs the lock: finishes what a crash interrupted.
 Result<> finish_orphans(Engine &engine) REQUIRES(engine.lock);
 
-// Blocks of files without a name that nobody has open: they are free as soon as the client forgets
-// them, which is a moment after the last unlink.  A hint: the lists are followed so far and no
-// further.
+// Blocks of files that have no name and are not open: they become free when the client forgets the
+// files, a moment after the last unlink.  Only a hint: the lists are read up to a limit.
 std::uint64_t leaving_blocks(Engine &engine) REQUIRES_SHARED(engine.lock);
 // Whether there are any such files: without blocks they still have an inode.
 bool files_leave(Engine &engine) REQUIRES_SHARED(engine.lock);

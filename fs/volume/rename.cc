@@ -1,4 +1,4 @@
-// Renaming: one transaction, whatever it replaces, moves or exchanges.
+// Renaming: one transaction, no matter what is replaced, moved or exchanged.
 #include <dirent.h>
 #include <linux/fs.h>
 #include <sys/stat.h>
@@ -18,13 +18,13 @@ using core::Reader;
 
 namespace {
 
-// So many directories are gone through in one step: a user may make them as deep as it likes.
+// How many directories one step walks through: users may nest them without limit.
 constexpr unsigned kStepsAtOnce = 512;
 
-// True when `ino` is `dir` or one of the directories above it.  Others go on meanwhile, but nobody
-// moves a directory (Parts::moving).
+// True when `ino` is `dir` or one of the directories above it.  Other operations run meanwhile, but
+// none moves a directory (Parts::moving).
 Result<bool> is_above(Engine &e, InodeNo ino, InodeNo dir) EXCLUDES(e.lock) {
-    InodeNo seen = dir;  // on a ring it comes again (Brent, 1980)
+    InodeNo seen = dir;  // found again if there is a cycle (Brent, 1980)
     for (std::uint64_t steps = 1;;) {
         SharedLock held(e.lock);
         const Reader reader(*e.core);
@@ -33,12 +33,12 @@ Result<bool> is_above(Engine &e, InodeNo ino, InodeNo dir) EXCLUDES(e.lock) {
             if (dir.value() == media::kRootIno) return false;
             if ((steps & (steps - 1)) == 0) seen = dir;
             dir = InodeNo(TRY(core::read_inode(reader, dir))->parent.get());
-            if (dir == seen) return corrupt("directories above one another form a ring");
+            if (dir == seen) return corrupt("the parents of a directory form a cycle");
         }
     }
 }
 
-struct Side {  // one end of a rename
+struct Side {  // the source or the target of a rename
     InodeNo dir;
     std::string_view name;
     Name found;  // ino 0: the name is free
@@ -48,7 +48,7 @@ struct Side {  // one end of a rename
 Result<Side> look(const Reader &reader, InodeNo dir_ino, std::string_view name, bool must_exist) {
     TRY(core::check_name(name));
     const auto *dir = TRY(core::read_inode(reader, dir_ino));
-    if (!S_ISDIR(dir->mode.get())) return Error(ENOTDIR, "not a directory");
+    if (!S_ISDIR(dir->mode.get())) return Error(ENOTDIR, "it is not a directory");
     if (dir->nlink.get() == 0) return Error(ENOENT, "the directory was removed");
     Side side{dir_ino, name, {}, false};
     auto found = core::find_name(reader, *dir, dir_ino, name);
@@ -72,7 +72,7 @@ struct Request {
     const Caller &caller;
 };
 
-// The directories that it puts into another one; 0: none.
+// The directories that get another parent; 0: none.
 struct Moves {
     InodeNo from, to;
     friend bool operator==(const Moves &, const Moves &) = default;
@@ -83,7 +83,7 @@ Moves moves_of(const Side &from, const Side &to, unsigned flags) {
             to.is_dir && flags == RENAME_EXCHANGE ? to.found.ino : InodeNo()};
 }
 
-// What it would move, none of which comes into itself.
+// The directories that it would move; checks that none would move into itself.
 Result<Moves> check_moves(Engine &e, const Request &request) EXCLUDES(e.lock) {
     const auto &[from_dir, from_name, to_dir, to_name, flags, renamed, caller] = request;
     if (from_dir == to_dir) return Moves{};
@@ -102,10 +102,10 @@ Result<Moves> check_moves(Engine &e, const Request &request) EXCLUDES(e.lock) {
 }
 
 Result<> check_replace(const Reader &reader, const Side &from, const Side &to) {
-    if (to.is_dir && !from.is_dir) return Error(EISDIR, "a directory is in the way");
-    if (from.is_dir && !to.is_dir) return Error(ENOTDIR, "a file is in the way");
+    if (to.is_dir && !from.is_dir) return Error(EISDIR, "the new name is a directory");
+    if (from.is_dir && !to.is_dir) return Error(ENOTDIR, "the new name is not a directory");
     if (to.is_dir && TRY(core::read_inode(reader, to.found.ino))->entries.get() != 0)
-        return Error(ENOTEMPTY, "the directory in the way is not empty");
+        return Error(ENOTEMPTY, "the directory to be replaced is not empty");
     return {};
 }
 
@@ -147,7 +147,7 @@ Result<> exchange(core::Core &core, const Side &a, const Side &b) {
     return {};
 }
 
-// What stands under the old name afterwards: a new inode that is still without a name, or nothing.
+// Leaves under the old name a new inode that has no name yet (a whiteout), or nothing.
 Result<> leave_behind(Change &change, media::Inode *dir, const Side &from, InodeNo whiteout) {
     if (whiteout.value() == 0) return core::dir_remove(change, dir, from.dir, from.found.key);
     TRY(core::edit_inode(change, whiteout))->nlink.set(1);
@@ -171,7 +171,7 @@ Result<bool> move(core::Core &core, const Side &from, const Side &to, InodeNo wh
         at.text = to.name;
         TRY(core::dir_replace(change, to_dir, to.dir, at, from.found.ino, from.found.type));
         if (!to.is_dir && replaced->nlink.get() == 0)
-            return corrupt("a name leads to an inode without links");
+            return corrupt("a name refers to an inode without links");
         replaced->nlink.set(to.is_dir ? 0 : replaced->nlink.get() - 1);
         if (to.is_dir) to_dir->nlink.set(to_dir->nlink.get() - 1);
         replaced->ctime = now;
@@ -188,14 +188,15 @@ Result<bool> move(core::Core &core, const Side &from, const Side &to, InodeNo wh
     return gone;
 }
 
-// It stays on the orphan list when it gets its name, as if it were to be trimmed, which is done
-// then or at the next mount: to take it off is more than fits beside a rename.
+// A whiteout stays on the orphan list when it gets its name, as if it were to be trimmed; it is
+// taken off afterwards or at the next mount, because that does not fit into the transaction of a
+// rename.
 constexpr NewInodeWords kWhiteout{.mode = S_IFCHR, .rdev = 0, .flags = media::kTrimPending};
 
 struct Done {
     InodeNo replaced, whiteout;
     bool gone = false;   // what was replaced has no name any more
-    bool other = false;  // nothing was done: the names lead elsewhere now
+    bool other = false;  // nothing was done: the names have changed meanwhile
 };
 
 Result<> rename_held(Engine &e, const Request &request, const Moves &moves, Done *done)
@@ -223,12 +224,12 @@ Result<> rename_held(Engine &e, const Request &request, const Moves &moves, Done
     } else {
         TRY(core::dir_make_room(*e.core, to_dir, to_name, core::Need::essential));
     }
-    // One transaction would change too much: so it is made first.
+    // In a transaction of its own: one for all would change too much.
     if ((flags & RENAME_WHITEOUT) != 0)
         done->whiteout = TRY(make_nameless(e, from_dir, kWhiteout, caller));
     done->gone = TRY(move(*e.core, from, to, done->whiteout));
     done->replaced = to.found.ino;
-    // Renamed it is, whatever becomes of the leaf that held the old name.
+    // The rename is done, even if tidying the leaf that held the old name fails.
     (void)core::tree_tidy(*e.core, {from_dir, media::TreeKind::directory}, from.found.key).ok();
     return {};
 }
@@ -241,7 +242,7 @@ Result<> Volume::rename(InodeNo from_dir, std::string_view from_name, InodeNo to
     Engine &e = parts_->engine;
     TRY(writable(e));
     if ((flags & ~unsigned{RENAME_NOREPLACE | RENAME_WHITEOUT}) != 0 && flags != RENAME_EXCHANGE)
-        return Error(EINVAL, "rename knows NOREPLACE, WHITEOUT and EXCHANGE only");
+        return Error(EINVAL, "rename supports only NOREPLACE, WHITEOUT and EXCHANGE");
     const Request request{from_dir, from_name, to_dir, to_name, flags, renamed, caller};
     const auto attempt = [&](Done *done) -> Result<> {
         const Moves moves = TRY(check_moves(e, request));

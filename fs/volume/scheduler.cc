@@ -22,10 +22,10 @@ void Progress::drop() {
     operation_.reset();
 }
 
-// Steps are short, and to hand the lock over and get it back takes longer than most: so there are
-// some in one hold.  Then, if others wait, they have the lock to themselves for a while.  The lock
-// alone lets one call of each in between two holds, so a client that makes many calls would fall
-// further and further behind (decision 14).
+// Steps are short, and handing the lock over and getting it back takes longer than most of them, so
+// one hold runs several.  Then, if other threads wait, the lock is left to them for a while.
+// Without that, the lock would let in only one call of each between two holds, so a client that
+// makes many calls would fall further and further behind (decision 14).
 Result<bool> Scheduler::steps(Operation &operation, bool may_wait) {
     constexpr std::uint64_t kHoldNs = 50'000;
     constexpr std::chrono::microseconds kRest{200};
@@ -42,7 +42,7 @@ Result<bool> Scheduler::steps(Operation &operation, bool may_wait) {
     return false;
 }
 
-// kAbsentErrno, and Operation::absent: to be done again when that was read in.
+// kAbsentErrno, and Operation::absent: the step is run again when that page was read in.
 Result<bool> Scheduler::one_step(Operation &operation, bool may_wait) {
     const pm::NoWaiting absent(!may_wait);
     const Result<bool> done = operation.step();
@@ -84,8 +84,8 @@ Result<> Scheduler::run(Operation &operation) {
     }
 }
 
-// A client forgets a file a moment after its last name went.  It may also hold on to it, with a
-// descriptor that opens nothing (O_PATH): so a request waits for a short time only.
+// A client forgets a file a moment after its last name was removed.  It may also keep it, with an
+// O_PATH descriptor, so a request waits only for a short time.
 bool Scheduler::waits_for_forget(Progress *progress) {
     constexpr unsigned kMoments = 64;  // of Volume::when_ready()
     if (progress == nullptr || progress->waited_for_space == kMoments || !files_leave_())

@@ -1,5 +1,5 @@
-// Runs operations step by step, each under one hold of the volume's lock, and lets others in
-// between.
+// Runs operations step by step, each step under one hold of the volume's lock, and lets other
+// operations run between steps.
 #pragma once
 #include <functional>
 #include <memory>
@@ -13,13 +13,13 @@ namespace pmfs {
 
 class Scheduler {
 public:
-    // files_leave: whether there are files without a name that nobody has open, and that take
-    // space until the client forgets them.
+    // files_leave: whether there are files that have no name and are not open, and that take space
+    // until the client forgets them.
     Scheduler(SharedMutex &lock, Claims &claims, std::function<bool()> files_leave)
         : lock_(lock), claims_(claims), files_leave_(std::move(files_leave)) {}
 
-    // Until the operation is done or fails.  must_park(): its next step has to wait, and run() goes
-    // on with that one.
+    // Runs until the operation is done or fails.  must_park(): its next step has to wait; another
+    // run() continues with it.
     Result<> run(Operation &operation) EXCLUDES(lock_);
     // The same, and leaves an operation that has to wait in `progress` (null: drops it).
     template <class Op>
@@ -32,9 +32,9 @@ public:
         return done;
     }
 
-    // What a call of one step says of a volume that is full, unless space is about to come: then it
-    // has to wait, for blocks that are being freed or for files that the client will forget.
-    // Without `progress`, which counts how often, only for the former.
+    // For an operation of one step that found the volume full: if blocks are being freed, or files
+    // are about to be forgotten by the client, the result becomes an error that waits for that.
+    // Without `progress`, which counts how often, only for blocks that are being freed.
     template <class T>
     Result<T> unless_space_comes(Progress *progress, Result<T> result) EXCLUDES(lock_) {
         return unless_forgotten_soon(unless_freed_soon(std::move(result)), progress);
@@ -76,7 +76,7 @@ std::unique_ptr<Op> Progress::take(InodeNo ino) {
     return std::unique_ptr<Op>(found);
 }
 
-// What the request was in the middle of, or a new operation.
+// The operation that the request was in the middle of, or a new one.
 template <class Op, class... Arguments>
 std::unique_ptr<Op> resumed_or_new(Progress *progress, InodeNo ino, Arguments &&...arguments) {
     std::unique_ptr<Op> operation;

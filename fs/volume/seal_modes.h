@@ -1,4 +1,4 @@
-// The two fallocate modes of docs/seal.md, as they arrive: KEEP_SIZE goes with them, so that no
+// The two fallocate modes of docs/seal.md, as they arrive: together with KEEP_SIZE, so that no
 // kernel on the way takes them for a change of size.
 #pragma once
 

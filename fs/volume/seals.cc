@@ -1,4 +1,4 @@
-// Seals: who may, what must be true, and what is written (docs/seal.md).
+// Seals: who may set them, what the file must fulfil, and what is written (docs/seal.md).
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -34,14 +34,14 @@ Result<> may_seal(const MountOptions &options, const media::Inode &inode, const 
     TRY(core::may_change(inode));
     if (privileged || caller.uid == 0) return {};
     if (options.owner_may_seal && caller.uid == inode.uid.get()) return {};
-    return Error(EPERM, "sealing takes root, or the owner on a mount with -o seal=owner");
+    return Error(EPERM, "only root may seal, or the owner on a mount with -o seal=owner");
 }
 
 }  // namespace
 
 namespace {
 
-// Sealing: what the whole map is like, then the seal.
+// Sealing: first examines the whole map, then sets the seal.
 class Seal final : public Operation {
 public:
     Seal(Engine &e, InodeNo ino, SealLevel level, bool privileged)
@@ -72,7 +72,7 @@ public:
 private:
     enum class Stage : std::uint8_t { begin, trim, fits, scan, seal };
 
-    // True: it is sealed so already.
+    // True: the file has this seal already.
     Result<bool> begin() {
         const Reader reader(*e_.core);
         const auto *was = TRY(core::read_inode(reader, ino_));
@@ -121,7 +121,7 @@ private:
         Change change(*e_.core);
         TRY(change.begin());
         auto *inode = TRY(core::edit_inode(change, ino_));
-        core::MapScan scan = *scan_;  // it may have to be committed again
+        core::MapScan scan = *scan_;  // the commit may have to be repeated
         const auto digest = scan.digest();
         std::memcpy(inode->seal_digest, digest.data(), digest.size());
         inode->flags.set(inode->flags.get() | media::kSealed |
@@ -158,7 +158,7 @@ public:
         }
         if (!TRY(scan_->scan(reader, *inode, ino_, kLookedAt))) {
             const Result<> claimed = claim_.take();
-            if (!claimed.ok()) scan_.reset();  // another one reads: what was read may change
+            if (!claimed.ok()) scan_.reset();  // claimed by another: the map may change
             TRY(Result<>(claimed));
             return false;
         }
@@ -167,7 +167,7 @@ public:
     }
 
 protected:
-    // False: there is nothing to read.
+    // False: there is no map to read.
     virtual Result<bool> begin(const media::Inode &inode) = 0;
     virtual Result<> finish(const media::Inode &inode) = 0;
 
@@ -184,7 +184,7 @@ private:
         return (inode.flags.get() & media::kSealed) != 0 && !e_.live.seal_checked(ino_);
     }
     Result<> finish(const media::Inode &inode) override {
-        if ((inode.flags.get() & media::kSealed) == 0) return {};  // not any more
+        if ((inode.flags.get() & media::kSealed) == 0) return {};  // unsealed meanwhile
         const auto digest = scan_->digest();
         if (std::memcmp(digest.data(), inode.seal_digest, digest.size()) != 0)
             return corrupt("a sealed file's block map is not the one that was sealed");
@@ -223,7 +223,7 @@ private:
 
 }  // namespace
 
-// A sealed map must be the one that was sealed: compared once, while the inode is referred to.
+// A sealed map must be the one that was sealed: compared once as long as the inode is referenced.
 Result<> Volume::check_seal(InodeNo ino, const Caller &caller) {
     Engine &e = parts_->engine;
     {
@@ -238,7 +238,7 @@ Result<> Volume::check_seal(InodeNo ino, const Caller &caller) {
 Result<> Volume::seal(InodeNo ino, SealLevel level, const Caller &caller, bool privileged,
                       std::uint64_t *bad_offset) {
     Engine &e = parts_->engine;
-    if (level == SealLevel::none) return Error(EINVAL, "a seal is as-is or full");
+    if (level == SealLevel::none) return Error(EINVAL, "the level of a seal must be as-is or full");
     TRY(writable(e));
     auto operation = resumed_or_new<Seal>(caller.progress, ino, e, ino, level, privileged);
     operation->lend(caller);

@@ -1,4 +1,4 @@
-// The attributes of a file, as requests ask for them and set them, the size among them.
+// Reading and setting the attributes of a file, including its size.
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -37,8 +37,8 @@ void Volume::set_attribute_watcher(AttributeWatcher &watcher) {
 
 namespace {
 
-// setattr: the size, then what lies behind it, then the rest.  What pins bind to its place stays
-// there, behind the end of the file, and is zeroed.
+// setattr: the size, then the blocks behind it, then the rest.  Blocks that pins bind to their
+// place stay there behind the end of the file, and are zeroed.
 class SetAttributes final : public Operation {
 public:
     SetAttributes(Engine &e, InodeNo ino, const SetAttr &set)
@@ -85,8 +85,8 @@ private:
             return {};
         }
         if (*set_.size > media::kFileSizeMax) return Error(EFBIG, "a file has at most 2^50 bytes");
-        if (S_ISDIR(was->mode.get())) return Error(EISDIR, "a directory");
-        if (!S_ISREG(was->mode.get())) return Error(EINVAL, "not a regular file");
+        if (S_ISDIR(was->mode.get())) return Error(EISDIR, "it is a directory");
+        if (!S_ISREG(was->mode.get())) return Error(EINVAL, "it is not a regular file");
         TRY(e_.claims.respect(ino_, &claim_));
         stage_ = Stage::size;
         if ((was->flags.get() & media::kTrimPending) == 0) return {};
@@ -95,18 +95,18 @@ private:
         return {};
     }
 
-    // chown(path, -1, -1), by which a stranger would take set-id bits away: the kernel leaves that
-    // to us, and says the same of a write, for which somebody has the file open.
+    // chown(path, -1, -1) by a stranger would clear set-id bits.  The kernel leaves the check to
+    // us, and sends the same request before a write, for which the file must be open.
     Result<> may_kill(const media::Inode &was) {
         constexpr std::uint32_t kBits = S_ISUID | S_ISGID;
         if ((was.mode.get() & kBits) == 0 || S_ISDIR(was.mode.get())) return {};
         if (caller_.uid == 0 || caller_.uid == was.uid.get()) return {};
         const auto counts = e_.live.counts(ino_);
         if (counts.cached_write != 0 || counts.direct_write != 0) return {};
-        return Error(EPERM, "only its owner takes set-id bits from a file");
+        return Error(EPERM, "only its owner may clear the set-id bits of a file");
     }
 
-    // What a file grows over is zero: a step at a time, for much may be bound there.
+    // Zeroes what the file grows over, a step at a time, because many blocks may be bound there.
     Result<bool> zero_ahead(std::uint64_t size) REQUIRES(e_.lock) {
         TRY(e_.claims.respect(ino_, &claim_));
         const auto *was = TRY(core::read_inode(Reader(*e_.core), ino_));
@@ -115,12 +115,12 @@ private:
         if (zeroed_ == 0)
             TRY(e_.holders->permit_around(ino_, *was, Move::truncate, file_block_from(old),
                                           core::kLastBlock));
-        TRY(claim_.take());  // nobody else makes it longer, and shorter again
+        TRY(claim_.take());  // so that no other operation makes it longer and then shorter
         zeroed_ = TRY(zero_step(e_, ino_, std::max(zeroed_, old), size));
         return zeroed_ == size;
     }
 
-    // What lies behind the end, up to the last bound block: it may be mapped.
+    // Clears the blocks behind the end, up to the last bound one: they may be mapped.
     Result<bool> clear_around() REQUIRES(e_.lock) {
         const FileBlock from = file_block_from(around_);
         const std::uint64_t tail = media::byte_of(from);
@@ -139,11 +139,12 @@ private:
         const auto *was = TRY(core::read_inode(reader, ino_));
         const std::uint64_t old = was->size.get();
         const FileBlock from = file_block_from(size);
-        // To the same size: blocks behind the end go, and only they are the seal's business.
+        // To the same size: only blocks behind the end are freed; without any, the seal need not be
+        // asked.
         const bool changes =
             size != old || !TRY(core::next_extent(reader, *was, ino_, from)).hole();
         std::optional<core::MapPermit> allowed;
-        // A file that grows keeps the block that its end is in.
+        // A file that grows keeps the block that contains its end.
         const FileBlock reaches = size < old ? file_block_of(size) : file_block_from(old);
         if (changes)
             allowed = TRY(
@@ -160,7 +161,7 @@ private:
             all = false;
             inode->flags.set(inode->flags.get() | media::kTrimPending);
             inode->trim_from.set(keep.value());
-            // Without a name it is on the list.
+            // Without a name it is on the list already.
             if (inode->nlink.get() != 0) TRY(core::add_orphan(change, ino_, inode));
         }
         TRY(change.commit());
@@ -186,7 +187,7 @@ private:
         }
         if (set_.uid) inode->uid.set(*set_.uid);
         if (set_.gid) inode->gid.set(*set_.gid);
-        // An explicit mode in the same request has had its say about the bits.
+        // A mode in the same request has decided about these bits already.
         if (set_.kill_suid_sgid && !set_.mode) kill_setid(inode, set_.kill_any_sgid);
         if (set_.atime) inode->atime = core::to_media(*set_.atime);
         if (set_.mtime) inode->mtime = core::to_media(*set_.mtime);
@@ -201,7 +202,7 @@ private:
     Caller caller_;
     Stage stage_ = Stage::begin;
     bool sized_ = false;
-    std::uint64_t zeroed_ = 0;  // as far as what the file grows over is zero; bytes
+    std::uint64_t zeroed_ = 0;  // up to here what the file grows over is zero; bytes
     std::uint64_t around_ = 0;  // from there to bound_end_ is to be cleared; bytes
     FileBlock bound_end_;
     std::uint32_t mode_before_ = 0;

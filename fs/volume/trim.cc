@@ -15,7 +15,7 @@ namespace pmfs {
 using core::Change;
 using core::Reader;
 
-// Blocks behind `trim_from` belong to no byte of the file, so no seal is asked.
+// Blocks behind `trim_from` belong to no byte of the file, so no permit is needed.
 Result<bool> trim_step(Engine &e, InodeNo ino) {
     const auto *was = TRY(core::read_inode(Reader(*e.core), ino));
     if ((was->flags.get() & media::kTrimPending) == 0) return true;
@@ -28,7 +28,7 @@ Result<bool> trim_step(Engine &e, InodeNo ino) {
     if (all) {
         inode->flags.set(inode->flags.get() & ~media::kTrimPending);
         inode->trim_from.set(0);
-        // A file without a name stays on the list until it goes.
+        // A file without a name stays on the list until it is freed.
         if (inode->nlink.get() != 0) TRY(core::remove_orphan(change, ino, inode));
     }
     TRY(change.commit());
@@ -67,7 +67,7 @@ Result<> clear_piece(Engine &e, InodeNo ino, FileBlock at, FileBlock upto, bool 
 }  // namespace
 
 Result<FileBlock> clear_step(Engine &e, InodeNo ino, FileBlock at, FileBlock end, bool punch) {
-    for (unsigned n = 0; n < kLookedAt; ++n) {  // those that stay as they are
+    for (unsigned n = 0; n < kLookedAt; ++n) {  // extents that do not change
         const Reader reader(*e.core);
         const auto *was = TRY(core::read_inode(reader, ino));
         const Extent found = TRY(core::next_extent(reader, *was, ino, at));
@@ -97,7 +97,7 @@ Result<bool> clear_tree_step(Engine &e, InodeNo ino, media::TreeKind kind) {
     TRY(core::tree_tidy(*e.core, {ino, kind}, 0));
     inode = TRY(core::read_inode(Reader(*e.core), ino));
     if (core::root_of(*inode, kind).get() != 0 && inode->blocks.get() >= before)
-        return corrupt("a tree cannot be emptied");
+        return corrupt("a tree has entries that cannot be removed");
     return false;
 }
 

@@ -1,6 +1,6 @@
-// What lies behind a file and belongs to no byte of it: an interrupted truncation or move is
-// finished, a tree that is not needed any more is cleared.  Step by step, for operations and for
-// whoever holds the lock already.
+// Removes what is behind a file's end and belongs to no byte of it: finishes an interrupted
+// truncation or move, and frees a tree that is not needed any more.  Step by step, for operations
+// and for code that holds the lock already.
 #pragma once
 #include "volume/engine.h"
 
@@ -11,9 +11,9 @@ Result<bool> trim_step(Engine &engine, InodeNo ino) REQUIRES(engine.lock);
 // All of it, before anything changes the map.
 Result<> settle_trim(Engine &engine, InodeNo ino) REQUIRES(engine.lock);
 
-// One step of making blocks [at, end) of the file, which is claimed, read as zeroes: they are holes
-// then (`punch`) or unwritten, and what pins bind to its place is zeroed there.  Gives the block
-// that it goes on at, `end` when all is done.
+// One step of making blocks [at, end) of the file, which is claimed, read as zeroes: they become
+// holes (`punch`) or unwritten; blocks that pins bind to their place are zeroed.  Gives the block
+// at which to continue, `end` when all is done.
 Result<FileBlock> clear_step(Engine &engine, InodeNo ino, FileBlock at, FileBlock end, bool punch)
     REQUIRES(engine.lock);
 

@@ -12,16 +12,16 @@ namespace pmfs {
 using media::kBlockSize;
 using media::kChunkSize;
 
-// Who may change the superblock, and whether the volume is sound enough for that.
+// Whether the caller may change the superblock, and whether the volume is sound enough for that.
 Result<> Tuning::may_tune(const Caller &caller) const {
-    if (caller.uid != 0) return Error(EPERM, "only root changes the volume as a whole");
+    if (caller.uid != 0) return Error(EPERM, "only root may change the volume as a whole");
     TRY(writable(engine_));
     if (superblock_from_ != BlockNo(0))
         return Error(EUCLEAN, "the superblock is damaged: unmount the volume and run fsck.pmfs -p");
     return {};
 }
 
-// Makes the region and what is kept in memory reach to `blocks`, and writes the medium.
+// Extends the region and the tables in memory to `blocks`, and writes the new groups.
 Result<> Tuning::grow_medium(std::uint64_t blocks) {
     const std::uint64_t before = engine_.superblock.block_count.get();
     TRY(engine_.region->extend(blocks * kBlockSize));
@@ -54,11 +54,12 @@ Result<> Tuning::grow(std::uint64_t size, const Caller &caller, Growth *growth) 
     growth->medium = TRY(engine_.region->medium_size());
     TRY(may_tune(caller));
     const std::uint64_t wanted = size != 0 ? size : growth->medium;
-    if (wanted > growth->medium) return Error(ENOSPC, "the medium is not so long");
+    if (wanted > growth->medium)
+        return Error(ENOSPC, "the medium is smaller than the requested size");
     const std::uint64_t after = align_down(std::min(wanted, media::kVolumeSizeMax), kChunkSize);
     if (after == growth->before) return {};
     if (after < growth->before && size == 0)
-        return Error(EIO, "the medium was truncated under the volume");
+        return Error(EIO, "the medium was truncated while it was mounted");
     if (after < growth->before) return Error(EINVAL, "a volume cannot shrink");
     TRY(grow_to(after / kBlockSize));
     growth->now = after;
@@ -86,7 +87,7 @@ Result<> Tuning::set_root_reserve(std::uint32_t reserve, const Caller &caller) {
     Lock one(run_);
     TRY(may_tune(caller));
     if (reserve > media::kRootReserveMax)
-        return Error(EINVAL, "the reserve for root may be half of the volume at most");
+        return Error(EINVAL, "the reserve for root is at most half of the volume");
     media::Superblock tuned = engine_.superblock;
     tuned.root_reserve.set(reserve);
     TRY(journal::write_superblock(*engine_.region, tuned));

@@ -1,8 +1,8 @@
-// What changes a superblock under a mounted volume: its size, and what is kept for root.
+// Changes of the superblock of a mounted volume: its size, and the reserve for root.
 //
 // New groups are written first, then the copies of the superblock, then block 0, each durably; only
-// then does the volume give the new space out.  Cut short anywhere, it has its old size or the new
-// one, and growing again finishes it.
+// then is the new space used.  If that is interrupted anywhere, the volume has its old size or the
+// new one, and growing again finishes it.
 #pragma once
 #include "base/mutex.h"
 #include "volume/commits.h"
@@ -19,7 +19,7 @@ public:
     // Volume::grow() and set_root_reserve().
     Result<> grow(std::uint64_t size, const Caller &caller, Growth *growth) EXCLUDES(run_);
     Result<> set_root_reserve(std::uint32_t reserve, const Caller &caller) EXCLUDES(run_);
-    // Something is about to be kept that older minor versions of the format do not know.
+    // Something is about to be stored that older minor versions of the format do not know.
     Result<> note_minor_version() EXCLUDES(run_);
     BlockNo superblock_from() const { return superblock_from_; }
 

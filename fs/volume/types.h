@@ -18,11 +18,11 @@
 
 namespace pmfs {
 
-// What a kernel may still believe of a file after an operation whose answer does not tell it
-// better.  The transport tells the kernel first, and answers then (docs/coherence.md).
+// What a kernel may still have cached of a file after an operation whose answer does not update it.
+// The transport tells the kernel first, and then answers (docs/coherence.md).
 struct Stale {
     bool attributes = false;
-    bool mode = false;   // of the attributes: it permits by that
+    bool mode = false;   // of the attributes: the kernel checks permissions by it
     bool pages = false;  // those of the range that was written
     // The same, of a write through the cache: the kernel may keep some of them locked until it has
     // the answer.
@@ -31,8 +31,8 @@ struct Stale {
     bool any() const { return attributes || mode || pages || refilled; }
 };
 
-// A file whose blocks the kernel knows better has one at least, for programs take a file without
-// blocks for one hole.  In units of 4096 bytes.
+// A file whose blocks only the kernel knows is reported with at least one, because programs take a
+// file without blocks for one hole.  In units of 4096 bytes.
 inline constexpr std::uint64_t kBlocksKeptBack = 1;
 
 struct Attr {
@@ -45,18 +45,19 @@ struct Attr {
     std::uint64_t size = 0;
     std::uint64_t blocks = 0;  // of 4096 bytes
     Timespec atime, mtime, ctime, crtime;
-    // They may change at any moment without an operation that tells the kernel, which therefore
-    // must ask again: stores of its page cache that no block holds yet, asynchronous direct writes.
+    // They may change at any moment without an answer that tells the kernel, which therefore must
+    // ask again: stores in its page cache that have no block yet, asynchronous direct writes.
     bool unsettled = false;
-    // Blocks are to come for what the kernel has not written back yet (-o writeback).  It asks for
-    // attributes before each write(2) unless they are valid, so these are, for a moment.
+    // Data that the kernel has not written back yet (-o writeback) will need blocks.  The kernel
+    // asks for attributes before each write(2) unless they are valid, so they are valid for a
+    // moment.
     bool kept_back = false;
     bool sealed = false;  // its block map
 };
 
-// What rename() did, for kernels that keep what they were told.
+// What rename() did, for kernels that cache names.
 struct Renamed {
-    std::vector<InodeNo> moved;  // directories whose `..` is another one now
+    std::vector<InodeNo> moved;  // directories that have another `..` now
     InodeNo source, target;      // what the two names led to before; 0: nothing
 };
 
@@ -70,15 +71,15 @@ struct SetAttr {
     std::optional<std::uint32_t> uid, gid;
     std::optional<std::uint64_t> size;
     std::optional<Timespec> atime, mtime, ctime;
-    bool times_given = false;     // by who asks: others than the time it is
-    bool times_kept = false;      // nobody asks: the kernel's own, of writes that it kept
+    bool times_given = false;     // the caller sets other times than now
+    bool times_kept = false;      // set by the kernel itself, for writes that it had cached
     bool kill_suid_sgid = false;  // FUSE_HANDLE_KILLPRIV_V2
     bool kill_any_sgid = false;   // with that: also where the group may not execute the file
-    bool only_kills = false;      // chown(2) to nobody else, or a write that is to come
+    bool only_kills = false;      // a chown(2) that changes no owner, or before a write
 };
 
 struct DirEntry {
-    std::uint64_t cookie;  // give it back to continue after this entry
+    std::uint64_t cookie;  // pass it to continue after this entry
     InodeNo ino;
     std::uint8_t type;  // DT_*
     std::string_view name;
@@ -89,9 +90,9 @@ using DirSink = std::function<bool(const DirEntry &)>;
 struct OpenReply {
     HandleId handle = 0;
     bool direct_io = false;  // the kernel must not cache this handle's data
-    // Pages that the kernel has from other handles are still true, and this one, cached or not,
-    // need not drop them.  False after direct stores: a grant that may store has lived since the
-    // last cached open.
+    // Pages that the kernel has from other handles are still valid, and opening this one, cached or
+    // not, need not drop them.  False after direct stores: there was a grant that may store since
+    // the last cached open.
     bool keep_cache = true;
     Stale stale;
 };
@@ -121,8 +122,8 @@ struct VolumeInfo {
     std::uint64_t size = 0, mapping_unit = 0;
     std::uint64_t blocks_total = 0;      // without superblocks, summaries, bitmaps, journal
     std::uint64_t blocks_free = 0;       // of any kind
-    std::uint64_t blocks_for_root = 0;   // that root's files can get
-    std::uint64_t blocks_available = 0;  // that users' files can get
+    std::uint64_t blocks_for_root = 0;   // available to root's files
+    std::uint64_t blocks_available = 0;  // available to users' files
     std::uint64_t inodes_used = 0;
     std::uint64_t inodes_available = 0;  // that users can make
     std::uint64_t journal_size = 0;
@@ -137,16 +138,16 @@ struct ChunkInfo {
     std::uint16_t used_blocks = 0;  // 0..512
 };
 
-// What one call of compact() did.
+// The result of one call of compact().
 struct Compacted {
     std::uint64_t chunks = 0;  // that were emptied
     std::uint64_t moved = 0;   // bytes
-    GroupNo next;              // the group to go on with,
+    GroupNo next;              // the group to continue with,
     bool more = false;         // if there is one
 };
 
-// A transport whose kernel keeps attributes.  It is told of those that change outside of its
-// requests or beside their answers.  Called by any thread, with the volume's lock held.
+// A transport whose kernel caches attributes.  It is told of changes that its requests did not make
+// or their answers do not contain.  Called by any thread, with the volume's lock held.
 class AttributeWatcher {
 public:
     virtual ~AttributeWatcher() = default;

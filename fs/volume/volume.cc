@@ -1,4 +1,4 @@
-// Opening, recovering and closing a volume, and what it says of itself.
+// Opening, recovering and closing a volume, and information about it.
 #include "volume/volume.h"
 
 #include <sodium.h>
@@ -30,7 +30,7 @@ Result<media::FoundSuperblock> find_superblock(const pm::Region &region) {
 
 Volume::Volume(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 Volume::~Volume() {
-    if (parts_) parts_->quiesce();  // what its threads run calls the Volume
+    if (parts_) parts_->quiesce();  // its threads call the Volume
 }
 
 Volume::Parts::Parts(std::unique_ptr<pm::Region> region, const media::Superblock &sb,
@@ -64,7 +64,7 @@ void Volume::Parts::quiesce() {
     commits.drop_parked();
 }
 
-// Before the first operation, and behind the core.
+// Before the first operation, and after the core.
 Result<> Volume::Parts::start_holders(const std::array<std::uint8_t, 16> &boot_id) {
     engine.holders =
         std::make_unique<Holders>(Ground{.lock = engine.lock,
@@ -103,11 +103,11 @@ Result<> Volume::Parts::start() {
 Result<std::unique_ptr<Volume>> Volume::open(std::unique_ptr<pm::Region> region,
                                              const MountOptions &options) {
     const pm::FaultScope faults;
-    if (sodium_init() < 0) return Error(EIO, "libsodium does not start");
+    if (sodium_init() < 0) return Error(EIO, "libsodium could not be initialized");
     const auto found = TRY(find_superblock(*region));
     const media::Superblock &sb = found.sb;
     if (media::must_mount_read_only(sb) && !options.read_only)
-        return Error(EROFS, "made by a newer pmfs: mount it read-only (-o ro)");
+        return Error(EROFS, "the volume was made by a newer pmfs: mount it read-only (-o ro)");
     if (region->mapping_unit() > sb.mapping_unit.get() && !options.read_only)
         return pm::advice_for_unit(*region, sb.mapping_unit.get());
     auto parts = std::make_unique<Parts>(std::move(region), sb, BlockNo(found.block), options);
@@ -125,7 +125,7 @@ Result<> Volume::close() {
     quiesce();
     if (e.options.read_only) return {};
     ExclusiveLock held(e.lock);
-    // The others have records, which the next mount finds.
+    // The other grants have records, which the next mount finds.
     for (const Grant &grant : e.live.storing_unrecorded()) {
         auto noted = parts_->for_holders.stored_held(grant.file, grant.uid);
         for (; !noted.ok() && must_park(noted.error());

@@ -1,8 +1,9 @@
-// A mounted volume: every operation of the filesystem, whatever transport it came by.
+// A mounted volume: every operation of the filesystem, for all transports.
 //
 // Front ends translate words and decide nothing.  Every operation is atomic for metadata and size,
-// and may be called by any thread.  On DAX media what returned is durable; on an image file it
-// survives the death of the server at once, and a power cut after fsync() or the next group commit.
+// and may be called by any thread.  On DAX media an operation is durable when it returns; on an
+// image file it then survives the death of the server, and a power cut after fsync() or the next
+// group commit.
 //
 // Errors are errno values for the kernel.  EUCLEAN: the media contradicts itself (run fsck.pmfs);
 // EIO: the medium failed; EROFS: read-only, by choice or after damage; ETXTBSY: the block map is
@@ -35,9 +36,8 @@ struct MountOptions {
     bool writeback = false;
     bool no_background = false;          // tests: no group-commit thread; call commit_group()
     unsigned commit_interval_ms = 5000;  // image files: longest time without a group commit
-    // Grants that may stand at a time, those whose holders are in quarantine included: an eighth is
-    // kept for root, and no other user gets more than half.  Of pins that map nothing sixteen times
-    // as many.
+    // The most grants at a time, including those of quarantined holders: an eighth is reserved for
+    // root, and no other user gets more than half.  Sixteen times as many pins that map nothing.
     std::size_t grants_max = 8192;
     unsigned lease_break_ms = 45000;         // how long a lease's holder may take to give it back
     std::optional<std::uint64_t> pin_quota;  // bytes a user may pin; default: its RLIMIT_MEMLOCK
@@ -50,25 +50,26 @@ struct MountOptions {
 
 class Volume {
 public:
-    // Replays the journal, finishes interrupted operations and takes the volume into use.
-    // EINVAL: not a pmfs volume; ENOTSUP: a newer major version or an unknown incompat feature;
-    // EUCLEAN: damaged beyond a mount.  Cost: O(groups).
+    // Replays the journal, finishes interrupted operations and opens the volume.  EINVAL: not a
+    // pmfs volume; ENOTSUP: a newer major version or an unknown incompat feature; EUCLEAN: damaged
+    // beyond a mount.  Cost: O(groups).
     static Result<std::unique_ptr<Volume>> open(std::unique_ptr<pm::Region> region,
                                                 const MountOptions &options);
     // close() makes everything durable and marks the volume clean; the destructor alone does not
-    // (that is a crash, which loses nothing that returned).
+    // (that is like a crash, which loses nothing that had returned).
     Result<> close();
-    // Before that, and before what operations refer to goes (a broker): ends the threads.  What
-    // waits for a checkpoint runs; what waits for leases, or waits later, is dropped.
+    // Ends the threads; call it before close(), and before destroying objects that operations refer
+    // to (a broker).  Operations that wait for a checkpoint run; those that wait for leases, or
+    // that wait later, are dropped.
     void quiesce();
     ~Volume();
 
-    // --- names.  lookup, make and link count one reference on the inode; forget gives back.
-    // `.` finds any file by its number (ESTALE: there is none), for handles that were exported.
+    // --- names.  lookup, make and link count one reference on the inode; forget() returns
+    // references.  `.` finds any file by its number (ESTALE: there is none), for exported handles.
     Result<Attr> lookup(InodeNo dir, std::string_view name);
     void forget(InodeNo ino, std::uint64_t count);
-    // ESTALE unless `ino` is a file that has a name: nothing else may be asked for by its number
-    // alone (a handle of open_by_handle_at(2)).
+    // ESTALE unless `ino` is a file that has a name: only these may be found by their number alone
+    // (a handle of open_by_handle_at(2)).
     Result<> check_named(InodeNo ino);
     Result<Attr> make(InodeNo dir, std::string_view name, std::uint32_t mode, std::uint64_t rdev,
                       const Caller &caller);  // any type but a symlink, by mode's S_IFMT
@@ -76,11 +77,11 @@ public:
                          const Caller &caller);
     Result<Attr> link(InodeNo ino, InodeNo dir, std::string_view name,
                       Progress *progress = nullptr);
-    // A regular file without a name, opened (O_TMPFILE).  Counts one reference.  It is gone with
-    // the last one, and with the server, unless it is `linkable` and link() names it.
+    // A regular file without a name, opened (O_TMPFILE).  Counts one reference.  It is freed with
+    // the last reference, or when the server ends, unless it is `linkable` and link() names it.
     Result<Attr> create_nameless(InodeNo dir, std::uint32_t mode, bool linkable,
                                  const OpenRequest &request, OpenReply *reply);
-    // *removed: what the name led to.
+    // *removed: the inode of the removed name.
     Result<> unlink(InodeNo dir, std::string_view name, InodeNo *removed = nullptr);
     Result<> rmdir(InodeNo dir, std::string_view name, InodeNo *removed = nullptr);
     // flags: RENAME_NOREPLACE, RENAME_WHITEOUT, both, or RENAME_EXCHANGE; others EINVAL.  A
@@ -95,9 +96,9 @@ public:
     Result<Attr> getattr(InodeNo ino);
     Result<Attr> setattr(InodeNo ino, const SetAttr &set, const Caller &caller);
 
-    // chattr(1), of files and directories (others: EOPNOTSUPP).  Its kernel has asked for
-    // CAP_LINUX_IMMUTABLE and written the file's pages back.  EBUSY: one that is to be immutable or
-    // append-only is under a grant that may store.  May wait for a disk.
+    // chattr(1), of files and directories (others: EOPNOTSUPP).  The kernel has checked
+    // CAP_LINUX_IMMUTABLE and written the file's pages back.  EBUSY: the file would become
+    // immutable or append-only, and there is a grant that may store.  May wait for a disk.
     Result<FileFlags> file_flags(InodeNo ino);
     Result<> set_file_flags(InodeNo ino, const FileFlags &flags);
 
@@ -113,8 +114,9 @@ public:
     using ReadSink = std::function<void(std::span<const iovec>)>;
     Result<std::size_t> read(InodeNo ino, std::uint64_t offset, std::size_t size,
                              const ReadSink &sink);
-    // Refused as a whole by a seal or a grant; on a volume that gets full, the part that fits, but
-    // for what is written back.  kill_suid_sgid as in SetAttr.  *stale is set in any case.
+    // A seal or a grant refuses it as a whole; on a volume that becomes full the part that fits is
+    // written, unless the kernel writes pages back.  kill_suid_sgid as in SetAttr.  *stale is set
+    // in any case.
     Result<std::size_t> write(InodeNo ino, std::uint64_t offset, const Pieces &bytes,
                               bool kill_suid_sgid, const Caller &caller, Stale *stale = nullptr);
     // The kernel is about to be told to drop the pages of [from, to); it has dropped them.  (A write
@@ -124,22 +126,23 @@ public:
     void pages_gone(InodeNo ino);
     // `done` may be called before it returns (DAX media: always) or later by the commit thread.
     void fsync(InodeNo ino, Completion done);
-    // Modes of fallocate(2) that FUSE forwards, and the two of docs/seal.md.
+    // The modes of fallocate(2) that FUSE forwards, and the two of docs/seal.md.
     Result<> fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uint64_t offset,
                        std::uint64_t length, const Caller &caller, Stale *stale = nullptr);
     // From which byte on the kernel may hold stores that the volume has not seen, because no block
     // was needed for them yet: the file has holes or unwritten blocks there, and is open for cached
-    // writing.  Nothing: the map tells all.  O(1), but for extents that are new to it.
+    // writing.  Nothing: the map is complete.  O(1), except for extents that it has not read
+    // before.
     Result<std::optional<std::uint64_t>> unseen_from(InodeNo ino);
-    // Whether it may hold some anywhere that this handle, which goes past its cache, cannot see.
+    // Whether it may hold some anywhere that this handle, which bypasses the cache, does not see.
     bool unseen_by(HandleId handle);
     Result<std::uint64_t> seek_data(InodeNo ino, std::uint64_t offset);
     Result<std::uint64_t> seek_hole(InodeNo ino, std::uint64_t offset);
 
     // --- xattrs: names with their prefix.  flags: 0, XATTR_CREATE, XATTR_REPLACE.
     // pmfs.seal in `trusted.` and `user.` is an interface to the seal (docs/seal.md); it is not
-    // listed.  An access control list (core/acl.h) comes with the mode that it means; drop_setgid:
-    // whoever sets it may not keep that bit.
+    // listed.  An access control list (core/acl.h) also sets the mode; drop_setgid: the caller may
+    // not keep the set-group-ID bit.
     Result<> setxattr(InodeNo ino, std::string_view name, std::span<const std::byte> value,
                       int flags, const Caller &caller, bool drop_setgid = false);
     Result<std::vector<std::byte>> getxattr(InodeNo ino, std::string_view name);
@@ -149,92 +152,94 @@ public:
 
     // --- seals (docs/seal.md).  seal, unseal, prepare and take_grant are durable when they return;
     // on an image file that is an fdatasync, so call them on a thread that may wait.  bad_offset:
-    // the first offset, in bytes, that stands in the way of EINVAL.  `privileged`: came by an
-    // interface that needs CAP_SYS_ADMIN (trusted.*).
+    // with EINVAL, the first offset in bytes that does not meet the requirements.  `privileged`:
+    // the request came through an interface that needs CAP_SYS_ADMIN (trusted.*).
     Result<> seal(InodeNo ino, SealLevel level, const Caller &caller, bool privileged,
                   std::uint64_t *bad_offset);
     Result<> unseal(InodeNo ino, const Caller &caller, bool privileged);
-    // Allocates, writes zeroes into what was not written, and aligns to units of `unit` bytes (0 =
-    // 2 MiB where the file is that large, else the volume's mapping unit).  May be called again
-    // after an interruption.  length 0 = to the end.
+    // Allocates, writes zeroes to unwritten blocks, and aligns to units of `unit` bytes (0 = 2 MiB
+    // where the file is that large, else the volume's mapping unit).  May be called again after an
+    // interruption.  length 0 = to the end.
     Result<> prepare(InodeNo ino, std::uint64_t offset, std::uint64_t length, std::uint64_t unit,
                      const Caller &caller);
     // Does the same, and makes one extent of the range, in whole chunks of 2 MiB: one for each
     // kContiguousMax of it, from its beginning on.  Bytes behind the end of the file become zero.
-    // ENOSPC: nowhere are so many chunks in a row free or to be emptied.
+    // ENOSPC: there is no place where so many chunks in a row are free or can be emptied.
     static constexpr std::uint64_t kContiguousMax =  // a group's first chunk has metadata
         (media::kGroupChunks - 1) * media::kChunkSize;
     Result<> prepare_contiguous(InodeNo ino, std::uint64_t offset, std::uint64_t length,
                                 const Caller &caller);
-    // The file stands still between the steps of a long one: see kClaimErrno.
+    // Between the steps of a long scan the file does not change: see kClaimErrno.
     Result<FileInfo> file_info(InodeNo ino, Progress *progress = nullptr);
     // Extents from `from` on; fewer than out.size() = the end.
     Result<std::size_t> extents(InodeNo ino, FileBlock from, std::span<Extent> out);
 
-    // --- grants.  One that maps is remembered on the medium until it is dropped.
+    // --- grants.  One that maps has a record on the medium until it is dropped.
     Result<GrantId> take_grant(HandleId handle, const GrantRequest &request, const Caller &caller,
                                std::uint64_t *bad_offset);
-    // The holder gives it back, and maps it no more.
+    // The holder gives it back, and does not map any more.
     Result<> drop_grant(HandleId handle, GrantId grant);
-    // The grant ends although its holder did not give it back: if it maps, and its process may be
-    // alive, its blocks are quarantined.
+    // Ends a grant that its holder did not give back: if it maps, and its process may be alive, its
+    // blocks are quarantined.
     void lose_grant(HandleId handle, GrantId grant);
-    // Root ends grants of whoever holds them: the one of that id or (0) all, those of one process
-    // or (0) of all.  Gives how many.  EPERM; ENOENT: none is meant.  May wait for the journal.
+    // Root ends grants of any holder: the one with that id or (0) all, those of one process or (0)
+    // of all.  Gives how many.  EPERM; ENOENT: there is none.  May wait for the journal.
     Result<std::uint64_t> revoke(InodeNo ino, GrantId id, std::uint32_t pid, const Caller &caller);
-    // Another process than the taker holds it from now on.
+    // From now on another process than its taker holds it.
     Result<> adopt_grant(HandleId handle, GrantId grant, const Caller &holder);
-    // A grant that `announces` its stores is about to.  May wait for the journal.
+    // The holder of a grant that `announces` its stores is about to store.  May wait for the
+    // journal.
     Result<> begin_stores(HandleId handle, GrantId grant);
-    // A descriptor of the device for the holder of a grant that maps, and for nobody else: the
-    // kernel tells when it and all its mappings are gone.  Once a grant.  EOPNOTSUPP: the medium
-    // cannot do that; any descriptor will do.
+    // A descriptor of the device for the holder of a grant that maps, and only for it: the kernel
+    // tells when the descriptor and all its mappings are gone.  Once for each grant.  EOPNOTSUPP:
+    // the medium does not support that; then use any descriptor.
     Result<FileDescriptor> lend_device(HandleId handle, GrantId grant);
     Result<std::vector<Holder>> holders(InodeNo ino);
-    // Milliseconds until a lease that was asked to go is lost; 0: it was not asked.
+    // Milliseconds until a lease that is being broken is lost; 0: it is not being broken.
     std::uint32_t lease_time_left(HandleId handle, GrantId grant);
-    // Null: nobody; when it returns, nobody calls the one of before any more.
+    // Null: none.  When it returns, the previous watcher is not called any more.
     void set_watcher(GrantWatcher *watcher);
-    // Before the first operation, and for good.
+    // Before the first operation; it stays until the volume is closed.
     void set_attribute_watcher(AttributeWatcher &watcher);
     Result<std::vector<Quarantined>> quarantine();
     // EPERM: root only; ENOENT.
     Result<> release_quarantine(std::uint64_t id, const Caller &caller);
-    // What a handle was opened for: EBADF when there is no such handle.
+    // How a handle was opened.  EBADF: there is no such handle.
     Result<HandleInfo> handle_info(HandleId handle);
     Result<std::vector<HandleInfo>> handles(InodeNo ino);
 
     // --- the volume
     VolumeInfo info();
-    // Takes more of the medium, up to `size` bytes (0: all that there is), in whole chunks, and
-    // tells what came of it, also on failure.  Nothing to be had is no error.  Durable when it
-    // returns.  EPERM: root only; EROFS; EUCLEAN; EINVAL: smaller than it is; ENOSPC: the medium is
-    // not so long; EOPNOTSUPP, ENOMEM: not under this mount, but under a new one.
+    // Grows the volume on its medium, up to `size` bytes (0: all of it), in whole chunks, and
+    // reports the sizes, also on failure.  It is no error if the medium is not larger.  Durable
+    // when it returns.  EPERM: root only; EROFS; EUCLEAN; EINVAL: smaller than it is; ENOSPC: the
+    // medium is not that large; EOPNOTSUPP, ENOMEM: only possible after the volume was mounted
+    // again.
     Result<> grow(std::uint64_t size, const Caller &caller, Growth *growth);
-    // What only root may fill, in ten-thousandths of the volume; in effect at once, and durable.
+    // Sets the reserve for root, in ten-thousandths of the volume; in effect at once, and durable.
     Result<std::uint32_t> root_reserve();
     // EPERM, EROFS, EUCLEAN; EINVAL: more than half.
     Result<> set_root_reserve(std::uint32_t reserve, const Caller &caller);
     Result<> chunks(ChunkNo first, std::span<ChunkInfo> out);
-    // Moves data out of broken chunks of the group `from` that are at most three quarters full, for
-    // a part of a second; a call empties at least one, or there is none left in the group.  EPERM:
-    // root only.
+    // Moves data out of partly used chunks of the group `from` that are at most three quarters
+    // full, for a part of a second; a call empties at least one, unless there is none left in the
+    // group.  EPERM: root only.
     Result<Compacted> compact(GroupNo from, const Caller &caller);
     const pm::Region &region() const;
 
     // --- durability
     // For an operation that must_park(), called by the thread that got `why` from it: `again` runs
     // on another thread after a checkpoint, or when the leases that it waits for are gone.  `user`:
-    // for whom, so that nobody's operations keep all threads busy.
+    // whose operation it is, so that no user keeps all threads busy.
     void when_ready(const Error &why, std::function<void()> again, std::uint32_t user = 0);
     // Runs `work` on a thread for what may take long or wait for a disk: a bounded number of them,
     // fair by user and by file, and half of them for what is `lengthy` at most.  Without background
     // threads: at once.
     void run_later(std::uint32_t user, std::uint64_t file, bool lengthy,
                    std::function<void()> work);
-    // Tests without background threads: does what waited for a time, a lease or a process.
+    // Tests without background threads: runs what waited for a time, a lease or a process.
     void tend(std::uint64_t now_ns);
-    // One group commit and checkpoint, now and by this thread (image files; else nothing).
+    // One group commit and checkpoint, now and by this thread (image files; otherwise nothing).
     Result<> commit_group();
 
 private:

@@ -1,4 +1,4 @@
-// Running and going on: see workers.h.
+// Running jobs and continuing operations: see workers.h.
 #include "volume/workers.h"
 
 #include "pm/region.h"

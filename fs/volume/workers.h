@@ -1,5 +1,5 @@
-// The volume's threads: for what may take long, and for what had to wait.  Fair by user and by file
-// (base/fair_pool.h).
+// The volume's threads: for jobs that may take long, and for operations that had to wait.  Fair by
+// user and by file (base/fair_pool.h).
 #pragma once
 #include <functional>
 
@@ -12,20 +12,20 @@ namespace pmfs {
 class Workers {
 public:
     using Later = std::function<void(std::function<void()>)>;
-    // Not `background`: there are no threads.  What is to run runs at once, and `later` gets what
+    // `background` false: there are no threads.  Jobs run at once, and `later` gets operations that
     // had to wait.
     Workers(bool background, Later later) : background_(background), later_(std::move(later)) {}
 
     // EAGAIN: there are no more threads.
     Result<> start();
-    // What is queued runs to its end.
+    // Queued jobs run to their end.
     void finish() { pool_.finish(); }
     // Null: no threads.
     FairPool *pool() { return background_ ? &pool_ : nullptr; }
 
     // Volume::run_later().
     void run(std::uint32_t user, std::uint64_t file, bool lengthy, std::function<void()> work);
-    // Goes on with an operation that waited.  With any lock held.
+    // Continues an operation that waited.  May be called with any lock held.
     void resume(InodeNo ino, std::function<void()> again, std::uint32_t user);
 
 private:

@@ -1,8 +1,9 @@
 // Writing file data.
 //
-// Overwrites in place look into the map with the volume's lock held shared, and copy without it,
-// inside an epoch (core/epoch.h).  All that changes the map, the size or the times is a change: one
-// transaction for each contiguous piece, front to back, so that an interrupted write is a prefix.
+// Overwrites in place read the map with the volume's lock held shared, and copy without it, inside
+// an epoch (core/epoch.h).  Everything that changes the map, the size or the times is a Change: one
+// transaction for each contiguous piece, front to back, so that an interrupted write leaves a
+// prefix.
 #include <algorithm>
 #include <array>
 #include <optional>
@@ -35,12 +36,12 @@ struct Span {  // bytes of a file
     FileBlock end_block() const { return media::file_block_from(to); }
 };
 
-// An overwrite of written blocks inside the file: what needs no change.
+// An overwrite of written blocks inside the file, which changes no metadata.
 class InPlace {
 public:
     InPlace(Engine &e, InodeNo ino, Span span) : e_(e), ino_(ino), span_(span) {}
 
-    // True when the write can go ahead.  With the lock held shared, inside an epoch.
+    // True when the write can proceed.  With the lock held shared, inside an epoch.
     Result<bool> fits(const Reader &reader, const media::Inode &inode, bool kill) {
         if (span_.to > inode.size.get()) return false;
         if (kill && has_setid(inode.mode.get())) return false;
@@ -79,7 +80,7 @@ private:
     std::size_t count_ = 0;
 };
 
-// True when it was one that changes no metadata, and is done.
+// True when the write needed no change of metadata, and is done.
 Result<bool> write_in_place(Engine &e, InodeNo ino, std::uint64_t offset, const Pieces &bytes,
                             bool kill) EXCLUDES(e.lock) {
     const core::Epochs::Section inside(e.readers);
@@ -93,12 +94,13 @@ Result<bool> write_in_place(Engine &e, InodeNo ino, std::uint64_t offset, const 
         TRY(e.claims.respect_moves(ino));
     }
     in_place.write(bytes);
-    // Behind the data: a group commit that clears this before it syncs has missed nothing.
+    // After the data: a group commit that clears this flag before it syncs misses nothing.
     e.data_dirty.store(true, std::memory_order_release);
     return true;
 }
 
-// Pieces up to this size are copied with the lock held: that takes less time than to take it again.
+// Pieces up to this size are copied with the lock held: that takes less time than taking the lock
+// again.
 constexpr std::uint64_t kCopyInLock = 16 << 10;
 
 // One write that changes metadata, from piece to piece.
@@ -112,7 +114,7 @@ public:
         e_.allocator->cancel_reserved(run_);
     }
 
-    // What lives with the call only.
+    // Valid only during the call.
     void lend(const Pieces &bytes, const Caller &caller) {
         bytes_ = bytes;
         caller_ = caller;
@@ -149,7 +151,7 @@ private:
     };
 
     // All or nothing: nothing is written unless the seal allows every part of the write.  False: a
-    // truncation was to be finished first, which takes a step more.
+    // truncation had to be finished first, which takes another step.
     Result<bool> begin() REQUIRES(e_.lock) {
         const auto *was = TRY(read_file(Reader(*e_.core), ino_));
         TRY(core::may_write(*was, span_.from));
@@ -166,8 +168,8 @@ private:
         return true;
     }
 
-    // If it takes more than a step to zero what the file grows over, that is done ahead; else with
-    // the first piece.
+    // If zeroing what the file grows over takes more than a step, that is done first; otherwise
+    // together with the first piece.
     Result<bool> zero_ahead(std::uint64_t size) REQUIRES(e_.lock) {
         const std::uint64_t from = std::max(size, zeroed_);
         if (from >= span_.from) return true;
@@ -193,7 +195,7 @@ private:
         return {};
     }
 
-    // The piece at at_, whole if it is small; else what is needed before it is copied.
+    // Writes the piece at at_ as a whole if it is small; otherwise prepares for copying it.
     Result<> next() {
         TRY(e_.claims.respect(ino_, &claim_));
         const FileBlock block = file_block_of(at_), end_block = span_.end_block();
@@ -209,7 +211,7 @@ private:
                  : end_ <= was->size.get() ? Piece::inside
                                            : Piece::behind;
         bool small = end_ - at_ <= kCopyInLock;
-        // More steps that change something: nobody else may change the file before the last one.
+        // Further steps follow: no other operation may change the file before the last one.
         if (end_ != span_.to || (!small && piece_ != Piece::inside)) TRY(claim_.take());
         if (piece_ == Piece::hole || piece_ == Piece::unwritten) {
             auto room = core::map_make_room(*e_.core, ino_, block, 2);
@@ -217,12 +219,13 @@ private:
                 room = core::map_make_room(*e_.core, ino_, upto, 2);
             const bool full = !room.ok() && room.error().errno_value() == ENOSPC;
             if (!full || piece_ == Piece::hole) TRY(std::move(room));
-            // No block for one extent more: all of this one becomes written (as ext4 does it).
+            // There is no block for one more extent: all of this one becomes written (as ext4 does
+            // it).
             if (full) TRY(whole_extent(e));
             small = small && !full;
         }
         if (piece_ == Piece::inside && (touched_ || !small)) {
-            // No record, but for times and mode, once for the whole write.
+            // Needs no record, except for times and mode, once for the whole write.
             if (!touched_) TRY(touch());
             inside_.emplace(e_.readers);
             return copy_next();
@@ -238,8 +241,8 @@ private:
         }
         return copy_next();
     }
-    // A large file's next chunk is worth moving half as much out of its way.  True: that comes
-    // first.
+    // For a large file's next chunk, up to half a chunk of other data is moved away.  True: that
+    // comes first.
     Result<bool> make_whole(const core::Goal &goal) {
         e_.lock.assert_held();
         if (evacuated_ == at_ + 1 || !Evacuation::may_help(e_)) return false;
@@ -256,8 +259,8 @@ private:
         if (done.ok() && !done.value()) return false;
         if (!done.ok() && (done.error().errno_value() == kParkErrno || pm::NoWaiting::met()))
             return done;
-        e_.lock.assert_held();  // it ends, in one way or the other, where it chooses or plans
-        // On an image, what was moved out comes to be free by a group commit.
+        e_.lock.assert_held();  // it returns in a stage with the lock held
+        // On an image, blocks that were moved out become free by a group commit.
         if (done.ok() && !std::exchange(waited_, true) && e_.allocator->space_comes())
             return Error(kParkErrno, "the blocks of an emptied chunk wait for a group commit");
         if (!done.ok() && done.error().errno_value() != kClaimErrno) Evacuation::was_vain(e_);
@@ -266,7 +269,7 @@ private:
         stage_ = Stage::plan;
         return false;
     }
-    // A volume that is full to the last block; nothing else may come between.
+    // The volume is full to the last block: no other operation may run in between.
     Result<> whole_extent(const Extent &e) {
         TRY(claim_.take());
         run_ = {e.start, e.blocks};
@@ -278,7 +281,7 @@ private:
         return {};
     }
 
-    // Without the lock: the blocks are reserved, or the file's, which is claimed.
+    // Without the lock: the blocks are reserved, or belong to the file, which is claimed.
     Result<bool> copy() {
         e_.journal->persist(fill());
         inside_.reset();
@@ -286,7 +289,7 @@ private:
         copied_ = true;
         stage_ = Stage::commit;
         if (piece_ != Piece::inside) return false;
-        // No record tells of it.
+        // There is no record of it.
         e_.data_dirty.store(true, std::memory_order_release);
         done_with_piece();
         return at_ == span_.to;
@@ -322,7 +325,7 @@ private:
             permit = TRY(
                 e_.holders->permit(ino_, *inode, core::Move::allocate, base_, base_ + run_.blocks));
         if (piece_ == Piece::hole) TRY(take_blocks(change, *inode, block));
-        // As early as may be: the stores go on while the record is made.
+        // As early as possible: the stores continue while the record is built.
         if (!copied_) change.after(fill());
         if (permit) TRY(change_map(change, inode, *permit));
         if (end_ > old_size) inode->size.set(end_);
@@ -358,7 +361,7 @@ private:
         stage_ = Stage::plan;
     }
 
-    // Of new blocks, what the write does not cover of the first and the last one is zeroed.
+    // Zeroes the parts of the first and the last new block that the write does not cover.
     pm::Unfenced fill() {
         pm::Unfenced unfenced;
         const bool fresh = piece_ == Piece::hole || piece_ == Piece::unwritten;
@@ -379,8 +382,8 @@ private:
     Pieces bytes_;
     Caller caller_;
     Stage stage_ = Stage::begin;
-    std::uint64_t zeroed_ = 0;  // as far as what the file grows over is zero; bytes
-    bool touched_ = false;      // times and mode are those of this write
+    std::uint64_t zeroed_ = 0;  // up to here what the file grows over is zero; bytes
+    bool touched_ = false;      // times and mode are set for this write
     bool killed_ = false;
     // The piece under way: bytes [at_, end_), in the blocks run_.
     std::uint64_t at_, end_ = 0;
@@ -389,8 +392,8 @@ private:
     Piece piece_ = Piece::inside;
     bool reserved_ = false, copied_ = false;
     std::unique_ptr<Evacuation> evacuation_;
-    std::uint64_t evacuated_ = 0;                  // 1 + the place for which that was tried
-    bool waited_ = false;                          // for its blocks to be free
+    std::uint64_t evacuated_ = 0;                  // 1 + the place for which it was tried
+    bool waited_ = false;                          // for its blocks to become free
     std::optional<core::Epochs::Section> inside_;  // while blocks of the file are written in place
 };
 
@@ -432,14 +435,15 @@ Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset, const Piece
         Write &write = *operation;
         write.lend(bytes, caller);
         const Result<> done = parts_->scheduler.run_or_keep(operation, caller.progress);
-        note_stale(e, caller, offset, bytes.size(), stale);  // also of a part
+        note_stale(e, caller, offset, bytes.size(), stale);  // also after a partial write
         if (!operation) return done.error();
         stale->attributes = stale->mode = write.killed();
-        // What is written is written; the rest is the next call's error.
+        // Returns the part that was written; the next call gets the error.
         if (!done.ok() && done.error().errno_value() == ENOSPC && write.written() != 0 &&
             !caller.written_back)
             return write.written();
-        // Nobody else tells the kernel; and run again, it would not find the bits any more.
+        // Nothing else tells the kernel, and when the write is run again the bits are cleared
+        // already.
         if (!done.ok() && write.killed()) attributes_changed(e, ino);
         TRY(Result<>(done));
         return bytes.size();

@@ -26,22 +26,26 @@ bool is_seal(std::string_view name) {
     return name == kTrustedSeal || name == kUserSeal;
 }
 
-// The name without its prefix.  What the VFS says for filesystems that tell it their prefixes.
+// The name without its prefix.  The errors are those of the VFS for filesystems that declare their
+// prefixes.
 Result<std::string_view> check_xattr_name(std::string_view name) {
     if (name.empty() || name.size() > media::kNameMax)
         return Error(ERANGE, "an attribute's name has 1 to 255 bytes");
     for (const std::string_view prefix : {"user.", "trusted.", "security."}) {
         if (!name.starts_with(prefix)) continue;
-        if (name == prefix) return Error(EINVAL, "an attribute's name is more than its prefix");
+        if (name == prefix)
+            return Error(EINVAL, "an attribute's name must be longer than its prefix");
         return name.substr(prefix.size());
     }
     if (core::is_acl(name)) return name;
-    return Error(EOPNOTSUPP, "pmfs keeps user., trusted. and security. attributes, and ACLs");
+    return Error(
+        EOPNOTSUPP,
+        "pmfs stores only user., trusted. and security. attributes, and access control lists");
 }
 
 Result<> check_changeable(std::string_view name) {
     if (TRY(check_xattr_name(name)).starts_with("pmfs.") && !is_seal(name))
-        return Error(EINVAL, "pmfs.* attributes are pmfs's own; there is pmfs.seal only");
+        return Error(EINVAL, "pmfs.* attributes are reserved, and only pmfs.seal exists");
     return {};
 }
 
@@ -55,14 +59,14 @@ bool is_full(const Result<> &done) {
     return !done.ok() && done.error().errno_value() == ENOSPC;
 }
 
-// Whether there is room for a value, though perhaps not in one piece.
+// Whether there is room for a value, perhaps not in one piece.
 bool may_be_scattered(Engine &e, std::size_t size) {
     const std::uint64_t blocks = media::blob_blocks(size);
     SharedLock held(e.lock);
     return blocks > 1 && e.allocator->check_space(blocks, core::need_of_data(false)).ok();
 }
 
-// On an image, what was moved out of a chunk comes to be free by a group commit.
+// On an image, blocks that were moved out of a chunk become free by a group commit.
 Result<> unless_held_back(Engine &e, Result<> done) {
     if (!is_full(done)) return done;
     SharedLock held(e.lock);
@@ -83,12 +87,14 @@ Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const st
     TRY(check_changeable(name));
     if (is_seal(name)) {
         const std::string_view text = text_of(value);
-        if (text != "full" && text != "as-is") return Error(EINVAL, "a seal is full or as-is");
+        if (text != "full" && text != "as-is")
+            return Error(EINVAL, "the level of a seal must be as-is or full");
         std::uint64_t bad = 0;
         return seal(ino, text == "full" ? SealLevel::full : SealLevel::as_is, caller,
                     name == kTrustedSeal, &bad);
     }
-    if (value.size() > media::kXattrValueMax) return Error(E2BIG, "a value has at most 64 KiB");
+    if (value.size() > media::kXattrValueMax)
+        return Error(E2BIG, "an attribute's value has at most 64 KiB");
     if (core::is_acl(name)) return change_acl(ino, name, value, drop_setgid, caller.progress);
 
     const auto set = [&]() -> Result<> {
@@ -97,8 +103,10 @@ Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const st
         const auto *was = TRY(core::read_inode(reader, ino));
         TRY(core::may_change(*was));
         const bool there = core::has_xattr(reader, *was, ino, name);
-        if ((flags & XATTR_CREATE) != 0 && there) return Error(EEXIST, "the attribute exists");
-        if ((flags & XATTR_REPLACE) != 0 && !there) return Error(ENODATA, "no such attribute");
+        if ((flags & XATTR_CREATE) != 0 && there)
+            return Error(EEXIST, "the file has this attribute already");
+        if ((flags & XATTR_REPLACE) != 0 && !there)
+            return Error(ENODATA, "the file has no such attribute");
         TRY(core::xattr_make_room(*e.core, ino, name, value.size()));
         Change change(*e.core);
         TRY(change.begin());
@@ -109,7 +117,7 @@ Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const st
         return {};
     };
     Result<> done = set();
-    // A large value lies in few places (decision 6), and free space in more, perhaps.
+    // A large value consists of few runs (decision 6), and free space may consist of more.
     if (is_full(done) && may_be_scattered(e, value.size())) {
         const Result<> gathered = gather_free_space(e, parts_->scheduler, caller);
         if (!gathered.ok() && must_park(gathered.error())) return gathered;
@@ -118,7 +126,7 @@ Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const st
     return parts_->scheduler.unless_space_comes(caller.progress, std::move(done));
 }
 
-// What says that there is none takes it away.
+// A value that means "no list" removes it.
 Result<> Volume::change_acl(InodeNo ino, std::string_view name, ConstBytes value, bool drop_setgid,
                             Progress *progress) {
     const core::Acl acl = value.empty() ? core::Acl() : TRY(core::parse_acl(value));
@@ -141,7 +149,7 @@ Result<std::vector<std::byte>> Volume::getxattr(InodeNo ino, std::string_view na
             name_of_level((flags & media::kSealedFull) != 0 ? SealLevel::full : SealLevel::as_is)));
         return std::vector<std::byte>(text.begin(), text.end());
     }
-    if (inode->xattr_root.get() == 0) return Error(ENODATA, "no such attribute");
+    if (inode->xattr_root.get() == 0) return Error(ENODATA, "the file has no such attribute");
     return core::get_xattr(reader, *inode, ino, name);
 }
 
@@ -156,7 +164,8 @@ Result<std::string> Volume::listxattr(InodeNo ino, bool trusted) {
         names.append(name);
         names.push_back('\0');
     };
-    // Not the seal: whatever is listed is copied by cp -a, rsync and backups, and seals the copy.
+    // The seal is not listed: cp -a, rsync and backups copy what is listed, and would seal the
+    // copy.
     if (inode->xattr_root.get() != 0) TRY(core::list_xattrs(reader, *inode, ino, add));
     return names;
 }
@@ -165,13 +174,14 @@ Result<> Volume::removexattr(InodeNo ino, std::string_view name, const Caller &c
     Engine &e = parts_->engine;
     TRY(writable(e));
     TRY(check_changeable(name));
-    // Also for a file that is not sealed: unsealing twice is 0 by every interface (docs/seal.md).
+    // Also for a file that is not sealed: unsealing twice succeeds through every interface
+    // (docs/seal.md).
     if (is_seal(name)) return unseal(ino, caller, name == kTrustedSeal);
     if (core::is_acl(name)) return change_acl(ino, name, {}, false, nullptr);
     ExclusiveLock held(e.lock);
     const auto *was = TRY(core::read_inode(Reader(*e.core), ino));
     TRY(core::may_change(*was));
-    if (was->xattr_root.get() == 0) return Error(ENODATA, "no such attribute");
+    if (was->xattr_root.get() == 0) return Error(ENODATA, "the file has no such attribute");
     Change change(*e.core);
     TRY(change.begin());
     auto *inode = TRY(core::edit_inode(change, ino));

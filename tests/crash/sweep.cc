@@ -256,7 +256,7 @@ void User::prepare_contiguous(const std::string &path) {
 namespace {
 
 // A volume on which `before` was done, unmounted.  Free space holds 0xEE, so that a byte that was
-// never written shows when somebody can read it.
+// never written shows when it can be read.
 MediaImage base_image(const Sweep &sweep, SimMedia::Flavour flavour) {
     SimMedia media(flavour, MediaImage(std::vector<std::byte>(sweep.size, std::byte{0xee})));
     const auto region = media.lend();

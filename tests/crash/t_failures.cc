@@ -203,7 +203,7 @@ bool answered_with_success(const Result<> &done) {
 
 }  // namespace
 
-TEST_CASE("failures: what was answered with success is there, whichever write failed") {
+TEST_CASE("failures: whichever write fails, operations that succeeded have their effect") {
     for (const Flavour flavour : {Flavour::dax, Flavour::image}) {
         const MediaImage base = base_of(flavour);
         const World before = world_of(flavour, base, kBootA);
@@ -238,7 +238,7 @@ TEST_CASE("failures: what was answered with success is there, whichever write fa
     }
 }
 
-TEST_CASE("failures: what promises to be durable is so, or fails, whichever sync failed") {
+TEST_CASE("failures: whichever sync fails, operations that promise durability keep it or fail") {
     const MediaImage base = base_of(Flavour::image);
     const World before = world_of(Flavour::image, base, kBootA);
     for (const Step &act : durable_acts()) {
@@ -264,7 +264,7 @@ TEST_CASE("failures: what promises to be durable is so, or fails, whichever sync
 }
 
 TEST_CASE(
-    "failures: a record that was not taken is the last one, so the next mount replays the rest") {
+    "failures: a record that could not be stored is the last one, so a mount replays the rest") {
     for (const Flavour flavour : {Flavour::dax, Flavour::image}) {
         SimMedia media(flavour, base_of(flavour));
         auto volume = open(media, kBootA);

@@ -148,7 +148,7 @@ Seen sweep(const MediaImage &image, const Tuning &tuning) {
 }  // namespace
 
 TEST_CASE(
-    "growing: cut off anywhere, the volume has its old size or the new one, and all its files") {
+    "growing: interrupted anywhere, the volume has its old or its new size, and all its files") {
     const struct {
         std::uint64_t before, after;
     } kSteps[] = {
@@ -174,7 +174,7 @@ TEST_CASE(
         }
 }
 
-TEST_CASE("growing: a reserve is changed or not, wherever that is cut off") {
+TEST_CASE("growing: a change of the reserve is complete or not made, wherever it is interrupted") {
     for (const auto flavour : kBoth)
         sweep(volume_on(10 * kMiB, 10 * kMiB),
               {flavour,
@@ -182,7 +182,7 @@ TEST_CASE("growing: a reserve is changed or not, wherever that is cut off") {
                [](Volume &volume) { return volume.root_reserve().value_or(0); }, 100, 1000});
 }
 
-TEST_CASE("growing: a write or a sync that fails is told, and the volume has either size") {
+TEST_CASE("growing: a write or a sync that fails is reported, and the volume has either size") {
     constexpr std::uint64_t kBefore = 10 * kMiB, kAfter = kGiB + 6 * kMiB;
     for (const auto flavour : kBoth)
         for (const Plant plant : {Plant::fail_writes, Plant::fail_syncs}) {

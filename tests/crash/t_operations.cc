@@ -26,7 +26,7 @@ void check(const Sweep &sweep) {
 
 constexpr std::uint32_t kFile = S_IFREG | 0644, kDir = S_IFDIR | 0755;
 
-// Files whose content is 0xDD were deleted: nobody may ever read that again.
+// Files with content 0xDD were deleted: these bytes must never be read again.
 void with_leftovers(User &u) {
     u.make("old", kFile);
     u.write("old", 0, 200000, 0xdd);
@@ -49,7 +49,7 @@ TEST_CASE("crash: making files, directories, nodes and symlinks") {
             [](User &u) { u.link("f", "d/f2"); }}});
 }
 
-TEST_CASE("crash: removing names, and what they held") {
+TEST_CASE("crash: removing names, and freeing their files") {
     check({"remove",
            [](User &u) {
                with_leftovers(u);
@@ -145,7 +145,7 @@ TEST_CASE("crash: a truncation of more extents than a transaction takes") {
            4});
 }
 
-TEST_CASE("crash: opening with O_TRUNC, and closing what has lost its name") {
+TEST_CASE("crash: opening with O_TRUNC, and closing files that have lost their names") {
     check({"open and close",
            [](User &u) {
                with_leftovers(u);
@@ -184,8 +184,7 @@ TEST_CASE("crash: attributes of every size") {
             [](User &u) { u.remove_xattr("f", "user.a"); }}});
 }
 
-TEST_CASE(
-    "crash: an access control list is there with its mode, and with what inherits it, or not") {
+TEST_CASE("crash: an access control list is there with its mode, and in new files, or not at all") {
     core::Acl acl{{core::AclTag::owner, 7, ~0u},
                   {core::AclTag::user, 6, 1000},
                   {core::AclTag::owning_group, 4, ~0u},
@@ -358,7 +357,7 @@ void with_broken_chunks(User &u) {
 
 }  // namespace
 
-TEST_CASE("crash: moving others' data out of the way of whole chunks changes no byte of it") {
+TEST_CASE("crash: moving other files' data to make whole chunks changes no byte of it") {
     check({"evacuate",
            with_broken_chunks,
            {[](User &u) { u.prepare("big", 2 << 20); }},

@@ -1,4 +1,4 @@
-// Random sequences of operations, cut anywhere: what nobody thought of writing down.
+// Random sequences of operations, cut anywhere: cases that no written test covers.
 #include <doctest/doctest.h>
 #include <linux/falloc.h>
 #include <sys/stat.h>

@@ -14,7 +14,7 @@ using namespace pmfs::test;
 using front::IdMap;
 using front::Policy;
 
-TEST_CASE("clients: a grant that ended by itself takes no place of its client's any more") {
+TEST_CASE("clients: a grant that ended by itself does not count against its client any more") {
     MountOptions options;
     options.lease_break_ms = 20;
     World world({}, options);
@@ -36,7 +36,7 @@ TEST_CASE("clients: a grant that ended by itself takes no place of its client's 
     CHECK(lease(guest, b) == 0);
 }
 
-TEST_CASE("clients: a guest hears of no process number, user id or path of the host's") {
+TEST_CASE("clients: a guest gets no process id, user id or path of the host") {
     World world;
     Wire &host = world.wire();
     const OpenFile file = host.create("f", {.uid = 7, .pid = 4711});

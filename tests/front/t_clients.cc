@@ -71,7 +71,7 @@ TEST_CASE("clients: a handle of another client is EBADF, though both hold the fi
     CHECK(world.wire().write(own, 0, "z") == EBADF);
 }
 
-TEST_CASE("clients: to forget more than one was given takes nothing from another client") {
+TEST_CASE("clients: forgetting more than it was given takes nothing from another client") {
     World world;
     Wire &host = world.wire();
     const OpenFile file = written(host, "f");
@@ -87,7 +87,7 @@ TEST_CASE("clients: to forget more than one was given takes nothing from another
     CHECK(!world.volume().getattr(InodeNo(file.node)).ok());  // its blocks are free
 }
 
-TEST_CASE("clients: when one goes, its files without a name, its handles and its grants go, once") {
+TEST_CASE("clients: when one leaves, its nameless files, handles and grants are released, once") {
     World world;
     Wire &host = world.wire();
     const std::uint64_t inodes = world.volume().info().inodes_used;
@@ -116,7 +116,7 @@ TEST_CASE("clients: when one goes, its files without a name, its handles and its
     CHECK(host.write(shared, 0, "x") == 0);
 }
 
-TEST_CASE("clients: FUSE_DESTROY gives everything back, and another dispatcher begins anew") {
+TEST_CASE("clients: FUSE_DESTROY releases everything, and a new dispatcher can start") {
     World world;
     const OpenFile file = written(world.wire(), "f");
     Wire guest(world.wire(), Policy::guest());
@@ -130,12 +130,12 @@ TEST_CASE("clients: FUSE_DESTROY gives everything back, and another dispatcher b
     CHECK(again.write(own, 0, "y") == EBADF);
     CHECK(again.call(FUSE_GETATTR, file.node, bytes_text(fuse_getattr_in{})).error == ESTALE);
     CHECK(again.lookup("f") == file.node);
-    guest.post(FUSE_UNLINK, kRoot, name("f"));  // too late: nothing is done, and nobody answers
+    guest.post(FUSE_UNLINK, kRoot, name("f"));  // too late: nothing is done, and there is no answer
     CHECK(world.wire().lookup("f") == file.node);
     CHECK(guest.sent().back() == "reply 0");
 }
 
-TEST_CASE("clients: requests that wait are dropped with their client, and answered to nobody") {
+TEST_CASE("clients: waiting requests are dropped with their client, without an answer") {
     MountOptions options;
     options.lease_break_ms = 60'000;
     World world({}, options);
@@ -154,11 +154,11 @@ TEST_CASE("clients: requests that wait are dropped with their client, and answer
     CHECK(guest->sent().empty());
     guest.reset();  // the port is gone, too
     host.release(file);
-    CHECK(host.truncate(file.node, 8192) == 0);  // nobody has claimed it
+    CHECK(host.truncate(file.node, 8192) == 0);  // it is not claimed
     CHECK(host.getattr(file.node).size == 8192);
 }
 
-TEST_CASE("clients: one may go while the other's kernel is asked or told for its request") {
+TEST_CASE("clients: one may leave while the other's kernel is being notified for its request") {
     for (const bool asked_first : {true, false}) {
         CAPTURE(asked_first);
         World world;
@@ -357,7 +357,7 @@ TEST_CASE("clients: ids are mapped on the way in and out, and unmapped ones refu
     CHECK(host.getattr(file.node).uid == 7);
     owner.uid = 5001;
     CHECK(guest.setattr(file.node, owner) == EOVERFLOW);
-    // What gives back is nobody's, and what the kernel writes back.
+    // Requests that release something, and write-back, have no user.
     fuse_write_in back{.fh = file.handle, .size = 1, .write_flags = FUSE_WRITE_CACHE};
     CHECK(guest.call(FUSE_WRITE, file.node, bytes_text(back) + "x", {.uid = 4000}).error == 0);
     fuse_release_in in{};
@@ -397,7 +397,7 @@ TEST_CASE(
     CHECK(host.getxattr(file.node, name).text() == list(7, 200'000));
     CHECK(host.setxattr(file.node, name, list(0, 8)) == 0);
     CHECK(guest.getxattr(file.node, name).text() == list(IdMap::kOverflow, IdMap::kOverflow));
-    for (const std::size_t size : {0, 3, 5, 11, 12, 51}) {  // what is no list names nobody
+    for (const std::size_t size : {0, 3, 5, 11, 12, 51}) {  // an invalid list names no user
         CAPTURE(size);
         const std::string cut = list(~0u - 1, 3).substr(0, size);
         const int error = guest.setxattr(file.node, name, cut, {.uid = 5});
@@ -405,7 +405,7 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("clients: what a policy counts has an end, and what is given back can be had again") {
+TEST_CASE("clients: a policy's limits hold, and what is released can be taken again") {
     World world;
     Policy policy = Policy::guest();
     policy.lookups_max = 2;
@@ -436,7 +436,7 @@ TEST_CASE("clients: what a policy counts has an end, and what is given back can 
     CHECK(guest.create("c").error == 0);
 }
 
-TEST_CASE("clients: what a guest changes the host's kernel hears before the guest is answered") {
+TEST_CASE("clients: the host's kernel is told of a guest's change before the guest is answered") {
     World world;
     Wire &host = world.wire();
     const std::uint64_t dir = host.make_node("d", S_IFDIR | 0755);
@@ -521,7 +521,8 @@ TEST_CASE("clients: the host's kernel is not told of what it does not know, nor 
     for (const std::string &text : host.sent()) CHECK(text == "reply 0");
 }
 
-TEST_CASE("clients: what the host's kernel has not written back a guest sees, and cannot lose") {
+TEST_CASE(
+    "clients: a guest sees data that the host's kernel has not written back, and cannot lose it") {
     World world;
     Wire &host = world.wire();
     const OpenFile file = written(host, "f");

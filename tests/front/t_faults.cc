@@ -95,7 +95,7 @@ void check_innocents(Wire &wire, const OpenFile &file) {
 
 }  // namespace
 
-TEST_CASE("no request fails for a bad page that the work before it met on the same thread") {
+TEST_CASE("no request fails because earlier work on the same thread met a bad page") {
     World world;
     Wire &wire = world.wire();
     const OpenFile file = wire.create("f");
@@ -109,7 +109,7 @@ TEST_CASE("no request fails for a bad page that the work before it met on the sa
     CHECK(wire.unlink("none") == ENOENT);
 }
 
-TEST_CASE("an inode on a bad page is EIO, also where zeroes say something else, and only once") {
+TEST_CASE("an inode on a bad page is EIO, even if zeroes are valid there, and only once") {
     for (const bool lookup : {false, true}) {
         World world;
         Wire &wire = world.wire();
@@ -153,7 +153,7 @@ TEST_CASE("data on a bad page is EIO by read, and the next requests are answered
     check_innocents(wire, file);
 }
 
-TEST_CASE("every request does what it does when no block of metadata is in memory") {
+TEST_CASE("every request has the same result when no block of metadata is in memory") {
     std::set<std::uint64_t> there;
     std::size_t absent = 0;
     MountOptions options;

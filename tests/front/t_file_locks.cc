@@ -99,7 +99,7 @@ TEST_CASE("file locks: an owner's ranges split, merge, and change their kind in 
     CHECK(locks.held_by(1) == 0);
 }
 
-TEST_CASE("file locks: readers share, a writer is alone, an owner does not meet itself") {
+TEST_CASE("file locks: readers share, a writer is alone, an owner does not conflict with itself") {
     FileLocks locks;
     CHECK(locks.set(range(1, kShared, 0, 9)) == 0);
     CHECK(locks.set(range(2, kShared, 5, 14)) == 0);
@@ -129,7 +129,7 @@ TEST_CASE("file locks: F_OFD_GETLK with F_UNLCK finds the owner's own") {
     CHECK(!locks.in_the_way(range(3, kNone, 0, 9)));
 }
 
-TEST_CASE("file locks: flock and ranges know nothing of each other") {
+TEST_CASE("file locks: flock and ranges do not affect each other") {
     FileLocks locks;
     CHECK(locks.set(range(1, kAlone, 0, kLast)) == 0);
     CHECK(locks.set(whole(2, kAlone)) == 0);
@@ -152,7 +152,7 @@ TEST_CASE("file locks: an flock that cannot change its kind is lost, as on Linux
     CHECK(locks.set(whole(1, kShared)) == 0);
 }
 
-TEST_CASE("file locks: who waits gets the lock in the order in which they came") {
+TEST_CASE("file locks: waiting requests get the lock in the order of arrival") {
     FileLocks locks;
     CHECK(locks.set(range(1, kAlone, 0, 9)) == 0);
     const auto second = waits(locks, range(2, kAlone, 0, 4));
@@ -175,7 +175,7 @@ TEST_CASE("file locks: who waits gets the lock in the order in which they came")
     CHECK(seen(locks) == "w0-2 w3-9");
 }
 
-TEST_CASE("file locks: a downgrade lets waiting readers in, and a grant may be one") {
+TEST_CASE("file locks: a downgrade lets waiting readers in, and a granted request may be one") {
     FileLocks locks;
     CHECK(locks.set(range(1, kAlone, 0, 9)) == 0);
     CHECK(locks.set(range(2, kAlone, 10, 19)) == 0);
@@ -186,7 +186,7 @@ TEST_CASE("file locks: a downgrade lets waiting readers in, and a grant may be o
     CHECK(reader->result == 0);
 }
 
-TEST_CASE("file locks: what an open file made goes with it, and so does who waits by it") {
+TEST_CASE("file locks: closing an open file releases its locks and ends its waiting requests") {
     FileLocks locks;
     CHECK(locks.set(range(1, kAlone, 0, 9)) == 0);
     CHECK(locks.set(whole(1, kAlone)) == 0);
@@ -218,7 +218,7 @@ TEST_CASE("file locks: closing takes the owner's ranges, whichever handle they w
     CHECK(locks.in_the_way(range(9, kAlone, 0, kLast))->first == 40);  // of who came first
 }
 
-TEST_CASE("file locks: who would wait for itself is told EDEADLK; of flock nobody knows that") {
+TEST_CASE("file locks: an owner that would wait for itself gets EDEADLK, except with flock") {
     FileLocks locks;
     for (std::uint64_t number = 1; number <= 4; ++number)
         CHECK(locks.set(range(number, kAlone, number, number, InodeNo(number))) == 0);
@@ -249,7 +249,7 @@ TEST_CASE("file locks: who would wait for itself is told EDEADLK; of flock nobod
     CHECK(locks.cancel(*beside->wait) == EINTR);
 }
 
-TEST_CASE("file locks: a deadlock that a release turns up ends with EDEADLK, too") {
+TEST_CASE("file locks: a deadlock that arises from a release ends with EDEADLK, too") {
     FileLocks locks;
     CHECK(locks.set(range(2, kShared, 0, 0)) == 0);
     CHECK(locks.set(range(4, kShared, 0, 0)) == 0);
@@ -263,7 +263,7 @@ TEST_CASE("file locks: a deadlock that a release turns up ends with EDEADLK, too
     CHECK(fourth->result == 0);
 }
 
-TEST_CASE("file locks: a wait that is cancelled is not called, before it began or after") {
+TEST_CASE("file locks: a wait that is cancelled, before or after it began, is not called") {
     FileLocks locks;
     CHECK(locks.set(range(1, kAlone, 0, 9)) == 0);
     const auto waiter = waits(locks, range(2, kAlone, 0, 9));
@@ -285,7 +285,7 @@ TEST_CASE("file locks: a wait that is cancelled is not called, before it began o
     CHECK(seen(locks) == "w0-9");
 }
 
-TEST_CASE("file locks: more than a client or an owner may have is ENOLCK, and nothing changes") {
+TEST_CASE("file locks: beyond the limit of a client or an owner is ENOLCK, and nothing changes") {
     FileLocks locks;
     const auto limited = [](LockRequest request) {
         request.client_max = 6;
@@ -336,7 +336,7 @@ TEST_CASE(
     CHECK(count(1001) == 6);  // two are root's
     CHECK(count(1002) == 0);
     CHECK(count(0) == 2);
-    LockRequest let_go = of(1001, 2, 0);  // whoever does it: the owner's locks are its user's
+    LockRequest let_go = of(1001, 2, 0);  // by any user: the owner's locks are charged to its own
     let_go.kind = kNone;
     CHECK(locks.set(let_go) == 0);
     CHECK(count(1001) == 0);
@@ -549,7 +549,7 @@ private:
 
 }  // namespace
 
-TEST_CASE("file locks: whatever happens in any order, a model says the same") {
+TEST_CASE("file locks: random sequences agree with a model") {
     const char *text = std::getenv("PMFS_SEED");
     const std::uint64_t seed = text == nullptr ? 20261126 : std::strtoull(text, nullptr, 0);
     for (std::uint64_t run = 0; run < 60; ++run) {
@@ -562,7 +562,7 @@ TEST_CASE("file locks: whatever happens in any order, a model says the same") {
     }
 }
 
-TEST_CASE("file locks: many threads lock, wait and let go, and one at a time is in") {
+TEST_CASE("file locks: many threads lock, wait and unlock, and one at a time has the lock") {
     FileLocks locks;
     constexpr unsigned kThreads = 4, kRounds = 300;
     unsigned inside = 0;  // guarded by the lock

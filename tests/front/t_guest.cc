@@ -67,7 +67,7 @@ struct Mapper {
     Guest guest;
 };
 
-// A file that nobody has open.
+// A file that is not open.
 void make_file(Host &host, const std::string &name, std::uint64_t size) {
     Wire &here = host.world.wire();
     const OpenFile file = here.create(name);
@@ -102,7 +102,7 @@ bool nobody_holds(Host &host, std::uint64_t node) {
 
 }  // namespace
 
-TEST_CASE("guest: what a guest writes the host reads, and the other way round") {
+TEST_CASE("guest: the host reads what a guest writes, and the other way round") {
     Host host;
     Guest guest(host);
     REQUIRE(guest.begin() == 0);
@@ -133,7 +133,7 @@ TEST_CASE("guest: a request before INIT, and after DESTROY, is answered with an 
     CHECK(getattr() == 0);
 }
 
-TEST_CASE("guest: what was not given to a guest it cannot name") {
+TEST_CASE("guest: a guest cannot name nodes that it was not given") {
     Host host;
     Wire &here = host.world.wire();
     const OpenFile theirs = here.create("secret");
@@ -149,7 +149,7 @@ TEST_CASE("guest: what was not given to a guest it cannot name") {
     CHECK(guest.call(FUSE_READ, theirs.node, bytes_text(in)).error == EBADF);
 }
 
-TEST_CASE("guest: when its VMM goes, or it begins anew, all that it held is given back") {
+TEST_CASE("guest: when its VMM ends, or it starts again, everything that it held is released") {
     for (const bool hangs_up : {true, false}) {
         CAPTURE(hangs_up);
         Host host;
@@ -190,7 +190,7 @@ TEST_CASE("guest: a forget is taken by either queue, and has no answer") {
     }
 }
 
-TEST_CASE("guest: what is no request is given back, and the next one is served") {
+TEST_CASE("guest: an invalid request is returned, and the next one is served") {
     Host host;
     Guest guest(host);
     REQUIRE(guest.begin() == 0);
@@ -243,7 +243,7 @@ std::string numbered(std::size_t size) {
     return text;
 }
 
-TEST_CASE("guest: what a large write carries goes from where it lies to its place in the file") {
+TEST_CASE("guest: the payload of a large write is copied once, to its place in the file") {
     Host host;
     Guest guest(host);
     REQUIRE(guest.begin() == 0);
@@ -295,7 +295,7 @@ TEST_CASE("guest: a large write that has to wait is whole when its turn comes") 
     CHECK(guest.read(file, 8192, 256 << 10) == text);
 }
 
-TEST_CASE("guest: its memory may be truncated under the server, which lives") {
+TEST_CASE("guest: the server survives the truncation of a guest's memory") {
     Host host;
     Guest guest(host);
     REQUIRE(guest.begin() == 0);
@@ -353,7 +353,7 @@ TEST_CASE(
     }
     REQUIRE(set_up(vmm.guest, node, 0, 0) == 0);
     const auto late = host.world.volume().set_file_flags(InodeNo(node), {.immutable = true});
-    CHECK((!late.ok() && late.error().errno_value() == EBUSY));  // somebody may store
+    CHECK((!late.ok() && late.error().errno_value() == EBUSY));  // a grant may store
 }
 
 TEST_CASE("window: a range of a sealed file is mapped, held, and given back") {
@@ -404,7 +404,7 @@ TEST_CASE("window: a range of a sealed file is mapped, held, and given back") {
     CHECK(here.removexattr(node, "trusted.pmfs.seal") == 0);
 }
 
-TEST_CASE("window: a file's times move when a guest says that it will store, and when it ends") {
+TEST_CASE("window: a file's times change when a guest announces stores, and when the range ends") {
     Host host(with_window());
     make_file(host, "built", kRange);
     Mapper vmm(host);
@@ -434,7 +434,8 @@ TEST_CASE("window: a file's times move when a guest says that it will store, and
     CHECK(moved());
 }
 
-TEST_CASE("window: beside who reads by the page cache a range is read, and not stored to") {
+TEST_CASE(
+    "window: while a file is read through the page cache, a range may be read but not stored to") {
     Host host(with_window());
     make_file(host, "read", kRange);
     Mapper vmm(host);
@@ -456,7 +457,7 @@ TEST_CASE("window: beside who reads by the page cache a range is read, and not s
     CHECK_FALSE(opened.direct_io);
     host.world.volume().release(opened.handle);
     opened = open_here(true);
-    CHECK(opened.direct_io);  // nobody is told when it is written back
+    CHECK(opened.direct_io);  // the guest cannot be told when it is written back
     host.world.volume().release(opened.handle);
 
     CHECK(set_up(guest, node, 0, 0) == 0);
@@ -472,7 +473,7 @@ TEST_CASE("window: beside who reads by the page cache a range is read, and not s
     host.world.volume().release(opened.handle);
 }
 
-TEST_CASE("window: what is not in it, not aligned or not in the file is refused") {
+TEST_CASE("window: a range that is outside of it, not aligned or not in the file is refused") {
     Host host(with_window());
     Wire &here = host.world.wire();
     const OpenFile file = here.create("f");
@@ -499,7 +500,8 @@ TEST_CASE("window: what is not in it, not aligned or not in the file is refused"
     CHECK_FALSE(nobody_holds(host, node));
 }
 
-TEST_CASE("window: when the VMM goes, what it held is free; a range that it refuses is no range") {
+TEST_CASE(
+    "window: when the VMM ends, its ranges are released; a range that it refuses does not exist") {
     Host host(with_window());
     Wire &here = host.world.wire();
     const OpenFile file = here.create("f");
@@ -522,7 +524,7 @@ TEST_CASE("window: when the VMM goes, what it held is free; a range that it refu
     CHECK(comes([&] { return nobody_holds(host, file.node); }));
 }
 
-TEST_CASE("window: requests may point into it, and nowhere else where the guest has no memory") {
+TEST_CASE("window: requests may point into it, but not to other addresses without memory") {
     Host host(with_window());
     Wire &here = host.world.wire();
     const OpenFile from = here.create("from"), to = here.create("to");

@@ -35,7 +35,8 @@ TEST_CASE(
     CHECK(here.getattr(file.node).size == 5);
 }
 
-TEST_CASE("guest: one that sees a subdirectory sees no more after a reset of its device") {
+TEST_CASE(
+    "guest: one that sees only a subdirectory does not see more after a reset of its device") {
     front::GuestOptions options;
     Host host([&options](Wire &here) {
         options.policy.root = InodeNo(here.make_node("sub", S_IFDIR | 0755));

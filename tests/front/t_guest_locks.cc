@@ -49,7 +49,7 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("guest: a queue that is stopped gives up its waits for locks") {
+TEST_CASE("guest: stopping a queue ends its waiting requests for locks") {
     Host host;
     Wire &here = host.world.wire();
     Guest guest(host);

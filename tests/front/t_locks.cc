@@ -78,7 +78,7 @@ struct Both {
 
 }  // namespace
 
-TEST_CASE("locks: a range that one client has locked another cannot lock, and is told of") {
+TEST_CASE("locks: a range that one client has locked conflicts for another, which can query it") {
     Both both;
     CHECK(both.host.set(F_WRLCK, 10, 19) == 0);
     CHECK(both.guest.set(F_RDLCK, 15, 15) == EAGAIN);
@@ -98,7 +98,7 @@ TEST_CASE("locks: a range that one client has locked another cannot lock, and is
     CHECK(both.host.ask(F_WRLCK, 0, 13).end == 14);
 }
 
-TEST_CASE("locks: flock and fcntl locks of two clients know nothing of each other") {
+TEST_CASE("locks: flock and fcntl locks of two clients do not affect each other") {
     Both both;
     CHECK(both.host.flock(F_WRLCK) == 0);
     CHECK(both.guest.set(F_WRLCK) == 0);
@@ -109,7 +109,7 @@ TEST_CASE("locks: flock and fcntl locks of two clients know nothing of each othe
     CHECK(both.guest.flock(F_WRLCK) == 0);
 }
 
-TEST_CASE("locks: who waits is answered when the lock is given back, and not before") {
+TEST_CASE("locks: a waiting request is answered when the lock is released, and not before") {
     for (const bool flock : {false, true}) {
         CAPTURE(flock);
         Both both;
@@ -153,7 +153,7 @@ TEST_CASE("locks: when the holder closes, or its handle or it goes, the next one
     }
 }
 
-TEST_CASE("locks: closing a file ends its owner's ranges in it, and nobody else's") {
+TEST_CASE("locks: closing a file releases its owner's ranges in it, and no others") {
     Both both;
     Locker other = both.guest;
     other.owner = 6;
@@ -182,7 +182,7 @@ TEST_CASE("locks: a wait that is interrupted is answered with EINTR, and gets no
     CHECK(both.host_wire.sent() == Sent{"reply " + std::to_string(EINTR)});
 }
 
-TEST_CASE("locks: when a guest's queue stops, what waits is given up with ENOLCK") {
+TEST_CASE("locks: when a guest's queue stops, waiting requests end with ENOLCK") {
     Both both;
     CHECK(both.host.set(F_WRLCK) == 0);
     CHECK(both.host.flock(F_WRLCK) == 0);
@@ -196,7 +196,7 @@ TEST_CASE("locks: when a guest's queue stops, what waits is given up with ENOLCK
     CHECK(both.guest_wire->sent().empty());
 }
 
-TEST_CASE("locks: waits of a client that has gone are answered to nobody, and others go on") {
+TEST_CASE("locks: waiting requests of a client that has gone get no answer, and others continue") {
     Both both;
     CHECK(both.host.set(F_WRLCK) == 0);
     both.guest.wait(F_WRLCK);
@@ -210,7 +210,7 @@ TEST_CASE("locks: waits of a client that has gone are answered to nobody, and ot
     CHECK(third.sent() == Sent{"reply 0"});
 }
 
-TEST_CASE("locks: two clients that would wait for each other are told EDEADLK") {
+TEST_CASE("locks: two clients that would wait for each other get EDEADLK") {
     Both both;
     CHECK(both.host.set(F_WRLCK, 0, 0) == 0);
     CHECK(both.guest.set(F_WRLCK, 1, 1) == 0);
@@ -222,7 +222,7 @@ TEST_CASE("locks: two clients that would wait for each other are told EDEADLK") 
     CHECK(both.guest_wire->sent() == Sent{"reply 0"});
 }
 
-TEST_CASE("locks: a client has no more of them than its policy says, and an owner half of these") {
+TEST_CASE("locks: a client has at most as many as its policy allows, and an owner half of these") {
     Policy policy = Policy::guest();
     policy.locks_max = 8;
     Both both(policy);
@@ -247,7 +247,7 @@ TEST_CASE("locks: a client has no more of them than its policy says, and an owne
     CHECK(other.set(F_WRLCK, 1, 1) == 0);
 }
 
-TEST_CASE("locks: a read-only client may lock to read, and not to write") {
+TEST_CASE("locks: a read-only client may take read locks, and no write locks") {
     Policy policy = Policy::guest();
     policy.read_only = true;
     Both both(policy);
@@ -259,7 +259,7 @@ TEST_CASE("locks: a read-only client may lock to read, and not to write") {
     CHECK(both.host.set(F_WRLCK, 0, 9) == 0);
 }
 
-TEST_CASE("locks: a descriptor locks what it is open for, and a range is one") {
+TEST_CASE("locks: the lock must fit the descriptor's mode, and its range must be valid") {
     Both both;
     const OpenFile writes = both.guest_wire->open(both.made.node, O_WRONLY);
     const Locker writer{*both.guest_wire, writes, 5};
@@ -291,7 +291,7 @@ TEST_CASE("locks: a client whose kernel keeps its locks is told so, at INIT and 
     CHECK(!host.shares_wholes);
 }
 
-TEST_CASE("locks: a client with users of its own may always give a lock back") {
+TEST_CASE("locks: a client with its own user ids can always release a lock") {
     Policy policy = Policy::guest();
     policy.users = front::IdMap({{.inside = 0, .outside = 0, .count = 1}});
     Both both(policy);
@@ -309,7 +309,7 @@ TEST_CASE("locks: a client with users of its own may always give a lock back") {
 
 // A guest's kernel drops the pages of a file when its modification time is another one: else what
 // another client wrote under a lock would not be read under the next one.
-TEST_CASE("locks: each write to a file that two clients have open shows in its modification time") {
+TEST_CASE("locks: each write to a file that two clients have open changes its modification time") {
     Both both;
     REQUIRE(both.host_wire.write(both.made, 0, std::string(8192, 'x')) == 0);
     const auto seen = [&](Wire &wire) {

@@ -43,7 +43,7 @@ std::uint64_t number_from(const char *variable, std::uint64_t otherwise) {
 
 }  // namespace
 
-TEST_CASE("messages: one that ends too early is refused wherever it is cut, and nobody reads on") {
+TEST_CASE("messages: a truncated one is refused, wherever it ends, and is not read past its end") {
     World world;
     Raw raw(world.wire().dispatcher());
     const OpenFile file = world.wire().create("f");
@@ -99,7 +99,7 @@ TEST_CASE("messages: a count or a size that is not the message's own is refused"
     CHECK(sound(world));
 }
 
-TEST_CASE("messages: what is no request of ours is ENOSYS") {
+TEST_CASE("messages: an unknown request is ENOSYS") {
     World world;
     Raw raw(world.wire().dispatcher());
     const std::uint32_t opcodes[] = {
@@ -112,12 +112,13 @@ TEST_CASE("messages: what is no request of ours is ENOSYS") {
     CHECK(raw.send_message(FUSE_NOTIFY_REPLY, kRoot, std::string(64, 'x')) == -1);
 }
 
-TEST_CASE("messages: a number that was not given leads nowhere: table, grant records, orphans") {
+TEST_CASE(
+    "messages: inode numbers that were not given out are refused: table, grant records, orphans") {
     World world;
     Raw raw(world.wire().dispatcher());
     Wire &wire = world.wire();
     const OpenFile held = wire.create("held");
-    // Somebody else's: a file without a name and one that has its record.
+    // Of others: a file without a name, and one with a grant record.
     Volume &volume = world.volume();
     OpenReply orphan, granted;
     const OpenRequest open{.write = true, .direct = true};
@@ -144,7 +145,7 @@ TEST_CASE("messages: a number that was not given leads nowhere: table, grant rec
         for (Sample one : samples(held, kRoot)) {
             CAPTURE(one.opcode);
             if (one.opcode == FUSE_FORGET || !one.reply) continue;
-            // There is nothing to release; it is about the volume.
+            // There is nothing to release; it concerns the volume.
             const bool nowhere = one.opcode == FUSE_RELEASEDIR || one.opcode == FUSE_SYNCFS;
             const int wanted = one.node == held.node && one.opcode != FUSE_OPEN ? 0 : ESTALE;
             const int got = raw.send_message(one.opcode, node, one.body);

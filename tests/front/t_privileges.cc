@@ -122,7 +122,7 @@ std::vector<Attempt> others() {
 
 }  // namespace
 
-TEST_CASE("privileges: nothing is left in any set, and no program gets any") {
+TEST_CASE("privileges: no capability is left in any set, and no program gets any") {
     const int result = outcome([] {
         if (!keep_capabilities({}).ok()) return 1;
         capng_get_caps_process();
@@ -136,7 +136,7 @@ TEST_CASE("privileges: nothing is left in any set, and no program gets any") {
     CHECK(result == 0);
 }
 
-TEST_CASE("privileges: what is kept is kept, and nothing else; what was not there is not kept") {
+TEST_CASE("privileges: exactly the given capabilities are kept, if they were there") {
     const int result = outcome([] {
         const std::array kept = {CAP_FOWNER};
         if (!keep_capabilities(kept).ok()) return 1;
@@ -148,7 +148,7 @@ TEST_CASE("privileges: what is kept is kept, and nothing else; what was not ther
     CHECK(result == 0);
 }
 
-TEST_CASE("privileges: root without them is stopped by the modes of files, and by what it was") {
+TEST_CASE("privileges: without them root is limited by file modes, and cannot get them back") {
     if (::geteuid() != 0) return;
     char path[] = "/tmp/pmfs-privileges-XXXXXX";
     const int fd = ::mkstemp(path);
@@ -169,7 +169,7 @@ TEST_CASE("privileges: root without them is stopped by the modes of files, and b
     ::unlink(path);
 }
 
-TEST_CASE("privileges: no file but those that are kept can be opened, of root neither") {
+TEST_CASE("privileges: only the listed files can be opened, also by root") {
     if (kInstrumented) return;
     char place[] = "/tmp/pmfs-privileges-XXXXXX";
     REQUIRE(::mkdtemp(place) != nullptr);
@@ -201,7 +201,7 @@ TEST_CASE("privileges: no file but those that are kept can be opened, of root ne
     ::rmdir(place);
 }
 
-TEST_CASE("privileges: nobody without CAP_SYS_PTRACE looks at a process that forbids dumps") {
+TEST_CASE("privileges: a process that forbids dumps can be examined only with CAP_SYS_PTRACE") {
     if (kInstrumented) return;
     int ready[2];
     REQUIRE(::pipe(ready) == 0);
@@ -233,13 +233,15 @@ TEST_CASE("privileges: nobody without CAP_SYS_PTRACE looks at a process that for
     ::close(ready[0]), ::close(ready[1]);
 }
 
-TEST_CASE("privileges: what only an attack does ends the server") {
+TEST_CASE("privileges: system calls that only an attack makes end the server") {
     if (!filters()) return;
     for (const Attempt &attempt : attacks())
         CHECK_MESSAGE(under_filter(Seccomp::refuse, attempt.act) == -SIGSYS, attempt.what);
 }
 
-TEST_CASE("privileges: what the server has no use for is refused, as by a kernel without it") {
+TEST_CASE(
+    "privileges: system calls that the server does not need are refused, as by a kernel without "
+    "them") {
     if (!filters()) return;
     for (const Attempt &attempt : others())
         CHECK_MESSAGE(under_filter(Seccomp::refuse, attempt.act) == ENOSYS, attempt.what);

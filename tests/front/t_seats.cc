@@ -1,4 +1,4 @@
-// Requests that wait for somebody, and how many may: whoever is one too many is told so.
+// Requests that wait, and how many may: further ones get an error.
 #include <fcntl.h>
 
 #include "clients.h"
@@ -30,7 +30,7 @@ TEST_CASE("seats: users share them, by number and by bytes, and root has a part 
     CHECK_FALSE(sits(1000, 1));
 }
 
-TEST_CASE("seats: a change that may not wait for a lease, or for another one, is EAGAIN") {
+TEST_CASE("seats: a change that cannot wait for a lease, or for another change, is EAGAIN") {
     MountOptions options;
     options.lease_break_ms = 60'000;
     World world({}, options);
@@ -46,7 +46,8 @@ TEST_CASE("seats: a change that may not wait for a lease, or for another one, is
     CHECK(wire.truncate(file.node, 0, other) == 0);
 }
 
-TEST_CASE("seats: what may not wait for write-back reads what there is, and changes nothing") {
+TEST_CASE(
+    "seats: requests that cannot wait for write-back may read current data, but change nothing") {
     World world;
     Wire &wire = world.wire();
     const OpenFile cached = wire.create("cached");

@@ -87,7 +87,7 @@ TEST_CASE("standby: a few threads wait for requests, and another comes when the 
     CHECK(pool.comes_to(2, 4));
 }
 
-TEST_CASE("standby: when it is over nobody waits, nor stands by") {
+TEST_CASE("standby: at the end no thread waits or stands by") {
     Standby standby(1);
     REQUIRE(standby.enter());
     std::atomic<int> ended{0};

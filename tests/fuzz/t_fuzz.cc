@@ -50,7 +50,7 @@ void run(const char *name, const std::vector<std::string> &seeds, Fuzz fuzz) {
     const char *const given = std::getenv("PMFS_FUZZ_SEED");
     const auto first = given != nullptr ? static_cast<unsigned>(std::strtoul(given, nullptr, 10))
                                         : std::random_device{}();
-    // (Before, as whoever crashes says nothing afterwards.)
+    // (Before, because a crash leaves no message.)
     std::printf("%s: PMFS_FUZZ_SEED=%u\n", name, first);
     std::fflush(stdout);
     std::mt19937 random(first);
@@ -65,13 +65,13 @@ void run(const char *name, const std::vector<std::string> &seeds, Fuzz fuzz) {
 
 }  // namespace
 
-TEST_CASE("fuzz: no messages harm the vhost-user back end") {
+TEST_CASE("fuzz: random messages do not harm the vhost-user back end") {
     for (const std::string &seed : message_seeds())
         CHECK(fuzz_messages(std::as_bytes(std::span(seed))));
     run("messages", message_seeds(), fuzz_messages);
 }
 
-TEST_CASE("fuzz: no descriptors and rings harm a virtqueue") {
+TEST_CASE("fuzz: random descriptors and rings do not harm a virtqueue") {
     run("queue", queue_seeds(), fuzz_queue);
 }
 

@@ -96,7 +96,7 @@ class Watchdog:
                 deadline = None
                 continue
             got = os.read(pipe, 4096)
-            if not got:  # whoever armed us was killed, by SIGBUS say: nobody else will clean up
+            if not got:  # the process that armed us was killed, by SIGBUS for instance: clean up here
                 Watchdog._cut(targets)
                 for _, _, mnt in targets:
                     subprocess.run(["umount", "-l", mnt], check=False)

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 SWITCH = Path("/sys/module/fuse/parameters/enable_uring")
-# Whoever wants it on holds a shared lock of this file; what is written there is how it was before.
+# A process that needs it switched on holds a shared lock of this file, which contains the old
+# setting.
 USERS = Path("/run/lock/pmfs-test-enable-uring")
 
 

@@ -6,9 +6,16 @@ import os
 import stat
 import struct
 
-from fixture import as_user, claim, fails, link_open, run, run_claims
+from fixture import as_user, c_call, claim, fails, link_open, run, run_claims
 
 ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
+
+
+AT_FDCWD, WHITEOUT = -100, 4
+
+
+def renameat2(old, new, flags):
+    c_call("renameat2", AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags)
 
 
 def acl_of(path, *options):
@@ -21,7 +28,7 @@ def setfacl(path, *words):
     run("setfacl", *words, path)
 
 
-@claim("a list lets in whom it names, within its mask, and nobody else")
+@claim("a list allows those that it names, within its mask, and no others")
 def _(here):
     os.chmod(here, 0o755)
     (here / "f").write_text("words")
@@ -55,7 +62,7 @@ def _(here):
     assert os.listxattr(here / "f") == []
 
 
-@claim("chmod changes the mask, and a list that is set changes the mode")
+@claim("chmod changes the mask, and setting a list changes the mode")
 def _(here):
     (here / "f").touch()
     setfacl(here / "f", "-m", "u:1000:rwx,m::rwx")
@@ -67,7 +74,7 @@ def _(here):
     assert stat.S_IMODE(os.stat(here / "f").st_mode) == 0o600
 
 
-@claim("what is made in a directory with a default list has that, whatever the umask")
+@claim("new files in a directory with a default list inherit it, whatever the umask")
 def _(here):
     (here / "d").mkdir()
     setfacl(here / "d", "-d", "-m", "u::rwx,u:1000:rwx,g::rx,o::-")
@@ -92,7 +99,17 @@ def _(here):
     assert stat.S_IMODE(os.lstat(here / "d" / "link").st_mode) == 0o777
 
 
-@claim("set-group-ID goes with a list that a user sets who is not of the group, and stays for who is")
+@claim("a whiteout gets no list, even in a directory with a default list")
+def _(here):
+    (here / "d").mkdir()
+    setfacl(here / "d", "-d", "-m", "u:1000:rwx")
+    (here / "d" / "f").write_text("words")
+    renameat2(here / "d" / "f", here / "d" / "g", WHITEOUT)
+    assert stat.S_ISCHR(os.lstat(here / "d" / "f").st_mode) and os.listxattr(here / "d" / "f") == []
+    assert os.listxattr(here / "d" / "g") == [ACCESS]
+
+
+@claim("setting a list clears set-group-ID unless the user is in the group")
 def _(here):
     os.chmod(here, 0o777)
     for gid, left in ((3000, 0), (1000, stat.S_ISGID), (2000, stat.S_ISGID)):
@@ -104,7 +121,7 @@ def _(here):
         assert os.stat(path).st_mode & stat.S_ISGID == left, gid
 
 
-@claim("only the owner sets a list, and what is no list is EINVAL")
+@claim("only the owner sets a list, and an invalid list is EINVAL")
 def _(here):
     (here / "f").touch()
     os.chmod(here, 0o777)

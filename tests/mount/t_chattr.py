@@ -31,7 +31,7 @@ def flagged(flags, *paths):
         chattr("-ia", *paths)
 
 
-@claim("chattr sets i, a, d and A of files and directories, lsattr shows them, and others do not exist")
+@claim("chattr sets i, a, d and A of files and directories, lsattr shows them, and other flags are refused")
 def _(here):
     (here / "f").touch()
     (here / "d").mkdir()
@@ -60,7 +60,7 @@ def _(here):
         assert flags_of(here / "d" / "f") - {"e"} == flags_of(here / "d" / "sub") - {"e"} == set("dA")
 
 
-@claim("nothing of an immutable file changes, by root either")
+@claim("nothing of an immutable file can be changed, not even by root")
 def _(here):
     path = here / "f"
     path.write_bytes(b"words" * 2000)
@@ -207,7 +207,7 @@ def _(maker):
     volume.fsck()
 
 
-@claim("with -o writeback nobody's write is lost to a flag: who may write keeps +i and +a away", alone=True)
+@claim("with -o writeback no write is lost to a flag: a process that may write prevents +i and +a", alone=True)
 def _(maker):
     volume = maker.volume(size="16M", options="writeback")
     path = volume.mnt / "f"
@@ -231,7 +231,7 @@ def _(maker):
     volume.fsck()
 
 
-@claim("its owner sets no time of a protected file and takes no set-id bit from an immutable one", alone=True)
+@claim("the owner cannot set times of a protected file, nor clear set-id bits of an immutable one", alone=True)
 def _(maker):
     for options in ("", "writeback"):
         volume = maker.volume(size="16M", options=options)

@@ -80,7 +80,7 @@ def sync_error(memory, fd):
 
 # --- written back, and not stored whole
 
-@claim("stores through a mapping that the volume has no room for are an error of msync or fsync",
+@claim("stores through a mapping for which there is no space are an error of msync or fsync",
        alone=True)
 def _(make):
     here = make.volume(size="32M").mnt
@@ -94,7 +94,7 @@ def _(make):
         os.close(fd)
 
 
-@claim("with -o writeback, what was written and has no room is an error of fsync", alone=True)
+@claim("with -o writeback, written data for which there is no space is an error of fsync", alone=True)
 def _(make):
     volume = make.volume(size="32M")
     fill_up(volume.mnt, 128 << 10)
@@ -170,7 +170,8 @@ def _(here):
     os.close(fd)
 
 
-@claim("with -o writeback, a file that was just written is never without blocks, and none is missing when it is closed", alone=True)
+@claim("with -o writeback, a file that was just written is never without blocks, and none is missing when it is "
+       "closed", alone=True)
 def _(make):
     here = make.volume(options="writeback").mnt
     (here / "old").write_bytes(b"")
@@ -276,7 +277,7 @@ def direct_writes_beside_readers(here, write, rounds, sealed=False):
             thread.join()
     os.close(cached)
     os.close(fd)
-    # Nor do later opens find pages that nobody had open when they were written over.
+    # Nor do later opens find pages that were written over while the file was not open.
     with open(here / "f", "rb", buffering=0) as file:
         stale += file.read() != memory[:]
     return stale
@@ -403,7 +404,7 @@ def copy_range(path):
     os.close(fd)
 
 
-@claim("what takes set-id bits away is seen by stat at once, whatever the kernel kept")
+@claim("stat sees at once that set-id bits were cleared, whatever the kernel has cached")
 def _(here):
     here.chmod(0o777)
     acts = {
@@ -431,7 +432,7 @@ def _(here):
     }.items():
         program = here / f"id-{name}"
         run("cp", "/usr/bin/id", program)
-        with open(program, "ab") as file:  # behind its sections: nobody looks there
+        with open(program, "ab") as file:  # behind its sections, where nothing is read
             file.write(bytes(-program.stat().st_size % PAGE + PAGE))
         os.chmod(program, 0o4777)
         end = program.stat().st_size
@@ -459,7 +460,7 @@ def _(here):
         os.mkdir(here / name)
 
     def parent_in_listing(path):
-        # (Whoever lists by a library looks `..` up.)  struct linux_dirent64 of getdents64(2).
+        # (Libraries that list a directory look `..` up.)  struct linux_dirent64 of getdents64(2).
         fd, listing = os.open(path, os.O_RDONLY | os.O_DIRECTORY), ctypes.create_string_buffer(4096)
         size, at = c_call("syscall", 217, fd, listing, 4096), 0
         kept = listing.raw

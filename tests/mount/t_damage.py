@@ -161,7 +161,7 @@ def _(maker):
     assert volume.unmount() == 0
 
 
-@claim("an image that is truncated under its server: EIO, read-only, and nobody says that all is well", alone=True)
+@claim("an image that is truncated while it is mounted: EIO, read-only, and the unmount fails", alone=True)
 def _(maker):
     if maker.kind != "image":
         return
@@ -229,7 +229,7 @@ def _(maker):
     assert volume.unmount() == 0, volume.log_text()
 
 
-@claim("an image that is cut off while it is mounted is EIO, and the server lives", alone=True)
+@claim("reads of an image that was truncated while it is mounted are EIO, and the server lives", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     (volume.mnt / "f").write_bytes(b"x" * (4 << 20))

@@ -113,7 +113,7 @@ def _(here):
         os.truncate(here / "f", (1 << 62))
 
 
-@claim("fcntl leases are told of an open or a truncation that breaks them, which waits")
+@claim("holders of fcntl leases are told of an open or a truncation, which waits for them")
 def _(here):
     set_lease, get_lease = 1024, 1025
     path = here / "f"
@@ -227,7 +227,7 @@ def _(here):
             assert (here / "f").read_bytes() == b"x" * size
 
 
-@claim("a hole takes no room, reads as zeroes, and SEEK_DATA and SEEK_HOLE know it")
+@claim("a hole takes no space, reads as zeroes, and SEEK_DATA and SEEK_HOLE find it")
 def _(here):
     fd = os.open(here / "f", os.O_CREAT | os.O_RDWR)
     os.pwrite(fd, b"a" * 4096, 0)
@@ -346,7 +346,7 @@ def _(here):
     os.close(fd)
 
 
-@claim("reading does not move atime: nobody tells the server of a read")
+@claim("reading does not change atime, because the server does not learn of reads")
 def _(here):
     (here / "f").write_text("x")
     before = os.stat(here / "f").st_atime_ns
@@ -481,7 +481,7 @@ def _(here):
     assert (here / "f").read_bytes() == b"A" * (4 * MIB) + b"B" * (4 * MIB)
 
 
-@claim("processes that are killed or interrupted in the middle of any call harm nothing", seconds=120)
+@claim("killing or interrupting processes in the middle of any call does no harm", seconds=120)
 def _(here):
     source = random.Random(6)
     for number in range(40):
@@ -507,7 +507,7 @@ def _(here):
     assert os.listdir(here) == []
 
 
-@claim("statfs tells sizes that change with what is stored")
+@claim("statfs returns sizes that change with the stored data")
 def _(here):
     before = os.statvfs(here)
     assert before.f_bsize == 4096 and before.f_namemax == 255 and before.f_blocks > 0
@@ -526,7 +526,8 @@ def _(here):
         raise AssertionError("the room does not come back")
 
 
-@claim("on a DAX medium the kernel asks for fsync of a directory once, for there is nothing to wait for; of a file, and "
+@claim("on a DAX medium the kernel asks for fsync of a directory once, for there is nothing to wait for; of "
+       "a file, and"
        "on an image, each time", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")

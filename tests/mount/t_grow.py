@@ -91,7 +91,7 @@ def _(maker):
     assert (volume.mnt / "f").read_text() == "some words"
 
 
-@claim("where there is no space to gain grow says so, and that is no failure", alone=True)
+@claim("if there is no space to gain grow says so, and succeeds", alone=True)
 def _(maker):
     volume = maker.volume(size="16M")
     assert "there is no more space to use" in done("grow", volume.mnt)
@@ -101,7 +101,7 @@ def _(maker):
     assert size_of(volume) == 16 * MIB
 
 
-@claim("grow refuses to shrink, to go past the medium, and for who is not root", alone=True)
+@claim("grow refuses to shrink, to exceed the medium, and users other than root", alone=True)
 def _(maker):
     volume = maker.volume(size="16M")
     os.truncate(volume.region, 20 * MIB)
@@ -133,7 +133,7 @@ def _(maker):
     assert size_of(volume) == 16 * MIB
 
 
-@claim("tune --reserve changes what others than root may fill, at once and for good", alone=True)
+@claim("tune --reserve changes what users other than root may fill, at once and permanently", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     assert done("tune", volume.mnt) == f"{volume.mnt}: reserved for root: 1 % of the volume\n"

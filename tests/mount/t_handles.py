@@ -83,7 +83,7 @@ def _(maker):
         os.close(fd)
 
 
-@claim("a handle of a file that is gone is ESTALE, also when its number is another file's", alone=True)
+@claim("a handle of a removed file is ESTALE, also when its number belongs to another file", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     mnt = volume.mnt

@@ -97,7 +97,7 @@ def _(maker):
     volume.fsck()
 
 
-@claim("the memory of a server is not for other processes, of root neither", alone=True)
+@claim("no other process may read a server's memory, not even one of root", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     with subprocess.Popen([*WITHOUT, "sleep", "60"]) as other:  # (who has more is not to be looked at anyway)
@@ -135,7 +135,7 @@ def _(maker):
     volume.fsck()
 
 
-@claim("no mapping of the medium would be in a dump", alone=True)
+@claim("no mapping of the medium would be in a core dump", alone=True)
 def _(maker):
     for options in ("", "ro"):
         volume = maker.volume(size="64M", options=options)
@@ -150,7 +150,7 @@ def _(maker):
         assert volume.unmount() == 0
 
 
-@claim("one process keeps what mounting takes, holds no more than the medium, and ends with its server",
+@claim("one process keeps the privileges for mounting, has nothing open but the medium, and ends with its server",
        alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
@@ -178,9 +178,9 @@ def _(maker):
     assert has_ended(helper), "it outlives a server that has ended"
 
 
-@claim("a descriptor that is lent is the borrower's alone: the helper has it no more", alone=True)
+@claim("only the borrower has a descriptor that was lent: the helper has closed it", alone=True)
 def _(maker):
-    # (The lock on it tells whether anybody maps: docs/decisions/0009.)
+    # (The lock on it tells whether any process maps: docs/decisions/0009.)
     if instrumented():
         return
     libpmfs = library()
@@ -203,7 +203,7 @@ def _(maker):
     assert volume.unmount() == 0
 
 
-@claim("when a server is killed its connection is cut, though something keeps that open", alone=True)
+@claim("when a server is killed its connection is aborted, even if something keeps it open", alone=True)
 def _(maker):
     # As does a thread of the server that waits in the kernel for a page that only the server could have written.
     volume = maker.volume(size="64M")
@@ -224,7 +224,7 @@ def _(maker):
     run("umount", "-l", volume.mnt)
 
 
-@claim("seccomp= takes the words of others, and a wrong one is one sentence", alone=True)
+@claim("seccomp= accepts each of its words, and a wrong one is refused with a sentence", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     assert volume.unmount() == 0
@@ -248,7 +248,7 @@ def lend_and_look(libpmfs, path):
     os.close(fd)
 
 
-@claim("an image of another user is mounted, written, and lent to who maps it", alone=True)
+@claim("an image of another user can be mounted, written, and lent to a process that maps it", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     assert volume.unmount() == 0
@@ -266,7 +266,7 @@ def _(maker):
     volume.fsck()
 
 
-@claim("where /proc hides the processes of others, a server may see them, and nothing else", alone=True)
+@claim("if /proc hides the processes of others, a server may see them, and has no other privilege", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     assert volume.unmount() == 0

@@ -78,7 +78,7 @@ def _(maker):
         assert "RUNPATH" not in dynamic and "RPATH" not in dynamic, dynamic
 
 
-@claim("a C and a C++ program build and run with pkg-config's words alone", alone=True, seconds=120)
+@claim("a C and a C++ program build and run with only pkg-config's flags", alone=True, seconds=120)
 def _(maker):
     root, lib = installed(maker)
     settings = {**os.environ, "PKG_CONFIG_SYSROOT_DIR": str(root),

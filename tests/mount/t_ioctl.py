@@ -7,7 +7,7 @@ import struct
 
 from fixture import claim, fails, run_claims
 
-# What neither fs/ioctl.c answers on behalf of every filesystem, nor t_chattr.py is about.
+# Ioctls that fs/ioctl.c does not answer for all filesystems, and that t_chattr.py does not test.
 FS_IOC_GETVERSION, FITRIM, TCGETS, EXT4_IOC_MOVE_EXT = 0x80087601, 0xc0185879, 0x5401, 0xc028660f
 UNKNOWN = (FS_IOC_GETVERSION, FITRIM, TCGETS, EXT4_IOC_MOVE_EXT)
 

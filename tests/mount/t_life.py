@@ -48,7 +48,7 @@ def check(directory):
     assert os.readlink(directory / "a" / "link") == "../file1" and (directory / "a" / "b").is_dir()
 
 
-@claim("umount ends the server with exit code 0, and the next mount shows what was there", alone=True)
+@claim("umount ends the server with exit code 0, and the next mount has the same contents", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     fill(volume.mnt)
@@ -59,7 +59,7 @@ def _(maker):
     check(volume.mnt)
 
 
-@claim("SIGKILL of the server loses nothing that returned, and fsck has nothing to say", alone=True)
+@claim("SIGKILL of the server loses nothing that returned, and fsck finds no problem", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     fill(volume.mnt)
@@ -140,7 +140,7 @@ def _(maker):
         volume.fsck()
 
 
-@claim("files that were open and removed when the server died do not take room for ever", alone=True)
+@claim("files that were open and removed when the server died do not take space for ever", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     free = os.statvfs(volume.mnt).f_bfree
@@ -266,7 +266,7 @@ def _(maker):
     refused(mount_pmfs(volume.region, volume.directory / "file"), FAILED, "not a directory")
 
 
-@claim("what is not a volume, a part of one, or a newer one is refused, and not changed", alone=True)
+@claim("a medium without a volume, with a part of one, or with a newer one is refused, and not changed", alone=True)
 def _(maker):
     place = maker.directory
     target = place / "target"
@@ -291,7 +291,7 @@ def _(maker):
     assert not mounts_of(target)
 
 
-@claim("an unknown option and a bad value are one sentence and exit code 1; -s passes it over", alone=True)
+@claim("an unknown option and a bad value are one sentence and exit code 1; -s ignores them", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     assert volume.unmount() == 0
@@ -393,7 +393,7 @@ def _(maker):
     refused(done, FAILED, "modprobe fuse")
 
 
-@claim("a user who is not root is told that mounting is for root", alone=True)
+@claim("a user other than root is told that only root can mount", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     assert volume.unmount() == 0
@@ -404,7 +404,7 @@ def _(maker):
     refused(done, FAILED, "root")
 
 
-@claim("a server that dies before it serves leaves no mount and no silence", alone=True)
+@claim("a server that dies before it serves leaves no mount, and is reported", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     assert volume.unmount() == 0
@@ -414,7 +414,7 @@ def _(maker):
     assert not mounts_of(volume.mnt)
 
 
-@claim("a connection that is cut ends the server, and nothing that returned is lost", alone=True)
+@claim("an aborted connection ends the server, and nothing that returned is lost", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     fill(volume.mnt)

@@ -61,7 +61,7 @@ def _(maker):
     volume.fsck()
 
 
-@claim("the server is never the one that is killed when memory is short, or says that it may be", alone=True)
+@claim("the server is never killed when memory is short, or warns that it may be", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     (volume.mnt / "f").write_text("words")
@@ -109,7 +109,7 @@ def _(maker):
     volume.fsck()
 
 
-@claim("where no addresses were kept for it, grow needs a new mount, and says so", alone=True)
+@claim("without reserved addresses grow needs a new mount, and says so", alone=True)
 def _(maker):
     def grow():
         return subprocess.run([program("pmfsctl"), "grow", volume.mnt], capture_output=True, text=True,

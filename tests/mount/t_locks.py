@@ -174,7 +174,7 @@ def various(folder, _):
     return cells
 
 
-@claim("locks of the server's are as on tmpfs in each cell: who meets whom, what ends them, who waits", alone=True,
+@claim("locks in the server behave as on tmpfs: conflicts, what ends them, waiting", alone=True,
        seconds=240)
 def _(maker):
     volume = maker.volume(size="64M", options="local_lock=none")
@@ -227,7 +227,8 @@ def _(maker):
         assert other("range", 0, "set", "w", 0, 0) == other("whole", 0, "ex") == 0
 
 
-@claim("a mount with waiting lockers ends: they are told, and the server closes the volume", alone=True)
+@claim("a mount with processes that wait for locks can end: they get an error, and the server closes the volume",
+       alone=True)
 def _(maker):
     volume = maker.volume(size="64M", options="local_lock=none")
     with Lockers(volume.mnt / "file") as lockers:

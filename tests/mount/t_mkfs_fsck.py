@@ -64,7 +64,7 @@ def edit(path, offset, content):
             region.write(block)
 
 
-@claim("mkfs says what it made, and makes what fsck finds clean", alone=True)
+@claim("mkfs prints what it made, and fsck finds it clean", alone=True)
 def _(maker):
     path = maker.directory / "image"
     done = tool("mkfs.pmfs", "--size", "64M", "-L", "my label",
@@ -80,7 +80,7 @@ def _(maker):
     assert (maker.directory / "sparse").stat().st_blocks * 512 < 16 << 20, "not sparse"
 
 
-@claim("mkfs overwrites a filesystem only with -f, and then nobody finds the old one", alone=True)
+@claim("mkfs overwrites a filesystem only with -f, and then the old one cannot be found", alone=True)
 def _(maker):
     path = image(maker, "-L", "precious")
     before = digest(path)
@@ -113,7 +113,7 @@ def _(maker):
     assert digest(path) == before
 
 
-@claim("mkfs refuses what cannot be, with a sentence, and leaves no file behind", alone=True)
+@claim("mkfs refuses impossible values with a sentence, and leaves no file behind", alone=True)
 def _(maker):
     path = maker.directory / "image"
     refused(tool("mkfs.pmfs", path), MKFS_FAILED, "does not exist", "--size")
@@ -140,7 +140,7 @@ def _(maker):
     run(program("fsck.pmfs"), "-q", path, timeout=2)
 
 
-@claim("fsck of what is no volume, or one it cannot read, is exit 8 and one sentence", alone=True)
+@claim("fsck of something that is not a volume, or cannot be read, is exit 8 and one sentence", alone=True)
 def _(maker):
     refused(tool("fsck.pmfs", maker.directory / "none"), FSCK_FAILED, "no such")
     refused(tool("fsck.pmfs", "/dev/null"), FSCK_FAILED)
@@ -181,7 +181,7 @@ def _(maker):
         assert done.returncode == CLEAN, done.stdout + done.stderr
 
 
-@claim("a volume of format 1 is refused by fsck and mount, told what to do, and kept by mkfs", alone=True)
+@claim("a volume of format 1 is refused by fsck and mount, with advice, and not overwritten by mkfs", alone=True)
 def _(maker):
     path = image(maker)
     edit(path, 32, struct.pack("<III", 1, 2, 2))
@@ -198,7 +198,7 @@ def _(maker):
     assert tool("fsck.pmfs", path).returncode == CLEAN
 
 
-@claim("mkfs keeps for root what --reserve says, and says so", alone=True)
+@claim("mkfs reserves for root what --reserve says, and prints it", alone=True)
 def _(maker):
     path = maker.directory / "image"
     for words, parts, text in (([], 100, "1.00 %"), (["--reserve", "0"], 0, "0.00 %"),
@@ -226,7 +226,7 @@ def _(maker):
     as_user(try_it)
 
 
-@claim("fsck names each problem by code, in words and in JSON, and takes fsck(8)'s words", alone=True)
+@claim("fsck names each problem by code, in words and in JSON, and accepts the options of fsck(8)", alone=True)
 def _(maker):
     path = image(maker)
     with open(path, "r+b") as region:  # the first summary
@@ -249,7 +249,7 @@ def _(maker):
     assert digest(path) == before
 
 
-@claim("a volume whose block 0 is damaged mounts and says so; fsck -n only looks, fsck -p mends", alone=True)
+@claim("a volume whose block 0 is damaged mounts with a warning; fsck -n only checks, fsck -p repairs", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     (volume.mnt / "file").write_text("still there")
@@ -299,7 +299,7 @@ def _(maker):
     volume.fsck()
 
 
-@claim("after a crash fsck -n writes nothing, fsck replays, and the mount finds all there", alone=True)
+@claim("after a crash fsck -n writes nothing, fsck replays, and the mount finds everything there", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     for number in range(100):

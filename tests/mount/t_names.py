@@ -47,7 +47,7 @@ def _(here):
     assert types["dir"].is_dir() and types["symlink"].is_symlink() and types["file"].is_file()
 
 
-@claim("making what is there is EEXIST")
+@claim("creating what exists is EEXIST")
 def _(here):
     (here / "x").touch()
     with fails(errno.EEXIST):
@@ -142,7 +142,7 @@ def _(here):
     assert os.stat(here).st_nlink == 2
 
 
-@claim("unlink takes no directory, rmdir nothing else and no directory that holds something")
+@claim("unlink removes no directory; rmdir removes only empty directories")
 def _(here):
     os.mkdir(here / "dir")
     (here / "file").touch()
@@ -159,7 +159,7 @@ def _(here):
         os.rmdir(here / "dir")
 
 
-@claim("a removed file lives on while it is open, and a removed directory while one stands in it")
+@claim("a removed file lives on while it is open, and a removed directory while it is a working directory")
 def _(here):
     fd = os.open(here / "x", os.O_CREAT | os.O_RDWR)
     os.write(fd, b"still here")
@@ -287,7 +287,7 @@ def entries_of(fd, size):
             position += length
 
 
-@claim("a place in a directory (telldir) stays true while entries around it come and go")
+@claim("a position in a directory (telldir) stays valid while entries around it come and go")
 def _(here):
     names = [f"f{number:04}" for number in range(2000)]
     for name in names:
@@ -310,7 +310,7 @@ def _(here):
     assert rest - gone <= old <= rest, (len(old), len(rest - gone))
 
 
-@claim("a place in a directory stays true across mounts", alone=True)
+@claim("a position in a directory stays valid across mounts", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     for number in range(500):
@@ -322,7 +322,7 @@ def _(maker):
     assert list(raw_entries(volume.mnt, 4096)) == before
 
 
-@claim("what is not touched is listed exactly once while others are removed and made during the reading")
+@claim("entries that are not touched are listed exactly once while others are removed and made during the reading")
 def _(here):
     keep = {f"keep{number}" for number in range(1500)}
     other = [f"other{number}" for number in range(1500)]

@@ -36,7 +36,7 @@ def mounted(path, process="self"):
 
 @contextlib.contextmanager
 def idle(maker):
-    """A volume that nobody serves yet; afterwards nobody does any more."""
+    """A volume without a server; there is none afterwards, either."""
     volume = maker.volume(size="64M")
     assert volume.unmount() == 0, volume.log_text()
     try:
@@ -68,7 +68,7 @@ def mount_pmfs(volume, *words, **settings):
                           capture_output=True, text=True, timeout=30, **settings)
 
 
-@claim("a server keeps no pipe and no lock that its starter had open", alone=True)
+@claim("a server keeps no pipe and no lock that its parent had open", alone=True)
 def _(maker):
     with idle(maker) as volume:
         lock = open(volume.directory / "lock", "w")
@@ -80,7 +80,7 @@ def _(maker):
         assert done.returncode == 0
         os.close(write_end)
         said = None
-        while said != b"":  # the end, which does not come as long as somebody could write
+        while said != b"":  # the end, which does not come as long as a process could write
             assert select.select([read_end], [], [], 10)[0], "the server holds the pipe"
             said = os.read(read_end, 4096)
         os.close(read_end)
@@ -152,7 +152,7 @@ def _(maker):
         volume.fsck()
 
 
-@claim("who wants to mount a volume once more hears whose namespace has it", alone=True)
+@claim("a second mount of a volume is refused with the namespace that has it", alone=True)
 def _(maker):
     with idle(maker) as volume, other_namespace() as stranger:
         assert mount_pmfs(volume, "-N", f"/proc/{stranger}/ns/mnt").returncode == 0
@@ -166,7 +166,7 @@ def _(maker):
         assert ended(volume.region)
 
 
-@claim("a server that is alone in its namespace stays there, for nobody else would keep the mount",
+@claim("a server that is alone in its namespace stays there, because no other process would keep the mount",
        alone=True)
 def _(maker):
     with idle(maker) as volume:

@@ -101,7 +101,7 @@ def mount_options(volume, options):
     return run(program("mount.pmfs"), volume.region, volume.mnt, "-o", options, ok=False)
 
 
-@claim("a remount refuses what only a new mount can change, and passes what is so already", alone=True)
+@claim("a remount refuses what only a new mount can change, and accepts what is set already", alone=True)
 def _(maker):
     volume = maker.volume(size="64M", options="commit=7,seal=owner,pin_quota=1M")
     table = "rw,relatime,user_id=0,group_id=0,default_permissions,allow_other"
@@ -127,7 +127,7 @@ def _(maker):
     assert volume.unmount() == 0
 
 
-@claim("the everyday words of fstab mean what they say, or get a sentence", alone=True)
+@claim("common options of fstab work, or are refused with a sentence", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     passed = ("acl,user_xattr,errors=remount-ro,nodiscard,barrier,barrier=1,data=ordered,noquota,nofail,"
@@ -150,7 +150,7 @@ def _(maker):
     assert volume.unmount() == 0
 
 
-@claim("a value that an option cannot have is one sentence that says what it wants", alone=True)
+@claim("a wrong value of an option is one sentence that says what is valid", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     for wrong in ("lease_break_time=soon", "lease_break_time=3601", "lease_break_time=-1", "mappings=15",

@@ -171,7 +171,7 @@ def _(maker):
     assert digests(volume.mnt / "lower") == before
 
 
-@claim("an overlay of two whose upper half was killed comes back with what was done", alone=True)
+@claim("an overlay of two volumes whose upper server was killed comes back with all changes", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     with memory(maker.directory / "tmpfs") as other:

@@ -5,6 +5,7 @@ import errno
 import mmap
 import os
 import stat
+import struct
 import subprocess
 
 from fixture import as_user, c_call, claim, fails, run_claims
@@ -94,7 +95,7 @@ def set_id_file(here, mode, name="f"):
     return here / name
 
 
-@claim("a write by a user without privilege clears set-id bits, by the cache and around it")
+@claim("a write by a user without privilege clears set-id bits, through the cache and past it")
 def _(here):
     os.chmod(here, 0o777)
     for flags in (os.O_WRONLY, os.O_WRONLY | os.O_DIRECT):
@@ -162,7 +163,7 @@ def _(here):
         assert mode_of(here / name) == (0o2767 if kind else 0o6767), "no group may execute it"
 
 
-@claim("chown to nobody else by a stranger is EPERM where it would take set-id bits away")
+@claim("chown(-1, -1) by a stranger is EPERM if it would clear set-id bits")
 def _(here):
     os.chmod(here, 0o777)
 
@@ -179,7 +180,23 @@ def _(here):
     as_user(lambda: os.chown(path, -1, -1), uid=2000, gid=2000)
 
 
-@claim("set-group-ID without execution by the group goes unless who writes, truncates or allocates is in the group")
+@claim("a file capability is lost even if chown(-1, -1) by a stranger is EPERM: the kernel removes it first")
+def _(here):
+    os.chmod(here, 0o777)
+    path = set_id_file(here, 0o4755)
+    capability = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)  # revision 2, CAP_NET_BIND_SERVICE
+    os.setxattr(path, "security.capability", capability)
+
+    def stranger():
+        with fails(errno.EPERM):
+            os.chown(path, -1, -1)
+
+    as_user(stranger, uid=2000, gid=2000)
+    assert mode_of(path) == 0o4755 and os.listxattr(path) == []
+
+
+@claim("set-group-ID without execution by the group is cleared unless the caller that writes, truncates or "
+       "allocates is in the group")
 def _(here):
     os.chmod(here, 0o777)
 

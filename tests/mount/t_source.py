@@ -149,7 +149,7 @@ def _(maker):
     assert set(found) == {"fuse", "io_uring", "memlock", "mode", "align", "size"}, found
 
 
-@claim("doctor names each fault of a device and the command that mends it", alone=True)
+@claim("doctor names each fault of a device and the command that fixes it", alone=True)
 def _(maker):
     machine = Machine(maker.directory)
     remake = "ndctl create-namespace --mode=devdax --align=2M --force --reconfig=namespace0.0"
@@ -180,7 +180,7 @@ def _(maker):
     assert machine.about("mode", "/dev/pmem0")["command"] == remake
 
 
-@claim("doctor names what the kernel and limits keep from pmfs", alone=True)
+@claim("doctor names what the kernel and limits prevent", alone=True)
 def _(maker):
     machine = Machine(maker.directory)
     (machine.root / "dev/fuse").unlink()
@@ -197,7 +197,7 @@ def _(maker):
     assert "limits.d" in found["command"], found
 
 
-@claim("doctor looks at a mounted volume and at a region that is not mounted", alone=True)
+@claim("doctor checks a mounted volume and a region that is not mounted", alone=True)
 def _(maker):
     region, mnt = maker.directory / "region", maker.directory / "mnt"
     mnt.mkdir()

@@ -106,7 +106,7 @@ def _(maker):
 # --- statfs
 
 
-@claim("statfs says how much data root can store, and others, within 1 %", alone=True, seconds=120)
+@claim("statfs shows how much data root and others can store, within 1 %", alone=True, seconds=120)
 def _(maker):
     for who, field in (("root", "f_bfree"), ("another user", "f_bavail")):
         volume = maker.volume(size="64M")
@@ -117,13 +117,13 @@ def _(maker):
         end(volume)
 
 
-@claim("statfs says how many empty files can be made, within 1 %", alone=True, seconds=180)
+@claim("statfs shows how many empty files can be made, within 1 %", alone=True, seconds=180)
 def _(maker):
     volume = maker.volume(size="16M", options="allow_other")
     volume.mnt.chmod(0o755)
     empty = open_to_all(volume.mnt / "empty")
     said = os.statvfs(volume.mnt).f_ffree
-    as_user(lambda: near(filling.make_files(empty), said), NOBODY, NOBODY)  # who has no reserve
+    as_user(lambda: near(filling.make_files(empty), said), NOBODY, NOBODY)  # without a reserve
     end(volume)
 
 
@@ -141,7 +141,7 @@ def _(maker):
     end(volume)
 
 
-@claim("what an emptied volume says that it has is what a new one says, within 1 %", alone=True, seconds=180)
+@claim("an emptied volume reports as much free space as a new one, within 1 %", alone=True, seconds=180)
 def _(maker):
     volume = maker.volume(size="16M")
     new = os.statvfs(volume.mnt)

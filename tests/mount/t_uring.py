@@ -75,7 +75,7 @@ def use(directory, number):
         os.unlink(directory / f"moved{number}")
 
 
-@claim("the log says that requests come over io_uring, from a queue for each CPU that there may be", alone=True)
+@claim("the log says that requests come over io_uring, from a queue for each possible CPU", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     (volume.mnt / "file").write_text("x" * 5000)
@@ -91,14 +91,14 @@ def _(maker):
     volume.fsck()
 
 
-@claim("transport=dev_fuse takes no ring", alone=True)
+@claim("transport=dev_fuse uses no ring", alone=True)
 def _(maker):
     volume = maker.volume(size="64M", options="transport=dev_fuse")
     assert says(volume, "requests come by /dev/fuse"), volume.log_text()
     assert volume.unmount() == 0
 
 
-@claim("a server that may not run on every CPU goes on by /dev/fuse, and says why; one that was told io_uring does not mount",
+@claim("a server that may not run on every CPU uses /dev/fuse and says why; with transport=io_uring it does not mount",
        alone=True)
 def _(maker):
     if len(os.sched_getaffinity(0)) < 2:
@@ -117,14 +117,14 @@ def _(maker):
     assert not os.path.ismount(volume.mnt)
 
 
-@claim("a word that is no transport is refused", alone=True)
+@claim("an unknown transport is refused", alone=True)
 def _(maker):
     done = subprocess.run([program("mount.pmfs"), "/none", str(maker.directory), "-o", "transport=rdma"],
                           capture_output=True, text=True, timeout=30)
     assert done.returncode == 1 and "transport= takes 'auto', 'dev_fuse' or 'io_uring'" in done.stderr, done
 
 
-@claim("SIGKILL of the server in the middle of requests: everybody gets an error, and fsck finds nothing", alone=True)
+@claim("SIGKILL of the server in the middle of requests: all callers get an error, and fsck finds nothing", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     users = [child(use, volume.mnt, number) for number in range(6)]
@@ -138,7 +138,7 @@ def _(maker):
     assert volume.unmount() == 0, volume.log_text()
 
 
-@claim("an aborted connection ends the server, and everybody who waits", alone=True)
+@claim("an aborted connection ends the server, and all waiting requests", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     users = [child(use, volume.mnt, number) for number in range(6)]
@@ -150,7 +150,8 @@ def _(maker):
     volume.fsck()
 
 
-@claim("a ring that fails cuts the connection: nobody waits for ever, and the server says so and ends with 32", alone=True)
+@claim("a ring that fails aborts the connection: no request waits for ever, and the server says so and ends with "
+       "32", alone=True)
 def _(maker):
     if not shutil.which("gdb") or instrumented():
         print("skipped: no gdb here can break the ring of this build")
@@ -169,7 +170,7 @@ def _(maker):
     volume.fsck()
 
 
-@claim("SIGTERM while it is used: it is detached, and what was answered is there", alone=True)
+@claim("SIGTERM while it is used detaches it, and all answered changes are there", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     (volume.mnt / "kept").write_text("kept")
@@ -199,7 +200,7 @@ def _(maker):
     assert volume.unmount() == 0, volume.log_text()
 
 
-@claim("more requests of one CPU wait than its ring began with, and others of that CPU come through", alone=True)
+@claim("more requests of one CPU wait than its ring began with, and others of that CPU are still served", alone=True)
 def _(maker):
     volume = maker.volume(size="64M", options=LOCKS)
     path = volume.mnt / "locked"
@@ -224,7 +225,8 @@ def _(maker):
     assert volume.unmount() == 0, volume.log_text()
 
 
-@claim("a request that waits in the kernel behind more than the ring began with is fetched, though none of those is answered",
+@claim("a request that waits in the kernel behind more than the ring began with is fetched, though none of "
+       "those is answered",
        alone=True)
 def _(maker):
     volume = maker.volume(size="64M", options=LOCKS)
@@ -253,7 +255,7 @@ def _(maker):
     for _ in range(count):
         os.read(ready[0], 1)
     try:
-        # While nobody looks they take all entries; the one that would let them go on comes last.
+        # They take all entries; the request that would let them continue comes last.
         volume.server.send_signal(signal.SIGSTOP)
         # (Other requests come and go, and are counted: so this says when it is likely, and no more.)
         os.write(told_waiters[1], b"1" * count)
@@ -311,7 +313,7 @@ def submit_writes(fd, count):
     return {result for _, _, result, _ in struct.iter_unpack("<QQqq", events.raw)}
 
 
-@claim("who has more requests wait for a lease than may wait hears EAGAIN, and others come through", alone=True)
+@claim("a user with too many requests that wait for a lease gets EAGAIN, and others are still served", alone=True)
 def _(maker):
     if instrumented():
         return  # (the library)

@@ -52,7 +52,7 @@ class FrontEnd:
         self.socket.close()
 
 
-@claim("the memory of a guest is no file that a process serves, as this server would be: it could be kept waiting",
+@claim("guest memory must not be a file that a process serves, such as this server: it could block",
        alone=True)
 def _(maker):
     volume = maker.volume()

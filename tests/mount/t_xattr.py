@@ -26,7 +26,7 @@ def _(here):
     assert os.listxattr(here / "f") == []
 
 
-@claim("XATTR_CREATE makes, XATTR_REPLACE replaces, and neither does the other")
+@claim("XATTR_CREATE only creates, XATTR_REPLACE only replaces")
 def _(here):
     (here / "f").touch()
     with fails(errno.ENODATA):
@@ -109,7 +109,7 @@ def _(here):
     assert os.listxattr(here / "f") == []
 
 
-@claim("xattrs go with the file: by rename, by hard link, and away with it")
+@claim("xattrs stay with the file: on rename, on hard links, and until it is removed")
 def _(here):
     (here / "a").touch()
     os.setxattr(here / "a", "user.x", b"big" * 10000)
@@ -124,7 +124,7 @@ def _(here):
             break
 
 
-@claim("setting an xattr moves ctime and not mtime")
+@claim("setting an xattr changes ctime and not mtime")
 def _(here):
     import time
     (here / "f").touch()

@@ -138,7 +138,7 @@ request = os.read(device, 1 << 17)
 unique = struct.unpack_from("<Q", request, 8)[0]
 os.write(device, struct.pack("<IiQ", 16 + 64, 0, unique) +
          struct.pack("<IIIIHHIIHH", 7, 31, 0, 0, 12, 9, 4096, 1, 1, 0) + bytes(32))
-# The descriptor lives on in a child that ignores everything, and somebody waits for an answer.
+# The descriptor lives on in a child that ignores everything, and a process waits for an answer.
 if os.fork() == 0:
     os.setsid()
     print("ok waits", flush=True)

@@ -194,7 +194,7 @@ int device_mode(const pmfs_io_grant &grant) {
 
 }  // namespace
 
-TEST_CASE("broker: a token gets the device once, and the grant lives as long as its connection") {
+TEST_CASE("broker: a token gives the device once, and the grant lives as long as its connection") {
     for (const Medium medium : {Medium::memory, Medium::image}) {
         Brokered b(medium);
         const pmfs_io_grant grant = b.grant(true);
@@ -239,7 +239,7 @@ TEST_CASE("broker: a grant that does not store gets a descriptor that cannot") {
     ::close(socket);
 }
 
-TEST_CASE("broker: a token is good for its grant, its user and its process only") {
+TEST_CASE("broker: a token is valid only for its grant, its user and its process") {
     front::BrokerOptions options;
     options.group = kGroup;
     Brokered b(Medium::memory, options);
@@ -263,7 +263,7 @@ TEST_CASE("broker: a token is good for its grant, its user and its process only"
     pmfs_io_grant guessed = b.grant();
     guessed.token[7] ^= 1;
     CHECK(redeem(guessed, &socket) == -EPERM);
-    CHECK(b.grants() == 1);  // a guess takes nothing from anybody
+    CHECK(b.grants() == 1);  // a wrong guess ends no grant
 }
 
 TEST_CASE("broker: without a group, only root maps") {
@@ -303,7 +303,7 @@ TEST_CASE("broker: members of the group map, others do not; a writable image is 
     }
 }
 
-TEST_CASE("broker: a token lapses, and takes its grant along") {
+TEST_CASE("broker: when a token expires, its grant ends") {
     front::BrokerOptions options;
     options.token_seconds = 1;
     Brokered b(Medium::memory, options);
@@ -376,7 +376,7 @@ TEST_CASE("broker: when a grant is released or its handle closed, its channel ha
     }
 }
 
-TEST_CASE("broker: a connection holds many grants, hears of its own only, and they end with it") {
+TEST_CASE("broker: a connection holds many grants, gets only their events, and they end with it") {
     Brokered b(Medium::memory);
     const int first = ::pmfs_broker_connect(b.broker->socket_path().c_str());
     const int second = ::pmfs_broker_connect(b.broker->socket_path().c_str());
@@ -428,7 +428,7 @@ TEST_CASE("broker: root finds a place in every table that a user has filled") {
     ::close(device);
     ::close(socket);
 
-    // Tokens that nobody shows: a user may have so many, and all users leave some.
+    // Tokens that are not used: a user may have so many, and all users together leave some.
     fuse_setattr_in owner{};
     owner.valid = FATTR_UID;
     unsigned taken = 0;
@@ -449,7 +449,7 @@ TEST_CASE("broker: root finds a place in every table that a user has filled") {
     (void)b.grant();
 }
 
-TEST_CASE("broker: connections are bounded for each user, and the silent and the garbled are cut") {
+TEST_CASE("broker: connections are limited for each user; silent and invalid ones are closed") {
     front::BrokerOptions options;
     options.group = kGroup;
     options.connections_per_uid_max = 3;
@@ -491,7 +491,8 @@ TEST_CASE("broker: connections are bounded for each user, and the silent and the
     ::close(silent);
 }
 
-TEST_CASE("broker: a stranger has few connections, and only root hands the device over") {
+TEST_CASE(
+    "broker: users that may not map get few connections, and only root hands the device over") {
     front::BrokerOptions options;
     options.group = kGroup;
     options.connections_per_uid_max = 16;  // so many for members; an eighth for others
@@ -561,7 +562,7 @@ TEST_CASE(
     CHECK(::stat(b.broker->socket_path().c_str(), &status) == 0);
     CHECK((status.st_mode & 0777) == 0666);
 
-    // What a killed server leaves is in nobody's way.
+    // What a killed server leaves is not in the way.
     const std::string path = b.broker->socket_path();
     b.mounted.wire().dispatcher().set_broker(nullptr);
     b.broker.reset();

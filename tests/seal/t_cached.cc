@@ -39,7 +39,8 @@ bool keeps(const OpenFile &file) {
 
 }  // namespace
 
-TEST_CASE("cached: who only reads a file that is sealed full is cached, who may write is not") {
+TEST_CASE(
+    "cached: handles that only read a file sealed full are cached, those that may write are not") {
     for (const Medium medium : {Medium::memory, Medium::image}) {
         Mounted mounted(medium);
         Wire &wire = mounted.wire();
@@ -91,13 +92,13 @@ TEST_CASE("cached: pages are kept, but not over a grant that may store") {
     const OpenFile next = look_in();
     CHECK((!next.direct() && !keeps(next)));
     CHECK(keeps(look_in()));
-    // Nor over a write that nobody saw.
+    // Nor over a write that happened without cached readers.
     REQUIRE(wire.write(holder, 0, "new") == 0);
     CHECK(!keeps(look_in()));
     wire.release(holder);
 }
 
-TEST_CASE("cached: what a write past the cache makes untrue goes before its answer") {
+TEST_CASE("cached: pages that a write past the cache makes stale are dropped before its answer") {
     Mounted mounted(Medium::memory);
     Wire &wire = mounted.wire();
     const std::uint64_t node = sealed_file(wire, "f");

@@ -37,7 +37,7 @@ def mapped(path, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ):
 
 
 def let_go(path):
-    """Until the server has heard that nobody has the file open through the cache."""
+    """Waits until the server knows that the file is not open through the cache."""
     until(lambda: info(path)["handles_cached"] == 0)
 
 
@@ -59,7 +59,7 @@ def reads_sent(here):
     return sum(client["requests"].get("read", 0) for client in status(here)["clients"])
 
 
-@claim("who only reads a file that is sealed full maps it shared through the mount, and reads the same")
+@claim("a process that only reads a file sealed full can map it shared through the mount, and reads the same")
 def _(here):
     data = sealed_file(here / "f")
     with mapped(here / "f") as pages:
@@ -89,7 +89,7 @@ def _(here):
     assert reads_sent(here) == before
 
 
-@claim("a grant that may store is EBUSY while it is open so, or mapped only, and pmfsctl names who")
+@claim("a grant that may store is EBUSY while it is open so, or only mapped, and pmfsctl names the process")
 def _(here):
     data = sealed_file(here / "f")
     fd = open_direct(here / "f")
@@ -143,7 +143,7 @@ def _(here):
     os.close(fd)
 
 
-@claim("while a grant may store, whoever opens the file goes past the cache, and sees what is stored")
+@claim("while a grant may store, new descriptors of the file bypass the cache, and see what is stored")
 def _(here):
     data = sealed_file(here / "f")
     assert (here / "f").read_bytes() == data  # pages are kept
@@ -157,7 +157,7 @@ def _(here):
             m.store(10, word)
             assert os.pread(reader, 3, 10) == word
         os.close(reader)
-    with mapped(here / "f") as pages:  # and afterwards nobody finds an old page
+    with mapped(here / "f") as pages:  # and afterwards there is no old page
         assert pages[10:13] == b"two" and pages[20:] == data[20:]
     os.close(fd)
 
@@ -198,7 +198,7 @@ def _(here):
             os.close(fd)
 
 
-@claim("a private mapping that is written to changes neither the file nor anybody's pages")
+@claim("a private mapping that is written to changes neither the file nor the pages of others")
 def _(here):
     data = sealed_file(here / "f")
     with mapped(here / "f", mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE) as own, \
@@ -223,7 +223,7 @@ def _(here):
             child.kill()
 
 
-@claim("sendfile, splice, copy_file_range and O_DIRECT read what is there, before a write and after it")
+@claim("sendfile, splice, copy_file_range and O_DIRECT read the current bytes, before a write and after it")
 def _(here):
     data = sealed_file(here / "f")
     writer = os.open(here / "f", os.O_WRONLY)
@@ -254,7 +254,7 @@ def _(here):
     os.close(writer)
 
 
-@claim("it can be unsealed while it is mapped so, and the mapping goes on showing the file")
+@claim("it can be unsealed while it is mapped so, and the mapping still shows the file")
 def _(here):
     data = sealed_file(here / "f")
     with mapped(here / "f") as pages:
@@ -273,7 +273,7 @@ def _(here):
         os.close(fd)
 
 
-@claim("pages of a file that was open for writing when it was sealed are right for all")
+@claim("pages of a file that was open for writing when it was sealed are right for all readers")
 def _(here):
     make_file(here / "f", MIB)
     cached = os.open(here / "f", os.O_RDWR)
@@ -293,7 +293,7 @@ def _(here):
     os.close(cached)
 
 
-@claim("a new server knows nothing of who had it open, and caches as before", alone=True)
+@claim("a new server does not know who had it open, and caches as before", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     data = sealed_file(volume.mnt / "f")
@@ -314,7 +314,7 @@ def _(maker):
     volume.fsck()
 
 
-@claim("with -o sealed_reads=direct nobody caches a sealed file, and readers keep nobody away", alone=True)
+@claim("with -o sealed_reads=direct a sealed file is not cached, and readers do not prevent grants", alone=True)
 def _(maker):
     volume = maker.volume(size="64M", options="sealed_reads=direct")
     data = sealed_file(volume.mnt / "f")

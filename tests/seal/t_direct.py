@@ -191,7 +191,7 @@ def _(here):
     os.close(fd)
 
 
-@claim("one that may store is EBUSY while the file is cached by anybody, its own caller included")
+@claim("a mapping that may store is EBUSY while any process, its caller included, has the file cached")
 def _(here):
     make_file(here / "f", MIB)
     direct = open_direct(here / "f")
@@ -213,7 +213,7 @@ def _(here):
     os.close(direct)
 
 
-@claim("while it lives the mount maps nothing shared, and afterwards no cached page is stale")
+@claim("while it exists no shared mapping through the mount is possible, and afterwards no cached page is stale")
 def _(here):
     data = make_file(here / "f", MIB)
     assert (here / "f").read_bytes() == data  # cached
@@ -238,7 +238,7 @@ def _(here):
     os.close(fd)
 
 
-@claim("a file that is sealed full is not cached for who may write to it, and maps as before")
+@claim("a file that is sealed full is not cached for descriptors that may write, and maps as before")
 def _(here):
     data = make_file(here / "f", MIB)
     ctl("seal", here / "f")
@@ -324,7 +324,7 @@ def _(here):
     os.close(fd)
 
 
-@claim("behind the end of a file there are zeroes, whatever was there and whatever is stored there")
+@claim("behind the end of a file there are zeroes, even after stores there")
 def _(here):
     (here / "secret").write_bytes(b"secret! " * (MIB // 8))
     os.unlink(here / "secret")

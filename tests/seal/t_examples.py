@@ -63,7 +63,7 @@ def _(here):
     assert out.returncode == 1 and "No space left" in out.stderr
 
 
-@claim("log_writer: whatever it is killed in, the log goes on where it ended")
+@claim("log_writer: wherever it is killed, the log continues where it ended")
 def _(here):
     empty_file(here / "log", 64 * MIB)
     found = 0

@@ -59,7 +59,7 @@ def extents_again(client):
     return layout(client)
 
 
-@claim("layout_server: serves reads from the region, hands out the layout, and obeys breaks",
+@claim("layout_server: serves reads from the region, hands out the layout, and reacts to breaks",
        alone=True)
 def _(maker):
     volume = maker.volume()

@@ -114,7 +114,8 @@ TEST_CASE("grants: a temporary grant freezes the map while it lives, for its hol
     wire.release(again);
 }
 
-TEST_CASE("grants: a truncation to the same size asks them when blocks behind the end would go") {
+TEST_CASE(
+    "grants: a truncation to the same size respects them if it would free blocks behind the end") {
     Mounted mounted(Medium::memory);
     Wire &wire = mounted.wire();
     const OpenFile file = fit_file(wire, "f");
@@ -161,7 +162,7 @@ TEST_CASE(
     wire.release(file);
 }
 
-TEST_CASE("front: a FALLOCATE of a user clears set-id bits, for whatever kernel sent it") {
+TEST_CASE("front: a FALLOCATE of a user clears set-id bits, whatever kernel sent it") {
     Mounted mounted(Medium::memory);
     Wire &wire = mounted.wire();
     const OpenFile file = wire.create("f");
@@ -176,7 +177,8 @@ TEST_CASE("front: a FALLOCATE of a user clears set-id bits, for whatever kernel 
     wire.release(file);
 }
 
-TEST_CASE("grants: want every block of their range, and say which one is missing") {
+TEST_CASE(
+    "grants: they need every block of their range, and report the first one that is missing") {
     Mounted mounted(Medium::memory);
     Wire &wire = mounted.wire();
     const OpenFile made = wire.create("f");

@@ -64,7 +64,7 @@ def _(here):
     os.close(fd)
 
 
-@claim("a ticket holds the map from the moment it is made, and lapses when nobody shows it",
+@claim("a ticket holds the map from the moment it is made, and expires if it is not used",
        seconds=60)
 def _(here):
     make_file(here / "f", MIB)
@@ -81,7 +81,7 @@ def _(here):
     os.close(fd)
 
 
-@claim("only who may have the device makes tickets", alone=True)
+@claim("only a process that may have the device can make tickets", alone=True)
 def _(maker):
     volume = maker.volume()
     path = volume.mnt / "f"

@@ -68,7 +68,7 @@ FREEZES = {"T": _grant(TEMPORARY), "T by a mapping": _map, "B": _grant(BREAKABLE
            "B with events": _lease, "SEAL as-is": _seal}
 
 
-@claim("whatever freezes a map with holes is EBUSY while a shared mapping may store there, and the store lands")
+@claim("freezing a map with holes is EBUSY while a shared mapping may store there, and the store is not lost")
 def _(here):
     for name, freeze in FREEZES.items():
         path = here / name
@@ -87,7 +87,7 @@ def _(here):
         os.close(fd)
 
 
-@claim("while the map with holes is frozen, descriptors for writing go past the cache, and readers need not")
+@claim("while the map with holes is frozen, descriptors for writing bypass the cache, and readers need not")
 def _(here):
     for name, freeze in FREEZES.items():
         path = here / name
@@ -113,7 +113,7 @@ def _(here):
         os.close(fd)
 
 
-@claim("beside a pin, which freezes no hole, stores by mmap land")
+@claim("beside a pin, which freezes no hole, stores by mmap are not lost")
 def _(here):
     make_holes(here / "f")
     fd = open_direct(here / "f")
@@ -130,7 +130,7 @@ def _(here):
     os.close(fd)
 
 
-@claim("a grant that reads a file without holes does not mind cached writers, nor they it")
+@claim("a grant that reads a file without holes and cached writers do not exclude each other")
 def _(here):
     fd = open_direct(here / "f", os.O_RDWR | os.O_CREAT)
     os.pwrite(fd, b"d" * 8 * BLOCK, 0)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Who holds a file is not a number: holders whose first thread has ended, that call exec, live in another
-namespace or share their memory; rows that go as soon as nobody maps; and root, who ends any grant."""
+namespace or share their memory; rows that end with the last mapping; and root, which can end any grant."""
 import contextlib
 import ctypes
 import errno
@@ -95,7 +95,7 @@ def mapping(path):
 
 
 def stays_held(volume, path, process):
-    """The blocks that the file gives up go to nobody while the process stores, and come back when it is gone."""
+    """Blocks that the file gives up are not reused while the process stores, and become free when it is gone."""
     assert len(quarantine(volume.mnt)["holders"]) == 1
     os.truncate(path, 0)
     until(lambda: status(volume.mnt)["quarantined"] == 8 * MIB)
@@ -109,7 +109,7 @@ def stays_held(volume, path, process):
     volume.fsck()
 
 
-@claim("a holder whose first thread has ended holds on, when its server dies", alone=True, seconds=120)
+@claim("a holder whose first thread has ended keeps its blocks when its server dies", alone=True, seconds=120)
 def _(maker):
     volume = maker.volume(size="64M")
     path = volume.mnt / "held"
@@ -122,7 +122,7 @@ def _(maker):
         stays_held(volume, path, process)
 
 
-@claim("a holder whose first thread has ended holds on, when its grant is revoked", alone=True, seconds=120)
+@claim("a holder whose first thread has ended keeps its blocks when its grant is revoked", alone=True, seconds=120)
 def _(maker):
     volume = maker.volume(size="64M")
     path = volume.mnt / "held"
@@ -132,7 +132,7 @@ def _(maker):
         stays_held(volume, path, process)
 
 
-@claim("a holder holds on when the next server lives in another PID namespace", alone=True, seconds=120)
+@claim("a holder keeps its blocks when the next server lives in another PID namespace", alone=True, seconds=120)
 def _(maker):
     volume = maker.volume(size="64M")
     path = volume.mnt / "held"
@@ -189,7 +189,7 @@ def exec_after_mapping(path):
     return Process(act)
 
 
-@claim("a holder that calls exec has its mapping no more, and leaves no row", alone=True)
+@claim("a holder that calls exec loses its mapping, and leaves no row", alone=True)
 def _(maker):
     volume = maker.volume()
     path = volume.mnt / "f"
@@ -275,7 +275,7 @@ def _(maker):
         volume.kill()
         volume.mount()
         maker.watch()
-        ctl("unseal", volume.mnt / "b")  # nobody maps that one
+        ctl("unseal", volume.mnt / "b")  # that one is not mapped
         assert ctl("unseal", path, ok=False).returncode == 1
         holder.kill()
     ctl("unseal", "--wait=10", path)
@@ -290,7 +290,7 @@ def _(maker):
     for flags, kind in ((0, "temporary"), (BREAKABLE_MAP, "breakable"), (PINNED_MAP, "pin")):
         make_file(path, 8 * MIB)
         m = map_file(path, flags)
-        # Somebody else asks: ourselves would be told that we hold it.
+        # Another process asks: this one would be told that it holds the file itself.
         assert kinds(path) == [kind]
         assert ctl("revoke", "--all", path).stdout == "1 grant ended\n"
         assert m.wait().kind == ENDED

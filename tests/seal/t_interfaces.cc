@@ -186,7 +186,7 @@ TEST_CASE("seal: which values the xattr interfaces accept") {
     wire.release(file);
 }
 
-TEST_CASE("seal: a full seal says where the file is not fit") {
+TEST_CASE("seal: a full seal reports the offset that does not meet its requirements") {
     Mounted mounted(Medium::memory);
     Wire &wire = mounted.wire();
     const OpenFile file = wire.create("f");
@@ -256,7 +256,9 @@ TEST_CASE("seal: dirty pages are written back before the seal, by every interfac
     }
 }
 
-TEST_CASE("seal: with -o writeback seals and grants wait for those who write through the cache") {
+TEST_CASE(
+    "seal: with -o writeback seals and grants are EBUSY while the file is open for writing through "
+    "the cache") {
     MountOptions options;
     options.owner_may_seal = true;
     front::DispatchOptions dispatch;
@@ -281,7 +283,7 @@ TEST_CASE("seal: with -o writeback seals and grants wait for those who write thr
         cell("grant beside a cached writer", grant(kind, &io) == EBUSY);
     wire.release(cached);
 
-    const OpenFile reader = wire.open(direct.node, O_RDONLY);  // keeps nobody away
+    const OpenFile reader = wire.open(direct.node, O_RDONLY);  // excludes no grant
     for (const std::uint32_t kind : kKinds) {
         cell("grant", grant(kind, &io) == 0);
         const OpenFile writer = wire.open(direct.node, O_RDWR);

@@ -136,7 +136,7 @@ def _(here):
     os.close(fd)
 
 
-@claim("what does not touch the map is allowed: attributes, names, reading, writing in place")
+@claim("everything that does not touch the map is allowed: attributes, names, reading, writing in place")
 def _(here):
     data = bytearray(make_file(here / "f", MIB))
     ctl("seal", here / "f")
@@ -186,7 +186,8 @@ def _(here):
     os.close(target)
 
 
-@claim("a sealed file can be sent, copied and mapped privately while somebody has it open through the cache", seconds=20)
+@claim("a sealed file can be sent, copied and mapped privately while a process has it open through the cache",
+       seconds=20)
 def _(here):
     for name in ("sendfile", "copy_file_range", "private mapping"):
         data = make_file(here / name, MIB)
@@ -206,7 +207,7 @@ def _(here):
         os.close(out), os.close(fd), os.close(cached)
 
 
-@claim("unlink of a sealed file is allowed, and who has it open keeps it")
+@claim("unlink of a sealed file is allowed, and processes that have it open keep it")
 def _(here):
     data = make_file(here / "f", MIB)
     ctl("seal", here / "f")
@@ -218,7 +219,7 @@ def _(here):
     os.close(fd)
 
 
-@claim("where the file is not fit comes back with EINVAL, in one call")
+@claim("the first unsuitable offset comes back with EINVAL, in one call")
 def _(here):
     fd = os.open(here / "f", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
     os.pwrite(fd, b"x" * 8192, 0)
@@ -230,7 +231,7 @@ def _(here):
     os.close(fd)
 
 
-@claim("an empty file, a directory and an odd word are EINVAL; a reading handle is EBADF")
+@claim("an empty file, a directory and an unknown word are EINVAL; a handle for reading is EBADF")
 def _(here):
     (here / "empty").write_bytes(b"")
     (here / "d").mkdir()
@@ -260,7 +261,7 @@ def _(here):
     assert seal_of(here / "f") == "none"
 
 
-@claim("the stock kernel refuses the fallocate modes itself, and the library takes the ioctl")
+@claim("the stock kernel refuses the fallocate modes itself, and the library uses the ioctl")
 def _(here):
     make_file(here / "f", MIB)
     fd = open_direct(here / "f")

@@ -42,7 +42,7 @@ void check_words(Wire &wire, const OpenFile &file, unsigned long command, const 
 
 }  // namespace
 
-TEST_CASE("ioctl: what is unknown or reserved is refused") {
+TEST_CASE("ioctl: unknown flags and reserved fields are refused") {
     Mounted mounted(Medium::memory);
     Wire &wire = mounted.wire();
     const OpenFile file = wire.create("f");
@@ -80,7 +80,7 @@ TEST_CASE("ioctl: what is unknown or reserved is refused") {
     wire.release(file);
 }
 
-TEST_CASE("ioctl: a command that nobody knows is ENOTTY") {
+TEST_CASE("ioctl: an unknown command is ENOTTY") {
     Mounted mounted(Medium::memory);
     Wire &wire = mounted.wire();
     const OpenFile file = wire.create("f");

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""B on a real mount: breaks are heard by poll(2), answered or not, and nobody waits longer than said."""
+"""B on a real mount: breaks are reported by poll(2), answered or not, and no process waits longer than documented."""
 import contextlib
 import errno
 import mmap
@@ -30,7 +30,7 @@ def hung_up(holder):
     return bool(poll.poll(0))
 
 
-@claim("a break is heard, the lease given back, and the breaker goes on; then there is a new one")
+@claim("the holder is told of a break, gives the lease back, and the breaker continues; then a new lease is possible")
 def _(here):
     data = make_file(here / "f", 4 * MIB)
     fd = open_direct(here / "f", os.O_RDONLY)
@@ -73,7 +73,7 @@ def _(here):
     os.close(reader)
 
 
-@claim("a holder that hears, gives back and takes again goes on beside a writer that never stops",
+@claim("a holder that gives back and takes again makes progress beside a writer that never stops",
        seconds=120)
 def _(here):
     (here / "f").write_bytes(bytes(8192))
@@ -153,7 +153,7 @@ def _(here):
     os.close(fd)
 
 
-@claim("who takes a lease while one is being broken waits behind the breaker")
+@claim("a process that takes a lease while one is being broken waits behind the breaker")
 def _(here):
     make_file(here / "f", MIB)
     fd = open_direct(here / "f", os.O_RDONLY)
@@ -172,7 +172,7 @@ def _(here):
     os.close(fd)
 
 
-@claim("one's own lease is EDEADLK, and stays")
+@claim("a process that would wait for its own lease gets EDEADLK, and keeps it")
 def _(here):
     make_file(here / "f", MIB)
     fd = open_direct(here / "f")
@@ -203,7 +203,7 @@ def _(here):
     os.close(fd)
 
 
-@claim("a hundred holders hear one break, and the breaker goes on after the last of them")
+@claim("a hundred holders are told of one break, and the breaker continues after the last of them")
 def _(here):
     make_file(here / "f", MIB)
     fd = open_direct(here / "f", os.O_RDONLY)

@@ -58,7 +58,7 @@ def _(maker):
     maker.watch()
 
 
-@claim("mappings= says how many there may be, and root finds a place that users left", alone=True)
+@claim("mappings= limits their number, and root finds a place that users cannot take", alone=True)
 def _(maker):
     volume = maker.volume(options="mappings=16,group=games")
     volume.mnt.chmod(0o755), volume.directory.chmod(0o755)
@@ -171,7 +171,7 @@ def _(here):
     os.close(fd)
 
 
-@claim("a read-only volume gives mappings that read, and none that could show what it cannot clear",
+@claim("a read-only volume allows mappings that read, except where bytes behind the end would have to be cleared",
        alone=True)
 def _(maker):
     volume = maker.volume()

@@ -27,7 +27,7 @@ def hold(path, flags, prot=WRITE):
         os.close(fd)
 
 
-@claim("unlink and rename over take the name; the blocks stay until the holder lets go", alone=True)
+@claim("unlink and rename over it remove the name; the blocks stay until the holder gives them up", alone=True)
 def _(maker):
     volume = maker.volume()
     here = volume.mnt
@@ -57,7 +57,7 @@ def _(maker):
     volume.fsck()
 
 
-@claim("chmod, chown, times, xattrs, link and rename are as ever under each kind")
+@claim("chmod, chown, times, xattrs, link and rename work as usual under each kind")
 def _(here):
     for kind, flags in KINDS.items():
         make_file(here / kind, MIB)
@@ -75,7 +75,7 @@ def _(here):
         os.unlink(here / "link"), os.unlink(here / "elsewhere")
 
 
-@claim("remount read-only is refused while somebody may store, and leaves readers alone", alone=True)
+@claim("remounting read-only is refused while a process may store, and does not affect readers", alone=True)
 def _(maker):
     volume = maker.volume()
     path = volume.mnt / "f"

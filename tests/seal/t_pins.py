@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""R on a real mount: what is pinned stays where it is, what is not may change, and nobody pins too much."""
+"""R on a real mount: pinned blocks stay in place, others may change, and no user pins too much."""
 import ctypes
 import errno
 import json
@@ -25,7 +25,7 @@ def where(path, offset):
     return None
 
 
-@claim("what overlaps a pin is ETXTBSY, and beside it the file changes as it likes")
+@claim("changes that overlap a pin are ETXTBSY, and elsewhere the file may change")
 def _(here):
     make_file(here / "f", 4 * MIB)
     fd = open_direct(here / "f")
@@ -175,7 +175,7 @@ def _(maker):
     as_user(user)
 
 
-@claim("who neither owns the file nor may write to it may not pin it: EPERM", alone=True)
+@claim("a user that neither owns the file nor may write to it may not pin it: EPERM", alone=True)
 def _(maker):
     volume = maker.volume()
     path = owned_by_user(volume, "f", MIB)

@@ -66,7 +66,7 @@ def _(here):
     assert re.search(r"this mount +\d+ requests \(.*open \d+", ctl("status", here).stdout)
 
 
-@claim("words for a person: info, status, map and holders say what they know")
+@claim("output for people: info, status, map and holders print all they know")
 def _(here):
     make_file(here / "f", 3 * MIB)
     text = ctl("info", here / "f").stdout
@@ -81,7 +81,7 @@ def _(here):
     os.close(fd)
 
 
-@claim("looking at a file never keeps anybody from a mapping")
+@claim("examining a file never prevents a mapping")
 def _(here):
     make_file(here / "f", MIB)
     for verb in ("info", "map", "holders", "status"):

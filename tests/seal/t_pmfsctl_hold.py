@@ -67,7 +67,7 @@ def kinds(path):
     return [holder["kind"] for holder in holders(path)]
 
 
-@claim("watch says who holds, comes and goes, a line each, and ends by Ctrl-C with exit code 0")
+@claim("watch prints a line for each holder that exists, appears or ends, and ends by Ctrl-C with exit code 0")
 def _(here):
     make_file(here / "f", MIB)
     first = open_direct(here / "f")
@@ -92,7 +92,7 @@ def _(here):
     os.close(first)
 
 
-@claim("watch shows that a holder is asked to give its lease back, and that it went")
+@claim("watch shows that a lease is being broken, and that it has ended")
 def _(here):
     make_file(here / "f", MIB)
     fd = open_direct(here / "f")
@@ -197,7 +197,7 @@ def _(here):
     os.truncate(here / "f", 5)
 
 
-@claim("what cannot be leased or pinned is a sentence")
+@claim("leasing or pinning what is not possible fails with a sentence")
 def _(here):
     make_file(here / "f", MIB)
     (here / "empty").write_bytes(b"")

@@ -102,7 +102,7 @@ def _(maker):
     assert info(volume.mnt / "f")["extents"] == 1
 
 
-@claim("layout shows where a sealed file lies, and the lines that QEMU takes")
+@claim("layout shows the place of a sealed file, and QEMU's options")
 def _(here):
     sealed(here / "f", 5 * MIB)
     extent, = json.loads(ctl("map", "--json", here / "f").stdout)["extents"]
@@ -120,7 +120,7 @@ def _(here):
         assert file.read(6 * MIB) == (here / "f").read_bytes() + bytes(MIB)  # zero behind the end
 
 
-@claim("layout and run refuse what a guest cannot have, each with a sentence that says what to do")
+@claim("layout and run refuse files that a guest cannot use, each with a sentence that says what to do")
 def _(here):
     in_pieces(here / "f", 5 * MIB)
     (here / "empty").touch()
@@ -140,7 +140,7 @@ def _(here):
         refused("seal", "--prepare", "--contiguous", here / "f", says="`pmfsctl unseal")
 
 
-@claim("wrong words are exit code 2")
+@claim("a wrong command line is exit code 2")
 def _(here):
     sealed(here / "f", MIB)
     for words in (("run", here / "f"), ("run", here / "f", "--"), ("run", "--", "true", "{pmem}"),
@@ -289,7 +289,7 @@ def _(maker):
     ctl("unseal", volume.mnt / "f")
 
 
-@claim("who may not have the device cannot run anything with it, and is told so")
+@claim("a user that may not have the device gets a sentence, and nothing is run")
 def _(here):
     sealed(here / "f", MIB)
     os.chmod(here / "f", 0o644)

@@ -137,7 +137,7 @@ with open(path, 'r+b') as f, mmap.mmap(f.fileno(), 0) as m:
     assert "No such device" in done.stderr
 
 
-@claim("its grant outlives the descriptor, ends with the mapping, and is seen by its process's number")
+@claim("its grant outlives the descriptor, ends with the mapping, and is shown with its process id")
 def _(here):
     sealed_file(here / "f")
     with Held("address = map_it(MIB)\nheld()\nlibc.munmap(address, MIB)\nheld()\n", here / "f") as user:
@@ -179,7 +179,7 @@ for page in (0, 16, 17, 19, 255):
 assert libc.munmap(address + PAGE, 100 * PAGE) == 0
 assert peek(address + 101 * PAGE, PAGE) == data[101 * PAGE:102 * PAGE]
 held()
-# What is around it goes, too, and comes back to nobody twice.
+# The addresses around it are freed, too, and not used twice.
 assert libc.munmap(address - 0, MIB) == 0
 assert direct() == 0
 held()
@@ -190,7 +190,7 @@ held()
         user.go_on()
 
 
-@claim("what is mapped over a part of it with MAP_FIXED is there, and the rest stays")
+@claim("a mapping over a part of it with MAP_FIXED replaces that part, and the rest stays")
 def _(here):
     sealed_file(here / "f")
     does("""
@@ -207,7 +207,7 @@ assert peek(got, PAGE) == b'\\7' * PAGE, 'somebody else took it away'
     assert not grants(here / "f")
 
 
-@claim("mremap shrinks it, and never lets it grow into what lies behind it on the device")
+@claim("mremap can shrink it, and never lets it grow over the next bytes of the device")
 def _(here):
     sealed_file(here / "f")
     sealed_file(here / "next", seed=2)
@@ -224,7 +224,7 @@ assert libc.munmap(address, MIB // 2) == 0 and direct() == 0
 """, here / "f")
 
 
-@claim("a child has what is mapped for reading, also when its parent has unmapped it; UNSEAL waits for both")
+@claim("a child has a mapping for reading, even after its parent has unmapped it; UNSEAL waits for both")
 def _(here):
     sealed_file(here / "f")
     with Held("""
@@ -246,7 +246,7 @@ assert os.waitpid(child, 0)[1] == 0
     until(lambda: ctl("unseal", here / "f", ok=False).returncode == 0)
 
 
-@claim("a child has not what is mapped for writing, and what it maps itself is its own")
+@claim("a child does not have a mapping for writing, and what it maps itself is its own")
 def _(here):
     sealed_file(here / "f")
     does("""
@@ -265,7 +265,7 @@ assert peek(address, 10) == bytes([9] * 10) and libc.munmap(address, MIB) == 0
 """, here / "f")
 
 
-@claim("what a direct mapping cannot be is the kernel's: private, fixed, behind the end, not sealed, elsewhere")
+@claim("other mappings are left to the kernel: private, fixed, behind the end, not sealed, elsewhere")
 def _(here):
     sealed_file(here / "f", MIB - 1000)
     make_file(here / "unsealed", MIB)
@@ -296,7 +296,7 @@ assert peek(spot, PAGE) == data[:PAGE]
         does(plain, file.name)
 
 
-@claim("offsets and lengths need no unit: what is mapped is what was asked for, zeroes behind the end")
+@claim("offsets and lengths need no alignment: exactly the requested range is mapped, with zeroes behind the end")
 def _(here):
     sealed_file(here / "f", 3 * MIB - 1000)
     does("""
@@ -310,7 +310,7 @@ for offset, length in ((PAGE, 5000), (2 * MIB - PAGE, 2 * PAGE), (3 * MIB - PAGE
 """, here / "f")
 
 
-@claim("who may not have the device gets the kernel's mapping")
+@claim("a user that may not have the device gets the kernel's mapping")
 def _(here):
     sealed_file(here / "f")
     os.chown(here / "f", 1000, 1000)
@@ -335,7 +335,7 @@ assert libc.munmap(address, MIB) == 0
     assert (here / "f").read_bytes() == data
 
 
-@claim("threads that map, unmap and fork at once get along")
+@claim("threads may map, unmap and fork at the same time")
 def _(here):
     sealed_file(here / "f")
     does("""

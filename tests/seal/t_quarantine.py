@@ -27,8 +27,8 @@ def storing(path, flags=0):
     return Child(take, store)
 
 
-@claim("the server is killed, the volume mounted again, the file deleted and the volume filled: the "
-       "holder that goes on storing hits nobody, and its blocks come back when it is gone",
+@claim("the server is killed, the volume mounted again, the file deleted and the volume filled: a holder "
+       "that keeps storing damages no file, and its blocks become free when it is gone",
        alone=True, seconds=240)
 def _(maker):
     volume = maker.volume(size="96M")
@@ -111,7 +111,7 @@ def _(maker):
     volume.fsck()
 
 
-@claim("no volume is made anew, not even by force, while a holder of the old one may store to it", alone=True)
+@claim("mkfs makes no new volume, not even with -f, while a holder of the old one may store to it", alone=True)
 def _(maker):
     volume = maker.volume()
     make_file(volume.mnt / "held", MIB)

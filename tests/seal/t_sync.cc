@@ -11,7 +11,7 @@ using namespace pmfs::test;
 
 namespace {
 
-// A volume that commits when somebody waits for it, and never by itself.
+// A volume that commits when an operation waits for it, and never by itself.
 Mounted mounted(bool sync, bool dirsync) {
     MountOptions options;
     options.commit_interval_ms = 1'000'000;
@@ -60,7 +60,8 @@ TEST_CASE("sync: with -o sync every change is on the disk when it is answered") 
     }
 }
 
-TEST_CASE("sync: with -o dirsync changes of directories are, and others are not waited for") {
+TEST_CASE(
+    "sync: with -o dirsync changes of directories are, and other changes are not waited for") {
     Mounted m = mounted(false, true);
     OpenFile file;
     for (const Act &act : acts(file)) {
@@ -80,7 +81,7 @@ TEST_CASE("sync: without either nothing waits") {
     }
 }
 
-TEST_CASE("sync: many who wait at once are all answered, and all is on the disk") {
+TEST_CASE("sync: many requests that wait at once are all answered, and everything is on the disk") {
     Mounted m = mounted(true, false);
     std::atomic<int> made{0};
     std::vector<std::thread> threads;

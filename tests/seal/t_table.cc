@@ -1,5 +1,5 @@
-// The whole table of docs/seal.md: every operation, in every state that a file can be in, asked by
-// who holds it and by somebody else, with the seal made by each interface.
+// The whole table of docs/seal.md: every operation, in every state that a file can be in, by its
+// holder and by others, with the seal made by each interface.
 //
 // The table stands here a second time, as the contract prints it, and knows nothing of the
 // engine's.

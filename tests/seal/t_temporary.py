@@ -102,7 +102,7 @@ def _(here):
     os.close(fd)
 
 
-@claim("a grant takes the owner, root, or a descriptor for writing that was handed over", alone=True)
+@claim("only the owner, root, and a process with a descriptor for writing may take a grant", alone=True)
 def _(maker):
     volume = maker.volume()
     path = volume.mnt / "f"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Names that a terminal would obey: of files, processes, volumes.  Nobody prints them as they are."""
+"""Names that would control a terminal: of files, processes, volumes.  No program prints them as they are."""
 import ctypes
 import json
 import os
@@ -33,7 +33,7 @@ def says(*command, json_too=False, ok=None):
     return text
 
 
-@claim("pmfsctl writes names of files, processes and volumes so that no terminal obeys them", alone=True)
+@claim("pmfsctl prints names of files, processes and volumes so that they cannot control a terminal", alone=True)
 def _(maker: Maker):
     volume = maker.volume(size="64M", mkfs=("--label", os.fsdecode(EVIL.replace(b"\n", b"")[:40])))
     path = os.path.join(os.fsencode(volume.mnt), EVIL)

@@ -66,7 +66,9 @@ std::uint64_t seek(Wire &wire, const OpenFile &file, std::uint64_t offset, unsig
 
 }  // namespace
 
-TEST_CASE("told: attributes go before the answer to what took set-id bits away, and only then") {
+TEST_CASE(
+    "told: attributes are dropped before the answer to a request that cleared set-id bits, and "
+    "only then") {
     Mounted mounted(Medium::memory);
     Wire &wire = mounted.wire();
     const std::uint64_t node = set_id_file(wire, "f");
@@ -107,7 +109,7 @@ TEST_CASE("told: attributes go before the answer to what took set-id bits away, 
     CHECK((wire.getattr(third.node).mode & 07777) == 0777);
 }
 
-TEST_CASE("told: pages under a direct write beside a cached reader go before its answer") {
+TEST_CASE("told: pages under a direct write beside a cached reader are dropped before its answer") {
     Mounted mounted(Medium::memory);
     Wire &wire = mounted.wire();
     const OpenFile writer = wire.create("f");
@@ -162,7 +164,7 @@ TEST_CASE(
     CHECK(wire.read(direct, 24 * kBlock, kBlock).text() == page);
     CHECK(asked == 4);
 
-    // Nothing is asked where nothing can be unseen: no hole is left, or nobody may store.
+    // The kernel is not asked where nothing can be unseen: no hole is left, or no handle may store.
     REQUIRE(wire.fallocate(file, 0, 0, 64 * kBlock) == 0);
     for (unsigned block = 0; block < 64; block += 16)
         REQUIRE(wire.write(file, block * kBlock, std::string(16 * kBlock, 'w')) == 0);
@@ -244,7 +246,7 @@ TEST_CASE("told: a cached write gives up pages that were dropped while it was on
     wire.release(other);
 }
 
-TEST_CASE("told: attributes that may change unheard are not to be kept") {
+TEST_CASE("told: attributes that may change without notice must not be cached") {
     Mounted mounted(Medium::memory);
     Wire &wire = mounted.wire();
     OpenFile file = wire.create("f");
@@ -287,7 +289,7 @@ TEST_CASE("told: a write-back that is stored in part is an error, and a write a 
     CHECK(reply.as<fuse_write_out>().size < bytes.size());
 }
 
-TEST_CASE("told: attributes go before the answer to each ioctl that changes them") {
+TEST_CASE("told: attributes are dropped before the answer to each ioctl that changes them") {
     Mounted mounted(Medium::memory);
     Wire &wire = mounted.wire();
     const OpenFile file = wire.create("f");
@@ -433,7 +435,7 @@ TEST_CASE("fair pool: a job wakes one thread, and not all") {
     CHECK(switches() - before < 20L * kJobs);
 }
 
-TEST_CASE("fair pool: a user that always comes again waits for its turn") {
+TEST_CASE("fair pool: a user that submits again and again waits for its turn") {
     FairPool pool("pool", 1);
     std::atomic<int> turns{0}, before{-1};
     std::atomic<bool> over{false};

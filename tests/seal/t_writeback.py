@@ -105,7 +105,7 @@ def _(maker):
         until(lambda: ctl("unseal", path, ok=False).returncode == 0)
 
 
-@claim("of a sealed file a write past the end fails in write(2), and one in place is there at once", alone=True)
+@claim("a write past the end of a sealed file fails in write(2), and one in place is visible at once", alone=True)
 def _(maker):
     volume = mounted(maker)
     path = volume.mnt / "f"
@@ -132,7 +132,8 @@ def _(maker):
     assert path.read_bytes() == data[:5000] + b"in place" + data[5008:] + b"more"
 
 
-@claim("under a grant later writers go past the cache: the mapping sees them at once, growth fails in write(2)", alone=True)
+@claim("under a grant later writers bypass the cache: the mapping sees them at once, and growing fails in "
+       "write(2)", alone=True)
 def _(maker):
     volume = mounted(maker)
     path = volume.mnt / "f"
@@ -212,7 +213,7 @@ def _(maker):
     assert all(path.stat().st_mtime_ns > old for path, old in zip(paths, before))
 
 
-@claim("chown of a set-user-ID file to nobody new takes the bit away", alone=True)
+@claim("chown of a set-user-ID file to its own owner clears the bit", alone=True)
 def _(maker):
     path = mounted(maker).mnt / "f"
     path.write_bytes(b"x")
@@ -221,7 +222,7 @@ def _(maker):
     assert path.stat().st_mode & 0o4000 == 0
 
 
-@claim("the death of the server takes what was not synced, and neither a seal nor another byte", alone=True)
+@claim("the death of the server loses only what was not synced, and no seal", alone=True)
 def _(maker):
     volume = mounted(maker)
     sealed, synced, lost = (volume.mnt / name for name in ("sealed", "synced", "lost"))

@@ -137,7 +137,7 @@ Reply Wire::call(std::uint32_t opcode, std::uint64_t node, std::string_view body
     std::unique_lock held(mutex_);
     const bool came =
         arrived_.wait_for(held, kWaitMax, [&] { return replies_.find(unique) != replies_.end(); });
-    if (!came) {  // whoever waits for ever learns nothing: fail the whole run, with the reason
+    if (!came) {  // instead of waiting for ever, fail the whole run, with the reason
         MESSAGE("no reply to FUSE opcode ", opcode);
         std::abort();
     }

@@ -126,7 +126,7 @@ struct Populated {
     std::uint64_t grant, grant_again, grant_tree;    // the first two are of `file`
     std::uint64_t kept;                              // 3 blocks that `file` gave up
     std::uint64_t grant_root, grant_leaf;            // of grant_tree
-    std::uint64_t free_meta, free_data, free_chunk;  // blocks that nobody uses
+    std::uint64_t free_meta, free_data, free_chunk;  // unused blocks
 
 private:
     void make_files();

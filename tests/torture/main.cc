@@ -3,7 +3,7 @@
 // what was touched is compared, and now and then all of it, in every way that there is to read it.
 //
 //   torture DIRECTORY [--seed N] [--steps N] [--workers N] [--room BYTES] [--trace]
-//           [--behind-end]     mappings also store behind the end, in its page: nobody may see that
+//           [--behind-end]     mappings also store behind the end, in its page; that must not show
 //           [--survive FILE]   without mappings; when the server goes, what is known goes to FILE
 //           [--check FILE]     does nothing but compare the file with that
 //           [--frozen]         the file is there, and has a block map that cannot change: what
@@ -145,7 +145,7 @@ private:
         if (one_in(4)) madvise(map, map_size(), MADV_DONTNEED);
         munmap(map, map_size());
     }
-    // A mapping stores behind the end, in its page: nobody may ever see that.
+    // A mapping stores behind the end, in its page: that must never be seen.
     void store_behind_end() {
         if (!maps() || !words_.behind_end || !alone_ || bytes_.size() % kPage == 0) return;
         did("store behind the end at %zu", bytes_.size());

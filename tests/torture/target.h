@@ -200,8 +200,8 @@ protected:
         last_.push_back(std::to_string(step_) + ": " + text);
         if (last_.size() > 40) last_.pop_front();
     }
-    // Whoever serves the file may go any moment: then that range, and no other byte, may be
-    // anything, and the file may have any size from one to the other.
+    // The server may end at any moment: then that range, and no other byte, may be anything, and
+    // the file may have any size from one to the other.
     void doubt(std::size_t from, std::size_t upto, std::size_t size_min, std::size_t size_max) {
         doubt_ = {from, upto, size_min, size_max};
     }

@@ -39,7 +39,7 @@ public:
     void wait_no_more() { waits_ = kNever; }
     std::size_t begun() const { return begun_; }  // transactions
 
-    // From now on no block of metadata is in memory, until it is read in by somebody who says that
+    // From now on no block of metadata is in memory, until it is read in by code that declares that
     // it is not there (pm/no_waiting.h).
     void nothing_in_memory() {
         in_memory_.emplace();

@@ -63,7 +63,7 @@ InodeNo make(Volume &volume, InodeNo dir, const char *name, std::uint32_t mode,
 
 }  // namespace
 
-TEST_CASE("acl: what is no list is EINVAL, whatever it is instead") {
+TEST_CASE("acl: every value that is not a list is EINVAL") {
     CHECK(parse_error(minimal(7, 5, 5)) == 0);
     CHECK(parse_error(kShared) == 0);
     CHECK(parse_error({}) == 0);
@@ -132,7 +132,7 @@ TEST_CASE("acl: setting a list sets the mode, and chmod changes the list's mask"
     CHECK(get(*volume, file, kAccessAcl).empty());
 }
 
-TEST_CASE("acl: set-group-ID goes with a list that is set by who may not keep it") {
+TEST_CASE("acl: setting a list clears set-group-ID if the caller may not keep it") {
     SmallVolume volume(4 << 20);
     const InodeNo file = make(*volume, kRoot, "f", S_IFREG | 02755);
     CHECK(set(*volume, file, kAccessAcl, kShared) == 0);
@@ -144,7 +144,8 @@ TEST_CASE("acl: set-group-ID goes with a list that is set by who may not keep it
     CHECK(mode(*volume, dir) == (S_IFDIR | 02755));
 }
 
-TEST_CASE("acl: what is made in a directory with a default list has it, and no umask counts") {
+TEST_CASE(
+    "acl: new files in a directory with a default list inherit it, and the umask is ignored") {
     SmallVolume volume(4 << 20);
     const InodeNo dir = make(*volume, kRoot, "d", S_IFDIR | 0755);
     CHECK(set(*volume, dir, kDefaultAcl, kShared) == 0);

@@ -78,7 +78,7 @@ TEST_CASE("advice: a device-DAX node that is not there may be missing, system RA
     CHECK(says(*memory, "daxctl reconfigure-device --mode=devdax --force dax0.0"));
 }
 
-TEST_CASE("advice: a block device is told apart by the namespace's mode, or is none at all") {
+TEST_CASE("advice: a block device gets advice by its namespace's mode, or as no namespace") {
     const Folder sysfs;
     sysfs.put("devices/sda/size", "1\n");
     sysfs.link("sda/device", sysfs / "devices/sda");
@@ -125,7 +125,7 @@ TEST_CASE("advice: a volume that was made for smaller pages is not mounted for w
     CHECK(mount(true).ok());
 }
 
-TEST_CASE("region: what cannot be opened is told why") {
+TEST_CASE("region: the error says why a path cannot be opened") {
     const Folder folder;
     folder.put("mine", "x");
     REQUIRE(::chmod((folder / "mine").c_str(), 0600) == 0);
@@ -159,7 +159,7 @@ TEST_CASE("region: what cannot be opened is told why") {
     ::waitpid(child, nullptr, 0);
     REQUIRE_FALSE(busy.ok());
     CHECK(busy.error().errno_value() == ETXTBSY);
-    // A socket has nobody behind it, and a name may be too long.
+    // A socket without a listener, and a name that is too long.
     const FileDescriptor socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_un address{};
     address.sun_family = AF_UNIX;

@@ -69,7 +69,7 @@ TEST_CASE("bound: a truncation leaves bound blocks where they are, zeroed, and f
     CHECK(world.places(file.ino) == left);
     for (const auto &[block, place] : left) CHECK(world.zero(place));
     world.check();
-    // What the guest stores behind the end is nobody's.
+    // What the guest stores behind the end belongs to no file.
     world.store(left.at(FileBlock(3)));
     REQUIRE(world.truncate(file, 8 * kBlock, kOther).ok());
     CHECK(world.read(file.ino, 0, 8 * kBlock) == kZeroes);

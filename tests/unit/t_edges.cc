@@ -127,7 +127,7 @@ TEST_CASE("holders: a preparation gives up its claim while it waits for a lease 
     const auto refused = world->prepare(file.ino, 0, 0, kBlock, caller);
     REQUIRE(errno_of(refused) == kBreakErrno);
     CHECK(world.asked.size() == 1);
-    // Whoever holds it may look at what it has to give back.
+    // A holder may see its own grants, so that it can give them back.
     CHECK(errno_of(world->file_info(file.ino)) == 0);
     Result<> done = Error(EIO, "it has not run");
     world->when_ready(refused.error(),

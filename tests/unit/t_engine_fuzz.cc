@@ -1,5 +1,5 @@
-// The engine on volumes that nobody ever wrote, with checksums that are right: every operation
-// ends, with success or with an error, and the server lives.  Run it under ASan.
+// The engine on volumes with arbitrary contents and correct checksums: every operation ends, with
+// success or with an error, and the server lives.  Run it under ASan.
 #include <doctest/doctest.h>
 #include <linux/falloc.h>
 #include <sys/stat.h>

@@ -40,7 +40,7 @@ std::byte *entry(media::NodeHeader &node, unsigned slot) {
 
 }  // namespace
 
-TEST_CASE("hostile: a file that grows over a damaged map is an error, not the server's end") {
+TEST_CASE("hostile: growing a file with a damaged map is an error, and does not end the server") {
     Tampered volume;
     const InodeNo ino = make_file(*volume, "f");
     write(*volume, ino, 0, std::string(4096, 'a'));
@@ -89,7 +89,7 @@ TEST_CASE("hostile: a journal whose second record is nonsense fails the mount, n
     CHECK(errno_of(volume.reopen()) == EUCLEAN);
 }
 
-TEST_CASE("hostile: a blob that lies past the end of numbers cannot be freed") {
+TEST_CASE("hostile: a blob whose end overflows cannot be freed") {
     Tampered volume;
     const InodeNo ino = make_file(*volume, "f");
     const std::string value(20000, 'x');
@@ -112,7 +112,7 @@ TEST_CASE("hostile: a blob that lies past the end of numbers cannot be freed") {
     CHECK(volume->removexattr(ino, "user.x", kUser).error().errno_value() == EUCLEAN);
 }
 
-TEST_CASE("hostile: entries of a node that overlap make it no node") {
+TEST_CASE("hostile: a node with overlapping entries is damaged") {
     Tampered volume;
     const InodeNo ino = make_file(*volume, "f");
     for (int i = 0; i < 4; ++i) {
@@ -132,7 +132,7 @@ TEST_CASE("hostile: entries of a node that overlap make it no node") {
     CHECK(errno_of(volume->listxattr(ino)) == EUCLEAN);
 }
 
-TEST_CASE("hostile: keys out of order end a walk, which would go round otherwise") {
+TEST_CASE("hostile: keys out of order end a walk, which could loop otherwise") {
     Tampered volume;
     const InodeNo ino = make_file(*volume, "f");
     for (int i = 0; i < 400; ++i) write(*volume, ino, i * 8192, std::string(4096, 'a'));
@@ -287,7 +287,7 @@ TEST_CASE("hostile: a file whose blocks are metadata can be neither read nor wri
     CHECK(volume->getxattr(other, "user.x").ok());
 }
 
-TEST_CASE("hostile: a tree that lies in a file's data is not believed") {
+TEST_CASE("hostile: a tree inside of a file's data is not used") {
     Tampered volume;
     const InodeNo ino = make_file(*volume, "f"), other = make_file(*volume, "g");
     write(*volume, ino, 0, std::string(4096, 'a'));
@@ -323,7 +323,7 @@ TEST_CASE(
                                 media::Magic::inode, volume.sb().header.fsid.get(), free.value()));
 }
 
-TEST_CASE("hostile: directories above one another in a ring") {
+TEST_CASE("hostile: directories that are each other's parents") {
     Tampered volume;
     REQUIRE(volume->make(kRoot, "a", S_IFDIR | 0755, 0, kUser).ok());
     const InodeNo a = volume->lookup(kRoot, "a").take().ino;
@@ -381,7 +381,8 @@ TEST_CASE("hostile: an entry that is too short for what it should hold is damage
     CHECK(volume->getattr(ino).ok());
 }
 
-TEST_CASE("hostile: a block of a large value is believed only if it is whole and of that value") {
+TEST_CASE(
+    "hostile: a block of a large value is used only if it is whole and belongs to that value") {
     const std::string value(9000, 'v');
     for (const char *how : {"damaged", "another owner", "another piece"}) {
         CAPTURE(how);
@@ -410,7 +411,7 @@ TEST_CASE("hostile: a block of a large value is believed only if it is whole and
     }
 }
 
-TEST_CASE("hostile: a name that leads to no file, or to one without links, is damage") {
+TEST_CASE("hostile: a name of a missing file, or of one without links, is damage") {
     Tampered volume;
     const InodeNo lost = make_file(*volume, "lost"), unlinked = make_file(*volume, "unlinked");
     (void)make_file(*volume, "sound");

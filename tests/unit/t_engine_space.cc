@@ -68,7 +68,7 @@ std::string use_up_names(Volume &v, InodeNo file) {
 
 }  // namespace
 
-TEST_CASE("space: a full volume is full at once, whatever the change itself would free") {
+TEST_CASE("space: a full volume is full at once, even if the change itself would free blocks") {
     Mounted volume(16 << 20);
     const InodeNo ino = make_file(*volume, "f");
     REQUIRE(volume->setxattr(ino, "user.x", bytes_of(std::string(60000, 'a')), 0, kUser).ok());
@@ -132,7 +132,7 @@ TEST_CASE("space: preparing a file in many pieces ends, however small the journa
         CHECK(read_at(*volume, ino, static_cast<std::uint64_t>(i) * 8192, 4096) == text);
 }
 
-TEST_CASE("space: a file that is made and opened in one is not in its own way") {
+TEST_CASE("space: creating and opening a file in one request does not collide with itself") {
     SmallVolume volume(16 << 20);
     OpenRequest request;
     request.write = request.truncate = true;
@@ -168,7 +168,7 @@ TEST_CASE("space: a large attribute in pieces from every group fits a transactio
         }
         at = e.end();
     }
-    // The attribute's tree must come from the first: nobody else has a block for metadata.
+    // The attribute's tree must come from the first: no other chunk has a block for metadata.
     for (int i = 0; volume->link(ino, kRoot, std::string(240, 'n') + std::to_string(i)).ok();) ++i;
     REQUIRE(volume->removexattr(other, "user.x", kUser).ok());
     const int done =
@@ -330,7 +330,7 @@ TEST_CASE("space: names, links and attributes wait for a file that is to be forg
             caller.progress = &progress;
             const auto said = [&] { return call(*volume, caller, file); };
             unfit = use_up_names(*volume, file);
-            CHECK(said() == ENOSPC);  // nothing is about to go
+            CHECK(said() == ENOSPC);  // nothing is about to be freed
             REQUIRE(volume->unlink(kRoot, "filler").ok());
             CHECK(said() == kForgetErrno);
             int last = kForgetErrno, times = 0;

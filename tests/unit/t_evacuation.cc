@@ -27,7 +27,7 @@ TEST_CASE("evacuation: a chunk is made of broken ones, on memory and on an image
     }
 }
 
-// Anybody can put such things into each chunk.
+// Any user can put such things into each chunk.
 TEST_CASE("evacuation: long symlinks and large attributes move too, and read as they did") {
     for (const bool image : {false, true}) {
         CAPTURE(image);
@@ -85,7 +85,7 @@ TEST_CASE("evacuation: long symlinks and large attributes move too, and read as 
 }
 
 // prepare() succeeds until bytes are short, whatever has become of the volume before.
-TEST_CASE("evacuation: what is free can be had as whole chunks, however old the volume is") {
+TEST_CASE("evacuation: free space can become whole chunks, however old the volume is") {
     for (unsigned seed = 1; seed <= 12; ++seed) {
         const bool image = seed % 3 == 0;
         CAPTURE(seed);
@@ -217,7 +217,7 @@ TEST_CASE("evacuation: unwritten blocks, open files without a name, and the file
     for (unsigned i = 1; i < kept.size(); i += 3) CHECK(world->getattr(kept[i]).ok());
 }
 
-TEST_CASE("evacuation: a file under another operation's claim is let be") {
+TEST_CASE("evacuation: a file that another operation has claimed is not moved") {
     SpaceWorld world(24 << 20, true);
     const std::vector<InodeNo> kept = world.broken(8, [](unsigned i) { return i % 2 == 0; });
     std::map<ChunkNo, InodeNo> of_chunk;
@@ -265,7 +265,7 @@ TEST_CASE("evacuation: a file under another operation's claim is let be") {
     world.check();
 }
 
-TEST_CASE("evacuation: what was kept and reserved is given up when the request is dropped") {
+TEST_CASE("evacuation: chunks and reservations are released when the request is dropped") {
     unsigned dropped = 0;
     for (unsigned waits = 1; waits < 60; waits += waits < 30 ? 1 : 7) {
         CAPTURE(waits);
@@ -355,7 +355,7 @@ TEST_CASE("evacuation: no write in place is lost while many at once move files")
     }
 }
 
-TEST_CASE("evacuation: compacting makes chunks whole, and then there is nothing to be done") {
+TEST_CASE("evacuation: compacting makes chunks whole, and a second run has nothing to do") {
     for (const bool image : {false, true}) {
         CAPTURE(image);
         SpaceWorld world(64 << 20, image);
@@ -374,7 +374,7 @@ TEST_CASE("evacuation: compacting makes chunks whole, and then there is nothing 
     }
 }
 
-TEST_CASE("evacuation: however many extents and files there are, others get the lock in between") {
+TEST_CASE("evacuation: with many extents and files, other threads get the lock in between") {
     // Two files of 50,000 extents each, in turns, so that every chunk is full of both.
     auto region = std::move(pm::memory_region(512 << 20)).take();
     REQUIRE(mkfs::make(*region, {}).ok());

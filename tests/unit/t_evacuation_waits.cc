@@ -55,7 +55,7 @@ TEST_CASE("evacuation: a large write makes its next chunk whole, wherever it has
     CHECK(whole == 12);
 }
 
-TEST_CASE("evacuation: a large write does without where somebody else is about it") {
+TEST_CASE("evacuation: a large write does without if another evacuation is running") {
     SpaceWorld world(24 << 20, true);
     world.broken(8, [](unsigned i) { return i % 4 == 0; });
     const InodeNo prepared = world.sized("prepared", kChunk), big = world.make("big");
@@ -128,7 +128,7 @@ const Meddle kMeddles[] = {
 
 }  // namespace
 
-TEST_CASE("evacuation: what others do to the files while it waits is respected") {
+TEST_CASE("evacuation: changes by others to the files while it waits are respected") {
     std::map<std::string, unsigned> waited;
     for (const Meddle &meddle : kMeddles) {
         for (unsigned waits = 1; waits < 26; waits += 3) {

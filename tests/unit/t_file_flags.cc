@@ -125,7 +125,7 @@ const Try kTries[] = {
 
 }  // namespace
 
-TEST_CASE("chattr: what an immutable file refuses, and an append-only one, by every call") {
+TEST_CASE("chattr: every call that an immutable or an append-only file refuses") {
     for (const FileFlags &flags : {kImmutable, kAppendOnly}) {
         for (const Try &one : kTries) {
             SmallVolume volume(4 << 20);
@@ -144,9 +144,7 @@ TEST_CASE("chattr: what an immutable file refuses, and an append-only one, by ev
     }
 }
 
-TEST_CASE(
-    "chattr: who has a grant that stores keeps a file from being immutable, and the other way "
-    "round") {
+TEST_CASE("chattr: a grant that stores and an immutable flag exclude each other") {
     SmallVolume volume(4 << 20);
     const InodeNo file = make(*volume, kRoot, "f");
     REQUIRE(volume->write(file, 0, kBytes, false, {}).ok());

@@ -1,4 +1,4 @@
-// fsck on bytes that nobody ever wrote: it ends, and stays inside the region.  Run it under ASan.
+// fsck on arbitrary bytes: it ends, and stays inside the region.  Run it under ASan.
 #include <doctest/doctest.h>
 #include <unistd.h>
 
@@ -287,7 +287,7 @@ TEST_CASE("fsck: a volume on a shorter region is refused, whatever is missing") 
     }
 }
 
-TEST_CASE("fsck: pages that the medium cannot give are read as zeroes, and it says so") {
+TEST_CASE("fsck: pages that cannot be read count as zeroes, and the report says so") {
     Populated p;
     // The second half goes; the journal, the inodes and most nodes stay.
     REQUIRE(::ftruncate(p.b.region().mapping_fd(), 2 * kMiB + 64 * kKiB) == 0);

@@ -51,7 +51,7 @@ public:
     }
     pm::Region &region() { return b_.region(); }
 
-    // By record: how many of its blocks are somebody else's.
+    // By record: how many of its blocks have another owner.
     std::map<std::uint64_t, std::uint64_t> expected() const { return expected_; }
 
 private:
@@ -122,7 +122,7 @@ void World::make_records() {
     keep(records);
 }
 
-// True when nobody else has any of them; the record then does.
+// True when they have no other owner; then the record owns them.
 bool World::may_claim(const Record &record, std::uint64_t start, std::uint64_t blocks) {
     const auto of = std::tuple(record.file, record.generation);
     for (std::uint64_t block = start; block < start + blocks; ++block) {

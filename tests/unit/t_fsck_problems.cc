@@ -79,7 +79,7 @@ TEST_CASE("fsck: a volume with one of everything is clean") {
 }
 
 TEST_CASE(
-    "fsck: access control lists that agree with the mode are no fault, nor are chattr's flags") {
+    "fsck: access control lists that agree with the mode, and chattr's flags, are no problem") {
     Populated p;
     p.b.add_xattrs(p.many_links, {{"system.posix_acl_access", test::list_of_0644()}});
     p.b.add_xattrs(p.directory, {{"system.posix_acl_default", test::list_of_0644()}});
@@ -133,7 +133,7 @@ TEST_CASE(
     CHECK(torn.error().errno_value() == EINVAL);
 }
 
-TEST_CASE("fsck: a volume that was growing when power went is sound, and block 0 counts") {
+TEST_CASE("fsck: a volume that was growing when the power was cut is sound, and block 0 counts") {
     const auto region = test::fixed_volume(kGiB + 4 * kMiB);
     auto &copy = *reinterpret_cast<Superblock *>(const_cast<std::byte *>(region->data()) +
                                                  kGroupBlocks * kBlockSize);
@@ -195,7 +195,7 @@ TEST_CASE("fsck: a grant record outlives its file, the file's slot and the slot'
     expect_clean(p.free_data * kInodesPerBlock);
 }
 
-TEST_CASE("fsck: a lost summary hides its group's inodes, and the others are judged") {
+TEST_CASE("fsck: a lost summary hides the inodes of its group, and the others are checked") {
     Builder b(kGiB + 4 * kMiB);
     const std::uint64_t hidden = b.make(S_IFREG | 0600, kGroupChunks);
     const std::uint64_t pipe = b.make(S_IFIFO | 0600);

@@ -75,7 +75,8 @@ InlineExtent &extent_of(Populated &p, std::uint64_t record) {
 
 }  // namespace
 
-TEST_CASE("grant records: those of another boot go at the mount, and what they kept is free") {
+TEST_CASE(
+    "grant records: those of another boot are removed at the mount, and their blocks become free") {
     Populated p;
     auto volume = mount(p.b.region(), Boot::another);
     REQUIRE(volume.ok());
@@ -93,7 +94,7 @@ TEST_CASE("grant records: those of another boot go at the mount, and what they k
 }
 
 TEST_CASE(
-    "grant records: no number finds one, nor the inode table, nor an orphan nobody looked up") {
+    "grant records: their inode numbers cannot be looked up, nor can the table or an orphan") {
     Populated p;
     auto volume = mount(p.b.region(), Boot::same);
     REQUIRE(volume.ok());
@@ -157,7 +158,7 @@ TEST_CASE("grant records: those of this boot keep their blocks while their holde
         CHECK_FALSE(p.b.marked(block));
 }
 
-TEST_CASE("grant records: a file that is an older copy of itself costs nobody the mount") {
+TEST_CASE("grant records: a file that is an older copy of itself does not fail the mount") {
     for (const Boot boot : {Boot::same, Boot::another})
         for (const bool in_use : {false, true}) {
             Populated p;
@@ -252,7 +253,7 @@ void damage(Populated &p, Random &random) {
 
 }  // namespace
 
-TEST_CASE("grant records: damaged ones are an error or are let be, never the end of the server") {
+TEST_CASE("grant records: damaged ones are an error or are ignored, and never crash the server") {
     const std::uint64_t seed = number_from("PMFS_FUZZ_SEED", 1);
     const std::uint64_t rounds = number_from("PMFS_FUZZ_ROUNDS", 400);
     Random random(seed);

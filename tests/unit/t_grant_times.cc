@@ -101,7 +101,7 @@ TEST_CASE("times: a grant that may store moves mtime and ctime when it is taken 
     }
 }
 
-TEST_CASE("times: a lease that is revoked moves them, and what may map on moves them at its end") {
+TEST_CASE("times: a revoked lease updates them, and again when its holder cannot map any more") {
     World world;
     const World::File file = world.make("f", 4), also = world.open(file.ino, kHolder);
     REQUIRE(world.take(also, GrantKind::breakable, kHolder, true).ok());
@@ -119,7 +119,8 @@ TEST_CASE("times: a lease that is revoked moves them, and what may map on moves 
     CHECK(times.moved());
 }
 
-TEST_CASE("times: a holder that outlived its server moves them at the mount, and when it is gone") {
+TEST_CASE(
+    "times: a holder that outlived its server updates them at the mount, and when it is gone") {
     World world;
     const World::File file = world.make("f", 4);
     REQUIRE(world.take(file, GrantKind::temporary, kHolder, true).ok());
@@ -132,7 +133,7 @@ TEST_CASE("times: a holder that outlived its server moves them at the mount, and
     REQUIRE(lost.value().size() == 1);
     REQUIRE(world->release_quarantine(lost.value()[0].id, World::user(10, 0)).ok());
     CHECK(times.moved());
-    // Nor does the end of a holder whose file is gone, or is another one now, touch anybody's.
+    // Nor does the end of a holder whose file is gone or replaced update any file.
     REQUIRE(world.take(world.open(file.ino), GrantKind::temporary, kHolder, true).ok());
     REQUIRE(world->unlink(kRoot, "f").ok());
     world.crash();
@@ -144,7 +145,8 @@ TEST_CASE("times: a holder that outlived its server moves them at the mount, and
     world.check();
 }
 
-TEST_CASE("times: set-id bits go when a user's grant that may store begins, and when it ends") {
+TEST_CASE(
+    "times: a user's grant that may store clears set-id bits when it begins and when it ends") {
     World world;
     const World::File file = world.make("f", 4), also = world.open(file.ino);
     const auto set_bits = [&] {
@@ -166,7 +168,8 @@ TEST_CASE("times: set-id bits go when a user's grant that may store begins, and 
     }
 }
 
-TEST_CASE("times: a grant that only reads moves nothing, and closing the volume ends what stores") {
+TEST_CASE(
+    "times: a grant that only reads updates nothing; closing the volume ends grants that store") {
     World world;
     const World::File file = world.make("f", 4);
     Times times(world, file.ino);

@@ -161,7 +161,7 @@ std::uint64_t end_of(Volume &v, const std::string &name) {
 
 }  // namespace
 
-TEST_CASE("grow: a volume of five chunks becomes one of three groups, and its files stay") {
+TEST_CASE("grow: a volume of five chunks grows to three groups and keeps its files") {
     for (const Medium::Kind kind : Medium::kBoth)
         for (const bool remount : {false, true}) {
             CAPTURE(static_cast<int>(kind));
@@ -205,7 +205,7 @@ TEST_CASE("grow: a volume of five chunks becomes one of three groups, and its fi
         }
 }
 
-TEST_CASE("grow: a medium that was longer from the start is taken in parts, as asked") {
+TEST_CASE("grow: a medium that was larger from the start can be used in parts") {
     Medium medium(Medium::Kind::memory, 10 * kMiB);
     medium.set_size(3 * kGiB);
     medium.mount();
@@ -221,7 +221,7 @@ TEST_CASE("grow: a medium that was longer from the start is taken in parts, as a
     medium.again();
 }
 
-TEST_CASE("grow: what cannot be is refused, and changes nothing") {
+TEST_CASE("grow: impossible sizes are refused, and change nothing") {
     Medium medium(Medium::Kind::image, 10 * kMiB);
     medium.set_size(16 * kMiB);
     medium.mount();
@@ -248,7 +248,7 @@ TEST_CASE("grow: a volume whose superblock is damaged does not grow") {
     CHECK(medium->set_root_reserve(100, kAdmin).error().errno_value() == EUCLEAN);
 }
 
-TEST_CASE("grow: chunks that the last group lacks but calls in use are not given to it") {
+TEST_CASE("grow: chunks behind the last group that it marks as used are not added to it") {
     for (const bool in_summary : {false, true}) {
         Medium medium(Medium::Kind::memory, 10 * kMiB);
         const auto layout = media::layout_of(0);
@@ -346,7 +346,7 @@ TEST_CASE("grow: threads that read, write and ask for space go on meanwhile") {
     }
 }
 
-TEST_CASE("reserve: what is kept for root changes at once, and stays changed") {
+TEST_CASE("reserve: the reserve for root changes at once and durably") {
     for (const Medium::Kind kind : Medium::kBoth) {
         Medium medium(kind, 64 * kMiB);
         medium.mount();

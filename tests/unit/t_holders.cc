@@ -10,7 +10,7 @@ using namespace pmfs;
 using namespace pmfs::test;
 
 TEST_CASE(
-    "leases: a breaker waits until the last lease is given back, and its holders hear of it once") {
+    "leases: a breaker waits until the last lease is given back, and each holder is told once") {
     World world;
     const auto file = world.make("f", 8), other = world.open(file.ino, 20);
     const GrantId a = world.take(file, GrantKind::breakable, 10).take();
@@ -50,7 +50,7 @@ TEST_CASE("leases: a holder does not wait for itself, by handle or by process") 
     CHECK(errno_of(world->setattr(file.ino, set, handed)) == kBreakErrno);
 }
 
-TEST_CASE("leases: one that is not given back in time is lost, and the breaker goes on") {
+TEST_CASE("leases: one that is not given back in time is lost, and the breaker continues") {
     World world;
     const auto file = world.make("f", 8);
     const GrantId lease = world.take(file, GrantKind::breakable, 10).take();
@@ -76,7 +76,7 @@ TEST_CASE("leases: a pin keeps a lease from being broken, and the breaker does n
     CHECK(world.asked.empty());
 }
 
-TEST_CASE("pins: only what they reach is held, and each is taken back once") {
+TEST_CASE("pins: only their range is held, and each is given back once") {
     World world;
     const auto file = world.make("f", 8);
     const GrantId a = world.take(file, GrantKind::pin, 10, false, 2 * kBlock, 2 * kBlock).take();
@@ -175,8 +175,7 @@ TEST_CASE("pins: coverage counts as a plain array of counters does") {
     }
 }
 
-TEST_CASE(
-    "quarantine: what a holder that outlived the server may still store to is nobody else's") {
+TEST_CASE("quarantine: blocks that a surviving holder may still store to are not reused") {
     World world;
     const auto file = world.make("f", 64, 10);
     const auto mapped = world.blocks_of(file.ino);
@@ -206,8 +205,7 @@ TEST_CASE(
     world.check();
 }
 
-TEST_CASE(
-    "quarantine: a mapped lease that is lost keeps its blocks until its holder says or ends") {
+TEST_CASE("quarantine: a lost mapped lease keeps its blocks until its holder unmaps or ends") {
     World world;
     const auto file = world.make("f", 64, 10);
     const auto mapped = world.blocks_of(file.ino);
@@ -225,7 +223,7 @@ TEST_CASE(
     world.check();
 }
 
-TEST_CASE("quarantine: two holders of one file, and blocks that go with the last of them") {
+TEST_CASE("quarantine: blocks with two holders become free with the last of them") {
     World world;
     const auto file = world.make("f", 32, 10), other = world.open(file.ino, 20);
     const auto mapped = world.blocks_of(file.ino);
@@ -244,8 +242,7 @@ TEST_CASE("quarantine: two holders of one file, and blocks that go with the last
     world.check();
 }
 
-TEST_CASE(
-    "quarantine: a holder that ends with the server frees nothing that another may store to") {
+TEST_CASE("quarantine: the end of one holder frees no block that another may store to") {
     for (const std::uint32_t ends : {10, 20}) {
         World world;
         const auto file = world.make("f", 32, 10), other = world.open(file.ino, 20);

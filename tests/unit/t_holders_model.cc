@@ -55,7 +55,7 @@ struct Model {
 
     bool any(Holder1::Has what) const { return holder[0].has == what || holder[1].has == what; }
     bool mapped_by_lost() const { return holder[0].lost || holder[1].lost; }
-    // The leases are gone: whoever waited goes on, or is told what stands in the way now.
+    // The leases are gone: a waiting operation continues, or gets the error of the present state.
     int let_go() {
         waiting = false;
         if (any(Holder1::t) || any(Holder1::r)) return ETXTBSY;

@@ -47,7 +47,7 @@ private:
 }  // namespace
 
 TEST_CASE(
-    "blocking: what may block is seen under a brief lock, shared or not, and under no other") {
+    "blocking: a call that may block is noticed under a brief lock, shared or not, and no other") {
     set_blocking_watch([](const char *) { ++blocking_calls; });
     SharedMutex brief(Blocking::never), other;
     blocking_calls = 0;
@@ -73,7 +73,7 @@ TEST_CASE(
     set_blocking_watch(abort_on_blocking);
 }
 
-TEST_CASE("holders: a grant that gets another holder while the old one is asked about is kept") {
+TEST_CASE("holders: a grant that gets another holder while the old one is checked is kept") {
     World world;
     const World::File file = world.make("f", 4);
     const auto id = world.take(file, GrantKind::temporary, 20, true);
@@ -88,7 +88,7 @@ TEST_CASE("holders: a grant that gets another holder while the old one is asked 
     world.check();
 }
 
-TEST_CASE("caretaker: the end of one file's leases that takes long delays no other's") {
+TEST_CASE("caretaker: a slow end of one file's leases does not delay those of others") {
     Event held_up, may_go_on, other_ran, all_over;
     FairPool pool("test", 4);
     REQUIRE(pool.start().ok());
@@ -114,7 +114,7 @@ TEST_CASE("caretaker: the end of one file's leases that takes long delays no oth
     pool.finish();
 }
 
-TEST_CASE("caretaker: of many processes that are watched, the one that ends is heard of, once") {
+TEST_CASE("caretaker: of many watched processes, the end of one is reported, once") {
     constexpr unsigned kMany = 400;
     std::map<std::uint64_t, int> ended;
     Caretaker caretaker({.revoke = [](InodeNo) {},
@@ -145,7 +145,7 @@ TEST_CASE("caretaker: of many processes that are watched, the one that ends is h
     CHECK(ended.size() == 202);
 }
 
-TEST_CASE("quarantine: a block is held until the last of the records that hold it lets it go") {
+TEST_CASE("quarantine: a block is held until the last record that holds it is removed") {
     constexpr std::uint64_t kBlocks = 512;
     std::mt19937_64 random(9);
     core::Quarantine quarantine;
@@ -182,7 +182,8 @@ TEST_CASE("quarantine: a block is held until the last of the records that hold i
     }
 }
 
-TEST_CASE("live: the handles of an inode are its own, in whatever order they are closed") {
+TEST_CASE(
+    "live: the handles of an inode are kept apart from others, whatever the order of closing") {
     LiveTable live(64);
     const InodeNo one(16), other(32);  // of the same shard
     std::vector<HandleId> mine;
@@ -237,7 +238,7 @@ TEST_CASE("pins: there are as many as the mount allows, for all users and for ea
     CHECK(world.take(again, GrantKind::pin, 20, true, 0, 0, 1000).ok());
 }
 
-TEST_CASE("caretaker: what waits at its end is dropped without its lock") {
+TEST_CASE("caretaker: at its end, waiting operations are dropped without its lock") {
     Caretaker caretaker({}, nullptr);
     struct Asks {  // as an operation does that gives up what it holds
         ~Asks() { still = caretaker.breaking(InodeNo(1)); }
@@ -253,7 +254,7 @@ TEST_CASE("caretaker: what waits at its end is dropped without its lock") {
     CHECK_FALSE(still);
 }
 
-TEST_CASE("caretaker: what is due at a time runs beside others that are due") {
+TEST_CASE("caretaker: operations that are due at the same time run in parallel") {
     FairPool pool("pmfs-test", 8);
     REQUIRE(pool.start().ok());
     Caretaker caretaker({}, &pool);

@@ -1,5 +1,5 @@
 // Attributes that a hostile image filed in the wrong place, and chunks that are to be emptied of
-// them: whoever empties them ends.
+// them: emptying them ends.
 #include <doctest/doctest.h>
 
 #include <cstring>
@@ -71,7 +71,7 @@ public:
 
 }  // namespace
 
-TEST_CASE("hostile: an attribute under a key that is not its name's is moved never, not for ever") {
+TEST_CASE("hostile: an attribute under a wrong key is not moved, instead of again and again") {
     Attributes volume;
     volume.refile(volume.ino, [](std::uint64_t key) { return key ^ 0x1000; });
     CHECK(volume.compact() < 10'000);
@@ -85,7 +85,7 @@ TEST_CASE("hostile: an attribute with the last of all keys is the last one") {
           std::vector<std::byte>(20'000, std::byte{'x'}));
 }
 
-TEST_CASE("hostile: of a damaged copy of a summary a true one is made, with the change once") {
+TEST_CASE("hostile: a damaged copy of a summary is restored, with the change applied once") {
     for (const bool first : {true, false}) {
         CAPTURE(first);
         Tampered volume(16 << 20);

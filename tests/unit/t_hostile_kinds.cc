@@ -71,7 +71,7 @@ int use(Volume &v) {
 }  // namespace
 
 TEST_CASE("hostile: a tree whose child is a bitmap that the same transaction edits") {
-    for (const bool newer : {false, true})  // what is in reserved bytes is then nobody's business
+    for (const bool newer : {false, true})  // then reserved bytes are not checked
         for (const unsigned count : {1u, 2u, 100u, 2016u, 20453u, 0xffffu}) {
             CAPTURE(newer);
             CAPTURE(count);
@@ -118,7 +118,7 @@ TEST_CASE("hostile: a tree whose child is a bitmap that the same transaction edi
         }
 }
 
-TEST_CASE("hostile: a block that is in use and called free is not given out") {
+TEST_CASE("hostile: a block that is in use but marked free is not allocated") {
     const auto check = [](const char *what, auto pick) {
         CAPTURE(std::string(what));
         Tampered volume;
@@ -143,7 +143,7 @@ TEST_CASE("hostile: a block that is in use and called free is not given out") {
     check("the superblock's copy", [](Tampered &v, InodeNo) { return v.sb().copy_block.get(); });
 }
 
-TEST_CASE("hostile: a block of inodes, or of a tree, that is called free and taken again") {
+TEST_CASE("hostile: a block of inodes, or of a tree, that is marked free and allocated again") {
     const auto check = [](auto pick) {
         Tampered volume;
         for (unsigned i = 0; i < kInodesPerBlock; ++i)  // the root's block of inodes is a fixed one
@@ -153,7 +153,7 @@ TEST_CASE("hostile: a block of inodes, or of a tree, that is called free and tak
         call_free(volume, pick(volume, ino));
         REQUIRE(volume.reopen().ok());
         const int error = use(*volume);
-        CHECK((error == EUCLEAN || error == 0));  // 0: nobody used that block meanwhile
+        CHECK((error == EUCLEAN || error == 0));  // 0: that block was not used meanwhile
         (void)truncate(*volume, ino, 0);
         (void)volume->unlink(kRoot, "f").ok();
     };
@@ -162,7 +162,7 @@ TEST_CASE("hostile: a block of inodes, or of a tree, that is called free and tak
     check([](Tampered &v, InodeNo) { return v.inode(kRoot).map_root.get(); });
 }
 
-TEST_CASE("hostile: what stands where nothing may stand makes a block a damaged one") {
+TEST_CASE("hostile: data in unused bytes makes a block count as damaged") {
     struct Place {
         const char *what, *code;
         std::size_t offset;
@@ -214,8 +214,7 @@ TEST_CASE("hostile: an inode with something in its padding") {
     CHECK(volume->make(kRoot, "g", S_IFREG | 0644, 0, kUser).ok());
 }
 
-TEST_CASE(
-    "hostile: a list of orphans that leads to an inode not in use costs the list, not others") {
+TEST_CASE("hostile: a list of orphans with an inode not in use is lost, without harm to others") {
     for (const std::uint64_t head : {std::uint64_t{20}, std::uint64_t{1} << 40}) {
         Tampered volume;
         scattered_file(*volume, "f", 14);

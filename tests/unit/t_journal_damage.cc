@@ -157,7 +157,7 @@ std::vector<std::uint64_t> positions(const Record &record) {
 }  // namespace
 
 TEST_CASE(
-    "journal: one flipped bit in a record that is not the last one is damage, and nothing is "
+    "journal: one flipped bit in a record other than the last one is damage, and nothing is "
     "written") {
     for (const Flavour flavour : {Flavour::dax, Flavour::image}) {
         Killed killed(flavour);
@@ -206,8 +206,8 @@ TEST_CASE("journal: the last record may be torn, unless its lines are home alrea
 }
 
 TEST_CASE(
-    "journal: after a power cut what a mark covers must be whole, and what is behind it need not "
-    "be") {
+    "journal: after a power cut records that a mark covers must be whole, and later ones need "
+    "not") {
     Killed killed(Flavour::image);
     std::uint64_t covered = 0;
     for (const Record &record : killed.records) covered = std::max(covered, record.covers);
@@ -236,7 +236,7 @@ TEST_CASE("journal: damage to either of its headers, at rest or in use, hides no
         }
 }
 
-TEST_CASE("journal: a record that says what cannot be stops a replay before its first line") {
+TEST_CASE("journal: a record with impossible contents stops a replay before its first line") {
     for (const Flavour flavour : {Flavour::dax, Flavour::image}) {
         Killed killed(flavour);
         SimMedia media(flavour, MediaImage(killed.bytes));
@@ -261,7 +261,7 @@ TEST_CASE("journal: a record that says what cannot be stops a replay before its 
     }
 }
 
-TEST_CASE("journal: a ring full of forged headers is looked at once, not for ever") {
+TEST_CASE("journal: a ring full of forged headers is searched once, not for ever") {
     Killed killed(Flavour::dax);
     const auto place = journal::ring_place(killed.sb());
     const Record last = killed.records.back();
@@ -300,8 +300,7 @@ TEST_CASE("journal: a checkpoint that meets a damaged record stores nothing home
     CHECK((!made.ok() && made.error().errno_value() == EROFS));
 }
 
-TEST_CASE(
-    "journal: a medium that takes stores and drops them is noticed before anybody is served") {
+TEST_CASE("journal: a medium that drops stores is noticed before the first request") {
     for (const Flavour flavour : {Flavour::dax, Flavour::image})
         for (const bool crashed : {false, true}) {
             Killed killed(flavour);

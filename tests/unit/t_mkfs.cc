@@ -131,7 +131,7 @@ TEST_CASE("mkfs: what does not fit is refused before anything is written") {
     CHECK(error_of(std::uint64_t{1} << 60, 4096, {}) == 0);  // as much of it as can be used
 }
 
-TEST_CASE("mkfs: cut short anywhere, it leaves a sound volume or none") {
+TEST_CASE("mkfs: interrupted anywhere, it leaves a sound volume or none") {
     for (const auto flavour : {test::SimMedia::Flavour::dax, test::SimMedia::Flavour::image}) {
         // Over an older volume, whose blocks must not be taken for new ones.
         const auto old = pm::memory_region(4 * kMiB);
@@ -170,7 +170,7 @@ TEST_CASE("mkfs: cut short anywhere, it leaves a sound volume or none") {
     }
 }
 
-TEST_CASE("mkfs: a write that the medium does not take is an error, whichever it is") {
+TEST_CASE("mkfs: any write that the medium does not store is an error") {
     for (const auto flavour : {test::SimMedia::Flavour::dax, test::SimMedia::Flavour::image})
         for (std::size_t nth = 0;; ++nth) {
             CAPTURE(nth);

@@ -36,7 +36,7 @@ int error_of(const Result<Attr> &result) {
 
 }  // namespace
 
-TEST_CASE("nameless: a file without a name goes with the last who uses it, and with the server") {
+TEST_CASE("nameless: a file without a name is freed with its last user, or with the server") {
     SmallVolume volume(4 << 20);
     const std::uint64_t before = inodes(*volume);
     const Nameless a = make(*volume), b = make(*volume);
@@ -51,8 +51,7 @@ TEST_CASE("nameless: a file without a name goes with the last who uses it, and w
     CHECK(inodes(*volume) == before);
 }
 
-TEST_CASE(
-    "nameless: it gets a name once if that was allowed, and a file that lost its name never") {
+TEST_CASE("nameless: it may get a name once if that was allowed, a file that lost its name never") {
     SmallVolume volume(4 << 20);
     const Nameless open = make(*volume), closed = make(*volume, false);
     CHECK(error_of(volume->link(closed.ino, kRoot, "closed")) == ENOENT);
@@ -67,7 +66,7 @@ TEST_CASE(
     CHECK(error_of(volume->link(open.ino, kRoot, "again")) == ENOENT);
 }
 
-TEST_CASE("nameless: a directory that was removed takes none, and only regular files are made so") {
+TEST_CASE("nameless: none in a removed directory, and only regular files") {
     SmallVolume volume(4 << 20);
     const auto dir = volume->make(kRoot, "d", S_IFDIR | 0700, 0, {});
     REQUIRE(dir.ok());
@@ -107,7 +106,7 @@ TEST_CASE("nameless: a rename that leaves a whiteout fits beside everything that
     volume.check();
 }
 
-TEST_CASE("nameless: a rename that cannot be leaves no whiteout and no inode behind") {
+TEST_CASE("nameless: a rename that fails leaves no whiteout and no inode behind") {
     SmallVolume volume(4 << 20);
     REQUIRE(volume->make(kRoot, "f", S_IFREG | 0600, 0, {}).ok());
     REQUIRE(volume->make(kRoot, "g", S_IFREG | 0600, 0, {}).ok());

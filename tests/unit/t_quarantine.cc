@@ -1,5 +1,5 @@
 // Quarantine on real media: ends that have to wait for the journal, and descriptors of the device
-// of which the kernel says whether anybody still maps by them.
+// of which the kernel says whether any process still maps by them.
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -208,8 +208,7 @@ struct Mapping {
 
 }  // namespace
 
-TEST_CASE(
-    "quarantine: a release by root that finds the journal full counts at once, and frees once") {
+TEST_CASE("quarantine: root's release takes effect at once on a full journal, and frees once") {
     Volumes v;
     const auto file = v.held("f", 16);
     const InodeNo other = v.make("t", 1);
@@ -229,7 +228,7 @@ TEST_CASE(
     v.check();
 }
 
-TEST_CASE("quarantine: an end that has to wait keeps everything until it is done") {
+TEST_CASE("quarantine: an end that has to wait changes nothing until it is done") {
     Volumes v;
     const auto file = v.held("f", 16);
     const InodeNo other = v.make("t", 1);
@@ -243,13 +242,13 @@ TEST_CASE("quarantine: an end that has to wait keeps everything until it is done
     REQUIRE(v->quarantine().take().size() == 1);
     mapping.unmap();
     v.fill_journal(other);
-    v->tend(monotonic_ns() + 10'000'000'000);  // sees that nobody maps, and has to wait
+    v->tend(monotonic_ns() + 10'000'000'000);  // sees that no process maps, and has to wait
     REQUIRE(v->quarantine().take().size() == 1);
     REQUIRE(v->commit_group().ok());  // there is room again, and others come first
     v.truncate(file.ino);
     REQUIRE(v->commit_group().ok());
     const auto now = v.blocks_of_new_files();
-    CHECK(common(held, now) == 0);  // nobody's yet
+    CHECK(common(held, now) == 0);  // not free yet
     const std::uint64_t free = v->info().blocks_free;
     v.later();
     CHECK(v->quarantine().take().empty());
@@ -305,7 +304,7 @@ struct Way {
     std::function<void(Volumes &, const Volumes::File &, GrantId, Mapping &)> go;
 };
 
-// How a grant ends while somebody maps by it.
+// How a grant ends while a process maps by it.
 const Way kLost[] = {
     {"the connection ends", [](Volumes &v, const auto &file, GrantId grant,
                                Mapping &) { v->lose_grant(file.handle, grant); }},
@@ -326,7 +325,7 @@ const Way kLost[] = {
     {"the server dies", [](Volumes &v, const auto &, GrantId, Mapping &) { v.crash(); }},
 };
 
-// How nobody comes to map by it any more, while its process lives on.
+// How the last mapping ends, while the process lives on.
 const Way kUnmapped[] = {
     {"the connection ends: an exec, for instance",
      [](Volumes &v, const auto &file, GrantId grant, Mapping &mapping) {
@@ -350,7 +349,7 @@ const Way kUnmapped[] = {
 }  // namespace
 
 TEST_CASE(
-    "lent: while anybody maps by it the grant's blocks go to nobody, whoever says otherwise") {
+    "lent: the blocks of a grant are not reused while any process maps by it, whatever it claims") {
     for (const char *where : kMedia) {
         for (const Way &way : kLost) {
             CAPTURE(where);
@@ -362,7 +361,7 @@ TEST_CASE(
             Mapping mapping(device);
             device.reset();
             const auto held = v.blocks_of(file.ino);
-            v.dead.insert(kHolder);  // its process is gone, and somebody shares its memory
+            v.dead.insert(kHolder);  // its process is gone, but another one shares its memory
             way.go(v, file, grant, mapping);
             REQUIRE(v->quarantine().take().size() == 1);
             CHECK(v->quarantine().take()[0].mapped);
@@ -380,7 +379,7 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("lent: once nobody maps by it the grant is over, though its process lives on") {
+TEST_CASE("lent: a grant is over when no process maps by it, even if its holder lives") {
     for (const char *where : kMedia) {
         for (const Way &way : kUnmapped) {
             CAPTURE(where);
@@ -398,7 +397,30 @@ TEST_CASE("lent: once nobody maps by it the grant is over, though its process li
     }
 }
 
-TEST_CASE("lent: nobody got the device, so nothing is kept") {
+// docs/seal.md "Quarantine": four times a second.
+TEST_CASE("lent: the end of the last mapping is noticed a quarter of a second later at most") {
+    constexpr std::uint64_t kNow = 1'000'000'000, kQuarter = 250'000'000;
+    for (const char *where : kMedia) {
+        CAPTURE(where);
+        Volumes v(where);
+        const auto file = v.held("f", 16);
+        const GrantId grant = v.take(file, true);
+        auto device = v->lend_device(file.handle, grant).take();
+        Mapping mapping(device);
+        device.reset();
+        v->lose_grant(file.handle, grant);
+        v->tend(kNow);
+        REQUIRE(v->quarantine().take().size() == 1);
+        mapping.unmap();
+        v->tend(kNow + kQuarter - 1);
+        CHECK(v->quarantine().take().size() == 1);  // it has not looked again
+        v->tend(kNow + kQuarter);
+        CHECK(v->quarantine().take().empty());
+        v.check();
+    }
+}
+
+TEST_CASE("lent: if the device was not handed out, nothing is held back") {
     Volumes v;
     const auto file = v.held("f", 16);
     const GrantId grant = v.take(file, true);
@@ -413,7 +435,7 @@ TEST_CASE("lent: nobody got the device, so nothing is kept") {
     v.check();
 }
 
-TEST_CASE("lent: on another inode only the process can be asked") {
+TEST_CASE("lent: on another inode only the process can be checked") {
     Volumes v;
     const auto file = v.held("f", 16);
     const GrantId grant = v.take(file, true);

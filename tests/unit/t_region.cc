@@ -245,7 +245,7 @@ TEST_CASE("region: a second open is EBUSY and its sentence names the process tha
     }
 }
 
-TEST_CASE("region: the descriptor that is handed out neither holds nor drops the lock") {
+TEST_CASE("region: a descriptor that is handed out neither holds nor drops the lock") {
     const FileDescriptor fd = memory_file();
     auto region = open_region(path_of(fd), {}).take();
     FileDescriptor handed(::fcntl(region->mapping_fd(), F_DUPFD_CLOEXEC, 0));
@@ -255,7 +255,7 @@ TEST_CASE("region: the descriptor that is handed out neither holds nor drops the
     CHECK(open_region(path_of(fd), {}).ok());  // though the client still has it
 }
 
-TEST_CASE("region: the lock goes with its process") {
+TEST_CASE("region: the lock ends with its process") {
     const FileDescriptor fd = memory_file();
     CHECK(status_of([&] {
               const auto region = open_region(path_of(fd), {});
@@ -294,7 +294,7 @@ TEST_CASE("region: what cannot hold a volume is refused with a sentence of its o
     CHECK(refused(path_of(sealed)) == EPERM);
 }
 
-TEST_CASE("region: who may not write is told so") {
+TEST_CASE("region: the error says that write permission is missing") {
     const FileDescriptor fd = memory_file();
     REQUIRE(::fchmod(fd.get(), 0444) == 0);
     const int status = status_of([&] {
@@ -305,7 +305,7 @@ TEST_CASE("region: who may not write is told so") {
     CHECK(status == 0);
 }
 
-TEST_CASE("region: a file that needs msync is never taken for DAX, whatever the environment says") {
+TEST_CASE("region: a file that needs msync is never opened as DAX, whatever the environment says") {
     std::string path =
         std::string(std::getenv("TMPDIR") ? std::getenv("TMPDIR") : "/tmp") + "/t_region.XXXXXX";
     const FileDescriptor fd(::mkostemp(path.data(), O_CLOEXEC));
@@ -459,7 +459,7 @@ TEST_CASE("region: a fault on a huge page loses the whole unit") {
     CHECK(!lost.overlaps(0, 2 * kMiB));
 }
 
-TEST_CASE("region: a SIGBUS at an address of nobody kills as ever") {
+TEST_CASE("region: a SIGBUS outside of all regions kills the process as usual") {
     const auto region = memory_region(kSize).take();  // the handler is there
     const FileDescriptor fd = memory_file(4096);
     CHECK(died_of(
@@ -517,7 +517,7 @@ TEST_CASE("region: a write that the disk refuses fails the operation and every l
     CHECK(status == 0);
 }
 
-TEST_CASE("region: a fence for all threads comes back while they run") {
+TEST_CASE("region: a fence for all threads returns while they run") {
     REQUIRE(prepare_fence_all_threads().ok());
     const auto region = kKinds[1].make(memory_file()).take();
     std::atomic<bool> stop = false;

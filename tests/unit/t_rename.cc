@@ -29,7 +29,7 @@ InodeNo make_directory(Volume &v, InodeNo dir, const char *name) {
 
 }  // namespace
 
-TEST_CASE("rename: no directory comes into itself, however deep that is, nor by an exchange") {
+TEST_CASE("rename: no directory can move into itself, at any depth or by an exchange") {
     Tampered volume;
     Volume &v = *volume;
     const InodeNo top = make_directory(v, kRoot, "top");
@@ -49,7 +49,8 @@ TEST_CASE("rename: no directory comes into itself, however deep that is, nor by 
     CHECK(v.rename(kRoot, "top", kRoot, "other", 0).ok());
 }
 
-TEST_CASE("rename: others need not wait until the way up from a deep directory is gone through") {
+TEST_CASE(
+    "rename: other operations do not wait while the parents of a deep directory are checked") {
     Tampered volume(256 << 20);
     Volume &v = *volume;
     const InodeNo deep = make_deep(v, kRoot, 20'000);

@@ -70,7 +70,7 @@ public:
     void mark(Run run, State state) {
         for (BlockNo b = run.start; b < run.end(); ++b) state_of(b) = state;
     }
-    // What was just given out was nobody's.
+    // What was just allocated had no owner.
     void given(Run run, bool data) {
         REQUIRE(run.blocks != 0);
         for (BlockNo b = run.start; b < run.end(); ++b) {
@@ -268,7 +268,7 @@ private:
         owned_.push_back({run, meta});
         t_.mark(run, meta ? State::meta : State::data);
     }
-    // A part of what somebody owns.
+    // A part of what is owned.
     void give(core::Change &change) {
         const unsigned at = dice(static_cast<unsigned>(owned_.size()));
         Owned &one = owned_[at];
@@ -315,7 +315,7 @@ TEST_CASE("geometry: blocks, chunks and groups lead to each other, and to their 
 }
 
 TEST_CASE(
-    "space map: whatever is taken and given back, the index and the counts are the bitmaps'") {
+    "space map: after any sequence of changes the index and the counts agree with the bitmaps") {
     for (unsigned seed = 1; seed <= 10; ++seed)
         for (const bool image : {false, true}) {
             CAPTURE(seed);
@@ -347,8 +347,7 @@ TEST_CASE("space map: the shortest run that is long enough is taken, and whole c
     CHECK(t.map().free_chunks() == whole);
 }
 
-TEST_CASE(
-    "space map: metadata goes into data's chunks when there is no room else, and these recover") {
+TEST_CASE("space map: metadata uses data's chunks when there is no other room, and these recover") {
     for (const bool image : {false, true}) {
         Tested t(16 << 20, image);
         std::vector<Run> data, meta;
@@ -414,7 +413,7 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("space map: each need leaves what the next one may have") {
+TEST_CASE("space map: each need leaves the reserve of the next one") {
     Tested t(16 << 20, false);
     core::Change change(*t.core);
     REQUIRE(change.begin().ok());
@@ -450,7 +449,7 @@ std::string name_of(std::uint64_t n) {
 
 }  // namespace
 
-TEST_CASE("space map: with the last inode of a chunk its places are free space again") {
+TEST_CASE("space map: with the last inode of a chunk its inode blocks become free space") {
     const auto volume = volume_of(64 << 20);
     const auto kinds = [&] {
         std::vector<ChunkInfo> chunks(volume->info().chunks);
@@ -473,7 +472,7 @@ TEST_CASE("space map: with the last inode of a chunk its places are free space a
     CHECK(volume->info().blocks_free + 2 >= free);
 }
 
-TEST_CASE("space map: how many files and how much data there can be is said within 1 %") {
+TEST_CASE("space map: the numbers of possible files and of free data blocks are exact within 1 %") {
     for (const std::uint64_t size : {8u << 20, 64u << 20}) {
         CAPTURE(size);
         const auto volume = volume_of(size);
@@ -499,7 +498,7 @@ TEST_CASE("space map: how many files and how much data there can be is said with
     }
 }
 
-TEST_CASE("space map: a group whose list of orphans has become empty is looked at no more") {
+TEST_CASE("space map: a group whose list of orphans has become empty is not searched any more") {
     Tested t(64 << 20, false);
     REQUIRE(core::ensure_free_inode(*t.core, GroupNo(0), core::Need::name).ok());
     const auto listed = [&] { return t.map().listed(true).has(GroupNo(0)); };

@@ -33,7 +33,7 @@ public:
 
 }  // namespace
 
-TEST_CASE("steps: while a write waits in its middle, whoever would change the file waits for it") {
+TEST_CASE("steps: while a write waits between steps, other changes of the file wait for it") {
     Image image(16 << 20, 1 << 20);
     const InodeNo ino = image.fragmented("f", 8);
     const std::string text(16 * kBlock, 'w');
@@ -74,7 +74,7 @@ TEST_CASE("steps: while a write waits in its middle, whoever would change the fi
     image.check();
 }
 
-TEST_CASE("steps: a request that is dropped gives up what it claimed and reserved") {
+TEST_CASE("steps: a dropped request releases its claims and reservations") {
     Image image(16 << 20, 1 << 20);
     const InodeNo ino = make_file(*image, "f");
     const std::string text(64 * kBlock, 'w');
@@ -125,7 +125,7 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("steps: every operation on a file of many extents lets others in between") {
+TEST_CASE("steps: every operation on a file of many extents lets other operations run in between") {
     Image image(32 << 20, 4 << 20);
     std::uint64_t bad = 0;
     const InodeNo ino = image.fragmented("f", 3000);
@@ -149,7 +149,7 @@ TEST_CASE("steps: every operation on a file of many extents lets others in betwe
     image.check();
 }
 
-TEST_CASE("steps: a freed block is nobody else's while somebody reads it") {
+TEST_CASE("steps: a freed block is not reused while it is being read") {
     auto region = std::move(pm::memory_region(16 << 20)).take();
     REQUIRE(mkfs::make(*region, {}).ok());
     MountOptions options;
@@ -222,7 +222,7 @@ TEST_CASE("steps: no write in place is lost while the file's blocks are moved") 
     CHECK(volume.close().ok());
 }
 
-TEST_CASE("epochs: what was unmapped is free when those have left who could have seen it") {
+TEST_CASE("epochs: unmapped blocks are free when all readers that could have seen them have left") {
     core::Epochs epochs;
     CHECK(epochs.left(epochs.advance()));
     std::uint64_t freed;

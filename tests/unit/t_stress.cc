@@ -274,7 +274,7 @@ TEST_CASE("stress: threads that do everything at once leave a sound volume in me
     stress(std::move(pm::memory_region(32 << 20)).take(), rounds_or(1500));
 }
 
-TEST_CASE("stress: and on an image file, under its commit thread") {
+TEST_CASE("stress: threads that do everything at once leave a sound volume in an image file") {
     const TemporaryImage image;
     auto region = pm::open_region(image.path(), {});
     REQUIRE(region.ok());

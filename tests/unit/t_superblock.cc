@@ -107,7 +107,7 @@ TEST_CASE("superblock: a copy is found on a device that is larger than the volum
         }
 }
 
-TEST_CASE("superblock: what an older mkfs left is no copy") {
+TEST_CASE("superblock: leftovers of an older mkfs do not count as copies") {
     Bench bench(16 * kMiB, 8 * kMiB);
     const std::uint64_t old = 8 * kMiB / kBlockSize - 1, now = 16 * kMiB / kBlockSize - 1;
     REQUIRE(mkfs::make(*bench.region, {}).ok());
@@ -149,7 +149,7 @@ TEST_CASE("superblock: after growing, no copy that a file holds comes before the
     CHECK(bench.find().value_or({}).block == real);
 }
 
-TEST_CASE("superblock: a copy has the size that the volume was to have, when growing was cut off") {
+TEST_CASE("superblock: a copy may have the new size if growing was interrupted") {
     Bench bench(16 * kMiB, 8 * kMiB);
     const std::uint64_t copy = 8 * kMiB / kBlockSize - 1;
     bench.sb(copy).block_count.set(16 * kMiB / kBlockSize);
@@ -164,7 +164,7 @@ TEST_CASE("superblock: a copy has the size that the volume was to have, when gro
     CHECK(fsck::check(*bench.region).take().clean());
 }
 
-TEST_CASE("superblock: a volume of format 1 is refused, and told what to do") {
+TEST_CASE("superblock: a volume of format 1 is refused, with a sentence that says what to do") {
     Bench bench(4 * kMiB);
     bench.sb().version_major.set(1);
     seal_block(bench.sb());
@@ -178,7 +178,7 @@ TEST_CASE("superblock: a volume of format 1 is refused, and told what to do") {
     CHECK(looks_like_superblock({bench.bytes(), kBlockSize}));
 }
 
-TEST_CASE("superblock: what another program made of block 0 is no damage") {
+TEST_CASE("superblock: block 0 of another program is not treated as damage") {
     for (const auto &[at, text] : {std::pair{std::size_t{0}, "XFSB"},
                                    {1080, "\x53\xef"},
                                    {4086, "SWAPSPACE2"},
@@ -190,14 +190,15 @@ TEST_CASE("superblock: what another program made of block 0 is no damage") {
     }
 }
 
-TEST_CASE("superblock: a copy that says something else than block 0 about features counts") {
+TEST_CASE("superblock: a copy with other features than block 0 is compared, too") {
     Bench bench(4 * kMiB);
     bench.sb().features_incompat.set(1ull << 40);  // sound, and newer than this program
     seal_block(bench.sb());
     CHECK(bench.error() == ENOTSUP);
 }
 
-TEST_CASE("superblock: a volume whose block 0 is damaged mounts and says so, and fsck mends it") {
+TEST_CASE(
+    "superblock: a volume whose block 0 is damaged mounts with a warning, and fsck repairs it") {
     for (const std::uint64_t size : {4 * kMiB, kGiB + 4 * kMiB}) {
         Bench bench(size);
         bench.bytes()[2000] ^= std::byte{8};  // a reserved byte
@@ -223,7 +224,7 @@ TEST_CASE("superblock: a volume whose block 0 is damaged mounts and says so, and
     }
 }
 
-TEST_CASE("superblock: a copy that is damaged or differs is written anew from block 0") {
+TEST_CASE("superblock: a copy that is damaged or differs is repaired from block 0") {
     for (const std::uint64_t size : {4 * kMiB, kGiB + 4 * kMiB})
         for (const bool sealed : {false, true}) {
             Bench bench(size);

@@ -1,5 +1,5 @@
 // An image file that is cut short under its server: it is never made long again with zeroes, and
-// nobody says that all is well.
+// no operation reports success.
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -62,7 +62,7 @@ TEST_CASE("truncated image: a large write does not make it long again") {
     CHECK(writes_fail(*region, 0, kMiB));
 }
 
-TEST_CASE("truncated image: a sync notices, though nothing was written behind the cut") {
+TEST_CASE("truncated image: a sync notices, even if nothing was written behind its end") {
     for (const std::uint64_t cut : {std::uint64_t{0}, kCut, kSize - 1}) {
         const FileDescriptor fd = disk_file();
         const auto region = open_image(fd);
@@ -74,7 +74,7 @@ TEST_CASE("truncated image: a sync notices, though nothing was written behind th
     }
 }
 
-TEST_CASE("truncated image: a volume turns read-only, and neither fsync nor the end says fine") {
+TEST_CASE("truncated image: a volume becomes read-only, and fsync and the unmount fail") {
     const FileDescriptor fd = disk_file();
     REQUIRE(mkfs::make(*open_image(fd), {}).ok());
     const InodeNo root(media::kRootIno);

@@ -91,7 +91,7 @@ std::set<std::string> names_in(Volume &v, InodeNo dir) {
 
 }  // namespace
 
-TEST_CASE("volume: a directory of thousands keeps what a set keeps, in any order of change") {
+TEST_CASE("volume: a directory of thousands behaves like a set, in any order of changes") {
     Mounted volume(256 << 20);
     std::set<std::string> model;
     std::mt19937 random(7);
@@ -171,7 +171,7 @@ TEST_CASE("volume: a scattered file reads as a flat buffer does") {
     volume.check();
 }
 
-TEST_CASE("volume: a full one says ENOSPC, and everything can be deleted from it") {
+TEST_CASE("volume: a full one returns ENOSPC, and everything can be deleted from it") {
     Mounted volume(16 << 20);
     std::vector<std::string> names;
     const std::string text(50000, 'z');

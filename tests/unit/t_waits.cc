@@ -1,5 +1,5 @@
 // Operations that wait, for the journal, for one another or for blocks that are being freed: each
-// goes on when it can, and what one of them left behind when it was dropped is nobody's harm.
+// goes on when it can, and what one of them left behind when it was dropped does no harm.
 #include <doctest/doctest.h>
 #include <linux/falloc.h>
 
@@ -49,7 +49,8 @@ void leave_truncation(SmallVolume &volume, InodeNo ino, std::uint64_t size) {
 
 }  // namespace
 
-TEST_CASE("waits: what a dropped truncation left is freed before anything else changes the file") {
+TEST_CASE(
+    "waits: blocks that a dropped truncation left are freed before any other change of the file") {
     struct Act {
         const char *name;
         std::function<Result<>(Volume &, InodeNo, const Caller &)> run;
@@ -106,7 +107,7 @@ TEST_CASE("waits: what a dropped truncation left is freed before anything else c
     }
 }
 
-TEST_CASE("waits: a place that is kept for one operation is given up by another one") {
+TEST_CASE("waits: a kept operation is dropped when another one takes its place") {
     SmallVolume volume(16 << 20);
     const InodeNo ino = in_pieces(volume, "f"), other = make_file(*volume, "g");
     const std::string text(64 * kBlock, 'n');
@@ -122,7 +123,7 @@ TEST_CASE("waits: a place that is kept for one operation is given up by another 
     volume.check();
 }
 
-TEST_CASE("waits: whoever comes to wait when the claim is gone already is run at once") {
+TEST_CASE("waits: an operation that comes to wait after the claim was released runs at once") {
     SmallVolume volume(16 << 20);
     const InodeNo ino = in_pieces(volume, "f");
     const std::string text(64 * kBlock, 'n');
@@ -139,7 +140,7 @@ TEST_CASE("waits: whoever comes to wait when the claim is gone already is run at
     CHECK(ran);
 }
 
-TEST_CASE("waits: what waits for a claim at the end is dropped, and never run") {
+TEST_CASE("waits: operations that wait for a claim at the end are dropped, and never run") {
     bool ran = false;
     const auto life = std::make_shared<int>(0);
     Progress place;
@@ -162,7 +163,7 @@ TEST_CASE("waits: what waits for a claim at the end is dropped, and never run") 
     CHECK_FALSE(ran);
 }
 
-TEST_CASE("waits: without threads, a request that waits for the journal is run behind a commit") {
+TEST_CASE("waits: without threads, a request that waits for the journal runs after a commit") {
     SmallVolume volume(16 << 20);
     const InodeNo ino = make_file(*volume, "f");
     const std::uint64_t before = volume->info().tx_last;
@@ -218,7 +219,7 @@ TEST_CASE("waits: a mount finishes what a crash interrupted, wherever the journa
     CHECK(waited > 8);
 }
 
-TEST_CASE("waits: an unmount tells of the stores of a grant that ends with it, if it has to wait") {
+TEST_CASE("waits: an unmount updates the times for a grant that it ends, even if it has to wait") {
     SmallVolume volume(16 << 20);
     const InodeNo ino = make_file(*volume, "f");
     const std::string text(kBlock, 'x');

@@ -1,4 +1,5 @@
-// Who is told of leases: how much time is left, and that nobody is told after it asked not to be.
+// Notifications about leases: the time that is left, and that none comes after the watcher was
+// removed.
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -46,7 +47,8 @@ private:
 
 }  // namespace
 
-TEST_CASE("watcher: it may be destroyed when set_watcher has returned, for no call is under way") {
+TEST_CASE(
+    "watcher: it may be destroyed when set_watcher has returned, because no call is under way") {
     World world;
     const World::File file = world.make("f", 4), also = world.open(file.ino, 20);
     REQUIRE(world.take(also, GrantKind::breakable, 20).ok());
@@ -69,7 +71,7 @@ TEST_CASE("watcher: it may be destroyed when set_watcher has returned, for no ca
     CHECK(!was_inside);
 }
 
-TEST_CASE("watcher: a holder that asks late is told the time that is left, not the whole") {
+TEST_CASE("watcher: a holder that asks late gets the time that is left") {
     World world;  // where 10 s are given
     const World::File file = world.make("f", 4), also = world.open(file.ino, 20);
     const auto lease = world.take(also, GrantKind::breakable, 20);

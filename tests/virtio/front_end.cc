@@ -64,7 +64,7 @@ void FrontEnd::hang_up() {
 }
 
 void FrontEnd::send_bytes(ConstBytes bytes, std::span<const int> fds) {
-    // (Whoever has hung up meanwhile is seen when we read.)
+    // (A peer that has hung up meanwhile is noticed when we read.)
     (void)!send_with(socket(), bytes, fds, 0);
 }
 

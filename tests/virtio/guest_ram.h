@@ -22,9 +22,9 @@ public:
     std::size_t size() const { return size_; }
     virtio::MemoryRegion region() const { return {guest_, size_, user_, 0}; }
 
-    // A piece that nobody has got yet; its offset, which is what everything is named by.
+    // Allocates a piece; gives its offset, by which everything is named.
     std::size_t take(std::size_t size, std::size_t unit = 16);
-    // Whoever got pieces after `used()` was this is done with them.
+    // Frees the pieces that were allocated after `used()` had this value.
     std::size_t used() const { return used_; }
     void give_back_to(std::size_t used) { used_ = used; }
 

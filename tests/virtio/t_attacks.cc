@@ -28,7 +28,7 @@ struct Attack {
         CHECK(!queue.poll());
         front.queue(1).submit("the other", 16);
         CHECK(front.queue(1).wait());
-        // Nothing is left of it when it is set up anew.
+        // Nothing of it is left when it is set up again.
         front.stop(0);
         queue.restart();
         front.start(0);
@@ -124,7 +124,7 @@ TEST_CASE("attack: an indirect table that was not negotiated breaks its queue") 
     attack.check_broken("not been negotiated");
 }
 
-TEST_CASE("attack: what is read behind what is written breaks its queue") {
+TEST_CASE("attack: a readable descriptor behind a writable one breaks its queue") {
     Attack attack;
     attack.queue.descriptor(0) = {attack.buffer, 8, kWrite | kNext, 1};
     attack.queue.descriptor(1) = {attack.buffer, 8, 0, 0};
@@ -187,7 +187,7 @@ TEST_CASE(
 }
 
 TEST_CASE(
-    "attack: an address that is in no memory is a piece out of reach, and the queue goes on") {
+    "attack: an address outside of memory makes a piece out of reach, and the queue goes on") {
     World world;
     std::atomic<bool> whole = true;
     std::atomic<std::size_t> read = 0, size = 0;
@@ -219,7 +219,7 @@ TEST_CASE(
     CHECK(world.device.breaks == 0);
 }
 
-TEST_CASE("attack: a queue of a size that is none is refused") {
+TEST_CASE("attack: a queue with an invalid size is refused") {
     World world;
     Ready ready(world);
     for (const unsigned size : {0u, 3u, 65535u, 65536u, 2048u, 0x80000000u})
@@ -256,7 +256,7 @@ TEST_CASE("attack: rings outside memory or misaligned are refused when the queue
     CHECK(front.ask_number(Request::set_vring_kick, 0, kick) == 0);
 }
 
-TEST_CASE("attack: a ring written with random bytes while it is served harms nobody") {
+TEST_CASE("attack: writing random bytes to a ring while it is served does no harm") {
     World world;
     Ready ready(world);
     FrontEnd &front = ready.front;

@@ -1,4 +1,4 @@
-// Eventfds that the other side has made to block: nobody waits for them.
+// Eventfds that the other side has made blocking: no thread waits for them.
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/eventfd.h>
@@ -38,7 +38,7 @@ TEST_CASE("event: each count arrives, from any thread") {
     CHECK(count_of(event) == 4000);
 }
 
-TEST_CASE("event: a full one that blocks is left as it is, and an empty one is not waited for") {
+TEST_CASE("event: a full eventfd that blocks is not written, and an empty one is not waited for") {
     const FileDescriptor event(::eventfd(0, EFD_CLOEXEC));
     CHECK(virtio::take_count(event.get()));
     fill(event.get());

@@ -17,7 +17,7 @@ using virtio::BackEndRequest;
 using virtio::Request;
 using virtio::WindowMap;
 
-TEST_CASE("life: the socket is for its user only, and goes with the back end") {
+TEST_CASE("life: the socket is only for its user, and is removed with the back end") {
     World world;
     struct stat status {};
     REQUIRE(::stat(world.path().c_str(), &status) == 0);
@@ -27,7 +27,8 @@ TEST_CASE("life: the socket is for its user only, and goes with the back end") {
     CHECK(::stat(path.c_str(), &status) != 0);
 }
 
-TEST_CASE("life: a socket of the dead is replaced, of the living not, and nothing else ever") {
+TEST_CASE(
+    "life: a socket without a listener is replaced, one with a listener or another file never") {
     World world;
     TestDevice another;
     const auto second = BackEnd::listen(another, world.path(), {});
@@ -80,7 +81,7 @@ TEST_CASE("life: a second front end is turned away while there is one") {
     CHECK(ready.front.queue(0).wait());
 }
 
-TEST_CASE("life: several back ends in a process know nothing of each other") {
+TEST_CASE("life: several back ends in a process are independent") {
     World one, two;
     Ready first(one), second(two);
     first.front.add_queue(0).submit("1", 1);
@@ -92,7 +93,7 @@ TEST_CASE("life: several back ends in a process know nothing of each other") {
     CHECK(second.front.queue(0).wait()->bytes == "2");
 }
 
-TEST_CASE("life: a reset in the middle waits for what is under way, and then there is nothing") {
+TEST_CASE("life: a reset waits for chains that are under way, and leaves none") {
     World world;
     Mutex mutex;
     std::vector<std::unique_ptr<virtio::Chain>> kept;
@@ -127,7 +128,7 @@ TEST_CASE("life: a reset in the middle waits for what is under way, and then the
     kept.clear();
 }
 
-TEST_CASE("life: a front end that goes away in the middle leaves chains that harm nobody") {
+TEST_CASE("life: a front end that disconnects leaves chains that do no harm") {
     World world;
     Mutex mutex;
     std::vector<std::unique_ptr<virtio::Chain>> kept;
@@ -150,13 +151,13 @@ TEST_CASE("life: a front end that goes away in the middle leaves chains that har
         for (auto &chain : kept) TestDevice::echo(*chain);
         kept.clear();
     }
-    CHECK(!queue.poll());  // its memory is still there, and nobody is told any more
+    CHECK(!queue.poll());  // its memory is still there, and no completion is notified
     CHECK(queue.calls() == 0);
     CHECK(world.device.mapped == 1);  // the next one's
     CHECK(next.front.get_number(Request::get_queue_num) == 3);
 }
 
-TEST_CASE("life: what begins to wait when its queue has been told to stop is told once more") {
+TEST_CASE("life: a request that begins to wait after its queue was told to stop is told again") {
     World world;
     Mutex mutex;
     std::unique_ptr<virtio::Chain> kept;
@@ -183,7 +184,7 @@ TEST_CASE("life: what begins to wait when its queue has been told to stop is tol
     CHECK(used->bytes == "x");
 }
 
-TEST_CASE("life: a front end that goes away while it waits for a queue to stop is let go") {
+TEST_CASE("life: a front end may disconnect while it waits for a queue to stop") {
     World world;
     Mutex mutex;
     std::unique_ptr<virtio::Chain> kept;
@@ -207,7 +208,7 @@ TEST_CASE("life: a front end that goes away while it waits for a queue to stop i
     kept.reset();
 }
 
-TEST_CASE("window: a map reaches the front end with its descriptor, and says how it went") {
+TEST_CASE("window: a map reaches the front end with its descriptor, and returns its result") {
     World world;
     world.device.window = kGiB;
     std::atomic<int> result = -1;
@@ -252,7 +253,8 @@ TEST_CASE("window: a map reaches the front end with its descriptor, and says how
     CHECK(result == EIO);
 }
 
-TEST_CASE("window: without a channel or a window nothing can be mapped, and it is said at once") {
+TEST_CASE(
+    "window: without a channel or a window nothing can be mapped, which is an error at once") {
     for (const std::uint64_t window : {std::uint64_t{0}, kGiB}) {
         World world;
         world.device.window = window;
@@ -267,7 +269,7 @@ TEST_CASE("window: without a channel or a window nothing can be mapped, and it i
     }
 }
 
-TEST_CASE("window: a front end that goes away during a map keeps nobody waiting") {
+TEST_CASE("window: a map ends when the front end disconnects") {
     World world;
     world.device.window = kGiB;
     std::atomic<int> result = -1;
@@ -321,7 +323,7 @@ TEST_CASE("window: GET_VRING_BASE gives up a map that the front end cannot answe
     CHECK(result == 0);
 }
 
-TEST_CASE("window: an answer that is none ends the channel, not the back end") {
+TEST_CASE("window: an invalid answer ends the channel, not the back end") {
     World world;
     world.device.window = kGiB;
     Ready ready(world);

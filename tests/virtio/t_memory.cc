@@ -102,7 +102,7 @@ TEST_CASE("memory: huge pages are mapped in their units") {
     CHECK(memory.add({0, 2 * kMiB, 0, kMiB}, fd).ok());  // (mapped only: there may be no page)
 }
 
-TEST_CASE("memory: a range over adjacent regions is several pieces; over a gap it is none") {
+TEST_CASE("memory: a range over adjacent regions is several pieces; one over a gap is refused") {
     MemoryOwner nobody;
     GuestMemory memory(nobody);
     const FileDescriptor fd = memory_of(64 * kKiB);
@@ -123,7 +123,7 @@ TEST_CASE("memory: a range over adjacent regions is several pieces; over a gap i
     CHECK(pieces.size() == before);
 }
 
-TEST_CASE("memory: a table lives on, mapped, for as long as somebody holds it") {
+TEST_CASE("memory: a table stays mapped as long as it is held") {
     TestDevice device;
     GuestMemory memory(device);
     const FileDescriptor fd = memory_of(8192);
@@ -142,7 +142,7 @@ TEST_CASE("memory: a table lives on, mapped, for as long as somebody holds it") 
     CHECK(device.mapped == 0);
 }
 
-TEST_CASE("memory: what a new table has of the old one is not mapped anew") {
+TEST_CASE("memory: regions that a new table shares with the old one are not mapped again") {
     TestDevice device;
     GuestMemory memory(device);
     const FileDescriptor fd = memory_of(8192);
@@ -157,7 +157,7 @@ TEST_CASE("memory: what a new table has of the old one is not mapped anew") {
     CHECK(memory.table()->at_user(0, 1) != first);
 }
 
-TEST_CASE("memory: the owner resolves its window itself, and its own entries are not there") {
+TEST_CASE("memory: the owner resolves its window itself, and its own entries are not mapped") {
     World world;
     GuestRam window(64 * kKiB, 0x8'0000'0000, 0x7100'0000'0000);
     static std::byte real[4096];

@@ -207,7 +207,7 @@ TEST_CASE("messages: a wrong size, version or number of descriptors ends the con
     CHECK(world.log().find("disconnected") != std::string::npos);
 }
 
-TEST_CASE("messages: a request that nobody knows is refused where an answer is wanted") {
+TEST_CASE("messages: an unknown request is refused if an answer is wanted") {
     World world;
     Ready ready(world);
     CHECK(ready.front.ask(static_cast<Request>(99)) == 1);
@@ -215,7 +215,7 @@ TEST_CASE("messages: a request that nobody knows is refused where an answer is w
     CHECK(ready.front.get_number(Request::get_queue_num) == 3);
 }
 
-TEST_CASE("messages: what is sent without being asked for is closed") {
+TEST_CASE("messages: descriptors that were not asked for are closed") {
     World world;
     { Ready ready(world); }
     REQUIRE(eventually([&] { return world.device.disconnections == 1; }));
@@ -230,7 +230,7 @@ TEST_CASE("messages: what is sent without being asked for is closed") {
     CHECK(open_descriptors() == before);
 }
 
-TEST_CASE("messages: half a message, byte for byte, keeps nobody from ending") {
+TEST_CASE("messages: half a message, sent byte by byte, does not keep the back end from ending") {
     World world;
     Ready ready(world);
     const Header header = header_of(Request::get_queue_num, 0);
@@ -241,7 +241,7 @@ TEST_CASE("messages: half a message, byte for byte, keeps nobody from ending") {
     CHECK(load<std::uint64_t>(ready.front.get(Request::get_queue_num)) == 3);
 }
 
-TEST_CASE("messages: a message that never comes to its end does not keep the back end") {
+TEST_CASE("messages: a message that never ends does not keep the back end from ending") {
     World world;
     Ready ready(world);
     const Header header = header_of(Request::set_features, 8);
@@ -252,7 +252,8 @@ TEST_CASE("messages: a message that never comes to its end does not keep the bac
     CHECK(world.device.disconnections == 1);
 }
 
-TEST_CASE("messages: a flood of requests whose answers nobody reads does not keep the back end") {
+TEST_CASE(
+    "messages: a flood of requests with unread answers does not keep the back end from ending") {
     World world;
     Ready ready(world);
     REQUIRE(::fcntl(ready.front.socket(), F_SETFL, O_NONBLOCK) == 0);

@@ -43,7 +43,7 @@ TEST_CASE("queue: an index that passes 65535 begins again at 0") {
     }
 }
 
-TEST_CASE("queue: many chains are under way at once, and every one is told") {
+TEST_CASE("queue: many chains are under way at once, and each completion is notified") {
     World world;
     Ready ready(world);
     DriverQueue &queue = ready.front.add_queue(0, 256);
@@ -124,7 +124,7 @@ TEST_CASE("queue: a chain that the device drops is completed with nothing writte
     CHECK(used->written == 0);
 }
 
-TEST_CASE("queue: a driver that wants no calls gets none, and one that polls is told nothing") {
+TEST_CASE("queue: a driver that wants no calls, or that polls, gets none") {
     World world;
     Ready ready(world, kNoEventIndex);
     DriverQueue &queue = ready.front.add_queue(0);
@@ -170,7 +170,7 @@ TEST_CASE("queue: no kick is lost when the device goes to sleep") {
     }
 }
 
-TEST_CASE("queue: a device that looks for a while before it sleeps serves the same") {
+TEST_CASE("queue: a device that polls for a while before it sleeps serves the same") {
     World world(virtio::SessionOptions{.polling = 50us});
     Ready ready(world);
     DriverQueue &queue = ready.front.add_queue(0, 8);
@@ -184,7 +184,8 @@ TEST_CASE("queue: a device that looks for a while before it sleeps serves the sa
     }
 }
 
-TEST_CASE("queue: while it is disabled nothing is taken, and what waits is served afterwards") {
+TEST_CASE(
+    "queue: while it is disabled nothing is taken, and waiting chains are served afterwards") {
     World world;
     Ready ready(world);
     DriverQueue &queue = ready.front.add_queue(0);
@@ -196,7 +197,8 @@ TEST_CASE("queue: while it is disabled nothing is taken, and what waits is serve
     CHECK(queue.wait());
 }
 
-TEST_CASE("queue: stopped, it says where it is, and started there again it goes on") {
+TEST_CASE(
+    "queue: a stopped queue tells its position, and continues when it is started there again") {
     World world;
     Ready ready(world);
     DriverQueue &queue = ready.front.add_queue(0);

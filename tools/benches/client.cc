@@ -1,4 +1,4 @@
-// bench_client DIRECTORY: what a direct mapping costs to get, and to read through.
+// bench_client DIRECTORY: the cost of making a direct mapping, and of reading through it.
 //
 // DIRECTORY is on a mounted pmfs, on a sparse region in memory, with room for 1 GiB.  The peer of
 // reading is the same memcpy from a memfd of the same size.  One JSON line a row.

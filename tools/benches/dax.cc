@@ -121,7 +121,7 @@ private:
         return static_cast<double>(monotonic_ns() - begin);
     }
 
-    // As a program does that maps: on pmfs past the page cache.  (DAX has none.)
+    // As a program that maps does it: on pmfs bypassing the page cache.  (DAX has none.)
     int open_file(const std::string &leaf, int flags) const {
         const std::string path = directory_ + "/" + leaf;
         if (!ours_) {

@@ -1,8 +1,8 @@
-// bench_engine: what an operation costs inside the server, without a kernel in between.
+// bench_engine: the cost of operations inside the server, without a kernel in between.
 //
-// A volume on a memfd whose pages are all there, no FUSE.  One JSON line a row.  Here are the calls
-// of one thread and main(); engine_holds.cc, engine_threads.cc and engine_scale.cc have the other
-// parts.
+// A volume on a memfd with all pages allocated, without FUSE.  One JSON line a row.  Here are the
+// calls of one thread and main(); engine_holds.cc, engine_threads.cc and engine_scale.cc have the
+// other parts.
 #include <array>
 #include <random>
 
@@ -15,7 +15,7 @@ using namespace pmfs;
 using namespace pmfs::bench;
 
 constexpr std::size_t kRounds = 21;
-constexpr std::size_t kEntries = 10'000;  // of the directory that is looked at
+constexpr std::size_t kEntries = 10'000;  // of the directory that is searched
 constexpr std::size_t kCalls = 2'000;     // of a round
 constexpr std::size_t kBatch = 50;
 constexpr std::size_t kMillion = 1'000'000;

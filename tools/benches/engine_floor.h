@@ -1,4 +1,4 @@
-// What data costs at least: the peer of operations that store data.
+// The least cost of data: the peer of operations that store data.
 #pragma once
 #include <libpmem2.h>
 #include <sys/mman.h>
@@ -11,7 +11,7 @@
 
 namespace pmfs::bench {
 
-// The least that bytes can cost where a power cut is to find them: copied past the cache, fenced.
+// The least cost of durable bytes: copied past the cache, fenced.
 class Floor {
 public:
     explicit Floor(std::size_t size)

@@ -1,4 +1,4 @@
-// How long others wait while somebody works on a file of a million extents.
+// How long other operations wait while one works on a file of a million extents.
 //
 // Held: the longest time that any thread worked under the volume's lock, in CPU time
 // (base/hold_watch.h), so that what the kernel does to threads of a busy machine does not count.
@@ -80,8 +80,8 @@ public:
     double p999_us() const { return reads_[reads_.size() * 999 / 1000]; }
 
 private:
-    // At a steady pace.  A call is timed from when it was due: so what comes while somebody holds a
-    // lock counts as often as it would come from clients that do not wait for each other.
+    // At a steady pace.  A call is timed from the moment when it was due, so that calls during a
+    // long hold are counted as often as independent clients would make them.
     void read() {
         reads_.reserve(std::size_t{1} << 22);
         own_.emplace(::gettid());
@@ -224,7 +224,7 @@ private:
         for (std::size_t i = 0; i < extents_; i += 2) world_.write(file.ino, i, page);
         return file;
     }
-    // Ends when `blocks` of its blocks are free again, for whoever gives them back may do so later.
+    // Ends when `blocks` of its blocks are free again, which may happen later.
     void remove(Open file, std::uint64_t blocks) {
         const std::uint64_t wanted = world_.volume().info().blocks_free + blocks;
         world_.unlink(dir_, "file");

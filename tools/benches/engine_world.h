@@ -38,7 +38,7 @@ inline void must(Result<> result, const char *what) {
     if (!result.ok()) give_up(result.error(), what);
 }
 
-// Makes every page present: what is measured is not the kernel's handing out of memory.
+// Makes every page present, so that allocating memory in the kernel is not measured.
 inline void populate(const void *start, std::size_t size) {
     PMFS_ASSERT(::madvise(const_cast<void *>(start), size, MADV_POPULATE_WRITE) == 0);
 }

@@ -89,7 +89,7 @@ void measure_pins() {
     check.print("seal.pin_check", "us");  // the peer: a hundredth of the pins
 }
 
-// Overwrites of a file that many hold, beside those of one that nobody does.
+// Overwrites of a file with many holders, compared with a file without.
 class Overwrites {
 public:
     Overwrites() {
@@ -118,7 +118,7 @@ public:
             const double free_again = time(free_), held_again = time(held_);
             figure.add((held + held_again) / 2, (free + free_again) / 2);
         }
-        figure.print("seal.overwrite_held", "us");  // the peer: of a file that nobody holds
+        figure.print("seal.overwrite_held", "us");  // the peer: a file without holders
     }
 
 private:
@@ -186,7 +186,7 @@ void measure_seal(int fd) {
     unseal.print("seal.unseal_1gib", "ms");
 }
 
-// From a truncation's call to the last of a hundred holders that has heard of it.
+// From a truncation's call until the last of a hundred holders has been told.
 void measure_break(const std::string &path) {
     Figure heard;
     for (std::size_t round = 0; round < kRounds; ++round) {

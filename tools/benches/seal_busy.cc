@@ -1,4 +1,4 @@
-// How long pmfs_map takes while ten users PREPARE large files, beside the same with nobody else.
+// How long pmfs_map takes while ten users PREPARE large files, compared with an idle volume.
 #include <fcntl.h>
 #include <grp.h>
 #include <pmfs.h>
@@ -78,7 +78,7 @@ void measure_busy(const std::string &directory) {
     }
     ::close(fd);
     if (!all_there) die("a user's PREPARE failed", EIO);
-    figure.print("seal.map_busy", "us");  // the peer: nobody else does anything
+    figure.print("seal.map_busy", "us");  // the peer: an idle volume
 }
 
 }  // namespace pmfs::bench

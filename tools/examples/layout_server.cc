@@ -1,14 +1,15 @@
-// layout_server - a file server that hands out where a file lies, and can take that back.
+// layout_server - a file server that hands out a file's layout, and can take it back.
 //
 //     layout_server serve FILE-ON-PMFS SOCKET        until SIGTERM or SIGINT
 //     layout_server read SOCKET OFFSET LENGTH        the bytes, on standard output
 //     layout_server layout SOCKET                    the extents, until they are revoked; and again
 //
-// What pNFS, SMB Direct and their kind do: clients that can reach the medium ask for a file's
-// layout and go there themselves, the others are served, straight from the medium, for the server
-// maps the file.  All of it rests on one breakable lease.  When somebody wants to change the block
-// map (a truncate, say) the lease is asked back: the server revokes its clients' layouts, waits for
-// them for as long as it can afford to, gives the lease back, takes a new one and goes on.
+// It does what pNFS, SMB Direct and their kind do: clients that can reach the medium ask for a
+// file's layout and access it there themselves; the others are served straight from the medium,
+// because the server maps the file.  All of that needs only one breakable lease.  When another
+// process wants to change the block map (by truncating, for instance) the lease is broken: the
+// server revokes its clients' layouts, waits for them as long as it can afford to, gives the lease
+// back, takes a new one and continues.
 #include <fcntl.h>
 #include <pmfs.h>
 #include <poll.h>
@@ -80,14 +81,14 @@ private:
         return error;
     }
 
-    // Somebody wants the lease back, or it is gone with the server of the mount.
+    // The lease is being broken, or it has ended with the server of the mount.
     int obey() {
         pmfs_event event;
         if (pmfs_map_event(map_, &event) != 0) return 0;
         if (event.kind == PMFS_EVENT_ENDED) return ENOTCONN;
         for (const auto &[client, has_layout] : clients_)
             if (has_layout) answer(client, {Word::revoked, 0, 0, 0}, nullptr, 0);
-        // Half of our time is the clients'.
+        // The clients get half of the time.
         const auto end = Clock::now() + std::chrono::milliseconds(event.milliseconds / 2);
         while (Clock::now() < end && wait_for_layouts(end)) {
         }

@@ -5,10 +5,9 @@
  *
  * FILE is sealed full (or prepared), so nothing of its metadata can ever be dirty: a record is
  * durable when its own bytes are.  The program finds the end of the log that an earlier run left,
- * however that one ended, appends records (default: none) and prints how long an append took: p50
- * and p99.9. -p: meanwhile a system call would kill it (not on image files, where durability is
- * msync(2)).
- * -b: the same records by write(2) and fdatasync(2) to a file on another filesystem.
+ * even if that one was killed, appends records (default: none) and prints how long an append took:
+ * p50 and p99.9. -p: meanwhile a system call would kill it (not on image files, where durability is
+ * msync(2)).  -b: the same records by write(2) and fdatasync(2) to a file on another filesystem.
  */
 #define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
 #include <errno.h>
@@ -43,7 +42,7 @@ struct log {
     uint64_t salt, sequence; /* of the last record */
 };
 
-static volatile char no_calls; /* what the kernel looks at, with -p */
+static volatile char no_calls; /* read by the kernel, with -p */
 
 static uint64_t checksum(uint64_t salt, const struct record *record, const char *payload) {
     uint64_t sum = salt ^ record->sequence * 0x9e3779b97f4a7c15ull ^ record->length;

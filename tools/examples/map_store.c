@@ -1,5 +1,5 @@
 /*
- * map_store - stores a line of text straight into the device, where a file's first bytes are.
+ * map_store - stores a line of text straight into the device, at the place of a file's first bytes.
  *
  *     map_store FILE-ON-PMFS TEXT
  *

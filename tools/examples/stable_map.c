@@ -4,11 +4,12 @@
  *
  *     stable_map FILE-ON-PMFS [UID]
  *
- * Run as root (or by who may map).  FILE is prepared (or sealed full) and at least 64 KiB long; it
- * is overwritten.  The first process opens the file and makes a ticket: the grant that keeps its
- * blocks where they are is taken in its name.  A second one, which has dropped to UID (default:
- * 65534) and was given nothing else, gets the file's descriptor and the ticket over a unix socket,
- * maps, and writes slots in a random order, as a swap device is written.  The first one reads them.
+ * Run it as root (or as a user that may map).  FILE is prepared (or sealed full) and at least 64
+ * KiB long; it is overwritten.  The first process opens the file and makes a ticket: the grant that
+ * keeps its blocks where they are is taken in its name.  A second one, which has dropped to UID
+ * (default: 65534) and was given nothing else, gets the file's descriptor and the ticket over a
+ * unix socket, maps, and writes slots in a random order, as a swap device is written.  The first
+ * one reads them.
  */
 #define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
 #include <errno.h>
@@ -141,6 +142,6 @@ int main(int argc, char **argv) {
     }
     close(ends[1]);
     const int failed = first(argv[1], ends[0], child);
-    close(ends[0]); /* a second process that still waits is let go */
+    close(ends[0]); /* ends the wait of a second process that is still there */
     return failed;
 }

@@ -38,7 +38,7 @@ bool there(const std::string &path) {
     return fs::exists(path, error);
 }
 
-// The last part of what a link leads to; empty when it is none.
+// The last component of a link's target; empty when it is not a link.
 std::string target_name(const std::string &link) {
     std::error_code error;
     return fs::read_symlink(link, error).filename().string();
@@ -99,7 +99,7 @@ std::string namespace_of(const fs::path &device) {
     return "";
 }
 
-// What makes the node anew with 2 MiB pages; all that is on it is lost.
+// The command that makes the node again with 2 MiB pages; this destroys all data on it.
 std::string remake(const std::string &sysfs, const std::string &name) {
     const std::string of_namespace = namespace_of(sysfs);
     if (!of_namespace.empty()) return kRemake + of_namespace;
@@ -132,7 +132,7 @@ Finding check_mode(const std::string &sysfs, const std::string &name) {
 
 Finding check_align(const std::string &sysfs, const std::string &name) {
     std::uint64_t align = 0;
-    // Where the attribute stands moved over the years (Linux 5.1 and 5.10).
+    // The attribute's place in sysfs has changed (in Linux 5.1 and 5.10).
     for (const char *place : {"/align", "/device/align", "/dax_region/align"})
         if (align == 0) align = number_in(sysfs + place);
     const std::string what = fmt::format("it is mapped in pages of {}", size_words(align));

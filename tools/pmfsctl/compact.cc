@@ -1,4 +1,4 @@
-// compact: broken chunks are emptied, call by call, until none is left that is worth it.
+// compact: empties partly used chunks, call by call, until none is left that is worth it.
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -32,7 +32,7 @@ int count(const File &file, const pmfs_volume &volume, Chunks *out) {
     return 0;
 }
 
-// A line that is written over, on a terminal only.
+// A progress line that is overwritten, only on a terminal.
 class Line {
 public:
     explicit Line(bool json) : on_(!json && ::isatty(STDERR_FILENO) == 1) {}
@@ -58,7 +58,7 @@ private:
     Clock::time_point next_;
 };
 
-// What a signal that ends us interrupts is the loop: a call is short, and lost is nothing.
+// A signal ends only this loop: a call is short, and nothing is lost.
 class Ends {
 public:
     Ends() {

@@ -1,4 +1,4 @@
-// doctor: what is wrong with this machine, a device or a mounted volume, and the command that mends
+// doctor: what is wrong with this machine, a device or a mounted volume, and the command that fixes
 // it.
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -23,7 +23,7 @@ const char *word_for(Finding::Grade grade) {
     return grade == good ? "good" : grade == note ? "note" : "wrong";
 }
 
-// Of a path on a mounted volume: what it is served from.
+// The medium of a path on a mounted volume.
 std::vector<Finding> check_mounted(const pmfs_volume &volume) {
     std::vector<Finding> found;
     if (volume.flags & PMFS_VOLUME_DAMAGED)

@@ -1,4 +1,4 @@
-// pmfsctl's questions as calls of libpmfs, answers of any length included.
+// pmfsctl's queries as ioctls and calls of libpmfs, also those with answers of any length.
 #include "file.h"
 
 #include <fcntl.h>
@@ -15,11 +15,11 @@ namespace pmfs::ctl {
 namespace {
 
 int open_past_cache(const char *path, int flags) {
-    // O_NONBLOCK: a FIFO must not keep us.
+    // O_NONBLOCK: opening a FIFO must not block.
     flags |= O_CLOEXEC | O_NONBLOCK;
     int fd = ::open(path, flags | O_DIRECT);
     if (fd < 0 && errno == EINVAL) fd = ::open(path, flags);  // a directory
-    // ... but leases that are being broken are worth a wait.
+    // ... but calls are to wait for leases that are being broken.
     if (fd >= 0) ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) & ~O_NONBLOCK);
     return fd;
 }

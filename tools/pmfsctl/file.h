@@ -1,4 +1,4 @@
-// An open file or directory of a mounted volume, as pmfsctl asks about it.
+// An open file or directory of a mounted volume.
 #pragma once
 #include <string>
 #include <vector>
@@ -12,8 +12,8 @@ class File {
 public:
     enum class Access { read, write, either };  // either: for writing if this user may
 
-    // Past the page cache where that is possible, so that looking at a file never keeps anybody
-    // from a grant.  On failure error() is the errno value and every call gives it back.
+    // Opened bypassing the page cache if possible, so that examining a file never prevents a grant.
+    // On failure error() is the errno value, and every call returns it.
     File(const std::string &path, Access access);
     ~File();
     File(const File &) = delete;
@@ -29,7 +29,7 @@ public:
     int info(pmfs_info *out) const;
     int volume(pmfs_volume *out) const;
     int extents(std::vector<pmfs_extent> *out) const;
-    int holders(std::vector<pmfs_holder> *out) const;  // without ourselves
+    int holders(std::vector<pmfs_holder> *out) const;  // without pmfsctl itself
     int chunks(std::vector<pmfs_chunk> *out) const;
     int clients(std::vector<pmfs_client> *out) const;
     int quarantine(std::vector<pmfs_quarantined> *out) const;

@@ -1,4 +1,4 @@
-// grow and tune: what changes a volume as a whole.
+// grow and tune: changes of the whole volume.
 #include <fmt/format.h>
 
 #include <cerrno>
@@ -12,7 +12,7 @@
 namespace pmfs::ctl {
 namespace {
 
-// Refusals that need the numbers; empty: the errno says it all.
+// Messages for errors that need numbers; empty: that of the errno is enough.
 std::string why_not(const File &file, const pmfs_io_grow &io, std::uint64_t wanted, int error) {
     const std::string name = file.name();
     if (file.error() != 0) return "";

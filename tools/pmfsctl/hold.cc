@@ -1,4 +1,4 @@
-// lease and pin: hold a file while a command runs, or until somebody wants it back, or Ctrl-C.
+// lease and pin: hold a file while a command runs, or until the lease is broken, or until Ctrl-C.
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/signalfd.h>
@@ -18,8 +18,8 @@
 namespace pmfs::ctl {
 namespace {
 
-constexpr int kLookMs = 1000;  // a pin hears nothing of its server's death, so it looks
-constexpr int kNotRun = 127;   // as a shell says of a command that it cannot run
+constexpr int kLookMs = 1000;  // a pin is not told of its server's death, so it polls
+constexpr int kNotRun = 127;   // as shells return for a command that cannot be run
 
 // Signals to wait for with poll(2), instead of being interrupted by them.
 class Signals {
@@ -49,7 +49,7 @@ private:
     sigset_t before_;
 };
 
-// What holds the file: one of the two.
+// Holds the file with one of the two.
 struct Held {
     struct pmfs_lease *lease = nullptr;  // (a function has that name, too)
     std::uint64_t pin = 0;
@@ -97,7 +97,7 @@ void Holding::release() {
     held_ = {};
 }
 
-// A command's output is its own: words go to standard error beside it.
+// Standard output belongs to the command: messages go to standard error.
 void Holding::tell(const char *event, const std::string &words, std::uint64_t milliseconds) const {
     if (options_.json) {
         Json json = {{"event", event}, {"kind", name()}, {"path", file_.path()}};
@@ -139,7 +139,7 @@ void Holding::hear_signal() {
         exit_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
         finished_ = true;
     } else if (child_ != 0) {
-        // A terminal's Ctrl-C has gone to the command, too; the others came to us alone.
+        // A terminal's Ctrl-C was sent to the command, too; other signals only to this process.
         if (signal != SIGINT) ::kill(child_, signal);
     } else {
         finished_ = true;

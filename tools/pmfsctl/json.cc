@@ -11,7 +11,7 @@
 namespace pmfs::ctl {
 namespace {
 
-// Paths may hold any bytes; JSON may not.  Written in ASCII, a terminal obeys none of it.
+// Paths may contain any bytes, JSON may not; and ASCII cannot control a terminal.
 constexpr auto kReplace = Json::error_handler_t::replace;
 
 const char *kind_key(std::uint32_t kind) {

@@ -9,7 +9,7 @@ namespace pmfs::ctl {
 using Json = nlohmann::ordered_json;
 
 int print(const Json &json);       // over several lines; kDone
-int print_line(const Json &json);  // on one, at once: for what goes on; kDone
+int print_line(const Json &json);  // on one, flushed: for continuous output; kDone
 
 Json to_json(const pmfs_holder &holder);
 

@@ -12,7 +12,7 @@
 namespace pmfs::ctl {
 namespace {
 
-constexpr std::uint64_t kUnit = 2 << 20;  // what a guest's kernel maps DAX memory in
+constexpr std::uint64_t kUnit = 2 << 20;  // the unit in which a guest's kernel maps DAX memory
 
 std::uint64_t units_up(std::uint64_t bytes) {
     return (bytes + kUnit - 1) / kUnit * kUnit;

@@ -1,4 +1,4 @@
-// Where a sealed file lies on the device, as a virtual machine takes it: pieces of whole 2 MiB,
+// The place of a sealed file on the device, as a virtual machine needs it: pieces of whole 2 MiB,
 // each a virtio-pmem device.
 #pragma once
 #include <cstdint>
@@ -14,11 +14,11 @@ struct Slice {  // bytes of the device
 };
 
 // Slices of the file, in its order: one, or one for each PMFS_CONTIGUOUS_MAX of a longer file.
-// False: it cannot be given to a virtual machine, or not be looked at; a sentence was printed.
+// False: it cannot be given to a virtual machine, or not be read; a sentence was printed.
 bool find_slices(const File &file, std::vector<Slice> *out);
 
-// What QEMU takes for them: "-object", its words, "-device", its words, for each.  `path` is the
-// device's, or leads to a descriptor of it; devices are numbered from `number` on.
+// QEMU's options for them: "-object", its argument, "-device", its argument, for each.  `path` is
+// the device's, or leads to a descriptor of it; devices are numbered from `number` on.
 std::vector<std::string> qemu_words(const std::string &path, const std::vector<Slice> &slices,
                                     unsigned *number);
 

@@ -1,4 +1,4 @@
-// pmfsctl: its command line.  What the verbs do is in verbs.cc and its siblings.
+// pmfsctl's command line.  The verbs are in verbs.cc and its siblings.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdlib>
@@ -45,7 +45,7 @@ void add_unit(CLI::App *verb, Options &options) {
         ->excludes(unit);
 }
 
-// Empty: this is a time that one can wait.
+// Empty: this is a valid time to wait.
 std::string check_seconds(const std::string &text) {
     char *end = nullptr;
     const double seconds = std::strtod(text.c_str(), &end);
@@ -55,7 +55,7 @@ std::string check_seconds(const std::string &text) {
 
 using Run = int (*)(const Options &);
 
-// The verbs that hold a file for as long as they run, and what looks at holders.
+// The verbs that hold a file for as long as they run, and those that show holders.
 void add_holding_verbs(CLI::App &app, Options &options, Run *run) {
     const auto runs = [run](Run verb) { return [run, verb] { *run = verb; }; };
     add_verb(app, "holders",
@@ -113,7 +113,7 @@ void add_holding_verbs(CLI::App &app, Options &options, Run *run) {
     quarantine->callback(runs(pmfs::ctl::quarantine));
 }
 
-// What gives files to virtual machines.
+// Verbs that give files to virtual machines.
 void add_guest_verbs(CLI::App &app, Options &options, Run *run) {
     CLI::App *layout =
         add_verb(app, "layout",
@@ -139,7 +139,7 @@ void add_guest_verbs(CLI::App &app, Options &options, Run *run) {
     });
 }
 
-// The words behind -- are the program's, whatever they look like.
+// The words after -- belong to the program, whatever they look like.
 int split_program(int argc, char **argv, Options *options) {
     char **const end = argv + argc;
     char **const mark =
@@ -149,7 +149,7 @@ int split_program(int argc, char **argv, Options *options) {
     return static_cast<int>(mark - argv);
 }
 
-// What changes the volume as a whole.
+// Verbs that change the whole volume.
 void add_volume_verbs(CLI::App &app, Options &options, Run *run) {
     CLI::App *grow =
         add_verb(app, "grow", "Extend the volume into space that its medium has gained (root only)",
@@ -193,7 +193,7 @@ void add_map(CLI::App &app, Options &options, Run *run) {
     map->callback([run] { *run = pmfs::ctl::map; });
 }
 
-// What looks at a device that need not be mounted.
+// Verbs for a device that need not be mounted.
 void add_device_verbs(CLI::App &app, Options &options, Run *run) {
     CLI::App *probe =
         add_verb(app, "probe", "Print which volume is on a device or image file, mounted or not",

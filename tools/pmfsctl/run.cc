@@ -1,9 +1,9 @@
-// run: becomes a program, usually a virtual machine monitor, that has sealed files as virtio-pmem.
+// run: executes a program, usually a virtual machine monitor, that gets sealed files as
+// virtio-pmem.
 //
-// The program is executed in this process.  So there is nobody between it and whoever started it:
-// its exit status and its signals are its own, and it is the holder of the grants, which end with
-// it.  It gets a descriptor of the device that is open for reading only, and finds the files by
-// /proc/self/fd.
+// The program is executed in this process.  So no process is between it and its parent: exit status
+// and signals are its own, and it is the holder of the grants, which end with it.  It gets a
+// descriptor of the device that is open only for reading, and finds it through /proc/self/fd.
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -19,17 +19,17 @@
 namespace pmfs::ctl {
 namespace {
 
-constexpr int kNotRun = 127;  // as a shell says of a command that it cannot run
+constexpr int kNotRun = 127;  // as shells return for a command that cannot be run
 constexpr const char *kPlace = "{pmem}";
 
-// Takes the grant, and adds what QEMU takes for the file.
+// Takes the grant, and adds QEMU's options for the file.
 int borrow(const std::string &path, std::vector<std::string> *devices, unsigned *number) {
     const File file(path, File::Access::read);
     std::vector<Slice> slices;
     if (!find_slices(file, &slices)) return kFailed;
     const int device = pmfs_borrow(file.fd(), 0, 0);
     if (device < 0) return complain(file, Verb::run, -device);
-    slices.clear();  // now they stand still
+    slices.clear();  // the grant has frozen them; read them again
     if (!find_slices(file, &slices)) return kFailed;
     const auto words = qemu_words(fmt::format("/proc/self/fd/{}", device), slices, number);
     devices->insert(devices->end(), words.begin(), words.end());

@@ -1,4 +1,4 @@
-// From a verb and an errno to what is in the way: its holders, its layout, its volume.
+// Explains a verb's errno: by the file's holders, its layout, or its volume.
 #include "sentences.h"
 
 #include <fmt/format.h>
@@ -105,7 +105,7 @@ std::string volume_full(const File &file) {
                        file.name(), volume.blocks_available * volume.block_size);
 }
 
-// What prepare --contiguous looked for, and what there is.
+// What prepare --contiguous needed, and what there is.
 std::string no_run(const File &file) {
     pmfs_info info;
     pmfs_volume volume;

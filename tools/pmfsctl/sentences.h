@@ -1,4 +1,4 @@
-// Errors as sentences: what it is about, what is wrong, and what to do.
+// Errors as sentences: the file, what is wrong, and what to do.
 #pragma once
 #include "file.h"
 #include "verbs.h"
@@ -26,8 +26,8 @@ enum class Verb {
     run
 };
 
-// Says on standard error why `verb` failed on `file`, and gives the exit code.  bad_offset: where,
-// for EINVAL of seal.
+// Prints to standard error why `verb` failed on `file`, and gives the exit code.  bad_offset:
+// where, for EINVAL of seal.
 int complain(const File &file, Verb verb, int error, std::uint64_t bad_offset = 0);
 
 // "temporary grant of process 71 (db), user 0, bytes 0 to 4096, stores".

@@ -1,4 +1,4 @@
-// What each verb asks, and how its answer is printed, for a person and as JSON.
+// The verbs: what each one queries, and how it prints the answer, for people and as JSON.
 #include "verbs.h"
 
 #include <fmt/format.h>
@@ -122,7 +122,7 @@ int print_info(const File &file, const pmfs_info &info, bool json) {
     return kDone;
 }
 
-// What the file is after a verb that changed it, as JSON; nothing for a person.
+// The file's state after a verb that changed it, as JSON; nothing for people.
 int print_after(const File &file, Verb verb, bool json) {
     if (!json) return kDone;
     pmfs_info info;
@@ -142,7 +142,7 @@ Verb verb_of_prepare(const Options &options) {
     return options.contiguous ? Verb::prepare_contiguous : Verb::prepare;
 }
 
-// EBUSY has an owner, who may go; nobody is told when, so this asks again.
+// EBUSY ends when the holders do, but no event reports that, so this polls.
 int unseal_or_wait(const File &file, const Options &options) {
     using Clock = std::chrono::steady_clock;
     const auto start = Clock::now();
@@ -275,7 +275,7 @@ int seal(const Options &options) {
     std::uint64_t bad_offset = 0;
     int error = file.error();
     if (error == 0 && options.prepare) {
-        // A file that is sealed already may be fit as it is: let the seal say.
+        // A file that is sealed already may meet the requirements: the seal decides.
         error = prepare_range(file, options);
         if (error != 0 && error != ETXTBSY) return complain(file, verb_of_prepare(options), error);
         error = 0;

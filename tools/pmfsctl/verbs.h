@@ -1,4 +1,4 @@
-// pmfsctl's verbs, one function each: they ask libpmfs, and print for a person or as JSON.
+// pmfsctl's verbs, one function each: they call libpmfs, and print for people or as JSON.
 #pragma once
 #include <cstdint>
 #include <optional>
@@ -69,7 +69,7 @@ int doctor(const Options &options);
 // These two end with the exit code of the command, if there is one.
 int lease(const Options &options);
 int pin(const Options &options);
-// Does not come back when the command could be executed.
+// Does not return if the command could be executed.
 int run(const Options &options);
 
 }  // namespace pmfs::ctl

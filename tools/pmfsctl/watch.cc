@@ -1,4 +1,4 @@
-// watch: a line for each holder of a file that comes, goes, or is asked to go.
+// watch: prints a line for each holder of a file that appears, ends, or is asked for its lease.
 #include <fmt/format.h>
 
 #include <chrono>
@@ -15,7 +15,7 @@ namespace {
 
 constexpr timespec kPause{.tv_sec = 0, .tv_nsec = 200'000'000};
 
-// A handle's number, a grant's, or a quarantine's: each kind counts apart.
+// The number of a handle, a grant or a quarantine: each kind has its own numbers.
 using Key = std::pair<unsigned, std::uint64_t>;
 using Holders = std::map<Key, pmfs_holder>;
 

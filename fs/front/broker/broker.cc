@@ -34,7 +34,7 @@ constexpr std::uint64_t kListenKey = 0;
 constexpr std::uint64_t kWakeKey = 1;
 constexpr std::uint64_t kFirstConnection = 2;  // a connection's keys are 2 * id and 2 * id + 1
 constexpr unsigned kTickMs = 250;              // how late a token or a silent connection may lapse
-constexpr unsigned kRefusalsLoggedMax = 20;    // in kRefusalWindow, so that nobody can fill the log
+constexpr unsigned kRefusalsLoggedMax = 20;    // in kRefusalWindow, not to flood the log
 constexpr std::uint64_t kSecond = 1'000'000'000;
 constexpr std::uint64_t kConnectionJobs = std::uint64_t{1} << 62;  // no file's number
 constexpr std::uint64_t kRefusalWindow = 10 * kSecond;
@@ -45,10 +45,10 @@ struct Connection {
     FileDescriptor socket;
     FileDescriptor process;  // a pidfd; becomes readable when the peer's process has exited
     Peer peer;
-    std::uint64_t lapses_ns = 0;  // when it is cut, if no grant was bound to it until then
+    std::uint64_t lapses_ns = 0;  // when it is closed, unless a grant is bound to it by then
 };
 
-// A grant may be gone already, with its handle: then there is nothing to do.
+// A grant may have ended already, with its handle: then there is nothing to do.
 void drop(Volume &volume, const Claim &claim) {
     const auto dropped = volume.drop_grant(claim.handle, claim.grant);
     if (!dropped.ok() && must_park(dropped.error()))
@@ -79,11 +79,11 @@ public:
     std::uint64_t epoch() const { return epoch_; }
 
 private:
-    // What the broker says to one packet.
+    // The broker's answer to one packet.
     struct Verdict {
         int error = 0;
         const char *why = "";
-        bool consumed = false;  // a token was used up: on refusal its grant goes, too
+        bool consumed = false;  // a token was used up: if refused, its grant ends, too
         Claim claim = {};
         std::uint64_t number = 0;  // of the claim, once it is bound
     };
@@ -113,7 +113,7 @@ private:
     std::uint64_t epoch_ = 0;
     std::thread thread_;
     std::atomic<bool> stopping_ = false;
-    bool accepting_paused_ = false;  // the thread's own, as are the next two
+    bool accepting_paused_ = false;  // used only by the thread, like the next two
     std::uint64_t refusals_since_ns_ = 0;
     unsigned refusals_logged_ = 0;
 
@@ -133,12 +133,12 @@ Result<> Broker::Impl::start() {
     const std::string directory = run_directory(options_.directory);
     listener_ = TRY(listen_at(directory, volume_.info().uuid));
     if (::getrandom(&epoch_, sizeof epoch_, 0) != sizeof epoch_)
-        return Error(EIO, "the kernel gives no random numbers");
+        return Error(EIO, "the kernel provides no random numbers");
     epoll_ = FileDescriptor(::epoll_create1(EPOLL_CLOEXEC));
     wake_ = FileDescriptor(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!epoll_.ok() || !wake_.ok() || !watch(listener_.socket.get(), kListenKey) ||
         !watch(wake_.get(), kWakeKey))
-        return Error(EMFILE, "too few descriptors for the broker");
+        return Error(EMFILE, "too few descriptors for the broker: raise RLIMIT_NOFILE");
     auto started = start_thread("pmfs-broker", [this] { run(); });
     if (!started.ok()) {
         ::unlink(listener_.path.c_str());
@@ -159,7 +159,7 @@ void Broker::Impl::stop() {
     std::vector<Claim> ended;
     {
         const Lock held(lock_);
-        // Whoever maps goes on mapping: its record on the medium tells the next mount.
+        // Processes that map go on mapping: their records on the medium tell the next mount.
         ended = claims_.end_all();
         connections_.clear();
         unused_.clear();
@@ -169,7 +169,7 @@ void Broker::Impl::stop() {
 
 void Broker::Impl::wake() {
     const std::uint64_t one = 1;
-    (void)!::write(wake_.get(), &one, sizeof one);  // only fails when it is already awake
+    (void)!::write(wake_.get(), &one, sizeof one);  // fails only if it is awake already
 }
 
 bool Broker::Impl::watch(int fd, std::uint64_t key) {
@@ -179,7 +179,7 @@ bool Broker::Impl::watch(int fd, std::uint64_t key) {
     return ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0;
 }
 
-// The listening socket is left alone for a tick when there is no descriptor to accept with.
+// When there is no descriptor left to accept with, the listening socket is ignored for a tick.
 bool Broker::Impl::pause_accepting(bool pause) {
     if (pause == accepting_paused_) return true;
     epoll_event event{};
@@ -217,7 +217,7 @@ void Broker::Impl::run() {
     }
 }
 
-// What is too old goes.
+// Ends tokens and connections that are too old.
 void Broker::Impl::tick() {
     const pm::FaultScope faults;
     pause_accepting(false);
@@ -236,7 +236,7 @@ void Broker::Impl::tick() {
     for (const std::uint64_t id : silent) close_connection(id);
 }
 
-// --- who may ----------------------------------------------------------------------------------
+// --- rights ----------------------------------------------------------------------------------
 
 Result<> Broker::Impl::may_map(const Caller &caller) const {
     if (caller.uid != 0 && !options_.group)
@@ -253,7 +253,7 @@ bool Broker::Impl::is_trusted(const Peer &peer) const {
     return peer.uid == 0 || (options_.group && peer.is_member_of(*options_.group));
 }
 
-// Everybody may come: what a token is good for is seen when it is shown.
+// Every user may connect: rights are checked when a token is shown.
 Broker::Impl::Verdict Broker::Impl::admit(const Peer &peer) {
     const std::size_t share = options_.connections_per_uid_max / (is_trusted(peer) ? 1 : 8);
     switch (places_.take(peer.uid, share)) {
@@ -267,7 +267,7 @@ Broker::Impl::Verdict Broker::Impl::admit(const Peer &peer) {
     return {};
 }
 
-// A token that is shown is used up, whatever comes of it.
+// A token that is shown is used up, even if it is refused.
 Broker::Impl::Verdict Broker::Impl::judge(const Peer &peer, const pmfs_broker_ask &ask) {
     const auto token = claims_.take(ask.token);
     if (!token && !is_trusted(peer))
@@ -323,7 +323,7 @@ void Broker::Impl::accept_one() {
         return;
     }
     auto peer = peer_of(socket.get());
-    if (!peer.ok()) return;  // it went away again
+    if (!peer.ok()) return;  // it has disconnected
     FileDescriptor process = process_of(socket.get(), peer.value().pid);
     Verdict verdict;
     std::uint64_t id = 0;
@@ -350,7 +350,7 @@ void Broker::Impl::accept_one() {
         close_connection(id);
 }
 
-// The peer said something, or hung up.
+// The peer has sent something, or hung up.
 void Broker::Impl::hear(std::uint64_t id) {
     pmfs_broker_ask ask{};
     Peer peer;
@@ -359,7 +359,7 @@ void Broker::Impl::hear(std::uint64_t id) {
     {
         const Lock held(lock_);
         const auto found = connections_.find(id);
-        if (found == connections_.end()) return;  // an event of before it was closed
+        if (found == connections_.end()) return;  // an event from before it was closed
         fd = found->second.socket.get();
         peer = found->second.peer;
         got = ::recv(fd, &ask, sizeof ask, MSG_DONTWAIT | MSG_TRUNC);
@@ -383,7 +383,7 @@ void Broker::Impl::hear(std::uint64_t id) {
     close_connection(id);
 }
 
-// A token is shown: the connection becomes the life line of its grant.
+// A token is shown: from now on its grant ends with the connection.
 void Broker::Impl::bind(std::uint64_t id, int fd, const Peer &peer, const pmfs_broker_ask &ask) {
     Verdict verdict;
     bool alone = false;
@@ -412,7 +412,7 @@ void Broker::Impl::bind(std::uint64_t id, int fd, const Peer &peer, const pmfs_b
     if (verdict.error == 0) {
         const Answer yes{.writable = writable, .epoch = epoch_, .claim = verdict.number};
         const bool sent = answer(fd, yes, device);
-        lent.reset();  // the peer's now, and nobody else's
+        lent.reset();  // now only the peer has it
         sending.unlock();
         if (!sent) close_connection(id);
         return;
@@ -424,11 +424,11 @@ void Broker::Impl::bind(std::uint64_t id, int fd, const Peer &peer, const pmfs_b
         grant_released(claim.handle, claim.grant);
         drop(volume_, claim);
     }
-    if (alone) close_connection(id);  // else it holds other grants
+    if (alone) close_connection(id);  // otherwise it holds other grants
 }
 
-// The peer wants to hear of a claim: it gets a socket of its own for that, which hangs up with the
-// grant.
+// The peer asks for events of a claim: it gets a socket for them, which hangs up when the grant
+// ends.
 void Broker::Impl::open_channel(std::uint64_t id, int fd, std::uint64_t number) {
     int ends[2] = {-1, -1};
     int error = 0;
@@ -436,7 +436,7 @@ void Broker::Impl::open_channel(std::uint64_t id, int fd, std::uint64_t number) 
         error = errno;
     FileDescriptor ours(ends[0]);
     const FileDescriptor theirs(ends[1]);
-    if (error == 0) ::shutdown(ours.get(), SHUT_RD);  // nobody listens to it
+    if (error == 0) ::shutdown(ours.get(), SHUT_RD);  // nothing reads from it
     std::optional<Claim> claim;
     {
         const Lock held(lock_);
@@ -447,7 +447,7 @@ void Broker::Impl::open_channel(std::uint64_t id, int fd, std::uint64_t number) 
     const bool sent = answer(fd, {.error = error, .epoch = epoch_, .claim = number},
                              error == 0 ? theirs.get() : -1);
     if (!sent) return close_connection(id);
-    // Whoever was asked before it could hear hears it now.
+    // If the lease is being broken already, the event is sent now.
     if (error != 0) return;
     const std::uint32_t left = volume_.lease_time_left(claim->handle, claim->grant);
     if (left != 0) lease_breaking(claim->handle, claim->grant, left);
@@ -466,13 +466,13 @@ void Broker::Impl::close_connection(std::uint64_t id) {
         places_.give_back(gone.peer.uid);
         lost = claims_.end_connection(id);
     }
-    // There may be thousands, and nobody else's connection is to wait for them.
+    // There may be thousands, and other connections must not wait for them.
     volume_.run_later(gone.peer.uid, kConnectionJobs + id, true, [&volume = volume_, lost] {
         for (const Claim &claim : lost) volume.lose_grant(claim.handle, claim.grant);
     });
 }
 
-// The peer is the holder from now on, also in the record on the medium.
+// From now on the peer is the holder, also in the record on the medium.
 Result<> Broker::Impl::adopt(const Claim &claim, const Peer &peer) {
     Caller holder;
     holder.uid = peer.uid;
@@ -486,7 +486,7 @@ Result<> Broker::Impl::adopt(const Claim &claim, const Peer &peer) {
     return done;
 }
 
-// The device's descriptor for this claim alone; none where the medium has no use for that.
+// The device's descriptor for this claim alone; none if the medium does not support that.
 int Broker::Impl::lend(const Claim &claim, FileDescriptor *device) {
     auto lent = volume_.lend_device(claim.handle, claim.grant);
     if (!lent.ok() && lent.error().errno_value() != EOPNOTSUPP) return lent.error().errno_value();
@@ -504,7 +504,7 @@ Result<BrokerToken> Broker::Impl::issue(const Claim &claim, const Caller &taker)
         first = !claims_.any_token();
         token = claims_.issue(claim, taker, monotonic_ns() + options_.token_seconds * kSecond);
     }
-    if (first && token.ok()) wake();  // so that it looks at the clock
+    if (first && token.ok()) wake();  // so that it computes its timeout again
     return token;
 }
 

@@ -1,4 +1,5 @@
-// The broker: hands the device to programs that hold a grant, and ends the grant when they go.
+// The broker: gives descriptors of the device to programs that hold a grant, and ends the grant
+// when these programs end.
 //
 // A process that can open the device can read and write all of it. So the device is given only to
 // root and to members of one group that the administrator names (`-o group=NAME`; none by default),
@@ -28,21 +29,20 @@ namespace pmfs::front {
 struct BrokerOptions {
     std::string directory;       // empty: $PMFS_RUN_DIR, else /run/pmfs
     std::optional<gid_t> group;  // its members may map; none: root only
-    // A process has one connection, for all that it holds; each takes two descriptors.  An eighth
-    // is kept for root.  For those who may not map, the share is an eighth of what it is for
-    // others.
+    // A process has one connection for all its grants; each takes two descriptors.  An eighth is
+    // reserved for root.  Users that may not map get an eighth of the share of others.
     unsigned connections_max = 4096;
     unsigned connections_per_uid_max = 2048;
     unsigned token_seconds = 10;                   // from the ioctl to the connection
     std::function<void(const std::string &)> log;  // one sentence; may be called by any thread
 };
 
-struct BrokerClaim {  // what a token or a connection stands for
+struct BrokerClaim {  // the grant of a token or a connection
     HandleId handle = 0;
     GrantId grant = 0;
     bool may_store = false;
-    bool maps = false;       // else the connection brings events only
-    bool hand_over = false;  // whoever shows the token becomes the holder
+    bool maps = false;       // otherwise the connection brings only events
+    bool hand_over = false;  // the process that shows the token becomes the holder
 };
 
 struct BrokerToken {
@@ -51,26 +51,27 @@ struct BrokerToken {
 
 class Broker {
 public:
-    // Makes the directory (0755) if need be and listens there on UUID.sock.  EOPNOTSUPP: the region
-    // has no descriptor to give; EPERM: somebody other than root may write to the directory.
+    // Makes the directory (0755) if necessary, and listens there on UUID.sock.  EOPNOTSUPP: the
+    // region has no descriptor to give; EPERM: users other than root may write to the directory.
     static Result<std::unique_ptr<Broker>> start(Volume &volume, BrokerOptions options);
     ~Broker();  // stops: cuts all connections and removes the socket; the grants are dropped
 
     const std::string &socket_path() const;
     std::uint64_t epoch() const;  // random, chosen at start
 
-    // EACCES for a caller that the socket would refuse for certain, before a grant is taken for it.
-    // (Its groups are known only to the socket.)
+    // Called before a grant is taken.  EACCES: the socket would certainly refuse this caller.
+    // (Only the socket knows its groups.)
     Result<> may_map(const Caller &caller) const;
-    // True for root and for a member of the group; false also when it cannot be told.  The caller
-    // must be waiting for the answer to its request, so that it is who it was.
+    // True for root and for a member of the group; false also when that is not known.  The caller
+    // must be waiting for the answer to its request, so that it is still the same process.
     bool is_trusted(const Caller &caller) const;
     // A token for a grant that was just taken.  EAGAIN: too many are waiting.
     Result<BrokerToken> issue(const BrokerClaim &claim, const Caller &taker);
-    // Waits until the broker has closed each descriptor that it has sent.  Before a grant is given
-    // back: else it would look as if somebody could map on.
+    // Waits until the broker has closed each descriptor that it has sent.  To be
+    // called before a grant is given back, because otherwise it would look as if a process still
+    // had the descriptor.
     void settle_lending();
-    // The grant was given back, or its handle closed: forget tokens, cut connections.
+    // The grant was given back, or its handle closed: drops tokens, closes connections.
     void grant_released(HandleId handle, GrantId grant);
     void handle_released(HandleId handle);
 

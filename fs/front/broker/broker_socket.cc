@@ -29,7 +29,7 @@ Result<sockaddr_un> address_of(const std::string &path) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     if (path.size() >= sizeof address.sun_path)
-        return Error(ENAMETOOLONG, "the broker's directory has too long a name for a socket");
+        return Error(ENAMETOOLONG, "the path of the broker's directory is too long for a socket");
     std::memcpy(address.sun_path, path.data(), path.size());
     return address;
 }
@@ -70,8 +70,8 @@ bool Peer::is_member_of(gid_t group) const {
 }
 
 bool Peer::is_process_of(pid_t thread) const {
-    if (thread == 0 || pid == 0) return true;  // another PID namespace: the user must do
-    // Signal 0 to "this thread of that process": ESRCH unless there is one.
+    if (thread == 0 || pid == 0) return true;  // another PID namespace: the user id must suffice
+    // Signal 0 to "this thread of that process": ESRCH if it does not exist.
     return ::syscall(SYS_tgkill, pid, thread, 0) == 0 || errno == EPERM;
 }
 
@@ -79,15 +79,16 @@ Result<Peer> peer_of(int socket) {
     ucred credentials{};
     socklen_t size = sizeof credentials;
     if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0)
-        return Error(errno, "the other end of a socket has no credentials");
+        return Error(errno, "cannot read the credentials of a socket's peer");
     Peer peer{.pid = credentials.pid, .uid = credentials.uid, .gid = credentials.gid, .groups = {}};
     size = 0;
     if (::getsockopt(socket, SOL_SOCKET, SO_PEERGROUPS, nullptr, &size) == 0 || errno != ERANGE)
         return peer;  // no groups
-    if (size > kGroupsMax * sizeof(gid_t)) return Error(EINVAL, "too many groups");
+    if (size > kGroupsMax * sizeof(gid_t))
+        return Error(EINVAL, "a socket's peer is in too many groups");
     peer.groups.resize(size / sizeof(gid_t));
     if (::getsockopt(socket, SOL_SOCKET, SO_PEERGROUPS, peer.groups.data(), &size) != 0)
-        return Error(errno, "the other end of a socket has no groups");
+        return Error(errno, "cannot read the groups of a socket's peer");
     peer.groups.resize(size / sizeof(gid_t));
     return peer;
 }
@@ -97,7 +98,7 @@ FileDescriptor process_of(int socket, pid_t pid) {
     socklen_t size = sizeof fd;
     if (::getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &fd, &size) == 0) return FileDescriptor(fd);
     if (pid <= 0) return {};
-    // A moment late, so the number might have changed hands; then the peer's end is closed, too.
+    // The number might have been reused in the meantime; but then the peer's end is closed, too.
     return FileDescriptor(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
 }
 
@@ -119,7 +120,7 @@ std::string run_directory(const std::string &option) {
     return set != nullptr && *set != 0 ? set : "/run/pmfs";
 }
 
-// A user who could write here could put another socket in the place of ours.
+// A user that could write here could replace the socket.
 Result<> check_run_directory(const std::string &directory) {
     if (::mkdir(directory.c_str(), 0755) == 0) {
         if (::chmod(directory.c_str(), 0755) != 0)
@@ -129,8 +130,9 @@ Result<> check_run_directory(const std::string &directory) {
     }
     struct stat status;
     if (::lstat(directory.c_str(), &status) != 0)
-        return Error(errno, "cannot look at the broker's directory");
-    if (!S_ISDIR(status.st_mode)) return Error(ENOTDIR, "the broker's directory is no directory");
+        return Error(errno, "cannot examine the broker's directory");
+    if (!S_ISDIR(status.st_mode))
+        return Error(ENOTDIR, "the path of the broker's directory names something else");
     if (status.st_uid != 0 && status.st_uid != ::geteuid())
         return Error(EPERM, "the broker's directory belongs to another user");
     if ((status.st_mode & 022) != 0)

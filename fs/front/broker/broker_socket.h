@@ -25,7 +25,7 @@ struct Peer {
 };
 Result<Peer> peer_of(int socket);
 
-// A pidfd of the peer; invalid when the kernel gives none (the socket's hang-up must do then).
+// A pidfd of the peer; invalid when the kernel gives none (then the socket's hang-up must suffice).
 FileDescriptor process_of(int socket, pid_t pid);
 
 struct Answer {
@@ -34,21 +34,21 @@ struct Answer {
     std::uint64_t epoch = 0;
     std::uint64_t claim = 0;
 };
-// With a descriptor, if that is not negative.  False when the peer did not take it.
+// Sends `descriptor` too, unless it is negative.  False when the peer did not accept it.
 bool answer(int socket, const Answer &answer, int descriptor);
 
 // `option`, or $PMFS_RUN_DIR, or /run/pmfs.
 std::string run_directory(const std::string &option);
 
-// Makes it (0755) if need be.  EPERM: somebody other than root may write to it.
+// Makes it (0755) if necessary.  EPERM: users other than root may write to it.
 Result<> check_run_directory(const std::string &directory);
 
 struct Listener {
     FileDescriptor socket;
     std::string path;
 };
-// Listens at DIRECTORY/UUID.sock, or at DIRECTORY/UUID-PID.sock when somebody answers at the first:
-// a copy of the same image that is mounted, too.
+// Listens at DIRECTORY/UUID.sock, or at DIRECTORY/UUID-PID.sock when the first is in use: a copy of
+// the same image is mounted, too.
 Result<Listener> listen_at(const std::string &directory, const std::uint8_t (&uuid)[16]);
 
 // Two descriptions of the medium, neither of them the one that carries the volume's lock.

@@ -11,14 +11,14 @@
 namespace pmfs::front {
 namespace {
 
-// In constant time, as befits a secret.
+// In constant time, because it is a secret.
 bool equal(const std::uint8_t (&a)[16], const std::uint8_t (&b)[16]) {
     unsigned different = 0;
     for (unsigned i = 0; i < 16; i++) different |= static_cast<unsigned>(a[i] ^ b[i]);
     return different == 0;
 }
 
-// Half of a secret finds it, and the other half is enough that nobody guesses it.
+// Half of the secret finds the entry; the other half is long enough not to be guessed.
 std::uint64_t first_half(const std::uint8_t (&secret)[16]) {
     std::uint64_t half;
     std::memcpy(&half, secret, sizeof half);
@@ -31,10 +31,10 @@ Result<BrokerToken> ClaimTable::issue(const BrokerClaim &claim, const Caller &ta
                                       std::uint64_t lapses_ns) {
     BrokerToken secret;
     if (::getrandom(secret.bytes, sizeof secret.bytes, 0) != sizeof secret.bytes)
-        return Error(EIO, "the kernel gives no random numbers");
+        return Error(EIO, "the kernel provides no random numbers");
     if (by_secret_.contains(first_half(secret.bytes)) ||
         tokens_.take(taker.uid, kTokensShare) != Places::Taken::yes)
-        return Error(EAGAIN, "too many grants wait for their connection to the broker");
+        return Error(EAGAIN, "too many grants are waiting for their connection to the broker");
     const std::uint64_t number = next_++;
     Entry entry;
     entry.claim = claim;

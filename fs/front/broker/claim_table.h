@@ -28,23 +28,23 @@ public:
     // A token for the claim.  EAGAIN: too many wait; EIO: no random numbers.
     Result<BrokerToken> issue(const BrokerClaim &claim, const Caller &taker,
                               std::uint64_t lapses_ns);
-    // The token with these bytes, which is used up; nothing: there is none.
+    // Uses up the token with these bytes; nothing: there is none.
     std::optional<Token> take(const std::uint8_t (&secret)[16]);
-    // The claims of the tokens that nobody has shown in time.
+    // The claims of the tokens that were not shown in time.
     std::vector<BrokerClaim> lapse(std::uint64_t now_ns);
 
-    // The connection holds the claim from now on.  Gives the claim's number, never 0.
+    // Binds the claim to the connection.  Gives the claim's number, never 0.
     std::uint64_t bind(const BrokerClaim &claim, std::uint64_t connection);
     // The bound claim of that number, if it is the connection's.
     std::optional<BrokerClaim> of(std::uint64_t connection, std::uint64_t number) const;
-    // Where the events of a claim are to go; a former channel of it hangs up.
+    // Sets where the events of a claim are sent; its former channel hangs up.
     void set_channel(std::uint64_t number, FileDescriptor channel);
-    // Who does not read its news loses it.
+    // A packet for a peer that does not read is lost.
     void send(HandleId handle, GrantId grant, const void *packet, std::size_t size) const;
 
-    // The grant has ended: its channel hangs up, its token is forgotten.
+    // The grant has ended: its channel hangs up, its token is dropped.
     void end(HandleId handle, GrantId grant);
-    // The handle was closed.  Gives the claims of its tokens, for which nobody got the device.
+    // The handle was closed.  Gives the claims of its unused tokens.
     std::vector<BrokerClaim> end_handle(HandleId handle);
     // The connection was closed.  Gives what it held.
     std::vector<BrokerClaim> end_connection(std::uint64_t connection);
@@ -58,7 +58,7 @@ private:
         Caller taker;
         BrokerToken secret;
         std::uint64_t lapses_ns = 0;
-        FileDescriptor channel;  // invalid until somebody asks for events
+        FileDescriptor channel;  // invalid until the peer asks for events
     };
     using Key = std::pair<HandleId, GrantId>;
     void erase(std::uint64_t number);

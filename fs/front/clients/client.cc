@@ -26,11 +26,11 @@ bool Client::holds(InodeNo ino) {
 Result<> Client::check_node(InodeNo ino, bool by_number) {
     if (holds(ino)) return {};
     if (by_number && whole()) return volume_.check_named(ino);
-    return Error(ESTALE, "the client was not given an inode of that number");
+    return Error(ESTALE, "the client was not given an inode with that number");
 }
 
 void Client::given(InodeNo ino) {
-    if (ino == policy_.root) return volume_.forget(ino, 1);  // it has that anyway
+    if (ino == policy_.root) return volume_.forget(ino, 1);  // it has the root without a reference
     Shard &shard = shard_of(ino.value());
     Lock held(shard.mutex);
     std::uint64_t &count = shard.lookups[ino.value()];
@@ -92,8 +92,8 @@ void Client::paid_attributes(InodeNo ino) {
 
 Result<HandleInfo> Client::check_handle(HandleId handle, InodeNo ino, bool writes) {
     const HandleInfo info = TRY(volume_.handle_info(handle));
-    if (info.opener.client != id_) return Error(EBADF, "the handle is another client's");
-    if (info.ino != ino) return Error(EBADF, "the handle is another file's");
+    if (info.opener.client != id_) return Error(EBADF, "the handle belongs to another client");
+    if (info.ino != ino) return Error(EBADF, "the handle belongs to another file");
     if (writes && !info.write) return Error(EBADF, "the file is not open for writing");
     return info;
 }
@@ -122,8 +122,8 @@ bool Client::closed(HandleId handle) {
     return true;
 }
 
-// What has ended by itself: a lease whose time was over, a mapping whose process has died.  The
-// volume knows; it is asked when the places are all taken.
+// Grants may end without a request: a lease whose time was over, a mapping whose process has died.
+// The volume knows; it is asked when all places are taken.
 void Client::recount_grants() {
     std::vector<HandleId> counted;
     for (Shard &shard : shards_) {
@@ -153,11 +153,11 @@ Result<> Client::take_grant_place(HandleId handle) {
     Shard &shard = shard_of(handle);
     Lock held(shard.mutex);
     const auto found = shard.grants.find(handle);
-    if (found == shard.grants.end()) return Error(EBADF, "no such open file of the client");
+    if (found == shard.grants.end()) return Error(EBADF, "the client has no such open file");
     const std::size_t had = grants_.fetch_add(1, std::memory_order_relaxed);
     if (policy_.grants_max != 0 && had >= policy_.grants_max) {
         grants_.fetch_sub(1, std::memory_order_relaxed);
-        return Error(ENOLCK, "the client has as many grants as it may");
+        return Error(ENOLCK, "the client has too many grants");
     }
     ++found->second;
     return {};
@@ -177,9 +177,9 @@ Result<> Client::check_room(bool for_node, bool for_handle) const {
         return limit != 0 && used.load(std::memory_order_relaxed) >= limit;
     };
     if (for_node && full(nodes_, policy_.lookups_max))
-        return Error(ENFILE, "the client holds as many files as it may");
+        return Error(ENFILE, "the client holds too many files");
     if (for_handle && full(handles_, policy_.handles_max))
-        return Error(EMFILE, "the client has as many files open as it may");
+        return Error(EMFILE, "the client has too many open files");
     return {};
 }
 

@@ -45,32 +45,32 @@ public:
         return ino == policy_.root ? kRootNode : ino.value();
     }
     bool holds(InodeNo ino);
-    // ESTALE: it was not given.  `by_number`: any file that has a name will do (a handle of
-    // open_by_handle_at(2)), if all names are the client's.
+    // ESTALE: the client was not given it.  `by_number`: any file that has a name is allowed (a
+    // handle of open_by_handle_at(2)), if the client sees the whole volume.
     Result<> check_node(InodeNo ino, bool by_number);
     // The client gets a node.  The volume has counted the reference.
     void given(InodeNo ino);
-    // As the client says, but no more than it was given.
+    // As many references as the client says, but no more than it was given.
     void forget(InodeNo ino, std::uint64_t count);
-    // The client's kernel has to take a node's attributes from an answer; whether it has to; and
-    // it has.  It takes none from an answer before which it was told to write pages back, for by
-    // then it has changed them itself.
+    // The client's kernel must take a node's attributes from an answer; whether it must; and it
+    // has.  It ignores those of an answer before which it was told to write pages back, because it
+    // changes them itself then.
     void owe_attributes(InodeNo ino);
     bool owes_attributes(InodeNo ino);
     void paid_attributes(InodeNo ino);
 
     // --- open files
-    // EBADF: it is another's, another file's, or cannot do that.
+    // EBADF: it belongs to another client or another file, or was not opened for that.
     Result<HandleInfo> check_handle(HandleId handle, InodeNo ino, bool writes);
     void opened(HandleId handle);
     bool has_open(HandleId handle);
-    // True once for each: whoever gets it releases the handle in the volume.
+    // True once for each handle: that caller releases the handle in the volume.
     bool closed(HandleId handle);
     // A grant was taken (ENOLCK: it has too many) or given back.
     Result<> take_grant_place(HandleId handle);
     void free_grant_place(HandleId handle);
 
-    // ENFILE, EMFILE: one more would be too many.
+    // ENFILE, EMFILE: the client has as many as it may have.
     Result<> check_room(bool for_node, bool for_handle) const;
 
     // --- requests that came, by opcode; those of higher numbers together, under 0
@@ -87,10 +87,10 @@ public:
     // EAGAIN: no more threads.
     Result<> start_notifier(Notifier::Kernel kernel);
 
-    // What is still under way for a client that has gone is dropped.
+    // Drops work that is still under way for a client that has gone.
     bool gone() const { return gone_.load(); }
     void set_gone() { gone_.store(true); }
-    // Gives everything back.
+    // Releases everything.
     void forget_all(const std::function<void(HandleId)> &release);
 
 private:

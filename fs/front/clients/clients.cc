@@ -11,9 +11,9 @@ Clients::Clients(Volume &volume) : volume_(volume) {
 
 Result<std::shared_ptr<Client>> Clients::admit(Policy policy, Origin origin) {
     if (policy.notifiable && told_ != nullptr)
-        return Error(EBUSY, "another client's kernel is told of changes already");
+        return Error(EBUSY, "another client's kernel is notified of changes already");
     if (policy.root != InodeNo(Client::kRootNode)) {
-        // Kept until it is dismissed, whatever becomes of the directory's name.
+        // The reference is kept until the client is dismissed, even if the directory is renamed.
         const Attr root = TRY(volume_.lookup(policy.root, "."));
         if (!S_ISDIR(root.mode)) {
             volume_.forget(policy.root, 1);

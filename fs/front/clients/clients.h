@@ -16,9 +16,9 @@
 
 namespace pmfs::front {
 
-// What a request changed, for a kernel that did not send it.
+// What a request changed, for a kernel that did not send the request.
 struct News {
-    std::vector<Notifier::Name> names;  // lead somewhere else now, or nowhere
+    std::vector<Notifier::Name> names;  // name another file now, or none
     std::vector<InodeNo> attributes;
     std::optional<Notifier::Pages> pages;  // have other bytes now
 
@@ -33,29 +33,28 @@ public:
     Volume &volume() { return volume_; }
     FileLocks &locks() { return locks_; }
     Seats &seats() { return seats_; }
-    // Errors: ENOTDIR and what looking up its root says; EBUSY: a second one that can be told.
+    // Errors: ENOTDIR and those of looking up its root; EBUSY: a second notifiable client.
     Result<std::shared_ptr<Client>> admit(Policy policy, Origin origin = {});
-    // The client has given everything back, and goes.
+    // The client has released everything, and is removed.
     void dismiss(Client &client);
-    // Those that are there now, by id.
+    // All clients, by id.
     std::vector<std::shared_ptr<const Client>> present() EXCLUDES(mutex_);
 
-    // True when somebody has to hear what that client changes.
+    // True when another client must be told what that client changes.
     bool others_hear(const Client &client) { return told_ != nullptr && told_.get() != &client; }
-    // Runs `then` once the other client's kernel has heard.  `user`: for whom.
+    // Runs `then` once the other client's kernel has been told.  `user`: whose request it is.
     void tell_others(const Client &client, const News &news, std::uint32_t user,
                      std::function<void()> then);
-    // For a request of that client:
-    // There is a kernel to ask that may keep something of that inode.
+    // For a request of that client: whether another kernel may have cached something of that inode.
     bool cached(const Client &client, InodeNo ino);
-    // Runs `then` once it has written those pages back and dropped them,
+    // Runs `then` once that kernel has written those pages back and dropped them,
     void flush(const Client &client, const Notifier::Pages &pages, std::uint32_t user,
                const std::function<void()> &then);
-    // or once it keeps no attributes of the inode.
+    // or once it has dropped the attributes of the inode.
     void forget_attributes(const Client &client, InodeNo ino, const std::function<void()> &then);
 
-    // A number that has grown when tell_others() was called.  What a request read before a change,
-    // and answers when others have been told, its kernel must not keep.
+    // A number that grows when tell_others() is called.  What a request read before a change must
+    // not be cached by its kernel if it is answered after others were told.
     std::uint64_t told_so_far() const { return tellings_.load(std::memory_order_acquire); }
 
     // AttributeWatcher
@@ -65,7 +64,7 @@ private:
     Volume &volume_;
     FileLocks locks_;
     Seats seats_;
-    std::shared_ptr<Client> told_;  // set before any other client asks
+    std::shared_ptr<Client> told_;  // set before other clients use it
     Mutex mutex_;
     std::map<ClientId, std::weak_ptr<const Client>> present_ GUARDED_BY(mutex_);
     std::atomic<ClientId> next_{1};

@@ -1,4 +1,4 @@
-// Who has which lock, who waits for it, and how many each may have: see file_locks.h.
+// Locks, waiting requests, and limits: see file_locks.h.
 #include "front/clients/file_locks.h"
 
 #include <algorithm>
@@ -7,7 +7,7 @@
 namespace pmfs::front {
 namespace {
 
-// How far it is looked for who waits for whom.  (Linux looks ten owners far.)
+// How far the search for a deadlock goes.  (Linux follows ten owners.)
 constexpr unsigned kDeadlockDepth = 64;
 
 bool meet(LockKind a, LockKind b) {
@@ -16,19 +16,19 @@ bool meet(LockKind a, LockKind b) {
 
 }  // namespace
 
-// What becomes of an owner's ranges: those from `begin` to `end` are replaced by at most three.
+// A change of an owner's ranges: those from `begin` to `end` are replaced by at most three.
 struct FileLocks::Change {
     Ranges::iterator begin, end;
     std::size_t replaced = 0;
     std::vector<Ranges::value_type> made;
-    bool less = false;  // somebody may have waited for what goes
+    bool less = false;  // a request may have waited for what is removed
 
     std::ptrdiff_t growth() const {
         return static_cast<std::ptrdiff_t>(made.size()) - static_cast<std::ptrdiff_t>(replaced);
     }
 };
 
-// Ranges of the same kind that meet become one; of others, what is left beside the new one stays.
+// Adjacent ranges of the same kind become one; parts of other ranges beside the new one stay.
 FileLocks::Change FileLocks::plan(Ranges &ranges, const LockRequest &wanted) {
     const auto joins = [&](const Range &range) { return range.kind == wanted.kind; };
     auto at = ranges.lower_bound(wanted.first);
@@ -63,7 +63,7 @@ FileLocks::Change FileLocks::plan(Ranges &ranges, const LockRequest &wanted) {
     return change;
 }
 
-// The first range in the way of that request, or null.
+// The first range that conflicts with the request, or null.
 const FileLocks::Range *FileLocks::conflict(const Ranges &ranges, const LockRequest &wanted,
                                             std::uint64_t *first) {
     auto at = ranges.upper_bound(wanted.first);
@@ -88,7 +88,7 @@ public:
 
     File &file() { return file_; }
 
-    // 0; EAGAIN: of whom a lock is in the way stands in `blocker`; ENOLCK.
+    // 0; EAGAIN: a lock of `blocker` conflicts; ENOLCK.
     int set(const LockRequest &wanted, LockOwner *blocker) {
         const int error = wanted.whole ? set_whole(wanted, blocker) : set_range(wanted, blocker);
         if (error == 0 && wanted.kind != LockKind::none) all_.remember(wanted);
@@ -116,7 +116,7 @@ public:
         return waiter.result = EINTR;
     }
 
-    // Takes those of an owner's ranges away that were made by that handle; 0: by any.
+    // Removes those of an owner's ranges that were made with that handle; 0: with any.
     void drop_ranges(const LockOwner &owner, HandleId handle) {
         const auto found = file_.owned.find(owner);
         if (found == file_.owned.end()) return;
@@ -152,7 +152,7 @@ public:
         }
     }
 
-    // Tries those again, in order, that waited for owners that have less now.
+    // Tries again, in order, the requests that waited for owners that have released something.
     void wake() {
         while (!changed_.empty()) {
             const auto changed = std::exchange(changed_, {});
@@ -195,7 +195,7 @@ private:
         return charged ? 0 : ENOLCK;
     }
 
-    // (In flock_lock_inode() of fs/locks.c, too, who changes its kind first gives up what it has.)
+    // (As in flock_lock_inode() of fs/locks.c: changing the kind releases the old lock first.)
     int set_whole(const LockRequest &wanted, LockOwner *blocker) {
         const auto own = file_.wholes.find(wanted.owner);
         if (own != file_.wholes.end()) {
@@ -214,7 +214,7 @@ private:
         return 0;
     }
 
-    // Of one that waits: EAGAIN, and it goes on waiting, or how it ended.
+    // For a waiting request: EAGAIN, and it goes on waiting, or its result.
     int again(Wait &waiter) {
         all_.stop_waiting(waiter);
         LockOwner blocker;
@@ -300,7 +300,7 @@ void FileLocks::closed(const LockOwner &owner, InodeNo ino) {
     visit(ino, [&](Visit &visit) { visit.drop_ranges(owner, 0); });
 }
 
-// --- by which handle
+// --- handles
 
 void FileLocks::remember(const LockRequest &made) {
     Lock held(handles_mutex_);
@@ -344,7 +344,7 @@ bool FileLocks::charge(const LockRequest &request, std::ptrdiff_t more) {
     return true;
 }
 
-// `user` counts where the owner has nothing yet.
+// `user` is charged if the owner has nothing yet.
 void FileLocks::charge_locked(const LockOwner &owner, std::uint32_t user, std::ptrdiff_t more) {
     if (more == 0) return;
     const auto add = [more](auto &table, const auto &key) {
@@ -381,8 +381,8 @@ void FileLocks::stop_waiting(Wait &waiter) {
     charge_locked(waiter.wanted.owner, waiter.wanted.user, -1);
 }
 
-// posix_locks_deadlock() of fs/locks.c: whether it waits, by however many others, for itself.  Of
-// an owner with several waits (threads) the oldest one counts.
+// As posix_locks_deadlock() of fs/locks.c: whether it would wait for itself, directly or through
+// other owners.  If an owner has several waiting threads the oldest one counts.
 bool FileLocks::deadlock_locked(const LockOwner &waiter, LockOwner blocker) const {
     for (unsigned depth = 0; depth < kDeadlockDepth; ++depth) {
         if (blocker == waiter) return true;

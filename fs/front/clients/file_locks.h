@@ -27,15 +27,15 @@
 
 namespace pmfs::front {
 
-// Who holds: a number of a client's kernel, of a process (its table of descriptors) or an open
-// file.
+// The owner of locks: a number that a client's kernel gives a process (its table of descriptors) or
+// an open file.
 struct LockOwner {
     ClientId client = 0;
     std::uint64_t number = 0;
     friend auto operator<=>(const LockOwner &, const LockOwner &) = default;
 };
 
-enum class LockKind : std::uint8_t { none, shared, exclusive };  // none: to let go of it
+enum class LockKind : std::uint8_t { none, shared, exclusive };  // none: unlock
 
 struct LockRequest {
     static constexpr std::uint64_t kLast = INT64_MAX;  // of the bytes that can be locked
@@ -46,17 +46,17 @@ struct LockRequest {
     bool whole = false;  // flock
     LockKind kind = LockKind::none;
     std::uint64_t first = 0, last = kLast;  // bytes, both locked
-    std::uint32_t pid = 0;                  // of the client's kernel, for who asks
-    std::uint32_t user = 0;                 // who asks: whose its owner's locks are
-    // How many locks and waits the client may have, of which an eighth is kept for root; and each
-    // of its owners, and each of its users but root.  0: no limit.
+    std::uint32_t pid = 0;                  // of the client's kernel, for F_GETLK
+    std::uint32_t user = 0;                 // the caller's, to which its owner's locks are charged
+    // How many locks and waiting requests the client may have (an eighth is reserved for root), and
+    // each of its owners, and each of its users but root.  0: no limit.
     std::size_t client_max = 0, share_max = 0;
 };
 
 class FileLocks {
 public:
-    // Somebody that waits, from wait() on.  `done` is called once, with no lock held, by any
-    // thread: with 0 (it has the lock), EDEADLK, ENOLCK, or EBADF (its open file has gone).
+    // A waiting request, from wait() on.  `done` is called once, with no lock held, by any thread:
+    // with 0 (it has the lock), EDEADLK, ENOLCK, or EBADF (its open file has gone).
     struct Wait {
         Wait(const LockRequest &what, std::function<void(const Wait &waiter, int error)> then)
             : wanted(what), done(std::move(then)) {}
@@ -72,25 +72,24 @@ public:
         LockOwner blocker;
     };
 
-    // 0; EAGAIN: another's lock is in the way; ENOLCK: too many.  An flock that changes its kind
-    // gives up what it has first, and does not have it back when it fails (flock(2)).
+    // 0; EAGAIN: another owner's lock conflicts; ENOLCK: too many.  An flock that changes its kind
+    // releases the old lock first, and does not get it back when it fails (flock(2)).
     int set(const LockRequest &wanted);
-    // The same, but where another's lock is in the way it waits.  `done` may be called before this
-    // returns.
+    // The same, but it waits for a conflicting lock.  `done` may be called before this returns.
     void wait(const std::shared_ptr<Wait> &waiter);
-    // Before wait() or after: EINTR, and it is not called; or what it has been called with, or is
-    // about to be.
+    // Cancels, before or after wait().  EINTR: `done` is not called.  Otherwise the value with
+    // which `done` was or is about to be called.
     int cancel(Wait &waiter);
-    // A lock that is in the way of that range, as on Linux one of the owner's that came first; of
-    // kind none: one of the owner's own in it.
+    // A lock that conflicts with that range; as on Linux, one of the owner that came first.  For
+    // kind none: one of the owner's own locks in it.
     std::optional<LockRequest> in_the_way(const LockRequest &wanted);
 
-    // The owner has closed the file, by whatever descriptor: its ranges go.
+    // The owner has closed any descriptor of the file: its ranges are released.
     void closed(const LockOwner &owner, InodeNo ino);
-    // The open file is gone, and with it all that it held or waited for.
+    // The open file is closed: releases its locks and ends its waiting requests.
     void released(HandleId handle);
 
-    // How many locks and waits the client has.
+    // How many locks and waiting requests the client has.
     std::size_t held_by(ClientId client);
 
 private:
@@ -107,7 +106,7 @@ private:
         HandleId handle;
     };
     struct Owned {
-        std::uint64_t since;  // which owner of the file's came before which
+        std::uint64_t since;  // the order in which owners came to the file
         Ranges ranges;
     };
     struct File {
@@ -121,17 +120,17 @@ private:
         Mutex mutex;
         std::unordered_map<InodeNo, File> files GUARDED_BY(mutex);
     };
-    // What an owner has in all files.
+    // An owner's locks in all files.
     struct Account {
         std::size_t held = 0;             // locks and waits
-        std::uint32_t user = 0;           // who had the first of them made
+        std::uint32_t user = 0;           // who is charged: the user of the first lock
         std::vector<const Wait *> waits;  // for ranges
     };
     class Visit;
 
     static constexpr std::size_t kShards = 64;
     Shard &shard_of(InodeNo ino) { return shards_[ino.value() % kShards]; }
-    // Does something to the locks of a file, and what follows of it to those who wait.
+    // Changes the locks of a file, and then serves the requests that wait for them.
     void visit(InodeNo ino, const std::function<void(Visit &)> &work);
     static const Range *conflict(const Ranges &ranges, const LockRequest &wanted,
                                  std::uint64_t *first);
@@ -139,26 +138,27 @@ private:
     void remember(const LockRequest &made) EXCLUDES(handles_mutex_);
 
     // --- accounts
-    // False: `more` would be too many (fewer never are).
+    // False: `more` would be too many (a decrease never is).
     bool charge(const LockRequest &request, std::ptrdiff_t more) EXCLUDES(accounts_mutex_);
     void charge_locked(const LockOwner &owner, std::uint32_t user, std::ptrdiff_t more)
         REQUIRES(accounts_mutex_);
-    // EAGAIN: it waits for `blocker` from now on.  EDEADLK: that waits for it; ENOLCK: too many.
+    // EAGAIN: it waits for `blocker` from now on.  EDEADLK: `blocker` waits for it; ENOLCK: too
+    // many.
     int begin_waiting(Wait &waiter, const LockOwner &blocker) EXCLUDES(accounts_mutex_);
     void stop_waiting(Wait &waiter) EXCLUDES(accounts_mutex_);
     bool deadlock_locked(const LockOwner &waiter, LockOwner blocker) const
         REQUIRES(accounts_mutex_);
 
     std::array<Shard, kShards> shards_;  // by inode
-    // Inside a shard's, as the next one.
+    // Taken inside a shard's mutex, like the next one.
     Mutex accounts_mutex_;
     std::map<LockOwner, Account> owners_ GUARDED_BY(accounts_mutex_);
     std::unordered_map<ClientId, std::size_t> clients_ GUARDED_BY(accounts_mutex_);
     std::map<std::pair<ClientId, std::uint32_t>, std::size_t> users_ GUARDED_BY(accounts_mutex_);
-    // Open files by which locks were asked for, and what they are of.
+    // Open files with which locks were requested, and their files.
     Mutex handles_mutex_;
     std::unordered_map<HandleId, InodeNo> handles_ GUARDED_BY(handles_mutex_);
-    std::atomic<bool> used_{false};  // anybody ever locked anything
+    std::atomic<bool> used_{false};  // there ever was a lock
 };
 
 }  // namespace pmfs::front

@@ -8,8 +8,8 @@
 namespace pmfs::front {
 namespace {
 
-// Each waits for the kernel's write-back of one file, which waits for that file's leases as long as
-// their time is: so there are many, and a user has few of them.
+// Each thread waits for the kernel's write-back of one file, which may wait as long as a lease may
+// take to be given back: so there are many, and a user gets few of them.
 constexpr unsigned kPageThreads = 32, kPageShare = 4;
 constexpr unsigned kNameThreads = 8;
 constexpr unsigned kRefilledThreads = 4;
@@ -84,7 +84,7 @@ void Notifier::drop_pages_later(InodeNo ino, std::uint32_t user) {
     const auto run = [this, ino] {
         {
             Lock held(mutex_);
-            later_.erase(ino.value());  // what is written from now on asks again
+            later_.erase(ino.value());  // later writes ask again
         }
         kernel_.drop_pages({.ino = ino});
     };
@@ -110,7 +110,7 @@ void Notifier::forget_name(const Name &name, std::uint32_t user,
 }
 
 void Notifier::finish() {
-    names_.finish();  // what follows one may be told to the others
+    names_.finish();  // their continuations may notify the others
     pages_.finish();
     refilled_.finish();
     attributes_.finish();

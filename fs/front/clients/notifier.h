@@ -31,26 +31,27 @@ public:
         std::string name;
     };
     struct Kernel {
-        // Blocks until the kernel has written back and dropped every page of the range, and forgot
-        // the attributes.
+        // Blocks until the kernel has written back and dropped every page of the range, and has
+        // dropped the attributes.
         std::function<void(const Pages &)> drop_pages;
         // The same, of pages that were filled again (drop_refilled()).
         std::function<void(const Pages &)> drop_again;
         std::function<void(InodeNo)> forget_attributes;
-        // Blocks while the directory is locked there, by a request of its own for instance.
+        // Blocks while the kernel has the directory locked, for instance for one of its own
+        // requests.
         std::function<void(const Name &)> forget_name;
     };
     explicit Notifier(Kernel kernel);
     // Starts its threads.  EAGAIN: there are no more.
     Result<> start();
 
-    // Runs `then` once the kernel holds no page of the range, dirty or clean.  Stores through a
-    // mapping that come later are later.  `user`: for whom, so that no user can keep all threads
+    // Runs `then` once the kernel holds no page of the range, dirty or clean.  Later stores through
+    // a mapping are not covered.  `user`: whose request it is, so that no user can keep all threads
     // busy.  `then` may block, but not for a request.
     void drop_pages(const Pages &pages, std::uint32_t user, const std::function<void()> &then);
-    // More than kWaitingMax requests wait for drop_pages().  Those that come now must not: the
-    // kernel has a number of background requests (asynchronous direct reads and writes, write-back)
-    // that may be under way at once, and write-back, which drop_pages() waits for, needs one.
+    // More than kWaitingMax requests wait for drop_pages().  Further ones must not wait: the kernel
+    // has a number of background requests (asynchronous direct reads and writes, write-back) that
+    // may be under way at once, and write-back, which drop_pages() waits for, needs one.
     bool crowded() { return pages_.waiting() >= kWaitingMax; }
     // For a write through the cache that was executed and is not answered: runs `then` once the
     // kernel holds no page of the range that was filled before, or after kLockedMs.  (Of a page
@@ -58,7 +59,7 @@ public:
     // has filled that one.)
     void drop_refilled(const Pages &written, std::uint32_t user, std::function<void()> then);
     static constexpr unsigned kLockedMs = 2;
-    // Drops all pages of the file some time.
+    // Drops all pages of the file later.
     void drop_pages_later(InodeNo ino, std::uint32_t user) EXCLUDES(mutex_);
     static constexpr std::size_t kWaitingMax = 4096;
     // Runs `then` once the kernel asks for the attributes of the inode before it uses them again.
@@ -67,7 +68,7 @@ public:
     // for a request of this kernel, which may have the directory locked.
     void forget_name(const Name &name, std::uint32_t user, const std::function<void()> &then);
 
-    // Sends what is queued.  From then on nobody is told, and `then` runs at once.
+    // Sends what is queued.  From then on nothing is sent, and `then` runs at once.
     void finish();
 
 private:

@@ -1,4 +1,4 @@
-// What a client may do, whatever it asks for: set by the administrator, when the client begins.
+// What a client may do, whatever it requests: set by the administrator, when the client begins.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -44,37 +44,38 @@ private:
 struct Policy {
     static constexpr std::size_t kGuestLocksMax = 16384, kHostLocksMax = 262144;
 
-    bool read_only = false;  // EROFS for whatever changes anything
+    bool read_only = false;  // EROFS for every change
     bool may_seal = true;    // seals, and grants, which freeze maps (EPERM)
-    // Its root may grow and tune the volume, end what others hold, and see their quarantines
-    // (EPERM), and its process ids are this machine's.
+    // Its root may grow and tune the volume, end grants of others, and see their quarantines
+    // (EPERM), and its process ids are those of this machine.
     bool is_host = true;
-    // Its kernel can be told what it must not believe any more.  Of one that cannot, everything is
-    // asked again: it keeps neither names nor attributes.
+    // Its kernel can be notified of changes.  A kernel that cannot caches neither names nor
+    // attributes: it asks for them each time.
     bool notifiable = true;
-    // What it sees as its root.  Nothing outside of it can be named.
+    // Its root directory.  It cannot name anything outside.
     InodeNo root = InodeNo(1);
     IdMap users, groups;
-    // 0: no limit.  A request too many (by as many as are under way at once) is refused.
+    // 0: no limit.  Requests beyond it are refused (a few more may pass if they run at the same
+    // time).
     std::size_t lookups_max = 0;  // nodes that it holds (ENFILE)
     std::size_t handles_max = 0;  // open files (EMFILE)
     std::size_t grants_max = 0;   // by ioctls (ENOLCK)
-    // Who keeps its locks (file_locks.h): the server, for all clients, or its own kernel, for
+    // Whether the server keeps its locks (file_locks.h), for all clients, or its own kernel, for
     // itself.
     bool shares_ranges = true;  // fcntl
     bool shares_wholes = true;  // flock
-    // Of those that the server keeps, waits among them (ENOLCK); an owner or user may have half of
-    // them, and an eighth is kept for root.
+    // Limit of locks in the server, including waiting requests (ENOLCK); an owner or user may have
+    // half of them, and an eighth is reserved for root.
     std::size_t locks_max = 0;
 
-    // A guest: nothing that it says of processes is true here, and its kernel hears nothing.
+    // A guest: its process ids mean nothing here, and its kernel cannot be notified.
     static Policy guest() {
         Policy policy;
         policy.is_host = policy.notifiable = false;
         policy.locks_max = kGuestLocksMax;
         return policy;
     }
-    // The local mount, whose kernel keeps its locks unless it is told otherwise.
+    // The local mount, whose kernel keeps its locks unless an option says otherwise.
     static Policy host() {
         Policy policy;
         policy.shares_ranges = policy.shares_wholes = false;

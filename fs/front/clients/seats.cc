@@ -1,4 +1,4 @@
-// Who has which seat: see seats.h.
+// Counting seats: see seats.h.
 #include "front/clients/seats.h"
 
 #include <unistd.h>

@@ -1,7 +1,7 @@
-// Seats for requests that wait for somebody: for a lease, another operation, the kernel's
-// write-back.  What waits keeps its message in memory, and over io_uring and in a virtqueue a place
-// for others; so there is a number of seats, users share them (base/places.h), and whoever gets
-// none is told so instead of waiting (EAGAIN).
+// Seats for requests that wait for a lease, another operation, or the kernel's write-back.  A
+// waiting request keeps its message in memory, and over io_uring and in a virtqueue it takes a
+// place of others; so the number of seats is limited, users share them (base/places.h), and a
+// request that gets none fails instead of waiting (EAGAIN).
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -15,15 +15,15 @@ namespace pmfs::front {
 class Seats {
 public:
     static constexpr std::size_t kRequestsMax = 32768;
-    // As much as may be of a machine's memory: a sixteenth, within bounds.
+    // The share of the machine's memory: a sixteenth, within bounds.
     static std::size_t bytes_max();
 
     explicit Seats(std::size_t bytes = bytes_max(), std::size_t requests = kRequestsMax)
         : table_(std::make_shared<Table>(requests, bytes)) {}
 
-    // Somebody's, while it lives.
+    // A seat, taken as long as this lives.
     using Seat = std::shared_ptr<const void>;
-    // For a message of so many bytes.  Null: there is none, or none for that user.
+    // A seat for a message of so many bytes.  Null: none is free, or none for that user.
     Seat take(std::uint32_t user, std::size_t bytes);
 
 private:

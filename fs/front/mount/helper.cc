@@ -35,13 +35,13 @@ enum Request : char {
 constexpr const char *kName = "pmfs-helper";
 constexpr int kServerDied = SIGUSR2;  // the kernel sends it: PR_SET_PDEATHSIG
 
-// Mounting, and finding the mount in other namespaces; opening what others own.
+// For mounting, and finding the mount in other namespaces; for opening files that others own.
 constexpr int kKept[] = {CAP_SYS_ADMIN,    CAP_SYS_CHROOT,      CAP_SYS_PTRACE,
                          CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER};
 
 // --- in the helper
 
-// Nothing else of the server's stays open here: no lock, no pipe, no terminal.
+// Nothing else that the server has open stays open here: no lock, no pipe, no terminal.
 void close_all_but(std::vector<int> kept) {
     const FileDescriptor null(::open("/dev/null", O_RDWR | O_CLOEXEC));
     for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) ::dup2(null.get(), fd);
@@ -91,7 +91,7 @@ private:
         ::sigprocmask(SIG_BLOCK, &set, nullptr);  // (SIGTERM and SIGINT are so already)
         FileDescriptor died(::signalfd(-1, &set, SFD_CLOEXEC));
         ::prctl(PR_SET_PDEATHSIG, kServerDied, 0, 0, 0);
-        if (::getppid() != server) ::_exit(0);  // it was too quick for that
+        if (::getppid() != server) ::_exit(0);  // it ended before the prctl
         return died;
     }
 
@@ -149,7 +149,7 @@ private:
     int mount(const FileDescriptor &fuse) {
         if (mounted_) return EBUSY;
         auto made = MountPoint::make(options_, where_, fuse);
-        where_ = {};  // it may go now
+        where_ = {};  // it is not needed any more
         if (!made.ok()) return made.error().errno_value();
         mounted_ = std::move(made).take();
         const std::string abort =
@@ -158,7 +158,8 @@ private:
         return 0;
     }
 
-    // Whatever waits for the server in the kernel gets an error, threads of its own among them.
+    // Everything that waits for the server in the kernel gets an error, including the server's own
+    // threads.
     void cut_connection() {
         if (abort_.ok()) (void)!::write(abort_.get(), "1", 1);
         if (!abort_.ok() && mounted_) mounted_->force();
@@ -176,7 +177,7 @@ private:
                             std::vector<int> descriptors, pid_t server) {
     close_all_but(std::move(descriptors));
     show_name(options.command_line);
-    // What the server goes on mapping is not this process's business.
+    // This process does not need the server's mappings.
     for (const std::byte *view : {region.meta(), region.data()})
         ::munmap(const_cast<std::byte *>(view), region.size());
     if (!keep_capabilities(kKept).ok() || !forbid_dumps().ok()) ::_exit(1);
@@ -224,7 +225,7 @@ bool hear(int socket, int *number, std::vector<FileDescriptor> *fds) {
 
 }  // namespace
 
-// The answer has the descriptor, and what comes behind it says that the helper has it no more.
+// The answer carries the descriptor; the byte after it says that the helper has closed its own.
 Result<FileDescriptor> Helper::ask(char request, int fd) {
     const std::span<const int> with(&fd, fd >= 0 ? 1 : 0);
     int error = 0, settled = 0;

@@ -27,7 +27,7 @@ public:
     static Result<std::unique_ptr<Helper>> start(const ServeOptions &options,
                                                  const pm::Region &region, Surroundings where,
                                                  std::span<const virtio::Listener> sockets);
-    // It removes what sockets are left, and has ended.
+    // When it returns the helper has removed sockets that were left, and has ended.
     ~Helper();
     Helper(const Helper &) = delete;
     Helper &operator=(const Helper &) = delete;
@@ -37,9 +37,9 @@ public:
     // As MountPoint's.
     void write_back();
     Result<> unmount(bool detach);
-    // Whoever waits for an answer of this server gets ECONNABORTED, and all others ENOTCONN.
+    // Requests that wait for an answer get ECONNABORTED, and later ones ENOTCONN.
     void cut_connection();
-    // Another description of the medium.  Any thread may ask; it may wait for one of the others.
+    // Another description of the medium.  Any thread may call this; one may wait for another.
     Result<FileDescriptor> open_medium(bool writable);
 
 private:
@@ -48,7 +48,7 @@ private:
 
     const FileDescriptor socket_;
     const pid_t child_;
-    Mutex mutex_;  // for one question and its answer
+    Mutex mutex_;  // for one request and its answer
 };
 
 }  // namespace pmfs::front

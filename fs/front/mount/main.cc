@@ -1,5 +1,5 @@
-// mount.pmfs: the mount helper that mount(8) runs, and the server, in one.  Words only: what is
-// done is in server.cc.
+// mount.pmfs: the mount helper that mount(8) runs, and the server, in one.  It only parses and
+// reports; server.cc does the work.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <spdlog/pattern_formatter.h>
@@ -37,7 +37,7 @@ struct Words {
     bool fake = false, sloppy = false, no_mount = false;
 };
 
-// -1: go on.  Else the exit code: a word is wrong, or it was --help.
+// -1: continue.  Otherwise the exit code: the command line is wrong, or it was --help.
 int parse_words(int argc, char **argv, Words *words) {
     bool read_only = false, ignored = false;
     CLI::App app{"Mount a pmfs volume and serve it until it is unmounted.", "mount.pmfs"};
@@ -113,8 +113,8 @@ std::string canonical(const std::string &path) {
     return result;
 }
 
-// Descriptors that our starter forgot to close would be held as long as the filesystem is mounted:
-// a lock, the end of a pipe.  Only a source that is one of them is needed.
+// Descriptors that the calling program forgot to close (a lock, the end of a pipe) would stay open
+// as long as the filesystem is mounted.  Only a source that is one of them is needed.
 void close_inherited(const std::string &source) {
     unsigned kept = 0;
     for (const char *folder : {"/proc/self/fd/", "/dev/fd/"})
@@ -129,7 +129,7 @@ void close_inherited(const std::string &source) {
     ::close_range(kept + 1, ~0u, 0);
 }
 
-// Takes standard input, output and error away: what is said from here on goes to the system log.
+// Closes standard input, output and error: from here on messages go to the system log.
 void detach() {
     const int null = ::open("/dev/null", O_RDWR);
     for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) ::dup2(null, fd);
@@ -178,7 +178,7 @@ int check_only(const Words &words) {
     return 0;
 }
 
-// What the server of a mount was told when it was started; nothing when that cannot be seen
+// The options with which the server of a mount was started; nothing when they cannot be seen
 // (another PID namespace).
 std::optional<ServeOptions> options_of_server(const std::string &directory) {
     const FileDescriptor root(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));

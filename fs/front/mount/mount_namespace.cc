@@ -92,7 +92,7 @@ int act_in(const Surroundings &there, const std::function<int()> &act) {
 Result<bool> leave_mount_namespace(const std::vector<std::string> &kept) {
     if (::getpid() == 1 || !shares_mount_namespace()) return false;
     if (::unshare(CLONE_NEWNS) != 0) return Error(errno, "cannot leave the mount namespace");
-    // Also out of a chroot: what lies beside it was copied, too.
+    // Also outside of a chroot: mounts beside it were copied, too.
     const FileDescriptor own = open_path(kOwnNamespace, O_RDONLY);
     if (!own.ok() || ::setns(own.get(), CLONE_NEWNS) != 0 ||
         ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0)

@@ -30,9 +30,9 @@ struct Surroundings {
 // gives 0 or an errno value, which is returned, and consists of system calls only.
 int act_in(const Surroundings &there, const std::function<int()> &act);
 
-// Leaves: nothing stays but the mounts that lead to `kept` paths.  Before any thread is started.
-// False when it stayed where it is, because nobody else keeps that namespace (a server that is all
-// there is in a container, say): a mount there would be gone at once.
+// Leaves: only the mounts that lead to `kept` paths stay.  Before any thread is started.  False
+// when it stayed where it is, because no other process keeps that namespace (for instance, if the
+// server is the only process of a container): a mount there would disappear at once.
 Result<bool> leave_mount_namespace(const std::vector<std::string> &kept);
 
 }  // namespace pmfs::front

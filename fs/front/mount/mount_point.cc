@@ -1,4 +1,4 @@
-// mount(2) and umount2(2), in the mount namespaces that are concerned.
+// mount(2) and umount2(2), in all mount namespaces that have the mount.
 #include "front/mount/mount_point.h"
 
 #include <fcntl.h>
@@ -15,7 +15,7 @@ namespace {
 
 constexpr const char *kType = "fuse.pmfs";
 
-// The number of the filesystem that is mounted on `directory`.  Without a word to its server, which
+// The number of the filesystem that is mounted on `directory`.  Without asking its server, which
 // does not answer yet.
 int device_of(const char *directory, dev_t *device) {
     struct statx found {};
@@ -58,7 +58,7 @@ Result<FileDescriptor> MountPoint::open_device() {
 Error MountPoint::refusal(int error) {
     switch (error) {
         case EPERM:
-            return Error(error, "only root can mount");
+            return Error(error, "only root can mount a volume");
         case ENODEV:
             return Error(error, "this kernel has no FUSE (load it with `modprobe fuse`)");
         default:
@@ -70,11 +70,11 @@ Result<MountPoint> MountPoint::make(const ServeOptions &options, const Surroundi
                                     const FileDescriptor &device) {
     const std::string data = fmt::format(
         "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions", device.get());
-    // The child that mounts tells us by shared memory what it got.
+    // The child that mounts reports its result in shared memory.
     void *shared =
         ::mmap(nullptr, sizeof(dev_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (shared == MAP_FAILED)
-        return Error(errno, "not enough memory to share with a child process");
+        return Error(errno, "not enough memory for a page that is shared with a child process");
     auto *number = static_cast<dev_t *>(shared);
     const int error = act_in(where, [&] {
         const int done = ::mount(options.source.c_str(), options.directory.c_str(), kType,
@@ -116,7 +116,7 @@ Result<> MountPoint::everywhere(const std::function<int(const char *point)> &act
             where = std::move(there).take();
         }
         const int error = act_in(where, [&] { return act(place.mount.point.c_str()); });
-        // (Taken away with another one that it was copied from.)
+        // (It was removed together with another one that it was copied from.)
         if (error != 0 && error != EINVAL && error != ENOENT) failure = error;
     }
     if (failure != 0) return Error(failure, "cannot unmount");

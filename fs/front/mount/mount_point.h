@@ -12,7 +12,7 @@ namespace pmfs::front {
 
 class MountPoint {
 public:
-    // Looks only.  Gives a sentence that says what is wrong with the directory and what to do.
+    // Only checks.  Gives a sentence that says what is wrong with the directory and what to do.
     static std::optional<std::string> objection(const std::string &directory);
 
     // /dev/fuse, for make().  ENOENT, ENODEV: no FUSE in this kernel.
@@ -26,14 +26,14 @@ public:
     // Changes the flags of a live mount (ro, rw, nosuid and the like); our own options stay.
     static Result<> remount(const ServeOptions &options);
 
-    // The number of the connection in /sys/fs/fuse/connections; 0: not to be told.
+    // The number of the connection in /sys/fs/fuse/connections; 0: unknown.
     unsigned connection() const;
 
-    // Asks the kernel to begin writing dirty pages back.  Waits for our own replies: not for a
-    // server thread.
+    // Asks the kernel to begin writing dirty pages back.  It waits for the server's replies: not to
+    // be called by a server thread.
     void write_back() const;
 
-    // Everywhere that it is mounted, as far as /proc shows.  EBUSY: somebody uses it.
+    // Everywhere that it is mounted, as far as /proc shows.  EBUSY: it is in use.
     Result<> unmount(bool detach);
     // The connection is aborted; it may stay mounted.
     void force();
@@ -41,7 +41,7 @@ public:
 private:
     Result<> everywhere(const std::function<int(const char *point)> &act) const;
 
-    dev_t number_ = 0;  // of the filesystem; 0: not to be told
+    dev_t number_ = 0;  // of the filesystem; 0: unknown
 };
 
 }  // namespace pmfs::front

@@ -71,7 +71,7 @@ Refusal set_group(std::string_view, std::string_view value, ServeOptions *option
     return {};
 }
 
-// As nfs(5) has it: which locks the kernel here keeps for itself.
+// As in nfs(5): which locks the kernel here keeps for itself.
 Refusal set_local_lock(std::string_view, std::string_view value, ServeOptions *options) {
     const bool all = value == "all";
     if (!all && value != "none" && value != "flock" && value != "posix")
@@ -158,7 +158,7 @@ Refusal set_mappings(std::string_view, std::string_view value, ServeOptions *opt
     return {};
 }
 
-// --- guests: vhost=SOCKET, and behind it what is said of that one
+// --- guests: vhost=SOCKET, and the options that follow it
 
 constexpr std::uint64_t kDefaultWindow = std::uint64_t{4} << 30;
 
@@ -281,7 +281,7 @@ struct OwnOption {
     std::string_view name;
     bool has_value;
     std::function<Refusal(std::string_view name, std::string_view value, ServeOptions *)> set;
-    // What it is set to, in any words, to compare; none: it says nothing new.
+    // Its value as text, to compare; the default, an empty one: a remount may give it again.
     std::function<std::string(const ServeOptions &)> shown = [](const auto &) {
         return std::string();
     };
@@ -346,15 +346,15 @@ const auto &own_options() {
         OwnOption{"transport", true, set_transport, shown_transport},
         OwnOption{"seccomp", true, set_seccomp,
                   [](const auto &o) { return std::string(word_of(o.seccomp)); }},
-        // What every pmfs mount is anyway: people bring these from other FUSE filesystems.
+        // Always in effect with pmfs: users know these from other FUSE filesystems.
         OwnOption{"allow_other", false, [](auto, auto, auto *) { return Refusal(); }},
         OwnOption{"default_permissions", false, [](auto, auto, auto *) { return Refusal(); }},
     };
     return kOptions;
 }
 
-// What people bring from other filesystems' lines in fstab: words for what pmfs does anyway are
-// passed over, and for what it does not do there is a sentence.
+// Options of other filesystems that users may have in fstab.  Those that describe what pmfs does
+// anyway are ignored, and the others are refused with a sentence.
 struct ForeignOption {
     std::string_view name;
     std::string_view value;    // "*": any, or none
@@ -402,7 +402,7 @@ Refusal set_own(std::string_view name, std::optional<std::string_view> value, bo
                 ServeOptions *options) {
     for (const OwnOption &option : own_options()) {
         if (option.name != name) continue;
-        // Behind a vhost= it means something; elsewhere it is a word of other filesystems.
+        // After a vhost= it is an option of pmfs; elsewhere it is one of other filesystems.
         if (name == "dax" && options->guests.empty()) break;
         if (option.has_value && !value) return fmt::format("option '{}' needs a value", name);
         if (!option.has_value && value) return fmt::format("option '{}' takes no value", name);
@@ -436,7 +436,7 @@ Refusal set_all_own(char *text, bool sloppy, ServeOptions *options) {
 Refusal parse_mount_options(std::string_view text, bool sloppy, ServeOptions *options) {
     char *user = nullptr, *vfs = nullptr, *own = nullptr;
     const std::string whole(text);
-    // libmount passes over what is behind a quote without an end.
+    // libmount ignores everything behind a quote that is not closed.
     const bool open_quote = std::ranges::count(text, '"') % 2 != 0;
     if (open_quote || mnt_split_optstr(whole.c_str(), &user, &vfs, &own, 0, 0) != 0)
         return fmt::format("cannot parse the mount options '{}' (is a quotation mark missing?)",
@@ -447,7 +447,7 @@ Refusal parse_mount_options(std::string_view text, bool sloppy, ServeOptions *op
     if (vfs != nullptr) mnt_optstr_get_flags(vfs, &flags, mnt_get_builtin_optmap(MNT_LINUX_MAP));
     options->mount_flags |= flags;
     if (flags & MS_RDONLY) options->volume.read_only = true;
-    // The kernel knows these flags, and does nothing for a FUSE server's metadata.
+    // The kernel accepts these flags, but they do nothing for a FUSE server's metadata.
     if (flags & MS_SYNCHRONOUS) options->dispatch.sync = true;
     if (flags & MS_DIRSYNC) options->dispatch.dirsync = true;
     return set_all_own(own, sloppy, options);

@@ -1,7 +1,7 @@
-// What `mount.pmfs SOURCE DIR -o ...` was asked for.
+// The options of `mount.pmfs SOURCE DIR -o ...`.
 //
-// Generic options (ro, nosuid, _netdev, x-systemd.* and the like) are told apart by libmount, so
-// that they mean here what they mean to mount(8).
+// Generic options (ro, nosuid, _netdev, x-systemd.* and the like) are parsed by libmount, so that
+// they mean here what they mean to mount(8).
 #pragma once
 #include <sys/types.h>
 
@@ -18,12 +18,12 @@
 
 namespace pmfs::front {
 
-// By which way the kernel sends the requests of a local mount.
+// How the kernel sends the requests of a local mount.
 enum class TransportChoice { automatic, dev_fuse, io_uring };
 
 struct ServeOptions {
     std::string source;             // region: device, file or /proc/self/fd/N
-    std::string directory;          // where it is mounted; empty: nowhere, there are guests only
+    std::string directory;          // where it is mounted; empty: nowhere, for guests only
     std::string mount_namespace;    // path of one, or empty: ours
     unsigned long mount_flags = 0;  // MS_*
     MountOptions volume;
@@ -38,12 +38,12 @@ struct ServeOptions {
     std::span<char> command_line;  // where ps(1) finds it, of this process and its children
 };
 
-// Adds what `text` (the argument of -o) says to `options`.  Gives a sentence when it cannot: with
-// `sloppy`, options that nobody knows are passed over.
+// Adds the options in `text` (the argument of -o) to `options`.  Gives a sentence if one is wrong;
+// with `sloppy`, unknown options are ignored.
 std::optional<std::string> parse_mount_options(std::string_view text, bool sloppy,
                                                ServeOptions *options);
 
-// A sentence when `wanted`, which began as a copy of `now`, asks for what only a new mount can do.
+// A sentence if `wanted`, which began as a copy of `now`, contains a change that needs a new mount.
 std::optional<std::string> refuse_remount(const ServeOptions &now, const ServeOptions &wanted);
 
 }  // namespace pmfs::front

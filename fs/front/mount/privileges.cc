@@ -25,7 +25,7 @@ bool proc_hides_others() {
     bool hides = false;
     for (std::string line; std::getline(table, line);) {
         if (line.find(" /proc ") == std::string::npos) continue;
-        // The last one that is mounted there counts.
+        // The last filesystem that was mounted there counts.
         hides = line.find("hidepid=") != std::string::npos &&
                 line.find("hidepid=0") == std::string::npos &&
                 line.find("hidepid=off") == std::string::npos;
@@ -33,7 +33,7 @@ bool proc_hides_others() {
     return hides;
 }
 
-// What Landlock can forbid, of which older kernels know less.
+// What Landlock can forbid; older kernels know less of it.
 constexpr std::uint64_t kOfFirst = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1;
 constexpr std::uint64_t kRefer = std::uint64_t{1} << 13;     // since version 2
 constexpr std::uint64_t kTruncate = std::uint64_t{1} << 14;  // since version 3
@@ -66,11 +66,11 @@ bool allow(const FileDescriptor &rules, const KeptFiles &kept) {
 std::vector<int> capabilities_to_keep(int medium) {
     std::vector<int> kept;
     struct stat status {};
-    // Of another user's image: mincore(2) tells who may change a file, and no other, what of it is
-    // in memory; and the owner's quota is not root's.
+    // For another user's image: mincore(2) works only for processes that may change the file, and
+    // the owner's quota would apply.
     if (::fstat(medium, &status) == 0 && S_ISREG(status.st_mode) && status.st_uid != ::geteuid())
         kept = {CAP_FOWNER, CAP_SYS_RESOURCE};
-    // Who asks for a grant, and which groups it is in.
+    // To find the process that asks for a grant, and its groups.
     if (proc_hides_others()) kept.push_back(CAP_SYS_PTRACE);
     return kept;
 }
@@ -86,7 +86,7 @@ Result<> keep_capabilities(std::span<const int> kept) {
     for (const unsigned capability : held)
         capng_updatev(CAPNG_ADD, static_cast<capng_type_t>(CAPNG_EFFECTIVE | CAPNG_PERMITTED),
                       capability, -1);
-    // Whoever may not empty the bounding set has no use for it: no new privileges, below.
+    // A process that may not empty the bounding set does not need to: no new privileges, below.
     if (bounds && capng_apply(CAPNG_SELECT_BOUNDS) != 0)
         return Error(EPERM, "cannot empty the bounding set of capabilities");
     if (capng_apply(CAPNG_SELECT_CAPS) != 0 ||

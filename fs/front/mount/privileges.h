@@ -12,33 +12,33 @@ namespace pmfs::front {
 
 // Programs that are built with sanitizers or to count lines need more than a server does: leak
 // checks attach to the process, counters are written to files when it ends.  Such a build gives up
-// its capabilities, but has no filter, and may be looked at.
+// its capabilities, but has no filter, and may be traced.
 #ifdef PMFS_INSTRUMENTED
 inline constexpr bool kInstrumented = true;
 #else
 inline constexpr bool kInstrumented = false;
 #endif
 
-// Of this process: every capability but these (CAP_*), in all five sets; and no program that it
-// executes gets any (no new privileges).  Before any thread is started, for each has its own sets.
-// Those that it does not have are no error.
+// Drops every capability of this process but these (CAP_*), in all five sets; and programs that it
+// executes get none (no new privileges).  Before any thread is started, for each has its own sets.
+// It is no error if it lacks one of them.
 Result<> keep_capabilities(std::span<const int> kept);
 
-// No core dump, and no other process may look at this one's memory (ptrace(2), /proc/PID/mem, a
-// copy of a descriptor) unless it may look at every process's.
+// Forbids core dumps, and keeps other processes from reading this one's memory (ptrace(2),
+// /proc/PID/mem, a copy of a descriptor) unless it may look at every process's.
 Result<> forbid_dumps();
 
-// Which files this thread, and those that it starts, may open by their names from now on: these and
-// what is below them, and no others.  What is open stays open.  After keep_capabilities().
-// EOPNOTSUPP: the kernel has no Landlock (Linux 5.13, or it is off); nothing has changed then.
+// From now on this thread, and those that it starts, may open only these files by name, and what is
+// below them.  Open files stay open.  After keep_capabilities().  EOPNOTSUPP: the kernel has no
+// Landlock (Linux 5.13, or it is off); nothing has changed then.
 struct KeptFiles {
     enum class For { reading, writing, sockets } use;  // sockets: to be made and removed there
-    std::string path;                                  // one that is not there is no error
+    std::string path;                                  // it need not exist
 };
 Result<> keep_files(std::span<const KeptFiles> kept);
 
-// What a server needs for as long as it lives, where the medium is not its own user's or /proc
-// hides others: empty on most machines.
+// The capabilities that a server must keep, if the medium belongs to another user or /proc hides
+// other users' processes: none on most machines.
 std::vector<int> capabilities_to_keep(int medium);
 
 }  // namespace pmfs::front

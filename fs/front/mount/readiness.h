@@ -1,5 +1,5 @@
-// Tells whoever started the server that the filesystem can be used: the protocol of sd_notify(3),
-// for a unit with Type=notify.
+// Tells the service manager that the filesystem can be used: the protocol of sd_notify(3), for a
+// unit with Type=notify.
 #pragma once
 #include "base/file_descriptor.h"
 
@@ -8,7 +8,7 @@ namespace pmfs::front {
 class Readiness {
 public:
     // Connects to the socket that $NOTIFY_SOCKET names, before the server gives up its rights.
-    // Without one, or when it cannot be reached, nobody is told.
+    // Without one, or when it cannot be reached, nothing is sent.
     Readiness();
     void tell() const;
 

@@ -35,8 +35,8 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// Users of a filesystem that was detached by SIGTERM may finish what they are in the middle of, and
-// the kernel what it has to write back.
+// How long users of a filesystem that was detached by SIGTERM may finish what they are doing, and
+// the kernel may write back.
 constexpr std::chrono::milliseconds kQuiet = 100ms, kQuietMax = 10s;
 
 constexpr int kNeverKilled = -1000;  // proc(5), oom_score_adj
@@ -44,16 +44,17 @@ constexpr int kNeverKilled = -1000;  // proc(5), oom_score_adj
 Outcome failure(Exit exit, const std::string &about, const Error &error) {
     std::string sentence = fmt::format("{}: {}", about, error.what());
     if (error.errno_value() == EAGAIN || error.errno_value() == ENOMEM) exit = Exit::system;
-    // The library's sentences name what happened; an errno that no sentence explains is added.
+    // The engine's sentences say what happened; the errno's text is added if no sentence explains
+    // it.
     if (exit == Exit::failed && error.errno_value() != EINVAL)
         sentence += fmt::format(" ({})", std::strerror(error.errno_value()));
     return {exit, sentence};
 }
 
-// A server that the kernel waits for: it must not wait for its own write-back when memory is short,
-// and must not be killed then.  (The volume that it maps counts as its memory, so that it would be
-// the first, and nothing is gained: mapped pages of a file can be had back without that.)
-// Gives the score that it has then, of which -1000 is what was asked for.
+// The kernel waits for this server, so when memory is short it must neither wait for its own
+// write-back nor be killed.  (The volume that it maps counts as its memory, so it would be killed
+// first, for no gain: mapped pages of a file can be reclaimed anyway.) Gives the resulting score;
+// -1000 was requested.
 int ask_for_patience() {
     ::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
     constexpr const char *kScore = "/proc/self/oom_score_adj";
@@ -69,7 +70,7 @@ int ask_for_patience() {
     return now;
 }
 
-// Where syslog(3) sends to, without links.
+// The path that syslog(3) sends to, with links resolved.
 std::string system_log_path() {
     char *real = ::realpath("/dev/log", nullptr);
     std::string path = real != nullptr ? real : "/dev/log";
@@ -98,7 +99,8 @@ std::size_t grants_that_fit(std::size_t grants) {
     return fit;
 }
 
-// SIGTERM and SIGINT as something to poll.  Made before any thread, so that none gets the signals.
+// A descriptor to poll for SIGTERM and SIGINT.  Made before any thread, so that none gets the
+// signals.
 FileDescriptor block_signals() {
     ::signal(SIGPIPE, SIG_IGN);
     sigset_t set;
@@ -109,14 +111,14 @@ FileDescriptor block_signals() {
     return FileDescriptor(::signalfd(-1, &set, SFD_CLOEXEC));
 }
 
-// It would make everybody wait for one.
+// It would make all users wait for one.
 void log_blocking_call(const char *call) {
     static std::atomic<unsigned> logged{0};
     if (logged.fetch_add(1) < 20)
         spdlog::error("a bug in pmfs: {} with the volume's lock held", call);
 }
 
-// Before anything is there to connect to.
+// Before there is anything to connect to.
 Outcome refuse_guests(const ServeOptions &options) {
     if (!options.guests.empty() && options.dispatch.writeback)
         return {Exit::usage,
@@ -141,9 +143,9 @@ public:
     Outcome begin();
     void wait();
     Outcome close();
-    // By which way requests come; a sentence.
+    // How requests come; a sentence.
     const std::string &way() const { return way_; }
-    // Of a mount that did not come to be.
+    // Cleans up after a mount that failed.
     void give_up() {
         if (device_ != nullptr) static_cast<void>(helper_->unmount(/*detach=*/true));
         static_cast<void>(close());
@@ -170,8 +172,8 @@ private:
     std::unique_ptr<Clients> clients_;
     std::shared_ptr<Dispatcher> dispatcher_;  // of the local mount
     Traffic traffic_;                         // of the local mount
-    std::unique_ptr<DevFuse> device_;         // null: not mounted here, there are guests only
-    std::unique_ptr<UringFuse> rings_;        // null: all comes by /dev/fuse
+    std::unique_ptr<DevFuse> device_;         // null: not mounted here, for guests only
+    std::unique_ptr<UringFuse> rings_;        // null: all requests come by /dev/fuse
     std::vector<std::unique_ptr<VhostFs>> guests_;
     std::unique_ptr<Broker> broker_;
     std::size_t grants_max_ = 0;
@@ -184,7 +186,7 @@ Outcome Server::open() {
     set_blocking_watch(log_blocking_call);
     pm::OpenOptions open;
     open.patient = true;
-    // What a crash left in the journal has to be replayed also for a read-only mount: into memory.
+    // The journal must be replayed after a crash also for a read-only mount: into memory.
     open.private_copy = options_.volume.read_only;
     auto region = pm::open_region(options_.source, open);
     if (!region.ok()) return failure(Exit::failed, options_.source, region.error());
@@ -193,8 +195,9 @@ Outcome Server::open() {
     if (Outcome bound = bind_sockets(); bound.exit != Exit::done) return bound;
     MountOptions wanted = options_.volume;
     grants_max_ = wanted.grants_max = grants_that_fit(wanted.grants_max);
-    // Those of windows are besides: no guest takes the place of another holder.  Twice, for what a
-    // guest gives back is quarantined until its VMM has unmapped it, which may take a moment.
+    // Grants of windows are added, so that no guest takes the place of another holder.  Twice as
+    // many, because a range that a guest gives back is quarantined until its VMM has unmapped it,
+    // which may take a moment.
     for (const GuestOptions &guest : options_.guests)
         wanted.grants_max += 2 * guest.window / DaxWindow::kRange;
     if (const auto given_up = give_up_privileges(*region.value(), std::move(where).take());
@@ -217,8 +220,8 @@ Outcome Server::open() {
     return {};
 }
 
-// While there is no thread: they all live where this one does.  Gives the place to mount; empty:
-// here.
+// Before any thread is started, because all are to live in the new namespace.  Gives the place to
+// mount; empty: here.
 Result<Surroundings> Server::leave_surroundings() {
     auto before = TRY(Surroundings::of(options_.mount_namespace));
     // (/dev by its nodes: with systemd, /dev/log is a link that leads elsewhere.)
@@ -228,12 +231,12 @@ Result<Surroundings> Server::leave_surroundings() {
     for (const GuestOptions &guest : options_.guests) kept.push_back(guest.socket);
     const auto left = leave_mount_namespace(kept);
     if (!left.ok() && left.error().errno_value() != EPERM) return left.error();
-    // (Whoever may not leave may not mount either, and is told so then.)
+    // (A process that may not leave may not mount either, and gets that error later.)
     if (left.value_or(false) || !options_.mount_namespace.empty()) return before;
     return Surroundings();
 }
 
-// In directories of whoever runs the virtual machines, while we may.
+// In directories of the users that run the virtual machines, while the server still may.
 Outcome Server::bind_sockets() {
     for (const GuestOptions &guest : options_.guests) {
         auto bound = virtio::Listener::bind(guest.socket);
@@ -243,7 +246,7 @@ Outcome Server::bind_sockets() {
     return {};
 }
 
-// Before anything is read that others have written, and before there is a second thread.
+// Before anything is read that others have written, and before a second thread is started.
 Result<> Server::give_up_privileges(pm::Region &region, Surroundings where) {
     helper_ = TRY(Helper::start(options_, region, std::move(where), sockets_));
     region.set_opener(
@@ -293,7 +296,7 @@ Outcome Server::make_rings() {
     return without_rings(made.error());
 }
 
-// Unless they were asked for.
+// Continues without rings, unless they were requested.
 Outcome Server::without_rings(const Error &why) {
     rings_.reset();
     if (options_.transport == TransportChoice::io_uring)
@@ -333,7 +336,7 @@ Outcome Server::start_local() {
     return {};
 }
 
-// What a path of the volume leads to.
+// The inode of a path in the volume.
 Result<InodeNo> find_directory(Volume &volume, std::string_view path) {
     InodeNo at(FUSE_ROOT_ID);
     while (!path.empty()) {
@@ -362,7 +365,7 @@ Outcome Server::serve_guest(GuestOptions guest, virtio::Listener listener) {
     return {};
 }
 
-// Without a broker everything works but direct mappings, so that is no reason not to mount.
+// Without a broker everything works but direct mappings, so the mount does not fail.
 void Server::start_broker() {
     BrokerOptions broker;
     broker.group = options_.group;
@@ -409,7 +412,7 @@ void Server::unmount_by_signal() {
     traffic_.wait_until_quiet(kQuiet, kQuietMax, [this] { return !device_->running(); });
 }
 
-// A thread has: the filesystem was unmounted, or there is nobody who would answer.
+// A thread has ended: the filesystem was unmounted, or no thread would answer any more.
 void Server::ended() {
     if (rings_ == nullptr || !rings_->failed()) return;
     failed_ = true;
@@ -419,12 +422,12 @@ void Server::ended() {
 }
 
 Outcome Server::close() {
-    guests_.clear();  // each is disconnected, and what it held given back
-    // While there are threads to serve what the kernel writes back for a notification: it would
-    // wait for ever otherwise, on a filesystem that was detached and is still in use.
+    guests_.clear();  // each is disconnected, and what it held is released
+    // While threads still serve what the kernel writes back for a notification: on a filesystem
+    // that was detached and is still in use, it would wait for ever otherwise.
     if (dispatcher_ != nullptr) dispatcher_->finish_notifications();
-    if (rings_ != nullptr) rings_->stop();  // what is answered from here on goes out all the same
-    if (device_ != nullptr) {               // else it was never mounted
+    if (rings_ != nullptr) rings_->stop();  // later answers are still sent
+    if (device_ != nullptr) {               // otherwise it was never mounted
         device_->stop();
         device_->join();
     }

@@ -13,14 +13,14 @@ namespace pmfs::front {
 // mount(8)'s exit codes.
 enum class Exit { done = 0, usage = 1, system = 2, failed = 32 };
 
-// Why a mount did not come to be, or did not end well: one sentence, without the program's name.
+// Why a mount failed, or did not end well: one sentence, without the program's name.
 struct Outcome {
     Exit exit = Exit::done;
     std::string sentence;
 };
 
 // Checks and serves.  `mounted` is called once when the filesystem can be used, with its threads
-// running; what fails before it is told by the outcome, and nothing is left mounted.
+// running; a failure before that is returned, and nothing is left mounted.
 Outcome serve(const ServeOptions &options, const std::function<void()> &mounted);
 
 }  // namespace pmfs::front

@@ -41,8 +41,8 @@ constexpr int kAllowed[] = {
     SCMP_SYS(statx), SCMP_SYS(unlink), SCMP_SYS(unlinkat),
     // Telling a guest (virtio/event.h)
     SCMP_SYS(io_getevents), SCMP_SYS(io_setup), SCMP_SYS(io_submit), SCMP_SYS(memfd_create),
-    // Rings that take nothing but fdatasync (pm/syncer.h) and answers to the kernel's requests
-    // (transports/fuse_ring.h); none can be made any more.
+    // Rings that accept only fdatasync (pm/syncer.h) and answers to the kernel's requests
+    // (transports/fuse_ring.h); new ones cannot be made.
     SCMP_SYS(io_uring_enter),
     // memory
     SCMP_SYS(brk), SCMP_SYS(madvise), SCMP_SYS(membarrier), SCMP_SYS(mincore), SCMP_SYS(mremap),
@@ -67,7 +67,7 @@ constexpr int kAllowed[] = {
     SCMP_SYS(getrandom), SCMP_SYS(getrlimit), SCMP_SYS(pidfd_open), SCMP_SYS(sysinfo),
     SCMP_SYS(uname)};
 
-// No library that we use has a reason to try these: whoever does is not us.
+// No library that we use has a reason to make these calls: they mean an attack.
 constexpr int kAttacks[] = {
     // other programs, other processes
     SCMP_SYS(execve), SCMP_SYS(execveat), SCMP_SYS(fork), SCMP_SYS(vfork), SCMP_SYS(kcmp),
@@ -97,7 +97,7 @@ struct Allowed {
     unsigned argument;
     scmp_datum_t mask, value;
 };
-// (The upper half of an int argument is not the kernel's business.)
+// (The kernel ignores the upper half of an int argument.)
 constexpr scmp_datum_t kInt = 0xffffffff;
 constexpr scmp_datum_t kThread = CLONE_VM | CLONE_SIGHAND | CLONE_THREAD;
 
@@ -151,15 +151,15 @@ bool add_list(const Filter &filter, Actions actions) {
     const scmp_arg_cmp ours{0, SCMP_CMP_MASKED_EQ, kInt, static_cast<scmp_datum_t>(::getpid())};
     failed |= seccomp_rule_add_array(filter.get(), SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, &ours);
     failed |= seccomp_rule_add(filter.get(), SCMP_ACT_ALLOW, SCMP_SYS(clone3),
-                               0);  // (refused by another)
+                               0);  // (denied by another rule)
     if (actions.attack == actions.unknown) return failed == 0;
     for (const int call : kAttacks)
         failed |= seccomp_rule_add(filter.get(), actions.attack, call, 0);
     return failed == 0;
 }
 
-// For all threads.  A tree of comparisons, not a row of them; and a server that runs no code of
-// others need not become slower for Spectre 4's sake.
+// For all threads.  As a tree of comparisons, not a list; and without the slow mitigation of
+// Spectre 4, because a server runs no foreign code.
 bool load(const Filter &filter, bool log) {
     seccomp_attr_set(filter.get(), SCMP_FLTATR_CTL_LOG, log ? 1 : 0);
     seccomp_attr_set(filter.get(), SCMP_FLTATR_CTL_OPTIMIZE, 2);
@@ -168,9 +168,8 @@ bool load(const Filter &filter, bool log) {
            seccomp_load(filter.get()) == 0;
 }
 
-// The flags of clone3() are in memory, where a filter does not look; the C library takes clone()
-// where there is no such call.  By a filter of its own, for that would be in the log for each
-// thread.
+// The flags of clone3() are in memory, where a filter does not look; the C library uses clone() if
+// clone3() is ENOSYS.  In a filter of its own, because otherwise each thread would be logged.
 bool refuse_clone3() {
     const Filter filter(seccomp_init(SCMP_ACT_ALLOW));
     return filter &&

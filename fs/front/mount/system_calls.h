@@ -13,14 +13,14 @@ enum class Seccomp {
              // server
     kill,    // it ends the server
     trap,    // SIGSYS, for a debugger
-    log,     // it is done, and the kernel's audit log has a line
+    log,     // it is allowed, and logged in the kernel's audit log
     none,    // there is no filter
 };
 std::optional<Seccomp> seccomp_of(std::string_view word);
 std::string_view word_of(Seccomp mode);
 
-// For all threads of the process, for good.  EOPNOTSUPP: this kernel, or a container, has no such
-// thing; nothing has changed then.
+// For all threads of the process, for good.  EOPNOTSUPP: the kernel, or the container, does not
+// support it; nothing has changed then.
 Result<> filter_system_calls(Seccomp mode);
 
 }  // namespace pmfs::front

@@ -34,7 +34,7 @@ fuse_entry_param to_entry(const Attr &attr, Dispatcher &dispatcher) {
     const Client &client = dispatcher.client();
     fuse_entry_param entry{};
     entry.ino = client.node_of(attr.ino);
-    // The kernel knows the root without having asked, as generation 0.
+    // The kernel knows the root without a lookup, as generation 0.
     entry.generation = entry.ino == FUSE_ROOT_ID ? 0 : attr.generation;
     entry.attr = to_stat(attr, client);
     entry.attr_timeout = attr_timeout(attr, dispatcher);

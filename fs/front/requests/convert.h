@@ -8,10 +8,10 @@
 
 namespace pmfs::front {
 
-// Attributes as the client is to see them: with its own user ids.
+// Attributes as the client sees them: with its own user ids.
 Attr shown(const Attr &attr, const Client &client);
 struct stat to_stat(const Attr &attr, const Client &client);
-// How long the kernel may believe them.
+// How long the kernel may cache them.
 inline double attr_timeout(const Attr &attr, const Dispatcher &dispatcher) {
     constexpr double kMoment = 1;
     const double most = dispatcher.options().attr_timeout_s;
@@ -19,8 +19,8 @@ inline double attr_timeout(const Attr &attr, const Dispatcher &dispatcher) {
     return dispatcher.timeout(attr.kept_back && most > kMoment ? kMoment : most);
 }
 fuse_entry_param to_entry(const Attr &attr, Dispatcher &dispatcher);
-// The value of an attribute, in which an access control list names users and groups; in `made`
-// where it is another one.  Nothing: one of them is none of the volume's.
+// The value of an attribute, with the users and groups of an access control list translated; in
+// `made` if it differs.  Nothing: one of them does not exist on the volume.
 ConstBytes xattr_out(std::string_view name, ConstBytes value, const Client &client,
                      std::vector<std::byte> *made);
 std::optional<ConstBytes> xattr_in(std::string_view name, ConstBytes value, const Client &client,

@@ -20,10 +20,10 @@
 namespace pmfs::front {
 namespace {
 
-// Read-ahead, write-back and asynchronous direct requests in flight, by the kernel: as many as it
-// can count, for some wait here for others (Notifier::crowded).
+// The kernel's limit of background requests in flight (read-ahead, write-back, asynchronous
+// direct): the largest possible, because some wait for others (Notifier::crowded).
 constexpr unsigned kMaxBackground = 65535;
-constexpr unsigned kCongested = 48;  // from so many on, read-ahead is put off
+constexpr unsigned kCongested = 48;  // from so many on, the kernel delays read-ahead
 
 // INIT, in flags2: FUSE_OVER_IO_URING, since Linux 6.14.
 constexpr std::uint32_t kOverUring = std::uint32_t{1} << (41 - 32);
@@ -39,7 +39,7 @@ bool gives_entry(std::uint32_t opcode) {
            opcode == FUSE_SYMLINK || opcode == FUSE_LINK || opens_new(opcode);
 }
 
-// What a kernel that cannot be told of changes must not keep, and no other client can ask it for.
+// What a kernel that cannot be notified must not cache: no other client can make it write back.
 DispatchOptions options_for(const Policy &policy, DispatchOptions options) {
     if (policy.notifiable) return options;
     options.attr_timeout_s = options.entry_timeout_s = 0;
@@ -76,16 +76,16 @@ Result<std::shared_ptr<Dispatcher>> Dispatcher::create(Clients &clients,
     dispatcher->session_ =
         fuse_session_new(&args, &operations, sizeof operations, dispatcher.get());
     fuse_opt_free_args(&args);  // the library has put its own copy there
-    if (dispatcher->session_ == nullptr) return Error(ENOMEM, "libfuse gave no session");
+    if (dispatcher->session_ == nullptr) return Error(ENOMEM, "libfuse could not create a session");
 
-    // The library wants a descriptor of its own; every message goes by a port instead.
+    // The library needs a descriptor of its own; every message goes through a port instead.
     const int unused = ::open("/dev/null", O_RDWR | O_CLOEXEC);
     fuse_custom_io io{};
     io.writev = write_reply;
     io.read = never_read;
     if (unused < 0 || fuse_session_custom_io(dispatcher->session_, &io, unused) != 0) {
         if (unused >= 0) ::close(unused);
-        return Error(EIO, "libfuse refused its input and output functions");
+        return Error(EIO, "libfuse did not accept input and output functions");
     }
     if (dispatcher->client_->policy().notifiable)
         TRY(dispatcher->client_->start_notifier(dispatcher->kernel()));
@@ -106,15 +106,15 @@ void Dispatcher::leave() {
 }
 
 void Dispatcher::drop_waiting() {
-    for (const auto &[unique, aside] : take_waiting()) {
-        aside->progress.drop();
-        if (aside->lock) (void)locks().cancel(*aside->lock);
+    for (const auto &[unique, parked] : take_waiting()) {
+        parked->progress.drop();
+        if (parked->lock) (void)locks().cancel(*parked->lock);
     }
 }
 
 void Dispatcher::interrupt_all() {
-    for (const auto &[unique, aside] : take_waiting())
-        give_up(*aside, unique, aside->lock ? ENOLCK : EINTR);
+    for (const auto &[unique, parked] : take_waiting())
+        give_up(*parked, unique, parked->lock ? ENOLCK : EINTR);
 }
 
 Dispatcher::Waiting Dispatcher::take_waiting() {
@@ -127,7 +127,7 @@ void Dispatcher::give_back_all() {
 }
 
 double Dispatcher::timeout(double seconds) const {
-    // (Of another client's change that comes after this, the kernel is told.)
+    // (The kernel is told of later changes by other clients.)
     const Request *request = Request::current();
     const bool old = request != nullptr && request->told() != clients_.told_so_far();
     return old ? 0 : seconds;
@@ -138,7 +138,7 @@ Dispatcher &Dispatcher::of(fuse_req_t req) {
 }
 
 void Dispatcher::dispatch(const Port &port, Bytes message, std::span<const iovec> apart) {
-    // A guest goes when it likes, with its queues running.
+    // A guest may leave at any time, with its queues running.
     std::optional<Late> counted;
     if (!client_->policy().notifiable) counted.emplace(*this);
     if (client_->gone()) return;
@@ -178,13 +178,13 @@ bool Dispatcher::read_in(fuse_req_t req) {
     const unsigned read_ins = Request::current()->read_ins() + 1;
     const bool flushed = Request::current()->flushed();
     pm::NoWaiting::take().read_in();
-    const auto aside = put_aside(req);
-    dispatch(aside->port, aside->message, aside->apart, flushed, std::move(aside->progress),
-             std::move(aside->seat), read_ins);
+    const auto parked = park_current(req);
+    dispatch(parked->port, parked->message, parked->apart, flushed, std::move(parked->progress),
+             std::move(parked->seat), read_ins);
     return true;
 }
 
-// 0, or what to answer to a request that libfuse must not see: the client may not make it.
+// 0, or the errno for a request that the client may not make and libfuse must not see.
 int Dispatcher::objection(ConstBytes message) {
     if (client_->policy().read_only && may_change(message)) return EROFS;
     const auto errno_of = [](const auto &result) {
@@ -195,7 +195,7 @@ int Dispatcher::objection(ConstBytes message) {
         if (const auto room = client_->check_room(subject.gives_node, subject.gives_handle);
             !room.ok())
             return errno_of(room);
-    if (subject.handle) {  // whoever has the file open holds it
+    if (subject.handle) {  // a client that has the file open holds it
         if (!subject.node) return EBADF;
         return errno_of(
             client_->check_handle(*subject.handle, InodeNo(*subject.node), subject.writes));
@@ -235,13 +235,13 @@ void Dispatcher::fail(fuse_req_t req, const Error &error) {
     const std::uint32_t user = fuse_req_ctx(req)->uid;
     const std::uint64_t unique = load<fuse_in_header>(Request::current()->message()).unique;
     const Port port = Request::current()->port();
-    auto aside = put_aside(req);
+    auto parked = park_current(req);
     if (value == kParkErrno)
         return volume_.when_ready(
-            error, [self = shared_from_this(), aside, flushed] { self->run(*aside, flushed); },
+            error, [self = shared_from_this(), parked, flushed] { self->run(*parked, flushed); },
             user);
-    // This may take as long as a lease's holder likes to, so the one who waits can be interrupted.
-    if (!start_waiting(unique, std::move(aside))) return answer(port, unique, EINTR);
+    // A lease's holder may take its time, so the waiting caller can be interrupted.
+    if (!start_waiting(unique, std::move(parked))) return answer(port, unique, EINTR);
     volume_.when_ready(
         error,
         [self = shared_from_this(), unique, flushed] {
@@ -250,23 +250,23 @@ void Dispatcher::fail(fuse_req_t req, const Error &error) {
         user);
 }
 
-// False: it was interrupted on its way here (or is no request of its own: one of its number waits).
-bool Dispatcher::start_waiting(std::uint64_t unique, std::shared_ptr<Aside> aside) {
+// False: it was interrupted meanwhile (or a request with its number waits already).
+bool Dispatcher::start_waiting(std::uint64_t unique, std::shared_ptr<Parked> parked) {
     Lock held(waiting_mutex_);
     const auto found = std::find(interrupted_.begin(), interrupted_.end(), unique);
     if (found != interrupted_.end()) return false;
-    return waiting_.emplace(unique, std::move(aside)).second;
+    return waiting_.emplace(unique, std::move(parked)).second;
 }
 
-// Null: it does not wait, or not for that.
-std::shared_ptr<Dispatcher::Aside> Dispatcher::stop_waiting(std::uint64_t unique,
-                                                            const FileLocks::Wait *lock) {
+// Null: it does not wait, or not for that lock.
+std::shared_ptr<Dispatcher::Parked> Dispatcher::stop_waiting(std::uint64_t unique,
+                                                             const FileLocks::Wait *lock) {
     Lock held(waiting_mutex_);
     const auto found = waiting_.find(unique);
     if (found == waiting_.end() || found->second->lock.get() != lock) return nullptr;
-    auto aside = std::move(found->second);
+    auto parked = std::move(found->second);
     waiting_.erase(found);
-    return aside;
+    return parked;
 }
 
 void Dispatcher::answer(const Port &port, std::uint64_t unique, int error) {
@@ -275,20 +275,20 @@ void Dispatcher::answer(const Port &port, std::uint64_t unique, int error) {
     (void)port->send(std::span(&piece, 1));  // fails only when the connection has ended
 }
 
-// For whoever has taken it out of waiting_.  What it had claimed is free.
-void Dispatcher::give_up(Aside &aside, std::uint64_t unique, int error) {
-    aside.progress.drop();
-    if (aside.lock)
-        if (const int result = locks().cancel(*aside.lock); result != EINTR) error = result;
-    answer(aside.port, unique, error);
+// Called after it was taken out of waiting_.  Its claims are released.
+void Dispatcher::give_up(Parked &parked, std::uint64_t unique, int error) {
+    parked.progress.drop();
+    if (parked.lock)
+        if (const int result = locks().cancel(*parked.lock); result != EINTR) error = result;
+    answer(parked.port, unique, error);
 }
 
-// A request that waits for somebody is answered with EINTR: by the port that it came by, for the
-// kernel takes a reply nowhere else.  One that does not wait is remembered for a while.  (libfuse
-// need not hear of it: nothing here asks it, and it would keep each one in a list without end.)
+// A waiting request is answered with EINTR, through its own port: the kernel accepts a reply only
+// there.  The number of one that does not wait is remembered for a while.  (libfuse is not told: it
+// would only keep a list.)
 void Dispatcher::interrupt(const Request &request) {
     const std::uint64_t unique = request.argument<fuse_interrupt_in>().unique;
-    std::shared_ptr<Aside> aside;
+    std::shared_ptr<Parked> parked;
     {
         Lock held(waiting_mutex_);
         const auto found = waiting_.find(unique);
@@ -296,18 +296,19 @@ void Dispatcher::interrupt(const Request &request) {
             interrupted_[interrupted_next_++ % interrupted_.size()] = unique;
             return;
         }
-        aside = std::move(found->second);
+        parked = std::move(found->second);
         waiting_.erase(found);
     }
-    give_up(*aside, unique, EINTR);
+    give_up(*parked, unique, EINTR);
 }
 
-// False: there is nobody to ask.  `put_aside` gives the current request, to be run again.
+// False: there is no kernel to ask.  `park_current` parks the current request, to be run again.
 bool Dispatcher::flush(const Notifier::Pages &pages, std::uint32_t user,
-                       const std::function<std::shared_ptr<Aside>()> &put_aside) {
+                       const std::function<std::shared_ptr<Parked>()> &park_current) {
     if (!clients_.cached(*client_, pages.ino)) return false;
-    clients_.flush(*client_, pages, user,
-                   [self = shared_from_this(), aside = put_aside()] { self->run(*aside, true); });
+    clients_.flush(*client_, pages, user, [self = shared_from_this(), parked = park_current()] {
+        self->run(*parked, true);
+    });
     return true;
 }
 
@@ -317,7 +318,7 @@ bool Dispatcher::flushed(fuse_req_t req, const Notifier::Pages &pages, bool wish
         if (!wished) fuse_reply_err(req, EAGAIN);
         return wished;
     }
-    return !flush(pages, fuse_req_ctx(req)->uid, [req] { return put_aside(req); });
+    return !flush(pages, fuse_req_ctx(req)->uid, [req] { return park_current(req); });
 }
 
 Result<std::optional<Notifier::Pages>> Dispatcher::unseen_pages(Attr &attr) {
@@ -336,30 +337,30 @@ Result<std::optional<Notifier::Pages>> Dispatcher::unseen_pages(Attr &attr) {
 
 // Takes a copy of the current request and gives `req` back to libfuse unanswered.  When the copy is
 // run, libfuse makes a new `req` of it, with the same identity for the kernel.
-std::shared_ptr<Dispatcher::Aside> Dispatcher::put_aside(fuse_req_t req) {
+std::shared_ptr<Dispatcher::Parked> Dispatcher::park_current(fuse_req_t req) {
     const Request *request = Request::current();
     PMFS_ASSERT(request != nullptr && !request->message().empty());
-    auto aside = copy_of(*request);
+    auto parked = copy_of(*request);
     fuse_reply_none(req);
-    return aside;
+    return parked;
 }
 
-std::shared_ptr<Dispatcher::Aside> Dispatcher::copy_of(const Request &request) {
+std::shared_ptr<Dispatcher::Parked> Dispatcher::copy_of(const Request &request) {
     const ConstBytes message = request.message();
     const std::span<const iovec> apart = request.apart();
-    return std::make_shared<Aside>(Aside{request.port(),
-                                         {message.begin(), message.end()},
-                                         {apart.begin(), apart.end()},
-                                         std::move(request.progress()),
-                                         {},
-                                         std::move(request.seat())});
+    return std::make_shared<Parked>(Parked{request.port(),
+                                           {message.begin(), message.end()},
+                                           {apart.begin(), apart.end()},
+                                           std::move(request.progress()),
+                                           {},
+                                           std::move(request.seat())});
 }
 
-void Dispatcher::run(Aside &aside, bool flushed) {
+void Dispatcher::run(Parked &parked, bool flushed) {
     const Late late(*this);
-    if (client_->gone()) return aside.progress.drop();
-    dispatch(aside.port, aside.message, aside.apart, flushed, std::move(aside.progress),
-             std::move(aside.seat), 0);
+    if (client_->gone()) return parked.progress.drop();
+    dispatch(parked.port, parked.message, parked.apart, flushed, std::move(parked.progress),
+             std::move(parked.seat), 0);
 }
 
 Completion Dispatcher::answer_later(fuse_req_t req) {
@@ -371,13 +372,13 @@ Completion Dispatcher::answer_later(fuse_req_t req) {
 
 void Dispatcher::released(HandleId handle) {
     if (!client_->closed(handle)) return;
-    // First the grants of which nobody took the device; the volume takes the others for mapped.
+    // First grants whose device was not handed out: the volume takes the others for mapped.
     if (ioctls_.broker != nullptr) ioctls_.broker->handle_released(handle);
     locks().released(handle);
     volume_.release(handle);
 }
 
-// --- what goes out
+// --- replies
 
 ssize_t Dispatcher::write_reply(int, iovec *iov, int count, void *userdata) {
     auto &self = *static_cast<Dispatcher *>(userdata);
@@ -388,7 +389,7 @@ ssize_t Dispatcher::write_reply(int, iovec *iov, int count, void *userdata) {
     PMFS_ASSERT(notification || request != nullptr);
     ReplyPort *port = notification ? self.notification_port_ : request->port().get();
     if (port == nullptr || self.client_->gone()) {
-        errno = notification ? ENOTCONN : ENOENT;  // as when the kernel no longer wants the reply
+        errno = notification ? ENOTCONN : ENOENT;  // as if the kernel no longer wanted the reply
         return -1;
     }
     if (!notification && header->error == 0) {
@@ -405,7 +406,7 @@ ssize_t Dispatcher::write_reply(int, iovec *iov, int count, void *userdata) {
     return -1;
 }
 
-// A change that was made and, with `-o sync` or `-o dirsync`, is to wait for the disk.
+// A change that was made and that, with `-o sync` or `-o dirsync`, must wait for the disk.
 bool Dispatcher::must_be_durable(const Request &request) const {
     switch (request.opcode()) {
         case FUSE_CREATE:
@@ -420,7 +421,7 @@ bool Dispatcher::must_be_durable(const Request &request) const {
             return options_.sync || options_.dirsync;
         case FUSE_OPEN:  // O_TRUNC
             return options_.sync && (request.argument<fuse_open_in>().flags & O_TRUNC) != 0;
-        case FUSE_WRITE:  // what the kernel writes back it follows with an fsync where need be
+        case FUSE_WRITE:  // after write-back the kernel sends an fsync if necessary
             return options_.sync &&
                    (request.argument<fuse_write_in>().write_flags & FUSE_WRITE_CACHE) == 0;
         case FUSE_SETATTR:
@@ -434,7 +435,7 @@ bool Dispatcher::must_be_durable(const Request &request) const {
     }
 }
 
-// Keeps the reply until a group commit has covered the change.  All that wait share one.
+// Keeps the reply until a group commit has covered the change.  Waiting replies share one commit.
 ssize_t Dispatcher::reply_when_durable(const Request &request, std::span<const iovec> reply) {
     auto copy = std::make_shared<std::vector<std::byte>>();
     for (const iovec &piece : reply) {
@@ -454,7 +455,7 @@ ssize_t Dispatcher::reply_when_durable(const Request &request, std::span<const i
         std::memcpy(copy->data(), &header, sizeof header);
         const iovec whole{copy->data(), header.len};
         const bool sent = !self->client_->gone() && port->send(std::span(&whole, 1)) >= 0;
-        // Nobody will release a handle that nobody got.
+        // The kernel will not release a handle that it did not get.
         if (opens && !(sent && done.ok()))
             self->released(load<fuse_open_out>(*copy, copy->size() - sizeof(fuse_open_out)).fh);
     };
@@ -488,7 +489,7 @@ void Dispatcher::patch_reply(std::span<iovec> reply) {
     if (opened->open_flags & FOPEN_DIRECT_IO) opened->open_flags |= FOPEN_PARALLEL_DIRECT_WRITES;
 }
 
-// --- what is agreed at the start
+// --- INIT
 
 void Dispatcher::on_init(void *userdata, fuse_conn_info *connection) {
     auto &self = *static_cast<Dispatcher *>(userdata);
@@ -502,27 +503,27 @@ void Dispatcher::on_init(void *userdata, fuse_conn_info *connection) {
     connection->time_gran = 1;
     // A splice of memory is three times slower than a copy (measured).
     want(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE, false);
-    // Files change only through this kernel or with its cache told, so a new modification time is
-    // no reason to drop pages: unless it cannot be told.
+    // Files change only through this kernel, or it is notified, so a new modification time is no
+    // reason to drop pages; unless it cannot be notified.
     const bool told = self.client_->policy().notifiable;
     want(FUSE_CAP_AUTO_INVAL_DATA, !told);
     want(FUSE_CAP_EXPLICIT_INVAL_DATA, told);
     want(FUSE_CAP_HANDLE_KILLPRIV, false);  // its successor: see patch_init
     want(FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_CACHE_SYMLINKS, true);
-    // The kernel decides by access control lists, and leaves the umask to whoever knows of those
-    // that a directory gives to what is made in it.
+    // The kernel enforces access control lists, and leaves the umask to the server, which knows a
+    // directory's default list.
     want(FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK, true);
     want(FUSE_CAP_WRITEBACK_CACHE, self.options_.writeback);
     want(FUSE_CAP_POSIX_LOCKS, self.client_->policy().shares_ranges);
     want(FUSE_CAP_FLOCK_LOCKS, self.client_->policy().shares_wholes);
-    // What it would say of many files has no place for what is said of one (mark_dax).
+    // READDIRPLUS has no field for what the answer about a single file says (mark_dax).
     if (self.options_.dax) want(FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO, false);
-    // One that opens directories by itself keeps their listings.
+    // A kernel that opens directories by itself caches their listings.
     self.opendir_needed_ = !told || (connection->capable & FUSE_CAP_NO_OPENDIR_SUPPORT) == 0;
 }
 
-// The kernel looks at it when it gets to know the file (mount -o dax=inode).  Through a window
-// everybody may store, so no protected file is mapped there: its reads are requests.
+// The kernel reads this flag when it first meets the file (mount -o dax=inode).  Through a window
+// every program may store, so protected files are not mapped there: their reads are requests.
 void Dispatcher::mark_dax(fuse_attr &attr) {
     if (!S_ISREG(attr.mode)) return;
     const auto found = volume_.getattr(InodeNo(attr.ino));
@@ -549,7 +550,7 @@ void Dispatcher::patch_init(const fuse_init_in &offer, fuse_init_out &reply) {
     }
     // KILLPRIV_V2: the volume clears set-id bits, so that the kernel need not ask for an xattr
     // before each write.  PARALLEL_DIROPS: libfuse 3.14 forgets to pass it on.
-    // SETXATTR_EXT: who sets an access control list may have to lose set-group-ID by it.
+    // SETXATTR_EXT: setting an access control list may clear the set-group-ID bit.
     reply.flags |=
         offer.flags & (FUSE_HANDLE_KILLPRIV_V2 | FUSE_PARALLEL_DIROPS | FUSE_SETXATTR_EXT);
     long_setxattr_ = (reply.flags & FUSE_SETXATTR_EXT) != 0;

@@ -1,5 +1,5 @@
-// The ioctls on the server's side: see ioctl.h.  Each is a small function from one structure to the
-// same structure filled in; the table at the end says which.
+// The ioctls on the server's side: see ioctl.h.  Each is a small function that fills in its
+// structure; the table at the end lists them.
 #include "front/requests/ioctl.h"
 
 #include <sys/stat.h>
@@ -26,7 +26,7 @@ Result<> check_version(std::uint32_t version) {
 }
 
 Result<> check_zero(std::uint64_t value) {
-    if (value != 0) return Error(EINVAL, "an unknown flag or a reserved field is not zero");
+    if (value != 0) return Error(EINVAL, "a flag is unknown, or a reserved field is not zero");
     return {};
 }
 
@@ -74,7 +74,7 @@ Result<> need_regular(const Job &job) {
     return {};
 }
 
-// The file's own, and the client's: a guest may send any pair of numbers.
+// The handle must belong to the file and to the client: a guest may send any pair of numbers.
 Result<HandleInfo> need_handle(const Job &job) {
     return job.context.client.check_handle(job.handle, job.ino, false);
 }
@@ -84,7 +84,7 @@ Result<> need_write_handle(const Job &job) {
     return {};
 }
 
-// --- questions ------------------------------------------------------------------------------
+// --- information ------------------------------------------------------------------------------
 
 Result<std::size_t> info(Job &job, pmfs_info &io) {
     TRY(check_zero(io.flags));
@@ -202,7 +202,7 @@ Result<std::size_t> volume(Job &job, pmfs_volume &io) {
     io.tx_last = info.tx_last;
     io.tx_durable = info.tx_durable;
     io.epoch = broker != nullptr ? broker->epoch() : 0;
-    // What is where on the host is not for guests.
+    // Guests do not learn the host's paths.
     const bool is_host = job.context.client.policy().is_host;
     if (is_host) io.server_pid = static_cast<std::uint32_t>(::getpid());
     std::memcpy(io.uuid, info.uuid, sizeof io.uuid);
@@ -214,7 +214,7 @@ Result<std::size_t> volume(Job &job, pmfs_volume &io) {
     return kAll;
 }
 
-// Of others only root of this machine hears, and of paths and processes here nobody else.
+// Only root of this machine learns of other clients, and of paths and processes here.
 pmfs_client to_words(const Client &client, bool named) {
     pmfs_client words{};
     words.id = client.id();
@@ -334,7 +334,7 @@ Result<std::size_t> seal(Job &job, pmfs_io_seal &io) {
     TRY(check_zero(io.flags));
     TRY(check_zero(io.reserved));
     if (io.level != PMFS_SEAL_AS_IS && io.level != PMFS_SEAL_FULL)
-        return Error(EINVAL, "a seal is as-is or full");
+        return Error(EINVAL, "the level of a seal must be as-is or full");
     TRY(need_regular(job));
     TRY(need_write_handle(job));
     const SealLevel level = io.level == PMFS_SEAL_FULL ? SealLevel::full : SealLevel::as_is;
@@ -380,7 +380,7 @@ Result<GrantKind> grant_kind(std::uint32_t number) {
     }
 }
 
-// What a holder needs to know of a grant that was just taken.
+// The answer about a grant that was just taken.
 Result<> tell_grant(Job &job, pmfs_io_grant &io, const BrokerClaim &claim) {
     Volume &volume = job.context.volume;
     Broker *broker = job.context.broker;
@@ -417,10 +417,10 @@ Result<std::size_t> grant(Job &job, pmfs_io_grant &io) {
     TRY(need_handle(job));
     if (claim.may_store) TRY(need_write_handle(job));
     if ((claim.maps || (io.flags & PMFS_GRANT_EVENTS) != 0) && job.context.broker == nullptr)
-        return Error(EOPNOTSUPP, "this mount hands out no direct mappings");
+        return Error(EOPNOTSUPP, "this mount provides no direct mappings");
     if (claim.maps) TRY(job.context.broker->may_map(job.caller));
     if (claim.hand_over && (!claim.maps || job.caller.uid != 0))
-        return Error(EPERM, "only root hands the device over, with a mapping");
+        return Error(EPERM, "only root may hand over the device, and only with a mapping");
     Volume &volume = job.context.volume;
     const GrantRequest request{.kind = kind,
                                .offset = io.offset,
@@ -437,7 +437,7 @@ Result<std::size_t> grant(Job &job, pmfs_io_grant &io) {
     if (!taken.ok()) client.free_grant_place(job.handle);
     claim.grant = TRY(taken);
     if (const auto told = tell_grant(job, io, claim); !told.ok()) {
-        (void)volume.drop_grant(job.handle, claim.grant).ok();  // it was ours a moment ago
+        (void)volume.drop_grant(job.handle, claim.grant).ok();  // it exists: it was just taken
         client.free_grant_place(job.handle);
         return told.error();
     }
@@ -507,7 +507,7 @@ void handle_ioctl(IoctlContext &context, const IoctlRequest &request, IoctlDone 
         std::find_if(std::begin(kCommands), std::end(kCommands),
                      [&](const Command &c) { return c.number == request.command; });
     if (command == std::end(kCommands)) return done({.error = ENOTTY, .out = {}});
-    // The kernel sizes both by the command's number; another transport may not.
+    // The kernel derives both sizes from the command's number; another transport may not.
     if (request.in.size() != _IOC_SIZE(request.command)) return done({.error = EINVAL, .out = {}});
     start(*command, context, request, std::move(done));
 }

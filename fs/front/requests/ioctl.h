@@ -18,11 +18,11 @@ class Broker;
 struct IoctlRequest {
     InodeNo ino;
     HandleId handle = 0;            // 0: a directory
-    unsigned command = 0;           // as the program gave it
+    unsigned command = 0;           // as sent by the program
     std::span<const std::byte> in;  // what the kernel copied in; copied before handle_ioctl returns
     std::size_t out_size = 0;       // the most that may be answered
     Caller caller;
-    // Before it waits: null, and it must not (EAGAIN).  Empty: it always may.
+    // Called before the request waits; null: it must not wait (EAGAIN).  Empty: it always may.
     std::function<Seats::Seat()> take_seat = {};
 };
 
@@ -39,8 +39,8 @@ struct IoctlContext {
     Broker *broker = nullptr;  // null: no direct mappings (EOPNOTSUPP)
 };
 
-// Calls `done` exactly once, maybe before it returns, maybe later and from another thread.
-// `context` must outlive that.
+// Calls `done` exactly once, before it returns or later and from another thread. `context` must
+// outlive that.
 void handle_ioctl(IoctlContext &context, const IoctlRequest &request, IoctlDone done);
 
 }  // namespace pmfs::front

@@ -1,8 +1,8 @@
 // The kernel's bits of a file's flags, and the volume's: see ioctl_flags.h.
 //
-// Linux (5.13 and up) answers these ioctls in its VFS, which asks for CAP_LINUX_IMMUTABLE where
-// that is needed, and sends us one of its own with no program's pointer in it.  Older ones pass on
-// what anybody asks: they are told ENOTTY.
+// Linux (5.13 and up) handles these ioctls in its VFS, which checks CAP_LINUX_IMMUTABLE where
+// necessary, and sends one of its own without a program's pointer.  Older kernels pass on every
+// caller's ioctl unchecked: they get ENOTTY.
 #include "front/requests/ioctl_flags.h"
 
 #include <linux/fs.h>
@@ -38,14 +38,14 @@ Result<FileFlags> from_bits(std::uint32_t bits, std::uint32_t Bit::*kind) {
         flags.*bit.of = (bits & bit.*kind) != 0;
         bits &= ~(bit.*kind);
     }
-    if (bits != 0) return Error(EOPNOTSUPP, "pmfs has the flags i, a, d and A only");
+    if (bits != 0) return Error(EOPNOTSUPP, "pmfs supports only the flags i, a, d and A");
     return flags;
 }
 
-// Fills in what is answered.
+// Fills in the answer.
 template <class T>
 Result<std::size_t> give(const Job &job, std::vector<std::byte> &bytes, const T &value) {
-    if (sizeof value > job.out_size) return Error(EINVAL, "no room for the flags");
+    if (sizeof value > job.out_size) return Error(EINVAL, "there is no room for the flags");
     const ConstBytes answer = bytes_of(value);
     bytes.assign(answer.begin(), answer.end());
     return sizeof value;
@@ -62,17 +62,18 @@ Result<std::size_t> get_attributes(Job &job, std::vector<std::byte> &bytes) {
 }
 
 Result<std::size_t> set_flags(Job &job, std::vector<std::byte> &bytes) {
-    if (bytes.size() != sizeof(std::uint32_t)) return Error(EINVAL, "no flags");
+    if (bytes.size() != sizeof(std::uint32_t))
+        return Error(EINVAL, "the request contains no flags");
     const FileFlags flags = TRY(from_bits(load<std::uint32_t>(bytes), &Bit::flag));
     TRY(job.context.volume.set_file_flags(job.ino, flags));
     return std::size_t{0};
 }
 
 Result<std::size_t> set_attributes(Job &job, std::vector<std::byte> &bytes) {
-    if (bytes.size() != sizeof(fsxattr)) return Error(EINVAL, "no attributes");
+    if (bytes.size() != sizeof(fsxattr)) return Error(EINVAL, "the request contains no attributes");
     const auto attributes = load<fsxattr>(bytes);
     if (attributes.fsx_extsize != 0 || attributes.fsx_projid != 0 || attributes.fsx_cowextsize != 0)
-        return Error(EOPNOTSUPP, "pmfs has no projects and no extent sizes");
+        return Error(EOPNOTSUPP, "pmfs supports neither projects nor extent sizes");
     const FileFlags flags = TRY(from_bits(attributes.fsx_xflags, &Bit::xflag));
     TRY(job.context.volume.set_file_flags(job.ino, flags));
     return std::size_t{0};
@@ -83,7 +84,7 @@ using enum Command::Needs;
 constexpr Command kCommands[] = {
     {FS_IOC_GETFLAGS, at_once, false, nothing, get_flags},
     {FS_IOC_FSGETXATTR, at_once, false, nothing, get_attributes},
-    // What was stored by mmap is written back as long as it may be.
+    // Stores by mmap are written back first, as long as that is still allowed.
     {FS_IOC_SETFLAGS, flushed, true, change, set_flags},
     {FS_IOC_FSSETXATTR, flushed, true, change, set_attributes},
 };

@@ -10,7 +10,7 @@ using enum Command::Way;
 
 void run(const Command &command, const std::shared_ptr<Job> &job);
 
-// What is lengthy is so as well when it has waited.
+// A lengthy job remains lengthy after it has waited.
 void go_on(const Command &command, const std::shared_ptr<Job> &job) {
     if (job->context.client.gone()) {
         job->progress.drop();
@@ -27,7 +27,7 @@ void run(const Command &command, const std::shared_ptr<Job> &job) {
     auto used = command.run(*job, bytes);
     if (pm::take_fault()) used = Error(EIO, "the medium has a bad page here");
     if (!used.ok() && used.error().errno_value() == kClaimErrno && !job->sits())
-        used = Error(EAGAIN, "too many requests wait");
+        used = Error(EAGAIN, "too many requests are waiting");
     if (!used.ok() && must_park(used.error())) {
         job->context.volume.when_ready(
             used.error(), [&command, job] { go_on(command, job); }, job->caller.uid);
@@ -39,7 +39,7 @@ void run(const Command &command, const std::shared_ptr<Job> &job) {
     bytes.resize(std::min(bytes.size(), job->out_size));
     reply.out = std::move(bytes);
     if (!command.changes) return job->done(std::move(reply));
-    // Also after an error: a part may have been done.
+    // Also after an error: a part may have been changed.
     job->context.clients.forget_attributes(job->context.client, job->ino,
                                            [job, reply = std::move(reply)] { job->done(reply); });
 }
@@ -52,7 +52,7 @@ int forbidden(const Command &command, const Policy &policy) {
 
 }  // namespace
 
-// `command` lives for ever: it stands in a table.
+// `command` lives for ever: it is in a table.
 void start(const Command &command, IoctlContext &context, const IoctlRequest &request,
            IoctlDone done) {
     if (const int error = forbidden(command, context.client.policy()))
@@ -65,12 +65,12 @@ void start(const Command &command, IoctlContext &context, const IoctlRequest &re
                                          .out_size = request.out_size,
                                          .done = std::move(done),
                                          .take_seat = request.take_seat});
-    // Nobody could interrupt it: libpmfs asks again until the leases are gone.
+    // A waiting ioctl could not be interrupted: libpmfs repeats it until the leases are gone.
     job->caller.nonblocking = true;
     job->caller.progress = &job->progress;
     if (command.way == at_once) return run(command, job);
     if (!job->sits()) return job->done({.error = EAGAIN, .out = {}});
-    // What comes behind the flush leaves its thread to the next flush.
+    // What follows the flush runs elsewhere, so that this thread is free for the next flush.
     context.clients.flush(context.client, {.ino = request.ino}, request.caller.uid,
                           [&command, job] {
                               job->context.volume.run_later(job->caller.uid, job->ino.value(),

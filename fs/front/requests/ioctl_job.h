@@ -1,10 +1,12 @@
-// What every ioctl has in common: a command says how it is run, and a job is one that is under way.
+// What all ioctls have in common: a command says how it is run, and a job is a call that is under
+// way.
 #pragma once
 #include "front/requests/ioctl.h"
 
 namespace pmfs::front {
 
-// A request on its way.  Lives in a shared_ptr, for it may wait for write-back or for a checkpoint.
+// A call that is under way, in a shared_ptr, because it may wait for write-back or for a
+// checkpoint.
 struct Job {
     IoctlContext &context;
     InodeNo ino;
@@ -17,14 +19,14 @@ struct Job {
     Seats::Seat seat = {};
     Progress progress = {};
 
-    // Before it waits for somebody; false: it must not.
+    // Called before it waits; false: it must not.
     bool sits() {
         if (!seat && take_seat) seat = take_seat();
         return seat != nullptr || !take_seat;
     }
 };
 
-// What a handler gives back besides an error: how much of the structure is worth copying out.
+// A handler's result besides an error: how much of the structure to copy out.
 inline constexpr std::size_t kAll = ~std::size_t{0};
 
 struct Command {
@@ -32,9 +34,9 @@ struct Command {
     // Runs on a thread of Volume::run_later, after the kernel's dirty pages of the file are written
     // back: for what needs that, and for what may wait for a disk (an fdatasync on an image file).
     enum class Way { at_once, flushed, flushed_lengthy } way;
-    bool changes;  // times, blocks or mode of the file: the kernel hears of it before the answer
-    // What the client's policy must allow: nothing, changes, that maps are frozen, or what only the
-    // host may do.
+    bool changes;  // times, blocks or mode of the file: the kernel is told before the answer
+    // What the client's policy must allow: nothing, changes, freezing maps, or what only the host
+    // may do.
     enum class Needs { nothing, change, freeze, host } needs;
     Result<std::size_t> (*run)(Job &job, std::vector<std::byte> &bytes);
 };

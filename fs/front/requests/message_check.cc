@@ -24,7 +24,7 @@ struct Shape {
     std::uint32_t opcode;
     Effect effect;
     std::size_t fixed;          // bytes behind the header
-    unsigned names = 0;         // then so many names, each with its final zero
+    unsigned names = 0;         // then this many names, each with its final zero
     unsigned rest_at = kNone;   // and as many units as the 32-bit number at this place says
     unsigned rest_unit = 1;     // bytes each
     unsigned reply_at = kNone;  // a 32-bit number: bytes of reply that are asked for
@@ -37,7 +37,7 @@ struct Shape {
     bool gives_node = false, gives_handle = false;
 };
 
-// (What is missing here gets ENOSYS: the kernel does without, or does not ask again.)
+// (Requests that are missing here get ENOSYS: the kernel does without them, or does not ask again.)
 constexpr Shape kShapes[] = {
     {.opcode = FUSE_LOOKUP, .effect = Effect::none, .fixed = 0, .names = 1, .gives_node = true},
     {.opcode = FUSE_FORGET,
@@ -130,7 +130,7 @@ constexpr Shape kShapes[] = {
      .fixed = offsetof(fuse_init_in, flags2),
      .node = Node::not_named,
      .anybody = true},
-    // A directory's handle stands for nothing, and is not looked at.
+    // A directory's handle has no meaning and is ignored.
     {.opcode = FUSE_OPENDIR, .effect = Effect::none, .fixed = sizeof(fuse_open_in)},
     {.opcode = FUSE_READDIR,
      .effect = Effect::none,
@@ -223,7 +223,7 @@ static_assert(std::ranges::none_of(kShapes, [](const Shape &shape) {
     return shape.effect == Effect::unsaid;
 }));
 
-// By opcode, for it is asked for every request.
+// Indexed by opcode, because every request is looked up.
 constexpr auto kByOpcode = [] {
     std::array<const Shape *, 64> table{};
     for (const Shape &shape : kShapes) table[shape.opcode] = &shape;
@@ -235,7 +235,7 @@ const Shape *shape_of(ConstBytes message) {
     return opcode < kByOpcode.size() ? kByOpcode[opcode] : nullptr;
 }
 
-// Takes a name and its end off the front of `rest`.
+// Removes a name and its final zero from the front of `rest`.
 bool take_name(ConstBytes *rest) {
     const auto end = std::ranges::find(*rest, std::byte{0});
     if (end == rest->end()) return false;

@@ -1,4 +1,4 @@
-// In the place of a library that would answer ENOSYS: see newer.h.
+// Handles requests that the library would answer with ENOSYS: see newer.h.
 #include "front/requests/newer.h"
 
 #include <sys/stat.h>
@@ -30,15 +30,15 @@ Bytes in_older_words(Bytes message, bool long_setxattr, std::vector<std::byte> *
 }
 
 // The kernel says whether the caller may keep set-group-ID on a file that gets an access control
-// list; of one that cannot, nothing is known but root.
+// list; with a kernel that does not, only root may.
 bool Dispatcher::drops_setgid(const Caller &caller) const {
     if (!long_setxattr_) return caller.uid != 0;
     const auto sent = Request::current()->argument<fuse_setxattr_in>();
     return (sent.setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID) != 0;
 }
 
-// Where the group may not execute the file, set-group-ID goes unless the caller is in that group
-// (from Linux 6.2 on, of all filesystems).  What a guest says of its processes is not known here.
+// If the group may not execute the file, set-group-ID is cleared unless the caller is in that group
+// (as all filesystems do from Linux 6.2 on).  The groups of a guest's processes are not known here.
 bool Dispatcher::kills_any_setgid(InodeNo ino, const Caller &caller) {
     if (caller.uid == 0) return false;
     const Result<Attr> attr = volume_.getattr(ino);
@@ -79,7 +79,7 @@ void Dispatcher::statx(const Request &request) {
     (void)request.port()->send(std::span(pieces, attr.ok() ? 2 : 1));
 }
 
-// syncfs(2) and sync(2) of a guest.  (The kernel of a mount of this machine keeps them to itself.)
+// syncfs(2) and sync(2) of a guest.  (The kernel does not send them for a local mount.)
 void Dispatcher::sync_filesystem(const Request &request) {
     volume_.fsync(
         InodeNo(FUSE_ROOT_ID),

@@ -12,14 +12,14 @@
 
 namespace pmfs::front {
 
-// A FUSE_CREATE, or one without a name: what is made has a name in its message, which says nothing.
+// FUSE_CREATE or FUSE_TMPFILE, whose message contains a name without meaning.
 inline bool opens_new(std::uint32_t opcode) {
     return opcode == FUSE_CREATE || opcode == FUSE_TMPFILE;
 }
 
-// The message as the library is to see it: `message` itself, or one made of it in `made`.  The
+// The message to pass to the library: `message` itself, or a translation of it in `made`.  The
 // operation that gets it asks Request::current() for the difference.  `long_setxattr`: as agreed in
-// INIT, a SETXATTR has fields of which the library does not know.
+// INIT, a SETXATTR has fields that the library does not know.
 Bytes in_older_words(Bytes message, bool long_setxattr, std::vector<std::byte> *made);
 
 }  // namespace pmfs::front

@@ -57,18 +57,18 @@ SetAttr to_set_attr(const struct stat &attr, unsigned valid) {
     if (valid & FATTR_MTIME)
         set.mtime = valid & FATTR_MTIME_NOW ? now_coarse() : from_timespec(attr.st_mtim);
     if (valid & FATTR_CTIME) set.ctime = from_timespec(attr.st_ctim);
-    // With -o writeback every request of times has a ctime.  The kernel's own, of writes that it
-    // kept, name an open file (fuse_flush_times()); those of utimensat(2) never do, and "now" among
-    // them is the ctime.
+    // With -o writeback every request of times has a ctime.  Those of the kernel itself, for writes
+    // that it cached, name an open file (fuse_flush_times()); those of utimensat(2) never do, and
+    // there "now" equals the ctime.
     set.times_kept =
         (valid & (kTimes | FATTR_CTIME | FATTR_FH)) == (FATTR_MTIME | FATTR_CTIME | FATTR_FH);
     const bool atime_given = (valid & (FATTR_ATIME | FATTR_ATIME_NOW)) == FATTR_ATIME;
     const bool mtime_given = (valid & (FATTR_MTIME | FATTR_MTIME_NOW)) == FATTR_MTIME;
     set.times_given = !set.times_kept && (atime_given || (mtime_given && set.mtime != set.ctime));
     // The protocol (FUSE_HANDLE_KILLPRIV_V2): always with a new owner, and on truncation when the
-    // kernel says so.  A request that sets nothing is all that is left of chown(-1, -1), and of the
-    // VFS's own wish to clear them before a write or an fallocate (measured on 6.18).
-    // With -o writeback it has a ctime all the same.
+    // kernel says so.  A request that sets nothing comes from chown(-1, -1), and from the VFS when
+    // it clears the bits before a write or an fallocate (measured on 6.18).  With -o writeback it
+    // has a ctime all the same.
     constexpr unsigned kSetsNothing = FATTR_FH | FATTR_LOCKOWNER | FATTR_CTIME;
     set.only_kills = (valid & ~kSetsNothing) == 0;
     set.kill_suid_sgid = set.uid || set.gid || (valid & FATTR_KILL_SUIDGID) != 0 || set.only_kills;
@@ -80,7 +80,8 @@ void setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int, fuse_file_i
     const unsigned valid = Request::current()->argument<fuse_setattr_in>().valid;
     News news = attribute_news(dispatcher, ino);
     if (news.any() && (valid & FATTR_SIZE) != 0) {
-        // Else another kernel would write back behind the new end what it stored before.
+        // Otherwise another kernel would later write back, behind the new end, what it stored
+        // before.
         if (!dispatcher.flushed(req, {.ino = InodeNo(ino)})) return;
         news.pages = {.ino = InodeNo(ino)};
     }
@@ -99,7 +100,7 @@ void statfs(fuse_req_t req, fuse_ino_t) {
     stat.f_blocks = info.blocks_total;
     stat.f_bfree = info.blocks_for_root;  // as ext4 does: the difference is root's reserve
     stat.f_bavail = info.blocks_available;
-    // Inodes have no limit of their own: as many as there is space for.
+    // The number of inodes is limited only by space.
     stat.f_ffree = stat.f_favail = info.inodes_available;
     stat.f_files = info.inodes_used + stat.f_ffree;
     stat.f_namemax = kNameMax;
@@ -149,7 +150,7 @@ void getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, std::size_t size
     reply_bytes(req, xattr_out(name, value.value(), dispatcher.client(), &made), size_max);
 }
 
-// trusted.* names are for the client's root only, as the VFS has it for their values.
+// Only the client's root sees trusted.* names, as the VFS does it for their values.
 void listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size_max) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     const bool trusted = dispatcher.client().policy().users.in(0) == fuse_req_ctx(req)->uid;

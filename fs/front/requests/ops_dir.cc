@@ -1,4 +1,5 @@
-// Operations on open directories.  A volume keeps nothing for one: a cookie is all there is to it.
+// Operations on open directories.  The volume keeps no state for them: a cookie is all that is
+// needed.
 #include <vector>
 
 #include "front/requests/convert.h"
@@ -9,10 +10,10 @@ namespace {
 
 void opendir(fuse_req_t req, fuse_ino_t, fuse_file_info *info) {
     if (!Dispatcher::of(req).opendir_needed()) {
-        fuse_reply_err(req, ENOSYS);  // means: do not ask, open and cache them yourself
+        fuse_reply_err(req, ENOSYS);  // tells the kernel to open and cache directories by itself
         return;
     }
-    // Who cannot be told of new names keeps none.
+    // A kernel that cannot be told of new names must not cache listings.
     info->keep_cache = info->cache_readdir = Dispatcher::of(req).client().policy().notifiable;
     fuse_reply_open(req, info);
 }
@@ -41,7 +42,7 @@ public:
                                                         static_cast<off_t>(entry.cookie));
         return took(size);
     }
-    // Sets room aside for an entry with its attributes; false when there is none.
+    // Reserves room for an entry with its attributes; false when there is none.
     bool reserve_plus(const DirEntry &entry) {
         name_.assign(entry.name);
         const std::size_t size =
@@ -64,7 +65,7 @@ private:
     fuse_req_t req_;
     std::vector<char> bytes_;
     std::size_t used_ = 0, reserved_ = 0;
-    std::string name_;  // the library wants its end marked
+    std::string name_;  // the library needs a final zero
 };
 
 // The client's root is its own parent.
@@ -106,7 +107,7 @@ Result<std::vector<ListedName>> list_names(Dispatcher &dispatcher, InodeNo dir,
     return names;
 }
 
-// One name does not have all the others of the request looked up again.
+// Because of one name, all others of the request must not be looked up again.
 Result<Attr> look_up(Volume &volume, InodeNo dir, const std::string &name) {
     for (unsigned n = 0;; ++n) {
         const pm::NoWaiting absent(n < pm::kReadInsMax);
@@ -118,8 +119,8 @@ Result<Attr> look_up(Volume &volume, InodeNo dir, const std::string &name) {
     }
 }
 
-// What is known of a name.  Without an inode when it cannot be looked up (damage, a bad page): the
-// kernel takes the name then, and whoever uses it gets the error.
+// The entry of a name.  Without an inode if it cannot be looked up (damage, a bad page): the kernel
+// then lists the name, and a program that uses it gets the error.
 fuse_entry_param look_up(Dispatcher &dispatcher, InodeNo dir, const ListedName &listed) {
     fuse_entry_param only_name{};
     only_name.attr.st_ino = listed.ino.value();
@@ -136,8 +137,8 @@ fuse_entry_param look_up(Dispatcher &dispatcher, InodeNo dir, const ListedName &
     return to_entry(attr.value(), dispatcher);
 }
 
-// As readdir, with a lookup of each name, which counts a reference: so what is looked up is
-// replied.
+// As readdir, with a lookup of each name.  A lookup counts a reference, so its entry must be in the
+// reply.
 void readdirplus(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t cookie, fuse_file_info *) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     EntryBuffer buffer(req, size);
@@ -153,8 +154,8 @@ void readdirplus(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t cookie,
 void fsyncdir(fuse_req_t req, fuse_ino_t ino, int, fuse_file_info *) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     if (dispatcher.answered_is_durable()) {
-        // 0 for whoever asked, and the kernel need not ask again: of directories it keeps nothing
-        // back.
+        // The caller gets 0, and the kernel does not ask again: it caches no changes of
+        // directories.
         fuse_reply_err(req, ENOSYS);
         return;
     }

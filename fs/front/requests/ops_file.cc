@@ -33,8 +33,8 @@ void fill(fuse_file_info &info, const OpenReply &opened, const Client &client) {
     info.keep_cache = opened.keep_cache && client.policy().notifiable;
 }
 
-// Before a client's kernel that does not keep the file's pages changes its bytes: else another one
-// would write back afterwards what it stored before.  As Dispatcher::flushed().
+// Before a client without cached pages of the file changes its bytes: otherwise another client's
+// kernel would afterwards write back what it stored before.  As Dispatcher::flushed().
 bool others_flushed(Dispatcher &dispatcher, fuse_req_t req, HandleId handle,
                     const Notifier::Pages &pages) {
     return !dispatcher.others_hear() || !dispatcher.volume().unseen_by(handle) ||
@@ -67,7 +67,7 @@ void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info *info) {
     dispatcher.tell(req, open.stale, all, answer);
 }
 
-// When the name came into being behind the kernel's back (a guest made it), it is opened.
+// If the name was made without the kernel's knowledge (by a guest), it is opened.
 Result<Attr> create_or_open(Volume &volume, InodeNo dir, const char *name, mode_t mode, int flags,
                             const OpenRequest &request, OpenReply *opened) {
     Result<Attr> made = volume.create(dir, name, mode, request, opened);
@@ -131,21 +131,21 @@ void release(fuse_req_t req, fuse_ino_t, fuse_file_info *info) {
     fuse_reply_err(req, 0);
 }
 
-// At each close(2), whichever descriptor of the file it was of.
+// Sent at each close(2) of any descriptor of the file.
 void flush(fuse_req_t req, fuse_ino_t ino, fuse_file_info *info) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     if (!dispatcher.client().policy().shares_ranges) {
-        fuse_reply_err(req, ENOSYS);  // there is nothing to do, and the kernel need not ask again
+        fuse_reply_err(req, ENOSYS);  // nothing to do, and the kernel does not ask again
         return;
     }
     dispatcher.locks().closed({dispatcher.client().id(), info->lock_owner}, InodeNo(ino));
     fuse_reply_err(req, 0);
 }
 
-// A read that fills pages of the kernel that is told of changes.  It holds them locked, and writing
-// them back waits for that lock; nor need it be asked, for dirty pages are never read.  So come
-// sendfile(2), copy_file_range(2) and private mappings, also of files that go past the cache.  (A
-// read past it has an owner: fs/fuse/file.c, fuse_send_read().)
+// A read that fills pages of the kernel that is notified of changes.  The kernel has them locked,
+// and writing them back would wait for that lock; but it need not be asked, because dirty pages are
+// never read.  sendfile(2), copy_file_range(2) and private mappings read like this, also files that
+// bypass the cache.  (A read that bypasses it has an owner: fs/fuse/file.c, fuse_send_read().)
 bool fills_pages(Dispatcher &dispatcher) {
     return dispatcher.client().policy().notifiable &&
            (Request::current()->argument<fuse_read_in>().read_flags & FUSE_READ_LOCKOWNER) == 0;
@@ -153,7 +153,7 @@ bool fills_pages(Dispatcher &dispatcher) {
 
 void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_file_info *info) {
     Dispatcher &dispatcher = Dispatcher::of(req);
-    // Past the cache, as another one stores into it.
+    // This read bypasses the cache, and another program may have stored into it.
     if (dispatcher.volume().unseen_by(info->fh) && !fills_pages(dispatcher) &&
         !dispatcher.crowded() &&
         !dispatcher.flushed(
@@ -161,8 +161,8 @@ void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_f
             {.ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size},
             /*wished=*/true))
         return;
-    // The reply is copied once, from the medium to the reader's pages, while the volume holds both
-    // still.
+    // The reply is copied once, from the medium to the reader's pages, while the blocks cannot be
+    // reused.
     bool replied = false;
     const auto reply = [&](std::span<const iovec> pieces) {
         if (!dispatcher.bad_page(req))
@@ -171,7 +171,7 @@ void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_f
     };
     const Result<std::size_t> done =
         dispatcher.volume().read(InodeNo(ino), static_cast<std::uint64_t>(offset), size, reply);
-    // At the end of the file there is nothing to give to the sink.
+    // At the end of the file the sink is not called.
     if (!replied && dispatcher.proceed(req, done)) fuse_reply_buf(req, nullptr, 0);
 }
 
@@ -181,7 +181,7 @@ void write(fuse_req_t req, fuse_ino_t ino, const char *data, std::size_t size, o
     const unsigned flags = Request::current()->argument<fuse_write_in>().write_flags;
     Caller caller = caller_of(req, info);
     caller.nonblocking = (info->flags & O_NONBLOCK) != 0;
-    // Written back: whose store it was is not known.
+    // Written back: the user that stored is not known.
     if (flags & FUSE_WRITE_CACHE) caller.pid = 0, caller.handle = 0, caller.written_back = true;
     const Notifier::Pages pages{
         .ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size};
@@ -198,8 +198,8 @@ void write(fuse_req_t req, fuse_ino_t ino, const char *data, std::size_t size, o
     dispatcher.tell(req, stale, pages, answer);
 }
 
-// Answered on a DAX medium, too, where nothing is left to do: a kernel that need not ask says 0 for
-// pages that it could not send to a server that is gone (measured on 6.18).
+// Answered also on a DAX medium, where there is nothing to do: a kernel that need not ask returns 0
+// even for pages that it could not send to a dead server (measured on 6.18).
 void fsync(fuse_req_t req, fuse_ino_t ino, int, fuse_file_info *) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     dispatcher.volume().fsync(InodeNo(ino), dispatcher.answer_later(req));
@@ -235,7 +235,7 @@ void lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence, fuse_file_i
         fuse_reply_err(req, EINVAL);
         return;
     }
-    // What the kernel has not written back yet is data.
+    // Data that the kernel has not written back yet counts as data.
     const auto unseen = volume.unseen_from(InodeNo(ino));
     if (!dispatcher.proceed(req, unseen)) return;
     if (unseen.value() &&
@@ -257,13 +257,13 @@ void ioctl(fuse_req_t req, fuse_ino_t ino, unsigned command, void *, fuse_file_i
                                .caller = caller_of(req, info),
                                .take_seat = dispatcher.seats_for_current()};
     const auto answer = dispatcher.answering([req](const IoctlReply &reply) {
-        // The kernel's own ioctls (FS_IOC_GETFLAGS and its kin) take an answer that is shorter than
-        // they asked for as EIO, so an error that brings nothing is a plain one.
+        // The kernel's own ioctls (FS_IOC_GETFLAGS and its kin) turn an answer that is too short
+        // into EIO, so an error without data is sent as a plain error.
         if (reply.error != 0 && reply.out.empty()) {
             fuse_reply_err(req, reply.error);
             return;
         }
-        // A negative result is the error, and what comes back with it is copied out all the same.
+        // A negative result is the error; the data that comes with it is copied out all the same.
         fuse_reply_ioctl(req, -reply.error, reply.out.data(), reply.out.size());
     });
     if (is_flags_ioctl(command))

@@ -38,7 +38,7 @@ short to_type(LockKind kind) {
     return F_UNLCK;
 }
 
-// ENOSYS: its own kernel keeps such locks; EINVAL: it is none; EBADF: not by that handle.
+// ENOSYS: its own kernel keeps such locks; EINVAL: no such lock; EBADF: not with that handle.
 Result<LockRequest> wanted_by(fuse_req_t req, InodeNo ino) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     const auto in = Request::current()->argument<fuse_lk_in>();
@@ -49,7 +49,7 @@ Result<LockRequest> wanted_by(fuse_req_t req, InodeNo ino) {
         return Error(ENOSYS, "the client's own kernel keeps its locks");
     const auto kind = to_kind(in.lk.type);
     if (!kind || in.lk.start > in.lk.end || in.lk.end > LockRequest::kLast)
-        return Error(EINVAL, "no kind of lock, or no range");
+        return Error(EINVAL, "the kind or the range of the lock is invalid");
     const bool asks = Request::current()->opcode() == FUSE_GETLK;
     if (!whole && !asks && *kind != LockKind::none) {
         const auto handle =
@@ -88,7 +88,7 @@ void flock(fuse_req_t req, fuse_ino_t ino, fuse_file_info *, int) {
     set(req, ino, Request::current()->opcode() == FUSE_SETLKW);
 }
 
-// Of a process that is not of the asking client's machine, the number is 0.
+// For a process on another machine than the asking client the number is 0.
 void getlk(fuse_req_t req, fuse_ino_t ino, fuse_file_info *, struct flock *) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     const auto wanted = wanted_by(req, InodeNo(ino));
@@ -129,17 +129,17 @@ void Dispatcher::wait_for_lock(fuse_req_t req, const LockRequest &wanted) {
         return;
     }
     const std::uint64_t unique = load<fuse_in_header>(Request::current()->message()).unique;
-    const auto aside = put_aside(req);
-    aside->lock = std::make_shared<FileLocks::Wait>(
+    const auto parked = park_current(req);
+    parked->lock = std::make_shared<FileLocks::Wait>(
         wanted,
         [self = shared_from_this(), unique, port](const FileLocks::Wait &waiter, int error) {
             const Late late(*self);
-            // (Otherwise whoever has taken it out of there answers.)
+            // (Otherwise the thread that has taken it out answers.)
             if (self->stop_waiting(unique, &waiter) && !self->client_->gone())
                 answer(port, unique, error);
         });
-    if (!start_waiting(unique, aside)) return answer(port, unique, EINTR);
-    locks().wait(aside->lock);
+    if (!start_waiting(unique, parked)) return answer(port, unique, EINTR);
+    locks().wait(parked->lock);
     if (!client_->has_open(wanted.handle)) locks().released(wanted.handle);
 }
 

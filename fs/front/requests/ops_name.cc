@@ -6,7 +6,7 @@
 namespace pmfs::front {
 namespace {
 
-// The client gets the node that the volume has counted a reference of.
+// Gives the client a node of which the volume has counted a reference.
 void reply_entry(Dispatcher &dispatcher, fuse_req_t req, const Result<Attr> &made,
                  const News &news = {}) {
     if (!dispatcher.proceed(req, made)) {
@@ -28,22 +28,22 @@ void reply_done(Dispatcher &dispatcher, fuse_req_t req, const Result<> &result,
         dispatcher.tell_others(req, news, [req] { fuse_reply_err(req, 0); });
 }
 
-// That a name leads to something else now.
+// The news that a name refers to another file now.
 News name_news(Dispatcher &dispatcher, fuse_ino_t dir, const char *name) {
     if (!dispatcher.others_hear()) [[likely]]
         return {};
     return {.names = {{InodeNo(dir), name}}};
 }
 
-// `..` of a client that does not see the whole volume: its root is its own parent, and a directory
-// that was moved out of it leads nowhere that the client was not given.
+// `..` for a client that does not see the whole volume: its root is its own parent, and from a
+// directory that was moved out of it `..` leads only to nodes that the client was given.
 Result<Attr> look_above(Dispatcher &dispatcher, InodeNo dir) {
     Client &client = dispatcher.client();
     if (dir == client.policy().root) return dispatcher.volume().lookup(dir, ".");
     const Attr above = TRY(dispatcher.volume().lookup(dir, ".."));
     if (client.holds(above.ino)) return above;
     dispatcher.volume().forget(above.ino, 1);
-    return Error(ESTALE, "the client was not given the directory above");
+    return Error(ESTALE, "the client was not given the parent directory");
 }
 
 void lookup(fuse_req_t req, fuse_ino_t parent, const char *name) {
@@ -51,7 +51,7 @@ void lookup(fuse_req_t req, fuse_ino_t parent, const char *name) {
     const bool above = !dispatcher.client().whole() && std::string_view(name) == "..";
     const Result<Attr> found = above ? look_above(dispatcher, InodeNo(parent))
                                      : dispatcher.volume().lookup(InodeNo(parent), name);
-    // A name is not absent because the page that holds it is bad.
+    // A name does not count as absent because the page that holds it is bad.
     if (dispatcher.bad_page(req)) {
         if (found.ok()) dispatcher.volume().forget(found.value().ino, 1);
         return;
@@ -71,7 +71,7 @@ void forget(fuse_req_t req, fuse_ino_t ino, std::uint64_t count) {
 
 void forget_multi(fuse_req_t req, std::size_t count, fuse_forget_data *forgets) {
     Client &client = Dispatcher::of(req).client();
-    // They lie in the message, which a transport may have read to any address.
+    // They are in the message, which may be unaligned in memory.
     const ConstBytes bytes(reinterpret_cast<const std::byte *>(forgets), count * sizeof *forgets);
     for (std::size_t i = 0; i < count; ++i) {
         const auto one = load<fuse_forget_data>(bytes, i * sizeof *forgets);

@@ -42,10 +42,10 @@ public:
 
     const Port &port() const { return port_; }
     ConstBytes message() const { return message_; }
-    // What a WRITE carries, where that is not in its message: as long as its port lives.
+    // The payload of a WRITE, if it is not in its message; valid as long as its port lives.
     std::span<const iovec> apart() const { return apart_; }
     Progress &progress() const { return progress_; }
-    // Null: it has not waited yet.
+    // Its seat; null: it has not waited yet.
     Seats::Seat &seat() const { return seat_; }
     // The kernel's dirty pages of its file were written back for this run of it.
     bool flushed() const { return flushed_; }

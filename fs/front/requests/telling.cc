@@ -4,7 +4,7 @@
 
 namespace pmfs::front {
 
-// What fails is not cached, or has ended.
+// A notification fails if nothing is cached, or if the connection has ended.
 Notifier::Kernel Dispatcher::kernel() {
     const auto drop = [this](const Notifier::Pages &pages) {
         fuse_lowlevel_notify_inval_inode(session_, client_->node_of(pages.ino),

@@ -16,7 +16,7 @@ void put(Bytes message, std::size_t at, const T &value) {
     std::memcpy(message.data() + at, &value, sizeof value);
 }
 
-// False: it has none outside.
+// False: the id does not exist outside.
 bool map_id(const IdMap &map, std::uint32_t *id) {
     const auto outside = map.in(*id);
     *id = outside.value_or(IdMap::kOverflow);

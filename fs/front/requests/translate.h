@@ -9,8 +9,8 @@
 
 namespace pmfs::front {
 
-// Of a message that was checked.  0, or what to answer: ESTALE (a node that the client cannot
-// have), EOVERFLOW (a user or a group that it has not).
+// Translates a checked message.  0, or the error to answer: ESTALE (a node that the client cannot
+// have), EOVERFLOW (a user or a group that it does not have).
 int translate(Bytes message, const Client &client);
 
 }  // namespace pmfs::front

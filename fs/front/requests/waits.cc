@@ -1,4 +1,4 @@
-// Which requests may wait, and for how many of them there is room (front/clients/seats.h).
+// Which requests may wait, and how many (front/clients/seats.h).
 #include <linux/fuse.h>
 
 #include "front/clients/seats.h"
@@ -8,7 +8,7 @@
 
 namespace pmfs::front {
 
-// (What a kernel writes back it sends for nobody who could try again.)
+// (No program could repeat a write-back that failed.)
 bool Dispatcher::takes_seat(bool for_lease) {
     const Request &request = *Request::current();
     if (request.seat()) return true;
@@ -17,7 +17,8 @@ bool Dispatcher::takes_seat(bool for_lease) {
     return request.seat() != nullptr;
 }
 
-// A guest's write-back is not waited for, so it may fill its queue with what ends by itself.
+// The server does not wait for a guest's write-back, so a guest's queue may be full of requests
+// that end by themselves.
 std::function<Seats::Seat()> Dispatcher::seats_for_current(bool for_lease) {
     const Request &request = *Request::current();
     const std::uint32_t user = load<fuse_in_header>(request.message()).uid;

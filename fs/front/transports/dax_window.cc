@@ -42,7 +42,7 @@ bool is_in(const struct stat &file, int fd) {
 
 }  // namespace
 
-// Its pin ends with it, and is quarantined while somebody still maps.
+// Its pin ends with it, and is quarantined as long as a process still maps.
 DaxWindow::Range::~Range() {
     if (handle != 0) volume.release(handle);
 }
@@ -75,13 +75,13 @@ std::shared_ptr<DaxWindow::Range> DaxWindow::find(std::uint64_t window_offset) {
 Result<> DaxWindow::set_up(InodeNo ino, const fuse_setupmapping_in &in) {
     if (in.len != kRange || !is_aligned(in.moffset, kRange) || !is_aligned(in.foffset, kRange) ||
         in.moffset > size_ || in.len > size_ - in.moffset)
-        return Error(EINVAL, "the place is not in the window, or not aligned");
+        return Error(EINVAL, "the range is outside of the window, or not aligned");
     const Lock turn(turn_);
     if (const auto there = find(in.moffset); there != nullptr) {
-        // The guest wants to write now to what it only read: it is mapped for both.
+        // The guest wants to write to a range that it only read so far: it is mapped for both.
         if (there->ino == ino && there->file_offset == in.foffset)
             return stores(in) ? begin_stores(*there) : Result<>();
-        // It uses the place for another range without having given this one back.
+        // The guest uses the place for another range without having removed this one.
         unmap(*there, there->pieces.size());
         const Lock held(mutex_);
         ranges_.erase(in.moffset);
@@ -95,7 +95,7 @@ Result<> DaxWindow::begin_stores(const Range &range) {
     return wait_through(volume_, [&] { return volume_.begin_stores(range.handle, range.pin); });
 }
 
-// Of its handle; in whole units, which are made where there are none yet.
+// Takes the pin with the range's handle, in whole units, which are made if necessary.
 Result<> DaxWindow::take_pin(Range *range, std::uint64_t unit, const Caller &vmm) {
     GrantRequest pin;
     pin.kind = core::GrantKind::pin;
@@ -136,8 +136,8 @@ Result<> DaxWindow::take(InodeNo ino, const fuse_setupmapping_in &in) {
     range->ino = ino;
     range->file_offset = in.foffset;
     range->length = std::min(in.len, size - in.foffset);
-    // The guest's kernel takes the whole range for mapped, and does not ask again when the file
-    // grows into it.  So all of it is the file's, unless the file cannot grow.
+    // The guest's kernel considers the whole range mapped, and does not ask again when the file
+    // grows into it.  So all of it must belong to the file, unless the file cannot grow.
     const bool sealed = attributes.sealed;
     const std::uint64_t unit = sealed ? 0 : kRange;
 
@@ -152,7 +152,7 @@ Result<> DaxWindow::take(InodeNo ino, const fuse_setupmapping_in &in) {
     if (stores(in)) TRY(begin_stores(*range));
     {
         const Lock held(mutex_);
-        ranges_[in.moffset] = range;  // from here on the tables may tell of it
+        ranges_[in.moffset] = range;  // from here on resolve() may use it
     }
     if (const auto mapped = map(*range, device); !mapped.ok()) {
         const Lock held(mutex_);
@@ -162,7 +162,7 @@ Result<> DaxWindow::take(InodeNo ino, const fuse_setupmapping_in &in) {
     return {};
 }
 
-// Where the range's blocks are, in as few pieces as there are extents.
+// The places of the range's blocks, one piece for each extent.
 Result<> DaxWindow::find_pieces(Range &range, std::uint64_t window_offset, std::uint64_t length) {
     std::array<Extent, 32> found;
     const std::uint64_t end = align_up(range.file_offset + length, media::kBlockSize);
@@ -189,7 +189,7 @@ Result<> DaxWindow::map(Range &range, const FileDescriptor &device) {
         return Error(EOPNOTSUPP, "the virtual machine monitor has no window");
     for (std::size_t i = 0; i < range.pieces.size(); ++i) {
         const Piece &piece = range.pieces[i];
-        // Where the kernel cannot tell who maps, everybody has the same one.
+        // If the kernel cannot tell who maps, all ranges use the same descriptor.
         const int fd = device.ok() ? device.get() : volume_.region().mapping_fd();
         const auto mapped = vmm->map(fd, piece.device, piece.window, piece.size, true);
         if (mapped.ok()) continue;
@@ -206,7 +206,7 @@ Result<> DaxWindow::map(Range &range, const FileDescriptor &device) {
 void DaxWindow::unmap(const Range &range, std::size_t pieces) {
     const auto vmm = channel();
     if (vmm == nullptr) return;
-    // What fails is still mapped, which the pin's end finds out.
+    // A piece that could not be unmapped is found when the pin ends.
     for (std::size_t i = 0; i < pieces; ++i)
         (void)vmm->unmap(range.pieces[i].window, range.pieces[i].size).ok();
     (void)vmm->barrier().ok();
@@ -252,7 +252,7 @@ virtio::MemoryOwner::Answer DaxWindow::resolve(std::uint64_t guest, std::uint64_
         return Answer::not_mine;
     const std::uint64_t at = guest - *guest_base_;
     const auto found = ranges_.find(align_down(at, kRange));
-    // The guest's kernel sends a descriptor for each page, so none goes over a range's end.
+    // The guest's kernel sends a descriptor for each page, so none crosses the end of a range.
     if (found == ranges_.end()) return Answer::refused;
     std::uint64_t from = at;
     std::vector<iovec> mine;

@@ -31,20 +31,20 @@ public:
     DaxWindow(Volume &volume, std::uint64_t size) : volume_(volume), size_(size) {}
 
     std::uint64_t size() const { return size_; }
-    // messages: a VMM is there; it is gone, or has dropped all ranges itself.
+    // A VMM has connected, with its channel; it has gone, or has dropped all ranges itself.
     void connect(const virtio::Peer &peer, std::shared_ptr<virtio::BackChannel> channel)
         EXCLUDES(mutex_);
     void forget() EXCLUDES(mutex_, turn_);
 
-    // By a thread of a queue: when it returns 0 the range is, or is not, in the guest's memory.
-    // EINVAL: not in the window, or not aligned; ENOSPC and what else taking a pin says; EIO: the
-    // VMM will not.
+    // Called by a queue's thread; on 0 the range was mapped into (or removed from) the guest's
+    // memory. EINVAL: not in the window, or not aligned; ENOSPC and other errors of taking a pin;
+    // EIO: the VMM refuses.
     Result<> set_up(InodeNo ino, const fuse_setupmapping_in &in) EXCLUDES(mutex_, turn_);
     // A positive errno value: EINVAL.
     int remove(std::uint64_t window_offset, std::uint64_t length) EXCLUDES(mutex_, turn_);
 
     // --- the guest's addresses in the window (virtio::MemoryOwner)
-    // An entry of our own descriptor, which says where the window is.
+    // An entry with our own descriptor tells the address of the window.
     bool owns(const virtio::MemoryRegion &region, int fd) EXCLUDES(mutex_);
     virtio::MemoryOwner::Answer resolve(std::uint64_t guest, std::uint64_t size,
                                         std::vector<iovec> *pieces,
@@ -54,7 +54,7 @@ private:
     struct Piece {
         std::uint64_t window, device, size;  // bytes
     };
-    // Lives as long as it is mapped, or a request uses addresses in it.
+    // A mapped range.  Lives as long as it is mapped, or a request uses addresses in it.
     struct Range {
         explicit Range(Volume &of) : volume(of) {}
         ~Range();
@@ -76,13 +76,13 @@ private:
 
     Volume &volume_;
     const std::uint64_t size_;
-    Mutex turn_;  // one change at a time; held while the VMM is asked
+    Mutex turn_;  // one change at a time; held during calls to the VMM
     Mutex mutex_;
     virtio::Peer peer_ GUARDED_BY(mutex_);
     std::shared_ptr<virtio::BackChannel> channel_ GUARDED_BY(mutex_);
-    // By where they are in the window.
+    // By their offsets in the window.
     std::map<std::uint64_t, std::shared_ptr<Range>> ranges_ GUARDED_BY(mutex_);
-    std::optional<std::uint64_t> guest_base_ GUARDED_BY(mutex_);  // where the guest has the window
+    std::optional<std::uint64_t> guest_base_ GUARDED_BY(mutex_);  // its address in the guest
 };
 
 }  // namespace pmfs::front

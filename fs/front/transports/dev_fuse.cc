@@ -20,11 +20,11 @@
 namespace pmfs::front {
 namespace {
 
-// What libfuse and the kernel agree on: the largest write and a page for its headers.
+// The size on which libfuse and the kernel agree: the largest write and a page for its headers.
 constexpr std::size_t kMessageMax = (std::size_t{1} << 20) + 4096;
 
-// One that takes the next request, one for what the kernel sends in the background meanwhile (a
-// RELEASE), and one more.
+// One for the next request, one for a background request meanwhile (such as a RELEASE), and one
+// more.
 constexpr unsigned kReadersMax = 3;
 
 // Interrupts a read of /dev/fuse, so that its thread looks at stopping_.
@@ -98,7 +98,7 @@ Result<> DevFuse::handshake() {
         if (!message.empty()) {
             dispatcher_.dispatch(queue, message);
             if (dispatcher_.ready()) return {};
-            return Error(EPROTO, "the kernel's FUSE and libfuse could not agree on a protocol");
+            return Error(EPROTO, "the kernel and libfuse could not agree on a protocol");
         }
         if (errno != EINTR && errno != ENOENT)
             return Error(errno, "the kernel ended the connection before it began");
@@ -115,7 +115,7 @@ Result<> DevFuse::start() {
         FileDescriptor clone(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
         std::uint32_t of = mounted;
         if (!clone.ok() || ::ioctl(clone.get(), FUSE_DEV_IOC_CLONE, &of) != 0)
-            return Error(errno, "cannot open /dev/fuse once more for another thread");
+            return Error(errno, "cannot open /dev/fuse again for another thread");
         queues_.push_back(std::make_unique<Queue>(std::move(clone)));
     }
     for (const auto &queue : queues_) {
@@ -158,7 +158,7 @@ void DevFuse::serve(Queue &queue) {
 void DevFuse::stop() {
     stopping_.store(true, std::memory_order_relaxed);
     standby_.end();
-    // A thread may be just about to read when the signal comes, so once is not enough.
+    // The signal may come just before a thread begins to read, so it is sent repeatedly.
     while (running_.load() != 0) {
         for (std::thread &thread : threads_) pthread_kill(thread.native_handle(), kWakeSignal);
         std::this_thread::sleep_for(std::chrono::milliseconds(5));

@@ -27,7 +27,7 @@ public:
     // Answers the kernel's first request, INIT.  ENODEV: unmounted before that; EPROTO: the kernel
     // and libfuse do not agree.
     Result<> handshake();
-    // Before start(): most requests will come another way.
+    // Before start(): most requests will come through rings.
     void serve_rest() { threads_max_ = 1; }
     // False: the filesystem was unmounted.
     bool running() const { return running_.load() != 0; }

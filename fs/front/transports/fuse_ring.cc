@@ -1,4 +1,4 @@
-// Entries, how they go to the kernel and come back.  The other side is Linux, fs/fuse/dev_uring.c.
+// Entries, and how they go to the kernel and come back.  The kernel's side is fs/fuse/dev_uring.c.
 #include "front/transports/fuse_ring.h"
 
 #include <pthread.h>
@@ -29,13 +29,13 @@ static_assert(sizeof(FuseUringHeader) + sizeof(fuse_in_header) + kFixedMax <= kP
 constexpr unsigned kSubmissions = 64, kCompletions = 1024;
 constexpr std::size_t kEntriesAtOnce = 8;
 
-// The files that a ring may name, and it may name no other.
+// The only files that a ring may use.
 enum File : int { kDevice, kWake };
 
-// A number that the kernel gives to no request: its own are even, and count from 2.
+// A number that the kernel never gives a request: its own are even, and count from 2.
 constexpr std::uint64_t kAsked = std::uint64_t{1} << 63;
 
-// The ring whose thread this is.
+// The ring of this thread.
 thread_local const FuseRing *here = nullptr;
 
 bool connection_ended(int error) {
@@ -63,20 +63,20 @@ public:
     FuseUringHeader *const header;
     std::byte *const payload;
     const iovec registered[2];
-    std::atomic<std::uint64_t> unique{0};  // of the request that is not answered; 0: none
-    std::uint64_t node = 0;                // whom it is about
+    std::atomic<std::uint64_t> unique{0};  // of its unanswered request; 0: none
+    std::uint64_t node = 0;                // the node that it concerns
     std::uint64_t commit_id = 0;
     std::size_t touched = 0;  // bytes of the payload, since its memory was given back
     bool new_here = true;     // the kernel may still refuse it
-    bool taken = false;       // it has a request that is not answered
-    std::uint64_t round = 0;  // in which it was answered last
+    bool taken = false;       // it has an unanswered request
+    std::uint64_t round = 0;  // in which it was last answered
 
 private:
     std::size_t copy(std::span<const iovec> message, int *error);
 
     FuseRing &ring_;
     bool waits_ = false;
-    std::uint32_t user_ = 0;  // for whom it waits
+    std::uint32_t user_ = 0;  // the user that waits
 };
 
 // Gives the size of the payload.
@@ -100,7 +100,7 @@ std::size_t FuseRing::Entry::copy(std::span<const iovec> message, int *error) {
     return *error == 0 ? size : 0;
 }
 
-// By any thread, and once: whoever comes second has an answer to what was interrupted.
+// By any thread, and once: a second answer is for a request that was interrupted, and is dropped.
 ssize_t FuseRing::Entry::send(std::span<const iovec> message) {
     fuse_out_header out{};
     std::memcpy(&out, message.front().iov_base, sizeof out);
@@ -131,7 +131,7 @@ bool FuseRing::Entry::let_wait(std::uint32_t user) {
     return waits_ = ring_.waiting_.take(user, kWaitingMax / 2) == Places::Taken::yes;
 }
 
-// To what wants no answer, but its entry back.
+// For a request without an answer: returns only its entry.
 void FuseRing::Entry::send_nothing() {
     fuse_out_header out{sizeof out, 0, unique.load()};
     const iovec piece{&out, sizeof out};
@@ -166,8 +166,8 @@ Result<> FuseRing::set_up() {
     CPU_ZERO(&own);
     CPU_SET(cpu_, &own);
     if (const int error = ::pthread_setaffinity_np(::pthread_self(), sizeof own, &own); error != 0)
-        return Error(error, "a thread may not run on its CPU");
-    if (!wake_.ok()) return Error(EMFILE, "no room for a descriptor");
+        return Error(error, "cannot bind a thread to its CPU");
+    if (!wake_.ok()) return Error(EMFILE, "no descriptor is left (RLIMIT_NOFILE)");
     TRY(make_ring());
     listen();  // this also shows whether the ring can be entered
     if (const int code = ::io_uring_submit(&ring_); code < 0)
@@ -177,21 +177,21 @@ Result<> FuseRing::set_up() {
 
 Result<> FuseRing::make_ring() {
     io_uring_params params{};
-    // One thread does it all, and the kernel's part of the work is done when that enters the ring:
-    // so nothing of the kernel's touches an entry at any other time.
+    // A single thread does everything, and the kernel does its part when that thread enters the
+    // ring: so the kernel touches entries at no other time.
     params.flags = IORING_SETUP_SQE128 | IORING_SETUP_CQSIZE | IORING_SETUP_SINGLE_ISSUER |
                    IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_R_DISABLED;
     params.cq_entries = kCompletions;
     if (const int code = ::io_uring_queue_init_params(kSubmissions, &ring_, &params); code != 0) {
         if (code == -EPERM)
             return Error(EPERM, "io_uring is forbidden (kernel.io_uring_disabled, or a container)");
-        return Error(-code, "this kernel makes no such io_uring");
+        return Error(-code, "this kernel does not support the io_uring that is needed");
     }
     has_ring_ = true;
     return restrict_ring();
 }
 
-// A ring passes by the filter of system calls, so it can do two things only, with two files only.
+// A ring bypasses the filter of system calls, so it is restricted to two operations on two files.
 Result<> FuseRing::restrict_ring() {
     std::array<io_uring_restriction, 4> only{};
     only[0].opcode = only[1].opcode = IORING_RESTRICTION_SQE_OP;
@@ -218,7 +218,7 @@ Result<> FuseRing::restrict_ring() {
 io_uring_sqe *FuseRing::next_sqe() {
     io_uring_sqe *sqe = ::io_uring_get_sqe(&ring_);
     if (sqe == nullptr) {
-        (void)::io_uring_submit(&ring_);  // what is wrong with it shows when it is entered next
+        (void)::io_uring_submit(&ring_);  // errors are reported when it is entered next
         sqe = ::io_uring_get_sqe(&ring_);
     }
     if (sqe != nullptr) std::memset(sqe, 0, 2 * sizeof *sqe);
@@ -242,7 +242,7 @@ void FuseRing::prepare(Entry &entry, FuseUringCommand command) {
     std::memcpy(sqe->cmd, &body, sizeof body);
 }
 
-// For other threads' answers, and orders.
+// Wakes the ring's thread for answers of other threads, and for orders.
 void FuseRing::listen() {
     io_uring_sqe *const sqe = next_sqe();
     if (sqe == nullptr) return;
@@ -255,7 +255,7 @@ Result<> FuseRing::add_entries(Queue &queue, std::size_t count) {
     const std::size_t size = count * kEntrySize;
     void *memory = ::mmap(nullptr, size, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) return Error(errno, "no memory for requests");
+    if (memory == MAP_FAILED) return Error(errno, "there is no memory for requests");
     ::madvise(memory, size, MADV_NOHUGEPAGE);  // most requests touch a page or two
     memory_.emplace_back(static_cast<std::byte *>(memory), Unmap{size});
     for (std::size_t i = 0; i < count; ++i) {
@@ -271,10 +271,10 @@ Result<> FuseRing::enlist() {
     for (Queue &queue : queues_) TRY(add_entries(queue, kEntriesAtOnce));
     if (const int code = ::io_uring_submit(&ring_); code < 0)
         return Error(-code, "io_uring cannot be used");
-    TRY(take_completions());  // those that the kernel refuses it has refused by now
+    TRY(take_completions());  // the kernel has refused by now those that it refuses
     for (const Queue &queue : queues_)
         if (queue.usable == 0)
-            return Error(refusal_, "the kernel does not take memory for requests over io_uring");
+            return Error(refusal_, "the kernel does not accept memory for requests over io_uring");
     return {};
 }
 
@@ -324,7 +324,7 @@ Result<> FuseRing::completed(const io_uring_cqe &cqe) {
         gone_ = true;
         return {};
     }
-    if (!was_new) return Error(-cqe.res, "the kernel refuses an answer by io_uring");
+    if (!was_new) return Error(-cqe.res, "the kernel refused an answer over io_uring");
     refusal_ = -cqe.res;
     --entry->queue.usable;
     return {};
@@ -337,13 +337,13 @@ Result<> FuseRing::handle(Entry &entry) {
     const std::size_t payload = entry.header->entry.payload_size;
     if (payload > kPayloadMax || in.len < sizeof in + payload ||
         in.len > sizeof in + kFixedMax + payload)
-        return Error(EPROTO, "a request that came by io_uring is not whole");
+        return Error(EPROTO, "a request over io_uring is incomplete");
     const std::size_t fixed = in.len - sizeof in - payload;  // (its size is nowhere else)
     entry.commit_id = entry.header->entry.commit_id;
     entry.node = in.nodeid;
     entry.unique = in.unique;
     touch(entry, payload);
-    if (in.opcode == FUSE_NOTIFY_REPLY) {  // it was we who asked
+    if (in.opcode == FUSE_NOTIFY_REPLY) {  // the answer to our own request
         entry.send_nothing();
     } else if (!holds_.load(std::memory_order_relaxed)) {
         std::byte *const message = entry.payload - fixed - sizeof in;
@@ -352,7 +352,7 @@ Result<> FuseRing::handle(Entry &entry) {
         traffic_.note();
         dispatcher_.dispatch(entry, Bytes(message, in.len));
     }
-    // Not before the dispatcher has let go of the message: then the next may come in its place.
+    // Only after the dispatcher is done with the message, because the next one may replace it.
     for (Entry *done : answered_) commit(*done);
     answered_.clear();
     return {};
@@ -390,9 +390,9 @@ void FuseRing::commit(Entry &entry) {
 
 // --- room
 
-// When all entries are taken, others may have come meanwhile and wait in the kernel, which gives
-// them to entries whose answer it takes, and not to new ones.  So each new one gets a request that
-// we ask for, and answer.
+// When all entries are taken, further requests may wait in the kernel, which gives them only to
+// entries whose answer it takes, and not to new entries.  So each new entry gets a request that we
+// cause, and answer.
 void FuseRing::make_room(Queue &queue) {
     if (queue.taken < queue.usable || holds_ || gone_ || refusal_ != 0) return;
     if (queue.entries.size() >= kEntriesMax) return;
@@ -406,8 +406,8 @@ void FuseRing::make_room(Queue &queue) {
     }
 }
 
-// FUSE_NOTIFY_RETRIEVE of nothing: the kernel sends FUSE_NOTIFY_REPLY.  False: `node` is no file.
-// (What waits for other requests is about files.)
+// FUSE_NOTIFY_RETRIEVE of an empty range: the kernel sends FUSE_NOTIFY_REPLY.  False: `node` is no
+// file.  (Requests that wait for others concern files.)
 bool FuseRing::ask_for_request(std::uint64_t node) {
     fuse_notify_retrieve_out body{};
     body.notify_unique = kAsked | (++asked_ << 1);
@@ -423,8 +423,9 @@ void FuseRing::touch(Entry &entry, std::size_t size) {
     entry.touched = size;
 }
 
-// Of entries that the kernel has, with nothing in them: not those whose answer it takes when the
-// ring is entered next.  (It writes to them while this thread is in the ring, and then only.)
+// Gives back memory of entries that the kernel has and that are empty, but not of those whose
+// answer it takes when the ring is entered next.  (The kernel writes to entries only while this
+// thread is in the ring.)
 void FuseRing::give_memory_back() {
     if (resident_ <= resident_max_) return;
     for (Queue &queue : queues_)

@@ -26,8 +26,8 @@ namespace pmfs::front {
 class FuseRing {
 public:
     // `cpu`: where its thread runs.  `queues`: those of the kernel that it serves, its CPU's first;
-    // the others are of CPUs that are not there now.  `device`: /dev/fuse, mounted.
-    // `resident_max`: bytes of its entries that stay in memory while nobody uses them.
+    // the others belong to CPUs that are offline now.  `device`: /dev/fuse, mounted.
+    // `resident_max`: bytes of its unused entries that stay in memory.
     FuseRing(Dispatcher &dispatcher, Traffic &traffic, int device, unsigned cpu,
              std::vector<unsigned> queues, std::size_t resident_max);
     ~FuseRing();
@@ -35,17 +35,18 @@ public:
     FuseRing &operator=(const FuseRing &) = delete;
 
     // --- by its own thread
-    // Everything that takes a system call which a server gives up: the ring, and the thread's CPU.
+    // Does everything that needs system calls which the server gives up later: makes the ring, and
+    // sets the thread's CPU.
     Result<> set_up();
-    // Gives the kernel its entries.  Once all rings have, requests come.
+    // Gives the kernel its entries.  When all rings have done so, requests come.
     Result<> enlist();
     // Until the connection ends or end() is called; errors: the ring does not work any more.
     Result<> serve();
 
     // --- by others
-    // Returns when no request is being handled, and none will be; answers still go out.
+    // Returns when no request is being handled, and none will be; answers are still sent.
     void hold();
-    // serve() returns.
+    // Makes serve() return.
     void end();
 
 private:
@@ -93,22 +94,22 @@ private:
     io_uring ring_{};
     bool has_ring_ = false;
     bool gone_ = false;              // the connection
-    int refusal_ = 0;                // why the kernel did not take an entry
+    int refusal_ = 0;                // why the kernel refused an entry
     std::size_t resident_ = 0;       // bytes of payloads that were written to
-    std::uint64_t round_ = 1;        // how often all that was prepared was submitted
+    std::uint64_t round_ = 1;        // counts submissions
     std::uint64_t asked_ = 0;        // requests of the kernel
-    std::uint64_t woken_ = 0;        // what a read of wake_ gives
-    std::vector<Entry *> answered_;  // by the handling of the request at hand
+    std::uint64_t woken_ = 0;        // the buffer for reading wake_
+    std::vector<Entry *> answered_;  // while the current request was handled
     std::vector<std::unique_ptr<std::byte, Unmap>> memory_;
 
     // --- everybody's
     FileDescriptor wake_;  // an eventfd
     std::atomic<Command> command_{kServe};
     std::atomic<bool> holds_{false};  // no request is handled any more
-    std::atomic<bool> over_{false};   // and no answer taken
+    std::atomic<bool> over_{false};   // and no answer is taken
     Mutex mutex_;
     std::vector<Entry *> handed_over_ GUARDED_BY(mutex_);
-    // Requests that wait for as long as others like to.
+    // Requests that wait without a time limit.
     Places waiting_ GUARDED_BY(mutex_){kWaitingMax};
 };
 

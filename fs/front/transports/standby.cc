@@ -1,4 +1,4 @@
-// Who waits and who stands by: see standby.h.
+// Which threads wait and which stand by: see standby.h.
 #include "front/transports/standby.h"
 
 namespace pmfs::front {
@@ -9,7 +9,7 @@ bool Standby::enter() {
         Sleeper self;
         Lock lock(mutex_);
         sleepers_.push_back(&self);
-        // (Whoever left before it saw us sleep has called nobody.)
+        // (A thread that left before it saw this one sleep has woken none.)
         if (waiting_.load() == 0 || ended_.load()) call_one();
         while (!self.called) self.woken.wait(mutex_);
     }
@@ -33,7 +33,7 @@ std::size_t Standby::standing_by() {
     return sleepers_.size();
 }
 
-// Counts us as one who waits, if there is a place.
+// Counts this thread as waiting, if there is a place.
 bool Standby::come_in() {
     unsigned now = waiting_.load();
     while (now < waiting_max_)

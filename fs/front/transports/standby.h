@@ -1,4 +1,4 @@
-// Of many threads that could wait for requests only a few do; the others stand by.
+// Lets only a few of many threads wait for requests; the others stand by.
 //
 // The kernel gives requests to the threads that read /dev/fuse in turn.  Where there are as many of
 // them as processors, each request of a single client would find its thread on a processor that has
@@ -18,9 +18,9 @@ public:
 
     // Before a thread waits for a request: sleeps while enough others do.  False: after end().
     bool enter() EXCLUDES(mutex_);
-    // After it: has another thread wait where none does.
+    // After it has one: wakes another thread if none waits.
     void leave() EXCLUDES(mutex_);
-    // Nobody stands by any more.
+    // Wakes all threads that stand by.
     void end() EXCLUDES(mutex_);
 
     unsigned waiting() const { return waiting_.load(); }

@@ -22,18 +22,18 @@ public:
 
     // Sends one whole reply.  Gives the bytes sent, or -1 with errno.  Called by any thread.
     virtual ssize_t send(std::span<const iovec> message) = 0;
-    // Its request, of that user, is going to wait for as long as somebody else likes to.  False: so
-    // many do that others might not come through any more, or so many of that user.
+    // Its request, of that user, is about to wait without a time limit.  False: it must not,
+    // because too many do, or too many of that user, and others might not get through any more.
     virtual bool let_wait(std::uint32_t user) {
         (void)user;
         return true;
     }
 };
 
-// Whoever answers later shares the port.  One that is not owned outlives the requests by it.
+// Code that answers later shares the port.  A port that is not owned must outlive its requests.
 using Port = std::shared_ptr<ReplyPort>;
 
-// Whether requests come, for somebody who waits until none do.
+// Notes whether requests come, for a thread that waits until none do.
 class Traffic {
 public:
     void note() {
@@ -61,7 +61,7 @@ public:
 
     // Starts its threads, which feed the dispatcher until stop() or the end of the connection.
     virtual Result<> start() = 0;
-    // Asks the threads to end.  What they have read is answered first.
+    // Asks the threads to end.  They first answer what they have read.
     virtual void stop() = 0;
     // Waits until the last thread has ended.
     virtual void join() = 0;

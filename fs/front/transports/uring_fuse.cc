@@ -1,4 +1,4 @@
-// How rings and their threads are made, begin together, and end.
+// Making rings and their threads, starting all together, and ending them.
 #include "front/transports/uring_fuse.h"
 
 #include <sched.h>
@@ -17,7 +17,7 @@
 namespace pmfs::front {
 namespace {
 
-// Of what the entries of all rings keep in memory while no request is in them.
+// The limit of memory that empty entries of all rings keep.
 constexpr std::size_t kResidentMax = std::size_t{64} << 20,
                       kResidentOfOneMin = std::size_t{1} << 20;
 
@@ -46,7 +46,7 @@ std::vector<unsigned> cpus_of(std::string_view list) {
 
 // Whether this process may run on all of them.
 bool may_run_on(const std::vector<unsigned> &cpus) {
-    // As large as the kernel's own, or it would not say.
+    // As large as the kernel's own mask, or the call fails.
     constexpr std::size_t kCpusMax = 8192;
     std::vector<cpu_set_t> set(kCpusMax / CPU_SETSIZE);
     const std::size_t size = set.size() * sizeof(cpu_set_t);
@@ -74,14 +74,14 @@ Result<std::unique_ptr<UringFuse>> UringFuse::make(Dispatcher &dispatcher, Traff
     const std::size_t queues = cpus_of(first_line("/sys/devices/system/cpu/possible")).size();
     std::vector<unsigned> here = cpus_of(first_line("/sys/devices/system/cpu/online"));
     std::erase_if(here, [queues](unsigned cpu) { return cpu >= queues; });
-    if (here.empty()) return Error(EOPNOTSUPP, "this system does not say which CPUs it has");
+    if (here.empty()) return Error(EOPNOTSUPP, "the list of CPUs cannot be read");
     if (!may_run_on(here))
         return Error(EOPNOTSUPP, "the server may not run on all CPUs, each of which has a queue");
 
     std::vector<std::vector<unsigned>> served;  // queues, by the ring
     for (const unsigned cpu : here) served.push_back({cpu});
     std::size_t next = 0;
-    for (unsigned queue = 0; queue < queues; ++queue)  // those of CPUs that may still come
+    for (unsigned queue = 0; queue < queues; ++queue)  // also those of CPUs that may come online
         if (std::ranges::find(here, queue) == here.end())
             served[next++ % served.size()].push_back(queue);
 
@@ -144,7 +144,7 @@ void UringFuse::reach(Phase phase) {
     changed_.notify_all();
 }
 
-// Waits for it.  False: they end instead.
+// Waits for the phase.  False: the threads are to end instead.
 bool UringFuse::reached(Phase phase) {
     Lock held(mutex_);
     while (phase_ < phase) changed_.wait(mutex_);

@@ -1,6 +1,6 @@
 // The transport of a local mount where the kernel offers FUSE over io_uring (Linux 6.14): a ring
-// for each CPU, whose thread stays there.  docs/decisions/0025 says how, and what it does not
-// bring: FORGET, INTERRUPT and notifications go by /dev/fuse, so a DevFuse serves beside it.
+// for each CPU, whose thread stays there.  See docs/decisions/0025.  FORGET, INTERRUPT and
+// notifications still use /dev/fuse, so a DevFuse serves beside it.
 #pragma once
 #include <atomic>
 #include <memory>
@@ -16,22 +16,23 @@ namespace pmfs::front {
 
 class UringFuse final : public Transport {
 public:
-    // Makes the threads and their rings, for which it takes system calls that a server gives up
-    // later.  Before INIT is answered: only with rings may that agree to use them.  `device`,
+    // Makes the threads and their rings, which needs system calls that the server gives up later.
+    // Before INIT is answered, because INIT may agree to rings only if they exist.  `device`,
     // /dev/fuse as mounted, and the others outlive it; `ended` is an eventfd, counted up when a
-    // thread ends.  Errors say why there can be none: the server goes on without.
+    // thread ends.  Errors say why it is not possible: the server continues without rings.
     static Result<std::unique_ptr<UringFuse>> make(Dispatcher &dispatcher, Traffic &traffic,
                                                    int device, int ended);
     ~UringFuse() override;
 
-    // Gives the rings to the kernel.  Errors: it does not take them, and sends all by /dev/fuse.
+    // Gives the rings to the kernel.  Errors: it refuses them, and sends all requests through
+    // /dev/fuse.
     Result<> start() override;
-    // Returns when no request is being handled any more.  Answers go out until join().
+    // Returns when no request is being handled any more.  Answers are sent until join().
     void stop() override;
     void join() override;
 
-    // A ring does not work any more, and whoever uses the filesystem waits for ever: the connection
-    // has to be aborted.
+    // A ring does not work any more, and users of the filesystem would wait for ever: the
+    // connection must be aborted.
     bool failed() const { return failed_.load(); }
     std::size_t rings() const { return rings_.size(); }
     std::size_t queues() const { return queues_; }
@@ -57,7 +58,7 @@ private:
     CondVar changed_;
     Phase phase_ GUARDED_BY(mutex_) = Phase::making;
     std::size_t reports_ GUARDED_BY(mutex_) = 0;
-    Result<> report_ GUARDED_BY(mutex_);  // of the first that has a complaint
+    Result<> report_ GUARDED_BY(mutex_);  // the first error
 };
 
 }  // namespace pmfs::front

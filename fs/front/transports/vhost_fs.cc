@@ -15,14 +15,14 @@ namespace pmfs::front {
 namespace {
 
 constexpr std::uint64_t kPage = 4096;
-// A message that is larger is none that was agreed to in INIT.
+// INIT agreed on this maximum; larger messages are refused.
 constexpr std::size_t kMessageMax = kPayloadMax + kPage;
-// From so many bytes on what a WRITE carries is copied once, to its place in the file.
+// From this size on the payload of a WRITE is copied only once, to its place in the file.
 constexpr std::size_t kCopiedOnceFrom = 32 << 10;
 constexpr std::size_t kWriteFixed = sizeof(fuse_in_header) + sizeof(fuse_write_in);
 
-// One request's way back.  A chain that nobody answers is given back when the port goes, which is
-// what becomes of requests that have no reply, and of those of a client that has gone.
+// Carries the reply of one request.  A chain without an answer is returned when the port is
+// destroyed: so it is with requests that have no reply, and with those of a client that has gone.
 class ChainPort final : public ReplyPort {
 public:
     explicit ChainPort(std::unique_ptr<virtio::Chain> chain) : chain_(std::move(chain)) {}
@@ -53,7 +53,7 @@ private:
         header.len = sizeof header;
         header.error = -error;
         complete(chain_->write(0, bytes_of(header)));
-        errno = ENOENT;  // nobody has got what the message gives
+        errno = ENOENT;  // the client did not get what the reply gives it
         return -1;
     }
     void complete(std::size_t size) {
@@ -64,14 +64,14 @@ private:
     std::unique_ptr<virtio::Chain> chain_;
 };
 
-// An answer without a body; error 0: it is done.
+// An answer without a body; error 0: success.
 void answer(ReplyPort &port, ConstBytes message, int error) {
     const fuse_out_header header{sizeof header, -error, load<fuse_in_header>(message).unique};
     const iovec piece{const_cast<fuse_out_header *>(&header), sizeof header};
-    (void)port.send(std::span(&piece, 1));  // fails where the guest's own memory is not there
+    (void)port.send(std::span(&piece, 1));  // fails if the guest's own memory is gone
 }
 
-// The guest's memory under the care of our SIGBUS handler: a VMM may truncate it under us.
+// Lets our SIGBUS handler serve the guest's memory: a VMM may truncate it at any time.
 struct Guarded {
     explicit Guarded(pm::UnitSet set) : lost(std::move(set)) {}
     pm::UnitSet lost;
@@ -155,7 +155,7 @@ std::shared_ptr<void> VhostFs::guard(std::byte *start, std::size_t size) {
 // --- clients
 
 void VhostFs::begin_client() {
-    unmounted();  // whoever was there before
+    unmounted();  // a client that was there before
     auto client = clients_.admit(options_.policy, {.name = options_.socket, .pid = monitor_pid_});
     if (!client.ok()) return log(fmt::format("no client: {}", client.error().what()));
     auto dispatcher = Dispatcher::create(clients_, client.value(), dispatch_);
@@ -176,7 +176,7 @@ void VhostFs::end_client() {
     if (dispatcher) dispatcher->leave();
 }
 
-// The VMM goes on, and has mapped what the client had in the window.
+// The VMM continues, and still maps the client's ranges of the window.
 void VhostFs::unmounted() {
     end_client();
     if (window_) (void)window_->remove(0, window_->size());
@@ -233,9 +233,9 @@ int VhostFs::remove_mappings(ConstBytes message) {
 
 // --- requests
 
-// A WRITE whose bytes need not be gathered.  On an image they are: a system call copies them there,
-// which fails where the guest's memory does, as the medium would.  So are bytes from the window,
-// which may be those that are written to.
+// Whether a WRITE's bytes need not be gathered first.  On an image they must be: a system call
+// stores them there, and bad guest memory would make it fail like a bad medium.  Bytes from the
+// window must be, too: they may belong to the file that is written to.
 bool VhostFs::stays_apart(const virtio::Chain &chain) const {
     fuse_in_header header{};
     return chain.readable_size() >= kWriteFixed + kCopiedOnceFrom && chain.whole() &&
@@ -256,7 +256,7 @@ void VhostFs::request(unsigned, std::unique_ptr<virtio::Chain> chain) {
     const std::size_t got = chain->read(0, message);
     const Port port = std::make_shared<ChainPort>(std::move(chain));
     if (got < sizeof(fuse_in_header)) return;
-    // A piece of it is nowhere that we can reach.
+    // A piece of it is at an address that we cannot reach.
     if (got != message.size() || faults.met()) return answer(*port, message, EFAULT);
     const std::uint32_t opcode = load<fuse_in_header>(message).opcode;
     if (window_ && (opcode == FUSE_SETUPMAPPING || opcode == FUSE_REMOVEMAPPING)) count(opcode);
@@ -269,7 +269,7 @@ void VhostFs::request(unsigned, std::unique_ptr<virtio::Chain> chain) {
     if (opcode == FUSE_DESTROY) unmounted();
 }
 
-// What no dispatcher sees.
+// Requests that no dispatcher sees.
 void VhostFs::count(std::uint32_t opcode) {
     SharedLock held(mutex_);
     if (dispatcher_) dispatcher_->client().count_request(opcode);

@@ -1,8 +1,8 @@
 // The transport of a guest: a virtio-fs device, whose requests come by virtqueues from a VMM that
 // speaks vhost-user (QEMU, and others).  Virtio 1.2, 5.11 "File System Device".
 //
-// Whoever mounts the device in a guest is one client, from its INIT until it says DESTROY, begins
-// anew, or its VMM is gone; then all that it held is given back.  The VMM may connect again.
+// A mount of the device in a guest is one client, from its INIT until DESTROY, a new INIT, or the
+// end of its VMM; then everything that it held is released.  The VMM may connect again.
 #pragma once
 #include <linux/virtio_fs.h>
 
@@ -23,24 +23,24 @@ namespace pmfs::front {
 struct GuestOptions {
     std::string socket;        // where the VMM connects
     std::string tag = "pmfs";  // what the guest mounts; 36 bytes at most
-    std::string root;          // the directory that it sees, from the volume's root; empty: that
-    // As many as the guest is to use, besides the one for what must not wait.  QEMU has to have one
-    // more (num_vqs, or num-request-queues).
+    std::string root;          // the directory that it sees; empty: the volume's root
+    // The number of request queues, without the high-priority queue.  QEMU needs one more (num_vqs,
+    // or num-request-queues).
     unsigned request_queues = 1;
     std::uint64_t window = 0;  // bytes of its DAX window, a multiple of DaxWindow::kRange; 0: none
-    std::chrono::microseconds polling{0};  // how long a queue is looked at before its thread sleeps
+    std::chrono::microseconds polling{0};  // how long a queue is polled before its thread sleeps
     Policy policy = Policy::guest();
-    std::vector<IdRange> users, groups;  // none: its ids are ours
+    std::vector<IdRange> users, groups;  // none: its ids are the volume's
 };
 
 class VhostFs final : public virtio::Device {
 public:
     using Log = std::function<void(const std::string &sentence)>;
-    // Serves whoever connects.  `clients` outlives it.
+    // Serves each VMM that connects.  `clients` must outlive it.
     static Result<std::unique_ptr<VhostFs>> start(Clients &clients, const DispatchOptions &dispatch,
                                                   const GuestOptions &options,
                                                   virtio::Listener listener, Log log);
-    // The VMM is disconnected, and what the guest held is given back.
+    // Disconnects the VMM, and releases what the guest held.
     ~VhostFs() override;
 
     // virtio::Device
@@ -83,9 +83,9 @@ private:
     // Shared by requests while they are dispatched, so that a client ends between requests.
     SharedMutex mutex_;
     std::shared_ptr<Dispatcher> dispatcher_ GUARDED_BY(mutex_);
-    std::set<int> refused_ GUARDED_BY(mutex_);  // why ranges were not mapped: each is said once
+    std::set<int> refused_ GUARDED_BY(mutex_);  // errors of mapping: each is logged once
 
-    std::unique_ptr<virtio::BackEnd> back_end_;  // the last one: its threads call all this
+    std::unique_ptr<virtio::BackEnd> back_end_;  // the last member: its threads use the others
 };
 
 }  // namespace pmfs::front
