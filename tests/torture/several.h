@@ -45,13 +45,15 @@ protected:
             return ranges ? fcntl(count_, how, &range)
                           : flock(count_, kind == F_WRLCK ? LOCK_EX : LOCK_UN);
         };
-        if (lock(F_WRLCK) != 0) fail("lock: %s", std::strerror(errno));
-        std::uint64_t count = 0;
-        if (pread(count_, &count, sizeof count, at) < 0) fail("counter");
-        ++count;
-        expect(pwrite(count_, &count, sizeof count, at), sizeof count, "counter");
-        ++counted_.by_kind[ranges ? 1 : 0];
-        if (lock(F_UNLCK) != 0) fail("unlock: %s", std::strerror(errno));
+        for (unsigned times = 0; times < 20; ++times) {
+            if (lock(F_WRLCK) != 0) fail("lock: %s", std::strerror(errno));
+            std::uint64_t count = 0;
+            if (pread(count_, &count, sizeof count, at) < 0) fail("counter");
+            ++count;
+            expect(pwrite(count_, &count, sizeof count, at), sizeof count, "counter");
+            ++counted_.by_kind[ranges ? 1 : 0];
+            if (lock(F_UNLCK) != 0) fail("unlock: %s", std::strerror(errno));
+        }
     }
 
     struct Request {
