@@ -125,14 +125,37 @@ void LiveTable::not_dense_from(InodeNo ino, FileBlock first) {
         found->second.dense_end = std::min(found->second.dense_end, first);
 }
 
-bool LiveTable::wrote_past_cache(HandleId handle) {
+LiveTable::Wrote LiveTable::wrote(HandleId handle, std::uint64_t from, std::uint64_t to) {
     Shard &shard = shard_of(handle);
     Lock lock(shard.mutex);
     const auto found = shard.handles.find(handle);
-    if (found == shard.handles.end() || !found->second.past_cache()) return false;
+    if (found == shard.handles.end()) return {};
     Inode &i = shard.inodes[found->second.ino.value()];
-    if (i.cached == 0) i.stored_directly = true;
-    return i.cached != 0;
+    if (found->second.past_cache()) {
+        if (i.cached == 0) i.stored_directly = true;
+        return {.past_cache = i.cached != 0};
+    }
+    const bool refilled = from < i.gone_to && to > i.gone_from;
+    if (i.going == 0) i.gone_from = i.gone_to = 0;
+    return {.refilled = refilled};
+}
+
+void LiveTable::pages_go(InodeNo ino, std::uint64_t from, std::uint64_t to) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    if (found == shard.inodes.end()) return;
+    Inode &i = found->second;
+    ++i.going;
+    i.gone_from = i.gone_to == 0 ? from : std::min(i.gone_from, from);
+    i.gone_to = std::max(i.gone_to, to);
+}
+
+void LiveTable::pages_gone(InodeNo ino) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    if (found != shard.inodes.end() && found->second.going != 0) --found->second.going;
 }
 
 std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, const OpenRequest &request,

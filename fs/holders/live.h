@@ -80,10 +80,19 @@ public:
     std::optional<Released> release(HandleId handle);
     std::optional<HandleInfo> handle(HandleId handle);
     std::vector<HandleInfo> handles(InodeNo ino);
-    // Bytes were written through this handle.  True: it bypasses the kernel's cache, and pages with
-    // the old bytes may be in use there, or in another client's.  Unused pages are dropped by the
-    // next cached open.
-    bool wrote_past_cache(HandleId handle);
+    // Bytes [from, to) were written by this handle.
+    struct Wrote {
+        // It goes past the kernel's cache, and pages of the old bytes may be there, in use (another
+        // client's, it may be).  Pages that nobody uses go with the next cached open.
+        bool past_cache = false;
+        // It goes through the cache, and since the write before it the kernel was told to drop some
+        // of these pages: others may have filled them again, before these bytes were here.
+        bool refilled = false;
+    };
+    Wrote wrote(HandleId handle, std::uint64_t from, std::uint64_t to);
+    // The kernel is about to be told to drop the pages of [from, to); it has dropped them.
+    void pages_go(InodeNo ino, std::uint64_t from, std::uint64_t to);
+    void pages_gone(InodeNo ino);
 
     // --- grants
     core::Standing standing(InodeNo ino, FileBlock first = FileBlock(0),
@@ -145,6 +154,9 @@ private:
         bool seal_checked = false;
         bool stored_directly = false;  // bypassing the cache, since the last cached open
         bool bound_behind_end = false;
+        // Where pages go, or went since the last cached write; and how many are under way.
+        std::uint64_t gone_from = 0, gone_to = 0;
+        unsigned going = 0;
         InodeGrants grants;
 
         bool idle() const { return lookups == 0 && cached == 0 && direct == 0 && grants.empty(); }

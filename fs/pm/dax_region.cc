@@ -105,27 +105,31 @@ MappedResult DaxRegion::persistent(MediumKind kind, FileDescriptor fd, const Med
     return region;
 }
 
-MappedResult DaxRegion::over_memory(FileDescriptor fd, const Medium &medium, bool read_only,
-                                    bool flushes) {
-    if (flushes) TRY(prepare_fence_all_threads());
+MappedResult DaxRegion::over_mapping(MediumKind kind, FileDescriptor fd, const Medium &medium,
+                                     bool read_only, bool flushes) {
+    if (flushes && !read_only) TRY(prepare_fence_all_threads());
     const int protection = PROT_READ | (read_only ? 0 : PROT_WRITE);
     Mapping memory = TRY(read_only ? Mapping::make(fd.get(), medium.size, protection, MAP_SHARED)
                                    : Mapping::make_with_room(fd.get(), medium.size, medium.unit,
                                                              protection, MAP_SHARED));
     UnitSet lost = TRY(UnitSet::make(memory.room(), medium.unit));
     std::unique_ptr<DaxRegion> region(
-        new DaxRegion(MediumKind::memory, std::move(fd), medium, read_only, std::move(lost)));
+        new DaxRegion(kind, std::move(fd), medium, read_only, std::move(lost)));
     region->memory_ = std::move(memory);
     region->take_over(region->memory_.start(), functions_for_memory(), flushes);
     return region;
 }
 
 MappedResult DaxRegion::volatile_memory(FileDescriptor fd, const Medium &medium, bool read_only) {
-    return over_memory(std::move(fd), medium, read_only, false);
+    return over_mapping(MediumKind::memory, std::move(fd), medium, read_only, false);
 }
 
 MappedResult DaxRegion::memory_as_persistent(FileDescriptor fd, const Medium &medium) {
-    return over_memory(std::move(fd), medium, false, true);
+    return over_mapping(MediumKind::memory, std::move(fd), medium, false, true);
+}
+
+MappedResult DaxRegion::device_for_reading(FileDescriptor fd, const Medium &medium) {
+    return over_mapping(MediumKind::devdax, std::move(fd), medium, true, true);
 }
 
 void DaxRegion::take_over(void *start, const Functions &functions, bool flushes) {

@@ -12,8 +12,12 @@ public:
     // where the processor's caches are persistent).  ENOTSUP: a file that needs msync, so no DAX.
     static MappedResult persistent(MediumKind kind, FileDescriptor fd, const Medium &medium,
                                    bool read_only);
-    // Maps memory.  Stores survive the death of their process and never a power cut, so there is
-    // nothing to flush, even where libpmem2 says so.
+    // Maps a device that is only read, without libpmem2: that looks for the device by libndctl,
+    // which waits until udevd has nothing to do; and `pmfsctl probe` is what udevd itself waits
+    // for.
+    static MappedResult device_for_reading(FileDescriptor fd, const Medium &medium);
+    // Maps memory.  What a dead process stored stays, what a power cut leaves is nothing: so there
+    // is nothing to flush, whatever libpmem2 says about the file.
     static MappedResult volatile_memory(FileDescriptor fd, const Medium &medium, bool read_only);
     // Memory with the flushes and fences of a persistent medium, so that tests and benchmarks run
     // the code of devdax without one.
@@ -45,15 +49,15 @@ private:
     };
 
     using MappedRegion::MappedRegion;
-    static MappedResult over_memory(FileDescriptor fd, const Medium &medium, bool read_only,
-                                    bool flushes);
+    static MappedResult over_mapping(MediumKind kind, FileDescriptor fd, const Medium &medium,
+                                     bool read_only, bool flushes);
     static Functions functions_of(pmem2_map *map);
     static Functions functions_for_memory();
     void take_over(void *start, const Functions &functions, bool flushes);
     std::byte *at(std::uint64_t offset, std::uint64_t size);
     void check_stored(std::uint64_t offset, std::uint64_t size);
 
-    Mapping memory_;  // memory
+    Mapping memory_;  // memory, or a device for reading
     Map map_;         // persistent: libpmem2 unmaps what it mapped
     FaultGuard guard_;
     std::byte *start_ = nullptr;

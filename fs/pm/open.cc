@@ -84,7 +84,8 @@ MappedResult open_medium(FileDescriptor fd, const Medium &medium, const std::str
     if (medium.kind == MediumKind::image) return open_file(std::move(fd), medium, path, options);
     if (options.private_copy) return PrivateRegion::make(medium.kind, std::move(fd), medium);
     if (medium.kind == MediumKind::devdax)
-        return DaxRegion::persistent(medium.kind, std::move(fd), medium, options.read_only);
+        return options.read_only ? DaxRegion::device_for_reading(std::move(fd), medium)
+                                 : DaxRegion::persistent(medium.kind, std::move(fd), medium, false);
     return DaxRegion::volatile_memory(std::move(fd), medium, options.read_only);
 }
 

@@ -24,8 +24,11 @@ struct Stale {
     bool attributes = false;
     bool mode = false;   // of the attributes: the kernel checks permissions by it
     bool pages = false;  // those of the range that was written
+    // The same, of a write through the cache: the kernel may keep some of them locked until it has
+    // the answer.
+    bool refilled = false;
 
-    bool any() const { return attributes || mode || pages; }
+    bool any() const { return attributes || mode || pages || refilled; }
 };
 
 // A file whose blocks only the kernel knows is reported with at least one, because programs take a

@@ -397,7 +397,23 @@ private:
     std::optional<core::Epochs::Section> inside_;  // while blocks of the file are written in place
 };
 
+void note_stale(Engine &e, const Caller &caller, std::uint64_t offset, std::uint64_t size,
+                Stale *stale) {
+    const auto wrote = e.live.wrote(caller.handle, media::byte_of(file_block_of(offset)),
+                                    media::byte_of(media::file_block_from(offset + size)));
+    stale->pages = wrote.past_cache;
+    stale->refilled = wrote.refilled;
+}
+
 }  // namespace
+
+void Volume::pages_go(InodeNo ino, std::uint64_t from, std::uint64_t to) {
+    parts_->engine.live.pages_go(ino, from, to);
+}
+
+void Volume::pages_gone(InodeNo ino) {
+    parts_->engine.live.pages_gone(ino);
+}
 
 Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset, const Pieces &bytes,
                                   bool kill_suid_sgid, const Caller &caller, Stale *stale) {
@@ -410,7 +426,7 @@ Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset, const Piece
     if (bytes.empty()) return std::size_t{0};
     const bool resumes = caller.progress != nullptr && caller.progress->kept();
     if (!resumes && TRY(write_in_place(e, ino, offset, bytes, kill_suid_sgid))) {
-        stale->pages = e.live.wrote_past_cache(caller.handle);
+        note_stale(e, caller, offset, bytes.size(), stale);
         return bytes.size();
     }
     return asking(e, caller, [&]() -> Result<std::size_t> {
@@ -419,7 +435,7 @@ Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset, const Piece
         Write &write = *operation;
         write.lend(bytes, caller);
         const Result<> done = parts_->scheduler.run_or_keep(operation, caller.progress);
-        stale->pages = e.live.wrote_past_cache(caller.handle);  // also after a partial write
+        note_stale(e, caller, offset, bytes.size(), stale);  // also of a part
         if (!operation) return done.error();
         stale->attributes = stale->mode = write.killed();
         // Returns the part that was written; the next call gets the error.

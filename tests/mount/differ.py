@@ -34,13 +34,25 @@ DEVIATIONS = [
     ("a write past the cache keeps set-group-ID where the group may not execute (docs/posix.md, Permissions)",
      lambda call, here, there: here[0] == there[0] and only_setgid(here[1], there[1]), True),
     ("chown(path, -1, -1) while the file is open for writing (docs/posix.md, Permissions)",
-     lambda call, here, there: call[1] in ("chown", "fchown") and call[3:5] == (-1, -1) and there[0] == "EPERM", True),
+     lambda call, here, there: there[0] == "EPERM" and changes_no_owner(call), True),
     ("which of two errors, where chattr(1) forbids it: the kernel does not know that, and checks the rest first",
      lambda call, here, there: there[0] == "EPERM" and is_error(here[0]) and here[1:] == there[1:], False),
     ("a write of no bytes to an immutable file: the server hears nothing of it",
      lambda call, here, there: here[0] == 0 and there[0] == "EPERM" and writes(call), False),
     ("tmpfs lets whoever had a file open before chattr(1) protected it write on; ext4 does not",
      lambda call, here, there: here[0] == "EPERM" and not is_error(there[0]) and writes(call), True),
+    ("chown(path, -1, -1) of an immutable file is EPERM on ext4, and not on tmpfs",
+     lambda call, here, there: here[0] == "EPERM" and there[0] is None and changes_no_owner(call), True),
+    ("fcntl(2) does not know chattr's flags: O_APPEND may come and go (docs/posix.md, Files and names)",
+     lambda call, here, there: call[1] == "setfl" and here[0] is None and there[0] == "EPERM", True),
+    ("mmap(2) does not know them: a descriptor that is older than +a is mapped (docs/posix.md, Files and names)",
+     lambda call, here, there: call[1] == "map" and not is_error(here[0]) and there[0] == "EACCES", True),
+    ("a default list is taken from what is no directory, and protected: the server hears nothing of it",
+     lambda call, here, there: call[1] in ("setacl", "removeacl") and call[3] and here[0] is None and there[0] == "EPERM",
+     False),
+    ("what was followed on the way to a file has another atime: reading sets none (docs/posix.md, Times)",
+     lambda call, here, there: call[1] == "utimens" and "/" in call[2] and here[1:] == there[1:]
+     and isinstance(here[0], list) and isinstance(there[0], list) and here[0][1] == there[0][1], False),
     ("access(2) does not know chattr's flags: the kernel checks it, and knows none (docs/posix.md, Files and names)",
      lambda call, here, there: call[1] == "access" and here[0] is None and there[0] == "EPERM", False),
     ("with -o writeback a file that is open for writing gets no flag (docs/posix.md, Files and names)",
@@ -55,7 +67,11 @@ def is_error(value):
 
 
 def writes(call):
-    return "write" in call[1] or call[1] in ("copy", "sendfile", "splice")
+    return "write" in call[1] or call[1] in ("copy", "sendfile", "splice", "splice_in", "ftruncate", "map")
+
+
+def changes_no_owner(call):
+    return call[1] in ("chown", "fchown") and call[3:5] == (-1, -1)
 
 
 def goes_far(call):

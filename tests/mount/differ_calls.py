@@ -212,13 +212,18 @@ class Side:
         flags = (AT_EACCESS if effective else 0) | (0 if follow else AT_SYMLINK_NOFOLLOW)
         check(libc.syscall(439, AT_FDCWD, os.fsencode(path), mode, flags))
 
+    @staticmethod
+    def flags(fd):
+        word = ctypes.c_long(0)
+        check(libc.ioctl(fd, ctypes.c_ulong(FS_IOC_GETFLAGS), ctypes.byref(word)))
+        return word.value
+
     def do_chattr(self, path, flags):
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
-            word = ctypes.c_long(0)
-            check(libc.ioctl(fd, ctypes.c_ulong(FS_IOC_GETFLAGS), ctypes.byref(word)))
-            was = word.value & KNOWN_FLAGS
-            word.value = word.value & ~KNOWN_FLAGS | flags
+            all_flags = self.flags(fd)
+            was = all_flags & KNOWN_FLAGS
+            word = ctypes.c_long(all_flags & ~KNOWN_FLAGS | flags)
             check(libc.ioctl(fd, ctypes.c_ulong(FS_IOC_SETFLAGS), ctypes.byref(word)))
             return was
         finally:
@@ -343,6 +348,8 @@ class Side:
             inside = max(0, min(size, end - offset))
             if store and inside:
                 mapping[inside // 2:inside] = content(mark, inside)[:inside - inside // 2]
+                if shared and self.flags(fd) & (IMMUTABLE | APPEND_ONLY):
+                    mapping.flush()  # else it would be refused later, and nobody would hear of it
             return digest(mapping[:inside])
 
     def do_setfl(self, slot, flags):

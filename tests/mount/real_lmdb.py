@@ -1,4 +1,11 @@
-"""LMDB, for real_programs.py: fill DIRECTORY COUNT AT_A_TIME, or check DIRECTORY COUNT.
+"""LMDB, for real_programs.py.
+
+    fill DIRECTORY COUNT AT_A_TIME
+    check DIRECTORY COUNT
+    grow DIRECTORY MAPPED       until the filesystem is gone: prints the number of each transaction that is committed
+    grown DIRECTORY LAST        all is there up to that one; one more may be
+
+With MAPPED 1 it stores through its mapping (MDB_WRITEMAP), else it writes past the mapping.
 
 A program of its own, for the python3 that has the module is Debian's, which may not be the one that runs the tests.
 """
@@ -26,6 +33,24 @@ def fill(place, count, at_a_time):
                     transaction.put(key(number), value(number))
 
 
+def grow(place, mapped):
+    with lmdb.open(place, map_size=SIZE_MAX, writemap=bool(mapped)) as database:
+        for number in range(1_000_000):
+            with database.begin(write=True) as transaction:
+                transaction.put(key(number), value(number))
+            print(number, flush=True)
+
+
+def grown(place, last):
+    with lmdb.open(place, map_size=SIZE_MAX) as database:
+        count = database.stat()["entries"]
+        assert count in (last + 1, last + 2), (count, last)
+    check(place, count)
+    with lmdb.open(place, map_size=SIZE_MAX) as database, database.begin(write=True) as transaction:
+        transaction.put(key(count), value(count))
+    check(place, count + 1)
+
+
 def check(place, count):
     with lmdb.open(place, readonly=True) as database, database.begin() as transaction:
         assert database.stat()["entries"] == count, database.stat()
@@ -34,4 +59,4 @@ def check(place, count):
 
 
 if __name__ == "__main__":
-    {"fill": fill, "check": check}[sys.argv[1]](sys.argv[2], *map(int, sys.argv[3:]))
+    {"fill": fill, "check": check, "grow": grow, "grown": grown}[sys.argv[1]](sys.argv[2], *map(int, sys.argv[3:]))

@@ -6,8 +6,11 @@ read what they need from a Stock, which lies elsewhere.  A check raises: Asserti
 import os
 import shutil
 import sqlite3
+import struct
+import subprocess
 import sys
 import sysconfig
+import zlib
 from pathlib import Path
 
 from fixture import run
@@ -127,6 +130,14 @@ class Case:
     def end(self):
         """Ends processes that are left; also after a failure."""
 
+    # Of those in KILLED:
+
+    def fill_until_the_end(self, here, pipe):
+        """In a process of its own: fills, and says each number that is committed, until the filesystem is gone."""
+
+    def check_from(self, here, last):
+        """All is there up to the last that was committed; one more may be."""
+
 
 class Sqlite(Case):
     """Transactions of one row each, synchronous=FULL."""
@@ -164,12 +175,10 @@ class Sqlite(Case):
         database.close()
 
     def fill_until_the_end(self, here, pipe):
-        """In a process of its own: fills, and says each number that is committed, until the filesystem is gone."""
         self.count = 1_000_000
         self._fill(here, lambda number: os.write(pipe, f"{number}\n".encode()))
 
     def check_from(self, here, last):
-        """All is there up to the last that was committed; one more may be."""
         database = self._open(here)
         self.count = database.execute("select count(*) from t").fetchone()[0]
         database.close()
@@ -211,14 +220,93 @@ class Lmdb(Case):
         return [("lmdb_sync", lambda: self._program("fill", here / "sync", few, 1)),
                 ("lmdb_bulk", lambda: self._program("fill", here / "bulk", many, 1000))]
 
+    _file = Path(__file__).with_name("real_lmdb.py")
+
     def _program(self, *words):
-        run(self.python, Path(__file__).with_name("real_lmdb.py"), *words)
+        run(self.python, self._file, *words)
 
     def check(self, here):
         for place, count in self.sizes.items():
             self._program("check", place, count)
             if shutil.which("mdb_stat"):
                 assert f"Entries: {count}\n" in run("mdb_stat", place).stdout
+
+    mapped = False
+
+    def fill_until_the_end(self, here, pipe):
+        os.mkdir(here / "grown")
+        subprocess.run([self.python, self._file, "grow", here / "grown", str(int(self.mapped))], stdout=pipe,
+                       stderr=subprocess.DEVNULL, check=False)
+
+    def check_from(self, here, last):
+        self._program("grown", here / "grown", last)
+
+
+class LmdbMapped(Lmdb):
+    """One that stores through the mapping, and syncs it."""
+
+    name = "lmdb_mapped"
+    mapped = True
+
+
+class AppendedLog(Case):
+    """A log as Redis keeps its own with appendfsync=always: each command is appended and synced.  Now and then all that
+    is known is written to a new base, a new log begins, and a manifest that names both is renamed over the old one."""
+
+    name = "appended_log"
+    keys, anew_after = 50, 40
+
+    @staticmethod
+    def _text(number):
+        return f"{number * 7919 % 10007} words".encode() * (1 + number * 31 % 300)
+
+    @classmethod
+    def _record(cls, number):
+        text = struct.pack("<I", number) + cls._text(number)
+        return struct.pack("<II", len(text), zlib.crc32(text)) + text
+
+    @staticmethod
+    def _synced(path, data):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.write(fd, data)
+        os.fsync(fd)
+        os.close(fd)
+
+    def _anew(self, here, count):
+        """Another base, of all numbers below that, and another log; gives the log's descriptor."""
+        base = b"".join(self._record(number) for number in range(max(0, count - self.keys), count))
+        self._synced(here / f"base{count}", base)
+        self._synced(here / f"log{count}", b"")
+        self._synced(here / "manifest.new", f"{count}".encode())
+        os.rename(here / "manifest.new", here / "manifest")
+        directory = os.open(here, os.O_RDONLY)
+        os.fsync(directory)
+        os.close(directory)
+        for old in [*here.glob("base*"), *here.glob("log*")]:
+            if old.name not in (f"base{count}", f"log{count}"):
+                os.unlink(old)
+        return os.open(here / f"log{count}", os.O_WRONLY | os.O_APPEND)
+
+    def fill_until_the_end(self, here, pipe):
+        log = -1
+        for number in range(1_000_000):
+            if number % self.anew_after == 0:
+                log = self._anew(here, number)
+            record = self._record(number)
+            assert os.write(log, record) == len(record)
+            os.fsync(log)
+            os.write(pipe, f"{number}\n".encode())
+
+    def check_from(self, here, last):
+        count = int((here / "manifest").read_text(encoding="ascii"))
+        base = (here / f"base{count}").read_bytes()
+        assert base == b"".join(self._record(number) for number in range(max(0, count - self.keys), count)), count
+        found = (here / f"log{count}").read_bytes()
+        wanted = b"".join(self._record(number) for number in range(count, last + 1))
+        assert found.startswith(wanted), f"of {len(wanted)} bytes that were synced there are {len(found)}, or others"
+        # (What was being written may be there in part.)
+        assert self._record(max(count, last + 1)).startswith(found[len(wanted):]), "more than one record, or torn"
+        assert last + 1 in (count - 1, count) or last + 1 > count, (last, count)
 
 
 class Log(Case):
@@ -341,6 +429,7 @@ class Build(Case):
 
 
 LIGHT = (SqliteWal, SqliteDelete, Lmdb, Log, Git, Tar, Rsync, Build)
+KILLED = (SqliteWal, SqliteDelete, Lmdb, LmdbMapped, AppendedLog)  # have a server die under them
 
 
 def run_case(case, here):

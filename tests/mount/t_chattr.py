@@ -167,6 +167,23 @@ def _(here):
     assert flags_of(here / "mine") - {"e"} == set("d") and flags_of(here / "theirs") - {"e"} == set()
 
 
+@claim("what is stored through a mapping that is older than the flag is refused when it is written back, and not kept")
+def _(here):
+    for flag in "ia":
+        path = here / flag
+        path.write_bytes(b"words" * 2000)
+        fd = os.open(path, os.O_RDWR)
+        with mmap.mmap(fd, 10000) as pages:
+            pages[:5] = b"WORDS"  # before: it is written back first
+            with flagged(flag, path):
+                pages[5000:5005] = b"later"
+                with fails(errno.EPERM, errno.EIO):
+                    pages.flush()
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        assert os.pread(fd, 10000, 0) == b"WORDS" + b"words" * 1999, flag
+        os.close(fd)
+
+
 @claim("flags survive a server that is killed, and they refuse pmfs's own calls", alone=True)
 def _(maker):
     volume = maker.volume(size="16M")

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import random
@@ -10,6 +11,7 @@ import stat
 import struct
 import subprocess
 import threading
+import time
 
 from fixture import as_user, c_call, claim, fails, libc, program, run, run_claims
 
@@ -301,6 +303,41 @@ def _(here):
     run(program("pmfsctl"), "unseal", here / "f")
     os.unlink(here / "f")
     assert direct_writes_beside_readers(here, lambda fd, m: os.pwritev(fd, [m], 0), 120, sealed=True) == 0
+
+
+@claim("a buffered read after a buffered write sees it, whoever reads beside, and whatever drops pages meanwhile")
+def _(here):
+    path, size, at = here / "f", 6 * PAGE, 15 * PAGE
+    path.write_bytes(bytes(64 * PAGE))
+
+    def again_and_again(act):
+        child = os.fork()
+        if child == 0:
+            try:
+                fd = os.open(path, os.O_RDWR)
+                while True:
+                    act(fd)
+            finally:
+                os._exit(1)
+        return child
+    # PMFS_IOC_PREPARE asks for what mappings store, so all pages go; and it changes nothing.
+    prepare, command = struct.pack("IIQQQ", 1, 0, 0, 0, 0), 1 << 30 | 32 << 16 | 0xD5 << 8 | 0x12
+    children = [again_and_again(lambda fd: os.pread(fd, size, at)),
+                again_and_again(lambda fd: fcntl.ioctl(fd, command, prepare))]
+    stale, fd, end = 0, os.open(path, os.O_RDWR), time.monotonic() + 1.5
+    try:
+        turn = 0
+        while time.monotonic() < end:
+            turn += 1
+            data = bytes([turn % 255 + 1]) * size
+            assert os.pwrite(fd, data, at) == size
+            stale += os.pread(fd, size, at) != data
+    finally:
+        for child in children:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+        os.close(fd)
+    assert stale == 0, f"{stale} of {turn}"
 
 
 @claim("hundreds of asynchronous direct writes beside a mapping that stores into the same pages all end")

@@ -7,6 +7,7 @@ import mmap
 import os
 import signal
 import struct
+import time
 from pathlib import Path
 
 from fixture import c_call, claim, fails, program, run, run_claims
@@ -101,6 +102,80 @@ def _(maker):
         assert writes() - before == 4, writes() - before
     finally:
         os.close(fd)
+
+
+@claim("with -o writeback truncate(2) to the same size moves no time that stat shows, ftruncate(2) and O_TRUNC do", alone=True)
+def _(maker):
+    path = maker.volume(size="16M", options="writeback").mnt / "f"
+    path.write_bytes(bytes(5000))
+
+    def moves(act):
+        before = path.stat()
+        time.sleep(0.01)
+        act()
+        after = path.stat()
+        return before.st_mtime_ns != after.st_mtime_ns, before.st_ctime_ns != after.st_ctime_ns
+
+    def by_descriptor(size, flags):
+        fd = os.open(path, os.O_RDWR | flags)
+        os.ftruncate(fd, size)
+        os.close(fd)
+    assert moves(lambda: os.truncate(path, 5000)) == (False, False)
+    assert moves(lambda: by_descriptor(5000, 0)) == (True, True)
+    assert moves(lambda: os.truncate(path, 0)) == (True, True)
+    assert moves(lambda: os.truncate(path, 0)) == (False, False)
+    assert moves(lambda: by_descriptor(0, os.O_TRUNC)) == (True, True)
+
+
+def killed_while_writing(path):
+    """How many pieces a process has written when it is killed, in the middle of one."""
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            fd = os.open(path, os.O_CREAT | os.O_WRONLY)
+            for number in range(10_000):
+                os.pwrite(fd, piece(number), number * PIECE)
+                os.write(write_end, b".")
+        finally:
+            os._exit(1)
+    os.close(write_end)
+    said = os.read(read_end, 1)
+    time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    while more := os.read(read_end, 10_000):
+        said += more
+    os.close(read_end)
+    return len(said)
+
+
+PIECE = 5000
+
+
+def piece(number):
+    return bytes([1 + number % 255]) * PIECE
+
+
+@claim("with -o writeback what a process wrote before it was killed is there, whatever the next close says", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M", options="writeback")
+    for turn in range(5):
+        path = volume.mnt / f"f{turn}"
+        count = killed_while_writing(path)
+        fd = os.open(path, os.O_WRONLY)
+        try:
+            os.close(fd)
+        except OSError as error:
+            assert error.errno == errno.EIO, error
+        wanted = b"".join(map(piece, range(count)))
+        assert path.read_bytes().startswith(wanted), turn
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECT)  # and on the medium
+        assert os.pread(fd, len(wanted), 0) == wanted, turn
+        os.close(fd)
+        path.unlink()
+    assert volume.unmount() == 0, volume.log_text()
+    volume.fsck()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""A server that cannot get what it asks the system for: threads, addresses, and to be spared when
-memory is short."""
+"""What the server asks the system for, and does not get: threads, addresses, to be spared when memory
+is short.  And how much memory it takes."""
 import os
 import re
 import subprocess
@@ -83,7 +83,33 @@ def _(maker):
         assert "OOMScoreAdjust=-1000" in said and "CAP_SYS_RESOURCE" in said, said
 
 
-@claim("without reserved addresses grow needs a new mount, and says so", alone=True)
+@claim("the server has less than 1 KiB of memory for each inode that the kernel knows, and none for those it forgot",
+       alone=True)
+def _(maker):
+    def anonymous():
+        status = Path(f"/proc/{volume.pid}/status").read_text()
+        return int(re.search(r"RssAnon:\s*(\d+) kB", status)[1]) << 10
+
+    count = 20000
+    volume = maker.volume(size="128M")
+    before = anonymous()
+    for number in range(count):
+        (volume.mnt / f"f{number}").touch()
+    most = anonymous()
+    assert 100 < (most - before) / count < 1024, (before, most)
+    for number in range(count):
+        (volume.mnt / f"f{number}").unlink()
+    for _ in range(100):  # the last FORGET comes behind the last answer
+        if anonymous() - before < (most - before) / 2:
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError(f"{before} bytes, {most}, now {anonymous()}")
+    assert volume.unmount() == 0
+    volume.fsck()
+
+
+@claim("where no addresses were kept for it, grow needs a new mount, and says so", alone=True)
 def _(maker):
     def grow():
         return subprocess.run([program("pmfsctl"), "grow", volume.mnt], capture_output=True, text=True,

@@ -184,5 +184,27 @@ def _(maker):
         volume.fsck()
 
 
+@claim("a server finds its devices where /dev/log is a link that leads out of /dev, as systemd makes it", alone=True)
+def _(maker):
+    with idle(maker) as volume:
+        dev = volume.directory / "dev"
+        dev.mkdir()
+        script = f"""set -e
+            mount -t tmpfs dev {dev}
+            cp -a /dev/null /dev/zero /dev/random /dev/urandom /dev/fuse {dev}
+            mkdir {dev}/shm && mount --rbind /dev/shm {dev}/shm
+            ln -s {volume.directory}/journal {dev}/log && : >{volume.directory}/journal
+            mount --rbind {dev} /dev
+            {program('mount.pmfs')} {volume.region} {volume.mnt}
+            echo words >{volume.mnt}/f
+            umount {volume.mnt}"""
+        done = subprocess.run(["unshare", "-m", "--propagation", "private", "sh", "-c", script], capture_output=True,
+                              text=True, check=False, timeout=60)
+        assert done.returncode == 0, done
+        assert ended(volume.region)
+        volume.fsck()
+
+
 if __name__ == "__main__":
     run_claims()
+

@@ -37,18 +37,36 @@ def register(kind, name, words):
 for number, (name, words) in enumerate(CLAIMS.items()):
     register(real_programs.LIGHT[number], name, words)
 
-@claim("SQLite keeps each committed transaction when the server is killed", alone=True, seconds=120)
-def _(maker):
-    for kind in (real_programs.SqliteWal, real_programs.SqliteDelete):
+
+DIES_UNDER = {
+    "sqlite_wal": "SQLite with a write-ahead log",
+    "sqlite_delete": "SQLite with a rollback journal",
+    "lmdb": "LMDB",
+    "lmdb_mapped": "LMDB that stores through its mapping",
+    "appended_log": "a log that is appended to, synced, and written anew",
+}
+
+
+def register_killed(kind, name, who):
+    @claim(f"{who} has each transaction that it committed after the server died under it, and none in part", alone=True,
+           seconds=120)
+    def _(maker):
         for options in ("", "writeback"):
             volume = maker.volume(size="64M", options=options)
             case = kind(real_programs.Stock("/nowhere", small=True))
+            assert case.name == name
+            why = case.missing()
+            assert why is None, f"{why}: tools/packages.txt lists it"
             last = killed_under(volume, case)
             volume.mount(options)
             maker.watch()
             case.check_from(volume.mnt, last)
             assert volume.unmount() == 0, volume.log_text()
             volume.fsck()
+
+
+for number, (name, who) in enumerate(DIES_UNDER.items()):
+    register_killed(real_programs.KILLED[number], name, who)
 
 
 def killed_under(volume, case):

@@ -1,47 +1,44 @@
 """Part packages: what tools/package makes is installed on a bare Debian 12, and works there.
 
-mmdebstrap makes the bare system once, into the cache; each run unpacks it, installs the packages with
-apt in it, and runs guest/packages.sh in a chroot with this machine's /dev and kernel.
+First in a chroot with this machine's kernel (guest/packages.sh): apt with all dependencies, an image, the
+manual, completion.  Then that system, of which the packages have been removed and the dependencies have stayed,
+boots as a guest with systemd and udevd and a device-DAX namespace (guest/installed.sh): there dpkg installs
+them once more, and the guest reboots with what was enabled.  PMFS_PACKAGES=DIRECTORY: packages that were made before.
 """
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
-from packages import Unavailable
+import debian_system
+import kernel as kernels
+import packages
+from guest import Nvdimm, qemu
 from workplace import HERE, ROOT
 
-INCLUDE = "man-db,bash-completion,systemd,udev,kmod,mount"
 SECONDS = 600
-
-
-def bare_system():
-    """A tar of a bare Debian 12, from the cache."""
-    if not shutil.which("mmdebstrap"):
-        raise Unavailable("mmdebstrap is not installed (tools/setup packages)")
-    cache = Path(os.environ.get("PMFS_CACHE") or Path.home() / ".cache/pmfs") / "rig"
-    cache.mkdir(parents=True, exist_ok=True)
-    tar = cache / "bookworm.tar"
-    if not tar.exists():
-        made = subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", f"--include={INCLUDE}", "bookworm",
-                               f"{tar}.new.tar"], check=False, timeout=SECONDS)
-        if made.returncode != 0:
-            raise Unavailable("mmdebstrap could not make a bare Debian 12")
-        Path(f"{tar}.new.tar").rename(tar)
-    return tar
+BOOT_SECONDS = 540  # for both boots
+NVDIMM_SIZE = (16 * 16 + 2) << 20
+MODULES = ["nfit", "nd_pmem", "dax_pmem", "device_dax", "fuse", "?crc32c_generic", "virtio_pci"]
 
 
 def run(place):
-    packages = place.scratch / "packages"
-    made = subprocess.run([ROOT / "tools/package", packages], capture_output=True, text=True, check=False)
-    if made.returncode != 0:
-        place.report("packages: tools/package makes packages that lintian accepts", made.stderr)
-        return
-    place.report("packages: tools/package makes packages that lintian accepts")
+    made = os.environ.get("PMFS_PACKAGES")
+    if not made:
+        made = place.scratch / "packages"
+        done = subprocess.run([ROOT / "tools/package", made], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            place.report("packages: tools/package makes packages that lintian accepts", done.stderr)
+            return
+        place.report("packages: tools/package makes packages that lintian accepts")
     system = place.scratch / "system"
     system.mkdir()
-    subprocess.run(["tar", "-C", system, "--exclude=./dev/*", "-xf", bare_system()], check=True)
-    shutil.copytree(packages, system / "packages")
+    subprocess.run(["tar", "-C", system, "--exclude=./dev/*", "-xf", debian_system.bare()], check=True)
+    shutil.copytree(made, system / "packages")
+    in_chroot(place, system)
+    in_guest(place, system)
+
+
+def in_chroot(place, system):
     shutil.copy(HERE / "guest/packages.sh", system / "packages")
     shutil.copy("/etc/resolv.conf", system / "etc/resolv.conf")
     # In a mount namespace of its own, which ends with the last process in it: the server is one that
@@ -56,3 +53,14 @@ def run(place):
             place.report(f"packages: {claim}", *([done.stderr[-2000:] or "no"] if verdict == "FAIL" else []))
     if "DONE" not in done.stdout.split():
         place.report("packages: the script runs to its end", done.stdout[-1000:] + done.stderr[-2000:])
+
+
+def in_guest(place, directory):
+    kernel = kernels.debian(packages.STABLE, kernels.STABLE_RELEASE)
+    system = debian_system.System(place, "packages", directory, kernel)
+    system.add_modules(MODULES)
+    system.add_test("installed.sh")
+    nvdimm = Nvdimm(place.scratch / "packages.nvdimm", NVDIMM_SIZE)
+    outcome = system.guest(qemu(), seconds=BOOT_SECONDS, reboots=True, nvdimms=[nvdimm]).run()
+    place.judge(f"packages: booted, Linux {kernel.release}", outcome, show_info=True)
+    print(f"rig: packages: {outcome.seconds:.0f} s in two boots", flush=True)

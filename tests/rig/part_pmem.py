@@ -2,7 +2,8 @@
 
 The file holds a filesystem image and is one extent.  `pmfsctl run` takes the grant and becomes QEMU, so
 QEMU is who holds the file.  Two guests with different kernels mount the image with DAX at the same time;
-one of them tries to write by every way that it has.  Then that one powers off, and the other is killed.
+one of them tries to write by every way that it has.  Then that one powers off, and the other is killed.  The
+other has the same image in two pieces, too, as an image of several extents would be, and joins them.
 """
 import hashlib
 import json
@@ -20,10 +21,11 @@ from initramfs import Initramfs, loaded_by
 from part_a import BOOT_SECONDS, failure, release, soon, started
 from served import Served
 
-MODULES = ["virtio_pci", "virtio_pmem", "nd_pmem", "ext4"]
+MODULES = ["virtio_pci", "virtio_pmem", "nd_pmem", "ext4", "dm_mod"]
 PROGRAMS = ["file_calls"]
 FILES, FILE_SIZE = 3, 8 << 20
 IMAGE_SIZE = "33M"  # (no multiple of 2 MiB: what is behind the end is zero)
+CUT = 16 << 20  # where it is cut into two files, which a guest joins
 
 
 def run(place):
@@ -47,6 +49,7 @@ class Shared:
     def __init__(self, place, served, machine):
         self.place, self.served, self.machine = place, served, machine
         self.file = served.mnt / "image"
+        self.halves = [served.mnt / "half-0", served.mnt / "half-1"]
         self.pids = {}
         self.meeting = threading.Barrier(2)
         self.first_is_gone = threading.Event()
@@ -58,6 +61,7 @@ class Shared:
         self.claim("the file is one extent", lambda: self.info()["extents"] == 1)
         self.claim("its bytes are what they were", lambda: self.digest_now() == self.digest)
         print(self.served.pmfsctl("layout", "--format", "qemu", self.file), end="", flush=True)
+        self.cut()
         other = threading.Thread(target=self.second, args=(kernel_of[1],))
         other.start()
         self.first(kernel_of[0])
@@ -91,6 +95,12 @@ class Shared:
                     to.flush()
                     os.fsync(to.fileno())
 
+    def cut(self):
+        content = self.file.read_bytes()
+        for half, piece in zip(self.halves, (content[:CUT], content[CUT:])):
+            half.write_bytes(piece)
+            self.served.pmfsctl("seal", "--prepare", "--contiguous", half)
+
     def info(self):
         return json.loads(self.served.pmfsctl("info", "--json", self.file))
 
@@ -104,10 +114,12 @@ class Shared:
         made = Initramfs(kernel, MODULES, self.place.tools())
         for program in PROGRAMS:
             made.add_program(self.place.build / "tests/rig" / program)
+        made.add_program("usr/sbin/dmsetup", root=self.place.tools())
         made.add_file("/test", self.place.HERE / "guest/pmem.sh", 0o755)
         image = self.place.scratch / f"pmem-{role}.initramfs"
         made.write(image)
-        wrapped = [self.place.program("pmfsctl"), "run", self.file, "--", *self.machine.command]
+        files = [self.file, *(self.halves if role == 2 else [])]
+        wrapped = [self.place.program("pmfsctl"), "run", *files, "--", *self.machine.command]
         guest = Guest(Qemu([str(word) for word in wrapped], self.machine.environment), kernel, image,
                       log=self.place.scratch / f"pmem-{role}.log", seconds=BOOT_SECONDS, memory="256M,maxmem=1G",
                       devices=["{pmem}"], append=f"rig_role={role}",

@@ -219,6 +219,17 @@ class Served:
                 file.write(bytes(1 << 20))
         self.pmfsctl("seal", "--prepare", self.mnt / name)
 
+    def _on_protected(self, name):
+        """Sealed, and immutable until `unprotected`."""
+        self._on_sealed_of(name, 2)
+        self._chattr("+i", name)
+
+    def _on_unprotected(self, name):
+        self._chattr("-i", name)
+
+    def _chattr(self, change, name):
+        subprocess.run(["chattr", change, self.mnt / name], check=True, timeout=CALL_SECONDS)
+
     def _on_words(self, name, mib, seed):
         """Checked by the guest's own program."""
         done = subprocess.run([self.place.build / "tests/rig/file_calls", "words", self.mnt / name, mib, seed],

@@ -23,7 +23,7 @@ LINES_SHOWN = 60  # of a failed guest's log
 
 # What guests run besides busybox and pmfs.
 TOOLS = ["busybox-static", "dash", "ndctl", "daxctl", "mount", "util-linux", "iproute2", "ibverbs-providers",
-         "e2fsprogs", "xfsprogs", "attr", "jq"]
+         "e2fsprogs", "xfsprogs", "attr", "jq", "dmsetup"]
 PMFS = {"mkfs.pmfs": "mkfs", "mount.pmfs": "fs/front", "fsck.pmfs": "fsck", "pmfsctl": "tools/pmfsctl"}
 
 

@@ -104,7 +104,7 @@ ALL = [
           _rig, lane=1),
     Suite("lint", "the rules of the house", 600, ["clang"], _lint),
     Suite("asan", "AddressSanitizer and UBSan", 1500, ["asan"], _asan),
-    Suite("tsan", "ThreadSanitizer", 1500, ["tsan"], _tsan),
+    Suite("tsan", "ThreadSanitizer", 1500, ["tsan"], _tsan, lane=1),
     Suite("coverage", "which lines of fs/, mkfs/ and fsck/ the tests run", 2400, ["coverage"], _coverage,
           named_only=True),
 ]

@@ -6,37 +6,37 @@
 //           [--behind-end]     mappings also store behind the end, in its page; that must not show
 //           [--survive FILE]   without mappings; when the server goes, what is known goes to FILE
 //           [--check FILE]     does nothing but compare the file with that
+//           [--frozen]         the file is there, and has a block map that cannot change: what
+//           needs
+//                              another one is to be refused, and nothing else
+//           [--uncached]       nor can it be mapped
+//           [--pinned FROM UPTO]  the file is there, and these bytes of it stay where they are
+//           [--refusals]       the file is there, and what needs another block map may be refused
+//                              any time
 //
-// With more than one worker there is a process for each, in pages of its own of the same file,
-// whose size none of them changes.  Knows nothing of pmfs: runs on any filesystem.  Exit code 1:
-// a byte, a size or a result is wrong; the seed, the step and the last operations are printed.
-// 3: the server went.
-#include <liburing.h>
-#include <linux/aio_abi.h>
+// A call that is refused gives ETXTBSY and has changed nothing.  With more than one worker there is
+// a process for each, in pages of its own of the same file, whose size none of them changes.  Knows
+// nothing of pmfs: runs on any filesystem.  Exit code 1: a byte, a size or a result is wrong; the
+// seed, the step and the last operations are printed. 3: the server went.
 #include <linux/falloc.h>
 #include <sys/sendfile.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 
-#include "torture/target.h"
+#include "torture/several.h"
 
 namespace torture {
 namespace {
 
-class Torture : public Target {
+class Torture : public Several {
 public:
-    Torture(const Words &words, std::string path, std::uint64_t seed, std::size_t base, bool alone)
-        : Target(words, std::move(path), seed, base, alone) {
-        if (io_uring_queue_init(32, &ring_, 0) != 0) fail("io_uring_queue_init");
-        if (syscall(SYS_io_setup, 32, &aio_) != 0) fail("io_setup");
-    }
+    using Several::Several;
 
     void run() {
         for (step_ = 0; step_ < words_.steps; ++step_) {
             one();
             doubt(0, 0, bytes_.size(), bytes_.size());
-            if (alone_) check_size();
+            if (alone_ || words_.frozen) check_size();
             if (step_ % 64 == 63) check_all();
         }
         check_all();
@@ -54,8 +54,9 @@ private:
         Buffer data = fresh(length);
         did("write %s %zu + %zu", kKinds[kind].name, offset, length);
         doubt_range(offset, length);
-        expect(pwrite(fds_[kind], data.data(), length, place(offset)), length, "pwrite");
-        put(offset, data.data(), length);
+        const ssize_t result = pwrite(fds_[kind], data.data(), length, place(offset));
+        if (refused(result, fate_of_write(offset, length), "pwrite")) return look(offset, length);
+        put(offset, data.data(), written(result, length, "pwrite"));
         look(offset, length);
     }
     void write_pieces() {
@@ -71,8 +72,9 @@ private:
                            {data.data() + first + second, length - first - second}};
         did("pwritev2 %s %zu + %zu flags %d", kKinds[kind].name, offset, length, flags);
         doubt_range(offset, length);
-        expect(pwritev2(fds_[kind], pieces, 3, place(offset), flags), length, "pwritev2");
-        put(offset, data.data(), length);
+        const ssize_t result = pwritev2(fds_[kind], pieces, 3, place(offset), flags);
+        if (refused(result, fate_of_write(offset, length), "pwritev2")) return look(offset, length);
+        put(offset, data.data(), written(result, length, "pwritev2"));
         look(offset, length);
     }
     void append() {
@@ -90,8 +92,8 @@ private:
                                : one_in(2) ? pwrite(fds_[kAppend], data.data(), length,
                                                     static_cast<off_t>(below(end + 1)))
                                            : write(fds_[kAppend], data.data(), length);
-        expect(result, length, "append");
-        put(end, data.data(), length);
+        if (refused(result, fate_of_write(end, length), "append")) return;
+        put(end, data.data(), written(result, length, "append"));
         look(end, length);
     }
     void read_some() {
@@ -103,6 +105,7 @@ private:
     }
     void map_store() {
         if (!maps()) return;
+        if (words_.frozen) return no_map();
         std::size_t offset, length;
         if (!range_inside(&offset, &length)) return;
         Buffer data = fresh(length);
@@ -117,12 +120,21 @@ private:
         if (map == nullptr) munmap(own, map_size());
         look(offset, length);
     }
+    // Whoever may write to a file whose map is frozen goes past the cache.
+    void no_map() {
+        const unsigned kind = words_.uncached ? reader() : writer();
+        did("no mapping %s", kKinds[kind].name);
+        const void *map = mmap(nullptr, map_size(), PROT_READ, MAP_SHARED, fds_[kind], place(0));
+        if (map != MAP_FAILED || errno != ENODEV)
+            fail("a shared mapping %s: %s", kKinds[kind].name,
+                 map == MAP_FAILED ? std::strerror(errno) : "is there");
+    }
     void map_load() {
         if (!maps()) return;
         std::size_t offset, length;
         if (!range_inside(&offset, &length)) return;
         did("load %zu + %zu", offset, length);
-        const int kind = one_in(2) ? MAP_SHARED : MAP_PRIVATE;
+        const int kind = one_in(2) && !words_.uncached ? MAP_SHARED : MAP_PRIVATE;
         std::uint8_t *map = map_now(PROT_READ, kind);
         if (std::memcmp(map + offset, bytes_.data() + offset, length) != 0)
             differs("a mapping", map + offset, offset, length);
@@ -143,7 +155,25 @@ private:
         if (one_in(2)) msync(map, map_size(), MS_SYNC);
         munmap(map, map_size());
     }
+    // The whole file, whose size cannot change.
+    void resize_frozen() {
+        std::size_t size = one_in(2) ? file_size_ + 1 + below(3 * kPage) : below(file_size_);
+        if (one_in(4)) size = 0;
+        Buffer data = fresh(3 * kPage);
+        const std::size_t before = std::min(file_size_, one_in(2) ? 0 : below(kPage));
+        const unsigned how = static_cast<unsigned>(below(5)), kind = writer();
+        did("resize to %zu, way %u, which is refused", size, how);
+        iovec piece{data.data(), 3 * kPage};
+        const auto end = static_cast<off_t>(file_size_ - before);
+        const ssize_t result = how == 0   ? truncate(path_.c_str(), static_cast<off_t>(size))
+                               : how == 1 ? ftruncate(fds_[kind], static_cast<off_t>(size))
+                               : how == 2 ? open(path_.c_str(), O_WRONLY | O_TRUNC)
+                               : how == 3 ? pwritev2(fds_[kind], &piece, 1, end, 0)
+                                          : write(fds_[kAppend], data.data(), 3 * kPage);
+        if (!refused(result, Fate::refused, "a change of size")) fail("it was not refused");
+    }
     void resize() {
+        if (words_.frozen) return resize_frozen();
         if (!alone_) return;
         std::size_t size = below(words_.room + 1);
         if (one_in(3)) size = size / kPage * kPage;
@@ -161,6 +191,7 @@ private:
             result = one_in(2) ? truncate(path_.c_str(), static_cast<off_t>(size))
                                : ftruncate(fds_[writer()], static_cast<off_t>(size));
         }
+        if (refused(result, fate_of_size(size), "truncate")) return;
         if (result != 0) fail("truncate: %s", std::strerror(errno));
         if (size < bytes_.size()) drop_lasting_map();
         bytes_.resize(size);
@@ -177,10 +208,12 @@ private:
         const int mode = kModes[below(kModes.size())];
         did("fallocate mode %d %zu + %zu", mode, offset, length);
         doubt_range(offset, length);
-        if (fallocate(fds_[writer()], mode, place(offset), static_cast<off_t>(length)) != 0) {
-            if (errno == EOPNOTSUPP) return;
-            fail("fallocate: %s", std::strerror(errno));
-        }
+        const int result =
+            fallocate(fds_[writer()], mode, place(offset), static_cast<off_t>(length));
+        if (result != 0 && errno == EOPNOTSUPP) return;
+        if (refused(result, fate_of_allocation(offset, length), "fallocate"))
+            return look(offset, length);
+        if (result != 0) fail("fallocate: %s", std::strerror(errno));
         if ((mode & FALLOC_FL_KEEP_SIZE) == 0 && bytes_.size() < offset + length)
             bytes_.resize(offset + length);
         if ((mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) != 0) zero(offset, length);
@@ -195,24 +228,33 @@ private:
         did("copy_file_range %zu to %zu + %zu", from, to, length);
         doubt_range(to, length);
         off_t in = place(from), out = place(to);
-        for (std::size_t done = 0; done < length;) {
+        std::size_t done = 0;
+        while (done < length) {
             const ssize_t result =
                 copy_file_range(fds_[reader()], &in, fds_[writer()], &out, length - done, 0);
+            if (result < 0 && refused(result, fate_of_write(to + done, length - done), "copy"))
+                break;
             if (result <= 0)
                 fail("copy_file_range after %zu: %zd, %s", done, result, std::strerror(errno));
             done += static_cast<std::size_t>(result);
         }
-        const std::vector<std::uint8_t> moved(bytes_.begin() + static_cast<long>(from),
-                                              bytes_.begin() + static_cast<long>(from + length));
-        put(to, moved.data(), length);
+        moved(from, to, done);
         look(to, length);
+    }
+    void moved(std::size_t from, std::size_t to, std::size_t length) {
+        if (length == 0) return;
+        if (fate_of_write(to, length) == Fate::refused)
+            fail("%zu + %zu was written, and was to be refused", to, length);
+        const std::vector<std::uint8_t> copy(bytes_.begin() + static_cast<long>(from),
+                                             bytes_.begin() + static_cast<long>(from + length));
+        put(to, copy.data(), length);
     }
     // Out to another file by sendfile or copy_file_range, and back by splice through a pipe.
     void there_and_back() {
         std::size_t from, length;
         if (!range_inside(&from, &length)) return;
         length = std::min<std::size_t>(length, 60 << 10);
-        const std::size_t to = offset_below(words_.room - length + 1);
+        const std::size_t to = place_for(length);
         did("sendfile %zu + %zu out, splice back to %zu", from, length, to);
         off_t in = place(from);
         if (ftruncate(other_, 0) != 0 || lseek(other_, 0, SEEK_SET) != 0)
@@ -228,23 +270,23 @@ private:
         if (pipe(ends) != 0) fail("pipe");
         off_t back = 0, out = place(to);
         const unsigned kind = writer();
-        for (std::size_t done = 0; done < length;) {
-            const ssize_t filled = splice(other_, &back, ends[1], nullptr, length - done, 0);
-            if (filled <= 0) fail("splice in: %s", std::strerror(errno));
-            for (ssize_t moved = 0; moved < filled;) {
-                const ssize_t result =
-                    splice(ends[0], nullptr, fds_[kind], &out,
-                           static_cast<std::size_t>(filled - moved), SPLICE_F_MOVE);
-                if (result <= 0) fail("splice out: %zd %s", result, std::strerror(errno));
-                moved += result;
+        std::size_t done = 0, filled = 0;
+        while (done < length) {
+            if (done == filled) {
+                const ssize_t result = splice(other_, &back, ends[1], nullptr, length - done, 0);
+                if (result <= 0) fail("splice in: %s", std::strerror(errno));
+                filled += static_cast<std::size_t>(result);
             }
-            done += static_cast<std::size_t>(filled);
+            const ssize_t result =
+                splice(ends[0], nullptr, fds_[kind], &out, filled - done, SPLICE_F_MOVE);
+            if (result < 0 && refused(result, fate_of_write(to + done, length - done), "splice"))
+                break;
+            if (result <= 0) fail("splice out: %zd %s", result, std::strerror(errno));
+            done += static_cast<std::size_t>(result);
         }
         close(ends[0]);
         close(ends[1]);
-        const std::vector<std::uint8_t> moved(bytes_.begin() + static_cast<long>(from),
-                                              bytes_.begin() + static_cast<long>(from + length));
-        put(to, moved.data(), length);
+        moved(from, to, done);
         look(to, length);
     }
     void settle() {
@@ -302,138 +344,17 @@ private:
             fail("SEEK_HOLE: there is data at %zu", in_hole);
     }
 
-    // --- several at once
-
-    struct Request {
-        bool writes;
-        unsigned kind;
-        std::size_t offset, length;
-        Buffer data;
-        ssize_t result = -1;
-    };
-    // Requests that share no page, and none makes the file longer but one.
-    std::vector<Request> batch() {
-        std::vector<Request> made;
-        doubt_range(0, bytes_.size());
-        std::size_t at = below(4) * kPage;
-        const std::size_t limit = bytes_.size() / kPage * kPage;
-        while (made.size() < 12 && at < limit) {
-            const std::size_t pages = 1 + below(std::min<std::size_t>(8, (limit - at) / kPage));
-            const std::size_t shift = one_in(2) ? 0 : below(kPage);
-            const std::size_t length =
-                one_in(2) ? pages * kPage - shift : 1 + below(pages * kPage - shift);
-            const bool writes = one_in(2);
-            const unsigned kind = writes ? writer() : reader();
-            made.push_back(
-                {writes, kind, at + shift, length, writes ? fresh(length) : Buffer(length)});
-            at += (pages + below(3)) * kPage;
-        }
-        return made;
-    }
-    void finish(std::vector<Request> &requests, const char *how) {
-        for (Request &request : requests) {
-            if (request.result < 0) errno = static_cast<int>(-request.result);
-            if (request.result != static_cast<ssize_t>(request.length))
-                fail("%s %s %s %zu + %zu: %zd", how, request.writes ? "write" : "read",
-                     kKinds[request.kind].name, request.offset, request.length, request.result);
-            if (request.writes)
-                put(request.offset, request.data.data(), request.length);
-            else if (std::memcmp(request.data.data(), bytes_.data() + request.offset,
-                                 request.length) != 0)
-                differs(how, request.data.data(), request.offset, request.length);
-        }
-        for (const Request &request : requests) look(request.offset, request.length);
-    }
-    void by_ring() {
-        std::vector<Request> requests = batch();
-        if (requests.empty()) return;
-        const bool fixed = one_in(2), files = one_in(2);
-        did("%zu requests by io_uring%s%s", requests.size(), fixed ? ", registered buffers" : "",
-            files ? ", registered files" : "");
-        std::vector<iovec> buffers;
-        for (Request &request : requests) buffers.push_back({request.data.data(), request.length});
-        if (fixed && io_uring_register_buffers(&ring_, buffers.data(),
-                                               static_cast<unsigned>(buffers.size())) != 0)
-            fail("register buffers");
-        if (files &&
-            io_uring_register_files(&ring_, fds_.data(), static_cast<unsigned>(fds_.size())) != 0)
-            fail("register files");
-        for (std::size_t i = 0; i < requests.size(); ++i) {
-            Request &r = requests[i];
-            did("  %s %s %zu + %zu", r.writes ? "write" : "read", kKinds[r.kind].name, r.offset,
-                r.length);
-            io_uring_sqe *sqe = io_uring_get_sqe(&ring_);
-            const int fd = files ? static_cast<int>(r.kind) : fds_[r.kind];
-            const auto length = static_cast<unsigned>(r.length);
-            const auto at = static_cast<std::uint64_t>(place(r.offset));
-            const int number = static_cast<int>(i);
-            if (r.writes && fixed)
-                io_uring_prep_write_fixed(sqe, fd, r.data.data(), length, at, number);
-            else if (r.writes)
-                io_uring_prep_write(sqe, fd, r.data.data(), length, at);
-            else if (fixed)
-                io_uring_prep_read_fixed(sqe, fd, r.data.data(), length, at, number);
-            else
-                io_uring_prep_read(sqe, fd, r.data.data(), length, at);
-            if (files)
-                io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE | (one_in(2) ? IOSQE_ASYNC : 0u));
-            io_uring_sqe_set_data64(sqe, i);
-        }
-        if (io_uring_submit_and_wait(&ring_, static_cast<unsigned>(requests.size())) < 0)
-            fail("submit");
-        for (std::size_t i = 0; i < requests.size(); ++i) {
-            io_uring_cqe *cqe;
-            if (io_uring_wait_cqe(&ring_, &cqe) != 0) fail("wait");
-            requests[io_uring_cqe_get_data64(cqe)].result = cqe->res;
-            io_uring_cqe_seen(&ring_, cqe);
-        }
-        if (fixed) io_uring_unregister_buffers(&ring_);
-        if (files) io_uring_unregister_files(&ring_);
-        finish(requests, "io_uring");
-    }
-    void by_aio() {
-        std::vector<Request> requests = batch();
-        if (requests.empty()) return;
-        did("%zu requests by io_submit", requests.size());
-        std::vector<iocb> blocks(requests.size());
-        std::vector<iocb *> list;
-        for (std::size_t i = 0; i < requests.size(); ++i) {
-            Request &r = requests[i];
-            did("  %s %s %zu + %zu", r.writes ? "write" : "read", kKinds[r.kind].name, r.offset,
-                r.length);
-            iocb &block = blocks[i];
-            block.aio_data = i;
-            block.aio_fildes = static_cast<std::uint32_t>(fds_[r.kind]);
-            block.aio_lio_opcode = r.writes ? IOCB_CMD_PWRITE : IOCB_CMD_PREAD;
-            block.aio_buf = reinterpret_cast<std::uint64_t>(r.data.data());
-            block.aio_nbytes = r.length;
-            block.aio_offset = place(r.offset);
-            list.push_back(&block);
-        }
-        const auto count = static_cast<long>(list.size());
-        if (syscall(SYS_io_submit, aio_, count, list.data()) != count)
-            fail("io_submit: %s", std::strerror(errno));
-        std::vector<io_event> events(list.size());
-        if (syscall(SYS_io_getevents, aio_, count, count, events.data(), nullptr) != count)
-            fail("io_getevents");
-        for (const io_event &event : events) requests[event.data].result = event.res;
-        finish(requests, "io_submit");
-    }
-
     void one() {
-        static constexpr std::array<Step, 20> kSteps = {
+        static constexpr std::array<Step, 21> kSteps = {
             &Torture::write_some,       &Torture::write_some, &Torture::write_pieces,
             &Torture::append,           &Torture::read_some,  &Torture::read_some,
             &Torture::map_store,        &Torture::map_store,  &Torture::map_load,
             &Torture::store_behind_end, &Torture::resize,     &Torture::resize,
             &Torture::allocate,         &Torture::allocate,   &Torture::copy_inside,
             &Torture::there_and_back,   &Torture::settle,     &Torture::seek_holes,
-            &Torture::by_ring,          &Torture::by_aio};
+            &Torture::by_ring,          &Torture::by_aio,     &Torture::count_under_lock};
         (this->*kSteps[below(kSteps.size())])();
     }
-
-    io_uring ring_{};
-    aio_context_t aio_ = 0;
 };
 
 // Compares a file with what write_known() wrote when its server went.
@@ -462,20 +383,47 @@ int check_known(const std::string &path, const std::string &known) {
     return 0;
 }
 
+// What is in the file of the counters, and in our memory.
+bool counted_all(const std::string &path, const Counted &counted) {
+    bool all = true;
+    const int fd = open(path.c_str(), O_RDONLY);
+    for (const std::size_t kind : {0, 1}) {
+        std::uint64_t count = 0;
+        const std::uint64_t wanted = counted.by_kind[kind].load();
+        if (pread(fd, &count, sizeof count, static_cast<off_t>(kind * kPage)) >= 0 &&
+            count == wanted)
+            continue;
+        printf("under %s a counter came to %zu, not %zu\n", kind == 0 ? "flock" : "fcntl locks",
+               static_cast<std::size_t>(count), static_cast<std::size_t>(wanted));
+        all = false;
+    }
+    close(fd);
+    return all;
+}
+
 int run_workers(const Words &words, const std::string &path) {
-    const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC, 0600);
+    const int flags = words.is_there() ? O_RDONLY : O_RDWR | O_CREAT | O_TRUNC;
+    const int fd = open(path.c_str(), flags, 0600);
+    const std::string count = path + ".count";
+    const int count_fd = open(count.c_str(), O_RDWR | O_CREAT | O_TRUNC, 0600);
     const std::size_t part = (words.room + kPage - 1) / kPage * kPage;
-    if (fd < 0 ||
-        (words.workers > 1 && ftruncate(fd, static_cast<off_t>(part * words.workers)) != 0)) {
+    void *shared =
+        mmap(nullptr, sizeof(Counted), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (fd < 0 || count_fd < 0 || shared == MAP_FAILED ||
+        (words.workers > 1 && !words.is_there() &&
+         ftruncate(fd, static_cast<off_t>(part * words.workers)) != 0)) {
         perror(path.c_str());
         return 2;
     }
     close(fd);
+    close(count_fd);
+    auto &counted = *new (shared) Counted;
     std::vector<pid_t> children;
     for (unsigned n = 0; n < words.workers; ++n) {
         const pid_t child = fork();
         if (child == 0) {
-            Torture(words, path, words.seed + n * 1000003, n * part, words.workers == 1).run();
+            const bool alone = words.workers == 1 && !words.frozen;
+            Torture(words, path, words.seed + n * 1000003, n * part, alone, counted).run();
             fflush(stdout);
             _exit(0);
         }
@@ -490,7 +438,7 @@ int run_workers(const Words &words, const std::string &path) {
                    static_cast<unsigned long long>(words.seed), WTERMSIG(status));
         code = std::max(code, WIFEXITED(status) ? WEXITSTATUS(status) : 1);
     }
-    return code;
+    return code == 0 && !counted_all(count, counted) ? 1 : code;
 }
 
 }  // namespace
@@ -517,6 +465,15 @@ int main(int count, char **words) {
             (word == "--check" ? known : asked.survive) = i + 1 < count ? words[++i] : "";
         else if (word == "--behind-end")
             asked.behind_end = true;
+        else if (word == "--frozen")
+            asked.frozen = true;
+        else if (word == "--uncached")
+            asked.uncached = true;
+        else if (word == "--pinned") {
+            asked.pinned_from = number();
+            asked.pinned_upto = number();
+        } else if (word == "--refusals")
+            asked.refusals = true;
         else if (word == "--trace")
             asked.trace = true;
         else
@@ -525,7 +482,8 @@ int main(int count, char **words) {
     if (asked.directory.empty() || asked.workers == 0 || asked.room < kPage) {
         fprintf(stderr,
                 "usage: torture DIRECTORY [--seed N] [--steps N] [--workers N] [--room BYTES] "
-                "[--behind-end] [--trace] [--survive FILE | --check FILE]\n");
+                "[--behind-end] [--frozen] [--uncached] [--pinned FROM UPTO] [--refusals] "
+                "[--trace] [--survive FILE | --check FILE]\n");
         return 2;
     }
     const std::string path = asked.directory + "/torture" + std::to_string(asked.workers);

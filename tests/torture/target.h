@@ -31,8 +31,20 @@ struct Words {
     std::size_t room = 384 << 10;  // the file, or a worker's part of it, has at most so many bytes
     bool behind_end = false;
     std::string survive;  // where to write what is known when the server has gone
+    // The file is there already: its size and where its blocks are cannot change.
+    bool frozen = false;
+    bool uncached = false;  // nobody maps it
+    // The file is there already, and these bytes of it stay where they are.
+    std::size_t pinned_from = 0, pinned_upto = 0;
+    // The file is there already, and whatever needs another block map may be refused, any time.
+    bool refusals = false;
     bool trace = false;
+
+    bool is_there() const { return frozen || pinned_upto != 0 || refusals; }
 };
+
+// What may become of a call.  Who is refused gets ETXTBSY, and has changed nothing.
+enum class Fate : std::uint8_t { done, refused, either };
 
 struct Kind {
     const char *name;
@@ -69,7 +81,10 @@ public:
     // `base`: where this worker's part of the file begins.  Alone it may change the size.
     Target(const Words &words, std::string path, std::uint64_t seed, std::size_t base, bool alone)
         : words_(words), path_(std::move(path)), random_(seed), base_(base), alone_(alone) {
-        if (!alone_) bytes_.assign(words_.room, 0);
+        if (words_.is_there())
+            load();
+        else if (!alone_)
+            bytes_.assign(words_.room, 0);
         for (unsigned kind = 0; kind < kKinds.size(); ++kind) open_again(kind);
         other_ = open((path_ + ".other" + std::to_string(base)).c_str(), O_RDWR | O_CREAT | O_TRUNC,
                       0600);
@@ -113,6 +128,8 @@ protected:
         *length = length_upto(words_.room - *offset);
         return *length != 0;
     }
+    // A place for so many bytes.
+    std::size_t place_for(std::size_t length) { return offset_below(words_.room - length + 1); }
     bool range_inside(std::size_t *offset, std::size_t *length) {
         if (bytes_.empty()) return false;
         *offset = offset_below(bytes_.size());
@@ -128,6 +145,38 @@ protected:
     }
 
     // --- what is to be
+
+    void load() {
+        const int fd = open(path_.c_str(), O_RDONLY);
+        struct stat found {};
+        if (fd < 0 || fstat(fd, &found) != 0) fail("no file: %s", std::strerror(errno));
+        file_size_ = static_cast<std::size_t>(found.st_size);
+        bytes_.resize(alone_ ? std::min(file_size_, words_.room) : words_.room);
+        if (pread(fd, bytes_.data(), bytes_.size(), place(0)) !=
+            static_cast<ssize_t>(bytes_.size()))
+            fail("it cannot be read, or is too short");
+        written_.assign(words_.room / kPage, false);
+        for (std::size_t page = 0; page < written_.size(); ++page)
+            written_[page] = lseek(fd, place(page * kPage), SEEK_DATA) == place(page * kPage);
+        close(fd);
+    }
+    Fate fate_of_write(std::size_t offset, std::size_t length) const {
+        if (words_.refusals) return Fate::either;
+        if (!words_.frozen) return Fate::done;
+        for (std::size_t page = offset / kPage; page * kPage < offset + length; ++page)
+            if (!written_[page]) return Fate::refused;
+        return Fate::done;
+    }
+    Fate fate_of_allocation(std::size_t offset, std::size_t length) const {
+        const bool pinned = offset < words_.pinned_upto && offset + length > words_.pinned_from;
+        if (words_.refusals) return Fate::either;
+        return words_.frozen || pinned ? Fate::refused : Fate::done;
+    }
+    Fate fate_of_size(std::size_t size) const {
+        if (words_.refusals) return Fate::either;
+        // (It is whole pages that are pinned.)
+        return size < bytes_.size() && size < words_.pinned_upto ? Fate::refused : Fate::done;
+    }
 
     void put(std::size_t offset, const std::uint8_t *data, std::size_t length) {
         if (bytes_.size() < offset + length) bytes_.resize(offset + length);
@@ -191,6 +240,23 @@ protected:
         if (!written || fclose(file) != 0) perror(words_.survive.c_str());
         _exit(written ? 3 : 2);
     }
+    // Whether it was refused, as it may be.
+    bool refused(ssize_t result, int error, Fate fate, const char *call) {
+        if (result < 0 && error == ETXTBSY && fate != Fate::done) return true;
+        if (fate == Fate::refused) fail("%s: %zd, and was to be refused", call, result);
+        return false;
+    }
+    bool refused(ssize_t result, Fate fate, const char *call) {
+        return refused(result, errno, fate, call);
+    }
+    // How much a write has done.  (Through the cache it may be more than one request, and the later
+    // one refused.)
+    std::size_t written(ssize_t result, std::size_t wanted, const char *call) {
+        if (words_.refusals && result > 0 && static_cast<std::size_t>(result) < wanted)
+            return static_cast<std::size_t>(result);
+        expect(result, wanted, call);
+        return wanted;
+    }
     void expect(ssize_t result, std::size_t wanted, const char *call) {
         if (result < 0) fail("%s: %s", call, std::strerror(errno));
         if (static_cast<std::size_t>(result) != wanted)
@@ -219,8 +285,8 @@ protected:
         return (base_ + words_.room + kPage - 1) / kPage * kPage - base_;
     }
     std::uint8_t *map_now(int protection, int kind) {
-        void *map =
-            mmap(nullptr, map_size(), protection, kind, fds_[kBuffered + below(2)], place(0));
+        const unsigned by = words_.frozen ? kReadOnly : kBuffered + below(2);
+        void *map = mmap(nullptr, map_size(), protection, kind, fds_[by], place(0));
         if (map == MAP_FAILED) fail("mmap: %s", std::strerror(errno));
         return static_cast<std::uint8_t *>(map);
     }
@@ -242,8 +308,15 @@ protected:
         std::size_t first = 0, wrong = 0;
         for (std::size_t i = length; i-- > 0;)
             if (found[i] != bytes_[offset + i]) first = i, ++wrong;
-        fail("%s of %zu + %zu has %zu wrong bytes, the first at %zu: %u, not %u", how, offset,
-             length, wrong, offset + first, found[first], bytes_[offset + first]);
+        Buffer again(length);
+        const bool kept = pread(fds_[kDirect], again.data(), length, place(offset)) ==
+                              static_cast<ssize_t>(length) &&
+                          std::memcmp(again.data(), bytes_.data() + offset, length) == 0;
+        fail(
+            "%s of %zu + %zu has %zu wrong bytes, the first at %zu: %u, not %u; past the cache "
+            "%s",
+            how, offset, length, wrong, offset + first, found[first], bytes_[offset + first],
+            kept ? "all of it is there" : "it is wrong, too");
     }
     void look(std::size_t offset, std::size_t length) { look(offset, length, reader()); }
     void look(std::size_t offset, std::size_t length, unsigned kind) {
@@ -266,15 +339,15 @@ protected:
         }, by_name{};
         if (fstat(fds_[reader()], &by_fd) != 0 || stat(path_.c_str(), &by_name) != 0)
             fail("stat: %s", std::strerror(errno));
-        if (static_cast<std::size_t>(by_fd.st_size) != bytes_.size() ||
-            by_name.st_size != by_fd.st_size)
+        const std::size_t size = words_.frozen ? file_size_ : bytes_.size();
+        if (static_cast<std::size_t>(by_fd.st_size) != size || by_name.st_size != by_fd.st_size)
             fail("the size is %lld, by name %lld, not %zu", static_cast<long long>(by_fd.st_size),
-                 static_cast<long long>(by_name.st_size), bytes_.size());
+                 static_cast<long long>(by_name.st_size), size);
     }
     void check_all() {
         if (bytes_.empty()) return;
         for (unsigned kind = 0; kind < kKinds.size(); ++kind) look(0, bytes_.size(), kind);
-        if (!maps()) return;
+        if (!maps() || words_.uncached) return;
         std::uint8_t *map = map_now(PROT_READ, MAP_SHARED);
         if (std::memcmp(map, bytes_.data(), bytes_.size()) != 0)
             differs("a mapping", map, 0, bytes_.size());
@@ -292,6 +365,8 @@ protected:
     int direct_ = O_DIRECT;
     unsigned step_ = 0;
     std::vector<std::uint8_t> bytes_;  // as the file is to be
+    std::size_t file_size_ = 0;        // of a file that was there
+    std::vector<bool> written_;        // which of its pages had bytes of their own
     std::array<int, kKinds.size()> fds_ = {-1, -1, -1, -1, -1, -1};
     int other_ = -1;
     std::uint8_t *lasting_ = nullptr;  // lives through many steps

@@ -69,6 +69,7 @@ public:
     Result<> may_map(const Caller &caller) const;
     bool is_trusted(const Caller &caller) const;
     Result<BrokerToken> issue(const Claim &claim, const Caller &taker);
+    void settle_lending() EXCLUDES(sending_);
     void grant_released(HandleId handle, GrantId grant);
     void handle_released(HandleId handle);
     void lease_breaking(HandleId handle, GrantId grant, std::uint32_t milliseconds) override;
@@ -117,6 +118,7 @@ private:
     unsigned refusals_logged_ = 0;
 
     Mutex lock_;
+    Mutex sending_;  // while a descriptor that is sent is open here, too; outside lock_
     ClaimTable claims_ GUARDED_BY(lock_);
     std::map<std::uint64_t, Connection> connections_ GUARDED_BY(lock_);
     std::set<std::uint64_t> unused_ GUARDED_BY(lock_);  // connections; a smaller one lapses earlier
@@ -397,6 +399,8 @@ void Broker::Impl::bind(std::uint64_t id, int fd, const Peer &peer, const pmfs_b
     const Claim &claim = verdict.claim;
     if (verdict.error == 0 && claim.hand_over && !adopt(claim, peer).ok())
         verdict.error = EIO, verdict.why = "could not be made the holder";
+    // See settle_lending().
+    Lock sending(sending_);
     FileDescriptor lent;
     if (verdict.error == 0 && claim.maps) verdict.error = lend(claim, &lent);
     if (verdict.error != 0 && verdict.why[0] == 0) verdict.why = "lost its grant meanwhile";
@@ -408,10 +412,12 @@ void Broker::Impl::bind(std::uint64_t id, int fd, const Peer &peer, const pmfs_b
     if (verdict.error == 0) {
         const Answer yes{.writable = writable, .epoch = epoch_, .claim = verdict.number};
         const bool sent = answer(fd, yes, device);
-        lent.reset();  // now only the peer has it
+        lent.reset();  // the peer's now, and nobody else's
+        sending.unlock();
         if (!sent) close_connection(id);
         return;
     }
+    sending.unlock();
     log_refusal(peer, verdict.error, verdict.why);
     answer(fd, {.error = verdict.error, .epoch = epoch_}, -1);
     if (verdict.consumed) {
@@ -502,6 +508,10 @@ Result<BrokerToken> Broker::Impl::issue(const Claim &claim, const Caller &taker)
     return token;
 }
 
+void Broker::Impl::settle_lending() {
+    const Lock nobody_sends(sending_);
+}
+
 // The volume knows already.
 void Broker::Impl::grant_released(HandleId handle, GrantId grant) {
     const Lock held(lock_);
@@ -553,6 +563,10 @@ bool Broker::is_trusted(const Caller &caller) const {
 Result<BrokerToken> Broker::issue(const BrokerClaim &claim, const Caller &taker) {
     return impl_->issue(claim, taker);
 }
+void Broker::settle_lending() {
+    impl_->settle_lending();
+}
+
 void Broker::grant_released(HandleId handle, GrantId grant) {
     impl_->grant_released(handle, grant);
 }

@@ -67,7 +67,10 @@ public:
     bool is_trusted(const Caller &caller) const;
     // A token for a grant that was just taken.  EAGAIN: too many are waiting.
     Result<BrokerToken> issue(const BrokerClaim &claim, const Caller &taker);
-    // The grant was given back, or its handle closed: drops tokens, closes connections.
+    // Waits until the broker has closed each descriptor that it has sent.  Before a grant is given
+    // back: else it would look as if somebody could map on.
+    void settle_lending();
+    // The grant was given back, or its handle closed: forget tokens, cut connections.
     void grant_released(HandleId handle, GrantId grant);
     void handle_released(HandleId handle);
 

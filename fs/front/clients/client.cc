@@ -1,6 +1,8 @@
 // What a client holds: see client.h.
 #include "front/clients/client.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 
 namespace pmfs::front {
@@ -36,6 +38,7 @@ void Client::given(InodeNo ino) {
 }
 
 void Client::forget(InodeNo ino, std::uint64_t count) {
+    bool last = false;
     {
         Shard &shard = shard_of(ino.value());
         Lock held(shard.mutex);
@@ -43,13 +46,25 @@ void Client::forget(InodeNo ino, std::uint64_t count) {
         if (found == shard.lookups.end()) return;
         count = std::min(count, found->second);
         found->second -= count;
-        if (found->second == 0) {
+        last = found->second == 0;
+        if (last) {
             shard.lookups.erase(found);
             owed_.fetch_sub(shard.owed.erase(ino.value()), std::memory_order_relaxed);
-            nodes_.fetch_sub(1, std::memory_order_relaxed);
         }
     }
     volume_.forget(ino, count);
+    if (last) count_forgotten(nodes_.fetch_sub(1, std::memory_order_relaxed) - 1);
+}
+
+// malloc(3) keeps the memory of what was freed until it is told to look for whole pages in it. That
+// takes longer the more there is, so it is told only when more nodes have gone than are left: the
+// time for all of them grows with their number and no faster.
+void Client::count_forgotten(std::size_t left) {
+    constexpr std::size_t kFew = 10'000;  // about 3 MiB
+    const std::size_t count = forgotten_.fetch_add(1, std::memory_order_relaxed) + 1;
+    if (count < std::max(kFew, left)) return;
+    forgotten_.fetch_sub(count, std::memory_order_relaxed);
+    volume_.run_later(0, 0, true, [] { ::malloc_trim(0); });
 }
 
 void Client::owe_attributes(InodeNo ino) {

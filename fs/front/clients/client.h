@@ -102,6 +102,8 @@ private:
     };
     static constexpr std::size_t kShards = 16;
     void recount_grants();
+    // One more node has gone, and `left` remain: now and then the system gets memory back.
+    void count_forgotten(std::size_t left);
     Shard &shard_of(std::uint64_t number) { return shards_[number % kShards]; }
 
     Volume &volume_;
@@ -110,6 +112,7 @@ private:
     const Origin origin_;
     std::array<Shard, kShards> shards_;
     std::atomic<std::size_t> nodes_{0}, handles_{0}, grants_{0}, owed_{0};
+    std::atomic<std::size_t> forgotten_{0};  // nodes, since memory was given back
     std::atomic<bool> gone_{false};
     std::array<std::atomic<std::uint64_t>, kRequestKinds> requests_{};
     std::unique_ptr<Notifier> notifier_;

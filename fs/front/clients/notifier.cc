@@ -1,6 +1,8 @@
 // The pools that send notifications: see notifier.h.
 #include "front/clients/notifier.h"
 
+#include <chrono>
+#include <memory>
 #include <utility>
 
 namespace pmfs::front {
@@ -10,17 +12,44 @@ namespace {
 // take to be given back: so there are many, and a user gets few of them.
 constexpr unsigned kPageThreads = 32, kPageShare = 4;
 constexpr unsigned kNameThreads = 8;
+constexpr unsigned kRefilledThreads = 4;
+
+// Somebody waits for another one, for a while.
+class Signal {
+public:
+    void give() EXCLUDES(mutex_) {
+        Lock held(mutex_);
+        given_ = true;
+        changed_.notify_all();
+    }
+    void wait(std::chrono::nanoseconds time_max) EXCLUDES(mutex_) {
+        const auto end = std::chrono::steady_clock::now() + time_max;
+        Lock held(mutex_);
+        while (!given_) {
+            const auto left = end - std::chrono::steady_clock::now();
+            if (left <= left.zero()) return;
+            changed_.wait_for(mutex_, left);
+        }
+    }
+
+private:
+    Mutex mutex_;
+    CondVar changed_;
+    bool given_ GUARDED_BY(mutex_) = false;
+};
 
 }  // namespace
 
 Notifier::Notifier(Kernel kernel)
     : kernel_(std::move(kernel)),
       pages_("pmfs-notify", kPageThreads, kPageShare),
+      refilled_("pmfs-refilled", kRefilledThreads, kRefilledThreads),
       attributes_("pmfs-attr", 1),
       names_("pmfs-names", kNameThreads) {}
 
 Result<> Notifier::start() {
     TRY(pages_.start());
+    TRY(refilled_.start());
     TRY(attributes_.start());
     return names_.start();
 }
@@ -32,6 +61,19 @@ void Notifier::drop_pages(const Pages &pages, std::uint32_t user,
         then();
     };
     if (!pages_.submit({user, pages.ino.value(), std::move(run)})) then();
+}
+
+void Notifier::drop_refilled(const Pages &written, std::uint32_t user, std::function<void()> then) {
+    const auto dropped = std::make_shared<Signal>();
+    refilled_.submit({user, 0, [this, written, dropped] {
+                          kernel_.drop_again(written);
+                          dropped->give();
+                      }});
+    const auto wait = [dropped, then] {
+        dropped->wait(std::chrono::milliseconds(kLockedMs));
+        then();
+    };
+    if (!refilled_.submit({user, 0, wait})) then();
 }
 
 void Notifier::drop_pages_later(InodeNo ino, std::uint32_t user) {
@@ -70,6 +112,7 @@ void Notifier::forget_name(const Name &name, std::uint32_t user,
 void Notifier::finish() {
     names_.finish();  // their continuations may notify the others
     pages_.finish();
+    refilled_.finish();
     attributes_.finish();
 }
 

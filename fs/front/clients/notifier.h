@@ -24,6 +24,7 @@ public:
     struct Pages {
         InodeNo ino;
         std::uint64_t offset = 0, length = 0;  // bytes; length 0: to the end of the file
+        std::uint64_t end() const { return length == 0 ? ~std::uint64_t{0} : offset + length; }
     };
     struct Name {
         InodeNo dir;
@@ -33,6 +34,8 @@ public:
         // Blocks until the kernel has written back and dropped every page of the range, and has
         // dropped the attributes.
         std::function<void(const Pages &)> drop_pages;
+        // The same, of pages that were filled again (drop_refilled()).
+        std::function<void(const Pages &)> drop_again;
         std::function<void(InodeNo)> forget_attributes;
         // Blocks while the kernel has the directory locked, for instance for one of its own
         // requests.
@@ -50,7 +53,13 @@ public:
     // has a number of background requests (asynchronous direct reads and writes, write-back) that
     // may be under way at once, and write-back, which drop_pages() waits for, needs one.
     bool crowded() { return pages_.waiting() >= kWaitingMax; }
-    // Drops all pages of the file later.
+    // For a write through the cache that was executed and is not answered: runs `then` once the
+    // kernel holds no page of the range that was filled before, or after kLockedMs.  (Of a page
+    // that such a write covers in part the kernel may keep the lock until it has the answer. Nobody
+    // has filled that one.)
+    void drop_refilled(const Pages &written, std::uint32_t user, std::function<void()> then);
+    static constexpr unsigned kLockedMs = 2;
+    // Drops all pages of the file some time.
     void drop_pages_later(InodeNo ino, std::uint32_t user) EXCLUDES(mutex_);
     static constexpr std::size_t kWaitingMax = 4096;
     // Runs `then` once the kernel asks for the attributes of the inode before it uses them again.
@@ -66,7 +75,7 @@ private:
     const Kernel kernel_;
     Mutex mutex_;
     std::set<std::uint64_t> later_ GUARDED_BY(mutex_);  // files of drop_pages_later()
-    FairPool pages_, attributes_, names_;               // last: their threads end first
+    FairPool pages_, refilled_, attributes_, names_;    // last: their threads end first
 };
 
 }  // namespace pmfs::front

@@ -224,8 +224,10 @@ Outcome Server::open() {
 // mount; empty: here.
 Result<Surroundings> Server::leave_surroundings() {
     auto before = TRY(Surroundings::of(options_.mount_namespace));
+    // (/dev by its nodes: with systemd, /dev/log is a link that leads elsewhere.)
     std::vector<std::string> kept{
-        "/", "/proc", "/sys", "/sys/fs/fuse/connections", system_log_path(), run_directory("")};
+        "/",         "/proc",           "/sys",           "/sys/fs/fuse/connections", "/dev/fuse",
+        "/dev/null", system_log_path(), run_directory("")};
     for (const GuestOptions &guest : options_.guests) kept.push_back(guest.socket);
     const auto left = leave_mount_namespace(kept);
     if (!left.ok() && left.error().errno_value() != EPERM) return left.error();

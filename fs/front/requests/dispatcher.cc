@@ -92,25 +92,6 @@ Result<std::shared_ptr<Dispatcher>> Dispatcher::create(Clients &clients,
     return dispatcher;
 }
 
-// A notification fails if nothing is cached, or if the connection has ended.
-Notifier::Kernel Dispatcher::kernel() {
-    return {.drop_pages =
-                [this](const Notifier::Pages &pages) {
-                    fuse_lowlevel_notify_inval_inode(session_, client_->node_of(pages.ino),
-                                                     static_cast<off_t>(pages.offset),
-                                                     static_cast<off_t>(pages.length));
-                },
-            .forget_attributes =
-                [this](InodeNo ino) {
-                    fuse_lowlevel_notify_inval_inode(session_, client_->node_of(ino), -1, 0);
-                },
-            .forget_name =
-                [this](const Notifier::Name &name) {
-                    fuse_lowlevel_notify_inval_entry(session_, client_->node_of(name.dir),
-                                                     name.name.c_str(), name.name.size());
-                }};
-}
-
 Dispatcher::~Dispatcher() {
     finish_notifications();
     if (session_ != nullptr) fuse_session_destroy(session_);
@@ -352,27 +333,6 @@ Result<std::optional<Notifier::Pages>> Dispatcher::unseen_pages(Attr &attr) {
     const auto unseen = TRY(volume_.unseen_from(attr.ino));
     if (!unseen) return std::nullopt;
     return Notifier::Pages{.ino = attr.ino, .offset = *unseen};
-}
-
-void Dispatcher::tell(fuse_req_t req, Stale stale, const Notifier::Pages &written,
-                      std::function<void()> reply) {
-    Notifier *notifier = client_->notifier();
-    if (!stale.any() || notifier == nullptr) return reply();
-    if (stale.mode) mode_changed(written.ino);
-    auto answer = answering(std::move(reply));
-    // A notification about pages is one about attributes, too.
-    if (!stale.pages) return notifier->forget_attributes(written.ino, answer);
-    const std::uint32_t user = fuse_req_ctx(req)->uid;
-    if (!notifier->crowded() && takes_seat())
-        return notifier->drop_pages(written, user,
-                                    [answer, seat = Request::current()->seat()] { answer(); });
-    notifier->drop_pages_later(written.ino, user);
-    notifier->forget_attributes(written.ino, answer);
-}
-
-void Dispatcher::tell_others(fuse_req_t req, const News &news, std::function<void()> reply) {
-    if (!news.any() || !others_hear()) return reply();
-    clients_.tell_others(*client_, news, fuse_req_ctx(req)->uid, answering(std::move(reply)));
 }
 
 // Takes a copy of the current request and gives `req` back to libfuse unanswered.  When the copy is

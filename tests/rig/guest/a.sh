@@ -314,9 +314,22 @@ dax() {
     databases $mnt/programs-"$rig_dax"
     repositories $mnt/programs-"$rig_dax"
     builds $mnt/project-"$rig_dax"
+    protected
     shared
     check "umount" umount $mnt
     check "then the host can unseal it" ask unseal sealed-"$rig_dax"
+}
+
+# A file that nobody may write is in no window.  Elsewhere than with dax=always there is another way to it.
+protected() {
+    check "(a sealed file is made immutable)" ask protected kept-"$rig_dax"
+    if [ "$rig_dax" = always ]; then
+        refuse "an immutable file cannot be read, sealed or not" "Operation not permitted" md5sum $mnt/kept-always
+    else
+        check "an immutable file is read by requests" same_bytes kept-"$rig_dax"
+    fi
+    check "(it is so no more)" ask unprotected kept-"$rig_dax"
+    check "then the guest reads it" same_bytes kept-"$rig_dax"
 }
 
 # Two guests and the host on one sealed file, each at its own words (rig_role=1 or 2).

@@ -28,13 +28,18 @@ serves() {
 
 complete() {
     bash -c '. /usr/share/bash-completion/bash_completion; _completion_loader pmfsctl
-        COMP_WORDS=(pmfsctl doc); COMP_CWORD=1; _pmfs_complete pmfsctl; [ "${COMPREPLY[0]}" = doctor ]'
+        COMP_WORDS=(pmfsctl doc); COMP_CWORD=1; _pmfs_complete pmfsctl; [ "${COMPREPLY[0]}" = doctor ] || exit
+        for name in mount.pmfs mkfs.pmfs fsck.pmfs; do
+            _completion_loader $name
+            complete -p $name || exit
+            COMP_WORDS=($name --hel); COMP_CWORD=1; _pmfs_complete $name; [ "${COMPREPLY[0]}" = --help ] || exit
+        done'
 }
 
 manual() {
     for page in 8/mount.pmfs 8/mkfs.pmfs 8/fsck.pmfs 8/pmfsctl 7/pmfs 5/pmfs 3/pmfs 7/libpmfs-preload; do
-        # (dpkg may be told to leave manuals out; that they are in the package is what counts.)
-        dpkg -L pmfs libpmfs-dev | grep -q "man${page%%/*}/${page#*/}.${page%%/*}" || return 1
+        # (man finds another section's page of that name, if it is not told.)
+        man -P cat "${page%%/*}" "${page#*/}" | grep -q "^SEE ALSO" || return 1
     done
 }
 

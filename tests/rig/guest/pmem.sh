@@ -8,6 +8,24 @@ stty -echo </dev/console
 
 cached() { sed -n 's/^Cached: *\([0-9]*\) kB/\1/p' /proc/meminfo; }
 digests() { (cd $mnt && md5sum -c sums); }
+# The same image, in two devices.
+join() {
+    first=$(cat /sys/block/pmem1/size) second=$(cat /sys/block/pmem2/size)
+    printf '0 %s linear /dev/pmem1 0\n%s %s linear /dev/pmem2 0\n' "$first" "$first" "$second" |
+        dmsetup create --noudevsync joined # (no udevd: /dev/dm-0 is its only name)
+}
+joined() {
+    check "the device mapper joins an image in two pieces" join || return
+    check "the joined device has DAX" same "$(cat /sys/block/dm-0/queue/dax)" 1
+    umount $mnt
+    check "mount -o ro,dax=always of both pieces" mount -t ext4 -o ro,dax=always /dev/dm-0 $mnt
+    check "and the kernel took that" grep -q " $mnt ext4 ro.*dax=always" /proc/mounts
+    before=$(cached)
+    check "the joined files have the host's digests" digests
+    check "and no copy in the page cache, either" test $(($(cached) - before)) -lt 4096
+    umount $mnt
+    check "(the image in one piece again)" mount -t ext4 -o ro,dax=always /dev/pmem0 $mnt
+}
 
 # Whatever these say: the host looks at its bytes afterwards.
 attack() {
@@ -29,6 +47,7 @@ check "its files have the host's digests" digests
 grown=$(($(cached) - before))
 info "$grown KiB more in the page cache after 24 MiB were read"
 check "and no copy in the page cache" test $grown -lt 4096
+[ "$rig_role" = 1 ] || joined
 check "no complaint of the kernel" quiet_kernel
 check "both guests are there" ask meet
 if [ "$rig_role" = 1 ]; then

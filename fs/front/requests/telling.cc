@@ -1,0 +1,61 @@
+// What the kernels are told before a request is answered (docs/coherence.md).
+#include "front/requests/dispatcher.h"
+#include "front/requests/request.h"
+
+namespace pmfs::front {
+
+// What fails is not cached, or has ended.
+Notifier::Kernel Dispatcher::kernel() {
+    const auto drop = [this](const Notifier::Pages &pages) {
+        fuse_lowlevel_notify_inval_inode(session_, client_->node_of(pages.ino),
+                                         static_cast<off_t>(pages.offset),
+                                         static_cast<off_t>(pages.length));
+    };
+    return {.drop_pages =
+                [this, drop](const Notifier::Pages &pages) {
+                    volume_.pages_go(pages.ino, pages.offset, pages.end());
+                    drop(pages);
+                    volume_.pages_gone(pages.ino);
+                },
+            .drop_again = drop,
+            .forget_attributes =
+                [this](InodeNo ino) {
+                    fuse_lowlevel_notify_inval_inode(session_, client_->node_of(ino), -1, 0);
+                },
+            .forget_name =
+                [this](const Notifier::Name &name) {
+                    fuse_lowlevel_notify_inval_entry(session_, client_->node_of(name.dir),
+                                                     name.name.c_str(), name.name.size());
+                }};
+}
+
+void Dispatcher::tell(fuse_req_t req, Stale stale, const Notifier::Pages &written,
+                      std::function<void()> reply) {
+    Notifier *notifier = client_->notifier();
+    if (!stale.any() || notifier == nullptr) return reply();
+    if (stale.mode) mode_changed(written.ino);
+    auto answer = answering(std::move(reply));
+    if (stale.refilled) {
+        const bool also = stale.attributes || stale.mode;
+        return notifier->drop_refilled(written, fuse_req_ctx(req)->uid,
+                                       [notifier, answer, also, ino = written.ino] {
+                                           if (!also) return answer();
+                                           notifier->forget_attributes(ino, answer);
+                                       });
+    }
+    // A notification about pages is one about attributes, too.
+    if (!stale.pages) return notifier->forget_attributes(written.ino, answer);
+    const std::uint32_t user = fuse_req_ctx(req)->uid;
+    if (!notifier->crowded() && takes_seat())
+        return notifier->drop_pages(written, user,
+                                    [answer, seat = Request::current()->seat()] { answer(); });
+    notifier->drop_pages_later(written.ino, user);
+    notifier->forget_attributes(written.ino, answer);
+}
+
+void Dispatcher::tell_others(fuse_req_t req, const News &news, std::function<void()> reply) {
+    if (!news.any() || !others_hear()) return reply();
+    clients_.tell_others(*client_, news, fuse_req_ctx(req)->uid, answering(std::move(reply)));
+}
+
+}  // namespace pmfs::front
