@@ -5,6 +5,7 @@ manual, completion.  Then that system, of which the packages have been removed a
 boots as a guest with systemd and udevd and a device-DAX namespace (guest/installed.sh): there dpkg installs
 them once more, and the guest reboots with what was enabled.  PMFS_PACKAGES=DIRECTORY: packages that were made before.
 """
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from guest import Nvdimm, qemu
 from workplace import HERE, ROOT
 
 SECONDS = 600
-BOOT_SECONDS = 540  # for both boots
+BOOT_SECONDS = 400
 NVDIMM_SIZE = (16 * 16 + 2) << 20
 MODULES = ["nfit", "nd_pmem", "dax_pmem", "device_dax", "fuse", "?crc32c_generic", "virtio_pci"]
 
@@ -61,6 +62,9 @@ def in_guest(place, directory):
     system.add_modules(MODULES)
     system.add_test("installed.sh")
     nvdimm = Nvdimm(place.scratch / "packages.nvdimm", NVDIMM_SIZE)
-    outcome = system.guest(qemu(), seconds=BOOT_SECONDS, reboots=True, nvdimms=[nvdimm]).run()
-    place.judge(f"packages: booted, Linux {kernel.release}", outcome, show_info=True)
-    print(f"rig: packages: {outcome.seconds:.0f} s in two boots", flush=True)
+    guest = system.guest(qemu(), seconds=BOOT_SECONDS, nvdimms=[nvdimm])
+    # A reboot ends this QEMU, and another one has the same disk: emulated, a warm one takes minutes.
+    for boot in (guest, dataclasses.replace(guest, log=place.scratch / "packages-2.log")):
+        outcome = boot.run()
+        place.judge(f"packages: booted, Linux {kernel.release}", outcome, show_info=True)
+        print(f"rig: packages: {outcome.seconds:.0f} s", flush=True)

@@ -129,6 +129,7 @@ if [ ! -e /rig/rebooted ]; then
     fi
     check "no complaint of the kernel" quiet_kernel
     touch /rig/rebooted
+    echo "rig: end after $(cut -d' ' -f1 /proc/uptime) s"
     systemctl --no-block reboot 2>/dev/null
 else
     after_reboot
