@@ -12,9 +12,11 @@ namespace {
 // take to be given back: so there are many, and a user gets few of them.
 constexpr unsigned kPageThreads = 32, kPageShare = 4;
 constexpr unsigned kNameThreads = 8;
+// A thread that drops pages again may wait for the answer that another one gives after kLockedMs at
+// most.  So these are two pools: in one, the former could keep all threads from the latter.
 constexpr unsigned kRefilledThreads = 4;
 
-// Somebody waits for another one, for a while.
+// What one thread waits for, for a limited time, and another one gives.
 class Signal {
 public:
     void give() EXCLUDES(mutex_) {
@@ -44,12 +46,14 @@ Notifier::Notifier(Kernel kernel)
     : kernel_(std::move(kernel)),
       pages_("pmfs-notify", kPageThreads, kPageShare),
       refilled_("pmfs-refilled", kRefilledThreads, kRefilledThreads),
+      answers_("pmfs-answers", kRefilledThreads, kRefilledThreads),
       attributes_("pmfs-attr", 1),
       names_("pmfs-names", kNameThreads) {}
 
 Result<> Notifier::start() {
     TRY(pages_.start());
     TRY(refilled_.start());
+    TRY(answers_.start());
     TRY(attributes_.start());
     return names_.start();
 }
@@ -73,7 +77,7 @@ void Notifier::drop_refilled(const Pages &written, std::uint32_t user, std::func
         dropped->wait(std::chrono::milliseconds(kLockedMs));
         then();
     };
-    if (!refilled_.submit({user, 0, wait})) then();
+    if (!answers_.submit({user, 0, wait})) then();
 }
 
 void Notifier::drop_pages_later(InodeNo ino, std::uint32_t user) {
@@ -112,6 +116,7 @@ void Notifier::forget_name(const Name &name, std::uint32_t user,
 void Notifier::finish() {
     names_.finish();  // their continuations may notify the others
     pages_.finish();
+    answers_.finish();  // the next pool may wait for these
     refilled_.finish();
     attributes_.finish();
 }

@@ -74,8 +74,8 @@ public:
 private:
     const Kernel kernel_;
     Mutex mutex_;
-    std::set<std::uint64_t> later_ GUARDED_BY(mutex_);  // files of drop_pages_later()
-    FairPool pages_, refilled_, attributes_, names_;    // last: their threads end first
+    std::set<std::uint64_t> later_ GUARDED_BY(mutex_);          // files of drop_pages_later()
+    FairPool pages_, refilled_, answers_, attributes_, names_;  // last: their threads end first
 };
 
 }  // namespace pmfs::front

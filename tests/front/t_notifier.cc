@@ -1,0 +1,67 @@
+// What the kernel is told before a request is answered must never wait for that answer for ever.
+#include <doctest/doctest.h>
+
+#include <chrono>
+#include <set>
+
+#include "base/mutex.h"
+#include "front/clients/notifier.h"
+
+using namespace pmfs;
+using front::Notifier;
+
+namespace {
+
+// A kernel that keeps a page of each file locked until the write to it is answered.
+class Kernel {
+public:
+    Notifier::Kernel functions() {
+        return {.drop_pages = [](const Notifier::Pages &) {},
+                .drop_again = [this](const Notifier::Pages &pages) { drop(pages.ino.value()); },
+                .forget_attributes = [](InodeNo) {},
+                .forget_name = [](const Notifier::Name &) {}};
+    }
+    void lock(std::uint64_t file) EXCLUDES(mutex_) {
+        Lock held(mutex_);
+        locked_.insert(file);
+    }
+    void unlock(std::uint64_t file) EXCLUDES(mutex_) {
+        Lock held(mutex_);
+        locked_.erase(file);
+        changed_.notify_all();
+    }
+    bool all_unlocked_within(std::chrono::seconds time_max) EXCLUDES(mutex_) {
+        const auto end = std::chrono::steady_clock::now() + time_max;
+        Lock held(mutex_);
+        while (!locked_.empty() && std::chrono::steady_clock::now() < end)
+            changed_.wait_for(mutex_, std::chrono::milliseconds(10));
+        return locked_.empty();
+    }
+
+private:
+    void drop(std::uint64_t file) EXCLUDES(mutex_) {
+        Lock held(mutex_);
+        while (locked_.contains(file)) changed_.wait(mutex_);
+    }
+    Mutex mutex_;
+    CondVar changed_;
+    std::set<std::uint64_t> locked_ GUARDED_BY(mutex_);
+};
+
+}  // namespace
+
+TEST_CASE(
+    "notifier: writes of many users are answered, although each keeps a page locked until then") {
+    constexpr std::uint32_t kUsers = 32;
+    Kernel kernel;
+    Notifier notifier(kernel.functions());
+    REQUIRE(notifier.start().ok());
+    for (std::uint32_t user = 1; user <= kUsers; ++user) {
+        kernel.lock(user);
+        notifier.drop_refilled({.ino = InodeNo(user), .offset = 0, .length = 10}, user,
+                               [&kernel, user] { kernel.unlock(user); });
+    }
+    CHECK(kernel.all_unlocked_within(std::chrono::seconds(10)));
+    for (std::uint32_t user = 1; user <= kUsers; ++user) kernel.unlock(user);
+    notifier.finish();
+}
