@@ -80,13 +80,14 @@ public:
     std::optional<Released> release(HandleId handle);
     std::optional<HandleInfo> handle(HandleId handle);
     std::vector<HandleInfo> handles(InodeNo ino);
-    // Bytes [from, to) were written by this handle.
+    // Bytes [from, to) were written through this handle.  (The kernel's write-back has none, and
+    // no reader can fill a page while it is under way.)
     struct Wrote {
-        // It goes past the kernel's cache, and pages of the old bytes may be there, in use (another
-        // client's, it may be).  Pages that nobody uses go with the next cached open.
+        // The handle bypasses the kernel's cache, and pages with the old bytes may be in use there,
+        // or in another client's.  Unused pages are dropped by the next cached open.
         bool past_cache = false;
-        // It goes through the cache, and since the write before it the kernel was told to drop some
-        // of these pages: others may have filled them again, before these bytes were here.
+        // It does not, and since the write before it the kernel was told to drop some of these
+        // pages: a reader may have filled them again before these bytes were here.
         bool refilled = false;
     };
     Wrote wrote(HandleId handle, std::uint64_t from, std::uint64_t to);
