@@ -89,9 +89,9 @@ def _coverage(root):
 
 
 ALL = [
-    Suite("unit", "functions and classes", 300, ["release"],
+    Suite("unit", "functions and classes", 600, ["release"],
           lambda root: [_doctest(root, "build", name) for name in ("unit", "front", "virtio")]),
-    Suite("seal", "the table of docs/seal.md", 300, ["release"], _seal),
+    Suite("seal", "the table of docs/seal.md", 900, ["release"], _seal),
     Suite("crash", "power cuts and kills at every event", 900, ["release"],
           lambda root: [_doctest(root, "build", "crash")]),
     Suite("mount", "real programs on a real mount", 900, ["release"], _mount, lane=1),
