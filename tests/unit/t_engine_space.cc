@@ -328,7 +328,7 @@ TEST_CASE("space: names, links and attributes wait for a file that is to be forg
             Progress progress;
             Caller caller = kUser;
             caller.progress = &progress;
-            const auto said = [&] { return call(*volume, caller, file); };
+            const auto said = [&, &call = call] { return call(*volume, caller, file); };
             unfit = use_up_names(*volume, file);
             CHECK(said() == ENOSPC);  // nothing is about to be freed
             REQUIRE(volume->unlink(kRoot, "filler").ok());
