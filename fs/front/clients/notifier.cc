@@ -67,7 +67,8 @@ void Notifier::drop_pages(const Pages &pages, std::uint32_t user,
     if (!pages_.submit({user, pages.ino.value(), std::move(run)})) then();
 }
 
-void Notifier::drop_refilled(const Pages &written, std::uint32_t user, std::function<void()> then) {
+void Notifier::drop_refilled(const Pages &written, std::uint32_t user,
+                             const std::function<void()> &then) {
     const auto dropped = std::make_shared<Signal>();
     refilled_.submit({user, 0, [this, written, dropped] {
                           kernel_.drop_again(written);

@@ -57,7 +57,7 @@ public:
     // kernel holds no page of the range that was filled before, or after kLockedMs.  (Of a page
     // that such a write covers in part the kernel may keep the lock until it has the answer. Nobody
     // has filled that one.)
-    void drop_refilled(const Pages &written, std::uint32_t user, std::function<void()> then);
+    void drop_refilled(const Pages &written, std::uint32_t user, const std::function<void()> &then);
     static constexpr unsigned kLockedMs = 2;
     // Drops all pages of the file later.
     void drop_pages_later(InodeNo ino, std::uint32_t user) EXCLUDES(mutex_);
