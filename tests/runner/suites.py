@@ -103,8 +103,8 @@ ALL = [
     Suite("rig", "guests: files over vhost-user and as virtio-pmem, a real device-DAX namespace, RDMA", 1200, ["release"],
           _rig, lane=1),
     Suite("lint", "the rules of the house", 600, ["clang"], _lint),
-    Suite("asan", "AddressSanitizer and UBSan", 1500, ["asan"], _asan),
-    Suite("tsan", "ThreadSanitizer", 1500, ["tsan"], _tsan, lane=1),
+    Suite("asan", "AddressSanitizer and UBSan", 2400, ["asan"], _asan),
+    Suite("tsan", "ThreadSanitizer", 2400, ["tsan"], _tsan, lane=1),
     Suite("coverage", "which lines of fs/, mkfs/ and fsck/ the tests run", 2400, ["coverage"], _coverage,
           named_only=True),
 ]
