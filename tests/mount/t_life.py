@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from fixture import claim, fails, program, run, run_claims
+from fixture import claim, fails, program, run, run_claims, wait_for
 
 USAGE, FAILED = 1, 32
 
@@ -152,12 +152,8 @@ def _(maker):
         os.close(fd)
     volume.mount()
     maker.watch()
-    for _ in range(100):
-        if os.statvfs(volume.mnt).f_bfree >= free - 64:
-            break
-        time.sleep(0.05)
-    else:
-        raise AssertionError(f"{free - os.statvfs(volume.mnt).f_bfree} blocks are lost")
+    assert wait_for(lambda: os.statvfs(volume.mnt).f_bfree >= free - 64, seconds=5), \
+        f"{free - os.statvfs(volume.mnt).f_bfree} blocks are lost"
     assert volume.unmount() == 0
     volume.fsck()
 

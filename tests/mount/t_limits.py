@@ -7,7 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from fixture import claim, program, run, run_claims
+from fixture import claim, program, run, run_claims, wait_for
 
 CAP_SYS_RESOURCE = 1 << 24
 
@@ -99,12 +99,9 @@ def _(maker):
     assert 100 < (most - before) / count < 1024, (before, most)
     for number in range(count):
         (volume.mnt / f"f{number}").unlink()
-    for _ in range(100):  # the last FORGET comes behind the last answer
-        if anonymous() - before < (most - before) / 2:
-            break
-        time.sleep(0.1)
-    else:
-        raise AssertionError(f"{before} bytes, {most}, now {anonymous()}")
+    # (The last FORGET comes behind the last answer.)
+    assert wait_for(lambda: anonymous() - before < (most - before) / 2, seconds=10), \
+        f"{before} bytes, {most}, now {anonymous()}"
     assert volume.unmount() == 0
     volume.fsck()
 

@@ -19,6 +19,7 @@ import part_locks
 from guest import Guest, qemu
 from initramfs import LIBRARIES, LOADER, Initramfs
 from served import Served, Unserved
+from workplace import HERE
 
 MODULES = ["virtio_pci", "virtiofs"]
 TOOLS = ["usr/bin/setfattr", "usr/bin/getfattr", "usr/bin/flock"]
@@ -61,11 +62,8 @@ def run(place):
     ])
 
 
-def initramfs(place, name, kernel, script="a.sh"):
-    tree = place.tools()
-    made = Initramfs(kernel, MODULES, tree)
-    for tool in TOOLS:
-        made.add_program(tool, root=tree)
+def add_real_programs(made):
+    """What people work with, and a project to build with it."""
     real = packages.tree(packages.STABLE, "programs", REAL_PROGRAMS + COMPILER_NEEDS)
     for program in REAL_PROGRAMS:
         made.add_program(f"usr/bin/{program}", root=real)
@@ -74,7 +72,15 @@ def initramfs(place, name, kernel, script="a.sh"):
         made.add_matching(pattern, root=real)
     made.add_link(f"{LIBRARIES}/{LOADER}", f"/usr/lib64/{LOADER}")  # (libc.so names it)
     for file in SOURCES:
-        made.add_file(f"/project/{file}", place.HERE / "guest" / file)
+        made.add_file(f"/project/{file}", HERE / "guest" / file)
+
+
+def initramfs(place, name, kernel, script="a.sh"):
+    tree = place.tools()
+    made = Initramfs(kernel, MODULES, tree)
+    for tool in TOOLS:
+        made.add_program(tool, root=tree)
+    add_real_programs(made)
     for program in PROGRAMS:
         made.add_program(place.build / "tests/rig" / program)
     made.add_file("/test", place.HERE / "guest" / script, 0o755)

@@ -8,9 +8,7 @@ with the kernel's own and with local_lock=none; a server of pmfs that is stopped
 import kernel as kernels
 import packages
 from guest import Guest, qemu
-from initramfs import LIBRARIES, LOADER
-from part_a import COMPILER_FILES, COMPILER_NEEDS, REAL_PROGRAMS, SOURCES, TOOLS
-from workplace import HERE
+from part_a import TOOLS, add_real_programs
 
 MODULES = ["fuse", "nfsd", "nfs", "nfsv3", "nfsv4", "?rpcsec_gss_krb5", "?crc32c_generic"]
 SERVER = ["nfs-kernel-server", "nfs-common", "rpcbind", "netbase", "libtirpc-common", "acl"]
@@ -44,12 +42,4 @@ def add_programs(made, _):
     made.add_text("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n_rpc:x:100:65534::/run/rpcbind:/bin/false\n"
                                  "user:x:1000:1000::/tmp:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n")
     made.add_text("/etc/group", "root:x:0:\nnogroup:x:65534:\nuser:x:1000:\n")
-    real = packages.tree(packages.STABLE, "programs", REAL_PROGRAMS + COMPILER_NEEDS)
-    for program in REAL_PROGRAMS:
-        made.add_program(f"usr/bin/{program}", root=real)
-    made.add_link("/usr/bin/git-upload-pack", "git")
-    for pattern in COMPILER_FILES:
-        made.add_matching(pattern, root=real)
-    made.add_link(f"{LIBRARIES}/{LOADER}", f"/usr/lib64/{LOADER}")  # (libc.so names it)
-    for file in SOURCES:
-        made.add_file(f"/project/{file}", HERE / "guest" / file)
+    add_real_programs(made)

@@ -233,9 +233,7 @@ TEST_CASE("quarantine: an end that has to wait changes nothing until it is done"
     const auto file = v.held("f", 16);
     const InodeNo other = v.make("t", 1);
     const GrantId grant = v.take(file, true);
-    auto device = v->lend_device(file.handle, grant).take();
-    Mapping mapping(device);
-    device.reset();
+    Mapping mapping(v->lend_device(file.handle, grant).take());
     const auto held = v.blocks_of(file.ino);
     v->release(file.handle);
     v.later();  // it may have had to wait
@@ -357,9 +355,7 @@ TEST_CASE(
             Volumes v(where);
             const auto file = v.held("f", 16);
             const GrantId grant = v.take(file, true);
-            auto device = v->lend_device(file.handle, grant).take();
-            Mapping mapping(device);
-            device.reset();
+            Mapping mapping(v->lend_device(file.handle, grant).take());
             const auto held = v.blocks_of(file.ino);
             v.dead.insert(kHolder);  // its process is gone, but another one shares its memory
             way.go(v, file, grant, mapping);
@@ -387,9 +383,7 @@ TEST_CASE("lent: a grant is over when no process maps by it, even if its holder 
             Volumes v(where);
             const auto file = v.held("f", 16);
             const GrantId grant = v.take(file, true);
-            auto device = v->lend_device(file.handle, grant).take();
-            Mapping mapping(device);
-            device.reset();
+            Mapping mapping(v->lend_device(file.handle, grant).take());
             way.go(v, file, grant, mapping);
             CHECK(v->quarantine().take().empty());
             v.check();
@@ -405,9 +399,7 @@ TEST_CASE("lent: the end of the last mapping is noticed a quarter of a second la
         Volumes v(where);
         const auto file = v.held("f", 16);
         const GrantId grant = v.take(file, true);
-        auto device = v->lend_device(file.handle, grant).take();
-        Mapping mapping(device);
-        device.reset();
+        Mapping mapping(v->lend_device(file.handle, grant).take());
         v->lose_grant(file.handle, grant);
         v->tend(kNow);
         REQUIRE(v->quarantine().take().size() == 1);
