@@ -5,6 +5,7 @@ import errno
 import fcntl
 import mmap
 import os
+import random
 import shutil
 import signal
 import struct
@@ -22,13 +23,13 @@ CPU = min(os.sched_getaffinity(0))
 LOCKS = "local_lock=none"
 
 
-def child(function, *arguments):
+def child(function, *arguments, cpu=CPU):
     """A process that runs it on the one CPU, and ends with 0 when it returns."""
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            os.sched_setaffinity(0, {CPU})
+            os.sched_setaffinity(0, {cpu})
             function(*arguments)
             code = 0
         finally:
@@ -64,6 +65,14 @@ def says(volume, words):
     return wait_for(lambda: words in (volume.directory / "server.log").read_text())
 
 
+def homes(volume):
+    """The CPUs of the rings' threads."""
+    tasks = [Path(f"/proc/{volume.pid}/task", task) for task in os.listdir(f"/proc/{volume.pid}/task")]
+    rings = [task for task in tasks if (task / "comm").read_text() == "pmfs-ring\n"]
+    return sorted(line.split()[1] for ring in rings for line in (ring / "status").read_text().splitlines()
+                  if line.startswith("Cpus_allowed_list:"))
+
+
 def use(directory, number):
     """Calls of many kinds without end."""
     name = directory / f"used{number}"
@@ -82,11 +91,8 @@ def _(maker):
     assert (volume.mnt / "file").read_text() == "x" * 5000
     queues = os.sysconf("SC_NPROCESSORS_CONF")
     assert says(volume, f"requests come over io_uring, from {queues} queues"), volume.log_text()
-    tasks = [Path(f"/proc/{volume.pid}/task", task) for task in os.listdir(f"/proc/{volume.pid}/task")]
-    rings = [task for task in tasks if (task / "comm").read_text() == "pmfs-ring\n"]
-    homes = {line.split()[1] for ring in rings for line in (ring / "status").read_text().splitlines()
-             if line.startswith("Cpus_allowed_list:")}
-    assert len(homes) == len(rings) == len(os.sched_getaffinity(0)), homes
+    found = homes(volume)
+    assert len(set(found)) == len(found) == len(os.sched_getaffinity(0)), found
     assert volume.unmount() == 0, volume.log_text()
     volume.fsck()
 
@@ -225,11 +231,9 @@ def _(maker):
     assert volume.unmount() == 0, volume.log_text()
 
 
-@claim("a request that waits in the kernel behind more than the ring began with is fetched, though none of "
-       "those is answered",
-       alone=True)
-def _(maker):
-    volume = maker.volume(size="64M", options=LOCKS)
+def fetched_behind_many(volume, cpu, last=lambda: None, then=lambda: None):
+    """Requests of a CPU take all entries of its ring; the one that they wait for comes last.  `last` is called before
+    the server sees them, and `then` after that."""
     path, count = volume.mnt / "locked", 12
     path.write_text("x")
     asked = CONNECTIONS / str(volume.connection) / "waiting"
@@ -249,24 +253,151 @@ def _(maker):
             fcntl.lockf(file, fcntl.LOCK_EX)
             fcntl.lockf(file, fcntl.LOCK_UN)
     told_holder, told_waiters, ready = os.pipe(), os.pipe(), os.pipe()
-    children = [child(holder, told_holder[0], ready[1])]
+    children = [child(holder, told_holder[0], ready[1], cpu=cpu)]
     os.read(ready[0], 1)
-    children += [child(waiter, told_waiters[0], ready[1]) for _ in range(count)]
+    children += [child(waiter, told_waiters[0], ready[1], cpu=cpu) for _ in range(count)]
     for _ in range(count):
         os.read(ready[0], 1)
     try:
-        # They take all entries; the request that would let them continue comes last.
         volume.server.send_signal(signal.SIGSTOP)
         # (Other requests come and go, and are counted: so this says when it is likely, and no more.)
         os.write(told_waiters[1], b"1" * count)
         wait_for(lambda: int(asked.read_text()) >= count, 5)
         os.write(told_holder[1], b"1")
         wait_for(lambda: int(asked.read_text()) > count, 5)
+        last()
     finally:
         volume.server.send_signal(signal.SIGCONT)
+    then()
     ends = [end_of(pid, 10) for pid in children[1:]]
     os.write(told_holder[1], b"1")
-    assert [end_of(children[0]), *ends] == [0] * len(children)
+    ends.append(end_of(children[0]))
+    assert ends == [0] * len(children), ends
+
+
+@claim("a request that waits in the kernel behind more than the ring began with is fetched, though none of "
+       "those is answered",
+       alone=True)
+def _(maker):
+    volume = maker.volume(size="64M", options=LOCKS)
+    fetched_behind_many(volume, CPU)
+    assert volume.unmount() == 0, volume.log_text()
+
+
+class Hotplug:
+    """A CPU that can be taken offline; it is online again at the end."""
+
+    def __init__(self):
+        cpus = sorted(os.sched_getaffinity(0) - {CPU, 0})
+        self.cpu = cpus[-1] if cpus else None
+        self.switch = Path(f"/sys/devices/system/cpu/cpu{self.cpu}/online")
+
+    def missing(self):
+        if self.cpu is None or not os.access(self.switch, os.W_OK):
+            print("skipped: no CPU here can be taken offline")
+            return True
+        return False
+
+    def set(self, online):
+        self.switch.write_text(str(online))
+
+    def go_and_come(self, path):
+        """The CPU is offline while its ring's thread is woken: there is an answer to one of its requests."""
+        with open(path, "w+b") as mine:
+            fcntl.lockf(mine, fcntl.LOCK_EX)
+            waiter = child(lock_and_unlock, path, cpu=self.cpu)
+            assert wait_for(lambda: waits_in_kernel(waiter))
+            time.sleep(0.3)
+            self.set(0)
+            fcntl.lockf(mine, fcntl.LOCK_UN)
+            assert end_of(waiter) == 0
+        self.set(1)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.set(1)
+
+
+@claim("CPUs that go offline and come back while calls of many kinds run: all go on, and every byte is there", alone=True)
+def _(maker):
+    hotplug = Hotplug()
+    if hotplug.missing():
+        return
+    volume = maker.volume(size="64M")
+    turns = mmap.mmap(-1, 4096)
+
+    def count_turns(number):
+        name, source = volume.mnt / f"counted{number}", random.Random(number)
+        while turns[4095] == 0:
+            data = source.randbytes(source.randrange(1, 200000))
+            name.write_bytes(data)
+            assert name.read_bytes() == data
+            os.rename(name, volume.mnt / f"moved{number}")
+            name = volume.mnt / f"moved{number}"
+            turns[number] = (turns[number] + 1) % 256
+            # Without it the kernel's offlining waits for seconds in synchronize_rcu(), with /dev/fuse as well.
+            time.sleep(0.003)
+    users = []
+    for number in range(6):  # half of them stay on that CPU for as long as there is one
+        users.append(child(count_turns, number, cpu=hotplug.cpu if number % 2 else CPU))
+    try:
+        with hotplug:
+            for online in (0, 1) * 6:
+                hotplug.set(online)
+                before = turns[:6]
+                assert wait_for(lambda: all(turns[i] != before[i] for i in range(6))), (online, before, turns[:6])
+    finally:
+        turns[4095] = 1
+        ends = [end_of(pid) for pid in users]
+    assert ends == [0] * len(users), ends
+    assert volume.unmount() == 0, volume.log_text()
+    volume.fsck()
+
+
+@claim("a request that waits in the kernel is fetched also on a CPU that was offline, at the start or while serving", alone=True)
+def _(maker):
+    hotplug = Hotplug()
+    if hotplug.missing():
+        return
+    with hotplug:
+        volume = maker.volume(size="64M", options=LOCKS)
+        hotplug.go_and_come(volume.mnt / "meanwhile")
+        fetched_behind_many(volume, hotplug.cpu)
+        assert volume.unmount() == 0, volume.log_text()
+        hotplug.set(0)
+        volume.mount(LOCKS)
+        maker.watch()
+        hotplug.set(1)
+        fetched_behind_many(volume, hotplug.cpu)
+
+        def come_back():
+            time.sleep(0.5)
+            hotplug.set(1)
+            assert end_of(child(os.stat, volume.mnt / "locked", cpu=hotplug.cpu)) == 0
+        # Requests that wait in the kernel when their CPU goes offline can only be fetched when it is back.
+        fetched_behind_many(volume, hotplug.cpu, lambda: hotplug.set(0), come_back)
+    assert volume.unmount() == 0, volume.log_text()
+    volume.fsck()
+
+
+@claim("when a CPU is back online, so is the thread of its ring", alone=True)
+def _(maker):
+    hotplug = Hotplug()
+    if hotplug.missing():
+        return
+    volume = maker.volume(size="64M", options=LOCKS)
+    before = homes(volume)
+    with hotplug:
+        hotplug.go_and_come(volume.mnt / "meanwhile")
+    users = [child(use, volume.mnt, number, cpu=cpu) for number, cpu in enumerate((CPU, hotplug.cpu))]
+    try:
+        assert wait_for(lambda: homes(volume) == before), (before, homes(volume))
+    finally:
+        for pid in users:
+            os.kill(pid, signal.SIGKILL)
+        assert [end_of(pid) for pid in users] == [-signal.SIGKILL] * 2
     assert volume.unmount() == 0, volume.log_text()
 
 

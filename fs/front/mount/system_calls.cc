@@ -109,7 +109,8 @@ constexpr auto kAllowedFor = std::to_array<Allowed>({
     {SCMP_SYS(mprotect), 2, PROT_EXEC, 0},
     {SCMP_SYS(prctl), 0, kInt, PR_GET_NAME},
     {SCMP_SYS(prctl), 0, kInt, PR_SET_NAME},
-    {SCMP_SYS(prlimit64), 0, kInt, 0},  // of this process
+    {SCMP_SYS(prlimit64), 0, kInt, 0},          // of this process
+    {SCMP_SYS(sched_setaffinity), 0, kInt, 0},  // of this thread (transports/fuse_ring.h)
     {SCMP_SYS(setpriority), 0, kInt, PRIO_PROCESS},
     {SCMP_SYS(socket), 0, kInt, AF_UNIX},
     {SCMP_SYS(socketpair), 0, kInt, AF_UNIX},

@@ -1,7 +1,6 @@
 // Entries, and how they go to the kernel and come back.  The kernel's side is fs/fuse/dev_uring.c.
 #include "front/transports/fuse_ring.h"
 
-#include <pthread.h>
 #include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -160,13 +159,17 @@ FuseRing::~FuseRing() {
     if (has_ring_) ::io_uring_queue_exit(&ring_);
 }
 
+// Binds this thread to a CPU.  False: that is offline.
+bool FuseRing::run_on(unsigned cpu) {
+    cpu_set_t only;
+    CPU_ZERO(&only);
+    CPU_SET(cpu, &only);
+    return ::sched_setaffinity(0, sizeof only, &only) == 0;
+}
+
 Result<> FuseRing::set_up() {
     here = this;
-    cpu_set_t own;
-    CPU_ZERO(&own);
-    CPU_SET(cpu_, &own);
-    if (const int error = ::pthread_setaffinity_np(::pthread_self(), sizeof own, &own); error != 0)
-        return Error(error, "cannot bind a thread to its CPU");
+    if (!run_on(cpu_)) return Error(errno, "cannot bind a thread to its CPU");
     if (!wake_.ok()) return Error(EMFILE, "no descriptor is left (RLIMIT_NOFILE)");
     TRY(make_ring());
     listen();  // this also shows whether the ring can be entered
@@ -290,6 +293,8 @@ Result<> FuseRing::serve() {
         command = command_.load();
         if (command == kHold && !holds_.exchange(true)) holds_.notify_all();
         if (result.ok()) result = take_completions();
+        // (Where a CPU goes offline the kernel moves its threads elsewhere, and leaves them there.)
+        if (::sched_getcpu() != static_cast<int>(cpu_)) (void)run_on(cpu_);
         for (Queue &queue : queues_) make_room(queue);
         give_memory_back();
     }
@@ -394,16 +399,27 @@ void FuseRing::commit(Entry &entry) {
 // entries whose answer it takes, and not to new entries.  So each new entry gets a request that we
 // cause, and answer.
 void FuseRing::make_room(Queue &queue) {
-    if (queue.taken < queue.usable || holds_ || gone_ || refusal_ != 0) return;
-    if (queue.entries.size() >= kEntriesMax) return;
-    if (!add_entries(queue, kEntriesAtOnce).ok()) return;
-    (void)::io_uring_submit(&ring_);
-    if (&queue != &queues_.front()) return;  // it would come by the queue of this CPU
+    if (holds_ || gone_ || refusal_ != 0) return;
+    if (queue.taken >= queue.usable && queue.entries.size() < kEntriesMax &&
+        add_entries(queue, kEntriesAtOnce).ok()) {
+        (void)::io_uring_submit(&ring_);
+        queue.requests_wait = true;
+    }
+    if (queue.requests_wait) queue.requests_wait = !ask_for_requests(queue);
+}
+
+// The kernel queues a request by the CPU that causes it, so this thread has to be on the queue's.
+// False: that is offline, and nothing but its return can help.
+bool FuseRing::ask_for_requests(const Queue &queue) {
+    if (!run_on(queue.number)) return false;
     std::size_t asked = 0;
     for (std::size_t i = 0; i + kEntriesAtOnce < queue.entries.size(); ++i) {
         const std::uint64_t node = queue.entries[i]->node;
         while (asked < kEntriesAtOnce && ask_for_request(node)) ++asked;
     }
+    const bool was_there = ::sched_getcpu() == static_cast<int>(queue.number);
+    if (queue.number != cpu_) (void)run_on(cpu_);
+    return was_there;
 }
 
 // FUSE_NOTIFY_RETRIEVE of an empty range: the kernel sends FUSE_NOTIFY_REPLY.  False: `node` is no

@@ -26,7 +26,7 @@ namespace pmfs::front {
 class FuseRing {
 public:
     // `cpu`: where its thread runs.  `queues`: those of the kernel that it serves, its CPU's first;
-    // the others belong to CPUs that are offline now.  `device`: /dev/fuse, mounted.
+    // the others belong to CPUs that are offline at the start.  `device`: /dev/fuse, mounted.
     // `resident_max`: bytes of its unused entries that stay in memory.
     FuseRing(Dispatcher &dispatcher, Traffic &traffic, int device, unsigned cpu,
              std::vector<unsigned> queues, std::size_t resident_max);
@@ -54,8 +54,9 @@ private:
     struct Queue {
         unsigned number = 0;
         std::vector<std::unique_ptr<Entry>> entries;
-        std::size_t usable = 0;  // of the entries: those that the kernel has not refused
-        std::size_t taken = 0;   // and of those: that have a request that is not answered
+        std::size_t usable = 0;      // of the entries: those that the kernel has not refused
+        std::size_t taken = 0;       // and of those: that have a request that is not answered
+        bool requests_wait = false;  // perhaps, in the kernel: it has not been asked for them
     };
     struct Unmap {
         std::size_t size;
@@ -65,6 +66,7 @@ private:
     static constexpr std::size_t kEntriesMax = 4096;  // of one queue
     static constexpr std::size_t kWaitingMax = kEntriesMax / 2;
 
+    static bool run_on(unsigned cpu);
     Result<> make_ring();
     Result<> restrict_ring();
     Result<> add_entries(Queue &queue, std::size_t count);
@@ -79,6 +81,7 @@ private:
     void commit(Entry &entry);
     void take_handed_over() EXCLUDES(mutex_);
     void make_room(Queue &queue);
+    bool ask_for_requests(const Queue &queue);
     bool ask_for_request(std::uint64_t node);
     void touch(Entry &entry, std::size_t size);
     void give_memory_back();
