@@ -7,7 +7,10 @@
 
 #include <chrono>
 #include <functional>
+#include <mutex>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "front/transports/vhost_fs.h"
 #include "seal/wire.h"
@@ -31,14 +34,23 @@ struct Host {
     explicit Host(const std::function<front::GuestOptions(Wire &)> &make_options) {
         front::GuestOptions options = make_options(world.wire());
         options.socket = place.path();
-        auto started =
-            front::VhostFs::start(world.wire().clients(), {}, options,
-                                  virtio::Listener::bind(options.socket).take(), [](auto &) {});
+        auto started = front::VhostFs::start(world.wire().clients(), {}, options,
+                                             virtio::Listener::bind(options.socket).take(),
+                                             [this](const std::string &sentence) {
+                                                 const std::lock_guard held(mutex);
+                                                 log.push_back(sentence);
+                                             });
         REQUIRE(started.ok());
         device = std::move(started).take();
     }
+    std::vector<std::string> logged() {
+        const std::lock_guard held(mutex);
+        return log;
+    }
     World world;
     SocketPlace place;
+    std::mutex mutex;
+    std::vector<std::string> log;  // by the device
     std::unique_ptr<front::VhostFs> device;
 };
 

@@ -6,6 +6,22 @@
 using namespace pmfs;
 using namespace pmfs::test;
 
+TEST_CASE("guest: one that sends what is no request, again and again, does not fill the log") {
+    Host host;
+    Guest guest(host);
+    REQUIRE(guest.begin() == 0);
+    const std::size_t before = host.logged().size();
+    for (int i = 0; i < 300; ++i) {
+        const std::size_t mark = guest.front.ram().used();
+        guest.front.queue(kRequests).submit("short", 4096, 3);
+        REQUIRE(guest.front.queue(kRequests).wait());
+        guest.front.ram().give_back_to(mark);
+    }
+    const auto logged = host.logged();
+    CHECK(logged.size() == before + MessageLimit::kBurst);
+    CHECK(logged.back().ends_with("the guest sent what is no request"));
+}
+
 TEST_CASE(
     "guest: a queue that the VMM stops does not wait for a lease: the request is interrupted") {
     Host host;

@@ -4,6 +4,7 @@ import errno
 import os
 import struct
 import subprocess
+import time
 from pathlib import Path
 
 from fixture import claim, fails, program, run_claims
@@ -206,8 +207,7 @@ def _(maker):
     assert done.returncode == 4, done
 
 
-@claim("a damaged inode is EUCLEAN for its file, and nothing else suffers", alone=True)
-def _(maker):
+def with_bad_inode(maker):
     volume = maker.volume(size="64M")
     for name in ("good", "bad"):
         (volume.mnt / name).write_text(name)
@@ -221,11 +221,34 @@ def _(maker):
         flip(volume.region, place + 100)
     volume.mount()
     maker.watch()
+    return volume
+
+
+@claim("a damaged inode is EUCLEAN for its file, and nothing else suffers", alone=True)
+def _(maker):
+    volume = with_bad_inode(maker)
     with fails(errno.EUCLEAN):
         os.stat(volume.mnt / "bad")
     assert (volume.mnt / "good").read_text() == "good"
     (volume.mnt / "new").write_text("works")
     assert sorted(os.listdir(volume.mnt)) == ["bad", "good", "new"]
+    assert volume.unmount() == 0, volume.log_text()
+
+
+@claim("the same damage is logged ten times in five seconds, and then how often it was met", alone=True)
+def _(maker):
+    volume = with_bad_inode(maker)
+
+    def meet(times):
+        for _ in range(times):
+            with fails(errno.EUCLEAN):
+                os.stat(volume.mnt / "bad")
+        return (volume.directory / "server.log").read_text()
+    begun = time.monotonic()
+    lines = [line for line in meet(1000).splitlines() if "inode" in line]
+    assert time.monotonic() - begun < 4 and len(lines) == 10, (len(lines), lines[:3])
+    time.sleep(5)
+    assert "990 similar messages suppressed" in meet(1)
     assert volume.unmount() == 0, volume.log_text()
 
 

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/message_limit.h"
 #include "base/mutex.h"
 #include "base/places.h"
 #include "base/process.h"
@@ -34,10 +35,8 @@ constexpr std::uint64_t kListenKey = 0;
 constexpr std::uint64_t kWakeKey = 1;
 constexpr std::uint64_t kFirstConnection = 2;  // a connection's keys are 2 * id and 2 * id + 1
 constexpr unsigned kTickMs = 250;              // how late a token or a silent connection may lapse
-constexpr unsigned kRefusalsLoggedMax = 20;    // in kRefusalWindow, not to flood the log
 constexpr std::uint64_t kSecond = 1'000'000'000;
 constexpr std::uint64_t kConnectionJobs = std::uint64_t{1} << 62;  // no file's number
-constexpr std::uint64_t kRefusalWindow = 10 * kSecond;
 
 using Claim = BrokerClaim;
 
@@ -114,8 +113,7 @@ private:
     std::thread thread_;
     std::atomic<bool> stopping_ = false;
     bool accepting_paused_ = false;  // used only by the thread, like the next two
-    std::uint64_t refusals_since_ns_ = 0;
-    unsigned refusals_logged_ = 0;
+    MessageLimit refusals_;
 
     Mutex lock_;
     Mutex sending_;  // while a descriptor that is sent is open here, too; outside lock_
@@ -301,15 +299,11 @@ Broker::Impl::Verdict Broker::Impl::judge(const Peer &peer, const pmfs_broker_as
 
 void Broker::Impl::log_refusal(const Peer &peer, int error, const char *why) {
     if (!options_.log) return;
-    const std::uint64_t now_ns = monotonic_ns();
-    if (now_ns - refusals_since_ns_ > kRefusalWindow) {
-        refusals_since_ns_ = now_ns;
-        refusals_logged_ = 0;
-    }
-    if (refusals_logged_++ >= kRefusalsLoggedMax) return;
-    options_.log("broker: refused a direct mapping (" + std::string(::strerrorname_np(error)) +
-                 "): process " + std::to_string(peer.pid) + " of user " + std::to_string(peer.uid) +
-                 " " + why);
+    refusals_.log({},
+                  "broker: refused a direct mapping (" + std::string(::strerrorname_np(error)) +
+                      "): process " + std::to_string(peer.pid) + " of user " +
+                      std::to_string(peer.uid) + " " + why,
+                  options_.log);
 }
 
 // --- connections ------------------------------------------------------------------------------

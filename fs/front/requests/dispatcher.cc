@@ -6,8 +6,11 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cstdarg>
+#include <cstdio>
 #include <vector>
 
+#include "base/message_limit.h"
 #include "base/pieces.h"
 #include "front/broker/broker.h"
 #include "front/requests/convert.h"
@@ -49,10 +52,36 @@ DispatchOptions options_for(const Policy &policy, DispatchOptions options) {
 
 }  // namespace
 
+namespace {
+
+void log_error(const std::string &sentence) {
+    spdlog::error("{}", sentence);
+}
+
+void log_bad_page() {
+    static MessageLimit limit;
+    limit.log(MessageLimit::place_of(std::source_location::current()),
+              "the medium has a bad page under a file that was read", log_error);
+}
+
+// libfuse has something to say of requests that it does not understand, and replies that fail.
+void log_libfuse(fuse_log_level, const char *format, va_list words) {
+    static MessageLimit limit;
+    char sentence[300];
+    int length = std::vsnprintf(sentence, sizeof sentence, format, words);
+    length = std::clamp(length, 0, static_cast<int>(sizeof sentence) - 1);
+    while (length > 0 && sentence[length - 1] == '\n') --length;
+    limit.log({format}, std::string(sentence, static_cast<std::size_t>(length)), log_error);
+}
+
+}  // namespace
+
 void log_damage(const Error &error) {
     const int value = error.errno_value();
     if (value != EIO && value != EUCLEAN) return;
-    spdlog::error("{} ({}:{})", error.what(), error.file(), error.line());
+    static MessageLimit limit;  // a program may meet the same damage again and again
+    limit.log({error.file(), static_cast<unsigned>(error.line())},
+              fmt::format("{} ({}:{})", error.what(), error.file(), error.line()), log_error);
 }
 
 Dispatcher::Dispatcher(Clients &clients, std::shared_ptr<Client> client,
@@ -66,6 +95,7 @@ Dispatcher::Dispatcher(Clients &clients, std::shared_ptr<Client> client,
 Result<std::shared_ptr<Dispatcher>> Dispatcher::create(Clients &clients,
                                                        std::shared_ptr<Client> client,
                                                        const DispatchOptions &options) {
+    ::fuse_set_log_func(log_libfuse);
     std::shared_ptr<Dispatcher> dispatcher(new Dispatcher(clients, std::move(client), options));
     fuse_lowlevel_ops operations = front::operations();
     operations.init = on_init;
@@ -401,7 +431,7 @@ ssize_t Dispatcher::write_reply(int, iovec *iov, int count, void *userdata) {
     // ENOENT: the kernel no longer wants this reply.  ENODEV: the connection has ended.  EFAULT:
     // the reply's bytes are on a bad page, and the kernel has answered EIO in our place.
     const int error = errno;
-    if (error == EFAULT) spdlog::error("the medium has a bad page under a file that was read");
+    if (error == EFAULT) log_bad_page();
     errno = !notification && (error == ENODEV || error == EFAULT) ? ENOENT : error;
     return -1;
 }

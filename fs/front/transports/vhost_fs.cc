@@ -106,8 +106,9 @@ VhostFs::~VhostFs() {
     end_client();
 }
 
-void VhostFs::log(const std::string &sentence) const {
-    log_(fmt::format("{}: {}", options_.socket, sentence));
+void VhostFs::log(const std::string &sentence, std::source_location from) {
+    limit_.log(MessageLimit::place_of(from), fmt::format("{}: {}", options_.socket, sentence),
+               log_);
 }
 
 void VhostFs::connected(const virtio::Peer &peer, std::shared_ptr<virtio::BackChannel> channel) {

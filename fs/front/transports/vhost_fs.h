@@ -12,6 +12,7 @@
 #include <set>
 #include <string>
 
+#include "base/message_limit.h"
 #include "base/mutex.h"
 #include "front/clients/clients.h"
 #include "front/requests/dispatcher.h"
@@ -69,12 +70,14 @@ private:
     void begin_client() EXCLUDES(mutex_);
     void end_client() EXCLUDES(mutex_);
     void unmounted() EXCLUDES(mutex_);
-    void log(const std::string &sentence) const;
+    void log(const std::string &sentence,
+             std::source_location from = std::source_location::current());
 
     Clients &clients_;
     DispatchOptions dispatch_;
     const GuestOptions options_;
     const Log log_;
+    MessageLimit limit_;
     virtio_fs_config config_{};
 
     std::unique_ptr<DaxWindow> window_;  // null: there is none
