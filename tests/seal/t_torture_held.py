@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import random
+import time
 
 from holding import Child
 from libpmfs import (BREAKABLE_MAP, READ, TEMPORARY, WRITE, Map, ctl, grant, info, open_direct, pattern, pin, prepare,
@@ -188,9 +189,10 @@ def _(maker):
                 prepare(fd)
             return
         taken[0] += 1
+        time.sleep(source.uniform(0, 0.01))
         let_go(fd, number)
     with again_and_again(hold):
-        torture(volume.mnt, "--refusals")
+        torturing.torture(volume.mnt, "--refusals", steps=3 * STEPS)
     os.close(fd)
     assert taken[0] > 2, taken
     ends_well(volume)
