@@ -353,7 +353,10 @@ class Side:
             return digest(mapping[:inside])
 
     def do_setfl(self, slot, flags):
-        fcntl.fcntl(self.fd(slot), fcntl.F_SETFL, flags)
+        fd = self.fd(slot)
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            flags |= os.O_NONBLOCK  # it must not wait
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags)
 
     def do_getfl(self, slot):
         return fcntl.fcntl(self.fd(slot), fcntl.F_GETFL) & ~0o100000
