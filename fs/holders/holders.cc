@@ -143,6 +143,8 @@ void Holders::revoke_leases(InodeNo ino) {
 
 Result<System::Finding> Holders::look(const Grant &grant) {
     if (grant.record == InodeNo()) return System::Finding{};
+    // What the broker has just sent, and not yet closed, would be taken for the holder's.
+    if (grant.lent) tell_holders([](GrantWatcher &who) { who.settle_lending(); });
     Trace trace;
     {
         SharedLock held(ground_.lock);
@@ -232,6 +234,14 @@ Result<> Holders::lose(HandleId handle, GrantId id, GrantReason reason) {
         tell_holders([&](GrantWatcher &who) { who.grant_revoked(handle, id); });
     after_drop(*dropped);
     return {};
+}
+
+void Holders::end_with_processes(InodeNo ino) {
+    for (const Grant &grant : ground_.live.grants(ino)) {
+        if (grant.lendings == 0 || system_.life_of(grant.holder) != Life::ended) continue;
+        lose_or_park(grant.handle, grant.id, GrantReason::cut_off);
+    }
+    quarantines_.look_again_at(ino);
 }
 
 // A mapping may outlive its handle, and grants that may have stored update the file's times.

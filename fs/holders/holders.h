@@ -47,6 +47,9 @@ public:
     void wait(const Error &why, std::uint32_t user, std::function<void()> again);
     // The handle is being closed.  kParkErrno: nothing has changed, run it again.
     Result<> close_handle(HandleId handle);
+    // Before an operation is refused for the file's holders: ends what belongs to processes that
+    // the kernel says have ended, and that nobody has told us about yet.
+    void end_with_processes(InodeNo ino);
     // The last lease of the file went with a handle.
     void leases_gone(InodeNo ino) { caretaker_.leases_gone(ino); }
 

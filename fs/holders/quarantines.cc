@@ -144,6 +144,15 @@ void Quarantines::look_again(InodeNo record, bool process_ended) {
             [this, record, process_ended] { look_again(record, process_ended); });
 }
 
+void Quarantines::look_again_at(InodeNo file) {
+    std::vector<InodeNo> records;
+    {
+        SharedLock held(ground_.lock);
+        records = of_file(file);
+    }
+    for (const InodeNo record : records) look_again(record, false);
+}
+
 Result<> Quarantines::drop(HandleId handle, GrantId id) {
     InodeNo record;
     {

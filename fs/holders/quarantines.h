@@ -41,6 +41,8 @@ public:
     // If the kernel can tell whether any process maps, its answer decides, because another process
     // may share the memory.
     void look_again(InodeNo record, bool process_ended);
+    // All of a file.
+    void look_again_at(InodeNo file);
     Result<std::vector<Holder>> holders(InodeNo file);
     Result<std::vector<Quarantined>> list();
 

@@ -107,6 +107,9 @@ public:
     virtual ~GrantWatcher() = default;
     virtual void lease_breaking(HandleId handle, GrantId grant, std::uint32_t milliseconds) = 0;
     virtual void grant_revoked(HandleId handle, GrantId grant) = 0;
+    // Returns when each descriptor that was lent is closed on this side: before the kernel is asked
+    // whether a process still has it.
+    virtual void settle_lending() {}
 };
 
 // The questions about processes that the volume asks the system; tests replace it.

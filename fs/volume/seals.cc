@@ -255,7 +255,7 @@ Result<> Volume::unseal(InodeNo ino, const Caller &caller, bool privileged) {
     Engine &e = parts_->engine;
     TRY(writable(e));
     // What is sealed already may be so by a call that is not durable yet: wait for that as well.
-    const auto done = [&]() -> Result<> {
+    const auto unseal = [&]() -> Result<> {
         ExclusiveLock held(e.lock);
         const auto *was = TRY(core::read_inode(Reader(*e.core), ino));
         TRY(may_seal(e.options, *was, caller, privileged));
@@ -269,8 +269,14 @@ Result<> Volume::unseal(InodeNo ino, const Caller &caller, bool privileged) {
         touch(inode, false);
         TRY(change.commit());
         return {};
-    }();
-    TRY(Result<>(done));
+    };
+    Result<> done = unseal();
+    // A holder may have ended just now, and we hear of it later than the caller.
+    if (!done.ok() && done.error().errno_value() == EBUSY) {
+        e.holders->end_with_processes(ino);
+        done = unseal();
+    }
+    TRY(std::move(done));
     return parts_->commits.make_durable();
 }
 

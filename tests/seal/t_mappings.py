@@ -260,5 +260,28 @@ def _(maker):
         os.sched_setaffinity(0, cpus)
 
 
+@claim("a file whose holder has just ended, without unmapping it, can be unsealed at once", alone=True)
+def _(maker):
+    cpus = os.sched_getaffinity(0)
+    for chosen in ({min(cpus)}, cpus):
+        os.sched_setaffinity(0, chosen)
+        try:
+            volume = maker.volume(size="64M")
+            path = volume.mnt / "f"
+            make_file(path, MIB)
+            fd = open_direct(path)
+            for _ in range(100):
+                seal(fd)
+                holder = os.fork()
+                if holder == 0:
+                    Map(open_direct(path), prot=READ)
+                    os._exit(0)
+                assert os.waitpid(holder, 0)[1] == 0
+                unseal(fd)
+            os.close(fd)
+        finally:
+            os.sched_setaffinity(0, cpus)
+
+
 if __name__ == "__main__":
     run_claims(media=("image", "memory", "writeback"))

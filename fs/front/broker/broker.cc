@@ -68,7 +68,7 @@ public:
     Result<> may_map(const Caller &caller) const;
     bool is_trusted(const Caller &caller) const;
     Result<BrokerToken> issue(const Claim &claim, const Caller &taker);
-    void settle_lending() EXCLUDES(sending_);
+    void settle_lending() override EXCLUDES(sending_);
     void grant_released(HandleId handle, GrantId grant);
     void handle_released(HandleId handle);
     void lease_breaking(HandleId handle, GrantId grant, std::uint32_t milliseconds) override;
@@ -556,9 +556,6 @@ bool Broker::is_trusted(const Caller &caller) const {
 }
 Result<BrokerToken> Broker::issue(const BrokerClaim &claim, const Caller &taker) {
     return impl_->issue(claim, taker);
-}
-void Broker::settle_lending() {
-    impl_->settle_lending();
 }
 
 void Broker::grant_released(HandleId handle, GrantId grant) {

@@ -67,10 +67,6 @@ public:
     bool is_trusted(const Caller &caller) const;
     // A token for a grant that was just taken.  EAGAIN: too many are waiting.
     Result<BrokerToken> issue(const BrokerClaim &claim, const Caller &taker);
-    // Waits until the broker has closed each descriptor that it has sent.  To be
-    // called before a grant is given back, because otherwise it would look as if a process still
-    // had the descriptor.
-    void settle_lending();
     // The grant was given back, or its handle closed: drops tokens, closes connections.
     void grant_released(HandleId handle, GrantId grant);
     void handle_released(HandleId handle);

@@ -447,7 +447,6 @@ Result<std::size_t> grant(Job &job, pmfs_io_grant &io) {
 Result<std::size_t> release_grant(Job &job, pmfs_io_release_grant &io) {
     TRY(check_zero(io.flags));
     TRY(need_handle(job));
-    if (job.context.broker != nullptr) job.context.broker->settle_lending();
     TRY(job.context.volume.drop_grant(job.handle, io.grant));
     job.context.client.free_grant_place(job.handle);
     if (job.context.broker != nullptr) job.context.broker->grant_released(job.handle, io.grant);
