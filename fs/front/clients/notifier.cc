@@ -5,8 +5,8 @@
 #include <map>
 #include <utility>
 
+#include "base/bytes.h"
 #include "base/thread.h"
-#include "media/format.h"
 
 namespace pmfs::front {
 namespace {
@@ -15,6 +15,7 @@ namespace {
 // take to be given back: so there are many, and a user gets few of them.
 constexpr unsigned kPageThreads = 32, kPageShare = 4;
 constexpr unsigned kNameThreads = 8;
+constexpr std::uint64_t kPage = 4096;  // the kernel's
 
 }  // namespace
 
@@ -132,9 +133,9 @@ void Notifier::drop_refilled(const Pages &written, std::uint32_t user,
                              const std::function<void()> &then) {
     const std::uint64_t end = written.offset + written.length;
     Pages whole = written, last = written;
-    last.offset = std::max(written.offset, align_down(end - 1, media::kBlockSize));
+    last.offset = std::max(written.offset, align_down(end - 1, kPage));
     last.length = end - last.offset;
-    if (last.length == media::kBlockSize) last.length = 0;
+    if (last.length == kPage) last.length = 0;
     whole.length -= last.length;
     const auto drop = [this, user](const Pages &pages, unsigned ms, const auto &next) {
         if (pages.length == 0) return next();  // (to a kernel that would mean all)

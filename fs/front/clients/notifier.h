@@ -14,10 +14,10 @@
 #include <set>
 #include <string>
 
+#include "base/byte_range.h"
 #include "base/fair_pool.h"
 #include "base/ids.h"
 #include "base/mutex.h"
-#include "holders/types.h"
 
 namespace pmfs::front {
 
@@ -65,7 +65,7 @@ public:
     // has filled that one, and `then` runs after kPartMs.  (Other pages it does not lock.  For a
     // kernel that does there is kWholeMs.)
     void drop_refilled(const Pages &written, std::uint32_t user, const std::function<void()> &then);
-    static constexpr unsigned kPartMs = 50, kWholeMs = 1000;
+    static constexpr unsigned kPartMs = 200, kWholeMs = 1000;
     // Drops all pages of the file later.
     void drop_pages_later(InodeNo ino, std::uint32_t user) EXCLUDES(mutex_);
     static constexpr std::size_t kWaitingMax = 4096;
