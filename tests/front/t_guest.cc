@@ -1,4 +1,6 @@
 // Guests without a guest: FUSE by virtqueues, from a front end that speaks vhost-user by hand.
+//
+// Holds docs/security.md "Guests".
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/stat.h>

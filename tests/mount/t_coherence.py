@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """What the kernel caches and the server knows are the same: docs/coherence.md, row by row."""
+# Holds docs/coherence.md "The server changes something", "The kernel has changes that the server does not know".
 import contextlib
 import ctypes
 import errno

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """What a server has given up, seen on one that serves; and that it serves all the same."""
+# Holds docs/security.md "What the server itself can do".
 import contextlib
 import os
 import re

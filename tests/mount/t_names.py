@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Names: lookup, make, link, rename, remove, and the reading of directories."""
+# Holds docs/posix.md "Files and names".
 import ctypes
 import errno
 import os

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Finding a volume by its name, saying that it is served, and what pmfsctl doctor makes of a machine."""
+# Holds docs/devdax.md "When it does not work".
 import json
 import os
 import socket

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Files that are sealed full are cached for those who only read them: who sees what, and who excludes whom."""
+# Holds docs/seal.md "Mappings and the page cache".
 import contextlib
 import ctypes
 import errno

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
 """The direct mapping through a real mount: what it shows, what it excludes, when it ends."""
+# Holds docs/seal.md "Mappings and the page cache", docs/grants.md "Before you start", docs/man/pmfs.3,
+# docs/man/pmfs_map.3 and docs/man/pmfs_persist.3.
 import ctypes
 import errno
 import mmap

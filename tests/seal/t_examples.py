@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """The programs in tools/examples do what they say."""
+# Holds docs/grants.md "By what you do".
 import os
 import re
 import signal

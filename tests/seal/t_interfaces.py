@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The interfaces of the seal through a real mount: setfattr, pmfsctl, the library; and what a seal forbids
 to ordinary programs."""
+# Holds docs/seal.md "The interfaces" and docs/grants.md "Backups".
 import errno
 import fcntl
 import mmap

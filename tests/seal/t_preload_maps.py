@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """libpmfs-preload.so with PMFS_PRELOAD_MMAP=1: mmap(2) of a sealed file by programs that know nothing is a direct mapping."""
+# Holds docs/seal.md "Programs that know nothing of pmfs" and docs/man/libpmfs-preload.7.
 import os
 import subprocess
 import sys

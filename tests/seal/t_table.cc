@@ -3,6 +3,9 @@
 //
 // The table stands here a second time, as the contract prints it, and knows nothing of the
 // engine's.
+//
+// Holds docs/seal.md "The promise", "Two levels", "What a sealed file allows", "Holding a file
+// without sealing it" and docs/grants.md "By what it costs others".
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <linux/falloc.h>

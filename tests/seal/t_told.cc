@@ -1,5 +1,7 @@
 // What the kernel is told, and when: before the answer that makes its caches untrue
 // (docs/coherence.md; tests/mount/t_coherence.py asks a real kernel).
+//
+// Holds docs/coherence.md "The server changes something".
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <linux/falloc.h>

@@ -1,5 +1,7 @@
 // SimMedia allows what hardware allows and nothing else: here, in small, what the crash sweeps
 // believe in large.
+//
+// Holds docs/persistence.md "The primitives", "The fences".
 #include <doctest/doctest.h>
 
 #include <algorithm>
