@@ -31,7 +31,7 @@ def _(here):
         os.stat(here / "x")
 
 
-@claim("every type of file can be made and says what it is")
+@claim("every type of file can be created, and stat shows its type")
 def _(here):
     made = {"file": stat.S_IFREG, "fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK,
             "char": stat.S_IFCHR, "block": stat.S_IFBLK}
@@ -113,7 +113,7 @@ def _(here):
     assert (here / "way" / "file").read_text() == "deep"
 
 
-@claim("a hard link is the same file under another name, and counts")
+@claim("a hard link is the same file under another name, and is counted in st_nlink")
 def _(here):
     (here / "a").write_text("one")
     os.link(here / "a", here / "b")

@@ -184,7 +184,7 @@ def _(maker):
         volume.fsck()
 
 
-@claim("a server finds its devices where /dev/log is a link that leads out of /dev, as systemd makes it", alone=True)
+@claim("a server finds its devices if /dev/log is a link that leads out of /dev, as systemd makes it", alone=True)
 def _(maker):
     with idle(maker) as volume:
         dev = volume.directory / "dev"

@@ -215,7 +215,7 @@ def _(here):
     os.close(direct)
 
 
-@claim("while it exists no shared mapping through the mount is possible, and afterwards no cached page is stale")
+@claim("while a mapping that may store exists, no shared mapping through the mount is possible, and afterwards no cached page is stale")
 def _(here):
     data = make_file(here / "f", MIB)
     assert (here / "f").read_bytes() == data  # cached

@@ -30,7 +30,7 @@ def empty_file(path, size):
     ctl("seal", "--prepare", path)
 
 
-@claim("each says how it is used, with exit code 2")
+@claim("each example prints how it is used, with exit code 2")
 def _(here):
     for name in ("layout_server", "log_writer", "map_store", "stable_map", "uring_fixed",
                  "uring_socket"):

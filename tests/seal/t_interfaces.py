@@ -74,7 +74,7 @@ def _(here):
             assert seal_of(here / "f") == "none", interface
 
 
-@claim("a seal that one interface made, every other one ends; twice is once")
+@claim("a seal that one interface made can be ended by every other one; sealing or unsealing twice succeeds")
 def _(here):
     make_file(here / "f", MIB)
     for close, _ in INTERFACES.values():

@@ -48,7 +48,7 @@ def _(here):
     os.close(fd)
 
 
-@claim("pins count: a range is free when each pin of it was taken back")
+@claim("pins count: a range is free when each pin of it was given back")
 def _(here):
     make_file(here / "f", MIB)
     fd = open_direct(here / "f")
@@ -160,7 +160,7 @@ def _(maker):
     os.close(fd)
 
 
-@claim("-o pin_quota= stands in the place of the limit", alone=True)
+@claim("-o pin_quota= replaces the limit RLIMIT_MEMLOCK", alone=True)
 def _(maker):
     volume = maker.volume(options="pin_quota=64K")
     path = owned_by_user(volume, "f", MIB)

@@ -263,7 +263,7 @@ TEST_CASE("table: every operation in every state, own and foreign, is as the con
             }
 }
 
-TEST_CASE("table: UNSEAL, by every interface, in every state") {
+TEST_CASE("table: UNSEAL, by every interface and in every state, is as the contract says") {
     Mounted mounted(Medium::memory, options());
     Wire &wire = mounted.wire();
     unsigned files = 0;

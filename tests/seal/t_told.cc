@@ -310,7 +310,7 @@ TEST_CASE("told: attributes are dropped before the answer to each ioctl that cha
     CHECK(!told());
 }
 
-TEST_CASE("told: the listing of a directory that came to another parent") {
+TEST_CASE("told: the listing of a directory is dropped when it is moved to another parent") {
     Mounted mounted(Medium::memory);
     Wire &wire = mounted.wire();
     const std::uint64_t from = wire.make_node("from", S_IFDIR | 0755);
