@@ -509,7 +509,7 @@ Result<BrokerToken> Broker::Impl::issue(const Claim &claim, const Caller &taker)
 }
 
 void Broker::Impl::settle_lending() {
-    const Lock nobody_sends(sending_);
+    const Lock idle(sending_);
 }
 
 // The volume knows already.
