@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a server holds of its surroundings: no descriptors, no mounts, no mount namespace."""
+"""What a server keeps of the environment in which it was started: no descriptors, no mounts, no mount namespace."""
 import contextlib
 import fcntl
 import os

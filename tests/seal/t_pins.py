@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""R on a real mount: pinned blocks stay in place, others may change, and no user pins too much."""
+"""Pins (R) on a real mount: pinned blocks stay in place, others may change, and no user pins too much."""
 # Holds docs/seal.md "Pins" and docs/man/pmfs_grant.3.
 import ctypes
 import errno

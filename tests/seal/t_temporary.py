@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""T on a real mount: counted by handle and by mapping, and gone with its holder, however that ends."""
+"""Temporary grants (T) on a real mount: counted by handle and by mapping, and gone with its holder, however that ends."""
 # Holds docs/seal.md "Holding a file without sealing it".
 import errno
 import os

@@ -1,5 +1,5 @@
-// What the kernel is told, and when: before the answer that makes its caches untrue
-// (docs/coherence.md; tests/mount/t_coherence.py asks a real kernel).
+// Which notifications the kernel gets, and that they come before the answer that makes its caches
+// stale (docs/coherence.md; tests/mount/t_coherence.py asks a real kernel).
 //
 // Holds docs/coherence.md "The server changes something".
 #include <doctest/doctest.h>

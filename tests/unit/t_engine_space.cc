@@ -1,4 +1,4 @@
-// The ends of what there is: a full volume, a small journal, a transaction's most blocks.
+// Limits: a full volume, a small journal, the most blocks of a transaction.
 #include <doctest/doctest.h>
 #include <linux/falloc.h>
 #include <sys/stat.h>

@@ -1,4 +1,4 @@
-// The format holds still: volumes whose every byte is known.
+// The format does not change unnoticed: volumes of which every byte is known.
 //
 // A golden image is a recipe (fixed identities and clock, then the builder) and the digest of its
 // blocks, class by class; no binary is kept.  A change of the format is one commit with a version,
