@@ -1,5 +1,5 @@
-// Messages that no kernel sends: truncated, with wrong lengths, about what the client was not given.
-// Each lies right before a page that cannot be read.
+// Messages that no kernel sends: truncated, with wrong lengths, about what the client was not
+// given. Each lies right before a page that cannot be read.
 //
 // Holds docs/security.md "What a request may name".
 #include <doctest/doctest.h>
