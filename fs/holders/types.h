@@ -1,5 +1,6 @@
 // Types for holders of block maps: the caller, its open handles, and its grants.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 
@@ -9,6 +10,20 @@
 #include "media/format.h"
 
 namespace pmfs {
+
+// Bytes [from, to) of a file.
+struct ByteRange {
+    std::uint64_t from = 0, to = 0;
+
+    bool empty() const { return from >= to; }
+    bool overlaps(const ByteRange &other) const { return from < other.to && other.from < to; }
+    bool covers(const ByteRange &other) const { return from <= other.from && other.to <= to; }
+    // ... so that it covers `other` as well, with what lies between.
+    void extend(const ByteRange &other) {
+        if (other.empty()) return;
+        *this = empty() ? other : ByteRange{std::min(from, other.from), std::max(to, other.to)};
+    }
+};
 
 // The caller of a request.  The kernel has checked permissions (default_permissions); the volume
 // uses this for the owner of new files, for sticky groups and for the right to seal.

@@ -182,6 +182,70 @@ TEST_CASE("quarantine: a block is held until the last record that holds it is re
     }
 }
 
+TEST_CASE("live: a cached write learns that its pages may have been filled before it came") {
+    LiveTable live(64);
+    const InodeNo ino(16);
+    OpenRequest request;
+    request.write = true;
+    const HandleId handle = live.open(ino, request, false)->handle;
+    const ByteRange all{0, ~std::uint64_t{0}}, first{0, 4096}, second{4096, 8192};
+    const auto refilled = [&](ByteRange bytes) { return live.wrote(handle, bytes).refilled; };
+
+    live.pages_fill(ino, first);
+    CHECK(!refilled(first));  // nothing was dropped
+    live.pages_go(ino, all);
+    live.pages_gone(ino, all);
+    CHECK(!refilled(first));  // nothing was filled again
+    live.pages_go(ino, all);
+    live.pages_gone(ino, all);
+    live.pages_fill(ino, first);
+    CHECK(!refilled(second));
+    CHECK(!refilled(first));  // ... as of the write before
+
+    SUBCASE("while they are being dropped") {
+        live.pages_go(ino, all);
+        live.pages_fill(ino, first);
+        CHECK(refilled(first));
+        CHECK(refilled(first));
+        live.pages_gone(ino, all);
+        CHECK(refilled(first));
+        CHECK(!refilled(first));
+    }
+    SUBCASE("unless they were dropped once more") {
+        live.pages_go(ino, first);
+        live.pages_fill(ino, first);
+        live.pages_gone(ino, first);
+        live.pages_go(ino, first);
+        live.pages_gone(ino, first);
+        CHECK(!refilled(first));
+    }
+    SUBCASE("not if only some of them were, or something else at the same time") {
+        live.pages_go(ino, all);
+        live.pages_fill(ino, {0, 8192});
+        live.pages_gone(ino, all);
+        live.pages_go(ino, first);
+        live.pages_gone(ino, first);
+        CHECK(refilled(second));
+        live.pages_go(ino, all);
+        live.pages_fill(ino, first);
+        live.pages_go(ino, all);
+        live.pages_gone(ino, all);
+        live.pages_gone(ino, all);
+        CHECK(refilled(first));
+    }
+    SUBCASE("and no write comes any more when nobody has it open for writing") {
+        live.pages_go(ino, all);
+        live.pages_gone(ino, all);
+        const HandleId reader = live.open(ino, {}, false)->handle;
+        REQUIRE(live.release(handle));
+        const HandleId again = live.open(ino, request, false)->handle;
+        live.pages_fill(ino, first);
+        CHECK(!live.wrote(again, first).refilled);
+        REQUIRE(live.release(again));
+        REQUIRE(live.release(reader));
+    }
+}
+
 TEST_CASE(
     "live: the handles of an inode are kept apart from others, whatever the order of closing") {
     LiveTable live(64);
