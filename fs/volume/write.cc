@@ -423,8 +423,8 @@ void Volume::pages_fill(InodeNo ino, ByteRange pages) {
 Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset, const Pieces &bytes,
                                   bool kill_suid_sgid, const Caller &caller, Stale *stale) {
     Engine &e = parts_->engine;
-    Stale nobody_asks;
-    if (stale == nullptr) stale = &nobody_asks;
+    Stale ignored;
+    if (stale == nullptr) stale = &ignored;
     TRY(writable(e));
     if (offset > media::kFileSizeMax || bytes.size() > media::kFileSizeMax - offset)
         return Error(EFBIG, "a file has at most 2^50 bytes");

@@ -1,4 +1,4 @@
-// What a client is told of others, and what its places for grants are counted by.
+// What a client sees of others, and how its grants are counted.
 #include <doctest/doctest.h>
 #include <fcntl.h>
 

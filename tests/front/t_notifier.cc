@@ -1,4 +1,6 @@
-// What the kernel is told before a request is answered must never wait for that answer for ever.
+// A notification that is sent before a request is answered must not wait for that answer for ever.
+//
+// Holds docs/coherence.md "Threads".
 #include <doctest/doctest.h>
 
 #include <chrono>

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """What the kernel caches and the server knows are the same: docs/coherence.md, row by row."""
+# Holds docs/coherence.md "The server changes something", "The kernel has changes that the server does not know".
 import contextlib
 import ctypes
 import errno
@@ -295,7 +296,7 @@ def _(here):
     assert direct_writes_beside_readers(here, lambda fd, m: os.pwritev(fd, [m], 0), 250) == 0
 
 
-@claim("so it does of a file that is sealed full, by whatever kind of write", seconds=120)
+@claim("a buffered read after any kind of write to a file that is sealed full sees it, whoever reads beside", seconds=120)
 def _(here):
     ring = Ring()
     assert direct_writes_beside_readers(here, lambda fd, m: ring.write(fd, m, 0), 120, sealed=True) == 0

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Mount options that change how a mount behaves."""
+# Holds docs/man/mount.pmfs.8.
 import errno
 import mmap
 import os

@@ -1,5 +1,7 @@
-// What the kernel is told, and when: before the answer that makes its caches untrue
-// (docs/coherence.md; tests/mount/t_coherence.py asks a real kernel).
+// Which notifications the kernel gets, and that they come before the answer that makes its caches
+// stale (docs/coherence.md; tests/mount/t_coherence.py asks a real kernel).
+//
+// Holds docs/coherence.md "The server changes something".
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -312,7 +314,7 @@ TEST_CASE("told: attributes are dropped before the answer to each ioctl that cha
     CHECK(!told());
 }
 
-TEST_CASE("told: the listing of a directory that came to another parent") {
+TEST_CASE("told: the listing of a directory is dropped when it is moved to another parent") {
     Mounted mounted(Medium::memory);
     Wire &wire = mounted.wire();
     const std::uint64_t from = wire.make_node("from", S_IFDIR | 0755);

@@ -1,5 +1,5 @@
-// How the room of holders keeps out of everybody's way: no questions to the kernel under the
-// volume's lock, no file's affairs before another's, and nothing that grows with all holders.
+// fs/holders delays nobody else: it asks the kernel nothing with the volume's lock held, files do
+// not wait for each other, and no cost grows with the number of all holders.
 #include <sys/eventfd.h>
 #include <unistd.h>
 

@@ -119,7 +119,7 @@ void create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
         return;
     }
     const InodeNo ino = made.value().ino;
-    dispatcher.client().given(ino);
+    dispatcher.client().add_lookup(ino);
     fuse_file_info reply = *info;
     fill(reply, opened, dispatcher.client());
     const fuse_entry_param entry = to_entry(made.value(), dispatcher);
