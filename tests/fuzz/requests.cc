@@ -71,7 +71,8 @@ bool is_answered(const std::string &message) {
            header.opcode != FUSE_NOTIFY_REPLY;
 }
 
-void check_answer(const Expected &asked, ConstBytes bytes, bool monitor_obeys) {
+// `medium_may_fail`: EIO may have another reason.
+void check_answer(const Expected &asked, ConstBytes bytes, bool medium_may_fail) {
     const std::string what = "opcode " + std::to_string(asked.step.what) + ": ";
     if (bytes.size() < sizeof(fuse_out_header)) fail(what + "the answer is too short");
     const auto header = load<fuse_out_header>(bytes);
@@ -80,9 +81,8 @@ void check_answer(const Expected &asked, ConstBytes bytes, bool monitor_obeys) {
     if (header.error > 0 || header.error <= -512)  // linux fs/fuse/dev.c, fuse_dev_do_write()
         fail(what + "a kernel would not accept error " + std::to_string(header.error));
     if (header.error == -EUCLEAN) fail(what + "the volume contradicts itself");
-    // (INIT: a second one.  A VMM that refuses to map is EIO, too.)
-    if (header.error == -EIO && asked.step.what != FUSE_INIT &&
-        !(asked.step.what == FUSE_SETUPMAPPING && !monitor_obeys))
+    // (INIT: a second one.)
+    if (header.error == -EIO && asked.step.what != FUSE_INIT && !medium_may_fail)
         fail(what + "the medium is said to have failed");
 }
 
@@ -169,6 +169,7 @@ private:
         Known known;
         std::map<unsigned, Expected> expected;  // by sequence
         bool monitor_obeys = true;
+        bool begun = false;  // INIT was answered well
     };
     void plant();
     void add_guest(front::GuestOptions options);
@@ -329,7 +330,7 @@ void Run::read_local() {
         const auto header = load<fuse_out_header>(bytes);
         const auto found = expected_.find(header.unique);
         if (found == expected_.end()) fail("an answer that nobody waits for");
-        check_answer(found->second, bytes, true);
+        check_answer(found->second, bytes, false);
         if (header.error == 0)
             learn(found->second.step, found->second.node, ConstBytes(bytes).subspan(sizeof header),
                   &known_);
@@ -339,7 +340,10 @@ void Run::read_local() {
 
 void Run::send_guest(const Step &step, std::string message, Guest &guest) {
     // They end the client before they are executed.
-    if (step.what == FUSE_INIT || step.what == FUSE_DESTROY) client_ends(guest);
+    if (step.what == FUSE_INIT || step.what == FUSE_DESTROY) {
+        client_ends(guest);
+        guest.begun = false;
+    }
     const std::size_t size = message.size();
     const auto sequence = guest.guest->send(message, step);
     if (!sequence) return read_guest(guest);
@@ -365,8 +369,11 @@ void Run::read_guest(Guest &guest) {
             fail("opcode " + std::to_string(asked.step.what) + ": no answer");
         if (answer.written >= sizeof(fuse_out_header) &&
             asked.step.twist % kTwists != kWindowTarget) {
-            check_answer(asked, answer.bytes, guest.monitor_obeys);
+            // (libfuse answers so before INIT; and a VMM may refuse to map.)
+            const bool maps = asked.step.what == FUSE_SETUPMAPPING;
+            check_answer(asked, answer.bytes, !guest.begun || (maps && !guest.monitor_obeys));
             const auto header = load<fuse_out_header>(answer.bytes);
+            if (asked.step.what == FUSE_INIT && header.error == 0) guest.begun = true;
             if (header.error == 0)
                 learn(asked.step, asked.node, ConstBytes(answer.bytes).subspan(sizeof header),
                       &guest.known);
