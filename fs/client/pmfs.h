@@ -68,7 +68,7 @@ struct pmfs_map; /* a mapping; opaque */
 
 /* Maps [offset, offset + length) of a file from the device, as one contiguous range of addresses.
  * length 0: to the end of the file.  prot: PROT_READ, with or without PROT_WRITE.  While the
- * mapping lives, the block map of that range cannot change (a temporary grant).  `fd` may be closed
+ * mapping lives, the file's block map cannot change (a temporary grant).  `fd` may be closed
  * afterwards.  The mapping is not inherited by fork(2), except with PMFS_MAP_FORK.  On failure *out
  * is NULL and nothing is left behind.
  *
@@ -151,8 +151,9 @@ int pmfs_release(int fd, uint64_t grant);
 int pmfs_pin(int fd, off_t offset, size_t length, uint64_t *pin);
 int pmfs_unpin(int fd, uint64_t pin);
 
-/* A breakable lease with events.  Any user that may read the file's layout can take one: no device
- * is handed out.  pmfs_lease_end() is the acknowledgement; take a new one when ready. */
+/* A breakable lease with events.  Root, the owner, and a process that has the file open for writing
+ * may take one: no device is handed out.  pmfs_lease_end() is the acknowledgement; take a new one
+ * when ready. */
 struct pmfs_lease;
 #ifdef __cplusplus
 #pragma GCC diagnostic push

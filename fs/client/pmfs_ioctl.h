@@ -240,7 +240,7 @@ struct pmfs_quarantined {
     uint32_t pid;
     uint32_t uid;
     uint32_t flags;  /* PMFS_QUARANTINE_* */
-    uint32_t reason; /* PMFS_REASON_*; 0 from servers before pmfs 1.2 */
+    uint32_t reason; /* PMFS_REASON_*; 0: not known */
 };
 
 #define PMFS_QUARANTINE_MAX 200u

@@ -2,6 +2,7 @@
 #include "holders/live.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/assert.h"
 #include "media/geometry.h"
@@ -34,6 +35,7 @@ bool LiveTable::drop_if_idle(Shard &shard, InodeNo ino) {
     const auto found = shard.inodes.find(ino.value());
     if (found == shard.inodes.end() || !found->second.idle()) return false;
     const bool reap = found->second.unlinked;
+    if (found->second.drops.any()) --drops_;
     shard.inodes.erase(found);
     return reap;
 }
@@ -127,7 +129,7 @@ void LiveTable::not_dense_from(InodeNo ino, FileBlock first) {
         found->second.dense_end = std::min(found->second.dense_end, first);
 }
 
-LiveTable::Wrote LiveTable::wrote(HandleId handle, std::uint64_t from, std::uint64_t to) {
+LiveTable::Wrote LiveTable::wrote(HandleId handle, ByteRange bytes) {
     Shard &shard = shard_of(handle);
     Lock lock(shard.mutex);
     const auto found = shard.handles.find(handle);
@@ -137,27 +139,50 @@ LiveTable::Wrote LiveTable::wrote(HandleId handle, std::uint64_t from, std::uint
         if (i.cached == 0) i.stored_directly = true;
         return {.past_cache = i.cached != 0};
     }
-    const bool refilled = from < i.gone_to && to > i.gone_from;
-    if (i.going == 0) i.gone_from = i.gone_to = 0;
+    const bool refilled = i.drops.filled.overlaps(bytes) || i.drops.filled_before.overlaps(bytes);
+    end_drops(i);
     return {.refilled = refilled};
 }
 
-void LiveTable::pages_go(InodeNo ino, std::uint64_t from, std::uint64_t to) {
+// What was filled before this concerns no later write.
+void LiveTable::end_drops(Inode &inode) {
+    if (!inode.drops.any() || inode.drops.going != 0) return;
+    inode.drops = {};
+    --drops_;
+}
+
+void LiveTable::pages_go(InodeNo ino, ByteRange pages) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
     const auto found = shard.inodes.find(ino.value());
     if (found == shard.inodes.end()) return;
-    Inode &i = found->second;
-    ++i.going;
-    i.gone_from = i.gone_to == 0 ? from : std::min(i.gone_from, from);
-    i.gone_to = std::max(i.gone_to, to);
+    Drops &drops = found->second.drops;
+    if (!drops.any()) ++drops_;
+    drops.alone = drops.going++ == 0;
+    drops.dropped.extend(pages);
+    drops.filled_before.extend(std::exchange(drops.filled, {}));
 }
 
-void LiveTable::pages_gone(InodeNo ino) {
+void LiveTable::pages_gone(InodeNo ino, ByteRange pages) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
     const auto found = shard.inodes.find(ino.value());
-    if (found != shard.inodes.end() && found->second.going != 0) --found->second.going;
+    if (found == shard.inodes.end() || found->second.drops.going == 0) return;
+    Drops &drops = found->second.drops;
+    if (--drops.going != 0) return;
+    if (drops.alone && pages.covers(drops.filled_before)) drops.filled_before = {};
+    // A write that is on its way has its file open.
+    if (found->second.asked_write == 0) end_drops(found->second);
+}
+
+void LiveTable::pages_fill(InodeNo ino, ByteRange pages) {
+    if (drops_.load() == 0) return;
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    if (found == shard.inodes.end()) return;
+    Drops &drops = found->second.drops;
+    if (drops.dropped.overlaps(pages)) drops.filled.extend(pages);
 }
 
 std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, const OpenRequest &request,
@@ -210,6 +235,7 @@ std::optional<LiveTable::Released> LiveTable::release(HandleId handle) {
         --i.cached;
         i.cached_write -= info.write ? 1 : 0;
         i.asked_write -= info.write && info.opener.client == 0 ? 1 : 0;
+        if (i.asked_write == 0) end_drops(i);
     }
     Released r{info.ino, false, i.cached + i.direct == 0, leased && !i.grants.leased(),
                written_back_ && info.write && !info.direct_io};

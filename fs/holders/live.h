@@ -87,13 +87,15 @@ public:
         // or in another client's.  Unused pages are dropped by the next cached open.
         bool past_cache = false;
         // It does not, and since the write before it the kernel was told to drop some of these
-        // pages: a reader may have filled them again before these bytes were here.
+        // pages, and filled them again: with bytes from before this write, as far as it can tell.
         bool refilled = false;
     };
-    Wrote wrote(HandleId handle, std::uint64_t from, std::uint64_t to);
-    // The kernel is about to be told to drop the pages of [from, to); it has dropped them.
-    void pages_go(InodeNo ino, std::uint64_t from, std::uint64_t to);
-    void pages_gone(InodeNo ino);
+    Wrote wrote(HandleId handle, ByteRange bytes);
+    // The kernel that is notified is about to be told to drop these pages; it has dropped them; it
+    // asks for bytes to fill these.  (It sends one cached write to a file at a time.)
+    void pages_go(InodeNo ino, ByteRange pages);
+    void pages_gone(InodeNo ino, ByteRange pages);
+    void pages_fill(InodeNo ino, ByteRange pages);
 
     // --- grants
     core::Standing standing(InodeNo ino, FileBlock first = FileBlock(0),
@@ -144,6 +146,14 @@ public:
     std::vector<Holder> pins(InodeNo ino);
 
 private:
+    // Pages that the kernel was told to drop since its last cached write, and what it filled again.
+    struct Drops {
+        unsigned going = 0;  // drops under way
+        bool alone = false;  // no other one was under way at the same time as the last
+        ByteRange dropped;
+        ByteRange filled, filled_before;  // since the last drop began, and earlier
+        bool any() const { return going != 0 || !dropped.empty(); }
+    };
     struct Inode {
         std::uint64_t lookups = 0;
         std::uint64_t cached = 0, cached_write = 0, direct = 0, direct_write = 0, asked_write = 0;
@@ -155,9 +165,7 @@ private:
         bool seal_checked = false;
         bool stored_directly = false;  // bypassing the cache, since the last cached open
         bool bound_behind_end = false;
-        // Where pages go, or went since the last cached write; and how many are under way.
-        std::uint64_t gone_from = 0, gone_to = 0;
-        unsigned going = 0;
+        Drops drops;
         InodeGrants grants;
 
         bool idle() const { return lookups == 0 && cached == 0 && direct == 0 && grants.empty(); }
@@ -173,7 +181,8 @@ private:
     };
     Shard &shard_of(std::uint64_t ino_or_handle) { return shards_[ino_or_handle % kShards]; }
     // Forgets an idle inode; true when it is to be reaped.
-    static bool drop_if_idle(Shard &shard, InodeNo ino) REQUIRES(shard.mutex);
+    bool drop_if_idle(Shard &shard, InodeNo ino) REQUIRES(shard.mutex);
+    void end_drops(Inode &inode);
     static void enlist(Shard &shard, Inode &inode, OpenHandle handle) REQUIRES(shard.mutex);
     static void delist(Shard &shard, Inode &inode, const OpenHandle &handle) REQUIRES(shard.mutex);
     bool drop_pin(Inode &inode, HandleId handle, std::uint64_t number, bool bound);
@@ -191,6 +200,7 @@ private:
 
     std::array<Shard, kShards> shards_;
     std::atomic<std::uint64_t> untold_{0};  // handles, of all inodes
+    std::atomic<std::uint64_t> drops_{0};   // inodes with such
     std::atomic<std::uint64_t> handle_ids_{1};
     std::atomic<std::uint64_t> grant_ids_{0};
     Mutex places_mutex_;  // innermost, like the next one

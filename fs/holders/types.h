@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 
+#include "base/byte_range.h"
 #include "base/ids.h"
 #include "base/process.h"
 #include "core/seal.h"

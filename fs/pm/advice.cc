@@ -69,17 +69,18 @@ std::string namespace_behind(const std::string &directory) {
     return namespace_of(node.substr(0, node.rfind('/')));
 }
 
-// The command that makes a device-DAX node again: of a namespace, or of memory that has none (CXL,
-// hmem).
-std::string command_for(const std::string &directory) {
-    const std::string name = namespace_behind(directory);
-    if (!name.empty()) return std::string(kReconfigure) + name;
-    const std::string device = last_part(real_path(directory));
-    return "daxctl disable-device " + device + " && daxctl destroy-device " + device +
-           " && daxctl create-device --align=2M";
-}
-
 constexpr const char *kDestroys = " (this destroys all data on it)";
+
+// The command that creates the namespace of a device-DAX node again or, for memory that has none
+// (CXL, hmem), reconfigures the node with `option`.  (The kernel never deletes daxX.0, so
+// `daxctl destroy-device` fails in Debian 12.)
+std::string command_for(const std::string &directory, const std::string &option) {
+    const std::string name = namespace_behind(directory);
+    if (!name.empty()) return std::string(kReconfigure) + name + kDestroys;
+    const std::string device = last_part(real_path(directory));
+    return "daxctl disable-device " + device + " && daxctl reconfigure-device " + option + " " +
+           device + " && daxctl enable-device " + device;
+}
 
 }  // namespace
 
@@ -116,14 +117,14 @@ Error advice_for_block(const std::string &directory) {
 }
 
 Error advice_for_align(const std::string &directory, std::uint64_t align) {
-    return forever(EINVAL, "is aligned to " + size_words(align) +
-                               ", but pmfs requires 4 KiB or 2 MiB: " + command_for(directory) +
-                               kDestroys);
+    return forever(
+        EINVAL, "is aligned to " + size_words(align) +
+                    ", but pmfs requires 4 KiB or 2 MiB: " + command_for(directory, "--align=2M"));
 }
 
 Error advice_for_size(const std::string &directory, std::uint64_t size) {
     return forever(EINVAL, "has " + size_words(size) + ", but a volume needs at least 4 MiB: " +
-                               command_for(directory) + kDestroys);
+                               command_for(directory, "--size=SIZE"));
 }
 
 Error advice_for_unit(const Region &region, std::uint64_t unit) {

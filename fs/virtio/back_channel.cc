@@ -59,7 +59,7 @@ Result<> BackChannel::unmap(std::uint64_t window_offset, std::uint64_t size) {
 }
 
 Result<> BackChannel::barrier() {
-    if (!has_barrier_) return Error(ENOTCONN, "the front end takes no barrier");
+    if (!has_barrier_) return Error(ENOTCONN, "the front end does not support a barrier");
     return ask(BackEndRequest::config_change, {}, -1);
 }
 
@@ -89,7 +89,7 @@ Result<std::uint64_t> BackChannel::answer_locked(int socket, std::uint32_t reque
     const Message message = TRY(receive_message(socket, cancel_.get()));
     if (message.header.request != request || (message.header.flags & Header::kReply) == 0 ||
         message.payload.size() != sizeof(std::uint64_t))
-        return Error(EPROTO, "the front end's answer is none");
+        return Error(EPROTO, "the front end's answer is invalid");
     return load<std::uint64_t>(message.payload);
 }
 

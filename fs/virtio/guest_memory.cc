@@ -49,10 +49,12 @@ Result<Backing> backing_of(const struct stat &status, int fd) {
         const std::uint64_t size = dax_number(status.st_rdev, "size");
         const std::uint64_t unit = dax_number(status.st_rdev, "align");
         if (size == 0 || !std::has_single_bit(unit))
-            return Error(EINVAL, "guest memory: a descriptor of a device that is no device-DAX");
+            return Error(EINVAL,
+                         "guest memory: the descriptor is of a device other than device-DAX");
         return Backing{size, std::max(unit, kPage)};
     }
-    if (!S_ISREG(status.st_mode)) return Error(EINVAL, "guest memory: a descriptor of no memory");
+    if (!S_ISREG(status.st_mode))
+        return Error(EINVAL, "guest memory: the descriptor is neither a file nor device-DAX");
     struct statfs system {};
     if (::fstatfs(fd, &system) != 0) return Error(errno, "guest memory: cannot look at its file");
     // Its server could make a page fault wait for ever; that server may even be this process.
@@ -63,7 +65,8 @@ Result<Backing> backing_of(const struct stat &status, int fd) {
                          "serves (take memory-backend-memfd)");
     const bool huge = system.f_type == HUGETLBFS_MAGIC;
     const auto unit = huge ? static_cast<std::uint64_t>(system.f_bsize) : kPage;
-    if (!std::has_single_bit(unit)) return Error(EINVAL, "guest memory: an odd size of huge pages");
+    if (!std::has_single_bit(unit))
+        return Error(EINVAL, "guest memory: the size of huge pages is not a power of two");
     return Backing{static_cast<std::uint64_t>(status.st_size), unit};
 }
 

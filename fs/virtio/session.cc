@@ -92,7 +92,8 @@ Result<> Session::step() {
 
 Result<> Session::handle(Message &message) {
     const bool acknowledges = message.needs_reply() && (protocol_ & bit(Protocol::reply_ack)) != 0;
-    if ((message.header.flags & Header::kReply) != 0) return Error(EPROTO, "a reply to nothing");
+    if ((message.header.flags & Header::kReply) != 0)
+        return Error(EPROTO, "the front end sent a reply without a request");
     if (!is_known(message.header.request, protocol_offered()) && acknowledges)
         return reply_number(message, 1);
     if (const char *fault = fault_of(message, protocol_offered())) return Error(EPROTO, fault);
@@ -238,7 +239,7 @@ Result<> Session::set_protocol(std::uint64_t features) {
 }
 
 Result<> Session::set_status(std::uint64_t status) {
-    if (status > 0xff) return Error(EINVAL, "a device status has eight bits");
+    if (status > 0xff) return Error(EINVAL, "a device status has only eight bits");
     if (status == 0) TRY(stop_all());
     status_ = static_cast<std::uint8_t>(status);
     device_.status(status_);
@@ -273,7 +274,7 @@ Result<> Session::obey_queue(Message &message) {
             return start(static_cast<unsigned>(index), std::move(message.fds[0]));
         event = std::make_shared<FileDescriptor>(std::move(message.fds[0]));
     } else if (request == Request::set_vring_kick) {
-        return Error(EINVAL, "a queue without an event to be kicked by is not supported");
+        return Error(EINVAL, "a queue needs an eventfd for notifications (SET_VRING_KICK)");
     }
     if (request == Request::set_vring_call) {
         queue.call = event;

@@ -103,7 +103,8 @@ bool try_again(int error) {
 
 Result<> receive_bytes(int socket, int cancel, Bytes to, std::vector<FileDescriptor> *fds) {
     while (!to.empty()) {
-        if (!TRY(wait_for(socket, POLLIN, cancel))) return Error(ECANCELED, "no message any more");
+        if (!TRY(wait_for(socket, POLLIN, cancel)))
+            return Error(ECANCELED, "the connection is being closed");
         const ssize_t got = receive_with(socket, to, fds, MSG_DONTWAIT);
         if (got < 0 && errno == EMFILE)
             return Error(EMFILE, "no room for a front end's descriptors (RLIMIT_NOFILE)");
@@ -153,7 +154,7 @@ Result<> send_message(int socket, int cancel, Header header, ConstBytes payload,
     bytes.insert(bytes.end(), payload.begin(), payload.end());
     for (std::size_t sent = 0; sent < bytes.size();) {
         if (!TRY(wait_for(socket, POLLOUT, cancel))) {
-            return sent == 0 ? Error(ECANCELED, "not sent any more")
+            return sent == 0 ? Error(ECANCELED, "the connection is being closed: nothing was sent")
                              : Error(ECONNRESET, "half a message has been sent");
         }
         // (With the first byte.)

@@ -26,7 +26,7 @@ Result<const media::Inode *> read_flagged(const Reader &reader, InodeNo ino) {
 }
 
 // Stores that do not pass the server can only be prevented before they begin.
-Result<> nobody_stores(Engine &e, InodeNo ino) {
+Result<> check_no_stores(Engine &e, InodeNo ino) {
     for (const Grant &grant : e.live.grants(ino))
         if (grant.may_store)
             return Error(EBUSY, "a process holds a grant that may store: see pmfsctl holders");
@@ -55,7 +55,7 @@ Result<> Volume::set_file_flags(InodeNo ino, const FileFlags &flags) {
     if (bits != 0) TRY(parts_->tuning.note_minor_version());
     ExclusiveLock held(e.lock);
     const auto *was = TRY(read_flagged(Reader(*e.core), ino));
-    if ((bits & core::kProtectionFlags & ~was->flags.get()) != 0) TRY(nobody_stores(e, ino));
+    if ((bits & core::kProtectionFlags & ~was->flags.get()) != 0) TRY(check_no_stores(e, ino));
     Change change(*e.core);
     TRY(change.begin());
     auto *inode = TRY(core::edit_inode(change, ino));

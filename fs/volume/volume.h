@@ -119,11 +119,13 @@ public:
     // in any case.
     Result<std::size_t> write(InodeNo ino, std::uint64_t offset, const Pieces &bytes,
                               bool kill_suid_sgid, const Caller &caller, Stale *stale = nullptr);
-    // The kernel is about to be told to drop the pages of [from, to); it has dropped them.  (A
-    // write through its cache that is on its way comes too late for whoever fills them again:
-    // write() says so, in Stale::refilled.)
-    void pages_go(InodeNo ino, std::uint64_t from, std::uint64_t to);
-    void pages_gone(InodeNo ino);
+    // The kernel is about to be told to drop the pages of these bytes; it has dropped them; it
+    // reads to fill these pages, which is to be said before read().  (A write through its cache
+    // that is on its way comes too late for whoever fills them again: write() says so, in
+    // Stale::refilled.)
+    void pages_go(InodeNo ino, ByteRange pages);
+    void pages_gone(InodeNo ino, ByteRange pages);
+    void pages_fill(InodeNo ino, ByteRange pages);
     // `done` may be called before it returns (DAX media: always) or later by the commit thread.
     void fsync(InodeNo ino, Completion done);
     // The modes of fallocate(2) that FUSE forwards, and the two of docs/seal.md.

@@ -407,27 +407,32 @@ private:
 
 void note_stale(Engine &e, const Caller &caller, std::uint64_t offset, std::uint64_t size,
                 Stale *stale) {
-    const auto wrote = e.live.wrote(caller.handle, media::byte_of(file_block_of(offset)),
-                                    media::byte_of(media::file_block_from(offset + size)));
+    const auto wrote =
+        e.live.wrote(caller.handle, {media::byte_of(file_block_of(offset)),
+                                     media::byte_of(media::file_block_from(offset + size))});
     stale->pages = wrote.past_cache;
     stale->refilled = wrote.refilled;
 }
 
 }  // namespace
 
-void Volume::pages_go(InodeNo ino, std::uint64_t from, std::uint64_t to) {
-    parts_->engine.live.pages_go(ino, from, to);
+void Volume::pages_go(InodeNo ino, ByteRange pages) {
+    parts_->engine.live.pages_go(ino, pages);
 }
 
-void Volume::pages_gone(InodeNo ino) {
-    parts_->engine.live.pages_gone(ino);
+void Volume::pages_gone(InodeNo ino, ByteRange pages) {
+    parts_->engine.live.pages_gone(ino, pages);
+}
+
+void Volume::pages_fill(InodeNo ino, ByteRange pages) {
+    parts_->engine.live.pages_fill(ino, pages);
 }
 
 Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset, const Pieces &bytes,
                                   bool kill_suid_sgid, const Caller &caller, Stale *stale) {
     Engine &e = parts_->engine;
-    Stale nobody_asks;
-    if (stale == nullptr) stale = &nobody_asks;
+    Stale ignored;
+    if (stale == nullptr) stale = &ignored;
     TRY(writable(e));
     if (offset > media::kFileSizeMax || bytes.size() > media::kFileSizeMax - offset)
         return Error(EFBIG, "a file has at most 2^50 bytes");

@@ -2,6 +2,8 @@
 //
 // Every operation is run again and again; each time another one of its writes, or of its syncs,
 // fails.  Then the server dies, or the power goes, and the volume is looked at.
+//
+// Holds docs/persistence.md "Failures and their consequences".
 #include <doctest/doctest.h>
 #include <linux/falloc.h>
 #include <sys/stat.h>

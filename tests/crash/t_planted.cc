@@ -1,4 +1,4 @@
-// The sweeps themselves: each kind of mistake that they exist for, planted, is found.
+// Tests of the sweeps: each kind of mistake that they exist for is planted, and must be found.
 #include <doctest/doctest.h>
 #include <sys/stat.h>
 

@@ -1,5 +1,8 @@
 // Several clients of one volume: what one was given the others cannot name, what one changes the
 // other's kernel hears, what a policy forbids, and that nothing is left of a client that has gone.
+//
+// Holds docs/security.md "What a request may name", docs/coherence.md "Another client changes
+// something" and docs/guests.md "Caches", "Access control lists".
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <linux/falloc.h>

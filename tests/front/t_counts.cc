@@ -61,7 +61,7 @@ TEST_CASE("clients: root of the host sees what requests each has sent, others se
     CHECK(asked(host, file)->count == 1);
 }
 
-TEST_CASE("clients: there may be more than fit into one answer") {
+TEST_CASE("clients: more of them than fit into one answer are listed in pages") {
     World world;
     Wire &host = world.wire();
     const OpenFile file = written(host);

@@ -1,4 +1,6 @@
 // Bad pages: the request that met one fails, whatever else came of it, and no other does.
+//
+// Holds docs/persistence.md "SIGBUS".
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/stat.h>

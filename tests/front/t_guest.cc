@@ -1,4 +1,6 @@
 // Guests without a guest: FUSE by virtqueues, from a front end that speaks vhost-user by hand.
+//
+// Holds docs/security.md "Guests".
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -524,7 +526,7 @@ TEST_CASE(
     CHECK(comes([&] { return nobody_holds(host, file.node); }));
 }
 
-TEST_CASE("window: requests may point into it, but not to other addresses without memory") {
+TEST_CASE("window: a request's buffers may be in it, but not at other addresses without memory") {
     Host host(with_window());
     Wire &here = host.world.wire();
     const OpenFile from = here.create("from"), to = here.create("to");

@@ -1,4 +1,6 @@
-// File locks of a guest, by virtqueues: who waits occupies a part of its queue.
+// File locks of a guest, by virtqueues: waiting requests may occupy only a part of a queue.
+//
+// Holds docs/guests.md "File locks".
 #include <doctest/doctest.h>
 #include <fcntl.h>
 

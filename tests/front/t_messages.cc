@@ -1,5 +1,7 @@
-// Messages that no kernel sends: cut, longer than they are, about what the client was never given.
-// Each lies right before a page that cannot be read.
+// Messages that no kernel sends: truncated, with wrong lengths, about what the client was not
+// given. Each lies right before a page that cannot be read.
+//
+// Holds docs/security.md "What a request may name".
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <linux/falloc.h>

@@ -1,8 +1,13 @@
-// What the kernel is told before a request is answered must never wait for that answer for ever.
+// A notification that is sent before a request is answered must not wait for that answer for ever.
+//
+// Holds docs/coherence.md "Threads".
 #include <doctest/doctest.h>
 
 #include <chrono>
 #include <set>
+#include <string>
+#include <thread>
+#include <vector>
 
 #include "base/mutex.h"
 #include "front/clients/notifier.h"
@@ -18,12 +23,22 @@ public:
     Notifier::Kernel functions() {
         return {.drop_pages = [](const Notifier::Pages &) {},
                 .drop_again = [this](const Notifier::Pages &pages) { drop(pages.ino.value()); },
+                .goes_on = [this](const Notifier::Pages &) { note("goes on"); },
+                .ended = [this](const Notifier::Pages &) { note("ended"); },
                 .forget_attributes = [](InodeNo) {},
                 .forget_name = [](const Notifier::Name &) {}};
     }
     void lock(std::uint64_t file) EXCLUDES(mutex_) {
         Lock held(mutex_);
         locked_.insert(file);
+    }
+    void note(const char *what) EXCLUDES(mutex_) {
+        Lock held(mutex_);
+        notes_.emplace_back(what);
+    }
+    std::vector<std::string> notes() EXCLUDES(mutex_) {
+        Lock held(mutex_);
+        return notes_;
     }
     void unlock(std::uint64_t file) EXCLUDES(mutex_) {
         Lock held(mutex_);
@@ -42,10 +57,12 @@ private:
     void drop(std::uint64_t file) EXCLUDES(mutex_) {
         Lock held(mutex_);
         while (locked_.contains(file)) changed_.wait(mutex_);
+        notes_.emplace_back("dropped");
     }
     Mutex mutex_;
     CondVar changed_;
     std::set<std::uint64_t> locked_ GUARDED_BY(mutex_);
+    std::vector<std::string> notes_ GUARDED_BY(mutex_);
 };
 
 }  // namespace
@@ -64,4 +81,35 @@ TEST_CASE(
     CHECK(kernel.all_unlocked_within(std::chrono::seconds(10)));
     for (std::uint32_t user = 1; user <= kUsers; ++user) kernel.unlock(user);
     notifier.finish();
+}
+
+TEST_CASE(
+    "notifier: a write is answered after its whole pages were dropped, however long it takes") {
+    Kernel kernel;
+    Notifier notifier(kernel.functions());
+    REQUIRE(notifier.start().ok());
+    kernel.lock(1);  // for instance by a read that is under way
+    std::thread reader([&kernel] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(4 * Notifier::kPartMs));
+        kernel.unlock(1);
+    });
+    notifier.drop_refilled({.ino = InodeNo(1), .offset = 0, .length = 8192}, 1,
+                           [&kernel] { kernel.note("answered"); });
+    reader.join();
+    notifier.finish();
+    CHECK(kernel.notes() == std::vector<std::string>{"dropped", "answered"});
+}
+
+TEST_CASE("notifier: a drop that outlasts the answer is known to go on until it has ended") {
+    Kernel kernel;
+    Notifier notifier(kernel.functions());
+    REQUIRE(notifier.start().ok());
+    kernel.lock(1);
+    notifier.drop_refilled({.ino = InodeNo(1), .offset = 100, .length = 10}, 1, [&kernel] {
+        kernel.note("answered");
+        kernel.unlock(1);
+    });
+    CHECK(kernel.all_unlocked_within(std::chrono::seconds(10)));
+    notifier.finish();
+    CHECK(kernel.notes() == std::vector<std::string>{"goes on", "answered", "dropped", "ended"});
 }

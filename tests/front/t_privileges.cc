@@ -1,4 +1,6 @@
-// What a server cannot do any more, tried by a process that gives up what a server does.
+// What a server cannot do any more, tried by a process that gives up the same privileges.
+//
+// Holds docs/security.md "What the server itself can do".
 #include <cap-ng.h>
 #include <doctest/doctest.h>
 #include <fcntl.h>

@@ -1,4 +1,6 @@
-// Requests that wait, and how many may: further ones get an error.
+// How many requests may wait: further ones get an error.
+//
+// Holds docs/security.md "Nobody can have others wait for ever".
 #include <fcntl.h>
 
 #include "clients.h"

@@ -1,5 +1,7 @@
 // A short run of the fuzzers, for compilers without libFuzzer: the seeds, and some thousand
 // mutations of them.
+//
+// Holds docs/security.md "What clients cannot do".
 #include <doctest/doctest.h>
 
 #include <random>

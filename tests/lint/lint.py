@@ -10,12 +10,13 @@ import sys
 import calls
 import documents
 import includes
+import promises
 import shape
 import source
 import tools
 import words
 
-MODULES = (includes, shape, calls, words, documents, tools)
+MODULES = (includes, shape, calls, words, documents, promises, tools)
 
 
 def main():

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """POSIX access control lists: those of acl(5), as other local filesystems keep them."""
+# Holds docs/posix.md "Permissions".
 import errno
 import mmap
 import os

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """The flags of chattr(1): i, a, d and A."""
+# Holds docs/posix.md "Files and names".
 import contextlib
 import errno
 import fcntl

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """What the kernel caches and the server knows are the same: docs/coherence.md, row by row."""
+# Holds docs/coherence.md "The server changes something", "The kernel has changes that the server does not know".
 import contextlib
 import ctypes
 import errno
@@ -13,7 +14,7 @@ import subprocess
 import threading
 import time
 
-from fixture import as_user, c_call, claim, fails, libc, program, run, run_claims
+from fixture import as_user, c_call, claim, fails, libc, program, run, run_claims, wait_for
 
 MIB = 1 << 20
 PAGE = 4096
@@ -295,7 +296,7 @@ def _(here):
     assert direct_writes_beside_readers(here, lambda fd, m: os.pwritev(fd, [m], 0), 250) == 0
 
 
-@claim("so it does of a file that is sealed full, by whatever kind of write", seconds=120)
+@claim("a buffered read after any kind of write to a file that is sealed full sees it, whoever reads beside", seconds=120)
 def _(here):
     ring = Ring()
     assert direct_writes_beside_readers(here, lambda fd, m: ring.write(fd, m, 0), 120, sealed=True) == 0
@@ -305,9 +306,8 @@ def _(here):
     assert direct_writes_beside_readers(here, lambda fd, m: os.pwritev(fd, [m], 0), 120, sealed=True) == 0
 
 
-@claim("a buffered read after a buffered write sees it, whoever reads beside, and whatever drops pages meanwhile")
-def _(here):
-    path, size, at = here / "f", 6 * PAGE, 15 * PAGE
+def buffered_writes_beside_drops(path, at, size):
+    """How many reads right after a buffered write of these bytes found old ones, and how many found them for good."""
     path.write_bytes(bytes(64 * PAGE))
 
     def again_and_again(act):
@@ -324,20 +324,29 @@ def _(here):
     prepare, command = struct.pack("IIQQQ", 1, 0, 0, 0, 0), 1 << 30 | 32 << 16 | 0xD5 << 8 | 0x12
     children = [again_and_again(lambda fd: os.pread(fd, size, at)),
                 again_and_again(lambda fd: fcntl.ioctl(fd, command, prepare))]
-    stale, fd, end = 0, os.open(path, os.O_RDWR), time.monotonic() + 1.5
+    stale, for_good, turn, fd, end = 0, 0, 0, os.open(path, os.O_RDWR), time.monotonic() + 1.5
     try:
-        turn = 0
         while time.monotonic() < end:
             turn += 1
             data = bytes([turn % 255 + 1]) * size
             assert os.pwrite(fd, data, at) == size
-            stale += os.pread(fd, size, at) != data
+            if os.pread(fd, size, at) != data:
+                stale += 1
+                for_good += not wait_for(lambda data=data: os.pread(fd, size, at) == data)
     finally:
         for child in children:
             os.kill(child, 9)
             os.waitpid(child, 0)
         os.close(fd)
-    assert stale == 0, f"{stale} of {turn}"
+    return stale, for_good
+
+
+@claim("a buffered read after a buffered write sees it, whoever reads beside, and whatever drops pages meanwhile")
+def _(here):
+    assert buffered_writes_beside_drops(here / "f", 15 * PAGE, 6 * PAGE) == (0, 0)
+    # A page that is written in part may take a moment on a busy machine (docs/coherence.md).
+    for size in (5 * PAGE, 100):
+        assert buffered_writes_beside_drops(here / "f", 15 * PAGE + 100, size)[1] == 0
 
 
 @claim("hundreds of asynchronous direct writes beside a mapping that stores into the same pages all end")

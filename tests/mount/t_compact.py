@@ -93,7 +93,7 @@ def _(maker):
         assert done.returncode == 1 and path in done.stderr, done
 
 
-@claim("an interrupt ends it with status 0, also again and again, and no file is lost", alone=True, seconds=180)
+@claim("an interrupt ends compact with status 0, also again and again, and no file is lost", alone=True, seconds=180)
 def _(maker):
     volume, digests = broken_volume(maker, 2, size="256M")
     for delay in (0.01, 0.05, 0.1, 0.3):
@@ -109,7 +109,7 @@ def _(maker):
     end(volume, digests)
 
 
-@claim("the server dies in the middle of it, and no file is lost", alone=True, seconds=180)
+@claim("the server is killed while compact runs, and no file is lost", alone=True, seconds=180)
 def _(maker):
     volume, digests = broken_volume(maker, 3)
     compact = subprocess.Popen([program("pmfsctl"), "compact", str(volume.mnt)], stdout=subprocess.DEVNULL,
@@ -122,7 +122,7 @@ def _(maker):
     end(volume, digests)
 
 
-@claim("on a terminal a line says how far it is", alone=True, seconds=120)
+@claim("on a terminal compact shows its progress in one line", alone=True, seconds=120)
 def _(maker):
     volume, digests = broken_volume(maker, 4, size="64M")
     top, terminal = pty.openpty()
@@ -140,7 +140,7 @@ def _(maker):
     end(volume, digests)
 
 
-@claim("files are written, read and removed while it runs", alone=True, seconds=180)
+@claim("files are written, read and removed while compact runs", alone=True, seconds=180)
 def _(maker):
     volume, digests = broken_volume(maker, 5)
     compact = subprocess.Popen([program("pmfsctl"), "compact", str(volume.mnt)], stdout=subprocess.DEVNULL)

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Data: read, write, holes, allocation, mappings, times."""
+# Holds docs/posix.md "Times", "Mappings".
 import contextlib
 import ctypes
 import errno

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""What docs/posix.md says is not here, or is not as elsewhere, because the kernel's FUSE has no words for it."""
+"""What docs/posix.md says is not here, or is not as elsewhere, because FUSE has no request for it."""
+# Holds docs/posix.md "Files and names", "With -o writeback".
 import ctypes
 import errno
 import json

@@ -39,12 +39,12 @@ def _(here):
     compare(here, SEED, SEQUENCES, 200)
 
 
-@claim(f"and move the same times (seed {SEED})", seconds=60 + 4 * SEQUENCES)
+@claim(f"random calls move the same times as on {WITH} (seed {SEED})", seconds=60 + 4 * SEQUENCES)
 def _(here):
     compare(here, SEED, SEQUENCES // 6, 150, timed=True)
 
 
-@claim(f"with -o writeback, too (seed {SEED})", seconds=120 + 4 * SEQUENCES, alone=True)
+@claim(f"with -o writeback random calls say and do what they do on {WITH} (seed {SEED})", seconds=120 + 4 * SEQUENCES, alone=True)
 def _(maker):
     volume = maker.volume(size="128M", options="writeback")
     os.chmod(volume.mnt, 0o755)

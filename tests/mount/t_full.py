@@ -153,7 +153,7 @@ def _(maker):
     volume.fsck()
 
 
-@claim("five thousand files made and removed again and again leave no room lost", alone=True, seconds=240)
+@claim("creating and removing five thousand files again and again loses no space", alone=True, seconds=240)
 def _(maker):
     volume = maker.volume(size="64M")
     free = []

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""What a server has given up, seen on one that serves; and that it serves all the same."""
+"""The privileges that a running server has given up; and that it serves without them."""
+# Holds docs/security.md "What the server itself can do".
 import contextlib
 import os
 import re

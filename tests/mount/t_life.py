@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""A mount's life: beginning, ends of every kind, and what is said when it cannot begin."""
+"""The life of a mount: how it begins, every kind of end, and the message when it cannot begin."""
+# Holds docs/posix.md "Durability", "When the server is gone" and docs/man/mount.pmfs.8.
 import contextlib
 import errno
 import mmap

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""What the server asks the system for, and does not get: threads, addresses, to be spared when memory
-is short.  And how much memory it takes."""
+"""A server to which the system refuses threads, addresses, or protection when memory is short; and how much
+memory it takes."""
 import os
 import re
 import subprocess

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """File locks that the server keeps (local_lock=none) are those of Linux: each cell as on tmpfs."""
+# Holds docs/posix.md "Locks and leases".
 import itertools
 import os
 import tempfile

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """mkfs.pmfs and fsck.pmfs as programs: exit codes, sentences, and what they leave alone."""
+# Holds docs/fsck.md "What it does", "Exit codes", "JSON", docs/man/mkfs.pmfs.8 and docs/man/fsck.pmfs.8.
 import hashlib
 import json
 import os

@@ -282,7 +282,7 @@ def _(here):
         run_twins(here, there, SEED, STEPS)
 
 
-@claim(f"and after the death of the server and a new mount all is as it was (seed {SEED})",
+@claim(f"after the death of the server and a new mount all is as it was (seed {SEED})",
        seconds=600, alone=True)
 def _(maker):
     volume = maker.volume(size="128M")

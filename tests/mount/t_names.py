@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Names: lookup, make, link, rename, remove, and the reading of directories."""
+# Holds docs/posix.md "Files and names".
 import ctypes
 import errno
 import os
@@ -30,7 +31,7 @@ def _(here):
         os.stat(here / "x")
 
 
-@claim("every type of file can be made and says what it is")
+@claim("every type of file can be created, and stat shows its type")
 def _(here):
     made = {"file": stat.S_IFREG, "fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK,
             "char": stat.S_IFCHR, "block": stat.S_IFBLK}
@@ -112,7 +113,7 @@ def _(here):
     assert (here / "way" / "file").read_text() == "deep"
 
 
-@claim("a hard link is the same file under another name, and counts")
+@claim("a hard link is the same file under another name, and is counted in st_nlink")
 def _(here):
     (here / "a").write_text("one")
     os.link(here / "a", here / "b")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a server holds of its surroundings: no descriptors, no mounts, no mount namespace."""
+"""What a server keeps of the environment in which it was started: no descriptors, no mounts, no mount namespace."""
 import contextlib
 import fcntl
 import os
@@ -184,7 +184,7 @@ def _(maker):
         volume.fsck()
 
 
-@claim("a server finds its devices where /dev/log is a link that leads out of /dev, as systemd makes it", alone=True)
+@claim("a server finds its devices if /dev/log is a link that leads out of /dev, as systemd makes it", alone=True)
 def _(maker):
     with idle(maker) as volume:
         dev = volume.directory / "dev"

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Mount options that change how a mount behaves."""
+# Holds docs/man/mount.pmfs.8.
 import errno
 import mmap
 import os
@@ -155,10 +156,11 @@ def _(maker):
     volume = maker.volume(size="64M")
     for wrong in ("lease_break_time=soon", "lease_break_time=3601", "lease_break_time=-1", "mappings=15",
                   "mappings=many", "mappings=1000001", "pin_quota=64X", "pin_quota=lots", "commit=0x",
-                  "group=no-such-group", "seal=everybody", "attr_timeout=1h", "local_lock=some"):
+                  "group=no-such-group", "seal=everybody", "attr_timeout=1h", "local_lock=some", "vhost=/g,guest_locks=x",
+                  "vhost=/g,guest_inodes=0", "vhost=/g,guest_files=many", "vhost=/g,guest_grants=-1"):
         done = mount_options(volume, wrong)
         sentences = done.stderr.strip().splitlines()
-        word, _, value = wrong.partition("=")
+        value = wrong.rpartition("=")[2]
         assert done.returncode == 1 and len(sentences) == 1, (wrong, done)
         assert value in sentences[0], (wrong, done)
     for whole in ("seal=owner,\"half", "commit=5,context=\"a"):

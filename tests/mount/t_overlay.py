@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """overlayfs with a volume as its lower half, as its upper half, and as both."""
+# Holds docs/posix.md "Files and names".
 import contextlib
 import ctypes
 import hashlib

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Who may do what: mode bits, owners, set-id bits, sticky and set-gid directories."""
+# Holds docs/posix.md "Permissions".
 import ctypes
 import errno
 import mmap

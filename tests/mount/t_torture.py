@@ -29,7 +29,7 @@ def _(maker):
         ends_well(volume)
 
 
-@claim(f"a server that is killed in the middle of it has kept every byte that was written (seed {SEED})", seconds=SECONDS, alone=True)
+@claim(f"a server that is killed during such calls has kept every byte that was written (seed {SEED})", seconds=SECONDS, alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     known = volume.directory / "known"

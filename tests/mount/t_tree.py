@@ -54,7 +54,7 @@ def _(here):
     run("diff", "-r", "--no-dereference", source, here / "back")
 
 
-@claim("git keeps a repository here", seconds=120)
+@claim("git keeps a repository on a volume", seconds=120)
 def _(here):
     def git(*words):
         return run("git", "-C", here, "-c", "user.name=t", "-c", "user.email=t@t", *words).stdout
@@ -73,7 +73,7 @@ def _(here):
     assert git("status", "--porcelain") == ""
 
 
-@claim("a compiler builds and runs a program here", seconds=120)
+@claim("a compiler builds a program on a volume, and it runs from there", seconds=120)
 def _(here):
     (here / "a.c").write_text('#include <stdio.h>\nint main(void){puts("built");return 0;}\n')
     run("cc", "-o", here / "a", here / "a.c")

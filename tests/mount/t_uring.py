@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Requests over io_uring: that they come that way, and every kind of end and of waiting."""
+"""Requests over io_uring: that the transport is used, every kind of end, and every kind of waiting."""
 import ctypes
 import errno
 import fcntl

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Extended attributes."""
+# Holds docs/posix.md "Permissions".
 import errno
 import os
 import random

@@ -4,6 +4,7 @@ QEMU does not enforce a read-only range (docs/security.md), so what a guest may 
 window: a file outside of its guest_root, a file of another socket that has no window; and a guest that may
 write nothing gets no window at all.
 """
+# Holds docs/security.md "Guests".
 import hashlib
 import json
 import os

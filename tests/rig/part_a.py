@@ -8,6 +8,8 @@ A has a window: two guests at once, with dax=always and dax=inode, which share a
 other and with this machine; a window that is smaller than the files; a guest, and the server, killed while
 ranges are mapped; a guest whose root attacks (attack.py).
 """
+# Holds docs/guests.md "Setting it up", "What works with what", "With a window", "One copy of model weights for a
+# fleet", "When something dies".
 import json
 import threading
 import time

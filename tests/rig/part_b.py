@@ -6,6 +6,7 @@ is a test of recovery, not a power cut); what is there afterwards.  Alignment, e
 over the rows so that each value of each meets each value of the others.  Another guest shows what pmfs
 says to namespaces in the wrong mode.
 """
+# Holds docs/devdax.md "In short", "What the modes of a namespace mean", "Alignment" and docs/man/pmfs_persist.3.
 import dataclasses
 
 import kernel as kernels

@@ -4,6 +4,7 @@ Two guests without a window, each with its kernel and its kind of device, and th
 joined by local_lock=none: all three count in one SQLite database and in one file under flock(1), so that an
 update which is lost is seen.  Then one guest is killed with a lock that the other and this machine wait for.
 """
+# Holds docs/guests.md "File locks".
 import contextlib
 import fcntl
 import sqlite3

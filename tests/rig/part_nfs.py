@@ -5,6 +5,7 @@ memory, nfsd of Debian's kernel, and a mount of the export by 127.0.0.1 with ver
 guest/nfs.sh says what is tried: a tree, git, SQLite and a build; what each version of NFS knows of a file; locks,
 with the kernel's own and with local_lock=none; a server of pmfs that is stopped, and one that is killed.
 """
+# Holds docs/posix.md "NFS".
 import kernel as kernels
 import packages
 from guest import Guest, qemu

@@ -5,6 +5,7 @@ manual, completion.  Then that system, of which the packages have been removed a
 boots as a guest with systemd and udevd and a device-DAX namespace (guest/installed.sh): there dpkg installs
 them once more, and the guest reboots with what was enabled.  PMFS_PACKAGES=DIRECTORY: packages that were made before.
 """
+# Holds docs/devdax.md "Mount it at boot" and docs/man/pmfs.7.
 import dataclasses
 import os
 import shutil

@@ -5,6 +5,7 @@ QEMU is who holds the file.  Two guests with different kernels mount the image w
 one of them tries to write by every way that it has.  Then that one powers off, and the other is killed.  The
 other has the same image in two pieces, too, as an image of several extents would be, and joins them.
 """
+# Holds docs/guests.md "Read-only for tenants".
 import hashlib
 import json
 import os

@@ -3,6 +3,7 @@
 One guest, guest/rdma.sh: soft RoCE on a network interface that goes nowhere, pmfs on a device-DAX
 namespace, ext4 and XFS with DAX on two more NVDIMMs.  Prints who accepts a long-term pin.
 """
+# Holds docs/grants.md "Registered memory".
 import kernel as kernels
 import packages
 from guest import Guest, Nvdimm, qemu

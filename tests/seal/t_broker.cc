@@ -1,5 +1,8 @@
 // The broker: who gets the device, who does not, and when a grant ends.  Real sockets, real
 // processes and users; the FUSE side is a Wire.
+//
+// Holds docs/security.md "How it is handed over", "Leases, pins and events hand out no device",
+// "Why an image file is not given to a group".
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <grp.h>

@@ -33,10 +33,6 @@ int take(Wire &wire, const OpenFile &file, unsigned flags, pmfs_io_grant *io) {
     return wire.ioctl(file, PMFS_IOC_GRANT, io);
 }
 
-bool keeps(const OpenFile &file) {
-    return (file.open_flags & FOPEN_KEEP_CACHE) != 0;
-}
-
 }  // namespace
 
 TEST_CASE(
@@ -82,7 +78,7 @@ TEST_CASE("cached: pages are kept, but not over a grant that may store") {
         wire.release(file);
         return file;
     };
-    CHECK(keeps(look_in()));
+    CHECK(look_in().keeps_pages());
     const OpenFile holder = wire.open(node, O_RDWR | O_DIRECT);
     pmfs_io_grant io;
     REQUIRE(take(wire, holder, PMFS_GRANT_STORE, &io) == 0);
@@ -90,11 +86,11 @@ TEST_CASE("cached: pages are kept, but not over a grant that may store") {
     pmfs_io_release_grant end{.version = PMFS_ABI_VERSION, .flags = 0, .grant = io.grant};
     REQUIRE(wire.ioctl(holder, PMFS_IOC_RELEASE_GRANT, &end) == 0);
     const OpenFile next = look_in();
-    CHECK((!next.direct() && !keeps(next)));
-    CHECK(keeps(look_in()));
+    CHECK((!next.direct() && !next.keeps_pages()));
+    CHECK(look_in().keeps_pages());
     // Nor over a write that happened without cached readers.
     REQUIRE(wire.write(holder, 0, "new") == 0);
-    CHECK(!keeps(look_in()));
+    CHECK(!look_in().keeps_pages());
     wire.release(holder);
 }
 
@@ -134,7 +130,7 @@ TEST_CASE(
         Wire guest(wire, front::Policy::guest());
         REQUIRE(guest.lookup("f") == node);
         const OpenFile reader = guest.open(node, O_RDONLY);
-        CHECK((!reader.direct() && !keeps(reader)));
+        CHECK((!reader.direct() && !reader.keeps_pages()));
         CHECK(guest.open(node, O_RDWR).direct());
         CHECK(take(wire, holder, PMFS_GRANT_STORE, &io) == EBUSY);
     }  // it goes, without a word

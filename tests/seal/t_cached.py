@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Files that are sealed full are cached for those who only read them: who sees what, and who excludes whom."""
+# Holds docs/seal.md "Mappings and the page cache".
 import contextlib
 import ctypes
 import errno
@@ -72,7 +73,7 @@ def _(here):
             assert pages[MIB - 100:] == data[-100:], name
 
 
-@claim("its pages are kept from one open to the next, and are read ahead")
+@claim("pages of a file that is sealed full are kept from one open to the next, and are read ahead")
 def _(here):
     sealed_file(here / "f", 4 * MIB)
     fd = os.open(here / "f", os.O_RDONLY)
@@ -89,7 +90,7 @@ def _(here):
     assert reads_sent(here) == before
 
 
-@claim("a grant that may store is EBUSY while it is open so, or only mapped, and pmfsctl names the process")
+@claim("a grant that may store is EBUSY while a sealed file is open through the cache, or only mapped, and pmfsctl names the process")
 def _(here):
     data = sealed_file(here / "f")
     fd = open_direct(here / "f")
@@ -254,7 +255,7 @@ def _(here):
     os.close(writer)
 
 
-@claim("it can be unsealed while it is mapped so, and the mapping still shows the file")
+@claim("a sealed file can be unsealed while it is mapped through the cache, and the mapping still shows it")
 def _(here):
     data = sealed_file(here / "f")
     with mapped(here / "f") as pages:

@@ -1,5 +1,7 @@
 // The P column of docs/seal.md, row by row: what each operation does to a file under a persistent
 // seal, whichever interface made the seal, on both kinds of media.
+//
+// Holds docs/seal.md "The promise", "What a sealed file allows".
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <linux/falloc.h>

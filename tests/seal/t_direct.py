@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
 """The direct mapping through a real mount: what it shows, what it excludes, when it ends."""
+# Holds docs/seal.md "Mappings and the page cache", docs/grants.md "Before you start", docs/man/pmfs.3,
+# docs/man/pmfs_map.3 and docs/man/pmfs_persist.3.
 import ctypes
 import errno
 import mmap
@@ -213,7 +215,7 @@ def _(here):
     os.close(direct)
 
 
-@claim("while it exists no shared mapping through the mount is possible, and afterwards no cached page is stale")
+@claim("while a mapping that may store exists, no shared mapping through the mount is possible, and afterwards no cached page is stale")
 def _(here):
     data = make_file(here / "f", MIB)
     assert (here / "f").read_bytes() == data  # cached

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """The programs in tools/examples do what they say."""
+# Holds docs/grants.md "By what you do".
 import os
 import re
 import signal
@@ -29,7 +30,7 @@ def empty_file(path, size):
     ctl("seal", "--prepare", path)
 
 
-@claim("each says how it is used, with exit code 2")
+@claim("each example prints how it is used, with exit code 2")
 def _(here):
     for name in ("layout_server", "log_writer", "map_store", "stable_map", "uring_fixed",
                  "uring_socket"):

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """The programs in tools/examples that hand a map over, or a layout out."""
+# Holds docs/grants.md "By what you do".
 import os
 import subprocess
 

@@ -219,9 +219,9 @@ TEST_CASE("grants: one that may store and a cached handle exclude each other") {
     cell("given back", give_back(wire, file, store) == 0);
     const OpenFile first = wire.open(file.node, O_RDONLY);
     cell("the first cached open afterwards drops old pages",
-         !first.direct() && (first.open_flags & FOPEN_KEEP_CACHE) == 0);
+         !first.direct() && !first.keeps_pages());
     const OpenFile second = wire.open(file.node, O_RDONLY);
-    cell("the next one keeps them", (second.open_flags & FOPEN_KEEP_CACHE) != 0);
+    cell("the next one keeps them", second.keeps_pages());
     wire.release(first);
     wire.release(second);
     wire.release(file);

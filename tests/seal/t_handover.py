@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Tickets: who may have the device takes the grant, and a process that may not maps by it, once."""
+# Holds docs/seal.md "Handing a mapping over" and docs/man/pmfs_make_ticket.3.
 import errno
 import fcntl
 import os

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """A store by mmap into a hole is never lost: whatever freezes the map and the page cache exclude each other."""
+# Holds docs/seal.md "Mappings and the page cache".
 import contextlib
 import errno
 import mmap

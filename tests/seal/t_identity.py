@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Who holds a file is not a number: holders whose first thread has ended, that call exec, live in another
+"""A holder is more than a process number: holders whose first thread has ended, that call exec, live in another
 namespace or share their memory; rows that end with the last mapping; and root, which can end any grant."""
 import contextlib
 import ctypes

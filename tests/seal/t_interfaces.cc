@@ -1,4 +1,6 @@
 // The interfaces themselves: what each requires of its arguments, its handle and its caller.
+//
+// Holds docs/seal.md "Who may seal", "The interfaces" and docs/man/pmfs_seal.3.
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <linux/falloc.h>

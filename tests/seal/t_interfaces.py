@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The interfaces of the seal through a real mount: setfattr, pmfsctl, the library; and what a seal forbids
 to ordinary programs."""
+# Holds docs/seal.md "The interfaces" and docs/grants.md "Backups".
 import errno
 import fcntl
 import mmap
@@ -73,7 +74,7 @@ def _(here):
             assert seal_of(here / "f") == "none", interface
 
 
-@claim("a seal that one interface made, every other one ends; twice is once")
+@claim("a seal that one interface made can be ended by every other one; sealing or unsealing twice succeeds")
 def _(here):
     make_file(here / "f", MIB)
     for close, _ in INTERFACES.values():

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""B on a real mount: breaks are reported by poll(2), answered or not, and no process waits longer than documented."""
+"""Leases (B) on a real mount: breaks are reported by poll(2), answered or not, and no process waits longer than documented."""
+# Holds docs/seal.md "Leases and their events" and docs/man/pmfs_lease.3.
 import contextlib
 import errno
 import mmap

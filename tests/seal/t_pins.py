@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""R on a real mount: pinned blocks stay in place, others may change, and no user pins too much."""
+"""Pins (R) on a real mount: pinned blocks stay in place, others may change, and no user pins too much."""
+# Holds docs/seal.md "Pins" and docs/man/pmfs_grant.3.
 import ctypes
 import errno
 import json
@@ -47,7 +48,7 @@ def _(here):
     os.close(fd)
 
 
-@claim("pins count: a range is free when each pin of it was taken back")
+@claim("pins count: a range is free when each pin of it was given back")
 def _(here):
     make_file(here / "f", MIB)
     fd = open_direct(here / "f")
@@ -159,7 +160,7 @@ def _(maker):
     os.close(fd)
 
 
-@claim("-o pin_quota= stands in the place of the limit", alone=True)
+@claim("-o pin_quota= replaces the limit RLIMIT_MEMLOCK", alone=True)
 def _(maker):
     volume = maker.volume(options="pin_quota=64K")
     path = owned_by_user(volume, "f", MIB)

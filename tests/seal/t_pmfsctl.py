@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """pmfsctl: its words, its JSON, its exit codes, and sentences that say what to do."""
+# Holds docs/seal.md "Who holds it?", docs/grants.md "When it does not work" and docs/man/pmfsctl.8.
 import json
 import os
 import re

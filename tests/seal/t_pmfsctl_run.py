@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Sealed files for virtual machines: prepare --contiguous, layout, and run, which becomes the program."""
+# Holds docs/guests.md "Read-only for tenants" and docs/man/pmfs_borrow.3.
 import contextlib
 import errno
 import json

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """libpmfs-preload.so: an unmodified program's fallocate(2) seals and unseals, and does nothing else."""
+# Holds docs/seal.md "Programs that know nothing of pmfs" and docs/man/libpmfs-preload.7.
 import errno
 import os
 import subprocess

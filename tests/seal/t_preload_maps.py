@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """libpmfs-preload.so with PMFS_PRELOAD_MMAP=1: mmap(2) of a sealed file by programs that know nothing is a direct mapping."""
+# Holds docs/seal.md "Programs that know nothing of pmfs" and docs/man/libpmfs-preload.7.
 import os
 import subprocess
 import sys
@@ -137,7 +138,7 @@ with open(path, 'r+b') as f, mmap.mmap(f.fileno(), 0) as m:
     assert "No such device" in done.stderr
 
 
-@claim("its grant outlives the descriptor, ends with the mapping, and is shown with its process id")
+@claim("the grant of such a mapping outlives the descriptor, ends with the mapping, and is shown with its process id")
 def _(here):
     sealed_file(here / "f")
     with Held("address = map_it(MIB)\nheld()\nlibc.munmap(address, MIB)\nheld()\n", here / "f") as user:
@@ -162,7 +163,7 @@ def _(here):
     until(lambda: ctl("unseal", here / "f", ok=False).returncode == 0)
 
 
-@claim("parts can be unmapped; the rest stays, and the grant goes with the last of it")
+@claim("parts of a direct mapping can be unmapped; the rest stays, and the grant ends with the last part")
 def _(here):
     sealed_file(here / "f")
     with Held("""
@@ -190,7 +191,7 @@ held()
         user.go_on()
 
 
-@claim("a mapping over a part of it with MAP_FIXED replaces that part, and the rest stays")
+@claim("MAP_FIXED over a part of a direct mapping replaces that part, and the rest stays")
 def _(here):
     sealed_file(here / "f")
     does("""
@@ -207,7 +208,7 @@ assert peek(got, PAGE) == b'\\7' * PAGE, 'somebody else took it away'
     assert not grants(here / "f")
 
 
-@claim("mremap can shrink it, and never lets it grow over the next bytes of the device")
+@claim("mremap can shrink a direct mapping, and never lets it grow over the next bytes of the device")
 def _(here):
     sealed_file(here / "f")
     sealed_file(here / "next", seed=2)
@@ -356,7 +357,7 @@ assert not wrong and direct() == 0, wrong
 """, here / "f")
 
 
-@claim("numpy's memmap is direct, where numpy is")
+@claim("numpy's memmap is a direct mapping, if numpy is installed")
 def _(here):
     data = sealed_file(here / "f")
     if subprocess.run([sys.executable, "-c", "import numpy"], capture_output=True, check=False).returncode == 0:

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
 """Quarantine: a holder that outlives its server goes on storing, and never hits another's block."""
+# Holds docs/seal.md "Quarantine", "Ending grants of others" and docs/security.md "What a holder that lost its grant
+# can do".
 import json
 import os
 import signal

@@ -1,4 +1,6 @@
 // `-o sync` and `-o dirsync` on an image file: an answer waits for the disk.
+//
+// Holds docs/posix.md "Durability".
 #include <doctest/doctest.h>
 #include <sys/stat.h>
 

@@ -3,6 +3,9 @@
 //
 // The table stands here a second time, as the contract prints it, and knows nothing of the
 // engine's.
+//
+// Holds docs/seal.md "The promise", "Two levels", "What a sealed file allows", "Holding a file
+// without sealing it" and docs/grants.md "By what it costs others".
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -260,7 +263,7 @@ TEST_CASE("table: every operation in every state, own and foreign, is as the con
             }
 }
 
-TEST_CASE("table: UNSEAL, by every interface, in every state") {
+TEST_CASE("table: UNSEAL, by every interface and in every state, is as the contract says") {
     Mounted mounted(Medium::memory, options());
     Wire &wire = mounted.wire();
     unsigned files = 0;

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""T on a real mount: counted by handle and by mapping, and gone with its holder, however that ends."""
+"""Temporary grants (T) on a real mount: counted by handle and by mapping, and gone with its holder, however that ends."""
+# Holds docs/seal.md "Holding a file without sealing it".
 import errno
 import os
 
@@ -69,7 +70,7 @@ def _(here):
         os.truncate(here / "f", MIB)  # the same size: the map is as it was
 
 
-@claim("under T every change of the map is ETXTBSY, the holder's own included, and writing is not")
+@claim("under a temporary grant every change of the map is ETXTBSY, the holder's own included, and writing in place works")
 def _(here):
     data = make_file(here / "f", MIB)
     fd = open_direct(here / "f")
@@ -88,7 +89,7 @@ def _(here):
     os.close(fd)
 
 
-@claim("T and B exclude each other; pins stand beside both")
+@claim("temporary grants and leases exclude each other; pins exclude neither")
 def _(here):
     make_file(here / "f", MIB)
     fd = open_direct(here / "f")

@@ -68,7 +68,7 @@ def _(maker: Maker):
         libc.prctl(PR_SET_NAME, was)
 
 
-@claim("so do mkfs, fsck and mount.pmfs, their usage and the server's log too", alone=True)
+@claim("mkfs, fsck and mount.pmfs, their usage and the server's log print names so that they cannot control a terminal", alone=True)
 def _(maker: Maker):
     place = os.fsencode(maker.directory)
     image, label = os.path.join(place, EVIL), EVIL.replace(b"\n", b"")[:40]

@@ -130,7 +130,7 @@ def _(maker):
     ends_well(volume)
 
 
-@claim(f"so is one with holes under a temporary grant that reads (seed {SEED})", seconds=SECONDS, alone=True)
+@claim(f"a file with holes under a temporary grant that reads is as one that is sealed (seed {SEED})", seconds=SECONDS, alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
     path = volume.mnt / "torture1"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""-o writeback with seals and grants: who keeps whom away, and what is in the file afterwards."""
+"""-o writeback with seals and grants: what excludes what, and what is in the file afterwards."""
 import contextlib
 import errno
 import mmap

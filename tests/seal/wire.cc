@@ -132,6 +132,11 @@ std::vector<std::string> Wire::sent() {
     return std::exchange(sent_, {});
 }
 
+std::ptrdiff_t Wire::count_sent(const std::string &what) {
+    const std::lock_guard held(mutex_);
+    return std::ranges::count(sent_, what);
+}
+
 Reply Wire::call(std::uint32_t opcode, std::uint64_t node, std::string_view body, As as) {
     const std::uint64_t unique = post(opcode, node, body, as);
     std::unique_lock held(mutex_);
@@ -197,12 +202,15 @@ std::uint64_t Wire::make_node(const std::string &name, std::uint32_t mode) {
 OpenFile Wire::open(std::uint64_t node, int flags, As as) {
     fuse_open_in in{};
     in.flags = static_cast<std::uint32_t>(flags);
+    const std::string all = "pages " + std::to_string(node) + " 0 0";
+    const std::ptrdiff_t before = count_sent(all);
     const Reply reply = call(FUSE_OPEN, node, bytes_text(in), as);
     OpenFile file{.error = reply.error, .node = node};
     if (reply.error != 0) return file;
     const auto opened = reply.as<fuse_open_out>();
     file.handle = opened.fh;
     file.open_flags = opened.open_flags;
+    file.told = count_sent(all) != before;
     return file;
 }
 

@@ -42,7 +42,10 @@ struct OpenFile {
     std::uint64_t handle = 0;
     std::uint32_t open_flags = 0;  // FOPEN_*
 
+    bool told = false;  // the kernel was told to drop all pages before the answer
+
     bool direct() const { return (open_flags & FOPEN_DIRECT_IO) != 0; }
+    bool keeps_pages() const { return (open_flags & FOPEN_KEEP_CACHE) != 0 && !told; }
 };
 
 class Wire : public front::ReplyPort {
@@ -61,6 +64,7 @@ public:
     // What was sent since the last call, in order: "attr NODE", "pages NODE OFFSET LENGTH",
     // "name NODE TEXT", "reply ERROR".
     std::vector<std::string> sent();
+    std::ptrdiff_t count_sent(const std::string &what);  // of these, which sent() still gives
 
     // --- requests.  Names are in the root directory unless a node says otherwise.
     std::uint64_t lookup(std::string_view name);  // 0: none

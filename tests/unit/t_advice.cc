@@ -1,4 +1,6 @@
 // Media that pmfs cannot open or use: each gets the sentence that says what to do.
+//
+// Holds docs/devdax.md "When it does not work".
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/fsuid.h>

@@ -292,7 +292,7 @@ private:
     std::vector<std::thread> threads_;
 };
 
-TEST_CASE("shared mutex: those who sleep get it in the order in which they came") {
+TEST_CASE("shared mutex: sleeping threads get it in the order in which they came") {
     Queue queue;
     {
         ExclusiveLock held(queue.mutex);
@@ -305,7 +305,7 @@ TEST_CASE("shared mutex: those who sleep get it in the order in which they came"
 }
 
 TEST_CASE(
-    "shared mutex: nobody overtakes the first who sleeps, nor a writer that waits for readers") {
+    "shared mutex: no thread overtakes the first sleeper, nor a writer that waits for readers") {
     Queue queue;
     {
         ExclusiveLock held(queue.mutex);
@@ -325,7 +325,7 @@ TEST_CASE(
     CHECK(queue.order().back() == "beside a reader");
 }
 
-TEST_CASE("shared mutex: threads that never rest keep nobody out") {
+TEST_CASE("shared mutex: threads that take it without a pause starve no other") {
     SharedMutex mutex;
     std::atomic<bool> over{false};
     std::vector<std::thread> busy;
@@ -348,7 +348,7 @@ TEST_CASE("shared mutex: threads that never rest keep nobody out") {
     for (auto &thread : busy) thread.join();
 }
 
-TEST_CASE("shared mutex: a writer is told whether somebody waits, of either kind") {
+TEST_CASE("shared mutex: a writer is told whether a thread waits, to read or to write") {
     for (const bool writer : {false, true}) {
         CAPTURE(writer);
         SharedMutex mutex;
@@ -376,7 +376,7 @@ TEST_CASE("shared mutex: a writer is told whether somebody waits, of either kind
     }
 }
 
-TEST_CASE("holds: the longest work under a brief lock is told, and other locks are not watched") {
+TEST_CASE("holds: the longest hold of a brief lock is reported, and other locks are not watched") {
     SharedMutex brief(Blocking::never), other;
     const auto work = [](SharedMutex &mutex, std::uint64_t ns) {
         ExclusiveLock held(mutex);
@@ -404,7 +404,7 @@ TEST_CASE("clock: the coarse time is the time, a few milliseconds old at most") 
     CHECK(monotonic_ns() >= start);
 }
 
-TEST_CASE("printable: a terminal obeys nothing of it, and words in any script stay") {
+TEST_CASE("printable: nothing in it controls a terminal, and words in any script are kept") {
     for (const char *words :
          {"", "plain name.txt", "back\\slash \"quotes\" $(x)", "Gr\u00fc\u00dfe",
           "\u65e5\u672c\u8a9e", "\u0645\u0644\u0641", "\U0001f600"})

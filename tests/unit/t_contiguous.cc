@@ -199,7 +199,7 @@ TEST_CASE("contiguous: what is sealed, granted, pinned or quarantined stays wher
     }
 }
 
-TEST_CASE("contiguous: a file that stands still itself is left alone") {
+TEST_CASE("contiguous: a file whose own map is frozen is left alone") {
     for (unsigned way = 0; way < 4; ++way) {
         CAPTURE(way);
         SpaceWorld world(32 << 20);

@@ -1,4 +1,4 @@
-// What is asked of a volume once in a while: capabilities, a file of a thousand pieces, inodes of
+// What a volume is rarely asked for: capabilities, a file of a thousand pieces, inodes of
 // another group, leases in the way of a preparation.
 #include <doctest/doctest.h>
 #include <linux/falloc.h>

@@ -151,7 +151,7 @@ TEST_CASE("hostile: keys out of order end a walk, which could loop otherwise") {
     CHECK(errno_of(volume->read(ino, 0, 4 << 20, [](auto) {})) == EUCLEAN);
 }
 
-TEST_CASE("hostile: a file larger than any file") {
+TEST_CASE("hostile: a file larger than the maximum is damage") {
     Tampered volume;
     const InodeNo ino = make_file(*volume, "f");
     volume.close();
@@ -241,7 +241,7 @@ TEST_CASE("hostile: one sound copy of a group's summary is enough to mount") {
     }
 }
 
-TEST_CASE("hostile: an orphan that cannot be freed does not keep the volume from its users") {
+TEST_CASE("hostile: an orphan that cannot be freed does not prevent a mount") {
     Tampered volume;
     const InodeNo ino = make_file(*volume, "f"), other = make_file(*volume, "g");
     write(*volume, ino, 0, "text");

@@ -1,4 +1,4 @@
-// The ends of what there is: a full volume, a small journal, a transaction's most blocks.
+// Limits: a full volume, a small journal, the most blocks of a transaction.
 #include <doctest/doctest.h>
 #include <linux/falloc.h>
 #include <sys/stat.h>
@@ -261,7 +261,9 @@ TEST_CASE("space: what an unlinked file will give back counts as free, once nobo
     volume.check();
 }
 
-TEST_CASE("space: who finds a volume full waits for what nobody has open, but not for ever") {
+TEST_CASE(
+    "space: an operation on a full volume waits for unlinked files that no process has open, but "
+    "not for ever") {
     Mounted volume(32 << 20);
     for (const bool forgotten : {true, false}) {
         CAPTURE(forgotten);

@@ -1,4 +1,6 @@
 // Every problem that fsck knows: one fault is planted, and exactly its code is expected.
+//
+// Holds docs/fsck.md "The problems".
 #include <doctest/doctest.h>
 
 #include <sys/stat.h>

@@ -1,8 +1,10 @@
-// The format holds still: volumes whose every byte is known.
+// The format does not change unnoticed: volumes of which every byte is known.
 //
 // A golden image is a recipe (fixed identities and clock, then the builder) and the digest of its
 // blocks, class by class; no binary is kept.  A change of the format is one commit with a version,
 // a new file in tests/golden and a row in docs/format.md.
+//
+// Holds docs/man/pmfs.5.
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 #include <sodium.h>

@@ -1,5 +1,7 @@
 // Stores through a grant do not pass the server, so that the file's times move when such a grant
 // begins and when it ends, in every way that it can end.
+//
+// Holds docs/seal.md "Times".
 #include <chrono>
 #include <functional>
 #include <thread>

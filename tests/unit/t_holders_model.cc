@@ -309,7 +309,7 @@ TEST_CASE("model: two holders, a breaker and a crash, in every order, do as seal
     CHECK(found.states > 100);
 }
 
-TEST_CASE("model: it is deep enough to find planted faults") {
+TEST_CASE("model: it is explored deeply enough to find planted faults") {
     CHECK_FALSE(explore(Fault::alive_taken_for_dead, 1).wrong.empty());
     CHECK_FALSE(explore(Fault::lease_forgotten, 1).wrong.empty());
     CHECK_FALSE(explore(Fault::time_runs_early, 1).wrong.empty());

@@ -1,5 +1,5 @@
-// How the room of holders keeps out of everybody's way: no questions to the kernel under the
-// volume's lock, no file's affairs before another's, and nothing that grows with all holders.
+// fs/holders delays nobody else: it asks the kernel nothing with the volume's lock held, files do
+// not wait for each other, and no cost grows with the number of all holders.
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -179,6 +179,70 @@ TEST_CASE("quarantine: a block is held until the last record that holds it is re
             as_held =
                 as_held && held[b] == !left[b] && held[b] == ((bits[b / 64] >> (b % 64) & 1) == 0);
         REQUIRE(as_held);
+    }
+}
+
+TEST_CASE("live: a cached write learns that its pages may have been filled before it came") {
+    LiveTable live(64);
+    const InodeNo ino(16);
+    OpenRequest request;
+    request.write = true;
+    const HandleId handle = live.open(ino, request, false)->handle;
+    const ByteRange all{0, ~std::uint64_t{0}}, first{0, 4096}, second{4096, 8192};
+    const auto refilled = [&](ByteRange bytes) { return live.wrote(handle, bytes).refilled; };
+
+    live.pages_fill(ino, first);
+    CHECK(!refilled(first));  // nothing was dropped
+    live.pages_go(ino, all);
+    live.pages_gone(ino, all);
+    CHECK(!refilled(first));  // nothing was filled again
+    live.pages_go(ino, all);
+    live.pages_gone(ino, all);
+    live.pages_fill(ino, first);
+    CHECK(!refilled(second));
+    CHECK(!refilled(first));  // ... as of the write before
+
+    SUBCASE("while they are being dropped") {
+        live.pages_go(ino, all);
+        live.pages_fill(ino, first);
+        CHECK(refilled(first));
+        CHECK(refilled(first));
+        live.pages_gone(ino, all);
+        CHECK(refilled(first));
+        CHECK(!refilled(first));
+    }
+    SUBCASE("unless they were dropped once more") {
+        live.pages_go(ino, first);
+        live.pages_fill(ino, first);
+        live.pages_gone(ino, first);
+        live.pages_go(ino, first);
+        live.pages_gone(ino, first);
+        CHECK(!refilled(first));
+    }
+    SUBCASE("not if only some of them were, or something else at the same time") {
+        live.pages_go(ino, all);
+        live.pages_fill(ino, {0, 8192});
+        live.pages_gone(ino, all);
+        live.pages_go(ino, first);
+        live.pages_gone(ino, first);
+        CHECK(refilled(second));
+        live.pages_go(ino, all);
+        live.pages_fill(ino, first);
+        live.pages_go(ino, all);
+        live.pages_gone(ino, all);
+        live.pages_gone(ino, all);
+        CHECK(refilled(first));
+    }
+    SUBCASE("and no write comes any more when nobody has it open for writing") {
+        live.pages_go(ino, all);
+        live.pages_gone(ino, all);
+        const HandleId reader = live.open(ino, {}, false)->handle;
+        REQUIRE(live.release(handle));
+        const HandleId again = live.open(ino, request, false)->handle;
+        live.pages_fill(ino, first);
+        CHECK(!live.wrote(again, first).refilled);
+        REQUIRE(live.release(again));
+        REQUIRE(live.release(reader));
     }
 }
 

@@ -1,5 +1,7 @@
 // A journal that was damaged after it was written: what counts and is not whole is never taken for
 // a torn end.
+//
+// Holds docs/persistence.md "The journal".
 #include <doctest/doctest.h>
 #include <sys/stat.h>
 

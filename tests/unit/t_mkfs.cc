@@ -86,7 +86,7 @@ TEST_CASE("mkfs: the root's inode map has room in the root's chunk, wherever the
     }
 }
 
-TEST_CASE("mkfs: two volumes have nothing in common by which one could pass for the other") {
+TEST_CASE("mkfs: each volume gets an fsid, a UUID and a hash key of its own") {
     const auto region = pm::memory_region(4 * kMiB);
     REQUIRE(region.ok());
     const auto a = mkfs::make(*region.value(), {}), b = mkfs::make(*region.value(), {});

@@ -51,7 +51,9 @@ TEST_CASE("nameless: a file without a name is freed with its last user, or with 
     CHECK(inodes(*volume) == before);
 }
 
-TEST_CASE("nameless: it may get a name once if that was allowed, a file that lost its name never") {
+TEST_CASE(
+    "nameless: a file without a name may get one if that was allowed, one that lost its name "
+    "never") {
     SmallVolume volume(4 << 20);
     const Nameless open = make(*volume), closed = make(*volume, false);
     CHECK(error_of(volume->link(closed.ino, kRoot, "closed")) == ENOENT);
@@ -66,7 +68,7 @@ TEST_CASE("nameless: it may get a name once if that was allowed, a file that los
     CHECK(error_of(volume->link(open.ino, kRoot, "again")) == ENOENT);
 }
 
-TEST_CASE("nameless: none in a removed directory, and only regular files") {
+TEST_CASE("nameless: only regular files may lack a name, and none is made in a removed directory") {
     SmallVolume volume(4 << 20);
     const auto dir = volume->make(kRoot, "d", S_IFDIR | 0700, 0, {});
     REQUIRE(dir.ok());

@@ -124,7 +124,7 @@ TEST_CASE("process: it is alive until its last thread has ended, whichever that 
     CHECK(life_of(process) == Life::ended);
 }
 
-TEST_CASE("process: another one with its number is not it") {
+TEST_CASE("process: a later process with the same number is another one") {
     Child child;
     Process process = process_of_thread(child.pid());
     process.start_time += 1;
@@ -168,7 +168,7 @@ TEST_CASE("process: seen from another PID namespace, or without /proc, it is unk
     CHECK(elsewhere(hide_proc, process) == Life::unknown);
 }
 
-TEST_CASE("process: another clock makes no other process of it") {
+TEST_CASE("process: it is the same one when seen by another clock") {
     if (::getuid() != 0 || ::access("/proc/self/ns/time_for_children", F_OK) != 0) return;
     Child child;
     const Process process = process_of_thread(child.pid());

@@ -277,7 +277,7 @@ TEST_CASE(
     v.check();
 }
 
-TEST_CASE("quarantine: a lost grant that has to wait is lost with all that it maps") {
+TEST_CASE("quarantine: a lost grant whose end has to wait holds back all that it maps") {
     Volumes v;
     const auto file = v.held("f", 16);
     const InodeNo other = v.make("t", 1);

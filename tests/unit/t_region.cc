@@ -1,4 +1,6 @@
 // Regions on real media: every kind of file that this machine has, and device-DAX's code on memory.
+//
+// Holds docs/persistence.md "The media", "SIGBUS", "Who may have it open".
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/file.h>

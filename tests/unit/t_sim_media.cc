@@ -1,5 +1,6 @@
-// SimMedia allows what hardware allows and nothing else: here, in small, what the crash sweeps
-// believe in large.
+// SimMedia allows what hardware allows and nothing else.  The crash sweeps rely on that.
+//
+// Holds docs/persistence.md "The primitives", "The fences".
 #include <doctest/doctest.h>
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// The allocator against a model that is nothing but one state a block.
+// The allocator, compared with a model that keeps one state for each block.
 #include <doctest/doctest.h>
 #include <sys/stat.h>
 

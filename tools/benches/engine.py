@@ -2,7 +2,8 @@
 
     lookup ... create_millionth   calls of one thread; the peer of data is the copy that it cannot do without
     append_1m_two     two threads that append 1 MiB each to their own file, beside one; copy_1m_two is the
-                      same without a filesystem: what this machine lets two threads have
+                      same without a filesystem: what this machine lets two threads have, and
+                      append_1m_two_share sets the two appenders beside that
     hold_WHAT         the longest hold of the volume's lock, in ms of CPU time, while WHAT works on a file of
                       hold_extents extents: a million with --long, where there is the memory, else 200,000
     wait_WHAT         the longest getattr or chmod on another file meanwhile, in ms.  The peer is the same

@@ -143,6 +143,7 @@ void measure_pair() {
     }
     print_row("engine.append_1m_two", append[1], "MiB/s", append[0]);
     print_row("engine.copy_1m_two", copy[1], "MiB/s", copy[0]);
+    print_row("engine.append_1m_two_share", append[1], "MiB/s", copy[1]);
 }
 
 void measure_threads() {

@@ -62,7 +62,7 @@ public:
             if (::poll(all.data(), all.size(), -1) < 0) continue;
             if (all[0].revents != 0) return 0;
             for (std::size_t i = 3; i < all.size(); i++)
-                if (all[i].revents != 0) hear(all[i].fd, false);
+                if (all[i].revents != 0) receive(all[i].fd, false);
             const int came = all[1].revents != 0 ? ::accept(listener_, nullptr, nullptr) : -1;
             if (came >= 0) clients_[came] = false;
             const int error = all[2].revents != 0 ? obey() : 0;
@@ -107,11 +107,11 @@ private:
         if (all.empty()) return false;
         if (::poll(all.data(), all.size(), static_cast<int>(left.count())) > 0)
             for (const pollfd &one : all)
-                if (one.revents != 0) hear(one.fd, true);
+                if (one.revents != 0) receive(one.fd, true);
         return true;
     }
 
-    void hear(int client, bool breaking) {
+    void receive(int client, bool breaking) {
         Message message{};
         if (::recv(client, &message, sizeof message, MSG_DONTWAIT) != sizeof message) {
             ::close(client);

@@ -58,9 +58,9 @@ Finding check_uring(const std::string &root) {
     const auto value = there(file) ? number_in(file) : 0;
     if (value == 0) return {good, "io_uring", "io_uring is allowed", ""};
     return {
-        value == 1 ? note : wrong, "io_uring",
-        fmt::format("io_uring is disabled {} (kernel.io_uring_disabled is {}): image files need "
-                    "it for their write-back",
+        note, "io_uring",
+        fmt::format("io_uring is disabled {} (kernel.io_uring_disabled is {}): no requests over "
+                    "io_uring (transport=), and no registered buffers",
                     value == 1 ? "for users without CAP_SYS_ADMIN" : "for all users", value),
         "sysctl -w kernel.io_uring_disabled=0"};
 }
@@ -99,13 +99,16 @@ std::string namespace_of(const fs::path &device) {
     return "";
 }
 
-// The command that makes the node again with 2 MiB pages; this destroys all data on it.
-std::string remake(const std::string &sysfs, const std::string &name) {
+// The command that creates the namespace of a node again, with 2 MiB pages, which destroys all data
+// on it; or, for memory that has no namespace, the one that reconfigures the node with `option`.
+// (The kernel never deletes daxX.0, so `daxctl destroy-device` fails in Debian 12.)
+std::string remake(const std::string &sysfs, const std::string &name, std::string_view option) {
     const std::string of_namespace = namespace_of(sysfs);
     if (!of_namespace.empty()) return kRemake + of_namespace;
     return fmt::format(
-        "daxctl disable-device {0} && daxctl destroy-device {0} && daxctl create-device --align=2M",
-        name);
+        "daxctl disable-device {0} && daxctl reconfigure-device {1} {0} && daxctl enable-device "
+        "{0}",
+        name, option);
 }
 
 // Which driver a device-DAX node has: that is its mode.
@@ -140,15 +143,15 @@ Finding check_align(const std::string &sysfs, const std::string &name) {
     if (align > kUnitMax)
         return {wrong, "align",
                 what +
-                    ", but pmfs requires 4 KiB or 2 MiB (the command destroys all data "
-                    "on it)",
-                remake(sysfs, name)};
+                    ", but pmfs requires 4 KiB or 2 MiB (if it is a namespace, the command "
+                    "destroys all data on it)",
+                remake(sysfs, name, "--align=2M")};
     if (align < kUnitMax)
         return {note, "align",
                 what +
-                    ": 512 times the page faults of 2 MiB (the command destroys all "
-                    "data on it)",
-                remake(sysfs, name)};
+                    ": 512 times the page faults of 2 MiB (if it is a namespace, the command "
+                    "destroys all data on it)",
+                remake(sysfs, name, "--align=2M")};
     return {good, "align", what, ""};
 }
 
@@ -157,10 +160,10 @@ Finding check_size(const std::string &sysfs, const std::string &name) {
     if (size >= kVolumeMin) return {good, "size", "it has " + size_words(size), ""};
     return {wrong, "size",
             fmt::format(
-                "it has {}, but a volume needs at least 4 MiB (the command destroys all data on "
-                "it)",
+                "it has {}, but a volume needs at least 4 MiB (if it is a namespace, the command "
+                "destroys all data on it; otherwise `daxctl list -R` shows the SIZE of its region)",
                 size_words(size)),
-            remake(sysfs, name)};
+            remake(sysfs, name, "--size=SIZE")};
 }
 
 std::vector<Finding> check_node(const std::string &root, const std::string &name) {

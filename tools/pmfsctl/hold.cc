@@ -70,8 +70,8 @@ private:
     void release();
     void tell(const char *event, const std::string &words, std::uint64_t milliseconds = 0) const;
     bool start_command();
-    void hear_signal();
-    void hear_lease();
+    void handle_signal();
+    void handle_lease_event();
     void look_at_pin();
     const char *name() const { return is_lease_ ? "lease" : "pin"; }
 
@@ -130,7 +130,7 @@ bool Holding::start_command() {
     return false;
 }
 
-void Holding::hear_signal() {
+void Holding::handle_signal() {
     const int signal = signals_.take();
     if (signal == 0) return;
     if (signal == SIGCHLD) {
@@ -146,7 +146,7 @@ void Holding::hear_signal() {
     }
 }
 
-void Holding::hear_lease() {
+void Holding::handle_lease_event() {
     pmfs_event event;
     if (pmfs_lease_event(held_.lease, &event) != 0) return;
     if (event.kind == PMFS_EVENT_BREAK) {
@@ -180,8 +180,8 @@ int Holding::run() {
         pollfd both[2] = {{signals_.fd(), POLLIN, 0}, {-1, POLLIN, 0}};
         if (held_.lease != nullptr) both[1].fd = pmfs_lease_event_fd(held_.lease);
         if (::poll(both, 2, held_.pin != 0 ? kLookMs : -1) < 0 && errno != EINTR) break;
-        if (both[1].revents != 0) hear_lease();
-        if (both[0].revents != 0) hear_signal();
+        if (both[1].revents != 0) handle_lease_event();
+        if (both[0].revents != 0) handle_signal();
         if (held_.pin != 0) look_at_pin();
     }
     if (held_.lease == nullptr && held_.pin == 0) return exit_;

@@ -133,12 +133,12 @@ std::string no_run(const File &file) {
         size_words(longest * chunk));
 }
 
-bool stands(const File &file) {
+bool map_is_frozen(const File &file) {
     pmfs_info info;
     return file.info(&info) == 0 && (info.seal != PMFS_SEAL_NONE || info.grants != 0);
 }
 
-std::string stands_still(const File &file) {
+std::string cannot_move(const File &file) {
     return fmt::format(
         "{} is sealed, mapped or leased, so its blocks cannot be moved; `pmfsctl unseal {}` "
         "first, and see `pmfsctl holders`",
@@ -195,7 +195,7 @@ std::string unacceptable(const File &file, Verb verb, std::uint64_t bad_offset) 
             "written and aligned; use `pmfsctl prepare {}` first",
             path, path);
     if (verb == Verb::prepare || verb == Verb::prepare_contiguous) {
-        if (stands(file)) return stands_still(file);
+        if (map_is_frozen(file)) return cannot_move(file);
         return fmt::format(
             "{}: --offset and --length must lie within the file, and --unit must be a power of two "
             "from the volume's mapping unit to 64 MiB",

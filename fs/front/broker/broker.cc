@@ -93,7 +93,7 @@ private:
     void accept_one();
     bool is_trusted(const Peer &peer) const;
     Verdict admit(const Peer &peer) REQUIRES(lock_);
-    void hear(std::uint64_t id);
+    void receive(std::uint64_t id);
     void bind(std::uint64_t id, int fd, const Peer &peer, const pmfs_broker_ask &ask);
     Verdict judge(const Peer &peer, const pmfs_broker_ask &ask) REQUIRES(lock_);
     Result<> adopt(const Claim &claim, const Peer &peer);
@@ -210,7 +210,7 @@ void Broker::Impl::run() {
             } else if ((key & 1) != 0) {
                 close_connection(key / 2);  // its process is gone
             } else {
-                hear(key / 2);
+                receive(key / 2);
             }
         }
         tick();
@@ -351,7 +351,7 @@ void Broker::Impl::accept_one() {
 }
 
 // The peer has sent something, or hung up.
-void Broker::Impl::hear(std::uint64_t id) {
+void Broker::Impl::receive(std::uint64_t id) {
     pmfs_broker_ask ask{};
     Peer peer;
     int fd = -1;
@@ -509,7 +509,7 @@ Result<BrokerToken> Broker::Impl::issue(const Claim &claim, const Caller &taker)
 }
 
 void Broker::Impl::settle_lending() {
-    const Lock nobody_sends(sending_);
+    const Lock idle(sending_);
 }
 
 // The volume knows already.

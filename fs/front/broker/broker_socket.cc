@@ -38,7 +38,7 @@ FileDescriptor new_socket() {
     return FileDescriptor(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
 }
 
-bool somebody_listens(const sockaddr_un &address) {
+bool has_listener(const sockaddr_un &address) {
     const FileDescriptor probe = new_socket();
     const auto *generic = reinterpret_cast<const sockaddr *>(&address);
     // EAGAIN: a full backlog, so there is a listener.
@@ -47,7 +47,7 @@ bool somebody_listens(const sockaddr_un &address) {
 
 Result<Listener> bind_to(std::string path) {
     const sockaddr_un address = TRY(address_of(path));
-    if (somebody_listens(address)) return Error(EADDRINUSE, "the broker's socket is in use");
+    if (has_listener(address)) return Error(EADDRINUSE, "the broker's socket is in use");
     Listener listener{.socket = new_socket(), .path = std::move(path)};
     if (!listener.socket.ok()) return Error(errno, "cannot make the broker's socket");
     ::unlink(listener.path.c_str());  // left by a server that was killed

@@ -29,7 +29,7 @@ Result<> Client::check_node(InodeNo ino, bool by_number) {
     return Error(ESTALE, "the client was not given an inode with that number");
 }
 
-void Client::given(InodeNo ino) {
+void Client::add_lookup(InodeNo ino) {
     if (ino == policy_.root) return volume_.forget(ino, 1);  // it has the root without a reference
     Shard &shard = shard_of(ino.value());
     Lock held(shard.mutex);

@@ -49,7 +49,7 @@ public:
     // handle of open_by_handle_at(2)), if the client sees the whole volume.
     Result<> check_node(InodeNo ino, bool by_number);
     // The client gets a node.  The volume has counted the reference.
-    void given(InodeNo ino);
+    void add_lookup(InodeNo ino);
     // As many references as the client says, but no more than it was given.
     void forget(InodeNo ino, std::uint64_t count);
     // The client's kernel must take a node's attributes from an answer; whether it must; and it

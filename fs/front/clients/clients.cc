@@ -10,7 +10,7 @@ Clients::Clients(Volume &volume) : volume_(volume) {
 }
 
 Result<std::shared_ptr<Client>> Clients::admit(Policy policy, Origin origin) {
-    if (policy.notifiable && told_ != nullptr)
+    if (policy.notifiable && notified_ != nullptr)
         return Error(EBUSY, "another client's kernel is notified of changes already");
     if (policy.root != InodeNo(Client::kRootNode)) {
         // The reference is kept until the client is dismissed, even if the directory is renamed.
@@ -22,7 +22,7 @@ Result<std::shared_ptr<Client>> Clients::admit(Policy policy, Origin origin) {
     }
     const ClientId id = policy.notifiable ? 0 : next_.fetch_add(1);
     auto client = std::make_shared<Client>(volume_, id, std::move(policy), std::move(origin));
-    if (client->policy().notifiable) told_ = client;
+    if (client->policy().notifiable) notified_ = client;
     Lock held(mutex_);
     present_[id] = client;
     return client;
@@ -46,45 +46,45 @@ std::vector<std::shared_ptr<const Client>> Clients::present() {
 
 void Clients::tell_others(const Client &client, const News &news, std::uint32_t user,
                           std::function<void()> then) {
-    if (!others_hear(client) || told_->notifier() == nullptr) return then();
+    if (!others_hear(client) || notified_->notifier() == nullptr) return then();
     tellings_.fetch_add(1, std::memory_order_acq_rel);
-    Notifier &notifier = *told_->notifier();
-    for (const InodeNo ino : news.attributes) told_->owe_attributes(ino);
-    if (news.pages) told_->owe_attributes(news.pages->ino);  // it may have another size
+    Notifier &notifier = *notified_->notifier();
+    for (const InodeNo ino : news.attributes) notified_->owe_attributes(ino);
+    if (news.pages) notified_->owe_attributes(news.pages->ino);  // it may have another size
     for (const InodeNo ino : news.attributes)
-        if (told_->holds(ino))
+        if (notified_->holds(ino))
             then = [&notifier, ino, then] { notifier.forget_attributes(ino, then); };
-    if (news.pages && told_->holds(news.pages->ino))
+    if (news.pages && notified_->holds(news.pages->ino))
         then = [&notifier, pages = *news.pages, user, then] {
             notifier.drop_pages(pages, user, then);
         };
     for (const Notifier::Name &name : news.names)
-        if (told_->holds(name.dir))
+        if (notified_->holds(name.dir))
             then = [&notifier, name, user, then] { notifier.forget_name(name, user, then); };
     then();
 }
 
 bool Clients::cached(const Client &client, InodeNo ino) {
-    return told_ != nullptr && told_->notifier() != nullptr &&
-           (told_.get() == &client || told_->holds(ino));
+    return notified_ != nullptr && notified_->notifier() != nullptr &&
+           (notified_.get() == &client || notified_->holds(ino));
 }
 
 void Clients::flush(const Client &client, const Notifier::Pages &pages, std::uint32_t user,
                     const std::function<void()> &then) {
     if (!cached(client, pages.ino)) return then();
-    told_->notifier()->drop_pages(pages, user, then);
+    notified_->notifier()->drop_pages(pages, user, then);
 }
 
 void Clients::forget_attributes(const Client &client, InodeNo ino,
                                 const std::function<void()> &then) {
     if (!cached(client, ino)) return then();
-    if (told_.get() != &client) tellings_.fetch_add(1, std::memory_order_acq_rel);
-    told_->notifier()->forget_attributes(ino, then);
+    if (notified_.get() != &client) tellings_.fetch_add(1, std::memory_order_acq_rel);
+    notified_->notifier()->forget_attributes(ino, then);
 }
 
 void Clients::attributes_changed(InodeNo ino) {
-    if (told_ != nullptr && told_->notifier() != nullptr)
-        told_->notifier()->forget_attributes(ino, [] {});
+    if (notified_ != nullptr && notified_->notifier() != nullptr)
+        notified_->notifier()->forget_attributes(ino, [] {});
 }
 
 }  // namespace pmfs::front

@@ -41,7 +41,9 @@ public:
     std::vector<std::shared_ptr<const Client>> present() EXCLUDES(mutex_);
 
     // True when another client must be told what that client changes.
-    bool others_hear(const Client &client) { return told_ != nullptr && told_.get() != &client; }
+    bool others_hear(const Client &client) {
+        return notified_ != nullptr && notified_.get() != &client;
+    }
     // Runs `then` once the other client's kernel has been told.  `user`: whose request it is.
     void tell_others(const Client &client, const News &news, std::uint32_t user,
                      std::function<void()> then);
@@ -64,7 +66,7 @@ private:
     Volume &volume_;
     FileLocks locks_;
     Seats seats_;
-    std::shared_ptr<Client> told_;  // set before other clients use it
+    std::shared_ptr<Client> notified_;  // the client whose kernel is; set before others use it
     Mutex mutex_;
     std::map<ClientId, std::weak_ptr<const Client>> present_ GUARDED_BY(mutex_);
     std::atomic<ClientId> next_{1};

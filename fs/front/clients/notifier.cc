@@ -2,8 +2,11 @@
 #include "front/clients/notifier.h"
 
 #include <chrono>
-#include <memory>
+#include <map>
 #include <utility>
+
+#include "base/bytes.h"
+#include "base/thread.h"
 
 namespace pmfs::front {
 namespace {
@@ -12,48 +15,107 @@ namespace {
 // take to be given back: so there are many, and a user gets few of them.
 constexpr unsigned kPageThreads = 32, kPageShare = 4;
 constexpr unsigned kNameThreads = 8;
-// A thread that drops pages again may wait for the answer that another one gives after kLockedMs at
-// most.  So these are two pools: in one, the former could keep all threads from the latter.
-constexpr unsigned kRefilledThreads = 4;
-
-// What one thread waits for, for a limited time, and another one gives.
-class Signal {
-public:
-    void give() EXCLUDES(mutex_) {
-        Lock held(mutex_);
-        given_ = true;
-        changed_.notify_all();
-    }
-    void wait(std::chrono::nanoseconds time_max) EXCLUDES(mutex_) {
-        const auto end = std::chrono::steady_clock::now() + time_max;
-        Lock held(mutex_);
-        while (!given_) {
-            const auto left = end - std::chrono::steady_clock::now();
-            if (left <= left.zero()) return;
-            changed_.wait_for(mutex_, left);
-        }
-    }
-
-private:
-    Mutex mutex_;
-    CondVar changed_;
-    bool given_ GUARDED_BY(mutex_) = false;
-};
+constexpr std::uint64_t kPage = 4096;  // the kernel's
 
 }  // namespace
 
+// A write through the cache that waits for its pages to be dropped.  It is answered once: by the
+// thread that has dropped them, or by the one that finds that this takes too long.
+class Notifier::Refilled {
+public:
+    Refilled(const Kernel &kernel, const Pages &pages, std::function<void()> then)
+        : kernel_(kernel), pages_(pages), then_(std::move(then)) {}
+
+    void drop() EXCLUDES(mutex_) {
+        kernel_.drop_again(pages_);
+        if (const auto then = taken(false)) return then();
+        kernel_.ended(pages_);
+    }
+    void late() EXCLUDES(mutex_) {
+        if (const auto then = taken(true)) then();
+    }
+
+private:
+    std::function<void()> taken(bool goes_on) EXCLUDES(mutex_) {
+        Lock held(mutex_);
+        if (then_ != nullptr && goes_on) kernel_.goes_on(pages_);
+        return std::exchange(then_, nullptr);
+    }
+    const Kernel &kernel_;
+    const Pages pages_;
+    Mutex mutex_;
+    std::function<void()> then_ GUARDED_BY(mutex_);  // null: it was answered
+};
+
+// Answers those that have waited for too long.
+class Notifier::LateAnswers {
+public:
+    ~LateAnswers() { finish(); }
+    Result<> start() {
+        thread_ = TRY(start_thread("pmfs-late", [this] { work(); }));
+        return {};
+    }
+    void add(std::shared_ptr<Refilled> write, std::chrono::milliseconds time_max) EXCLUDES(mutex_) {
+        {
+            Lock held(mutex_);
+            if (!finishing_) waiting_.emplace(Clock::now() + time_max, std::move(write));
+            changed_.notify_all();
+        }
+        if (write != nullptr) write->late();
+    }
+    // Answers all, and later ones at once.
+    void finish() EXCLUDES(mutex_) {
+        {
+            Lock held(mutex_);
+            finishing_ = true;
+            changed_.notify_all();
+        }
+        if (thread_.joinable()) thread_.join();
+    }
+
+private:
+    using Clock = std::chrono::steady_clock;
+    void work() EXCLUDES(mutex_) {
+        while (const std::shared_ptr<Refilled> write = next()) write->late();
+    }
+    // Null: it is to end.
+    std::shared_ptr<Refilled> next() EXCLUDES(mutex_) {
+        Lock held(mutex_);
+        while (waiting_.empty() ? !finishing_
+                                : !finishing_ && Clock::now() < waiting_.begin()->first)
+            if (waiting_.empty())
+                changed_.wait(mutex_);
+            else
+                changed_.wait_for(mutex_, waiting_.begin()->first - Clock::now());
+        if (waiting_.empty()) return nullptr;
+        std::shared_ptr<Refilled> first = std::move(waiting_.begin()->second);
+        waiting_.erase(waiting_.begin());
+        return first;
+    }
+
+    Mutex mutex_;
+    CondVar changed_;
+    std::multimap<Clock::time_point, std::shared_ptr<Refilled>> waiting_ GUARDED_BY(mutex_);
+    bool finishing_ GUARDED_BY(mutex_) = false;
+    std::thread thread_;
+};
+
 Notifier::Notifier(Kernel kernel)
     : kernel_(std::move(kernel)),
+      late_(std::make_unique<LateAnswers>()),
       pages_("pmfs-notify", kPageThreads, kPageShare),
-      refilled_("pmfs-refilled", kRefilledThreads, kRefilledThreads),
-      answers_("pmfs-answers", kRefilledThreads, kRefilledThreads),
+      refilled_("pmfs-refilled", kPageThreads, kPageShare),
       attributes_("pmfs-attr", 1),
       names_("pmfs-names", kNameThreads) {}
+
+Notifier::~Notifier() {
+    finish();
+}
 
 Result<> Notifier::start() {
     TRY(pages_.start());
     TRY(refilled_.start());
-    TRY(answers_.start());
+    TRY(late_->start());
     TRY(attributes_.start());
     return names_.start();
 }
@@ -69,16 +131,19 @@ void Notifier::drop_pages(const Pages &pages, std::uint32_t user,
 
 void Notifier::drop_refilled(const Pages &written, std::uint32_t user,
                              const std::function<void()> &then) {
-    const auto dropped = std::make_shared<Signal>();
-    refilled_.submit({user, 0, [this, written, dropped] {
-                          kernel_.drop_again(written);
-                          dropped->give();
-                      }});
-    const auto wait = [dropped, then] {
-        dropped->wait(std::chrono::milliseconds(kLockedMs));
-        then();
+    const std::uint64_t end = written.offset + written.length;
+    Pages whole = written, last = written;
+    last.offset = std::max(written.offset, align_down(end - 1, kPage));
+    last.length = end - last.offset;
+    if (last.length == kPage) last.length = 0;
+    whole.length -= last.length;
+    const auto drop = [this, user](const Pages &pages, unsigned ms, const auto &next) {
+        if (pages.length == 0) return next();  // (to a kernel that would mean all)
+        const auto write = std::make_shared<Refilled>(kernel_, pages, next);
+        if (!refilled_.submit({user, 0, [write] { write->drop(); }})) return write->late();
+        late_->add(write, std::chrono::milliseconds(ms));
     };
-    if (!answers_.submit({user, 0, wait})) then();
+    drop(whole, kWholeMs, [drop, last, then] { drop(last, kPartMs, then); });
 }
 
 void Notifier::drop_pages_later(InodeNo ino, std::uint32_t user) {
@@ -117,7 +182,7 @@ void Notifier::forget_name(const Name &name, std::uint32_t user,
 void Notifier::finish() {
     names_.finish();  // their continuations may notify the others
     pages_.finish();
-    answers_.finish();  // the next pool may wait for these
+    late_->finish();  // the next pool may wait for these answers
     refilled_.finish();
     attributes_.finish();
 }

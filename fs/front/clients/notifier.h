@@ -10,9 +10,11 @@
 // others was sent.
 #pragma once
 #include <functional>
+#include <memory>
 #include <set>
 #include <string>
 
+#include "base/byte_range.h"
 #include "base/fair_pool.h"
 #include "base/ids.h"
 #include "base/mutex.h"
@@ -24,7 +26,9 @@ public:
     struct Pages {
         InodeNo ino;
         std::uint64_t offset = 0, length = 0;  // bytes; length 0: to the end of the file
-        std::uint64_t end() const { return length == 0 ? ~std::uint64_t{0} : offset + length; }
+        ByteRange bytes() const {
+            return {offset, length == 0 ? ~std::uint64_t{0} : offset + length};
+        }
     };
     struct Name {
         InodeNo dir;
@@ -34,14 +38,16 @@ public:
         // Blocks until the kernel has written back and dropped every page of the range, and has
         // dropped the attributes.
         std::function<void(const Pages &)> drop_pages;
-        // The same, of pages that were filled again (drop_refilled()).
-        std::function<void(const Pages &)> drop_again;
+        // The same, of pages that were filled again (drop_refilled()); that goes on after the
+        // write was answered; and has ended then.
+        std::function<void(const Pages &)> drop_again, goes_on, ended;
         std::function<void(InodeNo)> forget_attributes;
         // Blocks while the kernel has the directory locked, for instance for one of its own
         // requests.
         std::function<void(const Name &)> forget_name;
     };
     explicit Notifier(Kernel kernel);
+    ~Notifier();
     // Starts its threads.  EAGAIN: there are no more.
     Result<> start();
 
@@ -54,11 +60,12 @@ public:
     // may be under way at once, and write-back, which drop_pages() waits for, needs one.
     bool crowded() { return pages_.waiting() >= kWaitingMax; }
     // For a write through the cache that was executed and is not answered: runs `then` once the
-    // kernel holds no page of the range that was filled before, or after kLockedMs.  (Of a page
-    // that such a write covers in part the kernel may keep the lock until it has the answer. Nobody
-    // has filled that one.)
+    // kernel holds no page of the range that was filled before.  But of the last page, if such a
+    // write covers only a part of it, the kernel may keep the lock until it has the answer: nobody
+    // has filled that one, and `then` runs after kPartMs.  (Other pages it does not lock.  For a
+    // kernel that does there is kWholeMs.)
     void drop_refilled(const Pages &written, std::uint32_t user, const std::function<void()> &then);
-    static constexpr unsigned kLockedMs = 2;
+    static constexpr unsigned kPartMs = 200, kWholeMs = 1000;
     // Drops all pages of the file later.
     void drop_pages_later(InodeNo ino, std::uint32_t user) EXCLUDES(mutex_);
     static constexpr std::size_t kWaitingMax = 4096;
@@ -72,10 +79,13 @@ public:
     void finish();
 
 private:
+    class Refilled;
+    class LateAnswers;
     const Kernel kernel_;
     Mutex mutex_;
-    std::set<std::uint64_t> later_ GUARDED_BY(mutex_);          // files of drop_pages_later()
-    FairPool pages_, refilled_, answers_, attributes_, names_;  // last: their threads end first
+    std::set<std::uint64_t> later_ GUARDED_BY(mutex_);  // files of drop_pages_later()
+    std::unique_ptr<LateAnswers> late_;
+    FairPool pages_, refilled_, attributes_, names_;  // last: their threads end first
 };
 
 }  // namespace pmfs::front

@@ -43,6 +43,9 @@ private:
 
 struct Policy {
     static constexpr std::size_t kGuestLocksMax = 16384, kHostLocksMax = 262144;
+    // Of a guest.  Its kernel holds as many inodes as its memory allows, and cannot be asked to
+    // give some back: an inode takes about 250 bytes of the server's memory.
+    static constexpr std::size_t kInodesMax = 4'194'304, kFilesMax = 1'048'576, kGrantsMax = 1024;
 
     bool read_only = false;  // EROFS for every change
     bool may_seal = true;    // seals, and grants, which freeze maps (EPERM)
@@ -73,6 +76,9 @@ struct Policy {
         Policy policy;
         policy.is_host = policy.notifiable = false;
         policy.locks_max = kGuestLocksMax;
+        policy.lookups_max = kInodesMax;
+        policy.handles_max = kFilesMax;
+        policy.grants_max = kGrantsMax;
         return policy;
     }
     // The local mount, whose kernel keeps its locks unless an option says otherwise.

@@ -98,7 +98,7 @@ private:
     // False: the server is gone.
     bool serve_one() {
         char request = 0;
-        const int answered = hear_and_answer(&request);
+        const int answered = receive_and_answer(&request);
         if (request == kEnd) {
             for (const virtio::Listener &one : sockets_) one.remove();
             ::_exit(0);
@@ -109,7 +109,7 @@ private:
     }
 
     // 0: the server is gone; -1: nothing came.
-    int hear_and_answer(char *request) {
+    int receive_and_answer(char *request) {
         std::vector<FileDescriptor> fds;
         const ssize_t got = receive_with(socket_, writable_bytes_of(*request), &fds, 0);
         if (got < 0 && errno == EINTR) return -1;
@@ -215,7 +215,7 @@ Helper::~Helper() {
 
 namespace {
 
-bool hear(int socket, int *number, std::vector<FileDescriptor> *fds) {
+bool receive_number(int socket, int *number, std::vector<FileDescriptor> *fds) {
     ssize_t got;
     do {
         got = receive_with(socket, writable_bytes_of(*number), fds, 0);
@@ -231,10 +231,11 @@ Result<FileDescriptor> Helper::ask(char request, int fd) {
     int error = 0, settled = 0;
     std::vector<FileDescriptor> got;
     Lock held(mutex_);
-    const bool heard = send_with(socket_.get(), bytes_of(request), with, 0) == sizeof request &&
-                       hear(socket_.get(), &error, &got) && hear(socket_.get(), &settled, &got);
+    const bool received = send_with(socket_.get(), bytes_of(request), with, 0) == sizeof request &&
+                          receive_number(socket_.get(), &error, &got) &&
+                          receive_number(socket_.get(), &settled, &got);
     held.unlock();
-    if (!heard) return Error(EIO, "the server's helper process does not answer");
+    if (!received) return Error(EIO, "the server's helper process does not answer");
     if (error != 0) return Error(error, "the server's helper process cannot do that");
     return got.empty() ? FileDescriptor() : std::move(got.front());
 }

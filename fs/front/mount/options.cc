@@ -180,7 +180,7 @@ Refusal add_guest(std::string_view, std::string_view value, ServeOptions *option
 }
 
 // An option that belongs to a vhost= before it.
-using SetGuest = Refusal (*)(std::string_view value, GuestOptions *guest);
+using SetGuest = std::function<Refusal(std::string_view value, GuestOptions *guest)>;
 auto of_guest(SetGuest set) {
     return [set](std::string_view name, std::string_view value, ServeOptions *options) -> Refusal {
         GuestOptions *guest = last_guest(options);
@@ -230,6 +230,18 @@ Refusal set_guest_locks(std::string_view value, GuestOptions *guest) {
     guest->policy.shares_ranges = guest->policy.shares_wholes = *number != 0;
     guest->policy.locks_max = *number;
     return {};
+}
+
+// Of what a guest holds in the server.
+auto set_guest_limit(const char *option, std::size_t Policy::*limit) {
+    return of_guest([option, limit](std::string_view value, GuestOptions *guest) -> Refusal {
+        constexpr unsigned kMost = 1'000'000'000;
+        const auto number = to_number(value, 1, kMost);
+        if (!number)
+            return fmt::format("{}= takes a number from 1 to {}, not '{}'", option, kMost, value);
+        guest->policy.*limit = *number;
+        return {};
+    });
 }
 
 Refusal set_guest_root(std::string_view value, GuestOptions *guest) {
@@ -300,6 +312,9 @@ const auto &own_options() {
                   })},
         OwnOption{"guest_root", true, of_guest(set_guest_root)},
         OwnOption{"guest_locks", true, of_guest(set_guest_locks)},
+        OwnOption{"guest_inodes", true, set_guest_limit("guest_inodes", &Policy::lookups_max)},
+        OwnOption{"guest_files", true, set_guest_limit("guest_files", &Policy::handles_max)},
+        OwnOption{"guest_grants", true, set_guest_limit("guest_grants", &Policy::grants_max)},
         OwnOption{"guest_ro", false, of_guest([](auto, auto *guest) -> Refusal {
                       guest->policy.read_only = true;
                       return {};

@@ -55,7 +55,7 @@ Outcome failure(Exit exit, const std::string &about, const Error &error) {
 // write-back nor be killed.  (The volume that it maps counts as its memory, so it would be killed
 // first, for no gain: mapped pages of a file can be reclaimed anyway.) Gives the resulting score;
 // -1000 was requested.
-int ask_for_patience() {
+int protect_from_memory_pressure() {
     ::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
     constexpr const char *kScore = "/proc/self/oom_score_adj";
     if (FILE *score = std::fopen(kScore, "we")) {
@@ -453,7 +453,7 @@ Outcome Server::close() {
 }  // namespace
 
 Outcome serve(const ServeOptions &options, const std::function<void()> &mounted) {
-    const int oom_score = ask_for_patience();
+    const int oom_score = protect_from_memory_pressure();
     Server server(options);
     if (Outcome opened = server.open(); opened.exit != Exit::done) return opened;
     Outcome made = server.mount();

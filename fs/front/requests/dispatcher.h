@@ -160,6 +160,10 @@ public:
     // its pages.
     void tell(fuse_req_t req, Stale stale, const Notifier::Pages &written,
               std::function<void()> reply);
+    // Runs `reply` when the client's kernel has dropped these pages; may_wait() is true.
+    void drop_first(fuse_req_t req, const Notifier::Pages &pages, std::function<void()> reply);
+    // Whether the current request may wait for a notification.
+    bool may_wait() { return client_->notifier() != nullptr && !crowded() && takes_seat(); }
     // The mode has changed, and the request's answer does not tell the client's kernel.
     void mode_changed(InodeNo ino) {
         if (client_->notifier() != nullptr) client_->owe_attributes(ino);

@@ -133,7 +133,7 @@ fuse_entry_param look_up(Dispatcher &dispatcher, InodeNo dir, const ListedName &
         dispatcher.volume().forget(attr.value().ino, 1);
         return only_name;
     }
-    dispatcher.client().given(attr.value().ino);
+    dispatcher.client().add_lookup(attr.value().ino);
     return to_entry(attr.value(), dispatcher);
 }
 

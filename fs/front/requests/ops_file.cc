@@ -59,11 +59,16 @@ void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info *info) {
     fuse_file_info reply = *info;
     const OpenReply &open = opened.value();
     fill(reply, open, dispatcher.client());
+    // A kernel that may not keep its pages would drop them when it has the answer.  But whoever
+    // looks after writes that are on their way must know when pages go (Volume::pages_go()).
+    const bool first = !open.keep_cache && !open.stale.any() && !empties && dispatcher.may_wait();
+    if (first) reply.keep_cache = true;
     const auto answer = [&dispatcher, req, reply, handle = open.handle]() {
         // ENOENT: the opener was interrupted and the kernel will not release it.
         if (fuse_reply_open(req, &reply) == -ENOENT) dispatcher.released(handle);
     };
     if (empties) return dispatcher.tell_others(req, {.pages = all}, answer);
+    if (first) return dispatcher.drop_first(req, all, answer);
     dispatcher.tell(req, open.stale, all, answer);
 }
 
@@ -114,7 +119,7 @@ void create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
         return;
     }
     const InodeNo ino = made.value().ino;
-    dispatcher.client().given(ino);
+    dispatcher.client().add_lookup(ino);
     fuse_file_info reply = *info;
     fill(reply, opened, dispatcher.client());
     const fuse_entry_param entry = to_entry(made.value(), dispatcher);
@@ -161,6 +166,8 @@ void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_f
             {.ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size},
             /*wished=*/true))
         return;
+    const auto from = static_cast<std::uint64_t>(offset);
+    if (fills_pages(dispatcher)) dispatcher.volume().pages_fill(InodeNo(ino), {from, from + size});
     // The reply is copied once, from the medium to the reader's pages, while the blocks cannot be
     // reused.
     bool replied = false;
@@ -169,8 +176,7 @@ void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_f
             fuse_reply_iov(req, pieces.data(), static_cast<int>(pieces.size()));
         replied = true;
     };
-    const Result<std::size_t> done =
-        dispatcher.volume().read(InodeNo(ino), static_cast<std::uint64_t>(offset), size, reply);
+    const Result<std::size_t> done = dispatcher.volume().read(InodeNo(ino), from, size, reply);
     // At the end of the file the sink is not called.
     if (!replied && dispatcher.proceed(req, done)) fuse_reply_buf(req, nullptr, 0);
 }

@@ -13,7 +13,7 @@ void reply_entry(Dispatcher &dispatcher, fuse_req_t req, const Result<Attr> &mad
         if (made.ok()) dispatcher.volume().forget(made.value().ino, 1);
         return;
     }
-    dispatcher.client().given(made.value().ino);
+    dispatcher.client().add_lookup(made.value().ino);
     const fuse_entry_param entry = to_entry(made.value(), dispatcher);
     if (!news.any()) [[likely]] {
         fuse_reply_entry(req, &entry);

@@ -11,22 +11,27 @@ Notifier::Kernel Dispatcher::kernel() {
                                          static_cast<off_t>(pages.offset),
                                          static_cast<off_t>(pages.length));
     };
-    return {.drop_pages =
-                [this, drop](const Notifier::Pages &pages) {
-                    volume_.pages_go(pages.ino, pages.offset, pages.end());
-                    drop(pages);
-                    volume_.pages_gone(pages.ino);
-                },
-            .drop_again = drop,
-            .forget_attributes =
-                [this](InodeNo ino) {
-                    fuse_lowlevel_notify_inval_inode(session_, client_->node_of(ino), -1, 0);
-                },
-            .forget_name =
-                [this](const Notifier::Name &name) {
-                    fuse_lowlevel_notify_inval_entry(session_, client_->node_of(name.dir),
-                                                     name.name.c_str(), name.name.size());
-                }};
+    return {
+        .drop_pages =
+            [this, drop](const Notifier::Pages &pages) {
+                volume_.pages_go(pages.ino, pages.bytes());
+                drop(pages);
+                volume_.pages_gone(pages.ino, pages.bytes());
+            },
+        .drop_again = drop,
+        .goes_on =
+            [this](const Notifier::Pages &pages) { volume_.pages_go(pages.ino, pages.bytes()); },
+        .ended =
+            [this](const Notifier::Pages &pages) { volume_.pages_gone(pages.ino, pages.bytes()); },
+        .forget_attributes =
+            [this](InodeNo ino) {
+                fuse_lowlevel_notify_inval_inode(session_, client_->node_of(ino), -1, 0);
+            },
+        .forget_name =
+            [this](const Notifier::Name &name) {
+                fuse_lowlevel_notify_inval_entry(session_, client_->node_of(name.dir),
+                                                 name.name.c_str(), name.name.size());
+            }};
 }
 
 void Dispatcher::tell(fuse_req_t req, Stale stale, const Notifier::Pages &written,
@@ -34,6 +39,8 @@ void Dispatcher::tell(fuse_req_t req, Stale stale, const Notifier::Pages &writte
     Notifier *notifier = client_->notifier();
     if (!stale.any() || notifier == nullptr) return reply();
     if (stale.mode) mode_changed(written.ino);
+    if (stale.pages && !stale.refilled && may_wait())
+        return drop_first(req, written, std::move(reply));
     auto answer = answering(std::move(reply));
     if (stale.refilled) {
         const bool also = stale.attributes || stale.mode;
@@ -45,12 +52,15 @@ void Dispatcher::tell(fuse_req_t req, Stale stale, const Notifier::Pages &writte
     }
     // A notification about pages is one about attributes, too.
     if (!stale.pages) return notifier->forget_attributes(written.ino, answer);
-    const std::uint32_t user = fuse_req_ctx(req)->uid;
-    if (!notifier->crowded() && takes_seat())
-        return notifier->drop_pages(written, user,
-                                    [answer, seat = Request::current()->seat()] { answer(); });
-    notifier->drop_pages_later(written.ino, user);
+    notifier->drop_pages_later(written.ino, fuse_req_ctx(req)->uid);
     notifier->forget_attributes(written.ino, answer);
+}
+
+void Dispatcher::drop_first(fuse_req_t req, const Notifier::Pages &pages,
+                            std::function<void()> reply) {
+    client_->notifier()->drop_pages(
+        pages, fuse_req_ctx(req)->uid,
+        [answer = answering(std::move(reply)), seat = Request::current()->seat()] { answer(); });
 }
 
 void Dispatcher::tell_others(fuse_req_t req, const News &news, std::function<void()> reply) {
