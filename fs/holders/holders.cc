@@ -405,7 +405,7 @@ void Holders::survey(InodeNo ino) {
         const FileBlock from = std::min(ground_.live.counts(ino).dense_end, end);
         const auto until = core::dense_until(reader, *inode.value(), ino, from, end, kExtents);
         if (!until.ok() || until.value() == from) return;
-        ground_.live.dense_to(ino, until.value());
+        if (!ground_.live.dense_to(ino, until.value())) return;  // nobody has it open any more
     }
 }
 

@@ -112,11 +112,13 @@ bool LiveTable::shared(InodeNo ino) {
     return i.untold != 0 && i.cached + i.direct > 1;
 }
 
-void LiveTable::dense_to(InodeNo ino, FileBlock end) {
+bool LiveTable::dense_to(InodeNo ino, FileBlock end) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
     const auto found = shard.inodes.find(ino.value());
-    if (found != shard.inodes.end()) found->second.dense_end = end;
+    if (found == shard.inodes.end()) return false;
+    found->second.dense_end = end;
+    return true;
 }
 
 void LiveTable::not_dense_from(InodeNo ino, FileBlock first) {

@@ -57,8 +57,8 @@ public:
     bool shared(InodeNo ino);
     // File blocks before `end` were found to be allocated and written.  It is forgotten with the
     // last reference, and when blocks are removed (not_dense_from(), with the volume's lock held
-    // exclusively).
-    void dense_to(InodeNo ino, FileBlock end);
+    // exclusively).  False: it is forgotten already, because nobody holds the file.
+    bool dense_to(InodeNo ino, FileBlock end);
     void not_dense_from(InodeNo ino, FileBlock first);
 
     struct Opened {

@@ -18,6 +18,7 @@ struct FaultGuard::Watch {
     std::atomic<std::uintptr_t> start = 0;
     std::atomic<std::uint64_t> size = 0;
     std::atomic<UnitSet *> lost = nullptr;
+    std::atomic<Whose> whose = Whose::medium;
     std::atomic<bool> taken = false;
     Watch *next = nullptr;  // written once, before the watch is in the list
 };
@@ -26,7 +27,14 @@ namespace {
 
 std::atomic<FaultGuard::Watch *> watches = nullptr;
 struct sigaction previous;
-constinit thread_local volatile std::sig_atomic_t fault_flag = 0;
+constinit thread_local volatile std::sig_atomic_t fault_flag = 0, client_fault_flag = 0;
+
+bool take(volatile std::sig_atomic_t &flag) {
+    if (flag == 0) [[likely]]
+        return false;
+    flag = 0;
+    return true;
+}
 
 // Maps zeroes over the unit that holds `address`.
 bool replace_unit(FaultGuard::Watch &watch, std::uintptr_t address) {
@@ -35,8 +43,8 @@ bool replace_unit(FaultGuard::Watch &watch, std::uintptr_t address) {
     const std::uint64_t offset = align_down(address - watch.start.load(), unit);
     lost.add(offset);  // before the zeroes can be seen, so that no reader takes them for data
     void *const at = reinterpret_cast<void *>(watch.start.load() + offset);
-    return ::mmap(at, unit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
-                  0) != MAP_FAILED;
+    return ::mmap(at, unit, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) != MAP_FAILED;
 }
 
 // What happens without pmfs.
@@ -66,7 +74,8 @@ void on_sigbus(int signal_number, siginfo_t *info, void *context) {
             // "Action optional": the kernel found poison that has not been accessed yet.  A thread
             // that accesses it gets a signal of its own.
             handled = info->si_code == BUS_MCEERR_AO || replace_unit(*w, address);
-            if (info->si_code != BUS_MCEERR_AO) fault_flag = 1;
+            if (info->si_code != BUS_MCEERR_AO)
+                (w->whose.load() == FaultGuard::Whose::client ? client_fault_flag : fault_flag) = 1;
             break;
         }
     }
@@ -95,12 +104,13 @@ FaultGuard::Watch *take_watch() {
 
 }  // namespace
 
-FaultGuard::FaultGuard(std::byte *start, std::uint64_t size, UnitSet &lost) {
+FaultGuard::FaultGuard(std::byte *start, std::uint64_t size, UnitSet &lost, Whose whose) {
     static std::once_flag installed;
     std::call_once(installed, install_handler);
     watch_ = take_watch();
     watch_->start = reinterpret_cast<std::uintptr_t>(start);
     watch_->lost = &lost;
+    watch_->whose = whose;
     watch_->size.store(size, std::memory_order_release);
 }
 
@@ -119,15 +129,17 @@ void raise_fault() {
 }
 
 bool take_fault() {
-    if (fault_flag == 0) [[likely]]
-        return false;
-    fault_flag = 0;
-    return true;
+    return take(fault_flag);
 }
 
-FaultScope::FaultScope() : outer_(take_fault()) {}
+bool take_client_fault() {
+    return take(client_fault_flag);
+}
+
+FaultScope::FaultScope() : outer_(take_fault()), outer_client_(take_client_fault()) {}
 FaultScope::~FaultScope() {
     fault_flag = outer_ ? 1 : 0;
+    client_fault_flag = outer_client_ ? 1 : 0;
 }
 
 }  // namespace pmfs::pm

@@ -5,6 +5,9 @@
 // maps zeroes over it, sets the thread's fault flag and returns; the access then goes on with
 // zeroes and the flag turns its result into EIO.  For an address outside of all regions the earlier
 // handler is called, or the process dies as it would have without this one.
+//
+// Memory that a client shares with us (a guest's) may be taken away at any time, too. That has a
+// flag of its own, because it is no failure of the medium: take_client_fault().
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -18,8 +21,9 @@ namespace pmfs::pm {
 // guard after the mapping and destroy it before.
 class FaultGuard {
 public:
+    enum class Whose : bool { medium, client };
     FaultGuard() = default;
-    FaultGuard(std::byte *start, std::uint64_t size, UnitSet &lost);
+    FaultGuard(std::byte *start, std::uint64_t size, UnitSet &lost, Whose whose = Whose::medium);
     FaultGuard(FaultGuard &&o) noexcept : watch_(std::exchange(o.watch_, nullptr)) {}
     FaultGuard &operator=(FaultGuard &&o) noexcept {
         std::swap(watch_, o.watch_);

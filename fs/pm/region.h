@@ -193,6 +193,9 @@ Result<std::unique_ptr<Region>> memory_region(std::uint64_t size);
 // True when an access of this thread hit a bad page since the last call; the page reads as zeroes.
 // Tested before a commit and before a reply, also when the operation has failed by then.
 bool take_fault();
+// The same, of memory that a client shared with us and took away: its request is answered with
+// EFAULT, and nothing is wrong with the medium.
+bool take_client_fault();
 
 // One piece of work of a thread (a request, a job that was parked). Only the bad pages that it
 // meets itself make it fail, not those of the work before it or around it.
@@ -206,7 +209,7 @@ public:
     bool met() { return met_ = met_ || take_fault(); }
 
 private:
-    const bool outer_;
+    const bool outer_, outer_client_;
     bool met_ = false;
 };
 

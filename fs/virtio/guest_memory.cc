@@ -104,10 +104,11 @@ Result<std::shared_ptr<const Mapping>> Mapping::make(const MemoryRegion &region,
     std::shared_ptr<Mapping> mapping(new Mapping);
     mapping->mapped_ = at;
     mapping->mapped_size_ = size;
-    mapping->start_ = static_cast<std::byte *>(at) + (region.offset - from);
+    mapping->before_ = region.offset - from;
+    mapping->start_ = static_cast<std::byte *>(at) + mapping->before_;
     mapping->device_ = status.st_dev;
     mapping->inode_ = status.st_ino;
-    mapping->guard_ = owner.guard(static_cast<std::byte *>(at), size);
+    mapping->guard_ = owner.guard(static_cast<std::byte *>(at), size, backing.unit);
     return std::shared_ptr<const Mapping>(std::move(mapping));
 }
 
@@ -122,12 +123,13 @@ bool MemoryTable::translate(std::uint64_t guest, std::uint64_t size,
     const std::span<const Entry> entries = entries_;
     auto entry = entry_at(entries, guest);
     while (size != 0) {
-        if (entry == entries.end() || entry->region.guest > guest || !entry->mapping) {
+        const bool there = entry != entries.end() && entry->region.guest <= guest && entry->mapping;
+        const std::uint64_t inside = there ? guest - entry->region.guest : 0;
+        const std::uint64_t length = there ? std::min(size, entry->region.size - inside) : 0;
+        if (!there || entry->mapping->lost(inside, length)) {
             pieces->resize(before);
             return false;
         }
-        const std::uint64_t inside = guest - entry->region.guest;
-        const std::uint64_t length = std::min(size, entry->region.size - inside);
         pieces->push_back({entry->mapping->start() + inside, length});
         size -= length;
         guest += length;  // wraps only when nothing is left
@@ -140,7 +142,8 @@ std::byte *MemoryTable::at_user(std::uint64_t user, std::uint64_t size) const {
     for (const auto &[region, mapping] : entries_) {
         if (user < region.user || user - region.user >= region.size) continue;
         const std::uint64_t inside = user - region.user;
-        if (size <= region.size - inside && mapping) return mapping->start() + inside;
+        if (size <= region.size - inside && mapping && !mapping->lost(inside, size))
+            return mapping->start() + inside;
     }
     return nullptr;
 }

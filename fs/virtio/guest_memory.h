@@ -8,8 +8,8 @@
 // A mapping is not safe by itself: the front end has the file too, and may truncate it after its
 // size was checked.  A load or store behind the new end is then SIGBUS for us.  MemoryOwner::guard
 // is called for every mapping, so that a server can let its own handler serve it (pm/fault.h: the
-// page reads as zeroes, and the access becomes EIO).  Without that a front end can end the process;
-// a guest cannot.
+// page reads as zeroes, and the request is answered with EFAULT).  From then on addresses in it are
+// out of reach.  Without that a front end can end the process; a guest cannot.
 #pragma once
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -42,6 +42,14 @@ inline constexpr std::uint64_t kMemoryMax = std::uint64_t{1} << 46;  // in all r
 // What the device does with memory.
 enum class Access { load, store };
 
+// What MemoryOwner::guard() returns.
+class MemoryGuard {
+public:
+    virtual ~MemoryGuard() = default;
+    // An access to a byte of [offset, offset + size) of the mapping has failed.
+    virtual bool lost(std::size_t offset, std::size_t size) const = 0;
+};
+
 // A device that resolves some guest addresses itself: those of its window ("DAX window"); entries
 // with its own descriptor are not mapped.
 class MemoryOwner {
@@ -64,8 +72,10 @@ public:
         return Answer::not_mine;
     }
 
-    // A mapping was made.  The returned object is destroyed before it is unmapped.
-    virtual std::shared_ptr<void> guard(std::byte * /*start*/, std::size_t /*size*/) {
+    // A mapping was made, of pages of `unit` bytes.  The returned object is destroyed before it is
+    // unmapped.
+    virtual std::shared_ptr<const MemoryGuard> guard(std::byte * /*start*/, std::size_t /*size*/,
+                                                     std::size_t /*unit*/) {
         return nullptr;
     }
 };
@@ -82,6 +92,10 @@ public:
 
     // Where the region begins.
     std::byte *start() const { return start_; }
+    // An access to a byte of [offset, offset + size) of the region has failed.
+    bool lost(std::size_t offset, std::size_t size) const {
+        return guard_ && guard_->lost(before_ + offset, size);
+    }
     bool is_of(dev_t device, ino_t inode) const { return device == device_ && inode == inode_; }
 
 private:
@@ -90,9 +104,10 @@ private:
     void *mapped_ = nullptr;
     std::size_t mapped_size_ = 0;
     std::byte *start_ = nullptr;
+    std::size_t before_ = 0;  // of the mapping, before the region
     dev_t device_ = 0;
     ino_t inode_ = 0;
-    std::shared_ptr<void> guard_;
+    std::shared_ptr<const MemoryGuard> guard_;
 };
 
 class MemoryTable {
@@ -103,7 +118,7 @@ public:
     };
 
     // Appends the pieces of a guest-physical range; it may go over adjacent regions.  False, and
-    // nothing appended: a part of it is in no region.
+    // nothing appended: a part of it is in no region, or is lost.
     bool translate(std::uint64_t guest, std::uint64_t size, std::vector<iovec> *pieces) const;
 
     // A range of the front end's own addresses, inside one region; null: it is not.

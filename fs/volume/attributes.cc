@@ -25,7 +25,7 @@ Result<std::optional<std::uint64_t>> unseen_from(Engine &engine, InodeNo ino,
     const FileBlock end = media::file_block_from(inode.size.get());
     const FileBlock at = TRY(core::dense_until(Reader(*engine.core), inode, ino,
                                                std::min(counts.dense_end, end), end, kLookedAt));
-    if (at > counts.dense_end) engine.live.dense_to(ino, at);
+    if (at > counts.dense_end) (void)engine.live.dense_to(ino, at);
     if (at == end) return std::nullopt;
     return media::byte_of(at);
 }

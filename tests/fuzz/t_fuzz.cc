@@ -4,18 +4,15 @@
 // Holds docs/security.md "What clients cannot do".
 #include <doctest/doctest.h>
 
-#include <chrono>
-#include <cstdio>
-#include <cstdlib>
 #include <random>
 
+#include "fuzz/short_run.h"
 #include "fuzz/virtio.h"
 
 namespace pmfs::test {
 namespace {
 
 constexpr unsigned kRounds = 4000;
-constexpr std::chrono::seconds kTimeMax(15);  // (a sanitizer is slow)
 
 void mutate(std::string *bytes, std::mt19937 &random) {
     const auto below = [&random](std::size_t end) {
@@ -47,34 +44,16 @@ void mutate(std::string *bytes, std::mt19937 &random) {
     }
 }
 
-template <class Fuzz>
-void run(const char *name, const std::vector<std::string> &seeds, Fuzz fuzz) {
-    const char *const given = std::getenv("PMFS_FUZZ_SEED");
-    const auto first = given != nullptr ? static_cast<unsigned>(std::strtoul(given, nullptr, 10))
-                                        : std::random_device{}();
-    // (Before, because a crash leaves no message.)
-    std::printf("%s: PMFS_FUZZ_SEED=%u\n", name, first);
-    std::fflush(stdout);
-    std::mt19937 random(first);
-    for (const std::string &seed : seeds) fuzz(std::as_bytes(std::span(seed)));
-    const auto end = std::chrono::steady_clock::now() + kTimeMax;
-    for (unsigned i = 0; i < kRounds && std::chrono::steady_clock::now() < end; ++i) {
-        std::string bytes = seeds[random() % seeds.size()];
-        mutate(&bytes, random);
-        fuzz(std::as_bytes(std::span(bytes)));
-    }
-}
-
 }  // namespace
 
 TEST_CASE("fuzz: random messages do not harm the vhost-user back end") {
     for (const std::string &seed : message_seeds())
         CHECK(fuzz_messages(std::as_bytes(std::span(seed))));
-    run("messages", message_seeds(), fuzz_messages);
+    short_run("messages", message_seeds(), kRounds, fuzz_messages, mutate);
 }
 
 TEST_CASE("fuzz: random descriptors and rings do not harm a virtqueue") {
-    run("queue", queue_seeds(), fuzz_queue);
+    short_run("queue", queue_seeds(), kRounds, fuzz_queue, mutate);
 }
 
 }  // namespace pmfs::test

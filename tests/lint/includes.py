@@ -40,7 +40,7 @@ LIBRARIES = {
     "isa-l/": ["fs/base/"],
     "liburing.h": ["fs/pm/", "fs/front/transports/fuse_ring.h", "tools/examples/", "tests/"],
     "fuse3/": ["fs/front/"],
-    "spdlog/": ["fs/front/"],
+    "spdlog/": ["fs/front/", "tests/front/"],
     "libmount/": ["fs/front/", "mkfs/"],
     "seccomp.h": ["fs/front/mount/"],
     "cap-ng.h": ["fs/front/mount/", "tests/"],

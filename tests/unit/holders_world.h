@@ -125,6 +125,7 @@ public:
 
     std::set<std::uint32_t> dead;       // process ids
     std::function<void()> while_asked;  // once, behind an answer whether a process lives
+    std::function<void()> while_named;  // once, before it is said which process a thread is of
     std::uint64_t lockable = ~std::uint64_t{0};
     std::vector<GrantId> asked, revoked;
 
@@ -137,7 +138,8 @@ private:
         options.no_background = true;
         options.lease_break_ms = 10'000;
         options.grants_max = grants_max_;
-        options.processes.of_thread = [](std::uint32_t thread) {
+        options.processes.of_thread = [this](std::uint32_t thread) {
+            if (const auto also = std::exchange(while_named, nullptr)) also();
             return thread == 0 ? Process{} : Process{thread / 10 * 10, 7};
         };
         options.processes.life = [this](const Process &process) {

@@ -76,6 +76,21 @@ TEST_CASE("leases: a pin keeps a lease from being broken, and the breaker does n
     CHECK(world.asked.empty());
 }
 
+TEST_CASE("leases: one that is requested while its file is closed and forgotten is refused") {
+    World world;
+    const auto file = world.make("closed", 4);
+    // As when a guest resets its device, and an ioctl of it is under way.
+    world.while_named = [&] {
+        world->release(file.handle);
+        world->forget(file.ino, 1);
+    };
+    const auto lease = world.take(file, GrantKind::breakable, 10);
+    REQUIRE_FALSE(lease.ok());
+    CHECK(lease.error().errno_value() == EBADF);
+    REQUIRE(world->close().ok());
+    world.check();
+}
+
 TEST_CASE("pins: only their range is held, and each is given back once") {
     World world;
     const auto file = world.make("f", 8);

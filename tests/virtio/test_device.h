@@ -56,9 +56,15 @@ public:
                    std::vector<iovec> *pieces, std::shared_ptr<const void> *hold) override {
         return on_resolve ? on_resolve(guest, size, access, pieces, hold) : Answer::not_mine;
     }
-    std::shared_ptr<void> guard(std::byte *, std::size_t) override {
-        ++mapped;
-        return {&mapped, [](std::atomic<int> *count) { --*count; }};
+    std::shared_ptr<const virtio::MemoryGuard> guard(std::byte *, std::size_t,
+                                                     std::size_t) override {
+        struct Counted final : virtio::MemoryGuard {
+            explicit Counted(std::atomic<int> &of) : count(of) { ++count; }
+            ~Counted() override { --count; }
+            bool lost(std::size_t, std::size_t) const override { return false; }
+            std::atomic<int> &count;
+        };
+        return std::make_shared<Counted>(mapped);
     }
 
     std::shared_ptr<virtio::BackChannel> channel() {

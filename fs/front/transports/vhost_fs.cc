@@ -39,6 +39,7 @@ public:
             if (chain_->write(size, bytes) != bytes.size()) return refuse(message, EFAULT);
             size += bytes.size();
         }
+        if (pm::take_client_fault()) return refuse(message, EFAULT);
         // What was copied is file data, too, and a page of it may be bad.
         if (pm::take_fault()) return refuse(message, EIO);
         complete(size);
@@ -72,9 +73,12 @@ void answer(ReplyPort &port, ConstBytes message, int error) {
 }
 
 // Lets our SIGBUS handler serve the guest's memory: a VMM may truncate it at any time.
-struct Guarded {
-    explicit Guarded(pm::UnitSet set) : lost(std::move(set)) {}
-    pm::UnitSet lost;
+struct Guarded final : virtio::MemoryGuard {
+    explicit Guarded(pm::UnitSet set) : units(std::move(set)) {}
+    bool lost(std::size_t offset, std::size_t size) const override {
+        return units.overlaps(offset, size);
+    }
+    pm::UnitSet units;
     pm::FaultGuard guard;
 };
 
@@ -145,11 +149,12 @@ void VhostFs::broken(unsigned queue, const std::string &why) {
     log(fmt::format("queue {} is not served any more: {}", queue, why));
 }
 
-std::shared_ptr<void> VhostFs::guard(std::byte *start, std::size_t size) {
-    auto lost = pm::UnitSet::make(size, kPage);
+std::shared_ptr<const virtio::MemoryGuard> VhostFs::guard(std::byte *start, std::size_t size,
+                                                          std::size_t unit) {
+    auto lost = pm::UnitSet::make(size, unit);
     if (!lost.ok()) return nullptr;
     auto guarded = std::make_shared<Guarded>(std::move(lost).take());
-    guarded->guard = pm::FaultGuard(start, size, guarded->lost);
+    guarded->guard = pm::FaultGuard(start, size, guarded->units, pm::FaultGuard::Whose::client);
     return guarded;
 }
 
@@ -258,7 +263,8 @@ void VhostFs::request(unsigned, std::unique_ptr<virtio::Chain> chain) {
     const Port port = std::make_shared<ChainPort>(std::move(chain));
     if (got < sizeof(fuse_in_header)) return;
     // A piece of it is at an address that we cannot reach.
-    if (got != message.size() || faults.met()) return answer(*port, message, EFAULT);
+    if (got != message.size() || pm::take_client_fault() || faults.met())
+        return answer(*port, message, EFAULT);
     const std::uint32_t opcode = load<fuse_in_header>(message).opcode;
     if (window_ && (opcode == FUSE_SETUPMAPPING || opcode == FUSE_REMOVEMAPPING)) count(opcode);
     if (window_ && opcode == FUSE_SETUPMAPPING)
