@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <functional>
 #include <map>
-#include <source_location>
 #include <string>
 #include <string_view>
 
@@ -25,9 +24,6 @@ public:
         unsigned line = 0;
         friend constexpr auto operator<=>(const Place &, const Place &) = default;
     };
-    static constexpr Place place_of(const std::source_location &at) {
-        return {at.file_name(), at.line()};
-    }
 
     using Log = std::function<void(const std::string &sentence)>;
 

@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <functional>
 #include <memory>
+#include <utility>
 
 namespace pmfs::front {
 namespace {
@@ -181,8 +182,9 @@ Refusal add_guest(std::string_view, std::string_view value, ServeOptions *option
 
 // An option that belongs to a vhost= before it.
 using SetGuest = std::function<Refusal(std::string_view value, GuestOptions *guest)>;
-auto of_guest(SetGuest set) {
-    return [set](std::string_view name, std::string_view value, ServeOptions *options) -> Refusal {
+auto of_guest(SetGuest to) {
+    return [set = std::move(to)](std::string_view name, std::string_view value,
+                                 ServeOptions *options) -> Refusal {
         GuestOptions *guest = last_guest(options);
         if (guest == nullptr) return fmt::format("{} must come after a vhost=SOCKET", name);
         return set(value, guest);

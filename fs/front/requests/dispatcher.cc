@@ -60,8 +60,7 @@ void log_error(const std::string &sentence) {
 
 void log_bad_page() {
     static MessageLimit limit;
-    limit.log(MessageLimit::place_of(std::source_location::current()),
-              "the medium has a bad page under a file that was read", log_error);
+    limit.log({}, "the medium has a bad page under a file that was read", log_error);
 }
 
 // libfuse has something to say of requests that it does not understand, and replies that fail.

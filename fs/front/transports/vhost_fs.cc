@@ -110,9 +110,8 @@ VhostFs::~VhostFs() {
     end_client();
 }
 
-void VhostFs::log(const std::string &sentence, std::source_location from) {
-    limit_.log(MessageLimit::place_of(from), fmt::format("{}: {}", options_.socket, sentence),
-               log_);
+void VhostFs::log(const std::string &sentence, const char *file, unsigned line) {
+    limit_.log({file, line}, fmt::format("{}: {}", options_.socket, sentence), log_);
 }
 
 void VhostFs::connected(const virtio::Peer &peer, std::shared_ptr<virtio::BackChannel> channel) {

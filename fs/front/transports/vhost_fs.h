@@ -71,8 +71,8 @@ private:
     void begin_client() EXCLUDES(mutex_);
     void end_client() EXCLUDES(mutex_);
     void unmounted() EXCLUDES(mutex_);
-    void log(const std::string &sentence,
-             std::source_location from = std::source_location::current());
+    void log(const std::string &sentence, const char *file = __builtin_FILE(),
+             unsigned line = __builtin_LINE());
 
     Clients &clients_;
     DispatchOptions dispatch_;
