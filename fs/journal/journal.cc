@@ -185,7 +185,7 @@ Result<> Journal::append_locked(std::span<std::byte> record) {
 Result<TxSeq> Journal::commit(Tx &tx) {
     if (pm::take_fault()) return Error(EIO, "the medium failed while an operation was prepared");
     if (pm::take_client_fault())
-        return Error(EFAULT, "the memory of the sender went away while an operation was prepared");
+        return Error(EFAULT, "the client's memory went away while an operation was prepared");
     std::uint64_t seq = next_seq_.load(std::memory_order_relaxed);
     tx.finish_blocks(seq);
     const std::size_t size = build_record(tx, seq);

@@ -36,13 +36,13 @@ struct Span {  // bytes of a file
     FileBlock end_block() const { return media::file_block_from(to); }
 };
 
-// An overwrite of written blocks inside the file, which changes no metadata.
-// EFAULT: some of the bytes that were copied are in memory that the sender has taken away.
-Result<> sender_is_there() {
-    if (pm::take_client_fault()) return Error(EFAULT, "the memory of who writes is gone");
+// EFAULT: some of the bytes that were copied are in memory that the client has taken away.
+Result<> check_source() {
+    if (pm::take_client_fault()) return Error(EFAULT, "the client's memory is gone");
     return {};
 }
 
+// An overwrite of written blocks inside the file, which changes no metadata.
 class InPlace {
 public:
     InPlace(Engine &e, InodeNo ino, Span span) : e_(e), ino_(ino), span_(span) {}
@@ -102,7 +102,7 @@ Result<bool> write_in_place(Engine &e, InodeNo ino, std::uint64_t offset, const 
     in_place.write(bytes);
     // After the data: a group commit that clears this flag before it syncs misses nothing.
     e.data_dirty.store(true, std::memory_order_release);
-    TRY(sender_is_there());
+    TRY(check_source());
     return true;
 }
 
@@ -293,7 +293,7 @@ private:
         e_.journal->persist(fill());
         inside_.reset();
         if (pm::take_fault()) return Error(EIO, "the medium has a bad page here");
-        TRY(sender_is_there());
+        TRY(check_source());
         copied_ = true;
         stage_ = Stage::commit;
         if (piece_ != Piece::inside) return false;
