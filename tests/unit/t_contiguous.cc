@@ -237,7 +237,7 @@ TEST_CASE("contiguous: where there is no room nothing changes, and nothing is ke
 }
 
 TEST_CASE("contiguous: wherever it has to wait, it goes on; dropped there, nothing is lost") {
-    unsigned waited = 0, refused = 0;
+    unsigned waited = 0, refused = 0, in_place = 0;
     for (unsigned waits = 1; waits < 70; waits += waits < 10 ? 1 : 6) {
         CAPTURE(waits);
         for (const bool drops : {false, true}) {
@@ -249,6 +249,7 @@ TEST_CASE("contiguous: wherever it has to wait, it goes on; dropped there, nothi
                 Caller caller = kUser;
                 caller.progress = &place;
                 world.wait_behind(waits);
+                const Timespec moment = now_coarse();
                 world.write(ino, 0, 1);  // so that a write of the same moment goes in place
                 auto done = world->prepare_contiguous(ino, 0, 0, caller);
                 const std::string text(kBlock, 'w');
@@ -256,6 +257,7 @@ TEST_CASE("contiguous: wherever it has to wait, it goes on; dropped there, nothi
                 if (!done.ok()) {
                     REQUIRE(must_park(done.error()));
                     ++waited;
+                    in_place += now_coarse() == moment ? 1 : 0;
                     refused += errno_of(written) == kClaimErrno ? 1 : 0;
                     if (!drops)
                         done = world.retry(
@@ -273,7 +275,7 @@ TEST_CASE("contiguous: wherever it has to wait, it goes on; dropped there, nothi
         }
     }
     CHECK(waited > 20);
-    CHECK(refused > 0);
+    if (in_place > waited / 2) CHECK(refused > 0);  // not on a machine too busy for that
 }
 
 TEST_CASE("contiguous: no write in place is lost while several files become one extent each") {
