@@ -320,7 +320,8 @@ class Hotplug:
         self.set(1)
 
 
-@claim("CPUs that go offline and come back while calls of many kinds run: all go on, and every byte is there", alone=True)
+@claim("CPUs that go offline and come back while calls of many kinds run: all go on, and every byte is there",
+       seconds=300, alone=True)
 def _(maker):
     hotplug = Hotplug()
     if hotplug.missing():
@@ -347,7 +348,8 @@ def _(maker):
             for online in (0, 1) * 6:
                 hotplug.set(online)
                 before = turns[:6]
-                assert wait_for(lambda: all(turns[i] != before[i] for i in range(6))), (online, before, turns[:6])
+                went_on = wait_for(lambda before=before: all(turns[i] != before[i] for i in range(6)), 60)
+                assert went_on, (online, before, turns[:6])
     finally:
         turns[4095] = 1
         ends = [end_of(pid) for pid in users]
@@ -356,7 +358,8 @@ def _(maker):
     volume.fsck()
 
 
-@claim("a request that waits in the kernel is fetched also on a CPU that was offline, at the start or while serving", alone=True)
+@claim("a request that waits in the kernel is fetched also on a CPU that was offline, at the start or while serving",
+       seconds=300, alone=True)
 def _(maker):
     hotplug = Hotplug()
     if hotplug.missing():
@@ -382,7 +385,7 @@ def _(maker):
     volume.fsck()
 
 
-@claim("when a CPU is back online, so is the thread of its ring", alone=True)
+@claim("when a CPU is back online, so is the thread of its ring", seconds=300, alone=True)
 def _(maker):
     hotplug = Hotplug()
     if hotplug.missing():
