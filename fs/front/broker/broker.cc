@@ -112,7 +112,7 @@ private:
     std::uint64_t epoch_ = 0;
     std::thread thread_;
     std::atomic<bool> stopping_ = false;
-    bool accepting_paused_ = false;  // used only by the thread, like the next two
+    bool accepting_paused_ = false;  // used only by the thread
     MessageLimit refusals_;
 
     Mutex lock_;

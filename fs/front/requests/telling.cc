@@ -39,8 +39,7 @@ void Dispatcher::tell(fuse_req_t req, Stale stale, const Notifier::Pages &writte
     Notifier *notifier = client_->notifier();
     if (!stale.any() || notifier == nullptr) return reply();
     if (stale.mode) mode_changed(written.ino);
-    if (stale.pages && !stale.refilled && may_wait())
-        return drop_first(req, written, std::move(reply));
+    if (stale.pages && may_wait()) return drop_first(req, written, std::move(reply));
     auto answer = answering(std::move(reply));
     if (stale.refilled) {
         const bool also = stale.attributes || stale.mode;
