@@ -391,12 +391,13 @@ def _(maker):
     if hotplug.missing():
         return
     volume = maker.volume(size="64M", options=LOCKS)
-    before = homes(volume)
+    everywhere = sorted(map(str, os.sched_getaffinity(0)))
+    assert wait_for(lambda: homes(volume) == everywhere), homes(volume)
     with hotplug:
         hotplug.go_and_come(volume.mnt / "meanwhile")
     users = [child(use, volume.mnt, number, cpu=cpu) for number, cpu in enumerate((CPU, hotplug.cpu))]
     try:
-        assert wait_for(lambda: homes(volume) == before), (before, homes(volume))
+        assert wait_for(lambda: homes(volume) == everywhere), homes(volume)
     finally:
         for pid in users:
             os.kill(pid, signal.SIGKILL)

@@ -53,6 +53,7 @@ private:
         const unsigned kind = writer();
         Buffer data = fresh(length);
         did("write %s %zu + %zu", kKinds[kind].name, offset, length);
+        settle_for(offset + length);
         doubt_range(offset, length);
         const ssize_t result = pwrite(fds_[kind], data.data(), length, place(offset));
         if (refused(result, fate_of_write(offset, length), "pwrite")) return look(offset, length);
@@ -71,6 +72,7 @@ private:
                            {data.data() + first, second},
                            {data.data() + first + second, length - first - second}};
         did("pwritev2 %s %zu + %zu flags %d", kKinds[kind].name, offset, length, flags);
+        settle_for(offset + length);
         doubt_range(offset, length);
         const ssize_t result = pwritev2(fds_[kind], pieces, 3, place(offset), flags);
         if (refused(result, fate_of_write(offset, length), "pwritev2")) return look(offset, length);
@@ -85,6 +87,7 @@ private:
         const std::size_t end = bytes_.size();
         const bool by_flag = one_in(2);
         did("append %zu%s", length, by_flag ? " (RWF_APPEND)" : "");
+        settle_for(end + length);
         doubt_range(end, length);
         iovec piece{data.data(), length};
         const ssize_t result = by_flag     ? pwritev2(fds_[writer()], &piece, 1,
@@ -265,6 +268,7 @@ private:
                 fail("sendfile after %zu: %zd, %s", done, result, std::strerror(errno));
             done += static_cast<std::size_t>(result);
         }
+        settle_for(to + length);
         doubt_range(to, length);
         int ends[2];
         if (pipe(ends) != 0) fail("pipe");

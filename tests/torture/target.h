@@ -257,6 +257,12 @@ protected:
         expect(result, wanted, call);
         return wanted;
     }
+    // Before a write up to there.  If it passes the end and is refused, FUSE's kernel side forgets
+    // what was stored in its pages and is not written back yet (docs/coherence.md).
+    void settle_for(std::size_t upto) {
+        if (words_.refusals && upto > bytes_.size() && fsync(fds_[kBuffered]) != 0)
+            fail("fsync: %s", std::strerror(errno));
+    }
     void expect(ssize_t result, std::size_t wanted, const char *call) {
         if (result < 0) fail("%s: %s", call, std::strerror(errno));
         if (static_cast<std::size_t>(result) != wanted)
