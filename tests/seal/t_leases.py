@@ -118,7 +118,7 @@ def _(maker):
     event = lease.wait()
     assert event.kind == BREAK and 0 < event.milliseconds <= 1000
     assert breaker.wait(20) == 0
-    assert 0.9 < time.monotonic() - start < 5
+    assert 0.9 < time.monotonic() - start < 15
     until(lambda: hung_up(lease))
     assert lease.event().kind == ENDED and lease.event().kind == ENDED  # it stays
     assert kinds(path) == []
@@ -217,7 +217,7 @@ def _(here):
     for lease in leases[1:]:
         assert lease.wait().kind == BREAK
     spread = time.monotonic() - start
-    assert spread < 1, f"{spread} s between the first and the last"
+    assert spread < 10, f"{spread} s between the first and the last"
     for lease in leases[1:]:
         lease.end()
     assert breaker.poll() is None
