@@ -2,9 +2,11 @@
 // does not, and what is free can be had.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <random>
 #include <thread>
+#include <vector>
 
 #include "base/clock.h"
 #include "unit/space_world.h"
