@@ -28,13 +28,19 @@ BOOT_SECONDS = 1800  # a quarter of that where nothing else runs
 
 def run(place):
     kernel = kernels.debian(packages.STABLE, kernels.STABLE_RELEASE)
+    guests = []
     for name, modules, script, change in (("nfs", MODULES, "nfs.sh", add_kernel_server),
                                           ("nfs: nfs-ganesha", CLIENT_MODULES, "ganesha.sh", add_ganesha)):
         image = place.initramfs(script, kernel, modules, script, USUAL_TOOLS, ["tests/rig/file_calls"], change=change)
-        outcome = Guest(qemu(), kernel, image, log=place.scratch / f"{script}.log", seconds=BOOT_SECONDS, memory="2G",
-                        cpus=2).run()
+        guests.append((name, Guest(qemu(), kernel, image, log=place.scratch / f"{script}.log", seconds=BOOT_SECONDS,
+                                   memory="2G", cpus=2)))
+
+    def judged(name, guest):
+        outcome = guest.run()
         place.judge(f"{name}: Linux {kernel.release}", outcome, show_info=True)
         print(f"rig: {name}: {outcome.seconds:.1f} s", flush=True)
+
+    place.together([lambda name=name, guest=guest: judged(name, guest) for name, guest in guests])
 
 
 def add_kernel_server(made, _):

@@ -62,6 +62,7 @@ both_versions() {
         a_tree $folder
         real_programs $folder
         locks $folder
+        locks_of_both $folder
         case $version in 4.2) knows_42 $folder ;; 3) knows_3 $folder ;; esac
         sealed $folder
         restarted $folder stopped
@@ -81,6 +82,7 @@ shared_locks() {
     check "$version: mount" mounted 4.2
     mkdir $nfs/shared
     locks $nfs/shared
+    locks_of_both $nfs/shared
     check "$version: umount" umount $nfs
     # (lockd wants locks that are granted later, and the kernel's FUSE has none of these.)
     version="local_lock=none, vers=3"

@@ -119,16 +119,32 @@ waits_for() { # FILE: who waits gets it when the holder lets go
     wait_for 60 test -e /tmp/got && wait $waiter
 }
 
+holding() { # DATABASE COMMAND...: while SQLite has it locked
+    rm -f /tmp/held /tmp/release
+    (
+        printf 'begin exclusive;\n.system touch /tmp/held\n'
+        until [ -e /tmp/release ]; do usleep 50000; done
+    ) | sqlite3 "$1" &
+    holder=$!
+    shift
+    wait_for 20 test -e /tmp/held && "$@"
+    held_result=$?
+    touch /tmp/release
+    wait $holder
+    return $held_result
+}
+
 locks() { # FOLDER
-    below=$(on_volume "$1")
     make_database "$1/db"
     check "$version: SQLite in two programs" counted_by "$1/db" "$1/db"
-    make_database "$1/shared"
-    check "$version: SQLite over NFS and on the volume itself" counted_by "$1/shared" "$below/shared"
     : >"$1/lock"
     check "$version: a lock keeps another away" held_lock "$1/lock" taken "$1/lock"
-    check "$version: flock(1) on the volume itself does not see it" held_lock "$1/lock" flock -n "$below/lock" true
+    check "$version: flock(1) on the volume itself does not see it" held_lock "$1/lock" flock -n "$(on_volume "$1")/lock" true
     check "$version: who waits for it gets it" held_lock "$1/lock" waits_for "$1/lock"
+}
+locks_of_both() { # FOLDER
+    make_database "$1/shared"
+    check "$version: SQLite over NFS and on the volume itself" counted_by "$1/shared" "$(on_volume "$1")/shared"
 }
 
 # --- servers that end
