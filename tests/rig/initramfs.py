@@ -27,7 +27,8 @@ LOADER = "ld-linux-x86-64.so.2"
 def library_folders(root):
     """Where a tree of packages has shared libraries (some in folders of their own)."""
     base = Path(root) / LIBRARIES[1:]
-    return [base, *sorted({path.parent for path in base.glob("*/lib*.so*")})]
+    own = {path.parent for above in (base, base.parent) for path in above.glob("*/lib*.so*")}
+    return [base, *sorted(own - {base})]
 
 
 def loaded_by(root):

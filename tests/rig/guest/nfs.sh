@@ -1,150 +1,29 @@
 #!/bin/sh
 # A guest that exports a pmfs volume by its kernel's NFS server and mounts the export itself (part_nfs.py).
-# shellcheck disable=SC2016
 . /lib/rig.sh
-pm=/pm
-nfs=/nfs
-region=/dev/shm/region
-export=127.0.0.1:$pm
-rounds=15
-names=400
-tree=/usr/include/x86_64-linux-gnu/bits
-export GIT_AUTHOR_NAME=rig GIT_AUTHOR_EMAIL=rig GIT_COMMITTER_NAME=rig GIT_COMMITTER_EMAIL=rig
-mkdir -p $pm $nfs /var/lib/nfs/sm /var/lib/nfs/sm.bak /var/lib/nfs/v4recovery /run/rpcbind /run/sendsigs.omit.d
+# shellcheck source=tests/rig/guest/nfs_load.sh
+. /lib/nfs_load.sh
+mkdir -p /var/lib/nfs/sm /var/lib/nfs/sm.bak /var/lib/nfs/v4recovery /run/rpcbind /run/sendsigs.omit.d
 touch /var/lib/nfs/etab /var/lib/nfs/rmtab /var/lib/nfs/state /etc/exports
 
-mounted() { mount -t nfs -o "vers=$1,hard,timeo=30,retrans=3" $export $nfs; } # mounted VERSION
-server_of() { pmfsctl status --json $pm | jq -r .server_pid; }
-is_gone() { ! kill -0 "$1" 2>/dev/null; }
-drop_caches() { echo 3 >/proc/sys/vm/drop_caches; }
-
-# --- both servers
-
-start_pmfs() { mount -t pmfs ${1:+-o "$1"} $region $pm; }
-stop_pmfs() {
-    server=$(server_of)
-    umount $pm && wait_for 20 is_gone "$server"
-}
-kill_pmfs() {
-    server=$(server_of)
-    kill -9 "$server" && wait_for 20 is_gone "$server" && umount -l $pm
-}
 # `mp`: while the volume is not mounted there is nothing to export, rather than the directory below it.
-start_nfsd() { exportfs -o rw,fsid=7,no_subtree_check,no_root_squash,sync,mp $export && rpc.nfsd 4; }
+start_nfs() { exportfs -o rw,fsid=7,no_subtree_check,no_root_squash,sync,mp $export && rpc.nfsd 4; }
 # (lockd is the client's, too, in this kernel, and does not end with nfsd: it is told to let the files go.)
-stop_nfsd() { rpc.nfsd 0 && exportfs -au && exportfs -f && { echo $pm >/proc/fs/nfsd/unlock_filesystem || :; } 2>/dev/null; }
+stop_nfs() { rpc.nfsd 0 && exportfs -au && exportfs -f && { echo $pm >/proc/fs/nfsd/unlock_filesystem || :; } 2>/dev/null; }
 
 prepare() {
-    echo ".timeout 100000" >/tmp/transactions
-    yes "begin immediate; update counter set n = n + 1; commit;" | head -n $rounds >>/tmp/transactions
     mount -t nfsd nfsd /proc/fs/nfsd
     mkdir -p /var/lib/nfs/rpc_pipefs
     mount -t rpc_pipefs rpc_pipefs /var/lib/nfs/rpc_pipefs
-    check "mkfs.pmfs" mkfs.pmfs -q --sparse --size 512M $region
-    check "mount -t pmfs" start_pmfs || return
+    make_volume || return
     check "rpcbind" rpcbind -w || return
     check "rpc.statd" rpc.statd --no-notify
     # (The shortest that the kernel takes: after a start clients may claim what they had for so long.)
     echo 10 >/proc/fs/nfsd/nfsv4leasetime
     echo 10 >/proc/fs/nfsd/nfsv4gracetime
     check "rpc.mountd" rpc.mountd || return
-    check "the kernel exports it" start_nfsd || return
+    check "the kernel exports it" start_nfs || return
     echo Y >/proc/fs/nfsd/v4_end_grace # nobody has anything to claim
-}
-
-# --- real programs
-
-a_tree() { # FOLDER
-    check "$version: a tree is copied in" cp -a $tree /modules.d "$1/" || return
-    drop_caches
-    check "$version: and read back" diff -r $tree "$1/bits"
-    check "$version: the volume has it" diff -r /modules.d "$pm/${1#"$nfs/"}/modules.d"
-    check "$version: $names names" names "$1/names"
-    drop_caches
-    check "$version: are listed, each once" same "$(listed "$1/names" | sort -u | wc -l) $(listed "$1/names" | wc -l)" "$names $names"
-    check "$version: all of that is removed" rm -r "$1/names" "$1/bits" "$1/modules.d"
-    check "$version: an open file without a name" sh -c "exec 5>$1/open 6<$1/open && rm $1/open && echo x >&5 && read -r line <&6 && [ \$line = x ]"
-}
-listed() { find "$1" -mindepth 1; }
-names() {
-    mkdir "$1"
-    number=0
-    while [ $number -lt $names ]; do
-        : >"$1/some-name-$number" || return
-        number=$((number + 1))
-    done
-}
-
-a_repository() { # FOLDER
-    git init -q --template= "$1" && cd "$1" || return 1
-    for number in 1 2 3 4 5 6 7 8; do
-        head -c 30000 /dev/urandom >file-$number
-    done
-    git add . && git commit -q -m "eight files" && cd /
-}
-
-real_programs() { # FOLDER
-    check "$version: git makes a repository" a_repository "$1/repository"
-    check "$version: git clones it" git clone -q --template= --no-local "$1/repository" "$1/clone"
-    check "$version: git finds nothing wrong in the clone" git -C "$1/clone" fsck --full
-    mkdir "$1/project" && cp /project/* "$1/project/"
-    check "$version: make and a C compiler build a project" make -s -C "$1/project" -f project.mk
-    check "$version: what they built does what it should" same "$("$1/project/units")" 820
-    check "$version: then there is nothing to do" make -q -C "$1/project" -f project.mk
-}
-
-# --- locks
-
-make_database() { sqlite3 "$1" "create table counter(n); insert into counter values(0)"; }
-transactions() { # DATABASE
-    sqlite3 -bail -init /tmp/transactions "$1" .quit
-}
-counted_by() { # DATABASE...: of each path one program
-    pids=
-    for database; do
-        transactions "$database" &
-        pids="$pids $!"
-    done
-    for pid in $pids; do wait "$pid" || return; done
-    same "$(sqlite3 "$1" "pragma integrity_check; select n from counter")" "ok
-$((rounds * $#))"
-}
-
-taken() { # FILE: by another open file
-    flock -n -E 9 "$1" true
-    same $? 9
-}
-held_lock() { # FILE COMMAND...: while somebody has FILE locked
-    rm -f /tmp/held /tmp/release
-    flock "$1" sh -c "touch /tmp/held; until [ -e /tmp/release ]; do usleep 50000; done" &
-    holder=$!
-    shift
-    wait_for 20 test -e /tmp/held && "$@"
-    held_result=$?
-    touch /tmp/release
-    wait $holder
-    return $held_result
-}
-waits_for() { # FILE: who waits gets it when the holder lets go
-    rm -f /tmp/got
-    flock "$1" touch /tmp/got &
-    waiter=$!
-    sleep 1
-    [ ! -e /tmp/got ] || echo "it did not wait"
-    touch /tmp/release
-    wait_for 60 test -e /tmp/got && wait $waiter
-}
-
-locks() { # FOLDER
-    below=$pm/${1#"$nfs/"}
-    make_database "$1/db"
-    check "$version: SQLite in two programs" counted_by "$1/db" "$1/db"
-    make_database "$1/shared"
-    check "$version: SQLite over NFS and on the volume itself" counted_by "$1/shared" "$below/shared"
-    : >"$1/lock"
-    check "$version: a lock keeps another away" held_lock "$1/lock" taken "$1/lock"
-    check "$version: flock(1) on the volume itself does not see it" held_lock "$1/lock" flock -n "$below/lock" true
-    check "$version: who waits for it gets it" held_lock "$1/lock" waits_for "$1/lock"
 }
 
 # --- what NFS knows of a file
@@ -154,86 +33,25 @@ knows_42() { # FOLDER
     refuse "4.2: there are no extended attributes" "not supported" setfattr -n user.color -v blue "$1/lock"
     check "4.2: allocate" fallocate --length 4M "$1/space"
     check "4.2: punch" fallocate --punch-hole --offset 1M --length 1M "$1/space"
-    check "4.2: the hole is one" same "$(stat -c %b "$pm/${1#"$nfs/"}/space")" $((3 << 11))
+    check "4.2: the hole is one" same "$(stat -c %b "$(on_volume "$1")/space")" $((3 << 11))
 }
 knows_3() { # FOLDER
     check "3: an access control list" setfacl -m u:1000:rw "$1/lock"
-    check "3: is stored" sh -c "getfacl -n $pm/${1#"$nfs/"}/lock 2>/dev/null | grep -q '^user:1000:rw'"
+    check "3: is stored" sh -c "getfacl -n $(on_volume "$1")/lock 2>/dev/null | grep -q '^user:1000:rw'"
 }
 
 sealed() { # FOLDER
     head -c 4194304 /dev/urandom >"$1/sealed"
     sync
-    check "$version: (a file is sealed)" pmfsctl seal --prepare "$pm/${1#"$nfs/"}/sealed"
+    check "$version: (a file is sealed)" pmfsctl seal --prepare "$(on_volume "$1")/sealed"
     drop_caches
-    check "$version: a sealed file is read" cmp "$1/sealed" "$pm/${1#"$nfs/"}/sealed"
+    check "$version: a sealed file is read" cmp "$1/sealed" "$(on_volume "$1")/sealed"
     # (NFS has no ETXTBSY.)
     refuse "$version: sealed: no truncate" "Input/output error" truncate -s 1M "$1/sealed"
     refuse "$version: sealed: no growth" "Input/output error" dd if=/dev/zero of="$1/sealed" bs=1M seek=4 count=1 conv=notrunc,fsync
     check "$version: dd overwrites it in place" dd if=/dev/zero of="$1/sealed" bs=4096 seek=1 count=1 conv=notrunc,fsync
-    check "$version: and the volume has that" same "$(dd if="$pm/${1#"$nfs/"}/sealed" bs=4096 skip=1 count=1 2>/dev/null | tr -d '\0' | wc -c)" 0
+    check "$version: and the volume has that" same "$(dd if="$(on_volume "$1")/sealed" bs=4096 skip=1 count=1 2>/dev/null | tr -d '\0' | wc -c)" 0
     rm -f "$1/sealed"
-}
-
-# --- servers that end
-
-appender() { # FILE: a line each tenth of a second, until /tmp/stop; ends badly when a write fails
-    exec 7>>"$1"
-    number=0
-    until [ -e /tmp/stop ]; do
-        number=$((number + 1))
-        echo "line $number" >&7 || exit
-        sync "$1" || exit
-        echo $number >/tmp/appended
-        usleep 100000
-    done
-}
-enough() { [ "$(cat /tmp/appended)" -ge "$1" ]; }
-
-restarted() { # FOLDER KIND: with a program that has a file open, a directory, and a lock
-    rm -f /tmp/stop /tmp/appended
-    echo 0 >/tmp/appended
-    seq 1 20000 >"$1/numbers"
-    appender "$1/lines" &
-    writer=$!
-    exec 8<"$1/numbers"
-    head -n 1 <&8 >/dev/null
-    flock "$1/lock" sh -c 'touch /tmp/locked; until [ -e /tmp/stop ]; do usleep 100000; done' &
-    locker=$!
-    wait_for 20 enough 3
-    cd "$1" || return
-    if [ "$2" = stopped ]; then
-        check "$version: NFS and then pmfs stop" sh_stop
-    else
-        check "$version: pmfs is killed, NFS stops, the dead mount goes" sh_kill
-    fi
-    appended=$(cat /tmp/appended)
-    check "$version, $2: pmfs starts again" start_pmfs
-    check "$version, $2: NFS starts again" start_nfsd
-    drop_caches
-    check "$version, $2: the directory that somebody is in" same "$(ls -d lines)" lines
-    check "$version, $2: the file that is open reads on" sh -c "tail -n 1 <&8 | grep -qx 20000"
-    if [ "$2" = stopped ]; then
-        check "$version, $2: who writes goes on" wait_for 60 enough $((appended + 3))
-        touch /tmp/stop
-        check "$version, $2: without an error" wait $writer
-        check "$version, $2: and every line is there" same "$(grep -c . "$pm/${1#"$nfs/"}/lines")" "$(cat /tmp/appended)"
-    else
-        touch /tmp/stop
-        wait $writer
-        info "$version, $2: the program that wrote meanwhile ended with $?"
-        check "$version, $2: every line that was synced is there" test "$(grep -c . "$pm/${1#"$nfs/"}/lines")" -ge "$appended"
-    fi
-    wait $locker
-    exec 8<&-
-    cd /
-    rm -f lines
-}
-sh_stop() { stop_nfsd && stop_pmfs; }
-sh_kill() {
-    kill -9 "$(server_of)" && sleep 0.5
-    stop_nfsd
-    umount -l $pm
 }
 
 both_versions() {
@@ -244,6 +62,7 @@ both_versions() {
         a_tree $folder
         real_programs $folder
         locks $folder
+        locks_of_both $folder
         case $version in 4.2) knows_42 $folder ;; 3) knows_3 $folder ;; esac
         sealed $folder
         restarted $folder stopped
@@ -254,15 +73,16 @@ both_versions() {
 
 # With locks that pmfs keeps.
 shared_locks() {
-    check "NFS stops" stop_nfsd
+    check "NFS stops" stop_nfs
     check "pmfs stops" stop_pmfs
     check "mount -o local_lock=none" start_pmfs local_lock=none
-    check "NFS starts" start_nfsd
+    check "NFS starts" start_nfs
     echo Y >/proc/fs/nfsd/v4_end_grace
     version="local_lock=none, vers=4.2"
     check "$version: mount" mounted 4.2
     mkdir $nfs/shared
     locks $nfs/shared
+    locks_of_both $nfs/shared
     check "$version: umount" umount $nfs
     # (lockd wants locks that are granted later, and the kernel's FUSE has none of these.)
     version="local_lock=none, vers=3"
@@ -278,7 +98,7 @@ if prepare; then
     both_versions
     shared_locks
 fi
-stop_nfsd
+stop_nfs
 check "pmfs stops at the end" stop_pmfs
 check "fsck.pmfs finds nothing" fsck.pmfs -n $region
 # (ENOTCONN, of a mount whose server was killed, has no number in NFS.)
