@@ -19,7 +19,7 @@ from guest import Nvdimm, qemu
 from workplace import HERE, ROOT
 
 SECONDS = 600
-BOOT_SECONDS = 400
+BOOT_SECONDS = 900
 NVDIMM_SIZE = (16 * 16 + 2) << 20
 MODULES = ["nfit", "nd_e820", "nd_pmem", "dax_pmem", "device_dax", "kmem", "fuse", "?crc32c_generic", "virtio_pci"]
 VOLATILE = "memmap=256M!512M"  # zeroes at each boot, since each is another QEMU

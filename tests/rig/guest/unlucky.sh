@@ -1,15 +1,18 @@
 # shellcheck shell=sh
 # Sourced by installed.sh: labels and units of an administrator who is unlucky, or in a hurry.
 
+links() { # links NUMBER
+    udevadm settle && find /dev/pmfs -type l && [ "$(find /dev/pmfs -type l | wc -l)" = "$1" ]
+}
+
 hard_labels() {
     check "mkfs.pmfs, with a label that a shell could read" mkfs.pmfs -q -f -L 'a/../b $(touch /x)";&' /dev/dax0.0
     check "has a link without a request" wait_for 10 leads_to 'by-label/a\x2f..\x2fb\x20\x24\x28touch\x20\x2fx\x29\x22\x3b\x26' /dev/dax0.0
-    udevadm settle
-    check "and no other" same "$(find /dev/pmfs -type l | wc -l)" 4
+    check "and no other" links 4
     check "and nothing is run" test ! -e /x
     check "mkfs.pmfs, with a label that is too long for a link" mkfs.pmfs -q -f -L "$(printf '%64s' '')" -U "$first" /dev/dax0.0
-    check "has only a link by UUID" wait_for 10 same "$(find /dev/pmfs -type l | wc -l)" 3
-    check "which leads there" leads_to "by-uuid/$first" /dev/dax0.0
+    check "has a link by UUID, too long" wait_for 10 leads_to "by-uuid/$first" /dev/dax0.0
+    check "and no link by label" links 3
     check "mkfs.pmfs, with the label of the other volume" mkfs.pmfs -q -f -L rig -U "$first" /dev/dax0.0
     udevadm settle
     check "has a link by UUID" wait_for 10 leads_to "by-uuid/$first" /dev/dax0.0
@@ -28,7 +31,7 @@ two_units() {
     server=$(property MainPID)
     printf 'SOURCE=/dev/dax0.1\nDIRECTORY=%s\n' $mnt >/etc/pmfs/second.conf
     refuse "a second unit for the same device and directory is no start" "failed" systemctl start pmfs@second
-    check "the journal says why, second unit" sh -c "journalctl -b -u pmfs@second | grep -q 'is mounted by process $server'"
+    check "the journal says why, second unit" sh -c "journalctl -b -u pmfs@second | grep -qF 'is mounted or being checked by another process (pid $server)'"
     check "the first one still serves" stays "$server"
     systemctl stop pmfs@second
     printf 'SOURCE=/dev/dax0.1\nOPTIONS=nonsense\n' >/etc/pmfs/second.conf
@@ -72,7 +75,10 @@ late_device() {
 
 upgraded() {
     server=$(property MainPID)
+    touch /lib/systemd/system/pmfs@.service  # another one than the package's, for systemd
+    systemctl daemon-reload
     check "dpkg installs the packages over a running server" sh -c "dpkg -i /packages/*.deb"
+    check "systemd has read their unit" same "$(property NeedDaemonReload)" no
     check "which goes on" stays "$server"
     check "and accepts changes" sh -c "echo new >$mnt/new && rm $mnt/new"
     check "and can be remounted" sh -c "mount -o remount,ro $mnt && mount -o remount,rw $mnt"
