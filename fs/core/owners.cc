@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "core/alloc.h"
 #include "core/extent_map.h"
@@ -12,14 +13,39 @@
 
 namespace pmfs::core {
 
-// The part of it in the range.
-void OwnerScan::note(Owned whole) {
-    const BlockNo from = std::max(whole.start, first_);
-    const BlockNo end = std::min(whole.start + whole.blocks, end_);
-    if (from >= end) return;
-    unknown_ -= std::min(unknown_, end - from);
-    found_.push_back(
-        {whole.ino, whole.file_block + (from - whole.start), from, end - from, whole.attribute});
+namespace {
+// The part of it in [first, end), which has no blocks if there is none.
+Owned part_of(const Owned &whole, BlockNo first, BlockNo end) {
+    const BlockNo from = std::max(whole.start, first);
+    const BlockNo upto = std::max(from, std::min(whole.start + whole.blocks, end));
+    return {whole.ino, whole.file_block + (from - whole.start), from, upto - from, whole.attribute};
+}
+}  // namespace
+
+OwnerScan::OwnerScan(GroupNo group)
+    : first_(media::first_block(media::first_chunk(group))),
+      end_(first_ + media::kGroupBlocks),
+      own_group_(true),
+      unknown_(~std::uint64_t{0}) {
+    found_.reserve(media::kGroupBlocks);  // only what is used takes memory, and it is never copied
+}
+
+void OwnerScan::note(const Owned &whole) {
+    const Owned part = part_of(whole, first_, end_);
+    if (part.blocks == 0) return;
+    unknown_ -= std::min(unknown_, part.blocks);
+    found_.push_back(part);
+}
+
+std::vector<Owned> GroupOwners::within(BlockNo first, BlockNo end) {
+    std::vector<Owned> &all = scan_.found(), found;
+    if (!std::exchange(sorted_, true)) std::ranges::sort(all, {}, &Owned::start);
+    auto one = std::ranges::lower_bound(all, first, {}, &Owned::start);
+    // (Pieces of files that were moved in between may overlap, but not by much.)
+    while (one != all.begin() && (one - 1)->start + (one - 1)->blocks > first) --one;
+    for (; one != all.end() && one->start < end; ++one)
+        if (const Owned part = part_of(*one, first, end); part.blocks != 0) found.push_back(part);
+    return found;
 }
 
 Result<unsigned> OwnerScan::look_at_map(const Reader &reader, InodeNo ino,
@@ -63,11 +89,13 @@ Result<unsigned> OwnerScan::look(const Reader &reader, InodeNo ino, const media:
 }
 
 Result<bool> OwnerScan::step(const Reader &reader, unsigned extents_max) {
-    const std::uint64_t chunks = reader.core().allocator.map().chunk_count();
+    const std::uint64_t all = reader.core().allocator.map().chunk_count();
     const ChunkNo first = media::first_chunk(media::group_of(first_));
+    const std::uint64_t chunks =
+        own_group_ ? std::min(all - first.value(), media::kGroupChunks) : all;
     unsigned left = extents_max;
     while (unknown_ != 0 && chunks_done_ < chunks) {
-        const ChunkNo chunk((first + chunks_done_) % chunks);
+        const ChunkNo chunk((first + chunks_done_) % all);
         bool stopped = false;
         const auto done =
             for_each_inode(reader, chunk, ino_, [&](InodeNo ino, const media::Inode &inode) {

@@ -51,6 +51,7 @@ void Evacuation::finish() {
     if (window_) e_.allocator->free_chunks(window_->first, chunks_);
     window_.reset();
     scan_.reset();
+    if (stage_ == Stage::index) index_.reset();
     stage_ = Stage::choose;
 }
 
@@ -60,8 +61,18 @@ void Evacuation::within(GroupNo group, GroupNo end) {
 }
 
 Hold Evacuation::hold() const {
-    if (stage_ == Stage::wait || stage_ == Stage::copy) return Hold::none;
-    return stage_ == Stage::scan || stage_ == Stage::check ? Hold::shared : Hold::exclusive;
+    switch (stage_) {
+        case Stage::pick:
+        case Stage::wait:
+        case Stage::copy:
+            return Hold::none;
+        case Stage::index:
+        case Stage::scan:
+        case Stage::check:
+            return Hold::shared;
+        default:
+            return Hold::exclusive;
+    }
 }
 
 Result<bool> Evacuation::step() {
@@ -69,8 +80,14 @@ Result<bool> Evacuation::step() {
         case Stage::choose:
             TRY(choose());
             return stage_ == Stage::done;
+        case Stage::index:
+            TRY(index());
+            return false;
+        case Stage::pick:
+            pick();
+            return false;
         case Stage::scan:
-            if (TRY(scan())) stage_ = Stage::check;
+            TRY(scan());
             return false;
         case Stage::check:
             TRY(check());
@@ -111,13 +128,60 @@ Result<> Evacuation::choose() {
     }
     window_ = found;
     e_.allocator->keep_chunks(found->first, chunks_);
-    const BlockNo first = media::first_block(found->first);
-    scan_.emplace(first, media::first_block(found->first + chunks_), found->used);
+    failed_ = found->used != 0 ? hopeless() : std::nullopt;
+    if (found->used == 0) {
+        stage_ = Stage::done;
+    } else if (failed_) {
+        forget_owners();
+        stage_ = Stage::plan;
+    } else if (searched_ != group_) {
+        search(found->used);
+    } else if (index_ && index_->group() == group_) {
+        stage_ = Stage::pick;
+    } else {
+        index_.emplace(group_);
+        stage_ = Stage::index;
+    }
+    return {};
+}
+
+void Evacuation::forget_owners() {
+    owned_.clear();
+    from_index_ = false;
     next_ = offset_ = known_ = 0;
     attribute_moved_.reset();
-    failed_ = found->used != 0 ? hopeless() : std::nullopt;
-    stage_ = found->used == 0 ? Stage::done : failed_ ? Stage::plan : Stage::scan;
+}
+
+// The window has so many blocks in use.
+void Evacuation::search(std::uint64_t used) {
+    forget_owners();
+    searched_ = group_;
+    const BlockNo first = media::first_block(window_->first);
+    scan_.emplace(first, media::first_block(window_->first + chunks_), used);
+    stage_ = Stage::scan;
+}
+
+Result<> Evacuation::index() {
+    const auto done = index_->step(Reader(*e_.core), kLookedAt);
+    TRY(unless_absent());
+    if (!done.ok()) {
+        index_.reset();
+        search(window_->used);
+    } else if (done.value()) {
+        stage_ = Stage::pick;
+    }
     return {};
+}
+
+void Evacuation::pick() {
+    forget_owners();
+    const BlockNo first = media::first_block(window_->first);
+    owned_ = index_->within(first, media::first_block(window_->first + chunks_));
+    std::uint64_t known = 0;
+    for (const core::Owned &owned : owned_) known += owned.blocks;
+    if (known < window_->used) return search(window_->used);
+    from_index_ = true;
+    stage_ = Stage::check;
 }
 
 // A chunk that cannot be emptied, as far as is known before its owners are searched for.
@@ -147,32 +211,44 @@ Result<> Evacuation::none() {
     return Error(ENOSPC, "no chunk can be emptied");
 }
 
-Result<bool> Evacuation::scan() {
+Result<> Evacuation::scan() {
     const auto done = scan_->step(Reader(*e_.core), kLookedAt);
     TRY(unless_absent());
     if (!done.ok()) failed_ = window_->first;
-    return failed_ || done.value();
+    if (!failed_ && !done.value()) return {};
+    owned_ = std::move(scan_->found());
+    stage_ = Stage::check;
+    return {};
 }
 
 // Nothing is moved if one of the pieces certainly cannot be.
 Result<> Evacuation::check() {
     const Reader reader(*e_.core);
-    const std::vector<core::Owned> &found = scan_->found();
-    for (unsigned n = 0; !failed_ && next_ < found.size(); ++next_) {
+    for (unsigned n = 0; !failed_ && next_ < owned_.size(); ++next_) {
         if (n++ == kLookedAt) return {};
-        piece_ = found[next_];
+        piece_ = owned_[next_];
         const auto inode = core::read_inode(reader, piece_.ino);
         TRY(unless_absent());
         if (!inode.ok() || piece_.attribute) continue;  // gone; or not a part of the file's map
         const bool own = own_ != nullptr && piece_.ino == own_->ino();
-        if (!may_move(*inode.value()) || !e_.claims.respect(piece_.ino, own ? own_ : nullptr).ok())
+        if (may_move(*inode.value()) && e_.claims.respect(piece_.ino, own ? own_ : nullptr).ok())
+            continue;
+        if (!from_index_ || TRY(is_there(reader, *inode.value())))
             failed_ = media::chunk_of(piece_.start);
     }
     next_ = 0;
     known_ = 0;
-    for (const core::Owned &owned : found) known_ += owned.blocks;
+    for (const core::Owned &owned : owned_) known_ += owned.blocks;
     stage_ = Stage::plan;
     return {};
+}
+
+// Whether the piece begins where it began when it was found.
+Result<bool> Evacuation::is_there(const Reader &reader, const media::Inode &inode) const {
+    const auto found = core::find_extent(reader, inode, piece_.ino, piece_.file_block);
+    TRY(unless_absent());
+    return found.ok() && !found.value().hole() &&
+           found.value().place_of(piece_.file_block) == piece_.start;
 }
 
 void Evacuation::give_up_window(ChunkNo because) {
@@ -303,23 +379,20 @@ Result<> Evacuation::plan() {
     std::uint64_t used = 0;
     for (unsigned c = 0; c < chunks_; ++c)
         used += kChunkBlocks - TRY(e_.allocator->map().chunk(window_->first + c))->free;
-    if (failed_ || used > known_) {  // also when another file has grown into it
-        give_up_window(failed_ ? *failed_ : unknown_chunk());
-        return {};
-    }
-    const std::vector<core::Owned> &found = scan_->found();
-    for (unsigned n = 0; used != 0 && next_ < found.size();) {
+    const bool grown = used > known_;  // another file has grown into it
+    for (unsigned n = 0; !failed_ && !grown && used != 0 && next_ < owned_.size();) {
         if (n++ == kLookedAt) return {};
-        if (TRY(plan_piece(reader, found[next_]))) return {};
-        known_ -= found[next_++].blocks;
+        if (TRY(plan_piece(reader, owned_[next_]))) return {};
+        known_ -= owned_[next_++].blocks;
         offset_ = 0;
     }
     leave_inode();
-    if (used != 0) {
-        give_up_window(unknown_chunk());
-        return {};
-    }
-    stage_ = Stage::done;
+    if (failed_ || (used != 0 && !from_index_))
+        give_up_window(failed_ ? *failed_ : unknown_chunk());
+    else if (used != 0)
+        search(used);
+    else
+        stage_ = Stage::done;
     return {};
 }
 
@@ -327,8 +400,8 @@ Result<> Evacuation::plan() {
 ChunkNo Evacuation::unknown_chunk() const {
     std::vector<std::uint64_t> known(chunks_);
     const BlockNo first = media::first_block(window_->first);
-    for (std::size_t i = next_; i < scan_->found().size(); ++i) {
-        const core::Owned &owned = scan_->found()[i];
+    for (std::size_t i = next_; i < owned_.size(); ++i) {
+        const core::Owned &owned = owned_[i];
         for (BlockNo at = owned.start; at < owned.start + owned.blocks;) {
             const BlockNo end =
                 std::min(owned.start + owned.blocks, media::first_block(media::chunk_of(at) + 1));

@@ -66,15 +66,32 @@ public:
     std::uint64_t moved() const { return moved_; }  // blocks
 
 private:
-    enum class Stage : std::uint8_t { choose, scan, check, plan, wait, copy, commit, done };
+    // index, pick: from the second window of a group on, instead of scan.
+    enum class Stage : std::uint8_t {
+        choose,
+        index,
+        pick,
+        scan,
+        check,
+        plan,
+        wait,
+        copy,
+        commit,
+        done
+    };
     // How often it waits for blocks to become free when nothing could be emptied.
     static constexpr unsigned kWaitsMax = 16;
 
     Result<> choose();
     Result<> none();
-    Result<bool> scan();
+    Result<> index();
+    void pick();
+    void search(std::uint64_t used);
+    void forget_owners();
+    Result<> scan();
     Result<> check();
     Result<> plan();
+    Result<bool> is_there(const core::Reader &reader, const media::Inode &inode) const;
     std::optional<ChunkNo> hopeless();
     ChunkNo unknown_chunk() const;
     void copy();
@@ -103,12 +120,16 @@ private:
     std::set<ChunkNo> stuck_;  // chunks that a window failed for
     std::optional<core::SpaceMap::Window> window_;
     std::optional<core::OwnerScan> scan_;
-    std::size_t next_ = 0;        // of what the scan found,
-    std::uint64_t offset_ = 0;    // and in that
-    std::uint64_t known_ = 0;     // blocks of that one and of those behind it
-    std::optional<Claim> claim_;  // on an inode that is being changed
+    std::optional<core::GroupOwners> index_;
+    GroupNo searched_{~std::uint64_t{0}};  // where a window's owners were searched for last
+    std::vector<core::Owned> owned_;       // what is in the window
+    bool from_index_ = false;              // so it may be outdated
+    std::size_t next_ = 0;                 // in owned_,
+    std::uint64_t offset_ = 0;             // and in that
+    std::uint64_t known_ = 0;              // blocks of that one and of those behind it
+    std::optional<Claim> claim_;           // on an inode that is being changed
     InodeNo claimed_;
-    std::optional<std::size_t> attribute_moved_;  // of what the scan found: its value was moved
+    std::optional<std::size_t> attribute_moved_;  // in owned_: its value was moved
     core::Owned piece_;                           // being moved, into run_
     core::Run run_;
     bool reserved_ = false, unwritten_ = false, blob_ = false;
