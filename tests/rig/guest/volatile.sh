@@ -27,7 +27,7 @@ lose_content() {
 volatile_for_next_boot() {
     volatile=$(number)
     check "memmap= gives a region of its own" same "$volatile" 1 || return
-    echo "/dev/dax$volatile.0 /pm pmfs nofail,seal=owner 0 0" >>/etc/fstab
+    echo "/dev/dax$volatile.0 /pm pmfs nofail,x-systemd.device-timeout=10min,seal=owner 0 0" >>/etc/fstab
     mkdir -p /pm
     check "the boot service of the document, for memmap=" write_service ndctl
     check "it is enabled as the document says" systemctl enable pmfs-dax
