@@ -14,6 +14,7 @@
 #include "base/units.h"
 #include "media/geometry.h"
 #include "media/verify.h"
+#include "mkfs/device.h"
 #include "mkfs/image.h"
 #include "mkfs/make.h"
 #include "mkfs/probe.h"
@@ -30,7 +31,7 @@ struct Words {
     std::string device, uuid, label;
     std::string reserve;
     std::uint64_t size = 0, journal_size = 0, mapping_unit = 0;
-    bool force = false, quiet = false, dry_run = false, sparse = false;
+    bool force = false, quiet = false, dry_run = false, sparse = false, volatile_only = false;
 };
 
 Exit fail(const Words &words, std::string_view sentence) {
@@ -116,6 +117,9 @@ Exit run(const Words &words, const mkfs::MakeOptions &options) {
         return fail(words, advice->what());
     if (!exists && words.size == 0)
         return fail(words, "it does not exist (--size SIZE creates an image file)");
+    if (words.volatile_only)
+        if (const auto right = mkfs::require_volatile(words.device); !right.ok())
+            return fail(words, right.error().what());
 
     const char *medium = "an image file";
     std::string found;
@@ -142,6 +146,7 @@ Exit run(const Words &words, const mkfs::MakeOptions &options) {
             return fail(words, fmt::format("it contains {} (-f overwrites it)", found));
         return fail(words, made.error().what());
     }
+    if (!words.dry_run) mkfs::announce(words.device);
     if (!words.quiet) print_volume(words, made.value(), medium);
     return kMade;
 }
@@ -170,6 +175,8 @@ int main(int argc, char **argv) {
     app.add_flag(
         "--sparse", words.sparse,
         "Do not preallocate the image file: if the disk fills up, the volume gets I/O errors");
+    app.add_flag("--volatile", words.volatile_only,
+                 "Fail if the device is persistent memory (for a service that runs at each boot)");
     app.add_flag("-f,--force", words.force, "Overwrite existing data");
     app.add_flag("-n,--dry-run", words.dry_run, "Only print what would be made");
     app.add_flag("-q,--quiet", words.quiet, "Print only errors");

@@ -43,6 +43,29 @@ std::string lower(std::string text) {
     return text;
 }
 
+int hex_digit(char c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+// With each \xNN replaced by the byte NN.
+std::string unescaped(std::string_view text) {
+    std::string out;
+    while (!text.empty()) {
+        const bool escape = text.size() >= 4 && text.starts_with("\\x") &&
+                            hex_digit(text[2]) >= 0 && hex_digit(text[3]) >= 0;
+        out += escape ? static_cast<char>(hex_digit(text[2]) << 4 | hex_digit(text[3])) : text[0];
+        text.remove_prefix(escape ? 4 : 1);
+    }
+    return out;
+}
+
+bool is_named(const Identity &identity, const Name &name) {
+    if (name.kind == Name::Kind::uuid) return uuid_text(identity.uuid) == lower(name.text);
+    return identity.label == name.text || identity.label == unescaped(name.text);
+}
+
 }  // namespace
 
 Result<Identity> identify(const std::string &path) {
@@ -83,8 +106,7 @@ Found find_volume(const Name &name, const std::string &devices) {
         const auto identity = identify(path);
         if (!identity.ok()) {
             others += "; " + path + ": " + identity.error().what();
-        } else if (by_label ? identity.value().label == name.text
-                            : uuid_text(identity.value().uuid) == lower(name.text)) {
+        } else if (is_named(identity.value(), name)) {
             found.push_back(path);
         } else {
             others += "; " + path + " is the volume " + uuid_text(identity.value().uuid);

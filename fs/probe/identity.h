@@ -22,7 +22,8 @@ struct Identity {
 // Reads the superblock of a device, memory file or image file, also while the volume is mounted.
 Result<Identity> identify(const std::string &path);
 
-// A volume by name: label:NAME, LABEL=NAME, uuid:UUID or UUID=UUID.
+// A volume by name: label:NAME, LABEL=NAME, uuid:UUID or UUID=UUID.  In a label \xNN may stand for
+// a byte, as in the names of links in /dev/pmfs/by-label and of instances of systemd's units.
 struct Name {
     enum class Kind { label, uuid } kind = Kind::label;
     std::string text;

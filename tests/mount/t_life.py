@@ -247,6 +247,7 @@ def _(maker):
 @claim("a dead mount says which umount to run", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
+    os.stat(volume.mnt)  # which the kernel can answer by itself from now on
     volume.server.kill()
     volume.server.wait()
     refused(mount_pmfs(volume.region, volume.mnt), FAILED, f"umount -l {volume.mnt}")

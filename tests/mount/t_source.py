@@ -80,7 +80,7 @@ def _(maker):
     link = LINKS / f"{name}-renumbered"
     link.symlink_to(region)
     try:
-        for source in (f"label:{name}", f"LABEL={name}", f"uuid:{number.upper()}", f"UUID={number}"):
+        for source in (f"label:{name}", "label:" + name.replace("-", r"\x2d"), f"LABEL={name}", f"uuid:{number.upper()}", f"UUID={number}"):
             run(program("mount.pmfs"), source, mnt)
             shown = run("findmnt", "--noheadings", "--output", "SOURCE", mnt).stdout.strip()
             run("umount", mnt)
@@ -137,6 +137,9 @@ def _(maker):
     lines = run(program("pmfsctl"), "probe", "--udev", region).stdout.splitlines()
     assert "ID_FS_TYPE=pmfs" in lines and f"ID_FS_UUID_ENC={number}" in lines, lines
     assert r"ID_FS_LABEL_ENC=a\x2fb\x20..\x2fc" in lines, lines  # no way out of /dev/pmfs/by-label
+    run(program("mkfs.pmfs"), "-q", "-f", "-L", " " * 64, region)
+    lines = run(program("pmfsctl"), "probe", "--udev", region).stdout
+    assert "ID_FS_UUID_ENC=" in lines and "LABEL" not in lines, lines  # too long for a link
     region.write_bytes(bytes(64 << 20))
     done = subprocess.run([program("pmfsctl"), "probe", "--udev", region], capture_output=True,
                           text=True, check=False)

@@ -3,7 +3,7 @@
     tar = bare()                                         from the cache; mmdebstrap makes it once
     system = System(place, "name", directory, kernel)    a directory in which that tar was unpacked
     system.add_modules(["nfit", "fuse"])                 udevd loads them by itself when there is a device
-    system.add_test("installed.sh")                      of guest/: a unit that runs when the system is up
+    system.add_test("installed.sh", "more.sh")           of guest/: a unit that runs when the system is up; what it sources
     system.guest(machine, seconds=300, ...).run()
 
 The test's output is the serial line; it ends the guest itself.
@@ -20,7 +20,7 @@ from initramfs import Initramfs, loaded_by
 from packages import Unavailable
 from workplace import HERE
 
-INCLUDE = "man-db,bash-completion,systemd,udev,kmod,mount,ndctl"
+INCLUDE = "man-db,bash-completion,systemd,udev,kmod,mount,ndctl,daxctl"
 SECONDS = 600
 DISK_SIZE = "900M"
 ROOT_MODULES = ["virtio_pci", "virtio_blk", "ext4", "?crc32c_generic"]
@@ -79,8 +79,8 @@ class System:
                 shutil.copy(self.kernel.modules / listed, modules)
         subprocess.run(["chroot", self.directory, "depmod", self.kernel.release], check=True)
 
-    def add_test(self, script):
-        for source, target in ((script, "test"), ("rig.sh", "rig.sh")):
+    def add_test(self, script, *sourced):
+        for source, target in ((script, "test"), ("rig.sh", "rig.sh"), *((name, name) for name in sourced)):
             shutil.copy(HERE / "guest" / source, self.directory / "rig" / target)
             (self.directory / "rig" / target).chmod(0o755)
 

@@ -2,8 +2,9 @@
 
 First in a chroot with this machine's kernel (guest/packages.sh): apt with all dependencies, an image, the
 manual, completion.  Then that system, of which the packages have been removed and the dependencies have stayed,
-boots as a guest with systemd and udevd and a device-DAX namespace (guest/installed.sh): there dpkg installs
-them once more, and the guest reboots with what was enabled.  PMFS_PACKAGES=DIRECTORY: packages that were made before.
+boots as a guest with systemd and udevd, device-DAX namespaces and memory that memmap= sets aside (guest/installed.sh):
+there dpkg installs them once more, and the guest reboots with what was enabled.  PMFS_PACKAGES=DIRECTORY: packages
+that were made before.
 """
 # Holds docs/devdax.md "Mount it at boot" and docs/man/pmfs.7.
 import dataclasses
@@ -18,9 +19,10 @@ from guest import Nvdimm, qemu
 from workplace import HERE, ROOT
 
 SECONDS = 600
-BOOT_SECONDS = 400
+BOOT_SECONDS = 900
 NVDIMM_SIZE = (16 * 16 + 2) << 20
-MODULES = ["nfit", "nd_pmem", "dax_pmem", "device_dax", "fuse", "?crc32c_generic", "virtio_pci"]
+MODULES = ["nfit", "nd_e820", "nd_pmem", "dax_pmem", "device_dax", "kmem", "fuse", "?crc32c_generic", "virtio_pci"]
+VOLATILE = "memmap=256M!512M"  # zeroes at each boot, since each is another QEMU
 
 
 def run(place):
@@ -61,9 +63,11 @@ def in_guest(place, directory):
     kernel = kernels.debian(packages.STABLE, kernels.STABLE_RELEASE)
     system = debian_system.System(place, "packages", directory, kernel)
     system.add_modules(MODULES)
-    system.add_test("installed.sh")
+    system.add_test("installed.sh", "unlucky.sh", "volatile.sh")
+    # The NVDIMM's region is number 0, whichever module udevd loads first.
+    (directory / "etc/modprobe.d/rig.conf").write_text("softdep nd_e820 pre: nfit\n")
     nvdimm = Nvdimm(place.scratch / "packages.nvdimm", NVDIMM_SIZE)
-    guest = system.guest(qemu(), seconds=BOOT_SECONDS, nvdimms=[nvdimm])
+    guest = system.guest(qemu(), seconds=BOOT_SECONDS, nvdimms=[nvdimm], append=VOLATILE)
     # A reboot ends this QEMU, and another one has the same disk: emulated, a warm one takes minutes.
     for boot in (guest, dataclasses.replace(guest, log=place.scratch / "packages-2.log")):
         outcome = boot.run()

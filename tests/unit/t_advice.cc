@@ -17,6 +17,7 @@
 #include <string>
 
 #include "base/file_descriptor.h"
+#include "mkfs/device.h"
 #include "mkfs/make.h"
 #include "pm/advice.h"
 #include "pm/medium.h"
@@ -170,4 +171,25 @@ TEST_CASE("region: the error says why a path cannot be opened") {
     CHECK(refusal(folder / "socket").errno_value() == ENODEV);
     CHECK(refusal(folder / std::string(300, 'n')).errno_value() == ENAMETOOLONG);
     CHECK(refusal(folder / "").errno_value() == EISDIR);
+}
+
+TEST_CASE("mkfs: --volatile refuses memory of an NVDIMM bus, but for what memmap= set aside") {
+    const Folder sysfs;
+    const auto node_on = [&sysfs](const std::string &bus, const std::string &provider) {
+        sysfs.put(bus + "/provider", provider + "\n");
+        sysfs.put(bus + "/region0/dax0.1/dax0/dax0.0/size", "67108864\n");
+        return sysfs / (bus + "/region0/dax0.1/dax0/dax0.0");
+    };
+    for (const char *provider : {"ACPI.NFIT", "CXL", "of_pmem", ""}) {
+        CAPTURE(provider);
+        const auto refused = mkfs::require_volatile_dax(
+            node_on(std::string("devices/acpi") + provider + "/ndbus0", provider));
+        REQUIRE_FALSE(refused.ok());
+        CHECK(says(refused.error(), "persistent memory, and --volatile"));
+    }
+    CHECK(mkfs::require_volatile_dax(node_on("devices/platform/e820_pmem/ndbus1", "e820")).ok());
+    sysfs.put("devices/platform/hmem.0/dax2.0/size", "67108864\n");
+    CHECK(mkfs::require_volatile_dax(sysfs / "devices/platform/hmem.0/dax2.0").ok());
+    CHECK_FALSE(mkfs::require_volatile_dax(sysfs / "nothing").ok());
+    CHECK_FALSE(mkfs::require_volatile("/dev/shm").ok());
 }

@@ -1,6 +1,7 @@
 // probe: which volume is on a device that need not be mounted.  For udev, and for people.
 #include <fmt/format.h>
 
+#include <climits>
 #include <string>
 
 #include "base/hex.h"
@@ -40,7 +41,9 @@ int probe(const Options &options) {
     if (options.udev) {
         fmt::print("ID_FS_TYPE=pmfs\nID_FS_USAGE=filesystem\nID_FS_UUID={0}\nID_FS_UUID_ENC={0}\n",
                    uuid);
-        if (!found.label.empty()) fmt::print("ID_FS_LABEL_ENC={}\n", encoded(found.label));
+        const std::string label = encoded(found.label);
+        // (A longer name than a link can have: udevd would complain.)
+        if (!label.empty() && label.size() <= NAME_MAX) fmt::print("ID_FS_LABEL_ENC={}\n", label);
         return kDone;
     }
     if (options.json)

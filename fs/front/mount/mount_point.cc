@@ -7,6 +7,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 
 #include <cstring>
 
@@ -29,7 +30,9 @@ int device_of(const char *directory, dev_t *device) {
 
 std::optional<std::string> MountPoint::objection(const std::string &directory) {
     struct stat st {};
-    if (::stat(directory.c_str(), &st) == 0) {
+    struct statfs fs {};
+    // (statfs always asks the server; for one that has died the kernel may still answer stat.)
+    if (::stat(directory.c_str(), &st) == 0 && ::statfs(directory.c_str(), &fs) == 0) {
         if (S_ISDIR(st.st_mode)) return {};
         return fmt::format("{}: not a directory", directory);
     }
