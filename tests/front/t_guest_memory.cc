@@ -7,10 +7,15 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <fstream>
+#include <iterator>
 #include <sstream>
 
 #include "fsck/check.h"
 #include "guest.h"
+#include "pm/fault.h"
+#include "pm/mapping.h"
 
 using namespace pmfs;
 using namespace pmfs::test;
@@ -138,6 +143,42 @@ TEST_CASE("guest memory: an answer for which there is no memory any more is EFAU
     CHECK(world.read(far, 4096) == EFAULT);
     CHECK(world.guest.read(world.file, 0, kLarge) == std::string(kLarge, 'x'));
     world.check_others();
+}
+
+namespace {
+
+std::size_t mappings() {
+    std::ifstream maps("/proc/self/maps");
+    return static_cast<std::size_t>(std::count(std::istreambuf_iterator<char>(maps), {}, '\n'));
+}
+
+}  // namespace
+
+TEST_CASE("guest memory: what a VMM takes away costs the server little, however much it is") {
+    Cut world;
+    const GuestRam &ram = world.guest.front.ram();
+    world.truncate();
+    const std::size_t before = mappings();
+    for (std::size_t at = kKept; at + 8192 <= ram.size(); at += 8192)
+        CHECK(world.read(ram.guest(at), 4096) == EFAULT);
+    CHECK(mappings() < before + 100);
+    world.check_others();
+}
+
+TEST_CASE("guest memory: requests that were taken before lose all of it, and end no server") {
+    constexpr std::size_t kPages = 8192, kPage = 4096;
+    const FileDescriptor file(::memfd_create("guest", MFD_CLOEXEC));
+    REQUIRE(::ftruncate(file.get(), kPages * kPage) == 0);
+    const auto mapping =
+        pm::Mapping::make(file.get(), kPages * kPage, PROT_READ | PROT_WRITE, MAP_SHARED).take();
+    pm::UnitSet lost = pm::UnitSet::make(kPages * kPage, kPage).take();
+    const pm::FaultGuard guard(mapping.start(), kPages * kPage, lost,
+                               pm::FaultGuard::Whose::client);
+    REQUIRE(::ftruncate(file.get(), 0) == 0);
+    const std::size_t before = mappings();
+    for (std::size_t i = 0; i < kPages; i += 2) mapping.start()[i * kPage] = std::byte{1};
+    CHECK(pm::take_client_fault());
+    CHECK(mappings() < before + 2500);
 }
 
 TEST_CASE("guest memory: huge pages that are not there end no server") {
