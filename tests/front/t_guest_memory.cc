@@ -122,6 +122,20 @@ TEST_CASE("guest memory: a write of bytes that were taken away is EFAULT, and no
     world.check_others();
 }
 
+TEST_CASE("guest memory: the host hears of a write of which a part was stored before it failed") {
+    Cut world;
+    Wire &here = world.host.world.wire();
+    REQUIRE(here.lookup("f") == world.file.node);
+    world.truncate();
+    here.sent();
+    CHECK(world.write(0, world.guest.front.ram().guest(kKept - 4096)) == EFAULT);
+    const std::string node = std::to_string(world.file.node);
+    CHECK(here.count_sent("pages " + node + " 0 65536") == 1);
+    CHECK(here.read(here.open(world.file.node, O_RDONLY), 0, 4096).text() !=
+          std::string(4096, 'x'));
+    world.check_others();
+}
+
 TEST_CASE("guest memory: what was taken away does not come back as zeroes") {
     Cut world;
     const std::uint64_t far = world.guest.front.ram().guest(kFar);

@@ -201,6 +201,13 @@ void write(fuse_req_t req, fuse_ino_t ino, const char *data, std::size_t size, o
         apart.empty() ? Pieces(std::as_bytes(std::span(data, size))) : Pieces(apart);
     const Result<std::size_t> written = dispatcher.volume().write(
         pages.ino, pages.offset, bytes, (flags & FUSE_WRITE_KILL_SUIDGID) != 0, caller, &stale);
+    if (dispatcher.others_hear() && !written.ok() && !must_park(written.error()) &&
+        !pm::NoWaiting::met()) {  // some of the bytes may be stored
+        log_damage(written.error());
+        return dispatcher.tell_others(
+            req, {.pages = pages},
+            [req, error = written.error().errno_value()] { fuse_reply_err(req, error); });
+    }
     if (!dispatcher.proceed(req, written)) return;
     const auto answer = [req, count = written.value()] { fuse_reply_write(req, count); };
     if (dispatcher.others_hear()) return dispatcher.tell_others(req, {.pages = pages}, answer);
