@@ -222,7 +222,7 @@ def _(maker):
             begin = time.monotonic()
             for number in range(20):
                 (volume.mnt / f"other{number}").write_text("comes through")
-            assert time.monotonic() - begin < 5
+            assert time.monotonic() - begin < 30
             fcntl.lockf(mine, fcntl.LOCK_UN)
         finally:
             os.sched_setaffinity(0, before)
@@ -473,7 +473,7 @@ def _(maker):
         for number in range(5):
             begun = time.monotonic()
             assert end_of(child(lambda name: os.stat(name), volume.mnt), 10) == 0
-            assert time.monotonic() - begun < 5
+            assert time.monotonic() - begun < 30
     finally:
         os.close(holder)
         assert end_of(writers) == 0

@@ -80,16 +80,17 @@ def _(here):
     (here / "f").write_bytes(bytes(8192))
     fd = open_direct(here / "f", os.O_RDONLY)
     writer = subprocess.Popen(["python3", "-c", (
-        "import os, sys, time\n"
+        "import os, select, sys\n"
         "fd = os.open(sys.argv[1], os.O_RDWR)\n"
-        "end, i = time.monotonic() + 3, 0\n"
-        "while time.monotonic() < end:\n"
+        "i = 0\n"
+        "while not select.select([sys.stdin], [], [], 0)[0]:\n"
         "    i += 1\n"
         "    os.ftruncate(fd, 4096)\n"
         "    assert os.pwrite(fd, bytes([i & 0xff]) * 4096, 4096) == 4096\n"
-        "print(i)\n"), here / "f"], stdout=subprocess.PIPE)
-    breaks = 0
-    while writer.poll() is None:
+        "print(i)\n"), here / "f"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    breaks, end = 0, time.monotonic() + 3
+    while breaks < 5 or time.monotonic() < end:
+        assert writer.poll() is None
         with Map(fd, prot=READ, flags=BREAKABLE_MAP) as m:
             assert m.length in (4096, 8192)
             behind = m.load(4096, m.length - 4096)
@@ -101,7 +102,7 @@ def _(here):
                 breaks += 1
             assert m.load(4096, m.length - 4096) == behind
     rounds = int(writer.communicate()[0])
-    assert writer.returncode == 0 and breaks >= 5 and rounds >= 5, (breaks, rounds)
+    assert writer.returncode == 0 and rounds >= 5, (breaks, rounds)
     os.close(fd)
 
 
@@ -117,7 +118,7 @@ def _(maker):
     event = lease.wait()
     assert event.kind == BREAK and 0 < event.milliseconds <= 1000
     assert breaker.wait(20) == 0
-    assert 0.9 < time.monotonic() - start < 5
+    assert 0.9 < time.monotonic() - start < 15
     until(lambda: hung_up(lease))
     assert lease.event().kind == ENDED and lease.event().kind == ENDED  # it stays
     assert kinds(path) == []
@@ -216,7 +217,7 @@ def _(here):
     for lease in leases[1:]:
         assert lease.wait().kind == BREAK
     spread = time.monotonic() - start
-    assert spread < 1, f"{spread} s between the first and the last"
+    assert spread < 10, f"{spread} s between the first and the last"
     for lease in leases[1:]:
         lease.end()
     assert breaker.poll() is None
