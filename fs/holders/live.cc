@@ -129,16 +129,17 @@ void LiveTable::not_dense_from(InodeNo ino, FileBlock first) {
         found->second.dense_end = std::min(found->second.dense_end, first);
 }
 
-LiveTable::Wrote LiveTable::wrote(HandleId handle, ByteRange bytes) {
+LiveTable::Wrote LiveTable::wrote(HandleId handle, ByteRange bytes, bool ended) {
     Shard &shard = shard_of(handle);
     Lock lock(shard.mutex);
     const auto found = shard.handles.find(handle);
     if (found == shard.handles.end()) return {};
     Inode &i = shard.inodes[found->second.ino.value()];
     if (found->second.past_cache()) {
-        if (i.cached == 0) i.stored_directly = true;
+        if (i.cached == 0) note_direct_store(i);
         return {.past_cache = i.cached != 0};
     }
+    if (!ended) return {};
     const bool refilled = i.drops.filled.overlaps(bytes) || i.drops.filled_before.overlaps(bytes);
     end_drops(i);
     return {.refilled = refilled};
@@ -151,6 +152,12 @@ void LiveTable::end_drops(Inode &inode) {
     --drops_;
 }
 
+// Pages that are kept have other bytes from now on, also if they are being dropped just now.
+void LiveTable::note_direct_store(Inode &inode) {
+    inode.stored_directly = true;
+    inode.drops.covers_stores = false;
+}
+
 void LiveTable::pages_go(InodeNo ino, ByteRange pages) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
@@ -159,6 +166,7 @@ void LiveTable::pages_go(InodeNo ino, ByteRange pages) {
     Drops &drops = found->second.drops;
     if (!drops.any()) ++drops_;
     drops.alone = drops.going++ == 0;
+    drops.covers_stores = !found->second.grants.storing();
     drops.dropped.extend(pages);
     drops.filled_before.extend(std::exchange(drops.filled, {}));
 }
@@ -171,6 +179,8 @@ void LiveTable::pages_gone(InodeNo ino, ByteRange pages) {
     Drops &drops = found->second.drops;
     if (--drops.going != 0) return;
     if (drops.alone && pages.covers(drops.filled_before)) drops.filled_before = {};
+    if (drops.alone && drops.covers_stores && pages.covers(kWhole))
+        found->second.stored_directly = false;
     // A write that is on its way has its file open.
     if (found->second.asked_write == 0) end_drops(found->second);
 }
@@ -195,7 +205,7 @@ std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, const OpenRequest 
         const bool held =
             i.grants.freezes_gaps() || i.grants.may_store() || (written_back_ && !i.grants.empty());
         if (i.grants.storing() || (request.write && held)) return std::nullopt;
-        if (request.caller.client == 0) keep = !std::exchange(i.stored_directly, false);
+        keep = request.caller.client != 0 || !i.stored_directly;
     } else {
         keep = !i.stored_directly && !i.grants.storing();
     }
@@ -382,7 +392,7 @@ Result<> LiveTable::add_grant(InodeNo ino, const Grant &grant, std::size_t lost)
         if (places_.take(grant.uid, grants_share_, lost) != Places::Taken::yes)
             return Error(EUSERS, "there are too many grants: see -o mappings=");
     }
-    if (grant.may_store) i.stored_directly = true;
+    if (grant.may_store) note_direct_store(i);
     i.grants.add(grant);
     return {};
 }
@@ -410,7 +420,7 @@ void LiveTable::begin_stores(HandleId handle, GrantId id) {
     Inode *inode = inode_of(shard, handle);
     if (inode == nullptr) return;
     inode->grants.begin_stores(handle, id);
-    inode->stored_directly = true;
+    note_direct_store(*inode);
 }
 
 bool LiveTable::note_lent(HandleId handle, GrantId id, InodeNo record) {

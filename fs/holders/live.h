@@ -90,9 +90,12 @@ public:
         // pages, and filled them again: with bytes from before this write, as far as it can tell.
         bool refilled = false;
     };
-    Wrote wrote(HandleId handle, ByteRange bytes);
+    // `ended`: the write will be answered with what it has stored.  (If not, it is run again, or
+    // the kernel gives up its pages.)
+    Wrote wrote(HandleId handle, ByteRange bytes, bool ended = true);
     // The kernel that is notified is about to be told to drop these pages; it has dropped them; it
-    // asks for bytes to fill these.  (It sends one cached write to a file at a time.)
+    // asks for bytes to fill these.  (It sends one cached write to a file at a time.)  Until all
+    // pages have gone, an open does not keep those from before a store that bypassed the cache.
     void pages_go(InodeNo ino, ByteRange pages);
     void pages_gone(InodeNo ino, ByteRange pages);
     void pages_fill(InodeNo ino, ByteRange pages);
@@ -148,8 +151,9 @@ public:
 private:
     // Pages that the kernel was told to drop since its last cached write, and what it filled again.
     struct Drops {
-        unsigned going = 0;  // drops under way
-        bool alone = false;  // no other one was under way at the same time as the last
+        unsigned going = 0;          // drops under way
+        bool alone = false;          // no other one was under way at the same time as the last
+        bool covers_stores = false;  // none was made past the cache since the last began
         ByteRange dropped;
         ByteRange filled, filled_before;  // since the last drop began, and earlier
         bool any() const { return going != 0 || !dropped.empty(); }
@@ -163,7 +167,7 @@ private:
         bool unlinked = false;
         bool linkable = false;  // has no name yet, and may get one
         bool seal_checked = false;
-        bool stored_directly = false;  // bypassing the cache, since the last cached open
+        bool stored_directly = false;  // bypassing the cache, since all pages were dropped
         bool bound_behind_end = false;
         Drops drops;
         InodeGrants grants;
@@ -173,6 +177,7 @@ private:
     struct OpenHandle : HandleInfo {
         HandleId previous = 0, next = 0;  // of the same inode; 0 = none
     };
+    static constexpr ByteRange kWhole{0, ~std::uint64_t{0}};
     static constexpr std::size_t kShards = 16;
     struct Shard {
         Mutex mutex;
@@ -183,6 +188,7 @@ private:
     // Forgets an idle inode; true when it is to be reaped.
     bool drop_if_idle(Shard &shard, InodeNo ino) REQUIRES(shard.mutex);
     void end_drops(Inode &inode);
+    static void note_direct_store(Inode &inode);
     static void enlist(Shard &shard, Inode &inode, OpenHandle handle) REQUIRES(shard.mutex);
     static void delist(Shard &shard, Inode &inode, const OpenHandle &handle) REQUIRES(shard.mutex);
     bool drop_pin(Inode &inode, HandleId handle, std::uint64_t number, bool bound);

@@ -36,15 +36,26 @@ bool take(volatile std::sig_atomic_t &flag) {
     return true;
 }
 
-// Maps zeroes over the unit that holds `address`.
+bool map_zeroes(std::uintptr_t at, std::uint64_t size) {
+    return ::mmap(reinterpret_cast<void *>(at), size, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) != MAP_FAILED;
+}
+
+// Of a client's mapping.  A process may have 65,530 mappings (vm.max_map_count), and each lost unit
+// may take two of them.
+constexpr std::uint64_t kClientUnitsMax = 1024;
+
+// Maps zeroes over the unit that holds `address`; over the whole mapping if its client has taken
+// away so much that only requests from before use it (UnitSet::count()).
 bool replace_unit(FaultGuard::Watch &watch, std::uintptr_t address) {
     UnitSet &lost = *watch.lost.load(std::memory_order_acquire);
     const std::uint64_t unit = lost.unit();
-    const std::uint64_t offset = align_down(address - watch.start.load(), unit);
+    const std::uintptr_t start = watch.start.load();
+    const std::uint64_t offset = align_down(address - start, unit);
     lost.add(offset);  // before the zeroes can be seen, so that no reader takes them for data
-    void *const at = reinterpret_cast<void *>(watch.start.load() + offset);
-    return ::mmap(at, unit, PROT_READ | PROT_WRITE,
-                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) != MAP_FAILED;
+    if (watch.whose.load() == FaultGuard::Whose::client && lost.count() > kClientUnitsMax)
+        return map_zeroes(start, watch.size.load(std::memory_order_acquire));
+    return map_zeroes(start + offset, unit);
 }
 
 // What happens without pmfs.

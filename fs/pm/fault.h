@@ -7,7 +7,9 @@
 // handler is called, or the process dies as it would have without this one.
 //
 // Memory that a client shares with us (a guest's) may be taken away at any time, too. That has a
-// flag of its own, because it is no failure of the medium: take_client_fault().
+// flag of its own, because it is no failure of the medium: take_client_fault().  Each lost unit
+// takes a mapping of the process, and memory when it is stored to, so the client must not be let to
+// lose as many as it likes: code that uses its memory asks UnitSet::count().
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -17,7 +17,7 @@ Result<UnitSet> UnitSet::make(std::uint64_t size, std::uint64_t unit) {
 void UnitSet::add(std::uint64_t offset) {
     const std::uint64_t index = offset / unit_;
     word(index / 64).fetch_or(std::uint64_t{1} << (index % 64));
-    any_.store(true, std::memory_order_release);
+    count_.fetch_add(1, std::memory_order_release);
 }
 
 bool UnitSet::search(std::uint64_t offset, std::uint64_t size) const {

@@ -15,13 +15,15 @@ public:
     // `unit` is a power of two.  ENOMEM.
     static Result<UnitSet> make(std::uint64_t size, std::uint64_t unit);
     UnitSet(UnitSet &&o) noexcept
-        : words_(std::move(o.words_)), unit_(o.unit_), any_(o.any_.load()) {}
+        : words_(std::move(o.words_)), unit_(o.unit_), count_(o.count_.load()) {}
 
     std::uint64_t unit() const { return unit_; }
     void add(std::uint64_t offset);
+    // How many were added (a few more, if threads have added the same one).
+    std::uint64_t count() const { return count_.load(std::memory_order_acquire); }
     // True when a byte of the range is in a unit of the set.
     bool overlaps(std::uint64_t offset, std::uint64_t size) const {
-        return any_.load(std::memory_order_acquire) && search(offset, size);
+        return count() != 0 && search(offset, size);
     }
 
 private:
@@ -33,7 +35,7 @@ private:
 
     Mapping words_;
     std::uint64_t unit_ = 0;
-    std::atomic<bool> any_ = false;
+    std::atomic<std::uint64_t> count_ = 0;
 };
 
 }  // namespace pmfs::pm

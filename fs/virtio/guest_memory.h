@@ -9,7 +9,8 @@
 // size was checked.  A load or store behind the new end is then SIGBUS for us.  MemoryOwner::guard
 // is called for every mapping, so that a server can let its own handler serve it (pm/fault.h: the
 // page reads as zeroes, and the request is answered with EFAULT).  From then on addresses in it are
-// out of reach.  Without that a front end can end the process; a guest cannot.
+// out of reach, and all of it if that is much.  Without that a front end can end the process; a
+// guest cannot.
 #pragma once
 #include <sys/types.h>
 #include <sys/uio.h>

@@ -406,10 +406,10 @@ private:
 };
 
 void note_stale(Engine &e, const Caller &caller, std::uint64_t offset, std::uint64_t size,
-                Stale *stale) {
-    const auto wrote =
-        e.live.wrote(caller.handle, {media::byte_of(file_block_of(offset)),
-                                     media::byte_of(media::file_block_from(offset + size))});
+                bool ended, Stale *stale) {
+    const ByteRange blocks{media::byte_of(file_block_of(offset)),
+                           media::byte_of(media::file_block_from(offset + size))};
+    const auto wrote = e.live.wrote(caller.handle, blocks, ended);
     stale->pages = wrote.past_cache;
     stale->refilled = wrote.refilled;
 }
@@ -439,7 +439,7 @@ Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset, const Piece
     if (bytes.empty()) return std::size_t{0};
     const bool resumes = caller.progress != nullptr && caller.progress->kept();
     if (!resumes && TRY(write_in_place(e, ino, offset, bytes, kill_suid_sgid))) {
-        note_stale(e, caller, offset, bytes.size(), stale);
+        note_stale(e, caller, offset, bytes.size(), true, stale);
         return bytes.size();
     }
     return asking(e, caller, [&]() -> Result<std::size_t> {
@@ -448,13 +448,13 @@ Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset, const Piece
         Write &write = *operation;
         write.lend(bytes, caller);
         const Result<> done = parts_->scheduler.run_or_keep(operation, caller.progress);
-        note_stale(e, caller, offset, bytes.size(), stale);  // also after a partial write
+        // The part that was written is returned; the next call gets the error.
+        const bool partly = operation && !done.ok() && done.error().errno_value() == ENOSPC &&
+                            write.written() != 0 && !caller.written_back;
+        note_stale(e, caller, offset, bytes.size(), done.ok() || partly, stale);
         if (!operation) return done.error();
         stale->attributes = stale->mode = write.killed();
-        // Returns the part that was written; the next call gets the error.
-        if (!done.ok() && done.error().errno_value() == ENOSPC && write.written() != 0 &&
-            !caller.written_back)
-            return write.written();
+        if (partly) return write.written();
         // Nothing else tells the kernel, and when the write is run again the bits are cleared
         // already.
         if (!done.ok() && write.killed()) attributes_changed(e, ino);

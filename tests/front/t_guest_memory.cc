@@ -7,10 +7,15 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <fstream>
+#include <iterator>
 #include <sstream>
 
 #include "fsck/check.h"
 #include "guest.h"
+#include "pm/fault.h"
+#include "pm/mapping.h"
 
 using namespace pmfs;
 using namespace pmfs::test;
@@ -117,6 +122,20 @@ TEST_CASE("guest memory: a write of bytes that were taken away is EFAULT, and no
     world.check_others();
 }
 
+TEST_CASE("guest memory: the host hears of a write of which a part was stored before it failed") {
+    Cut world;
+    Wire &here = world.host.world.wire();
+    REQUIRE(here.lookup("f") == world.file.node);
+    world.truncate();
+    here.sent();
+    CHECK(world.write(0, world.guest.front.ram().guest(kKept - 4096)) == EFAULT);
+    const std::string node = std::to_string(world.file.node);
+    CHECK(here.count_sent("pages " + node + " 0 65536") == 1);
+    CHECK(here.read(here.open(world.file.node, O_RDONLY), 0, 4096).text() !=
+          std::string(4096, 'x'));
+    world.check_others();
+}
+
 TEST_CASE("guest memory: what was taken away does not come back as zeroes") {
     Cut world;
     const std::uint64_t far = world.guest.front.ram().guest(kFar);
@@ -138,6 +157,42 @@ TEST_CASE("guest memory: an answer for which there is no memory any more is EFAU
     CHECK(world.read(far, 4096) == EFAULT);
     CHECK(world.guest.read(world.file, 0, kLarge) == std::string(kLarge, 'x'));
     world.check_others();
+}
+
+namespace {
+
+std::size_t mappings() {
+    std::ifstream maps("/proc/self/maps");
+    return static_cast<std::size_t>(std::count(std::istreambuf_iterator<char>(maps), {}, '\n'));
+}
+
+}  // namespace
+
+TEST_CASE("guest memory: what a VMM takes away costs the server little, however much it is") {
+    Cut world;
+    const GuestRam &ram = world.guest.front.ram();
+    world.truncate();
+    const std::size_t before = mappings();
+    for (std::size_t at = kKept; at + 8192 <= ram.size(); at += 8192)
+        CHECK(world.read(ram.guest(at), 4096) == EFAULT);
+    CHECK(mappings() < before + 100);
+    world.check_others();
+}
+
+TEST_CASE("guest memory: requests that were taken before lose all of it, and end no server") {
+    constexpr std::size_t kPages = 8192, kPage = 4096;
+    const FileDescriptor file(::memfd_create("guest", MFD_CLOEXEC));
+    REQUIRE(::ftruncate(file.get(), kPages * kPage) == 0);
+    const auto mapping =
+        pm::Mapping::make(file.get(), kPages * kPage, PROT_READ | PROT_WRITE, MAP_SHARED).take();
+    pm::UnitSet lost = pm::UnitSet::make(kPages * kPage, kPage).take();
+    const pm::FaultGuard guard(mapping.start(), kPages * kPage, lost,
+                               pm::FaultGuard::Whose::client);
+    REQUIRE(::ftruncate(file.get(), 0) == 0);
+    const std::size_t before = mappings();
+    for (std::size_t i = 0; i < kPages; i += 2) mapping.start()[i * kPage] = std::byte{1};
+    CHECK(pm::take_client_fault());
+    CHECK(mappings() < before + 2500);
 }
 
 TEST_CASE("guest memory: huge pages that are not there end no server") {

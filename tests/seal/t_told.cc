@@ -144,6 +144,89 @@ TEST_CASE("told: pages under a direct write beside a cached reader are dropped b
 }
 
 TEST_CASE(
+    "told: no open keeps pages from before a direct store until they have gone, whoever opened the "
+    "file before") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile writer = wire.create("f");
+    wire.release(writer);
+    const OpenFile direct = wire.open(writer.node, O_RDWR | O_DIRECT);
+    REQUIRE(wire.write(direct, 0, pattern(kBlock, 1)) == 0);
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool goes = false;
+    wire.on_invalidate = [&](std::uint64_t) {
+        std::unique_lock held(mutex);
+        changed.wait(held, [&] { return goes; });
+    };
+    wire.sent();
+    const std::string how = bytes_text(fuse_open_in{});
+    wire.post(FUSE_OPEN, writer.node, how, kUser);
+    wire.post(FUSE_OPEN, writer.node, how);
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    CHECK(wire.sent().empty());
+    {
+        const std::lock_guard held(mutex);
+        goes = true;
+        changed.notify_all();
+    }
+    const OpenFile third = wire.open(writer.node, O_RDONLY);
+    CHECK(third.error == 0);
+}
+
+TEST_CASE("told: an open that empties the file does not wait for pages to be dropped") {
+    // With -o writeback the kernel writes none of them back until it has the answer.
+    Mounted mounted(Medium::memory, {}, {.writeback = true});
+    Wire &wire = mounted.wire();
+    const OpenFile writer = wire.create("f");
+    wire.release(writer);
+    const OpenFile direct = wire.open(writer.node, O_RDWR | O_DIRECT);
+    REQUIRE(wire.write(direct, 0, pattern(kBlock, 1)) == 0);
+    wire.sent();
+    for (const int flags : {O_RDWR | O_TRUNC | O_DIRECT, O_RDWR | O_TRUNC}) {
+        const OpenFile emptied = wire.open(writer.node, flags);
+        REQUIRE(emptied.error == 0);
+        for (const std::string &text : wire.sent()) CHECK(text.substr(0, 5) != "pages");
+        wire.release(emptied);
+    }
+}
+
+TEST_CASE(
+    "told: a cached write that had to wait for a lease still gives up pages that were filled "
+    "before it came") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile file = wire.create("f");
+    REQUIRE(wire.write(file, 0, pattern(kBlock, 1)) == 0);
+    const OpenFile holder = wire.open(file.node, O_RDWR | O_DIRECT);
+    pmfs_io_grant lease{};
+    lease.version = PMFS_ABI_VERSION;
+    lease.kind = PMFS_GRANT_BREAKABLE;
+    REQUIRE(wire.ioctl(holder, PMFS_IOC_GRANT, &lease) == 0);
+    const InodeNo ino(file.node);
+    const ByteRange all{0, ~std::uint64_t{0}};
+    mounted.volume().pages_go(ino, all);
+    mounted.volume().pages_gone(ino, all);
+    mounted.volume().pages_fill(ino, {0, 2 * kBlock});
+    wire.sent();
+    fuse_write_in in{};
+    in.fh = file.handle;
+    in.offset = kBlock;
+    in.size = kBlock;
+    wire.post(FUSE_WRITE, file.node, bytes_text(in) + pattern(kBlock, 2), {.pid = 1});
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    CHECK(wire.sent().empty());
+    pmfs_io_release_grant release{};
+    release.version = PMFS_ABI_VERSION;
+    release.grant = lease.grant;
+    REQUIRE(wire.ioctl(holder, PMFS_IOC_RELEASE_GRANT, &release) == 0);
+    const std::string dropped = "pages " + node_text(file) + " 4096 4096";
+    for (int i = 0; i < 1000 && wire.count_sent(dropped) == 0; ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    CHECK(wire.count_sent(dropped) == 1);
+}
+
+TEST_CASE(
     "told: what the kernel stores into a hole is written back before st_blocks, seeks and "
     "direct reads are answered") {
     Mounted mounted(Medium::memory);

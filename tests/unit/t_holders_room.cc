@@ -233,6 +233,13 @@ TEST_CASE("live: a cached write learns that its pages may have been filled befor
         live.pages_gone(ino, all);
         CHECK(refilled(first));
     }
+    SUBCASE("and learns it when it has ended, not when it had to wait") {
+        live.pages_go(ino, all);
+        live.pages_gone(ino, all);
+        live.pages_fill(ino, first);
+        CHECK(!live.wrote(handle, first, false).refilled);
+        CHECK(refilled(first));
+    }
     SUBCASE("and no write comes any more when nobody has it open for writing") {
         live.pages_go(ino, all);
         live.pages_gone(ino, all);
@@ -244,6 +251,68 @@ TEST_CASE("live: a cached write learns that its pages may have been filled befor
         REQUIRE(live.release(again));
         REQUIRE(live.release(reader));
     }
+}
+
+TEST_CASE(
+    "live: pages are kept again when all have gone that are older than the last direct store") {
+    LiveTable live(64);
+    const InodeNo ino(16);
+    OpenRequest request;
+    request.write = true;
+    const HandleId direct = live.open(ino, request, true)->handle;
+    const ByteRange all{0, ~std::uint64_t{0}}, first{0, 4096};
+    const auto store = [&] { CHECK(!live.wrote(direct, first).past_cache); };
+    const auto keeps = [&] {
+        const auto opened = live.open(ino, {}, false);
+        REQUIRE(live.release(opened->handle));
+        return opened->keep_cache;
+    };
+    CHECK(keeps());
+    store();
+    CHECK(!keeps());
+    CHECK(!keeps());  // the first open has not dropped them yet
+    SUBCASE("all of them, and not some") {
+        live.pages_go(ino, first);
+        live.pages_gone(ino, first);
+        CHECK(!keeps());
+        live.pages_go(ino, all);
+        CHECK(!keeps());
+        live.pages_gone(ino, all);
+        CHECK(keeps());
+    }
+    SUBCASE("not if it was stored to meanwhile") {
+        live.pages_go(ino, all);
+        store();
+        live.pages_gone(ino, all);
+        CHECK(!keeps());
+    }
+    SUBCASE("not if another drop was under way at the same time") {
+        live.pages_go(ino, all);
+        store();
+        live.pages_go(ino, all);
+        live.pages_gone(ino, all);  // which of them this is, is not known
+        CHECK(!keeps());
+        live.pages_gone(ino, all);
+        CHECK(!keeps());
+    }
+    SUBCASE("not while a grant stores, or has stored meanwhile") {
+        Grant grant;
+        grant.file = ino;
+        grant.handle = direct;
+        grant.id = live.next_grant_id();
+        grant.stores = grant.may_store = true;
+        live.pages_go(ino, all);
+        REQUIRE(live.add_grant(ino, grant, 0).ok());
+        live.pages_gone(ino, all);
+        live.pages_go(ino, all);
+        REQUIRE(live.drop_grant(direct, grant.id));
+        live.pages_gone(ino, all);
+        CHECK(!keeps());
+        live.pages_go(ino, all);
+        live.pages_gone(ino, all);
+        CHECK(keeps());
+    }
+    REQUIRE(live.release(direct));
 }
 
 TEST_CASE(

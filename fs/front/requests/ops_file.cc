@@ -59,9 +59,12 @@ void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info *info) {
     fuse_file_info reply = *info;
     const OpenReply &open = opened.value();
     fill(reply, open, dispatcher.client());
-    // A kernel that may not keep its pages would drop them when it has the answer.  But whoever
-    // looks after writes that are on their way must know when pages go (Volume::pages_go()).
-    const bool first = !open.keep_cache && !open.stale.any() && !empties && dispatcher.may_wait();
+    // A kernel that may not keep its pages would drop them when it has the answer, when others may
+    // have the file open already; and whoever looks after writes that are on their way must know
+    // when pages go (Volume::pages_go()).  With O_TRUNC the kernel empties its cache by itself, and
+    // with -o writeback it writes nothing back until it has the answer: nobody may wait for that.
+    const bool first =
+        !open.keep_cache && (info->flags & O_TRUNC) == 0 && !empties && dispatcher.may_wait();
     if (first) reply.keep_cache = true;
     const auto answer = [&dispatcher, req, reply, handle = open.handle]() {
         // ENOENT: the opener was interrupted and the kernel will not release it.
@@ -198,6 +201,13 @@ void write(fuse_req_t req, fuse_ino_t ino, const char *data, std::size_t size, o
         apart.empty() ? Pieces(std::as_bytes(std::span(data, size))) : Pieces(apart);
     const Result<std::size_t> written = dispatcher.volume().write(
         pages.ino, pages.offset, bytes, (flags & FUSE_WRITE_KILL_SUIDGID) != 0, caller, &stale);
+    if (dispatcher.others_hear() && !written.ok() && !must_park(written.error()) &&
+        !pm::NoWaiting::met()) {  // some of the bytes may be stored
+        log_damage(written.error());
+        return dispatcher.tell_others(
+            req, {.pages = pages},
+            [req, error = written.error().errno_value()] { fuse_reply_err(req, error); });
+    }
     if (!dispatcher.proceed(req, written)) return;
     const auto answer = [req, count = written.value()] { fuse_reply_write(req, count); };
     if (dispatcher.others_hear()) return dispatcher.tell_others(req, {.pages = pages}, answer);

@@ -72,11 +72,14 @@ void answer(ReplyPort &port, ConstBytes message, int error) {
     (void)port.send(std::span(&piece, 1));  // fails if the guest's own memory is gone
 }
 
-// Lets our SIGBUS handler serve the guest's memory: a VMM may truncate it at any time.
+// Lets our SIGBUS handler serve the guest's memory: a VMM may truncate it at any time.  What has
+// lost more units than these is out of reach as a whole, because for each lost one the server has
+// zeroes of its own (pm/fault.h).  Memory that fails loses a page now and then.
 struct Guarded final : virtio::MemoryGuard {
+    static constexpr std::uint64_t kLostMax = 32;
     explicit Guarded(pm::UnitSet set) : units(std::move(set)) {}
     bool lost(std::size_t offset, std::size_t size) const override {
-        return units.overlaps(offset, size);
+        return units.count() > kLostMax || units.overlaps(offset, size);
     }
     pm::UnitSet units;
     pm::FaultGuard guard;
