@@ -60,7 +60,7 @@ struct Policy {
     IdMap users, groups;
     // 0: no limit.  Requests beyond it are refused (a few more may pass if they run at the same
     // time).
-    std::size_t lookups_max = 0;  // nodes that it holds (ENFILE)
+    std::size_t lookups_max = 0;  // nodes that it holds (ENFILE for another one)
     std::size_t handles_max = 0;  // open files (EMFILE)
     std::size_t grants_max = 0;   // by ioctls (ENOLCK)
     // Whether the server keeps its locks (file_locks.h), for all clients, or its own kernel, for

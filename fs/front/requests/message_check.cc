@@ -39,7 +39,7 @@ struct Shape {
 
 // (Requests that are missing here get ENOSYS: the kernel does without them, or does not ask again.)
 constexpr Shape kShapes[] = {
-    {.opcode = FUSE_LOOKUP, .effect = Effect::none, .fixed = 0, .names = 1, .gives_node = true},
+    {.opcode = FUSE_LOOKUP, .effect = Effect::none, .fixed = 0, .names = 1},
     {.opcode = FUSE_FORGET,
      .effect = Effect::none,
      .fixed = sizeof(fuse_forget_in),

@@ -56,6 +56,14 @@ void lookup(fuse_req_t req, fuse_ino_t parent, const char *name) {
         if (found.ok()) dispatcher.volume().forget(found.value().ino, 1);
         return;
     }
+    // (What the client holds it may look up, however much that is: otherwise it would lose all.)
+    if (found.ok() && !dispatcher.client().holds(found.value().ino)) {
+        if (const auto room = dispatcher.client().check_room(true, false); !room.ok()) {
+            dispatcher.volume().forget(found.value().ino, 1);
+            fuse_reply_err(req, room.error().errno_value());
+            return;
+        }
+    }
     if (found.ok() || found.error().errno_value() != ENOENT)
         return reply_entry(dispatcher, req, found);
     // An entry without an inode: the kernel remembers that the name is absent.
