@@ -156,8 +156,7 @@ void Evacuation::forget_owners() {
 void Evacuation::search(std::uint64_t used) {
     forget_owners();
     searched_ = group_;
-    const BlockNo first = media::first_block(window_->first);
-    scan_.emplace(first, media::first_block(window_->first + chunks_), used);
+    scan_.emplace(place().start, place().end(), used);
     stage_ = Stage::scan;
 }
 
@@ -175,12 +174,14 @@ Result<> Evacuation::index() {
 
 void Evacuation::pick() {
     forget_owners();
-    const BlockNo first = media::first_block(window_->first);
-    owned_ = index_->within(first, media::first_block(window_->first + chunks_));
-    std::uint64_t known = 0;
-    for (const core::Owned &owned : owned_) known += owned.blocks;
-    if (known < window_->used) return search(window_->used);
+    keep_owners(index_->within(place().start, place().end()));
+    if (known_ < window_->used) return search(window_->used);
     from_index_ = true;
+}
+
+void Evacuation::keep_owners(std::vector<core::Owned> owned) {
+    owned_ = std::move(owned);
+    for (const core::Owned &one : owned_) known_ += one.blocks;
     stage_ = Stage::check;
 }
 
@@ -216,8 +217,7 @@ Result<> Evacuation::scan() {
     TRY(unless_absent());
     if (!done.ok()) failed_ = window_->first;
     if (!failed_ && !done.value()) return {};
-    owned_ = std::move(scan_->found());
-    stage_ = Stage::check;
+    keep_owners(std::move(scan_->found()));
     return {};
 }
 
@@ -237,8 +237,6 @@ Result<> Evacuation::check() {
             failed_ = media::chunk_of(piece_.start);
     }
     next_ = 0;
-    known_ = 0;
-    for (const core::Owned &owned : owned_) known_ += owned.blocks;
     stage_ = Stage::plan;
     return {};
 }

@@ -88,6 +88,7 @@ private:
     void pick();
     void search(std::uint64_t used);
     void forget_owners();
+    void keep_owners(std::vector<core::Owned> owned);
     Result<> scan();
     Result<> check();
     Result<> plan();

@@ -80,7 +80,8 @@ def _(maker):
     link = LINKS / f"{name}-renumbered"
     link.symlink_to(region)
     try:
-        for source in (f"label:{name}", "label:" + name.replace("-", r"\x2d"), f"LABEL={name}", f"uuid:{number.upper()}", f"UUID={number}"):
+        escaped = name.replace("-", r"\x2d")
+        for source in (f"label:{name}", f"label:{escaped}", f"LABEL={name}", f"uuid:{number.upper()}", f"UUID={number}"):
             run(program("mount.pmfs"), source, mnt)
             shown = run("findmnt", "--noheadings", "--output", "SOURCE", mnt).stdout.strip()
             run("umount", mnt)
