@@ -3,29 +3,28 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 
 #include <cstdlib>
 #include <fstream>
 #include <memory>
 
 #include "base/file_descriptor.h"
+#include "base/sysfs.h"
 
 namespace pmfs::mkfs {
 namespace {
 
 // Empty: the path is no character device.
-std::string sysfs_of(const std::string &path) {
+std::string folder_of(const std::string &path) {
     struct stat st {};
     if (::stat(path.c_str(), &st) != 0 || !S_ISCHR(st.st_mode)) return "";
-    return "/sys/dev/char/" + std::to_string(major(st.st_rdev)) + ":" +
-           std::to_string(minor(st.st_rdev));
+    return sysfs_of("char", st.st_rdev);
 }
 
 }  // namespace
 
 Result<> require_volatile(const std::string &path) {
-    const std::string directory = sysfs_of(path);
+    const std::string directory = folder_of(path);
     if (directory.empty()) return Error(EINVAL, "--volatile is only for device-DAX nodes");
     return require_volatile_dax(directory);
 }
@@ -48,7 +47,7 @@ Result<> require_volatile_dax(const std::string &directory) {
 }
 
 void announce(const std::string &path) {
-    const std::string directory = sysfs_of(path);
+    const std::string directory = folder_of(path);
     if (directory.empty()) return;
     const FileDescriptor event(::open((directory + "/uevent").c_str(), O_WRONLY | O_CLOEXEC));
     if (event.ok()) (void)!::write(event.get(), "change", 6);

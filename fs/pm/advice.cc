@@ -2,7 +2,6 @@
 #include "pm/advice.h"
 
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <climits>
@@ -13,6 +12,7 @@
 #include <string_view>
 
 #include "base/mutex.h"
+#include "base/sysfs.h"
 #include "base/units.h"
 
 namespace pmfs::pm {
@@ -133,9 +133,7 @@ Error advice_for_unit(const Region &region, std::uint64_t unit) {
                            size_words(region.mapping_unit());
     struct stat st {};
     if (region.kind() == MediumKind::devdax && ::stat(region.path().c_str(), &st) == 0) {
-        const std::string directory = "/sys/dev/char/" + std::to_string(major(st.st_rdev)) + ":" +
-                                      std::to_string(minor(st.st_rdev));
-        const std::string name = namespace_behind(directory);
+        const std::string name = namespace_behind(sysfs_of("char", st.st_rdev));
         if (!name.empty())
             sentence +=
                 ": copy its files (mount -o ro), or restore the namespace's alignment: ndctl "

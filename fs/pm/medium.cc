@@ -5,13 +5,13 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
 #include <cstdlib>
 #include <initializer_list>
 #include <string_view>
 
+#include "base/sysfs.h"
 #include "pm/advice.h"
 
 namespace pmfs::pm {
@@ -49,12 +49,6 @@ std::uint64_t number_in(const std::string &path) {
 constexpr std::uint64_t kSizeMin = 4 << 20;
 constexpr std::uint64_t kUnitMax = 2 << 20;
 
-// The folder of a device in sysfs; `kind` is char or block.
-std::string sysfs_of(const char *kind, const struct statx &st) {
-    return std::string("/sys/dev/") + kind + "/" + std::to_string(st.stx_rdev_major) + ":" +
-           std::to_string(st.stx_rdev_minor);
-}
-
 bool is_dax_subsystem(const std::string &directory) {
     char target[4096];
     const ssize_t length = ::readlink((directory + "/subsystem").c_str(), target, sizeof target);
@@ -89,9 +83,10 @@ Result<Medium> look_at(int fd) {
     struct statfs fs {};
     if (::statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &st) != 0 || ::fstatfs(fd, &fs) != 0)
         return Error(errno, "cannot determine the type of the medium");
-    if (S_ISCHR(st.stx_mode)) return look_at_dax_device(sysfs_of("char", st));
+    const dev_t device = makedev(st.stx_rdev_major, st.stx_rdev_minor);
+    if (S_ISCHR(st.stx_mode)) return look_at_dax_device(sysfs_of("char", device));
     if (S_ISDIR(st.stx_mode)) return Error(EISDIR, "a directory, not a device or file");
-    if (S_ISBLK(st.stx_mode)) return advice_for_block(sysfs_of("block", st));
+    if (S_ISBLK(st.stx_mode)) return advice_for_block(sysfs_of("block", device));
     if (!S_ISREG(st.stx_mode)) return Error(EINVAL, "neither a device nor a regular file");
     if (st.stx_size == 0)
         return Error(EINVAL, "the file is empty: give it a size with mkfs.pmfs --size");

@@ -5,7 +5,6 @@
 #include <linux/magic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
 #include <algorithm>
@@ -15,6 +14,7 @@
 #include <string>
 
 #include "base/bytes.h"
+#include "base/sysfs.h"
 
 namespace pmfs::virtio {
 namespace {
@@ -35,8 +35,7 @@ struct Backing {
 
 // A number in sysfs about a device-DAX device; 0: it is no such device.
 std::uint64_t dax_number(dev_t device, const char *what) {
-    const std::string path = "/sys/dev/char/" + std::to_string(major(device)) + ":" +
-                             std::to_string(minor(device)) + "/" + what;
+    const std::string path = sysfs_of("char", device) + "/" + what;
     const std::unique_ptr<std::FILE, int (*)(std::FILE *)> file(std::fopen(path.c_str(), "re"),
                                                                 std::fclose);
     unsigned long long number = 0;
