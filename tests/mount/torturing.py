@@ -26,10 +26,12 @@ def torture(directory, *words, **settings):
 
 
 def torture_until_killed(volume, known, *words, seed, seconds):
-    """Its server dies after that time; what it knew of the file goes to `known`."""
+    """Its server dies so many seconds after the first step; what it knew of the file goes to `known`."""
     child = subprocess.Popen(command(volume.mnt, *words, "--survive", known, steps=1_000_000, seed=seed),
                              stdout=subprocess.PIPE, text=True)
     try:
+        first = child.stdout.readline()
+        assert first == "begun\n", first + child.stdout.read()
         time.sleep(seconds)
         assert child.poll() is None, child.stdout.read()
         volume.server.kill()

@@ -4,7 +4,8 @@
 //
 //   torture DIRECTORY [--seed N] [--steps N] [--workers N] [--room BYTES] [--trace]
 //           [--behind-end]     mappings also store behind the end, in its page; that must not show
-//           [--survive FILE]   without mappings; when the server goes, what is known goes to FILE
+//           [--survive FILE]   without mappings; says "begun" before the first step; when the
+//                              server goes, what is known goes to FILE
 //           [--check FILE]     does nothing but compare the file with that
 //           [--frozen]         the file is there, and has a block map that cannot change: what
 //           needs
@@ -33,6 +34,11 @@ public:
     using Several::Several;
 
     void run() {
+        doubt(0, 0, bytes_.size(), bytes_.size());
+        if (!words_.survive.empty()) {
+            printf("begun\n");
+            fflush(stdout);
+        }
         for (step_ = 0; step_ < words_.steps; ++step_) {
             one();
             doubt(0, 0, bytes_.size(), bytes_.size());

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -221,11 +222,12 @@ protected:
         fflush(stdout);
         _exit(1);
     }
-    // What fails first when it goes may be a part of a request, or cancelled.
+    // What fails first when it goes may be a part of a request, or cancelled.  (The kernel answers
+    // stat(2) from its cache, statfs(2) never.)
     bool server_is_gone() const {
-        struct stat found {};
+        struct statfs found {};
         for (unsigned tries = 0; tries < 100; ++tries) {
-            if (stat(path_.c_str(), &found) != 0 && errno == ENOTCONN) return true;
+            if (statfs(path_.c_str(), &found) != 0 && errno == ENOTCONN) return true;
             usleep(10000);
         }
         return false;
