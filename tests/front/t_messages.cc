@@ -101,6 +101,25 @@ TEST_CASE("messages: a count or a size that is not the message's own is refused"
     CHECK(sound(world));
 }
 
+TEST_CASE("messages: a time with a billion nanoseconds or more is refused, where it is to be set") {
+    World world;
+    Raw raw(world.wire().dispatcher());
+    const OpenFile file = world.wire().create("f");
+    for (const std::uint32_t nanoseconds : {999'999'999u, 1'000'000'000u, 0xffffffffu})
+        for (const std::uint32_t given : {FATTR_ATIME, FATTR_MTIME, FATTR_CTIME, FATTR_MODE}) {
+            CAPTURE(nanoseconds);
+            CAPTURE(given);
+            fuse_setattr_in set{};
+            set.valid = given;
+            set.mode = S_IFREG | 0600;
+            set.atimensec = set.mtimensec = set.ctimensec = nanoseconds;
+            const bool wrong = nanoseconds > 999'999'999 && given != FATTR_MODE;
+            CHECK(raw.send_message(FUSE_SETATTR, file.node, bytes_text(set)) ==
+                  (wrong ? EINVAL : 0));
+        }
+    CHECK(sound(world));
+}
+
 TEST_CASE("messages: an unknown request is ENOSYS") {
     World world;
     Raw raw(world.wire().dispatcher());

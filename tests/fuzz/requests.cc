@@ -2,6 +2,7 @@
 #include "fuzz/requests.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <linux/fuse.h>
 #include <linux/xattr.h>
 #include <sys/stat.h>
@@ -11,6 +12,7 @@
 #include <array>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <map>
@@ -41,10 +43,20 @@ constexpr std::uint8_t kWriteback = 8;     // mount -o writeback
 constexpr std::uint8_t kReadOnlyGuest = 16;
 constexpr std::uint8_t kHostLocks = 32;  // mount -o local_lock=none
 constexpr std::uint8_t kDaxAlways = 64;  // in the first guest: mount -o dax=always
+constexpr std::uint8_t kImage = 128;     // a volume in an image file, not in memory
 
 [[noreturn]] void fail(const std::string &sentence) {
     std::fprintf(stderr, "fuzz_requests: %s\n", sentence.c_str());
     std::abort();
+}
+
+std::unique_ptr<pm::Region> new_region(bool image) {
+    if (!image) return pm::memory_region(kMedium).take();
+    const char *const directory = std::getenv("TMPDIR");
+    const FileDescriptor file(
+        ::open(directory != nullptr ? directory : "/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+    if (!file.ok() || ::posix_fallocate(file.get(), 0, kMedium) != 0) fail("there is no image");
+    return pm::open_region("/proc/self/fd/" + std::to_string(file.get()), {}).take();
 }
 
 bool comes(const std::function<bool()> &condition) {
@@ -201,7 +213,7 @@ private:
 const Step kInit{.what = FUSE_INIT};
 
 Run::Run(std::uint8_t options) : options_(options) {
-    auto region = pm::memory_region(kMedium).take();
+    auto region = new_region((options & kImage) != 0);
     mkfs::MakeOptions make;
     make.time = Timespec{1'000'000'000, 0};
     PMFS_ASSERT(mkfs::make(*region, make).ok());

@@ -1,5 +1,6 @@
 // The fuzzer of the whole server: sequences of requests of the host's kernel and of two guests, to
-// a small volume in memory that is then closed and checked.  The input is explained in steps.h.
+// a small volume in memory or in an image file, which is then closed and checked.  The input is
+// explained in steps.h.
 #pragma once
 #include "base/bytes.h"
 #include "fuzz/steps.h"

@@ -73,8 +73,8 @@ Step of(std::uint8_t what, Step step = {}) {
     return step;
 }
 
-constexpr std::uint8_t kDaxAlways = 64;           // requests.cc
-constexpr std::uint8_t kFourKi = 5, kTwoMi = 14;  // places in number()'s table
+constexpr std::uint8_t kDaxAlways = 64, kImage = 128;  // requests.cc
+constexpr std::uint8_t kFourKi = 5, kTwoMi = 14;       // places in number()'s table
 // ioctls, by their place in ioctl_of()
 constexpr std::uint8_t kInfo = 0, kHolders = 2, kSeal = 3, kUnseal = 5, kPrepare = 6, kGrant = 7,
                        kReleaseGrant = 9, kRevoke = 10, kCompact = 18, kSetFlags = 20;
@@ -244,7 +244,8 @@ std::vector<std::string> request_seeds() {
     std::vector<std::string> seeds = {input_of(0, locks()), input_of(1, locks())};
     for (const std::uint8_t who : {0, 1, 2})
         for (const auto &steps : {files(who), names(who), seals(who), window(who), attributes(who)})
-            seeds.push_back(input_of(who, steps));
+            for (const std::uint8_t medium : {std::uint8_t{0}, kImage})
+                seeds.push_back(input_of(who | medium, steps));
     seeds.push_back(input_of(kDaxAlways, window(1)));
     return seeds;
 }

@@ -157,7 +157,7 @@ std::string setattr_text(const Step &step, std::uint64_t fh) {
     in.atime = number(step.offset);
     in.mtime = number(step.offset);
     in.atimensec = in.mtimensec = in.ctimensec =
-        step.more == 255 ? ~0u : static_cast<std::uint32_t>(step.more) * 1000;
+        step.more >= 224 ? ~0u : static_cast<std::uint32_t>(step.more) * 1000;
     in.ctime = in.mtime;
     in.mode = (step.c | step.d << 8) & 0177777;
     in.uid = step.value % 4 == 0 ? ~0u : step.value % 4 == 1 ? 0 : 1000;

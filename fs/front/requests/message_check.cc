@@ -250,6 +250,17 @@ int check_init(ConstBytes body) {
     return longer && body.size() < sizeof(fuse_init_in) ? EINVAL : 0;
 }
 
+// The host's kernel sends none else; a guest may.
+bool times_are_whole(ConstBytes body) {
+    constexpr std::uint32_t kNanosecondsEnd = 1'000'000'000;
+    const auto set = load<fuse_setattr_in>(body);
+    const auto is_whole = [&set](std::uint32_t given, std::uint32_t nanoseconds) {
+        return (set.valid & given) == 0 || nanoseconds < kNanosecondsEnd;
+    };
+    return is_whole(FATTR_ATIME, set.atimensec) && is_whole(FATTR_MTIME, set.mtimensec) &&
+           is_whole(FATTR_CTIME, set.ctimensec);
+}
+
 // A handle that the client says it does not use.
 bool without_handle(const Shape &shape, ConstBytes body) {
     switch (shape.opcode) {
@@ -299,6 +310,7 @@ int check_message(ConstBytes message, std::size_t apart, bool long_setxattr) {
         return EINVAL;
     if (shape->reply_at != kNone && load<std::uint32_t>(body, shape->reply_at) > kPayloadMax)
         return EINVAL;
+    if (shape->opcode == FUSE_SETATTR && !times_are_whole(body)) return EINVAL;
     return shape->opcode == FUSE_INIT ? check_init(body) : 0;
 }
 

@@ -15,9 +15,10 @@ namespace pmfs::front {
 inline constexpr std::size_t kPayloadMax = std::size_t{1} << 20;
 
 // 0: it may be read.  Otherwise the error to answer: EINVAL (too short, a name without its end, a
-// size that is not its own, a reply larger than kPayloadMax), ENOSYS (no such request here), EPROTO
-// (INIT of a protocol older than 7.31 or newer than 7).  `apart`: the size of a WRITE's payload,
-// where that is not in `message`.  `long_setxattr`: FUSE_SETXATTR_EXT was agreed on.
+// size that is not its own, a reply larger than kPayloadMax, a time that is none), ENOSYS (no such
+// request here), EPROTO (INIT of a protocol older than 7.31 or newer than 7).  `apart`: the size of
+// a WRITE's payload, where that is not in `message`.  `long_setxattr`: FUSE_SETXATTR_EXT was agreed
+// on.
 int check_message(ConstBytes message, std::size_t apart = 0, bool long_setxattr = false);
 
 // False for requests without an answer (and for messages that are too short to have a number).
