@@ -105,3 +105,40 @@ TEST_CASE(
     CHECK(guest.open(file.node, O_RDONLY).error == 0);
     CHECK(!host.open(file.node, O_RDONLY).keeps_pages());
 }
+
+TEST_CASE("clients: the host's kernel hears of a guest's write that is given up while it waits") {
+    enum End { early, late, leaves };  // (an interruption may come before it waits)
+    for (const End end : {early, late, leaves}) {
+        CAPTURE(end);
+        MountOptions options;
+        options.lease_break_ms = 60'000;
+        World world({}, options);
+        Wire &host = world.wire();
+        const OpenFile file = written(host, "f");
+        REQUIRE(lease(host, file) == 0);
+        Wire guest(host, Policy::guest());
+        REQUIRE(guest.lookup("f") == file.node);
+        const OpenFile own = guest.open(file.node, O_RDWR);
+        guest.sent();
+        fuse_write_in in{.fh = own.handle, .offset = 4096, .size = 1};
+        const std::uint64_t waiting =
+            guest.post(FUSE_WRITE, file.node, bytes_text(in) + "y");  // needs another block
+        const auto breaks = [&] {
+            const auto all = world.volume().holders(InodeNo(file.node));
+            return all.ok() && all.value().size() == 1 && all.value()[0].breaking;
+        };
+        if (end != early) REQUIRE(eventually(breaks));
+        host.sent();
+        if (end == leaves) {
+            guest.leave();
+        } else {
+            guest.post(FUSE_INTERRUPT, 0, bytes_text(fuse_interrupt_in{.unique = waiting}));
+            CHECK(eventually(
+                [&] { return guest.sent() == std::vector{"reply " + std::to_string(EINTR)}; }));
+        }
+        host.dispatcher().finish_notifications();
+        const auto heard = host.sent();
+        CHECK(std::ranges::count(heard, "pages " + std::to_string(file.node) + " 0 0") == 1);
+        CHECK(guest.sent().empty());
+    }
+}

@@ -136,8 +136,8 @@ void Dispatcher::leave() {
 
 void Dispatcher::drop_waiting() {
     for (const auto &[unique, parked] : take_waiting()) {
-        parked->progress.drop();
         if (parked->lock) (void)locks().cancel(*parked->lock);
+        drop(*parked, [] {});
     }
 }
 
@@ -263,14 +263,13 @@ void Dispatcher::fail(fuse_req_t req, const Error &error) {
     const bool flushed = Request::current()->flushed();
     const std::uint32_t user = fuse_req_ctx(req)->uid;
     const std::uint64_t unique = load<fuse_in_header>(Request::current()->message()).unique;
-    const Port port = Request::current()->port();
-    auto parked = park_current(req);
+    const auto parked = park_current(req);
     if (value == kParkErrno)
         return volume_.when_ready(
             error, [self = shared_from_this(), parked, flushed] { self->run(*parked, flushed); },
             user);
     // A lease's holder may take its time, so the waiting caller can be interrupted.
-    if (!start_waiting(unique, std::move(parked))) return answer(port, unique, EINTR);
+    if (!start_waiting(unique, parked)) return give_up(*parked, unique, EINTR);
     volume_.when_ready(
         error,
         [self = shared_from_this(), unique, flushed] {
@@ -306,10 +305,9 @@ void Dispatcher::answer(const Port &port, std::uint64_t unique, int error) {
 
 // Called after it was taken out of waiting_.  Its claims are released.
 void Dispatcher::give_up(Parked &parked, std::uint64_t unique, int error) {
-    parked.progress.drop();
     if (parked.lock)
         if (const int result = locks().cancel(*parked.lock); result != EINTR) error = result;
-    answer(parked.port, unique, error);
+    drop(parked, [port = parked.port, unique, error] { answer(port, unique, error); });
 }
 
 // A waiting request is answered with EINTR, through its own port: the kernel accepts a reply only
@@ -387,7 +385,7 @@ std::shared_ptr<Dispatcher::Parked> Dispatcher::copy_of(const Request &request) 
 
 void Dispatcher::run(Parked &parked, bool flushed) {
     const Late late(*this);
-    if (client_->gone()) return parked.progress.drop();
+    if (client_->gone()) return drop(parked, [] {});
     dispatch(parked.port, parked.message, parked.apart, flushed, std::move(parked.progress),
              std::move(parked.seat), 0);
 }

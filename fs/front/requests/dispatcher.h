@@ -234,6 +234,8 @@ private:
     void interrupt(const Request &request);
     static void answer(const Port &port, std::uint64_t unique, int error);
     void give_up(Parked &parked, std::uint64_t unique, int error);
+    // Ends a request that waits, and runs `then` once other clients' kernels know what it has done.
+    void drop(Parked &parked, const std::function<void()> &then);
     void wait_for_lock(fuse_req_t req, const LockRequest &wanted);
     Notifier::Kernel kernel();
     void statx(const Request &request);            // newer.cc

@@ -1,4 +1,6 @@
 // What the kernels are told before a request is answered (docs/coherence.md).
+#include <linux/fuse.h>
+
 #include "front/requests/dispatcher.h"
 #include "front/requests/request.h"
 
@@ -60,6 +62,20 @@ void Dispatcher::drop_first(fuse_req_t req, const Notifier::Pages &pages,
     client_->notifier()->drop_pages(
         pages, fuse_req_ctx(req)->uid,
         [answer = answering(std::move(reply)), seat = Request::current()->seat()] { answer(); });
+}
+
+// What it has done so far stays, such as the first part of a write.
+void Dispatcher::drop(Parked &parked, const std::function<void()> &then) {
+    const bool begun = parked.progress.kept();
+    parked.progress.drop();
+    if (!begun || !others_hear()) return then();
+    const auto header = load<fuse_in_header>(parked.message);
+    const std::uint64_t changed =
+        header.opcode == FUSE_COPY_FILE_RANGE
+            ? load<fuse_copy_file_range_in>(parked.message, sizeof header).nodeid_out
+            : header.nodeid;
+    clients_.tell_others(*client_, {.pages = Notifier::Pages{.ino = InodeNo(changed)}}, header.uid,
+                         then);
 }
 
 void Dispatcher::tell_others(fuse_req_t req, const News &news, std::function<void()> reply) {

@@ -43,7 +43,7 @@ window() {
 operations() {
     mount -t virtiofs pmfs /mnt/pmfs || fail "mount pmfs" "no"
     mount -t virtiofs peer /mnt/peer || fail "mount virtiofsd's" "no"
-    bench_fuse compare /mnt/pmfs /mnt/peer 5 | while read -r line; do
+    bench_fuse compare /mnt/pmfs /mnt/peer 11 | while read -r line; do
         info "$line"
     done
     umount /mnt/pmfs /mnt/peer
