@@ -107,7 +107,7 @@ Result<std::shared_ptr<const Mapping>> Mapping::make(const MemoryRegion &region,
     mapping->start_ = static_cast<std::byte *>(at) + mapping->before_;
     mapping->device_ = status.st_dev;
     mapping->inode_ = status.st_ino;
-    mapping->guard_ = owner.guard(static_cast<std::byte *>(at), size, backing.unit);
+    mapping->guard_ = TRY(owner.guard(static_cast<std::byte *>(at), size, backing.unit));
     return std::shared_ptr<const Mapping>(std::move(mapping));
 }
 

@@ -74,10 +74,11 @@ public:
     }
 
     // A mapping was made, of pages of `unit` bytes.  The returned object is destroyed before it is
-    // unmapped.
-    virtual std::shared_ptr<const MemoryGuard> guard(std::byte * /*start*/, std::size_t /*size*/,
-                                                     std::size_t /*unit*/) {
-        return nullptr;
+    // unmapped; null: none is needed.  An error: the mapping must not be used.
+    virtual Result<std::shared_ptr<const MemoryGuard>> guard(std::byte * /*start*/,
+                                                             std::size_t /*size*/,
+                                                             std::size_t /*unit*/) {
+        return std::shared_ptr<const MemoryGuard>();
     }
 };
 

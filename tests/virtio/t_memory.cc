@@ -77,6 +77,17 @@ TEST_CASE("memory: a descriptor that is no memory is refused") {
         CHECK(!memory.add({0, 4096, 0, 0}, *fd).ok());
 }
 
+TEST_CASE("memory: a region that cannot be guarded against its loss is refused") {
+    TestDevice device;
+    GuestMemory memory(device);
+    const FileDescriptor fd = memory_of(64 * kKiB);
+    device.cannot_guard = true;
+    CHECK(!memory.add({0, 64 * kKiB, 0, 0}, fd).ok());
+    CHECK(memory.table()->entries().empty());
+    device.cannot_guard = false;
+    CHECK(memory.add({0, 64 * kKiB, 0, 0}, fd).ok());
+}
+
 TEST_CASE("memory: offsets and sizes need not be whole pages") {
     MemoryOwner nobody;
     GuestMemory memory(nobody);

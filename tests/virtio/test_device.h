@@ -56,15 +56,16 @@ public:
                    std::vector<iovec> *pieces, std::shared_ptr<const void> *hold) override {
         return on_resolve ? on_resolve(guest, size, access, pieces, hold) : Answer::not_mine;
     }
-    std::shared_ptr<const virtio::MemoryGuard> guard(std::byte *, std::size_t,
-                                                     std::size_t) override {
+    Result<std::shared_ptr<const virtio::MemoryGuard>> guard(std::byte *, std::size_t,
+                                                             std::size_t) override {
         struct Counted final : virtio::MemoryGuard {
             explicit Counted(std::atomic<int> &of) : count(of) { ++count; }
             ~Counted() override { --count; }
             bool lost(std::size_t, std::size_t) const override { return false; }
             std::atomic<int> &count;
         };
-        return std::make_shared<Counted>(mapped);
+        if (cannot_guard) return Error(ENOMEM, "no memory for a guard");
+        return std::shared_ptr<const virtio::MemoryGuard>(std::make_shared<Counted>(mapped));
     }
 
     std::shared_ptr<virtio::BackChannel> channel() {
@@ -90,6 +91,7 @@ public:
     std::uint64_t window = 0;
     std::atomic<int> requests = 0, resets = 0, breaks = 0, connections = 0, disconnections = 0;
     std::atomic<int> mapped = 0;  // mappings that there are
+    bool cannot_guard = false;
 
 private:
     std::vector<char> config_ = {'p', 'm', 'f', 's'};

@@ -151,13 +151,12 @@ void VhostFs::broken(unsigned queue, const std::string &why) {
     log(fmt::format("queue {} is not served any more: {}", queue, why));
 }
 
-std::shared_ptr<const virtio::MemoryGuard> VhostFs::guard(std::byte *start, std::size_t size,
-                                                          std::size_t unit) {
-    auto lost = pm::UnitSet::make(size, unit);
-    if (!lost.ok()) return nullptr;
-    auto guarded = std::make_shared<Guarded>(std::move(lost).take());
+Result<std::shared_ptr<const virtio::MemoryGuard>> VhostFs::guard(std::byte *start,
+                                                                  std::size_t size,
+                                                                  std::size_t unit) {
+    auto guarded = std::make_shared<Guarded>(TRY(pm::UnitSet::make(size, unit)));
     guarded->guard = pm::FaultGuard(start, size, guarded->units, pm::FaultGuard::Whose::client);
-    return guarded;
+    return std::shared_ptr<const virtio::MemoryGuard>(std::move(guarded));
 }
 
 // --- clients

@@ -57,8 +57,8 @@ public:
     bool owns(const virtio::MemoryRegion &region, int fd) override;
     Answer resolve(std::uint64_t guest, std::uint64_t size, virtio::Access access,
                    std::vector<iovec> *pieces, std::shared_ptr<const void> *hold) override;
-    std::shared_ptr<const virtio::MemoryGuard> guard(std::byte *start, std::size_t size,
-                                                     std::size_t unit) override;
+    Result<std::shared_ptr<const virtio::MemoryGuard>> guard(std::byte *start, std::size_t size,
+                                                             std::size_t unit) override;
 
 private:
     VhostFs(Clients &clients, const DispatchOptions &dispatch, const GuestOptions &options,
