@@ -150,7 +150,13 @@ void Names::check_directory(const Directory &directory) {
         context_.found_inode(
             Code::link_count_wrong, directory.inode,
             fmt::format("it says {}, should be {}", info.nlink, 2 + directory.subdirectories));
-    if (orphan) return;
+    if (orphan) {
+        if (directory.complete && directory.entries != 0)
+            context_.found_inode(
+                Code::link_count_wrong, directory.inode,
+                fmt::format("it says 0, and {} files are in the directory", directory.entries));
+        return;
+    }
     if (root || directory.named_by != 0) {
         const std::uint64_t parent = root ? kRootIno : directory.named_by;
         if (directory.parent != parent)

@@ -186,6 +186,12 @@ void Inodes::check_flags(std::uint64_t number, const Inode &inode, std::uint8_t 
         fault = "mapped, but no regular file";
     else if ((flags & kOfChattr) != 0 && type != DT_REG && type != DT_DIR)
         fault = "of chattr, but neither file nor directory";
+    else if ((flags & kTrimPending) != 0 && (type == DT_DIR || type == DT_LNK))
+        fault = "to be trimmed, but has no blocks of data";
+    else if ((flags & kTrimPending) != 0 && type == DT_REG && inode.nlink.get() != 0 &&
+             inode.trim_from.get() * kBlockSize < std::min(inode.size.get(), kFileSizeMax) &&
+             inode.trim_from.get() <= kFileSizeMax / kBlockSize)
+        fault = "to be trimmed in front of its end";
     if (fault != nullptr)
         context_.found_inode(Code::flags_wrong, number, fmt::format("{}: {:#x}", fault, flags));
 }

@@ -54,6 +54,16 @@ const Plant kPlants[] = {
      [](Populated &p) { p.b.inode(p.short_link).flags.set(kAppendOnly); }},
     {Code::flags_wrong, "a device that is not dumped",
      [](Populated &p) { p.b.inode(p.device).flags.set(kNoDump); }},
+    {Code::flags_wrong, "a directory that is to be trimmed",
+     [](Populated &p) {
+         p.b.inode(p.directory).flags.set(kTrimPending);
+         p.b.set_orphans({p.orphan, p.trimming, p.directory});
+     }},
+    {Code::flags_wrong, "a file that is to be trimmed in front of its end",
+     [](Populated &p) {
+         p.b.inode(p.trimming).size.set(4097);
+         p.b.inode(p.trimming).trim_from.set(1);
+     }},
     {Code::blocks_wrong, "a file's", [](Populated &p) { p.b.inode(p.file).blocks.set(7); }},
     {Code::blocks_wrong, "a directory's",
      [](Populated &p) { p.b.inode(p.directory).blocks.set(0); }},
@@ -72,6 +82,13 @@ const Plant kPlants[] = {
     {Code::inline_count_wrong, "in a pipe",
      [](Populated &p) { p.b.inode(p.pipe).inline_count.set(1); }},
     {Code::link_count_wrong, "a file's", [](Populated &p) { p.b.inode(p.file).nlink.set(3); }},
+    {Code::link_count_wrong, "an orphan that is a directory with a file in it",
+     [](Populated &p) {
+         const std::uint64_t orphan = p.b.make(S_IFDIR | 0700);
+         p.b.set_entries(orphan, {{"name", p.many_links}});
+         p.b.inode(orphan).nlink.set(0);
+         p.b.set_orphans({p.orphan, p.trimming, orphan});
+     }},
     {Code::link_count_wrong, "a directory's",
      [](Populated &p) { p.b.inode(p.directory).nlink.set(2); }},
     {Code::field_out_of_place, "a pipe's device number",
