@@ -1,7 +1,6 @@
 /* pmfs_borrow: a grant and a descriptor of the device for the program that is executed next. */
 #define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
 #include <errno.h>
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -16,8 +15,8 @@ PMFS_EXPORT int pmfs_borrow(int fd, off_t offset, size_t length) {
     struct pmfs_bound bound = {.channel = -1};
     /* The grant belongs to the open file description, which this descriptor keeps open over the
      * exec. */
-    const int file = fcntl(fd, F_DUPFD, 0);
-    const int device = file >= 0 ? pmfs_bind(&grant, &bound) : -errno;
+    const int file = pmfs_duplicate(fd, true);
+    const int device = file >= 0 ? pmfs_bind(&grant, &bound) : file;
     result = device < 0 ? device : pmfs_keep_over_exec(device);
     if (result == 0) result = pmfs_bound_keep_over_exec(&bound);
     if (result == 0) return device; /* `bound` keeps the connection for ever */

@@ -109,7 +109,11 @@ static int talk(struct pmfs_connection *c, uint32_t what, uint64_t number, const
     struct pmfs_broker_ask packet = {
         .magic = PMFS_BROKER_MAGIC, .version = PMFS_BROKER_VERSION, .what = what, .number = number};
     if (token != NULL) memcpy(packet.token, token, sizeof packet.token);
-    return pmfs_broker_talk(c->fd, &packet, answer);
+    struct pmfs_plugs plugs;
+    pmfs_plug(&plugs);
+    const int result = pmfs_broker_talk(c->fd, &packet, answer);
+    pmfs_unplug(&plugs);
+    return result == PMFS_BROKER_NO_DESCRIPTOR ? result : pmfs_move_up(result);
 }
 
 /* Whether the device is large enough for the volume.  A smaller one would mean a SIGBUS later. */
@@ -162,7 +166,7 @@ static int ended_channel(void) {
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) return -errno;
     close(ends[1]);
-    return ends[0];
+    return pmfs_move_up(ends[0]);
 }
 
 static int open_channel(struct pmfs_connection *c, uint64_t claim) {

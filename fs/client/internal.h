@@ -55,6 +55,20 @@ int pmfs_take_grant(int fd, struct pmfs_io_grant *grant);
  * then. */
 void pmfs_give_back(int fd, uint64_t grant);
 
+/* --- descriptor.c: the library's own descriptors are never 0 to 2.
+ * A copy, which is closed or kept when the process executes another program; or -errno. */
+int pmfs_duplicate(int fd, bool over_exec);
+/* Gives the descriptor itself, or a copy in its place; or -errno.  Gives back a negative number. */
+int pmfs_move_up(int fd);
+/* Those of 0 to 2 that are closed stay in use, and still cannot be read or written, until
+ * pmfs_unplug().  A descriptor that is received meanwhile does not take their place. */
+struct pmfs_plugs {
+    int fd[3];
+    unsigned count;
+};
+void pmfs_plug(struct pmfs_plugs *plugs);
+void pmfs_unplug(const struct pmfs_plugs *plugs);
+
 /* --- broker_client.c: packets.  A connection to the broker at `path`, or -errno. */
 int pmfs_broker_connect(const char *path);
 /* Sends one packet and waits for its answer.  Gives the descriptor that came with it, or

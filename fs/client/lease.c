@@ -2,7 +2,6 @@
  */
 #define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -22,9 +21,9 @@ PMFS_EXPORT int pmfs_lease(int fd, off_t offset, size_t length, unsigned flags,
     if (result != 0) return result;
     struct pmfs_lease *lease = malloc(sizeof *lease);
     if (lease == NULL) return -ENOMEM;
-    *lease = (struct pmfs_lease){.file = fcntl(fd, F_DUPFD_CLOEXEC, 0),
+    *lease = (struct pmfs_lease){.file = pmfs_duplicate(fd, false),
                                  .bound = {.channel = -1, .owner = getpid()}};
-    if (lease->file < 0) result = -errno;
+    if (lease->file < 0) result = lease->file;
     if (result == 0) {
         struct pmfs_io_grant grant = {.flags = flags | PMFS_GRANT_EVENTS,
                                       .kind = PMFS_GRANT_BREAKABLE,

@@ -1,7 +1,6 @@
 /* pmfs_map: from a range of a file to one range of addresses, mapped from the device. */
 #define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -159,12 +158,11 @@ int pmfs_map_granted(int fd, const struct pmfs_io_grant *grant, struct pmfs_rang
     struct pmfs_map *map = calloc(1, sizeof *map);
     /* The grant belongs to the open description, which this keeps when the caller closes its own.
      */
-    const int file = map != NULL ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
+    const int file = map != NULL ? pmfs_duplicate(fd, false) : -ENOMEM;
     if (file < 0) {
-        const int result = map != NULL ? -errno : -ENOMEM;
         pmfs_give_back(fd, grant->grant);
         free(map);
-        return result;
+        return file;
     }
     *map = (struct pmfs_map){.length = range.length,
                              .file = file,
