@@ -17,18 +17,20 @@
 
 #include "internal.h"
 
+#define TRIES 3 /* to find a connection that works */
+
 struct pmfs_connection {
     struct pmfs_connection *next;
     int fd;         /* -1: of a process that we were forked from */
     unsigned users; /* grants, and calls under way */
-    bool dead;      /* the other end is gone: it is not used again */
+    int dead;       /* 0, or why no packet is sent on it any more: -errno.  Set under `talk` */
     uid_t uid;
     uint64_t epoch; /* of its server */
     char path[sizeof((struct pmfs_io_grant *)0)->broker];
     pthread_mutex_t talk; /* one packet and its answer at a time */
 };
 
-/* The list, and all of its connections but `talk`. */
+/* The list, and all of its connections but `talk` and `dead`. */
 static pthread_mutex_t list_mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct pmfs_connection *list;
 
@@ -50,8 +52,12 @@ void pmfs_disown_connections(void) {
     list_mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
 }
 
+static int why_dead(const struct pmfs_connection *c) {
+    return __atomic_load_n(&c->dead, __ATOMIC_ACQUIRE);
+}
+
 static bool serves(const struct pmfs_connection *c, const struct pmfs_io_grant *grant) {
-    return !c->dead && c->epoch == grant->epoch && c->uid == geteuid() &&
+    return why_dead(c) == 0 && c->epoch == grant->epoch && c->uid == geteuid() &&
            strncmp(c->path, grant->broker, sizeof c->path) == 0;
 }
 
@@ -86,9 +92,8 @@ static int get(const struct pmfs_io_grant *grant, struct pmfs_connection **out, 
     return result;
 }
 
-static void put(struct pmfs_connection *c, bool dead) {
+static void put(struct pmfs_connection *c) {
     pmfs_lock_connections();
-    c->dead = c->dead || dead;
     const bool last = --c->users == 0;
     if (last) {
         struct pmfs_connection **at = &list;
@@ -102,8 +107,14 @@ static void put(struct pmfs_connection *c, bool dead) {
     free(c);
 }
 
-/* One packet and its answer: a descriptor, PMFS_BROKER_NO_DESCRIPTOR, or -errno.  c->talk is held.
- */
+/* After these errors the broker has closed the connection, or should not be believed. */
+static bool is_broken(int result) {
+    return result == -ECONNRESET || result == -EPROTO || result == -ETIMEDOUT;
+}
+
+/* One packet and its answer: a descriptor, PMFS_BROKER_NO_DESCRIPTOR, or -errno.  c->talk is held,
+ * and the connection is not dead.  If there was no whole answer it is from now on: the next packet
+ * could get the answer to this one, and with it the device for another file. */
 static int talk(struct pmfs_connection *c, uint32_t what, uint64_t number, const uint8_t *token,
                 struct pmfs_broker_answer *answer) {
     struct pmfs_broker_ask packet = {
@@ -111,8 +122,12 @@ static int talk(struct pmfs_connection *c, uint32_t what, uint64_t number, const
     if (token != NULL) memcpy(packet.token, token, sizeof packet.token);
     struct pmfs_plugs plugs;
     pmfs_plug(&plugs);
+    *answer = (struct pmfs_broker_answer){0};
     const int result = pmfs_broker_talk(c->fd, &packet, answer);
     pmfs_unplug(&plugs);
+    const bool failed = result < 0 && result != PMFS_BROKER_NO_DESCRIPTOR;
+    if (failed && (answer->magic != PMFS_BROKER_MAGIC || is_broken(result)))
+        __atomic_store_n(&c->dead, result, __ATOMIC_RELEASE);
     return result == PMFS_BROKER_NO_DESCRIPTOR ? result : pmfs_move_up(result);
 }
 
@@ -124,26 +139,32 @@ static int check_device(int device, const struct pmfs_io_grant *grant) {
     return 0;
 }
 
-/* After these errors the next packet could get the answer to this one, or none. */
-static bool is_broken(int result) {
-    return result == -ECONNRESET || result == -EPROTO || result == -ETIMEDOUT;
+/* *sent: the token may have been read. */
+static int show_token(struct pmfs_connection *c, const struct pmfs_io_grant *grant,
+                      struct pmfs_broker_answer *answer, bool *sent) {
+    pthread_mutex_lock(&c->talk);
+    int result = why_dead(c); /* another thread may have found out while we waited */
+    *sent = result == 0;
+    if (*sent) result = talk(c, PMFS_BROKER_BIND, grant->grant, grant->token, answer);
+    pthread_mutex_unlock(&c->talk);
+    return result;
 }
 
 int pmfs_bind(const struct pmfs_io_grant *grant, struct pmfs_bound *out) {
     *out = (struct pmfs_bound){.channel = -1, .owner = getpid()};
     struct pmfs_broker_answer answer;
     int result;
-    for (bool made = false;;) {
+    for (int tries = 1;; tries++) {
+        bool made, sent;
         result = get(grant, &out->connection, &made);
         if (result != 0) return result;
-        pthread_mutex_lock(&out->connection->talk);
-        result = talk(out->connection, PMFS_BROKER_BIND, grant->grant, grant->token, &answer);
-        pthread_mutex_unlock(&out->connection->talk);
+        result = show_token(out->connection, grant, &answer, &sent);
         if (result >= 0 || result == PMFS_BROKER_NO_DESCRIPTOR) break;
-        put(out->connection, is_broken(result));
+        put(out->connection);
         out->connection = NULL;
-        /* It was closed since it was last used; the token was not read. */
-        if (result != -ECONNRESET || made) return result;
+        /* It may have been closed since it was last used; then the token was not read either. */
+        const bool unread = !sent || (result == -ECONNRESET && !made);
+        if (!unread || tries == TRIES) return result;
     }
     out->claim = answer.claim;
     const bool wanted = (grant->flags & PMFS_GRANT_MAP) != 0;
@@ -171,7 +192,16 @@ static int ended_channel(void) {
 
 static int open_channel(struct pmfs_connection *c, uint64_t claim) {
     struct pmfs_broker_answer answer;
-    const int result = talk(c, PMFS_BROKER_EVENTS, claim, NULL, &answer);
+    int result = why_dead(c);
+    if (result == 0) {
+        result = talk(c, PMFS_BROKER_EVENTS, claim, NULL, &answer);
+        const bool echoes = result >= 0 || result == PMFS_BROKER_NO_DESCRIPTOR || result == -ENOENT;
+        if (echoes && answer.claim != claim) { /* it answers something else */
+            if (result >= 0) close(result);
+            result = -EPROTO;
+            __atomic_store_n(&c->dead, result, __ATOMIC_RELEASE);
+        }
+    }
     if (result == PMFS_BROKER_NO_DESCRIPTOR) return -EMFILE;
     if (result == -ENOENT || result == -ECONNRESET || result == -EPIPE) return ended_channel();
     return result;
@@ -200,6 +230,6 @@ int pmfs_bound_keep_over_exec(const struct pmfs_bound *bound) {
 
 void pmfs_unbind(struct pmfs_bound *bound) {
     if (bound->channel >= 0) close(bound->channel);
-    if (bound->connection != NULL) put(bound->connection, false);
+    if (bound->connection != NULL) put(bound->connection);
     *bound = (struct pmfs_bound){.channel = -1};
 }

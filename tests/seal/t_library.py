@@ -1,14 +1,21 @@
 #!/usr/bin/env python3
 """libpmfs inside of a program that does as it likes: with its descriptors, threads and processes."""
-import ctypes
 import errno
 import os
+import signal
+import socket
+import struct
+import threading
+import time
+from pathlib import Path
 
+import holding
 import libpmfs
-from libpmfs import FORK_MAP, READ, Lease, Map, make_file, open_direct, seal
-from fixture import as_user, claim, fails, run_claims
+from libpmfs import ENDED, READ, Lease, Map, ctl, make_file, open_direct, seal
+from fixture import as_user, claim, fails, run_claims, wait_for
 
 MIB = 1 << 20
+BROKER = 216 - 112  # where the path of its socket is, in a ticket
 
 
 def in_child(function):
@@ -57,6 +64,90 @@ def _(here):
     finally:
         for one in (fd, leased, whole):
             os.close(one)
+
+
+def stop(volume):
+    """Its server; each of its threads stops when it notices the signal."""
+    os.kill(volume.pid, signal.SIGSTOP)
+    states = f"/proc/{volume.pid}/task"
+    assert wait_for(lambda: all(Path(states, task, "stat").read_text().rpartition(")")[2].split()[0] == "T"
+                                for task in os.listdir(states)))
+
+
+@claim("after a call that got no answer in time no other mapping gets that answer, and new mappings work",
+       alone=True)
+def _(maker):
+    volume = maker.volume()
+    files = [sealed(volume.mnt / f"f{i}", i) for i in range(4)]
+    maps = [Map(fd, prot=READ) for fd, _ in files[:2]]
+    raised = {}
+
+    def ask(i):
+        try:
+            raised[i] = maps[i].event()
+        except OSError as error:
+            raised[i] = error.errno
+    threads = [threading.Thread(target=ask, args=[i]) for i in range(2)]
+    stop(volume)
+    try:
+        for thread in threads:
+            thread.start()
+        # The other one waits for its turn; when the first gives up, it must not read the late answer.
+        assert wait_for(lambda: raised, seconds=15)
+    finally:
+        time.sleep(0.5)
+        os.kill(volume.pid, signal.SIGCONT)
+    for thread in threads:
+        thread.join()
+    assert raised == {0: errno.ETIMEDOUT, 1: errno.ETIMEDOUT}, raised
+    with fails(errno.ETIMEDOUT):  # at once
+        maps[0].event()
+    later = [Map(fd, prot=READ) for fd, _ in files[2:]]
+    for i, m in enumerate(maps + later):
+        assert m.load(0, MIB) == files[i][1]
+        assert holding.kinds(volume.mnt / f"f{i}") == ["temporary"]
+    later[1].unmap()
+    assert later[0].event() is None
+    ctl("revoke", "--all", volume.mnt / "f2")
+    assert later[0].wait().kind == ENDED
+    # Its blocks are held back as long as it maps, though the other mapping has been given back.
+    assert [q["mapped"] for q in holding.quarantine(volume.mnt)["holders"]] == [True]
+    for m in maps + later:
+        m.unmap()
+    assert wait_for(lambda: holding.quarantine(volume.mnt) == {"held": 0, "holders": []})
+    for fd, _ in files:
+        os.close(fd)
+
+
+@claim("an answer about another mapping's events is refused, and the broker that sent it is not believed again",
+       alone=True)
+def _(maker):
+    volume = maker.volume()
+    fd, data = sealed(volume.mnt / "f")
+    ticket = bytearray(libpmfs.make_ticket(fd, prot=READ))
+    path = str(volume.directory / "impostor")
+    ticket[BROKER:BROKER + 112] = path.encode().ljust(112, b"\0")
+    device = os.open(volume.region, os.O_RDONLY)
+
+    def impostor(listening):
+        peer, _ = listening.accept()
+        for claim_number in (5, 6):  # that of the mapping, and another one
+            magic, version = struct.unpack_from("<II", peer.recv(40))
+            answer = struct.pack("<IIiIQQ", magic, version, 0, 0, 0, claim_number)
+            socket.send_fds(peer, [answer], [device])
+        assert peer.recv(40) == b""  # nothing else is asked
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        listening.bind(path), listening.listen()
+        thread = threading.Thread(target=impostor, args=[listening])
+        thread.start()
+        with Map(fd, ticket=bytes(ticket)) as m:
+            before = len(os.listdir("/proc/self/fd"))
+            for _ in range(2):
+                with fails(errno.EPROTO):
+                    m.event()
+            assert m.load(0, MIB) == data and len(os.listdir("/proc/self/fd")) == before
+        thread.join()
+    os.close(device), os.close(fd)
 
 
 if __name__ == "__main__":
