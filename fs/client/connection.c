@@ -211,11 +211,13 @@ int pmfs_bound_channel(struct pmfs_bound *bound) {
     int channel = __atomic_load_n(&bound->channel, __ATOMIC_ACQUIRE);
     if (channel >= 0) return channel;
     if (!pmfs_bound_is_ours(bound)) return -ECHILD;
+    const int cancel = pmfs_disable_cancel();
     pthread_mutex_lock(&bound->connection->talk);
     channel = bound->channel;
     if (channel < 0) channel = open_channel(bound->connection, bound->claim);
     if (channel >= 0) __atomic_store_n(&bound->channel, channel, __ATOMIC_RELEASE);
     pthread_mutex_unlock(&bound->connection->talk);
+    pmfs_restore_cancel(cancel);
     return channel;
 }
 

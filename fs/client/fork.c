@@ -14,8 +14,8 @@
 /* Read: threads that map.  Written: a fork.  A fork that waits goes before later readers. */
 #define UNLOCKED PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP
 static pthread_rwlock_t forks = UNLOCKED;
-static __thread bool holding; /* a signal handler may fork in the middle of it */
-static __thread int cancel_state;
+static __thread bool holding;     /* a signal handler may fork in the middle of it */
+static __thread int cancel_state; /* before it was held */
 
 static void before_fork(void) {
     if (holding) return;
@@ -37,9 +37,18 @@ __attribute__((constructor)) static void watch_forks(void) {
     (void)pthread_atfork(before_fork, in_parent, in_child);
 }
 
+int pmfs_disable_cancel(void) {
+    int state;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+    return state;
+}
+
+void pmfs_restore_cancel(int state) {
+    pthread_setcancelstate(state, NULL);
+}
+
 void pmfs_hold_forks(void) {
-    /* A thread that was cancelled here would never release them. */
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+    cancel_state = pmfs_disable_cancel();
     pthread_rwlock_rdlock(&forks);
     holding = true;
 }
@@ -47,5 +56,5 @@ void pmfs_hold_forks(void) {
 void pmfs_release_forks(void) {
     if (holding) pthread_rwlock_unlock(&forks);
     holding = false;
-    pthread_setcancelstate(cancel_state, NULL);
+    pmfs_restore_cancel(cancel_state);
 }

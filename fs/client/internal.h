@@ -41,6 +41,11 @@ void pmfs_lock_connections(void);
 void pmfs_unlock_connections(void);
 void pmfs_disown_connections(void);
 
+/* pthread_cancel(3) has no effect in between: a thread that ended with a lock, a descriptor or a
+ * grant would never give it back.  The state is the caller's, so these can be nested. */
+int pmfs_disable_cancel(void);
+void pmfs_restore_cancel(int state);
+
 /* ioctl(2) that starts again when a signal comes; 0 or -errno. */
 int pmfs_ioctl(int fd, unsigned long command, void *io);
 

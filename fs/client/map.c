@@ -153,8 +153,8 @@ static int map_from_device(struct pmfs_map *map, const struct pmfs_io_grant *gra
     return result;
 }
 
-int pmfs_map_granted(int fd, const struct pmfs_io_grant *grant, struct pmfs_range range, int prot,
-                     unsigned flags, struct pmfs_map **out) {
+static int map_granted(int fd, const struct pmfs_io_grant *grant, struct pmfs_range range, int prot,
+                       unsigned flags, struct pmfs_map **out) {
     struct pmfs_map *map = calloc(1, sizeof *map);
     /* The grant belongs to the open description, which this keeps when the caller closes its own.
      */
@@ -177,6 +177,14 @@ int pmfs_map_granted(int fd, const struct pmfs_io_grant *grant, struct pmfs_rang
     }
     *out = map;
     return 0;
+}
+
+int pmfs_map_granted(int fd, const struct pmfs_io_grant *grant, struct pmfs_range range, int prot,
+                     unsigned flags, struct pmfs_map **out) {
+    const int cancel = pmfs_disable_cancel();
+    const int result = map_granted(fd, grant, range, prot, flags, out);
+    pmfs_restore_cancel(cancel);
+    return result;
 }
 
 int pmfs_map_request(off_t offset, size_t length, int prot, unsigned flags,
@@ -214,6 +222,7 @@ PMFS_EXPORT int pmfs_map(int fd, off_t offset, size_t length, int prot, unsigned
 PMFS_EXPORT int pmfs_unmap(struct pmfs_map *map) {
     if (map == NULL) return 0;
     int result = 0;
+    const int cancel = pmfs_disable_cancel();
     const bool ours = pmfs_bound_is_ours(&map->bound);
     /* First unmaps, then gives the grant back.  A child has neither, or only the mapping. */
     if ((ours || map->forks) && map->base != NULL && munmap(map->base, map->span) != 0)
@@ -224,6 +233,7 @@ PMFS_EXPORT int pmfs_unmap(struct pmfs_map *map) {
     pmfs_unbind(&map->bound);
     close(map->file);
     free(map);
+    pmfs_restore_cancel(cancel);
     return result;
 }
 

@@ -241,9 +241,11 @@ static void *map_directly(size_t length, int prot, int flags, int fd, uint64_t o
 static void *map_or_kernel(void *at, size_t length, int prot, int flags, int fd, off64_t offset) {
     const int before = errno;
     if (enabled && !inside && fd >= 0 && length != 0 && fits_direct(prot, flags, offset)) {
+        const int cancel = pmfs_disable_cancel(); /* mmap(2) is no cancellation point */
         inside = true;
         void *direct = map_directly(length, prot, flags, fd, (uint64_t)offset);
         inside = false;
+        pmfs_restore_cancel(cancel);
         errno = before;
         if (direct != NULL) return direct;
     }

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import holding
 import libpmfs
 from libpmfs import ENDED, READ, Lease, Map, ctl, make_file, open_direct, seal
-from fixture import as_user, claim, fails, run_claims, wait_for
+from fixture import as_user, claim, fails, program, run_claims, wait_for
 
 MIB = 1 << 20
 BROKER = 216 - 112  # where the path of its socket is, in a ticket
@@ -148,6 +149,14 @@ def _(maker):
             assert m.load(0, MIB) == data and len(os.listdir("/proc/self/fd")) == before
         thread.join()
     os.close(device), os.close(fd)
+
+
+@claim("a thread that is cancelled in the library keeps no lock, no descriptor and no grant", seconds=90)
+def _(here):
+    make_file(here / "f", MIB)
+    done = subprocess.run([program("cancelled"), here / "f"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stderr == "", f"{done.returncode} {done.stderr}"
+    assert holding.kinds(here / "f") == []
 
 
 if __name__ == "__main__":
