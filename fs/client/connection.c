@@ -151,7 +151,7 @@ static int show_token(struct pmfs_connection *c, const struct pmfs_io_grant *gra
 }
 
 int pmfs_bind(const struct pmfs_io_grant *grant, struct pmfs_bound *out) {
-    *out = (struct pmfs_bound){.channel = -1, .owner = getpid()};
+    *out = (struct pmfs_bound){.channel = -1, .owner = pmfs_this_process()};
     struct pmfs_broker_answer answer;
     int result;
     for (int tries = 1;; tries++) {
@@ -179,7 +179,8 @@ int pmfs_bind(const struct pmfs_io_grant *grant, struct pmfs_bound *out) {
 }
 
 bool pmfs_bound_is_ours(const struct pmfs_bound *bound) {
-    return bound->owner == getpid();
+    const struct pmfs_process now = pmfs_this_process();
+    return bound->owner.pid == now.pid && bound->owner.forks == now.forks;
 }
 
 /* A channel whose other end is closed: it reports that the grant has ended. */

@@ -8,6 +8,7 @@
  */
 #define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
 #include <pthread.h>
+#include <unistd.h>
 
 #include "internal.h"
 
@@ -15,6 +16,7 @@
 #define UNLOCKED PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP
 static pthread_rwlock_t forks = UNLOCKED;
 static __thread bool holding;     /* a signal handler may fork in the middle of it */
+static unsigned generation;       /* of forks, from the first process on */
 static __thread int cancel_state; /* before it was held */
 
 static void before_fork(void) {
@@ -29,12 +31,17 @@ static void in_parent(void) {
 }
 /* It is the only thread, with another number: it could not unlock. */
 static void in_child(void) {
+    generation++;
     forks = (pthread_rwlock_t)UNLOCKED;
     holding = false;
     pmfs_disown_connections();
 }
 __attribute__((constructor)) static void watch_forks(void) {
     (void)pthread_atfork(before_fork, in_parent, in_child);
+}
+
+struct pmfs_process pmfs_this_process(void) {
+    return (struct pmfs_process){.pid = getpid(), .forks = generation};
 }
 
 int pmfs_disable_cancel(void) {

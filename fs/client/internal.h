@@ -9,13 +9,21 @@
 
 #define PMFS_EXPORT __attribute__((visibility("default")))
 
+/* Who we are.  The number alone is not enough: a child in a new PID namespace may have its
+ * parent's; and forks are only counted where fork(3) makes them, not a bare clone(2). */
+struct pmfs_process {
+    pid_t pid;
+    unsigned forks;
+};
+struct pmfs_process pmfs_this_process(void);
+
 /* A grant that is bound to this process's connection to its broker. */
 struct pmfs_connection;
 struct pmfs_bound {
     struct pmfs_connection *connection;
     uint64_t claim;
-    int channel; /* of its events; -1 until it is asked for */
-    pid_t owner; /* the process; a child that was forked is another one */
+    int channel;               /* of its events; -1 until it is asked for */
+    struct pmfs_process owner; /* a child that was forked is another one */
 };
 
 struct pmfs_map {

@@ -166,7 +166,7 @@ static int map_granted(int fd, const struct pmfs_io_grant *grant, struct pmfs_ra
     }
     *map = (struct pmfs_map){.length = range.length,
                              .file = file,
-                             .bound = {.channel = -1, .owner = getpid()},
+                             .bound = {.channel = -1, .owner = pmfs_this_process()},
                              .grant = grant->grant,
                              .medium = grant->medium,
                              .forks = (flags & PMFS_MAP_FORK) != 0};

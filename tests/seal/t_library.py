@@ -12,10 +12,11 @@ from pathlib import Path
 
 import holding
 import libpmfs
-from libpmfs import ENDED, READ, Lease, Map, ctl, make_file, open_direct, seal
-from fixture import as_user, claim, fails, program, run_claims, wait_for
+from libpmfs import ENDED, FORK_MAP, READ, Lease, Map, ctl, make_file, open_direct, seal
+from fixture import as_user, c_call, claim, fails, program, run_claims, wait_for
 
 MIB = 1 << 20
+CLONE_NEWPID = 0x20000000
 BROKER = 216 - 112  # where the path of its socket is, in a ticket
 
 
@@ -157,6 +158,30 @@ def _(here):
     done = subprocess.run([program("cancelled"), here / "f"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stderr == "", f"{done.returncode} {done.stderr}"
     assert holding.kinds(here / "f") == []
+
+
+@claim("a child that is the first process of a new PID namespace takes nothing from its parent, itself the first of one")
+def _(here):
+    fd, data = sealed(here / "f")
+
+    def first(function):
+        """The function runs in a process with the number 1."""
+        def checked():
+            assert os.getpid() == 1
+            function()
+        c_call("unshare", CLONE_NEWPID)
+        in_child(checked)
+
+    def parent(flags):
+        with Map(fd, prot=READ, flags=flags) as m:
+            assert m.event() is None
+            first(m.unmap)
+            assert m.event() is None and m.load(0, MIB) == data
+    try:
+        for flags in (0, FORK_MAP):
+            in_child(lambda flags=flags: first(lambda: parent(flags)))
+    finally:
+        os.close(fd)
 
 
 if __name__ == "__main__":
