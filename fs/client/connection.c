@@ -21,7 +21,8 @@
 
 struct pmfs_connection {
     struct pmfs_connection *next;
-    int fd;         /* -1: of a process that we were forked from */
+    int fd; /* -1: of a process that we were forked from */
+    struct pmfs_identity is;
     unsigned users; /* grants, and calls under way */
     int dead;       /* 0, or why no packet is sent on it any more: -errno.  Set under `talk` */
     uid_t uid;
@@ -45,7 +46,7 @@ void pmfs_unlock_connections(void) {
 /* These connections are the parent's.  Inherited mappings still point to them. */
 void pmfs_disown_connections(void) {
     for (struct pmfs_connection *c = list; c != NULL; c = c->next) {
-        close(c->fd);
+        pmfs_close_own(c->fd, &c->is);
         c->fd = -1;
     }
     list = NULL;
@@ -74,6 +75,7 @@ static int get(const struct pmfs_io_grant *grant, struct pmfs_connection **out, 
         const int fd = c != NULL ? pmfs_broker_connect(grant->broker) : -ENOMEM;
         if (fd >= 0) {
             c->fd = fd;
+            c->is = pmfs_identify(fd);
             c->uid = geteuid();
             c->epoch = grant->epoch;
             memcpy(c->path, grant->broker, sizeof c->path);
@@ -102,7 +104,7 @@ static void put(struct pmfs_connection *c) {
     }
     pmfs_unlock_connections();
     if (!last) return;
-    if (c->fd >= 0) close(c->fd);
+    pmfs_close_own(c->fd, &c->is);
     pthread_mutex_destroy(&c->talk);
     free(c);
 }
@@ -120,11 +122,14 @@ static int talk(struct pmfs_connection *c, uint32_t what, uint64_t number, const
     struct pmfs_broker_ask packet = {
         .magic = PMFS_BROKER_MAGIC, .version = PMFS_BROKER_VERSION, .what = what, .number = number};
     if (token != NULL) memcpy(packet.token, token, sizeof packet.token);
-    struct pmfs_plugs plugs;
-    pmfs_plug(&plugs);
     *answer = (struct pmfs_broker_answer){0};
-    const int result = pmfs_broker_talk(c->fd, &packet, answer);
-    pmfs_unplug(&plugs);
+    int result = -ECONNRESET; /* as if the broker had closed it */
+    if (pmfs_is_still(c->fd, &c->is)) {
+        struct pmfs_plugs plugs;
+        pmfs_plug(&plugs);
+        result = pmfs_broker_talk(c->fd, &packet, answer);
+        pmfs_unplug(&plugs);
+    }
     const bool failed = result < 0 && result != PMFS_BROKER_NO_DESCRIPTOR;
     if (failed && (answer->magic != PMFS_BROKER_MAGIC || is_broken(result)))
         __atomic_store_n(&c->dead, result, __ATOMIC_RELEASE);
@@ -210,13 +215,16 @@ static int open_channel(struct pmfs_connection *c, uint64_t claim) {
 
 int pmfs_bound_channel(struct pmfs_bound *bound) {
     int channel = __atomic_load_n(&bound->channel, __ATOMIC_ACQUIRE);
-    if (channel >= 0) return channel;
+    if (channel >= 0 && pmfs_is_still(channel, &bound->channel_is)) return channel;
     if (!pmfs_bound_is_ours(bound)) return -ECHILD;
     const int cancel = pmfs_disable_cancel();
     pthread_mutex_lock(&bound->connection->talk);
     channel = bound->channel;
-    if (channel < 0) channel = open_channel(bound->connection, bound->claim);
-    if (channel >= 0) __atomic_store_n(&bound->channel, channel, __ATOMIC_RELEASE);
+    if (channel < 0 || !pmfs_is_still(channel, &bound->channel_is)) {
+        channel = open_channel(bound->connection, bound->claim);
+        if (channel >= 0) bound->channel_is = pmfs_identify(channel);
+        __atomic_store_n(&bound->channel, channel >= 0 ? channel : -1, __ATOMIC_RELEASE);
+    }
     pthread_mutex_unlock(&bound->connection->talk);
     pmfs_restore_cancel(cancel);
     return channel;
@@ -232,7 +240,7 @@ int pmfs_bound_keep_over_exec(const struct pmfs_bound *bound) {
 }
 
 void pmfs_unbind(struct pmfs_bound *bound) {
-    if (bound->channel >= 0) close(bound->channel);
+    pmfs_close_own(bound->channel, &bound->channel_is);
     if (bound->connection != NULL) put(bound->connection);
     *bound = (struct pmfs_bound){.channel = -1};
 }

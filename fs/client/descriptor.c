@@ -1,10 +1,12 @@
 /*
  * Descriptors that the library opens for itself: never 0 to 2, where a program that has closed one
- * of them would write its errors into a file, a socket, or the device.
+ * of them would write its errors into a file, a socket, or the device; and never used again once
+ * the program has closed them.
  */
 #define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -38,4 +40,26 @@ void pmfs_plug(struct pmfs_plugs *plugs) {
 
 void pmfs_unplug(const struct pmfs_plugs *plugs) {
     for (unsigned i = 0; i < plugs->count; i++) close(plugs->fd[i]);
+}
+
+struct pmfs_identity pmfs_identify(int fd) {
+    struct statx status;
+    /* Asks no server, which may be gone. */
+    if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &status) != 0)
+        return (struct pmfs_identity){.known = false};
+    return (struct pmfs_identity){.known = true,
+                                  .major = status.stx_dev_major,
+                                  .minor = status.stx_dev_minor,
+                                  .inode = status.stx_ino};
+}
+
+bool pmfs_is_still(int fd, const struct pmfs_identity *identity) {
+    if (!identity->known) return true;
+    const struct pmfs_identity now = pmfs_identify(fd);
+    return now.known && now.major == identity->major && now.minor == identity->minor &&
+           now.inode == identity->inode;
+}
+
+void pmfs_close_own(int fd, const struct pmfs_identity *identity) {
+    if (fd >= 0 && pmfs_is_still(fd, identity)) close(fd);
 }

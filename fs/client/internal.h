@@ -17,12 +17,21 @@ struct pmfs_process {
 };
 struct pmfs_process pmfs_this_process(void);
 
+/* Which open file, or socket, a descriptor refers to.  A program may close descriptors that it did
+ * not open (daemons close all), and what it opens next gets their numbers. */
+struct pmfs_identity {
+    bool known; /* else it could not be found out */
+    uint32_t major, minor;
+    uint64_t inode;
+};
+
 /* A grant that is bound to this process's connection to its broker. */
 struct pmfs_connection;
 struct pmfs_bound {
     struct pmfs_connection *connection;
     uint64_t claim;
-    int channel;               /* of its events; -1 until it is asked for */
+    int channel; /* of its events; -1 until it is asked for */
+    struct pmfs_identity channel_is;
     struct pmfs_process owner; /* a child that was forked is another one */
 };
 
@@ -31,7 +40,8 @@ struct pmfs_map {
     size_t span;
     char *address; /* the requested range, inside of it */
     size_t length;
-    int file;                /* the grant lives as long as this */
+    int file; /* the grant lives as long as this */
+    struct pmfs_identity file_is;
     struct pmfs_bound bound; /* ... and as this process's connection to the broker */
     uint64_t grant;
     uint32_t medium;
@@ -81,6 +91,12 @@ struct pmfs_plugs {
 };
 void pmfs_plug(struct pmfs_plugs *plugs);
 void pmfs_unplug(const struct pmfs_plugs *plugs);
+
+struct pmfs_identity pmfs_identify(int fd);
+/* False: the program has closed the descriptor, and perhaps has something else there. */
+bool pmfs_is_still(int fd, const struct pmfs_identity *identity);
+/* Closes it, unless it is another one by now. */
+void pmfs_close_own(int fd, const struct pmfs_identity *identity);
 
 /* --- broker_client.c: packets.  A connection to the broker at `path`, or -errno. */
 int pmfs_broker_connect(const char *path);

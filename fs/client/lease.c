@@ -9,6 +9,7 @@
 
 struct pmfs_lease {
     int file; /* the grant lives as long as this */
+    struct pmfs_identity file_is;
     struct pmfs_bound bound;
     uint64_t grant;
 };
@@ -22,7 +23,8 @@ static int begin(int fd, const struct pmfs_io_grant *grant, struct pmfs_lease **
         free(lease);
         return file;
     }
-    *lease = (struct pmfs_lease){.file = file, .grant = grant->grant};
+    *lease =
+        (struct pmfs_lease){.file = file, .file_is = pmfs_identify(file), .grant = grant->grant};
     const int result = pmfs_bind(grant, &lease->bound);
     /* A lease is useless without its events, so it is refused if there is no channel. */
     const int channel = result == 0 ? pmfs_bound_channel(&lease->bound) : result;
@@ -53,11 +55,14 @@ PMFS_EXPORT int pmfs_lease(int fd, off_t offset, size_t length, unsigned flags,
 }
 
 PMFS_EXPORT int pmfs_lease_event_fd(const struct pmfs_lease *lease) {
-    return lease->bound.channel;
+    /* It was made with the lease; here, it is only made anew if the program has closed it. */
+    return pmfs_bound_channel((struct pmfs_bound *)&lease->bound);
 }
 
 PMFS_EXPORT int pmfs_lease_event(const struct pmfs_lease *lease, struct pmfs_event *out) {
-    const int result = pmfs_broker_event(lease->bound.channel, out);
+    const int channel = pmfs_lease_event_fd(lease);
+    if (channel < 0) return channel;
+    const int result = pmfs_broker_event(channel, out);
     if (result == 0) out->grant = lease->grant;
     return result;
 }
@@ -65,9 +70,10 @@ PMFS_EXPORT int pmfs_lease_event(const struct pmfs_lease *lease, struct pmfs_eve
 PMFS_EXPORT int pmfs_lease_end(struct pmfs_lease *lease) {
     if (lease == NULL) return 0;
     const int cancel = pmfs_disable_cancel();
-    if (pmfs_bound_is_ours(&lease->bound)) pmfs_give_back(lease->file, lease->grant);
+    if (pmfs_bound_is_ours(&lease->bound) && pmfs_is_still(lease->file, &lease->file_is))
+        pmfs_give_back(lease->file, lease->grant);
     pmfs_unbind(&lease->bound);
-    close(lease->file);
+    pmfs_close_own(lease->file, &lease->file_is);
     free(lease);
     pmfs_restore_cancel(cancel);
     return 0;

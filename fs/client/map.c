@@ -166,6 +166,7 @@ static int map_granted(int fd, const struct pmfs_io_grant *grant, struct pmfs_ra
     }
     *map = (struct pmfs_map){.length = range.length,
                              .file = file,
+                             .file_is = pmfs_identify(file),
                              .bound = {.channel = -1, .owner = pmfs_this_process()},
                              .grant = grant->grant,
                              .medium = grant->medium,
@@ -229,9 +230,9 @@ PMFS_EXPORT int pmfs_unmap(struct pmfs_map *map) {
         result = -errno;
     /* Also for a grant that has ended: the server learns that these blocks are not stored to any
      * more. */
-    if (ours) pmfs_give_back(map->file, map->grant);
+    if (ours && pmfs_is_still(map->file, &map->file_is)) pmfs_give_back(map->file, map->grant);
     pmfs_unbind(&map->bound);
-    close(map->file);
+    pmfs_close_own(map->file, &map->file_is);
     free(map);
     pmfs_restore_cancel(cancel);
     return result;

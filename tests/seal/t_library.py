@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """libpmfs inside of a program that does as it likes: with its descriptors, threads and processes."""
+import contextlib
 import errno
+import mmap
 import os
 import signal
 import socket
@@ -22,7 +24,13 @@ BROKER = 216 - 112  # where the path of its socket is, in a ticket
 
 def in_child(function):
     """Runs it in a process of its own, still as root; its exception comes back."""
-    as_user(function, uid=0, gid=0)
+    came_to_its_end = mmap.mmap(-1, mmap.PAGESIZE)
+
+    def whole():
+        function()
+        came_to_its_end[0] = 1
+    as_user(whole, uid=0, gid=0)
+    assert came_to_its_end[0] == 1, "it was killed"
 
 
 def sealed(path, seed=1):
@@ -182,6 +190,47 @@ def _(here):
             in_child(lambda flags=flags: first(lambda: parent(flags)))
     finally:
         os.close(fd)
+
+
+@claim("a program that closes the library's descriptors keeps what it opens in their places, and can go on")
+def _(here):
+    files = [sealed(here / f"f{i}", i) for i in range(2)]
+    make_file(here / "leased", MIB)
+    leased = open_direct(here / "leased")
+
+    def numbers():
+        return {int(name) for name in os.listdir("/proc/self/fd")}
+
+    def closes():
+        signal.alarm(20)  # sooner than the watchdog
+        before = numbers()
+        m, lease = Map(files[0][0], prot=READ), Lease(leased)
+        assert m.event() is None and lease.event() is None
+        library = numbers() - before
+        assert len(library) >= 5  # files, channels, the connection
+        for number in library:
+            with contextlib.suppress(OSError):  # that of the list itself
+                os.close(number)
+        mine = []
+        while not library <= {one.fileno() for one in mine}:
+            mine += socket.socketpair()
+        for one in mine:
+            one.setblocking(False)
+        with Map(files[1][0], prot=READ) as later:
+            assert later.load(0, MIB) == files[1][1] and later.event() is None
+        assert m.event().kind == ENDED and lease.event().kind == ENDED
+        assert m.load(0, MIB) == files[0][1]
+        m.unmap(), lease.end()
+        for one in mine:
+            with fails(errno.EAGAIN):
+                one.recv(100)
+    try:
+        in_child(closes)
+        holding.until(lambda: holding.quarantine(here) == {"held": 0, "holders": []})
+        assert all(holding.kinds(here / name) == [] for name in ("f0", "f1", "leased"))
+    finally:
+        for one in (leased, *(fd for fd, _ in files)):
+            os.close(one)
 
 
 if __name__ == "__main__":
