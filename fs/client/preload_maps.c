@@ -185,6 +185,18 @@ static int unmap(uintptr_t start, uintptr_t end) {
     return result;
 }
 
+/* The kernel has put something else at [at, at + length). */
+static void replaced(const void *at, size_t length) {
+    if (!may_be_ours()) return;
+    const int before = errno;
+    struct held *over = NULL;
+    inside = true;
+    (void)take_out((uintptr_t)at, (uintptr_t)at + ((length + PAGE - 1) & ~(PAGE - 1)), &over);
+    end_maps(over);
+    inside = false;
+    errno = before;
+}
+
 /* --- mapping */
 
 static bool fits_direct(int prot, int flags, off64_t offset) {
@@ -250,14 +262,7 @@ static void *map_or_kernel(void *at, size_t length, int prot, int flags, int fd,
         if (direct != NULL) return direct;
     }
     void *there = kernel_mmap(at, length, prot, flags, fd, offset);
-    if ((flags & MAP_FIXED) != 0 && there != MAP_FAILED && may_be_ours()) {
-        struct held *over = NULL; /* of what was there */
-        inside = true;
-        (void)take_out((uintptr_t)at, (uintptr_t)at + ((length + PAGE - 1) & ~(PAGE - 1)), &over);
-        end_maps(over);
-        inside = false;
-        errno = before;
-    }
+    if ((flags & MAP_FIXED) != 0 && there != MAP_FAILED) replaced(at, length);
     return there;
 }
 
@@ -298,8 +303,11 @@ PMFS_EXPORT void *mremap(void *at, size_t old_length, size_t new_length, int fla
     va_start(more, flags);
     void *to = (flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) != 0 ? va_arg(more, void *) : NULL;
     va_end(more);
-    if (!is_ours(at, old_length))
-        return (void *)syscall(SYS_mremap, at, old_length, new_length, flags, to);
+    if (!is_ours(at, old_length)) {
+        void *there = (void *)syscall(SYS_mremap, at, old_length, new_length, flags, to);
+        if ((flags & MREMAP_FIXED) != 0 && there != MAP_FAILED) replaced(to, new_length);
+        return there;
+    }
     const size_t old_pages = (old_length + PAGE - 1) & ~(PAGE - 1);
     const size_t new_pages = (new_length + PAGE - 1) & ~(PAGE - 1);
     if ((flags & ~MREMAP_MAYMOVE) != 0 || new_length == 0 || old_length == 0 ||
