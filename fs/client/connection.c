@@ -23,7 +23,8 @@ struct pmfs_connection {
     struct pmfs_connection *next;
     int fd; /* -1: of a process that we were forked from */
     struct pmfs_identity is;
-    unsigned users; /* grants, and calls under way */
+    unsigned users; /* grants, and calls under way; atomic */
+    bool listed;    /* constant since it was made */
     int dead;       /* 0, or why no packet is sent on it any more: -errno.  Set under `talk` */
     uid_t uid;
     uint64_t epoch; /* of its server */
@@ -35,8 +36,8 @@ struct pmfs_connection {
 static pthread_mutex_t list_mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct pmfs_connection *list;
 
-void pmfs_lock_connections(void) {
-    pthread_mutex_lock(&list_mutex);
+bool pmfs_lock_connections(void) {
+    return pmfs_lock_in_time(&list_mutex);
 }
 
 void pmfs_unlock_connections(void) {
@@ -44,8 +45,8 @@ void pmfs_unlock_connections(void) {
 }
 
 /* These connections are the parent's.  Inherited mappings still point to them. */
-void pmfs_disown_connections(void) {
-    for (struct pmfs_connection *c = list; c != NULL; c = c->next) {
+void pmfs_disown_connections(bool whole) {
+    for (struct pmfs_connection *c = whole ? list : NULL; c != NULL; c = c->next) {
         pmfs_close_own(c->fd, &c->is);
         c->fd = -1;
     }
@@ -62,48 +63,62 @@ static bool serves(const struct pmfs_connection *c, const struct pmfs_io_grant *
            strncmp(c->path, grant->broker, sizeof c->path) == 0;
 }
 
+/* A new connection, of one user. */
+static int connect_anew(const struct pmfs_io_grant *grant, struct pmfs_connection **out) {
+    struct pmfs_connection *c = calloc(1, sizeof *c);
+    const int fd = c != NULL ? pmfs_broker_connect(grant->broker) : -ENOMEM;
+    if (fd < 0) {
+        free(c);
+        return fd;
+    }
+    c->fd = fd;
+    c->is = pmfs_identify(fd);
+    c->users = 1;
+    c->uid = geteuid();
+    c->epoch = grant->epoch;
+    memcpy(c->path, grant->broker, sizeof c->path);
+    pthread_mutex_init(&c->talk, NULL);
+    *out = c;
+    return 0;
+}
+
 /* A connection to the grant's broker, to be given back by put(). */
 static int get(const struct pmfs_io_grant *grant, struct pmfs_connection **out, bool *made) {
+    *out = NULL;
+    *made = true;
+    /* One of its own, if it cannot have the list. */
+    if (!pmfs_lock_connections()) return connect_anew(grant, out);
     int result = 0;
-    *made = false;
-    pmfs_lock_connections();
     struct pmfs_connection *c = list;
     while (c != NULL && !serves(c, grant)) c = c->next;
-    if (c == NULL) {
-        *made = true;
-        c = calloc(1, sizeof *c);
-        const int fd = c != NULL ? pmfs_broker_connect(grant->broker) : -ENOMEM;
-        if (fd >= 0) {
-            c->fd = fd;
-            c->is = pmfs_identify(fd);
-            c->uid = geteuid();
-            c->epoch = grant->epoch;
-            memcpy(c->path, grant->broker, sizeof c->path);
-            pthread_mutex_init(&c->talk, NULL);
-            c->next = list;
-            list = c;
-        } else {
-            free(c);
-            c = NULL;
-            result = fd;
+    if (c != NULL) {
+        __atomic_add_fetch(&c->users, 1, __ATOMIC_ACQ_REL);
+        *made = false;
+        *out = c;
+    } else {
+        result = connect_anew(grant, out);
+        if (result == 0) {
+            (*out)->listed = true;
+            (*out)->next = list;
+            list = *out;
         }
     }
-    if (c != NULL) c->users++;
     pmfs_unlock_connections();
-    *out = c;
     return result;
 }
 
 static void put(struct pmfs_connection *c) {
-    pmfs_lock_connections();
-    const bool last = --c->users == 0;
-    if (last) {
+    const bool listed = c->listed;
+    const bool locked = listed && pmfs_lock_connections();
+    const bool last = __atomic_sub_fetch(&c->users, 1, __ATOMIC_ACQ_REL) == 0;
+    if (locked) {
         struct pmfs_connection **at = &list;
-        while (*at != NULL && *at != c) at = &(*at)->next;
-        if (*at != NULL) *at = c->next;
+        while (last && *at != NULL && *at != c) at = &(*at)->next;
+        if (last && *at != NULL) *at = c->next;
+        pmfs_unlock_connections();
     }
-    pmfs_unlock_connections();
-    if (!last) return;
+    /* Without the lock it stays in the list, for the next who needs it. */
+    if (!last || (listed && !locked)) return;
     pmfs_close_own(c->fd, &c->is);
     pthread_mutex_destroy(&c->talk);
     free(c);

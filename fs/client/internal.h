@@ -2,6 +2,7 @@
 #ifndef PMFS_CLIENT_INTERNAL_H
 #define PMFS_CLIENT_INTERNAL_H
 
+#include <pthread.h>
 #include <stdbool.h>
 
 #include "broker_protocol.h"
@@ -50,14 +51,18 @@ struct pmfs_map {
 };
 
 /* Held while the device is mapped and not yet excluded from children.  Nothing may wait in between.
- */
+ * No call of these waits for ever: see fork.c. */
 void pmfs_hold_forks(void);
 void pmfs_release_forks(void);
 
-/* For a fork: in its child the connections are not its own. */
-void pmfs_lock_connections(void);
+/* False: a fork, or what waits for one, has kept it for too long; then go on without. */
+bool pmfs_lock_in_time(pthread_mutex_t *mutex);
+
+/* For a fork: in its child the connections are not its own.  `whole`: the list was locked; else it
+ * may be in the middle of a change, and its connections stay open. */
+bool pmfs_lock_connections(void);
 void pmfs_unlock_connections(void);
-void pmfs_disown_connections(void);
+void pmfs_disown_connections(bool whole);
 
 /* pthread_cancel(3) has no effect in between: a thread that ended with a lock, a descriptor or a
  * grant would never give it back.  The state is the caller's, so these can be nested. */

@@ -83,19 +83,26 @@ static void unlink_piece(struct piece **at) {
     __atomic_fetch_sub(&piece_count, 1, __ATOMIC_RELAXED);
 }
 
-/* --- forks */
+/* --- forks: as in fork.c nobody waits for ever, because a program's allocator, for instance, may
+ * unmap while it has a lock that its own fork handler takes, too. */
+
+static __thread bool locked; /* while this thread forks */
 
 static void before_fork(void) {
-    pthread_mutex_lock(&mutex);
+    locked = pmfs_lock_in_time(&mutex);
 }
 
 static void in_parent(void) {
-    pthread_mutex_unlock(&mutex);
+    if (locked) pthread_mutex_unlock(&mutex);
 }
 
 /* Of what may store the child has nothing, and may map something else there. */
 static void in_child(void) {
     mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    if (!locked) { /* the table may be in the middle of a change */
+        pieces = NULL;
+        __atomic_store_n(&piece_count, 0, __ATOMIC_RELAXED);
+    }
     for (struct piece **at = &pieces; *at != NULL;) {
         if ((*at)->held->map->forks)
             at = &(*at)->next;
@@ -143,10 +150,11 @@ static int cut(struct piece *piece, uintptr_t start, uintptr_t end) {
 }
 
 /* Whatever pieces have in [start, end) is theirs no more.  *over: mappings of which that was the
- * last.  0 or an errno value: then a part may be done. */
+ * last.  0 or an errno value: then a part may be done.  Without the mutex the table stays as it is:
+ * what is unmapped while a fork waits for us is rarely ours, and if it is its grant lives on. */
 static int take_out(uintptr_t start, uintptr_t end, struct held **over) {
     int result = 0;
-    pthread_mutex_lock(&mutex);
+    if (!pmfs_lock_in_time(&mutex)) return 0;
     for (struct piece *p; result == 0 && (p = any_in(start, end)) != NULL;) {
         struct held *held = p->held;
         result = cut(p, p->start > start ? p->start : start, p->end < end ? p->end : end);
@@ -244,7 +252,12 @@ static void *map_directly(size_t length, int prot, int flags, int fd, uint64_t o
     held->start = piece->start = (uintptr_t)pmfs_map_address(held->map);
     held->end = piece->end = piece->start + ((length + PAGE - 1) & ~(PAGE - 1));
     void *address = (void *)piece->start;
-    pthread_mutex_lock(&mutex);
+    if (!pmfs_lock_in_time(&mutex)) {
+        pmfs_unmap(held->map);
+        free(held);
+        free(piece);
+        return NULL;
+    }
     link_piece(piece);
     pthread_mutex_unlock(&mutex);
     return address;
@@ -291,7 +304,7 @@ static bool is_ours(const void *at, size_t length) {
     const uintptr_t start = (uintptr_t)at;
     uintptr_t end;
     if (__builtin_add_overflow(start, length != 0 ? length : 1, &end)) return false;
-    pthread_mutex_lock(&mutex);
+    if (!pmfs_lock_in_time(&mutex)) return false;
     const bool ours = any_in(start, end) != NULL;
     pthread_mutex_unlock(&mutex);
     return ours;

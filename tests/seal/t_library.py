@@ -233,5 +233,18 @@ def _(here):
             os.close(one)
 
 
+@claim("a fork ends though a thread maps, or unmaps, with a lock that another library holds over forks")
+def _(here):
+    fd, _ = sealed(here / "f")
+    os.close(fd)
+    holding.until(lambda: libpmfs.info(here / "f")["handles_cached"] == 0)
+    preload = {**os.environ, "LD_PRELOAD": program("libpmfs-preload.so"), "PMFS_PRELOAD_MMAP": "1"}
+    for what, environment in (("map", os.environ), ("munmap", preload)):
+        done = subprocess.run([program("forking"), what, here / "f"], capture_output=True, text=True, timeout=60,
+                              env=environment)
+        assert done.returncode == 0 and done.stderr == "", f"{what}: {done.returncode} {done.stderr}"
+        assert holding.kinds(here / "f") == []
+
+
 if __name__ == "__main__":
     run_claims(media=("image", "memory"))
