@@ -80,6 +80,7 @@ static int find_pieces(int fd, uint64_t start, uint64_t end, bool store, struct 
         page->from = at;
         result = pmfs_ioctl(fd, PMFS_IOC_EXTENTS, page);
         if (result == 0 && page->count == 0) result = -EINVAL;
+        if (result == 0 && page->count > PMFS_EXTENTS_MAX) result = -EPROTO; /* not a pmfs */
         for (uint32_t i = 0; result == 0 && i < page->count && at < end; i++)
             result = add_extent(pieces, &page->extent[i], &at, end, store);
     }

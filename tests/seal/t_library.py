@@ -246,5 +246,13 @@ def _(here):
         assert holding.kinds(here / "f") == []
 
 
+@claim("an answer with more extents than fit into it is refused")
+def _(here):
+    make_file(here / "f", 4 * MIB)  # more pages than extents fit
+    done = subprocess.run([program("misled"), here / "f"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, f"{done.returncode} {done.stderr}"
+    assert holding.kinds(here / "f") == []
+
+
 if __name__ == "__main__":
     run_claims(media=("image", "memory"))
