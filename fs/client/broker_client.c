@@ -26,8 +26,10 @@ int pmfs_broker_connect(const char *path) {
     const size_t size = strnlen(path, sizeof address.sun_path);
     if (size == 0 || size >= sizeof address.sun_path) return -EPROTO;
     memcpy(address.sun_path, path, size);
-    const int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (fd < 0) return -errno;
+    fd = pmfs_move_up(fd);
+    if (fd < 0) return fd;
     const struct timeval limit = {.tv_sec = ANSWER_SECONDS};
     int result = 0;
     if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) != 0 ||

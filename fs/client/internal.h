@@ -2,6 +2,7 @@
 #ifndef PMFS_CLIENT_INTERNAL_H
 #define PMFS_CLIENT_INTERNAL_H
 
+#include <pthread.h>
 #include <stdbool.h>
 
 #include "broker_protocol.h"
@@ -9,13 +10,30 @@
 
 #define PMFS_EXPORT __attribute__((visibility("default")))
 
+/* Who we are.  The number alone is not enough: a child in a new PID namespace may have its
+ * parent's; and forks are only counted where fork(3) makes them, not a bare clone(2). */
+struct pmfs_process {
+    pid_t pid;
+    unsigned forks;
+};
+struct pmfs_process pmfs_this_process(void);
+
+/* Which open file, or socket, a descriptor refers to.  A program may close descriptors that it did
+ * not open (daemons close all), and what it opens next gets their numbers. */
+struct pmfs_identity {
+    bool known; /* else it could not be found out */
+    uint32_t major, minor;
+    uint64_t inode;
+};
+
 /* A grant that is bound to this process's connection to its broker. */
 struct pmfs_connection;
 struct pmfs_bound {
     struct pmfs_connection *connection;
     uint64_t claim;
     int channel; /* of its events; -1 until it is asked for */
-    pid_t owner; /* the process; a child that was forked is another one */
+    struct pmfs_identity channel_is;
+    struct pmfs_process owner; /* a child that was forked is another one */
 };
 
 struct pmfs_map {
@@ -23,7 +41,8 @@ struct pmfs_map {
     size_t span;
     char *address; /* the requested range, inside of it */
     size_t length;
-    int file;                /* the grant lives as long as this */
+    int file; /* the grant lives as long as this */
+    struct pmfs_identity file_is;
     struct pmfs_bound bound; /* ... and as this process's connection to the broker */
     uint64_t grant;
     uint32_t medium;
@@ -32,14 +51,23 @@ struct pmfs_map {
 };
 
 /* Held while the device is mapped and not yet excluded from children.  Nothing may wait in between.
- */
+ * No call of these waits for ever: see fork.c. */
 void pmfs_hold_forks(void);
 void pmfs_release_forks(void);
 
-/* For a fork: in its child the connections are not its own. */
-void pmfs_lock_connections(void);
+/* False: a fork, or what waits for one, has kept it for too long; then go on without. */
+bool pmfs_lock_in_time(pthread_mutex_t *mutex);
+
+/* For a fork: in its child the connections are not its own.  `whole`: the list was locked; else it
+ * may be in the middle of a change, and its connections stay open. */
+bool pmfs_lock_connections(void);
 void pmfs_unlock_connections(void);
-void pmfs_disown_connections(void);
+void pmfs_disown_connections(bool whole);
+
+/* pthread_cancel(3) has no effect in between: a thread that ended with a lock, a descriptor or a
+ * grant would never give it back.  The state is the caller's, so these can be nested. */
+int pmfs_disable_cancel(void);
+void pmfs_restore_cancel(int state);
 
 /* ioctl(2) that starts again when a signal comes; 0 or -errno. */
 int pmfs_ioctl(int fd, unsigned long command, void *io);
@@ -54,6 +82,26 @@ int pmfs_take_grant(int fd, struct pmfs_io_grant *grant);
 /* Gives a grant back.  It may have ended already, with its server or by a revocation: no error
  * then. */
 void pmfs_give_back(int fd, uint64_t grant);
+
+/* --- descriptor.c: the library's own descriptors are never 0 to 2.
+ * A copy, which is closed or kept when the process executes another program; or -errno. */
+int pmfs_duplicate(int fd, bool over_exec);
+/* Gives the descriptor itself, or a copy in its place; or -errno.  Gives back a negative number. */
+int pmfs_move_up(int fd);
+/* Those of 0 to 2 that are closed stay in use, and still cannot be read or written, until
+ * pmfs_unplug().  A descriptor that is received meanwhile does not take their place. */
+struct pmfs_plugs {
+    int fd[3];
+    unsigned count;
+};
+void pmfs_plug(struct pmfs_plugs *plugs);
+void pmfs_unplug(const struct pmfs_plugs *plugs);
+
+struct pmfs_identity pmfs_identify(int fd);
+/* False: the program has closed the descriptor, and perhaps has something else there. */
+bool pmfs_is_still(int fd, const struct pmfs_identity *identity);
+/* Closes it, unless it is another one by now. */
+void pmfs_close_own(int fd, const struct pmfs_identity *identity);
 
 /* --- broker_client.c: packets.  A connection to the broker at `path`, or -errno. */
 int pmfs_broker_connect(const char *path);

@@ -1,7 +1,6 @@
 /* pmfs_map: from a range of a file to one range of addresses, mapped from the device. */
 #define _GNU_SOURCE /* NOLINT(bugprone-reserved-identifier): the C library asks for it */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -81,6 +80,7 @@ static int find_pieces(int fd, uint64_t start, uint64_t end, bool store, struct 
         page->from = at;
         result = pmfs_ioctl(fd, PMFS_IOC_EXTENTS, page);
         if (result == 0 && page->count == 0) result = -EINVAL;
+        if (result == 0 && page->count > PMFS_EXTENTS_MAX) result = -EPROTO; /* not a pmfs */
         for (uint32_t i = 0; result == 0 && i < page->count && at < end; i++)
             result = add_extent(pieces, &page->extent[i], &at, end, store);
     }
@@ -154,21 +154,21 @@ static int map_from_device(struct pmfs_map *map, const struct pmfs_io_grant *gra
     return result;
 }
 
-int pmfs_map_granted(int fd, const struct pmfs_io_grant *grant, struct pmfs_range range, int prot,
-                     unsigned flags, struct pmfs_map **out) {
+static int map_granted(int fd, const struct pmfs_io_grant *grant, struct pmfs_range range, int prot,
+                       unsigned flags, struct pmfs_map **out) {
     struct pmfs_map *map = calloc(1, sizeof *map);
     /* The grant belongs to the open description, which this keeps when the caller closes its own.
      */
-    const int file = map != NULL ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
+    const int file = map != NULL ? pmfs_duplicate(fd, false) : -ENOMEM;
     if (file < 0) {
-        const int result = map != NULL ? -errno : -ENOMEM;
         pmfs_give_back(fd, grant->grant);
         free(map);
-        return result;
+        return file;
     }
     *map = (struct pmfs_map){.length = range.length,
                              .file = file,
-                             .bound = {.channel = -1, .owner = getpid()},
+                             .file_is = pmfs_identify(file),
+                             .bound = {.channel = -1, .owner = pmfs_this_process()},
                              .grant = grant->grant,
                              .medium = grant->medium,
                              .forks = (flags & PMFS_MAP_FORK) != 0};
@@ -179,6 +179,14 @@ int pmfs_map_granted(int fd, const struct pmfs_io_grant *grant, struct pmfs_rang
     }
     *out = map;
     return 0;
+}
+
+int pmfs_map_granted(int fd, const struct pmfs_io_grant *grant, struct pmfs_range range, int prot,
+                     unsigned flags, struct pmfs_map **out) {
+    const int cancel = pmfs_disable_cancel();
+    const int result = map_granted(fd, grant, range, prot, flags, out);
+    pmfs_restore_cancel(cancel);
+    return result;
 }
 
 int pmfs_map_request(off_t offset, size_t length, int prot, unsigned flags,
@@ -216,16 +224,18 @@ PMFS_EXPORT int pmfs_map(int fd, off_t offset, size_t length, int prot, unsigned
 PMFS_EXPORT int pmfs_unmap(struct pmfs_map *map) {
     if (map == NULL) return 0;
     int result = 0;
+    const int cancel = pmfs_disable_cancel();
     const bool ours = pmfs_bound_is_ours(&map->bound);
     /* First unmaps, then gives the grant back.  A child has neither, or only the mapping. */
     if ((ours || map->forks) && map->base != NULL && munmap(map->base, map->span) != 0)
         result = -errno;
     /* Also for a grant that has ended: the server learns that these blocks are not stored to any
      * more. */
-    if (ours) pmfs_give_back(map->file, map->grant);
+    if (ours && pmfs_is_still(map->file, &map->file_is)) pmfs_give_back(map->file, map->grant);
     pmfs_unbind(&map->bound);
-    close(map->file);
+    pmfs_close_own(map->file, &map->file_is);
     free(map);
+    pmfs_restore_cancel(cancel);
     return result;
 }
 

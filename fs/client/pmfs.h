@@ -101,7 +101,8 @@ struct pmfs_event {
  * the grant ended under the mapping: the server stopped or died, the lease was not given back in
  * time, or the administrator revoked it.  It belongs to the mapping: only poll it.  It is made on
  * the first call: -EMFILE, -ENFILE; -ECHILD in a child of the process that mapped, if the parent
- * never called this. */
+ * never called this; -ETIMEDOUT: the server did not answer, and this mapping can get no events any
+ * more. */
 int pmfs_map_event_fd(const struct pmfs_map *map);
 /* The next event, without waiting: -EAGAIN when there is none.  PMFS_EVENT_ENDED stays. */
 int pmfs_map_event(const struct pmfs_map *map, struct pmfs_event *out);

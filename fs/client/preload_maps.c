@@ -83,19 +83,26 @@ static void unlink_piece(struct piece **at) {
     __atomic_fetch_sub(&piece_count, 1, __ATOMIC_RELAXED);
 }
 
-/* --- forks */
+/* --- forks: as in fork.c nobody waits for ever, because a program's allocator, for instance, may
+ * unmap while it has a lock that its own fork handler takes, too. */
+
+static __thread bool locked; /* while this thread forks */
 
 static void before_fork(void) {
-    pthread_mutex_lock(&mutex);
+    locked = pmfs_lock_in_time(&mutex);
 }
 
 static void in_parent(void) {
-    pthread_mutex_unlock(&mutex);
+    if (locked) pthread_mutex_unlock(&mutex);
 }
 
 /* Of what may store the child has nothing, and may map something else there. */
 static void in_child(void) {
     mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    if (!locked) { /* the table may be in the middle of a change */
+        pieces = NULL;
+        __atomic_store_n(&piece_count, 0, __ATOMIC_RELAXED);
+    }
     for (struct piece **at = &pieces; *at != NULL;) {
         if ((*at)->held->map->forks)
             at = &(*at)->next;
@@ -143,10 +150,11 @@ static int cut(struct piece *piece, uintptr_t start, uintptr_t end) {
 }
 
 /* Whatever pieces have in [start, end) is theirs no more.  *over: mappings of which that was the
- * last.  0 or an errno value: then a part may be done. */
+ * last.  0 or an errno value: then a part may be done.  Without the mutex the table stays as it is:
+ * what is unmapped while a fork waits for us is rarely ours, and if it is its grant lives on. */
 static int take_out(uintptr_t start, uintptr_t end, struct held **over) {
     int result = 0;
-    pthread_mutex_lock(&mutex);
+    if (!pmfs_lock_in_time(&mutex)) return 0;
     for (struct piece *p; result == 0 && (p = any_in(start, end)) != NULL;) {
         struct held *held = p->held;
         result = cut(p, p->start > start ? p->start : start, p->end < end ? p->end : end);
@@ -183,6 +191,18 @@ static int unmap(uintptr_t start, uintptr_t end) {
     end_maps(over);
     inside = false;
     return result;
+}
+
+/* The kernel has put something else at [at, at + length). */
+static void replaced(const void *at, size_t length) {
+    if (!may_be_ours()) return;
+    const int before = errno;
+    struct held *over = NULL;
+    inside = true;
+    (void)take_out((uintptr_t)at, (uintptr_t)at + ((length + PAGE - 1) & ~(PAGE - 1)), &over);
+    end_maps(over);
+    inside = false;
+    errno = before;
 }
 
 /* --- mapping */
@@ -232,7 +252,12 @@ static void *map_directly(size_t length, int prot, int flags, int fd, uint64_t o
     held->start = piece->start = (uintptr_t)pmfs_map_address(held->map);
     held->end = piece->end = piece->start + ((length + PAGE - 1) & ~(PAGE - 1));
     void *address = (void *)piece->start;
-    pthread_mutex_lock(&mutex);
+    if (!pmfs_lock_in_time(&mutex)) {
+        pmfs_unmap(held->map);
+        free(held);
+        free(piece);
+        return NULL;
+    }
     link_piece(piece);
     pthread_mutex_unlock(&mutex);
     return address;
@@ -241,21 +266,16 @@ static void *map_directly(size_t length, int prot, int flags, int fd, uint64_t o
 static void *map_or_kernel(void *at, size_t length, int prot, int flags, int fd, off64_t offset) {
     const int before = errno;
     if (enabled && !inside && fd >= 0 && length != 0 && fits_direct(prot, flags, offset)) {
+        const int cancel = pmfs_disable_cancel(); /* mmap(2) is no cancellation point */
         inside = true;
         void *direct = map_directly(length, prot, flags, fd, (uint64_t)offset);
         inside = false;
+        pmfs_restore_cancel(cancel);
         errno = before;
         if (direct != NULL) return direct;
     }
     void *there = kernel_mmap(at, length, prot, flags, fd, offset);
-    if ((flags & MAP_FIXED) != 0 && there != MAP_FAILED && may_be_ours()) {
-        struct held *over = NULL; /* of what was there */
-        inside = true;
-        (void)take_out((uintptr_t)at, (uintptr_t)at + ((length + PAGE - 1) & ~(PAGE - 1)), &over);
-        end_maps(over);
-        inside = false;
-        errno = before;
-    }
+    if ((flags & MAP_FIXED) != 0 && there != MAP_FAILED) replaced(at, length);
     return there;
 }
 
@@ -284,7 +304,7 @@ static bool is_ours(const void *at, size_t length) {
     const uintptr_t start = (uintptr_t)at;
     uintptr_t end;
     if (__builtin_add_overflow(start, length != 0 ? length : 1, &end)) return false;
-    pthread_mutex_lock(&mutex);
+    if (!pmfs_lock_in_time(&mutex)) return false;
     const bool ours = any_in(start, end) != NULL;
     pthread_mutex_unlock(&mutex);
     return ours;
@@ -296,8 +316,11 @@ PMFS_EXPORT void *mremap(void *at, size_t old_length, size_t new_length, int fla
     va_start(more, flags);
     void *to = (flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) != 0 ? va_arg(more, void *) : NULL;
     va_end(more);
-    if (!is_ours(at, old_length))
-        return (void *)syscall(SYS_mremap, at, old_length, new_length, flags, to);
+    if (!is_ours(at, old_length)) {
+        void *there = (void *)syscall(SYS_mremap, at, old_length, new_length, flags, to);
+        if ((flags & MREMAP_FIXED) != 0 && there != MAP_FAILED) replaced(to, new_length);
+        return there;
+    }
     const size_t old_pages = (old_length + PAGE - 1) & ~(PAGE - 1);
     const size_t new_pages = (new_length + PAGE - 1) & ~(PAGE - 1);
     if ((flags & ~MREMAP_MAYMOVE) != 0 || new_length == 0 || old_length == 0 ||

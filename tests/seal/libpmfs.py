@@ -62,6 +62,10 @@ def prepare(fd, offset=0, length=0, unit=0):
              ctypes.c_size_t(unit))
 
 
+def prepare_contiguous(fd, offset=0, length=0):
+    _checked("pmfs_prepare_contiguous", fd, ctypes.c_int64(offset), ctypes.c_size_t(length))
+
+
 def fallocate(fd, mode, offset, length):
     _checked("pmfs_fallocate", fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length))
 
@@ -149,6 +153,11 @@ def make_ticket(fd, offset=0, length=0, prot=WRITE, flags=0):
     _checked("pmfs_make_ticket", fd, ctypes.c_int64(offset), ctypes.c_size_t(length), prot, flags,
              ticket)
     return ticket.raw
+
+
+def borrow(fd, offset=0, length=0):
+    """A descriptor of the device, for the program that is executed next."""
+    return _checked("pmfs_borrow", fd, ctypes.c_int64(offset), ctypes.c_size_t(length))
 
 
 class Map(_Told):

@@ -208,6 +208,31 @@ assert peek(got, PAGE) == b'\\7' * PAGE, 'somebody else took it away'
     assert not grants(here / "f")
 
 
+@claim("memory that mremap moves over a direct mapping takes its place: the grant ends, and the memory can grow")
+def _(here):
+    sealed_file(here / "f")
+    script = """
+address = map_it(MIB)
+held()
+anonymous = libc.mmap(None, MIB, 3, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+half = ctypes.c_void_p(address + MIB // 2)
+assert libc.mremap(anonymous, MIB // 2, MIB // 2, 3, half) == half.value
+assert direct() == MIB // 2
+held()
+assert libc.mremap(anonymous + MIB // 2, MIB // 2, MIB // 2, 3, ctypes.c_void_p(address)) == address
+assert direct() == 0
+held()
+assert libc.mremap(address, MIB // 2, 4 * MIB, 1) != FAILED, os.strerror(ctypes.get_errno())
+"""
+    with Held(script, here / "f") as program:
+        assert len(grants(here / "f")) == 1
+        program.go_on(ends=False)
+        assert len(grants(here / "f")) == 1
+        program.go_on(ends=False)
+        assert grants(here / "f") == []
+        program.go_on()
+
+
 @claim("mremap can shrink a direct mapping, and never lets it grow over the next bytes of the device")
 def _(here):
     sealed_file(here / "f")
