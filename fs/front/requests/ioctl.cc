@@ -9,6 +9,7 @@
 #include <array>
 #include <cstring>
 #include <string_view>
+#include <unordered_set>
 
 #include "client/pmfs_ioctl.h"
 #include "front/broker/broker.h"
@@ -133,14 +134,13 @@ Result<std::vector<pmfs_holder>> all_holders(Job &job) {
     const Client &client = job.context.client;
     const auto user = [&client](std::uint32_t uid) { return client.policy().users.out(uid); };
     const auto handles = TRY(job.context.volume.handles(job.ino));
-    const auto is_own = [&](HandleId handle) {
-        return std::ranges::any_of(handles, [&](const HandleInfo &one) {
-            return one.handle == handle && one.opener.client == client.id();
-        });
-    };
+    std::unordered_set<HandleId> own_handles;
+    for (const HandleInfo &one : handles)
+        if (one.opener.client == client.id()) own_handles.insert(one.handle);
     std::vector<pmfs_holder> all;
     for (const Holder &holder : TRY(job.context.volume.holders(job.ino))) {
-        const bool own = holder.lost ? client.policy().is_host : is_own(holder.handle);
+        const bool own =
+            holder.lost ? client.policy().is_host : own_handles.contains(holder.handle);
         all.push_back({.id = holder.grant,
                        .handle = holder.handle,
                        .offset = holder.offset,
@@ -480,7 +480,7 @@ using enum Command::Needs;
 constexpr Command kCommands[] = {
     {PMFS_IOC_INFO, at_once, false, nothing, run_typed<pmfs_info, info>},
     {PMFS_IOC_EXTENTS, at_once, false, nothing, run_typed<pmfs_extents, extents>},
-    {PMFS_IOC_HOLDERS, at_once, false, nothing, run_typed<pmfs_holders, holders>},
+    {PMFS_IOC_HOLDERS, elsewhere, false, nothing, run_typed<pmfs_holders, holders>},
     {PMFS_IOC_SEAL, flushed, true, freeze, run_typed<pmfs_io_seal, seal>},
     {PMFS_IOC_UNSEAL, flushed, true, freeze, run_typed<pmfs_io_unseal, unseal>},
     {PMFS_IOC_PREPARE, flushed_lengthy, true, change, run_typed<pmfs_io_prepare, prepare>},
