@@ -30,6 +30,12 @@ std::size_t Quarantines::count() const {
     return lost_.size();
 }
 
+std::size_t Quarantines::count_of(std::uint32_t uid) const {
+    ground_.lock.assert_held_shared();
+    const auto found = by_user_.find(uid);
+    return found == by_user_.end() ? 0 : found->second;
+}
+
 std::vector<InodeNo> Quarantines::of_file(InodeNo file) const {
     std::vector<InodeNo> records;
     const auto inode = core::read_inode(Reader(ground_.core), file);
@@ -74,11 +80,14 @@ Result<> Quarantines::begin(InodeNo record, GrantReason reason, System::Finding 
     TRY(claim(record, reason, &runs));
     const auto *inode = TRY(core::read_inode(Reader(ground_.core), record));
     ground_.core.allocator.quarantine().add(record, std::move(runs));
+    forget(record);  // (it is not there, unless this is run again)
     Lost lost;
     lost.process = trace_of(record, *inode).process;
+    lost.uid = inode->uid.get();
     lost.file = InodeNo(inode->parent.get());
     lost.generation = inode->entries.get();
     lost.reason = reason;
+    ++by_user_[lost.uid];
     by_file_.insert({lost.file.value(), record.value()});
     if (grant != nullptr) {
         lost.handle = grant->handle;
@@ -111,6 +120,7 @@ void Quarantines::forget(InodeNo record) {
     if (found == lost_.end()) return;
     by_file_.erase({found->second.file.value(), record.value()});
     by_grant_.erase({found->second.handle, found->second.grant});
+    if (--by_user_[found->second.uid] == 0) by_user_.erase(found->second.uid);
     lost_.erase(found);
 }
 

@@ -27,6 +27,7 @@ public:
     // null: none.  kParkErrno: run it again.
     Result<> begin(InodeNo record, GrantReason reason, System::Finding &found, const Grant *grant);
     std::size_t count() const;
+    std::size_t count_of(std::uint32_t uid) const;
     // Whether mappings of the file may have outlived their grants.
     bool any_of(InodeNo file) const;
 
@@ -49,6 +50,7 @@ public:
 private:
     struct Lost {
         Process process;
+        std::uint32_t uid = 0;
         InodeNo file;
         std::uint64_t generation = 0;
         GrantReason reason = GrantReason::server_died;
@@ -73,6 +75,7 @@ private:
     Records &records_;
     Caretaker &caretaker_;
     std::map<std::uint64_t, Lost> lost_ GUARDED_BY(ground_.lock);  // by record
+    std::map<std::uint32_t, std::size_t> by_user_ GUARDED_BY(ground_.lock);  // how many
     std::set<Key> by_file_ GUARDED_BY(ground_.lock);               // file, record
     std::map<Key, InodeNo> by_grant_ GUARDED_BY(ground_.lock);     // handle and grant -> record
 };

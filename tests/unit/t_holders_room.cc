@@ -88,6 +88,31 @@ TEST_CASE("holders: a grant that gets another holder while the old one is checke
     world.check();
 }
 
+TEST_CASE("holders: what a user has in quarantine counts among its grants, and no other user's") {
+    constexpr std::uint32_t kGreedy = 1000, kOther = 1001;
+    World world(16 << 20, 16);  // half of them for one user, an eighth for root
+    const World::File file = world.make("f", 4);
+    const auto takes = [&](std::uint32_t uid, std::uint32_t pid) {
+        return world.take(file, GrantKind::temporary, pid, true, 0, 0, uid);
+    };
+    std::vector<GrantId> taken;
+    for (std::uint32_t pid = 20; pid < 28; ++pid) {
+        const auto id = takes(kGreedy, pid);
+        REQUIRE(id.ok());
+        taken.push_back(id.value());
+    }
+    CHECK(errno_of(takes(kGreedy, 30)) == EUSERS);
+    for (const GrantId id : taken) world->lose_grant(file.handle, id);
+    REQUIRE(world->quarantine().take().size() == 8);
+    CHECK(errno_of(takes(kGreedy, 30)) == EUSERS);
+    for (std::uint32_t pid = 40; pid < 44; ++pid) CHECK(takes(kOther, pid).ok());
+    CHECK(takes(0, 50).ok());
+    const std::uint64_t first = world->quarantine().take()[0].id;
+    REQUIRE(world->release_quarantine(first, World::user(1, 0)).ok());
+    CHECK(takes(kGreedy, 30).ok());
+    CHECK(errno_of(takes(kGreedy, 31)) == EUSERS);
+}
+
 TEST_CASE("caretaker: a slow end of one file's leases does not delay those of others") {
     Event held_up, may_go_on, other_ran, all_over;
     FairPool pool("test", 4);
@@ -302,7 +327,7 @@ TEST_CASE(
         grant.id = live.next_grant_id();
         grant.stores = grant.may_store = true;
         live.pages_go(ino, all);
-        REQUIRE(live.add_grant(ino, grant, 0).ok());
+        REQUIRE(live.add_grant(ino, grant, {}).ok());
         live.pages_gone(ino, all);
         live.pages_go(ino, all);
         REQUIRE(live.drop_grant(direct, grant.id));
