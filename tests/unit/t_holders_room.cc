@@ -113,6 +113,51 @@ TEST_CASE("holders: what a user has in quarantine counts among its grants, and n
     CHECK(errno_of(takes(kGreedy, 31)) == EUSERS);
 }
 
+TEST_CASE("quarantine: only the rows of a page are looked at, and none for their number and sum") {
+    constexpr unsigned kRows = 7;
+    World world;
+    std::vector<World::File> files;
+    for (unsigned i = 0; i < kRows; ++i) {
+        files.push_back(world.make("f" + std::to_string(i), 4));
+        const auto id = world.take(files[i], GrantKind::temporary, 20 + 10 * i, true);
+        REQUIRE(id.ok());
+        world->lose_grant(files[i].handle, id.value());
+    }
+    const auto total = [&](std::size_t recounted) {
+        world.lives_asked = 0;
+        const QuarantineTotal sum = world->quarantine_total().take();
+        CHECK(world.lives_asked == 0);
+        CHECK(sum.rows == world->quarantine().take().size());
+        CHECK(sum.recounted == recounted);
+        std::uint64_t held = 0;
+        for (const Quarantined &row : world->quarantine().take()) held += row.held;
+        CHECK(sum.held == held);
+        return sum.held;
+    };
+    CHECK(total(kRows) == 0);
+    CHECK(total(0) == 0);
+    REQUIRE(world.truncate(files[2], kBlock, 10).ok());
+    CHECK(total(kRows) == 3 * kBlock);
+    REQUIRE(world.truncate(files[2], 0, 10).ok());
+    CHECK(total(kRows) == 4 * kBlock);
+    CHECK(total(0) == 4 * kBlock);
+
+    std::vector<std::uint64_t> ids;
+    std::uint64_t next = 0;
+    do {
+        world.lives_asked = 0;
+        const auto page = world->quarantine(next, 3, &next).take();
+        CHECK(world.lives_asked == page.size());
+        for (const Quarantined &row : page) ids.push_back(row.id);
+    } while (next != 0);
+    CHECK(ids.size() == kRows);
+    CHECK(std::ranges::is_sorted(ids));
+    REQUIRE(world->release_quarantine(ids[2], World::user(1, 0)).ok());
+    const std::uint64_t held = total(0);
+    CHECK((held == 0 || held == 4 * kBlock));  // as the row was of the truncated file or not
+    world.check();
+}
+
 TEST_CASE("caretaker: a slow end of one file's leases does not delay those of others") {
     Event held_up, may_go_on, other_ran, all_over;
     FairPool pool("test", 4);
