@@ -28,6 +28,9 @@ struct Caller {
     // The kernel writes pages back.  It takes any answer but an error to mean that all is stored,
     // so a short write is an error.
     bool written_back = false;
+    // With O_DIRECT: the kernel may make EIO of a short count (fs/fuse/file.c,
+    // fuse_get_res_by_io()), and does not say when.
+    bool direct = false;
     // Where an operation that has to wait is kept; valid during the call; null: nowhere.
     Progress *progress = nullptr;
     std::uint32_t umask = 0;  // of a caller that creates a file

@@ -169,6 +169,7 @@ private:
             return false;
         }
         TRY(ask_seal(*was));
+        if (caller_.direct) TRY(ask_for_room(*was));
         if (!TRY(zero_ahead(was->size.get()))) return false;
         TRY(drop_capability(e_, ino_));
         stage_ = Stage::plan;
@@ -200,6 +201,20 @@ private:
             at = e.end();
         }
         return {};
+    }
+
+    // For a write that cannot be answered with a part of it: all of it fits, or nothing is written
+    // (unless others take the space meanwhile).
+    Result<> ask_for_room(const media::Inode &inode) {
+        const FileBlock end = span_.end_block();
+        std::uint64_t wanted = 0;
+        for (FileBlock at = span_.first_block(); at < end;) {
+            const Extent e = TRY(core::find_extent(Reader(*e_.core), inode, ino_, at));
+            if (e.hole()) wanted += std::min(e.end(), end) - at;
+            at = e.end();
+        }
+        if (wanted <= e_.allocator->available_blocks(caller_.uid == 0)) return {};
+        return Error(ENOSPC, "the volume has no room for all of the write");
     }
 
     // Writes the piece at at_ as a whole if it is small; otherwise prepares for copying it.
@@ -450,14 +465,14 @@ Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset, const Piece
         const Result<> done = parts_->scheduler.run_or_keep(operation, caller.progress);
         // The part that was written is returned; the next call gets the error.
         const bool partly = operation && !done.ok() && done.error().errno_value() == ENOSPC &&
-                            write.written() != 0 && !caller.written_back;
+                            write.written() != 0 && !caller.written_back && !caller.direct;
         note_stale(e, caller, offset, bytes.size(), done.ok() || partly, stale);
         if (!operation) return done.error();
         stale->attributes = stale->mode = write.killed();
         if (partly) return write.written();
         // Nothing else tells the kernel, and when the write is run again the bits are cleared
         // already.
-        if (!done.ok() && write.killed()) attributes_changed(e, ino);
+        if (!done.ok() && (write.killed() || write.written() != 0)) attributes_changed(e, ino);
         TRY(Result<>(done));
         return bytes.size();
     });

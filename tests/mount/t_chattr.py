@@ -279,5 +279,24 @@ def _(maker):
         volume.fsck()
 
 
+@claim("an append-only file that fallocate made longer can be synced, with -o writeback as well", alone=True)
+def _(maker):
+    for options in ("", "writeback"):
+        volume = maker.volume(size="64M", options=options)
+        path = volume.mnt / "log"
+        path.write_bytes(b"hello")
+        run("chattr", "+a", path)
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+        os.posix_fallocate(fd, 0, 200_000)
+        os.fsync(fd)
+        os.close(fd)
+        os.utime(path)
+        with fails(errno.EPERM):
+            os.utime(path, (1, 1))
+        run("chattr", "-a", path)
+        assert volume.unmount() == 0, volume.log_text()
+        volume.fsck()
+
+
 if __name__ == "__main__":
     run_claims()

@@ -366,6 +366,25 @@ TEST_CASE("space: a write that got on in part says so at once, whatever may come
     CHECK_FALSE(progress.kept());
 }
 
+TEST_CASE("space: a write with O_DIRECT that does not fit is refused as a whole") {
+    Mounted volume(32 << 20);
+    const InodeNo filler = make_file(*volume, "filler"), ino = make_file(*volume, "f");
+    const std::uint64_t size = (volume->info().blocks_available - 40) * 4096;
+    REQUIRE(volume->fallocate(0, filler, 0, 0, size, kUser).ok());
+    const std::string data(1 << 20, 'x');
+    for (const bool direct : {true, false}) {
+        CAPTURE(direct);
+        Caller caller = kUser;
+        caller.direct = direct;
+        const auto done = volume->write(ino, 0, bytes_of(data), false, caller);
+        CHECK(done.ok() == !direct);
+        if (!done.ok()) CHECK(done.error().errno_value() == ENOSPC);
+        const auto attr = volume->getattr(ino);
+        REQUIRE(attr.ok());
+        CHECK((attr.value().size == 0) == direct);
+    }
+}
+
 TEST_CASE("space: where a group has no free chunk, those of others are filled one by one") {
     Mounted volume((std::uint64_t{1} << 30) + (64 << 20));  // two groups
     const InodeNo large = make_file(*volume, "large");

@@ -86,7 +86,7 @@ int act_in(const Surroundings &there, const std::function<int()> &act) {
     }
     int status = 0;
     while (::waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : EIO;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : ECHILD;
 }
 
 Result<bool> leave_mount_namespace(const std::vector<std::string> &kept) {

@@ -27,7 +27,8 @@ struct Surroundings {
 };
 
 // Calls `act` there, in a child process: a process with threads cannot enter a namespace.  `act`
-// gives 0 or an errno value, which is returned, and consists of system calls only.
+// gives 0 or an errno value, which is returned, and consists of system calls only.  ECHILD: the
+// child was killed.
 int act_in(const Surroundings &there, const std::function<int()> &act);
 
 // Leaves: only the mounts that lead to `kept` paths stay.  Before any thread is started.  False

@@ -64,6 +64,8 @@ Error MountPoint::refusal(int error) {
             return Error(error, "only root can mount a volume");
         case ENODEV:
             return Error(error, "this kernel has no FUSE (load it with `modprobe fuse`)");
+        case ECHILD:
+            return Error(error, "the process that was to mount the volume was killed; try again");
         default:
             return Error(error, "the kernel refused the mount");
     }

@@ -66,8 +66,12 @@ SetAttr to_set_attr(const struct stat &attr, unsigned valid) {
     const bool mtime_given = (valid & (FATTR_MTIME | FATTR_MTIME_NOW)) == FATTR_MTIME;
     // One time alone is given, too, even if it is "now" (fs/utimes.c, ATTR_TIMES_SET).
     const bool one_alone = ((valid & FATTR_ATIME) != 0) != ((valid & FATTR_MTIME) != 0);
-    set.times_given =
-        !set.times_kept && (one_alone || atime_given || (mtime_given && set.mtime != set.ctime));
+    // But this is also what the kernel sends itself if the file is open only past the cache, as one
+    // that is append-only is.
+    const bool flushed =
+        (valid & (kTimes | FATTR_CTIME)) == (FATTR_MTIME | FATTR_CTIME) && set.mtime == set.ctime;
+    set.times_given = !set.times_kept && !flushed &&
+                      (one_alone || atime_given || (mtime_given && set.mtime != set.ctime));
     // The protocol (FUSE_HANDLE_KILLPRIV_V2): always with a new owner, and on truncation when the
     // kernel says so.  A request that sets nothing comes from chown(-1, -1), and from the VFS when
     // it clears the bits before a write or an fallocate (measured on 6.18).  With -o writeback it
