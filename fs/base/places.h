@@ -14,16 +14,19 @@ public:
     explicit Places(std::size_t max) : max_(max) {}
 
     enum class Taken { yes, table_full, share_full };
-    // `share`: the most that the user may have, root excepted.  `elsewhere`: places that are taken
-    // but not counted here.
-    Taken take(std::uint32_t uid, std::size_t share, std::size_t elsewhere = 0,
+    // Places that are taken but not counted here: all, and those of the user.
+    struct Elsewhere {
+        std::size_t all, of_user;
+    };
+    // `share`: the most that the user may have, root excepted.
+    Taken take(std::uint32_t uid, std::size_t share, Elsewhere elsewhere = {},
                std::size_t count = 1) {
         const std::size_t open_to_all = max_ - (uid == 0 ? 0 : max_ / 8);
-        if (total_ + elsewhere + count > open_to_all) return Taken::table_full;
+        if (total_ + elsewhere.all + count > open_to_all) return Taken::table_full;
         if (uid != 0) {
             const auto mine = of_user_.find(uid);
             const std::size_t has = mine == of_user_.end() ? 0 : mine->second;
-            if (has + count > share) return Taken::share_full;
+            if (has + elsewhere.of_user + count > share) return Taken::share_full;
             of_user_[uid] = has + count;
         }
         total_ += count;

@@ -14,8 +14,11 @@
  *                                <-            answer: a channel for the events of that claim
  *
  * One connection serves a process for all its grants; to each packet there is one answer, in order,
- * and nothing else is sent on it.  A grant without PMFS_GRANT_MAP gets an answer without a
- * descriptor.  When the client closes, exits or is killed all grants of the connection end.
+ * and nothing else is sent on it.  A client reads the answer before it sends the next packet: if
+ * not, it is disconnected, because what is unread costs the server.  A grant without PMFS_GRANT_MAP
+ * gets an answer without a descriptor, and so does an error; ETOOMANYREFS: the system lets the
+ * server send no descriptor now.  When the client closes, exits or is killed all grants of the
+ * connection end.
  *
  * A channel is a socket, too, and is made on request.  It brings a pmfs_broker_event when its lease
  * is to be given back, and hangs up when the grant ends: given back, lost, or with its server.

@@ -370,7 +370,8 @@ Result<GrantId> Holders::take_held(const HandleInfo &opened, const GrantRequest 
         grant.pin = TRY(live.pin(grant.file, pin, identity.pin_limit, alone, grant.bound));
         if (alone) return grant.pin;
     }
-    if (auto added = live.add_grant(grant.file, grant, quarantines_.count()); !added.ok()) {
+    const Places::Elsewhere lost{quarantines_.count(), quarantines_.count_of(grant.uid)};
+    if (auto added = live.add_grant(grant.file, grant, lost); !added.ok()) {
         if (grant.pin != 0) live.unpin(grant.handle, grant.pin, grant.bound);
         return added.error();
     }

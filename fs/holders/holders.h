@@ -70,7 +70,10 @@ public:
     // --- for the administrator
     Result<std::vector<Holder>> list(InodeNo ino);
     Result<std::uint64_t> revoke(InodeNo ino, GrantId id, std::uint32_t pid, const Caller &caller);
-    Result<std::vector<Quarantined>> quarantine() { return quarantines_.list(); }
+    Result<std::vector<Quarantined>> quarantine(InodeNo from, std::size_t count, InodeNo *next) {
+        return quarantines_.list(from, count, next);
+    }
+    Result<QuarantineTotal> quarantine_total() { return quarantines_.total(); }
     Result<> release_quarantine(std::uint64_t id, const Caller &caller);
 
     // Runs `again` when its turn comes: for volumes without a thread that waits for checkpoints.

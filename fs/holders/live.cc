@@ -378,7 +378,7 @@ std::vector<Grant> LiveTable::storing_unrecorded() {
     return all;
 }
 
-Result<> LiveTable::add_grant(InodeNo ino, const Grant &grant, std::size_t lost) {
+Result<> LiveTable::add_grant(InodeNo ino, const Grant &grant, Places::Elsewhere lost) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
     if (!shard.handles.contains(grant.handle)) return Error(EBADF, "the file was closed");

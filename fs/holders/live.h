@@ -119,8 +119,8 @@ public:
     std::vector<Grant> storing_unrecorded();
     // EBUSY: it stores, and cached handles are open; or it may store, freezes a map with gaps, or
     // the kernel writes back, and cached handles for writing are open.  EBADF: the handle is gone.
-    // EUSERS: there are too many grants; `lost` ones count as well.
-    Result<> add_grant(InodeNo ino, const Grant &grant, std::size_t lost);
+    // EUSERS: there are too many grants, or too many of this user; `lost` ones count as well.
+    Result<> add_grant(InodeNo ino, const Grant &grant, Places::Elsewhere lost);
     void set_record(HandleId handle, GrantId id, InodeNo record, const Process &holder);
     // With the volume's lock held exclusively, where no cached handle is open.
     void begin_stores(HandleId handle, GrantId id);

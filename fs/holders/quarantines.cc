@@ -30,6 +30,12 @@ std::size_t Quarantines::count() const {
     return lost_.size();
 }
 
+std::size_t Quarantines::count_of(std::uint32_t uid) const {
+    ground_.lock.assert_held_shared();
+    const auto found = by_user_.find(uid);
+    return found == by_user_.end() ? 0 : found->second;
+}
+
 std::vector<InodeNo> Quarantines::of_file(InodeNo file) const {
     std::vector<InodeNo> records;
     const auto inode = core::read_inode(Reader(ground_.core), file);
@@ -74,11 +80,14 @@ Result<> Quarantines::begin(InodeNo record, GrantReason reason, System::Finding 
     TRY(claim(record, reason, &runs));
     const auto *inode = TRY(core::read_inode(Reader(ground_.core), record));
     ground_.core.allocator.quarantine().add(record, std::move(runs));
+    forget(record);  // (it is not there, unless this is run again)
     Lost lost;
     lost.process = trace_of(record, *inode).process;
+    lost.uid = inode->uid.get();
     lost.file = InodeNo(inode->parent.get());
     lost.generation = inode->entries.get();
     lost.reason = reason;
+    ++by_user_[lost.uid];
     by_file_.insert({lost.file.value(), record.value()});
     if (grant != nullptr) {
         lost.handle = grant->handle;
@@ -94,6 +103,7 @@ Result<> Quarantines::begin(InodeNo record, GrantReason reason, System::Finding 
 
 Result<> Quarantines::settle(InodeNo record) {
     core::Quarantine &held_back = ground_.core.allocator.quarantine();
+    forget_bytes(record);  // also on failure, some claims may be gone
     const std::vector<Run> claimed = TRY(records_.claims_of(record));
     // The lock is held, so no other thread sees the volume without them.
     std::vector<Run> kept = held_back.remove(record);
@@ -109,8 +119,10 @@ Result<> Quarantines::settle(InodeNo record) {
 void Quarantines::forget(InodeNo record) {
     const auto found = lost_.find(record.value());
     if (found == lost_.end()) return;
+    forget_bytes(record);
     by_file_.erase({found->second.file.value(), record.value()});
     by_grant_.erase({found->second.handle, found->second.grant});
+    if (--by_user_[found->second.uid] == 0) by_user_.erase(found->second.uid);
     lost_.erase(found);
 }
 
@@ -246,6 +258,33 @@ Result<std::vector<Holder>> Quarantines::holders(InodeNo file) {
     return all;
 }
 
+// A file that gives up a block of a record frees it, and then struck() grows: until then, and as
+// long as the record's claims stay, the numbers are what they were.
+Result<Quarantines::Bytes> Quarantines::bytes_of(InodeNo record, bool *recounted) {
+    const std::uint64_t now = ground_.core.allocator.quarantine().struck();
+    {
+        const Lock held(bytes_lock_);
+        const auto known = bytes_.find(record.value());
+        if (known != bytes_.end() && known->second.as_of == now) return known->second;
+    }
+    if (recounted != nullptr) *recounted = true;
+    Bytes bytes{.as_of = now};
+    for (const Run &run : TRY(records_.claims_of(record)))
+        bytes.total += run.blocks * media::kBlockSize;
+    const auto kept = records_.given_up(record);
+    if (!kept.ok()) bytes.held = bytes.total;  // as far as is known
+    if (kept.ok())
+        for (const Run &run : kept.value()) bytes.held += run.blocks * media::kBlockSize;
+    const Lock held(bytes_lock_);
+    bytes_[record.value()] = bytes;
+    return bytes;
+}
+
+void Quarantines::forget_bytes(InodeNo record) {
+    const Lock held(bytes_lock_);
+    bytes_.erase(record.value());
+}
+
 Result<std::optional<Quarantined>> Quarantines::row(InodeNo record, Trace *trace) {
     SharedLock held(ground_.lock);
     const auto found = lost_.find(record.value());
@@ -259,20 +298,38 @@ Result<std::optional<Quarantined>> Quarantines::row(InodeNo record, Trace *trace
     one.uid = inode->uid.get();
     one.may_store = (holder_of(*inode).flags.get() & media::kGrantStores) != 0;
     one.reason = found->second.reason;
-    for (const Run &run : TRY(records_.claims_of(record)))
-        one.total += run.blocks * media::kBlockSize;
-    const auto kept = records_.given_up(record);
-    if (!kept.ok()) one.held = one.total;  // as far as is known
-    if (kept.ok())
-        for (const Run &run : kept.value()) one.held += run.blocks * media::kBlockSize;
+    const Bytes bytes = TRY(bytes_of(record, nullptr));
+    one.total = bytes.total;
+    one.held = bytes.held;
     return std::optional(one);
 }
 
-Result<std::vector<Quarantined>> Quarantines::list() {
+Result<QuarantineTotal> Quarantines::total() {
     std::vector<InodeNo> records;
     {
         SharedLock held(ground_.lock);
         for (const auto &[number, lost] : lost_) records.push_back(InodeNo(number));
+    }
+    QuarantineTotal sum;
+    for (const InodeNo record : records) {
+        SharedLock held(ground_.lock);  // not for all of them: others may be waiting
+        if (!lost_.contains(record.value())) continue;
+        bool recounted = false;
+        sum.held += TRY(bytes_of(record, &recounted)).held;
+        sum.recounted += recounted;
+        ++sum.rows;
+    }
+    return sum;
+}
+
+Result<std::vector<Quarantined>> Quarantines::list(InodeNo from, std::size_t count, InodeNo *next) {
+    std::vector<InodeNo> records;
+    {
+        SharedLock held(ground_.lock);
+        auto at = lost_.lower_bound(from.value());
+        for (; at != lost_.end() && records.size() < count; ++at)
+            records.push_back(InodeNo(at->first));
+        *next = at != lost_.end() ? InodeNo(at->first) : InodeNo();
     }
     std::vector<Quarantined> all;
     for (const InodeNo record : records) {

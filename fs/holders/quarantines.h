@@ -27,6 +27,7 @@ public:
     // null: none.  kParkErrno: run it again.
     Result<> begin(InodeNo record, GrantReason reason, System::Finding &found, const Grant *grant);
     std::size_t count() const;
+    std::size_t count_of(std::uint32_t uid) const;
     // Whether mappings of the file may have outlived their grants.
     bool any_of(InodeNo file) const;
 
@@ -44,16 +45,24 @@ public:
     // All of a file.
     void look_again_at(InodeNo file);
     Result<std::vector<Holder>> holders(InodeNo file);
-    Result<std::vector<Quarantined>> list();
+    // So many rows from this record's on; those that end meanwhile are left out.  `next`: the
+    // record of the row behind them, 0: there is none.
+    Result<std::vector<Quarantined>> list(InodeNo from, std::size_t count, InodeNo *next);
+    Result<QuarantineTotal> total();
 
 private:
     struct Lost {
         Process process;
+        std::uint32_t uid = 0;
         InodeNo file;
         std::uint64_t generation = 0;
         GrantReason reason = GrantReason::server_died;
         HandleId handle = 0;  // 0 = none
         GrantId grant = 0;
+    };
+    struct Bytes {
+        std::uint64_t total = 0, held = 0;
+        std::uint64_t as_of = 0;  // core::Quarantine::struck(): valid as long as that stays
     };
     using Key = std::pair<std::uint64_t, std::uint64_t>;
     Result<> claim(InodeNo record, GrantReason reason, std::vector<core::Run> *runs);
@@ -65,6 +74,9 @@ private:
     std::optional<Trace> trace(InodeNo record) EXCLUDES(ground_.lock);
     std::vector<InodeNo> of_file(InodeNo file) const REQUIRES_SHARED(ground_.lock);
     Result<> patiently(const std::function<Result<>()> &step) EXCLUDES(ground_.lock);
+    Result<Bytes> bytes_of(InodeNo record, bool *recounted) REQUIRES_SHARED(ground_.lock)
+        EXCLUDES(bytes_lock_);
+    void forget_bytes(InodeNo record) REQUIRES(ground_.lock) EXCLUDES(bytes_lock_);
     // A row of the list, without what only the system knows.  Nothing: it has ended meanwhile.
     Result<std::optional<Quarantined>> row(InodeNo record, Trace *trace) EXCLUDES(ground_.lock);
 
@@ -72,9 +84,12 @@ private:
     const System &system_;
     Records &records_;
     Caretaker &caretaker_;
-    std::map<std::uint64_t, Lost> lost_ GUARDED_BY(ground_.lock);  // by record
-    std::set<Key> by_file_ GUARDED_BY(ground_.lock);               // file, record
-    std::map<Key, InodeNo> by_grant_ GUARDED_BY(ground_.lock);     // handle and grant -> record
+    std::map<std::uint64_t, Lost> lost_ GUARDED_BY(ground_.lock);            // by record
+    std::map<std::uint32_t, std::size_t> by_user_ GUARDED_BY(ground_.lock);  // how many
+    std::set<Key> by_file_ GUARDED_BY(ground_.lock);                         // file, record
+    std::map<Key, InodeNo> by_grant_ GUARDED_BY(ground_.lock);      // handle and grant -> record
+    Mutex bytes_lock_;                                              // inside the volume's
+    std::map<std::uint64_t, Bytes> bytes_ GUARDED_BY(bytes_lock_);  // by record, as last counted
 };
 
 }  // namespace pmfs

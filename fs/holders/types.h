@@ -104,6 +104,13 @@ struct Quarantined {  // a holder that lost its grant and may still map its bloc
     std::uint64_t total = 0, held = 0;  // bytes that it maps, and that the file gave up
 };
 
+// Of all rows together.
+struct QuarantineTotal {
+    std::size_t rows = 0;
+    std::uint64_t held = 0;     // bytes
+    std::size_t recounted = 0;  // rows for which the map of a file had to be read
+};
+
 // Tells holders about their grants.  Called without any lock of the volume, and possibly after the
 // grant has ended.
 class GrantWatcher {

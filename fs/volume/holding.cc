@@ -50,8 +50,16 @@ void Volume::set_watcher(GrantWatcher *watcher) {
     parts_->engine.holders->set_watcher(watcher);
 }
 
-Result<std::vector<Quarantined>> Volume::quarantine() {
-    return parts_->engine.holders->quarantine();
+Result<std::vector<Quarantined>> Volume::quarantine(std::uint64_t from, std::size_t count,
+                                                    std::uint64_t *next) {
+    InodeNo behind;
+    auto rows = TRY(parts_->engine.holders->quarantine(InodeNo(from), count, &behind));
+    if (next != nullptr) *next = behind.value();
+    return rows;
+}
+
+Result<QuarantineTotal> Volume::quarantine_total() {
+    return parts_->engine.holders->quarantine_total();
 }
 
 Result<> Volume::release_quarantine(std::uint64_t id, const Caller &caller) {

@@ -203,7 +203,11 @@ public:
     void set_watcher(GrantWatcher *watcher);
     // Before the first operation; it stays until the volume is closed.
     void set_attribute_watcher(AttributeWatcher &watcher);
-    Result<std::vector<Quarantined>> quarantine();
+    // So many rows from number `from` on.  `next`: the number of the row behind them, 0: none.
+    Result<std::vector<Quarantined>> quarantine(std::uint64_t from = 0,
+                                                std::size_t count = ~std::size_t{0},
+                                                std::uint64_t *next = nullptr);
+    Result<QuarantineTotal> quarantine_total();
     // EPERM: root only; ENOENT.
     Result<> release_quarantine(std::uint64_t id, const Caller &caller);
     // How a handle was opened.  EBADF: there is no such handle.

@@ -7,8 +7,10 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
+#include <future>
 #include <mutex>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "fixture.h"
@@ -187,6 +189,36 @@ TEST_CASE("ioctl: no bytes, handle or node crash the server or pass for a handle
     CHECK(info_of(wire, again).grants == 0);
     CHECK(look(wire, again).data == pattern(20 * kBlock, 1));
     wire.release(again);
+}
+
+TEST_CASE("ioctl: what grows with the holders does not keep a thread from requests") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile file = wire.create("f");
+    front::IoctlContext context{.volume = mounted.volume(),
+                                .clients = wire.clients(),
+                                .client = wire.dispatcher().client()};
+    const auto answers_here = [&](unsigned long command) {
+        std::vector<std::byte> io(_IOC_SIZE(command));
+        io[0] = std::byte{PMFS_ABI_VERSION};
+        front::IoctlRequest request;
+        request.ino = InodeNo(file.node);
+        request.handle = file.handle;
+        request.command = static_cast<unsigned>(command);
+        request.in = io;
+        request.out_size = io.size();
+        std::promise<std::pair<int, std::thread::id>> answer;
+        front::handle_ioctl(context, request, [&](const front::IoctlReply &reply) {
+            answer.set_value({reply.error, std::this_thread::get_id()});
+        });
+        const auto [error, thread] = answer.get_future().get();
+        CHECK(error == 0);
+        return thread == std::this_thread::get_id();
+    };
+    CHECK(answers_here(PMFS_IOC_INFO));
+    for (const unsigned long command : {PMFS_IOC_HOLDERS, PMFS_IOC_VOLUME, PMFS_IOC_QUARANTINE})
+        CHECK(!answers_here(command));
+    wire.release(file);
 }
 
 TEST_CASE("ioctl: a request that was flushed leaves the flushing thread, and waits for its turn") {

@@ -3,16 +3,19 @@
 # Holds docs/seal.md "Leases and their events" and docs/man/pmfs_lease.3.
 import contextlib
 import errno
+import fcntl
 import mmap
 import os
 import select
 import signal
+import socket
+import struct
 import subprocess
 import time
 
 from holding import Child, kinds, until
 from libpmfs import (BREAK, BREAKABLE, BREAKABLE_MAP, ENDED, NOWAIT, NOWAIT_MAP, READ, Lease, Map, ctl,
-                     grant, holders, make_file, open_direct, pin, prepare, unpin)
+                     grant, holders, ioc, make_file, open_direct, pin, prepare, unpin)
 from fixture import as_user, claim, fails, program, run_claims
 
 MIB = 1 << 20
@@ -339,6 +342,34 @@ def _(maker):
         assert breaker.wait(10) == 0
         os.close(fd)
         assert path.read_bytes()[:10] == (b"last words" if way != "write" else bytes(10)), way
+
+
+def ask(broker, what, number, token=b""):
+    """A packet of fs/client/broker_protocol.h."""
+    broker.send(struct.pack("<IIIIQ16s", 0x6B724270, 2, what, 0, number, token))
+
+
+@claim("a process that asks the broker again before it reads its answer is disconnected, also where system calls are filtered")
+def _(here):
+    make_file(here / "f", MIB)
+    fd = open_direct(here / "f", os.O_RDONLY)
+    io = bytearray(struct.pack("<III204x", 1, 4, BREAKABLE))  # PMFS_GRANT_EVENTS, a lease
+    fcntl.ioctl(fd, ioc(0x20, len(io)), io)
+    number, = struct.unpack_from("<Q", io, 40)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as broker:
+        broker.connect(bytes(io[104:]).rstrip(b"\0").decode())
+        ask(broker, 1, number, bytes(io[88:104]))
+        error, claim_number = struct.unpack_from("<8xi12xQ", broker.recv(32))
+        assert error == 0
+        poll = select.poll()
+        poll.register(broker, select.POLLIN)
+        ask(broker, 2, claim_number)
+        assert poll.poll(10000)
+        assert kinds(here / "f") == ["breakable"]
+        with contextlib.suppress(BrokenPipeError):
+            ask(broker, 2, claim_number)
+        until(lambda: kinds(here / "f") == [])
+    os.close(fd)
 
 
 if __name__ == "__main__":

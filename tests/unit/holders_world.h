@@ -127,6 +127,7 @@ public:
     std::function<void()> while_asked;  // once, behind an answer whether a process lives
     std::function<void()> while_named;  // once, before it is said which process a thread is of
     std::uint64_t lockable = ~std::uint64_t{0};
+    unsigned lives_asked = 0;  // whether a process lives
     std::vector<GrantId> asked, revoked;
 
 private:
@@ -143,6 +144,7 @@ private:
             return thread == 0 ? Process{} : Process{thread / 10 * 10, 7};
         };
         options.processes.life = [this](const Process &process) {
+            ++lives_asked;
             const Life answer = process.pid == 0             ? Life::unknown
                                 : dead.contains(process.pid) ? Life::ended
                                                              : Life::alive;

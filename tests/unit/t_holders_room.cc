@@ -88,6 +88,76 @@ TEST_CASE("holders: a grant that gets another holder while the old one is checke
     world.check();
 }
 
+TEST_CASE("holders: what a user has in quarantine counts among its grants, and no other user's") {
+    constexpr std::uint32_t kGreedy = 1000, kOther = 1001;
+    World world(16 << 20, 16);  // half of them for one user, an eighth for root
+    const World::File file = world.make("f", 4);
+    const auto takes = [&](std::uint32_t uid, std::uint32_t pid) {
+        return world.take(file, GrantKind::temporary, pid, true, 0, 0, uid);
+    };
+    std::vector<GrantId> taken;
+    for (std::uint32_t pid = 20; pid < 28; ++pid) {
+        const auto id = takes(kGreedy, pid);
+        REQUIRE(id.ok());
+        taken.push_back(id.value());
+    }
+    CHECK(errno_of(takes(kGreedy, 30)) == EUSERS);
+    for (const GrantId id : taken) world->lose_grant(file.handle, id);
+    REQUIRE(world->quarantine().take().size() == 8);
+    CHECK(errno_of(takes(kGreedy, 30)) == EUSERS);
+    for (std::uint32_t pid = 40; pid < 44; ++pid) CHECK(takes(kOther, pid).ok());
+    CHECK(takes(0, 50).ok());
+    const std::uint64_t first = world->quarantine().take()[0].id;
+    REQUIRE(world->release_quarantine(first, World::user(1, 0)).ok());
+    CHECK(takes(kGreedy, 30).ok());
+    CHECK(errno_of(takes(kGreedy, 31)) == EUSERS);
+}
+
+TEST_CASE("quarantine: only the rows of a page are looked at, and none for their number and sum") {
+    constexpr unsigned kRows = 7;
+    World world;
+    std::vector<World::File> files;
+    for (unsigned i = 0; i < kRows; ++i) {
+        files.push_back(world.make("f" + std::to_string(i), 4));
+        const auto id = world.take(files[i], GrantKind::temporary, 20 + 10 * i, true);
+        REQUIRE(id.ok());
+        world->lose_grant(files[i].handle, id.value());
+    }
+    const auto total = [&](std::size_t recounted) {
+        world.lives_asked = 0;
+        const QuarantineTotal sum = world->quarantine_total().take();
+        CHECK(world.lives_asked == 0);
+        CHECK(sum.rows == world->quarantine().take().size());
+        CHECK(sum.recounted == recounted);
+        std::uint64_t held = 0;
+        for (const Quarantined &row : world->quarantine().take()) held += row.held;
+        CHECK(sum.held == held);
+        return sum.held;
+    };
+    CHECK(total(kRows) == 0);
+    CHECK(total(0) == 0);
+    REQUIRE(world.truncate(files[2], kBlock, 10).ok());
+    CHECK(total(kRows) == 3 * kBlock);
+    REQUIRE(world.truncate(files[2], 0, 10).ok());
+    CHECK(total(kRows) == 4 * kBlock);
+    CHECK(total(0) == 4 * kBlock);
+
+    std::vector<std::uint64_t> ids;
+    std::uint64_t next = 0;
+    do {
+        world.lives_asked = 0;
+        const auto page = world->quarantine(next, 3, &next).take();
+        CHECK(world.lives_asked == page.size());
+        for (const Quarantined &row : page) ids.push_back(row.id);
+    } while (next != 0);
+    CHECK(ids.size() == kRows);
+    CHECK(std::ranges::is_sorted(ids));
+    REQUIRE(world->release_quarantine(ids[2], World::user(1, 0)).ok());
+    const std::uint64_t held = total(0);
+    CHECK((held == 0 || held == 4 * kBlock));  // as the row was of the truncated file or not
+    world.check();
+}
+
 TEST_CASE("caretaker: a slow end of one file's leases does not delay those of others") {
     Event held_up, may_go_on, other_ran, all_over;
     FairPool pool("test", 4);
@@ -302,7 +372,7 @@ TEST_CASE(
         grant.id = live.next_grant_id();
         grant.stores = grant.may_store = true;
         live.pages_go(ino, all);
-        REQUIRE(live.add_grant(ino, grant, 0).ok());
+        REQUIRE(live.add_grant(ino, grant, {}).ok());
         live.pages_gone(ino, all);
         live.pages_go(ino, all);
         REQUIRE(live.drop_grant(direct, grant.id));

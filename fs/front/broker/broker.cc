@@ -27,6 +27,7 @@
 #include "client/broker_protocol.h"
 #include "front/broker/broker_socket.h"
 #include "front/broker/claim_table.h"
+#include "front/broker/leaving_peers.h"
 
 namespace pmfs::front {
 namespace {
@@ -120,7 +121,8 @@ private:
     ClaimTable claims_ GUARDED_BY(lock_);
     std::map<std::uint64_t, Connection> connections_ GUARDED_BY(lock_);
     std::set<std::uint64_t> unused_ GUARDED_BY(lock_);  // connections; a smaller one lapses earlier
-    Places places_ GUARDED_BY(lock_);                   // for connections
+    LeavingPeers leaving_ GUARDED_BY(lock_);
+    Places places_ GUARDED_BY(lock_);  // for connections, also of those that leave
     std::uint64_t next_connection_ GUARDED_BY(lock_) = kFirstConnection / 2;
 };
 
@@ -160,6 +162,7 @@ void Broker::Impl::stop() {
         // Processes that map go on mapping: their records on the medium tell the next mount.
         ended = claims_.end_all();
         connections_.clear();
+        leaving_.clear();
         unused_.clear();
     }
     for (const Claim &claim : ended) drop(volume_, claim);
@@ -192,7 +195,7 @@ void Broker::Impl::run() {
         bool deadlines = accepting_paused_;
         {
             const Lock held(lock_);
-            deadlines = deadlines || claims_.any_token() || !unused_.empty();
+            deadlines = deadlines || claims_.any_token() || !unused_.empty() || !leaving_.empty();
         }
         epoll_event events[16];
         const int ready =
@@ -225,6 +228,7 @@ void Broker::Impl::tick() {
     {
         const Lock held(lock_);
         lapsed = claims_.lapse(now_ns);
+        for (const uid_t uid : leaving_.let_go()) places_.give_back(uid);
         for (const std::uint64_t id : unused_) {
             if (connections_.at(id).lapses_ns > now_ns) break;
             silent.push_back(id);
@@ -366,6 +370,8 @@ void Broker::Impl::receive(std::uint64_t id) {
         verdict = {.error = EPROTO, .why = "does not speak the broker's protocol"};
     else if (ask.version != PMFS_BROKER_VERSION)
         verdict = {.error = EPROTONOSUPPORT, .why = "speaks another version of the protocol"};
+    else if (has_unread(fd))
+        verdict = {.error = EPROTO, .why = "did not read an answer before it asked again"};
     else if (ask.what == PMFS_BROKER_BIND)
         return bind(id, fd, peer, ask);
     else if (ask.what == PMFS_BROKER_EVENTS)
@@ -373,7 +379,7 @@ void Broker::Impl::receive(std::uint64_t id) {
     else
         verdict = {.error = EPROTO, .why = "asks for what there is not"};
     log_refusal(peer, verdict.error, verdict.why);
-    answer(fd, {.error = verdict.error, .epoch = epoch_}, -1);
+    if (!has_unread(fd)) answer(fd, {.error = verdict.error, .epoch = epoch_}, -1);
     close_connection(id);
 }
 
@@ -384,11 +390,11 @@ void Broker::Impl::bind(std::uint64_t id, int fd, const Peer &peer, const pmfs_b
     {
         const Lock held(lock_);
         verdict = judge(peer, ask);
+        alone = unused_.contains(id);
         if (verdict.error == 0) {
             verdict.number = claims_.bind(verdict.claim, id);
             unused_.erase(id);
         }
-        alone = unused_.contains(id);
     }
     const Claim &claim = verdict.claim;
     if (verdict.error == 0 && claim.hand_over && !adopt(claim, peer).ok())
@@ -405,20 +411,20 @@ void Broker::Impl::bind(std::uint64_t id, int fd, const Peer &peer, const pmfs_b
                                    : device_.readable.get();
     if (verdict.error == 0) {
         const Answer yes{.writable = writable, .epoch = epoch_, .claim = verdict.number};
-        const bool sent = answer(fd, yes, device);
-        lent.reset();  // now only the peer has it
-        sending.unlock();
-        if (!sent) close_connection(id);
-        return;
+        verdict.error = answer(fd, yes, device);
+        verdict.why = "could not be sent a descriptor";
     }
+    lent.reset();  // now at most the peer has it
     sending.unlock();
+    if (verdict.error == 0) return;
+    if (is_gone(verdict.error)) return close_connection(id);
     log_refusal(peer, verdict.error, verdict.why);
-    answer(fd, {.error = verdict.error, .epoch = epoch_}, -1);
+    const bool told = answer(fd, {.error = verdict.error, .epoch = epoch_}, -1) == 0;
     if (verdict.consumed) {
         grant_released(claim.handle, claim.grant);
         drop(volume_, claim);
     }
-    if (alone) close_connection(id);  // otherwise it holds other grants
+    if (alone || !told) close_connection(id);  // otherwise it holds other grants
 }
 
 // The peer asks for events of a claim: it gets a socket for them, which hangs up when the grant
@@ -435,14 +441,20 @@ void Broker::Impl::open_channel(std::uint64_t id, int fd, std::uint64_t number) 
     {
         const Lock held(lock_);
         claim = claims_.of(id, number);
-        if (claim && error == 0) claims_.set_channel(number, std::move(ours));
     }
     if (!claim) error = ENOENT;  // the grant has ended
-    const bool sent = answer(fd, {.error = error, .epoch = epoch_, .claim = number},
-                             error == 0 ? theirs.get() : -1);
-    if (!sent) return close_connection(id);
-    // If the lease is being broken already, the event is sent now.
+    if (error == 0) error = answer(fd, {.epoch = epoch_, .claim = number}, theirs.get());
+    if (is_gone(error)) return close_connection(id);
+    if (error != 0 && answer(fd, {.error = error, .epoch = epoch_, .claim = number}, -1) != 0)
+        return close_connection(id);
     if (error != 0) return;
+    {
+        // If the grant has ended meanwhile, `ours` is closed: the channel hangs up.
+        const Lock held(lock_);
+        if (!claims_.of(id, number)) return;
+        claims_.set_channel(number, std::move(ours));
+    }
+    // If the lease is being broken already, the event is sent now.
     const std::uint32_t left = volume_.lease_time_left(claim->handle, claim->grant);
     if (left != 0) lease_breaking(claim->handle, claim->grant, left);
 }
@@ -457,7 +469,11 @@ void Broker::Impl::close_connection(std::uint64_t id) {
         gone = std::move(found->second);
         connections_.erase(found);
         unused_.erase(id);
-        places_.give_back(gone.peer.uid);
+        ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, gone.socket.get(), nullptr);
+        if (has_unread(gone.socket.get()))
+            leaving_.add(std::move(gone.socket), gone.peer.uid);
+        else
+            places_.give_back(gone.peer.uid);
         lost = claims_.end_connection(id);
     }
     // There may be thousands, and other connections must not wait for them.

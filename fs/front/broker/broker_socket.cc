@@ -1,7 +1,9 @@
 // The broker's system calls: its socket, the peer's credentials and groups, device descriptors.
 #include "front/broker/broker_socket.h"
 
+#include <linux/sockios.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -102,7 +104,7 @@ FileDescriptor process_of(int socket, pid_t pid) {
     return FileDescriptor(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
 }
 
-bool answer(int socket, const Answer &answer, int descriptor) {
+int answer(int socket, const Answer &answer, int descriptor) {
     const pmfs_broker_answer packet{.magic = PMFS_BROKER_MAGIC,
                                     .version = PMFS_BROKER_VERSION,
                                     .error = answer.error,
@@ -110,8 +112,17 @@ bool answer(int socket, const Answer &answer, int descriptor) {
                                     .epoch = answer.epoch,
                                     .claim = answer.claim};
     const std::span<const int> fds(&descriptor, descriptor >= 0 ? 1 : 0);
-    return send_with(socket, bytes_of(packet), fds, MSG_DONTWAIT) ==
-           static_cast<ssize_t>(sizeof packet);
+    return send_with(socket, bytes_of(packet), fds, MSG_DONTWAIT) < 0 ? errno : 0;
+}
+
+bool is_gone(int error) {
+    return error == EPIPE || error == ECONNRESET || error == ENOTCONN;
+}
+
+// What is unread is charged to the sender.
+bool has_unread(int socket) {
+    int bytes = 0;
+    return ::ioctl(socket, SIOCOUTQ, &bytes) == 0 && bytes != 0;
 }
 
 std::string run_directory(const std::string &option) {

@@ -34,8 +34,13 @@ struct Answer {
     std::uint64_t epoch = 0;
     std::uint64_t claim = 0;
 };
-// Sends `descriptor` too, unless it is negative.  False when the peer did not accept it.
-bool answer(int socket, const Answer &answer, int descriptor);
+// Sends `descriptor` too, unless it is negative.  0, or why nothing was sent: is_gone(), or
+// ETOOMANYREFS (too many descriptors of the server's user are on their way) and its like.
+int answer(int socket, const Answer &answer, int descriptor);
+// Whether this error of answer() means that the peer has closed its end.
+bool is_gone(int error);
+// Whether the peer, which has not closed its end, has not read all answers.
+bool has_unread(int socket);
 
 // `option`, or $PMFS_RUN_DIR, or /run/pmfs.
 std::string run_directory(const std::string &option);

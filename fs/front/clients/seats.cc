@@ -18,7 +18,7 @@ std::size_t Seats::bytes_max() {
 Seats::Seat Seats::take(std::uint32_t user, std::size_t bytes) {
     Lock held(table_->mutex);
     if (table_->requests.take(user, table_->request_share) != Places::Taken::yes) return nullptr;
-    if (table_->bytes.take(user, table_->byte_share, 0, bytes) != Places::Taken::yes) {
+    if (table_->bytes.take(user, table_->byte_share, {}, bytes) != Places::Taken::yes) {
         table_->requests.give_back(user);
         return nullptr;
     }

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <linux/fuse.h>
+#include <linux/sockios.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <sys/ioctl.h>
@@ -104,7 +105,8 @@ constexpr scmp_datum_t kThread = CLONE_VM | CLONE_SIGHAND | CLONE_THREAD;
 constexpr auto kAllowedFor = std::to_array<Allowed>({
     {SCMP_SYS(clone), 0, kThread, kThread},  // threads
     {SCMP_SYS(ioctl), 1, kInt, FUSE_DEV_IOC_CLONE},
-    {SCMP_SYS(ioctl), 1, kInt, TCGETS},  // isatty(3)
+    {SCMP_SYS(ioctl), 1, kInt, SIOCOUTQ},  // of the broker's sockets
+    {SCMP_SYS(ioctl), 1, kInt, TCGETS},    // isatty(3)
     {SCMP_SYS(mmap), 2, PROT_EXEC, 0},
     {SCMP_SYS(mprotect), 2, PROT_EXEC, 0},
     {SCMP_SYS(prctl), 0, kInt, PR_GET_NAME},

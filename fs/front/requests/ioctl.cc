@@ -9,6 +9,7 @@
 #include <array>
 #include <cstring>
 #include <string_view>
+#include <unordered_set>
 
 #include "client/pmfs_ioctl.h"
 #include "front/broker/broker.h"
@@ -133,14 +134,13 @@ Result<std::vector<pmfs_holder>> all_holders(Job &job) {
     const Client &client = job.context.client;
     const auto user = [&client](std::uint32_t uid) { return client.policy().users.out(uid); };
     const auto handles = TRY(job.context.volume.handles(job.ino));
-    const auto is_own = [&](HandleId handle) {
-        return std::ranges::any_of(handles, [&](const HandleInfo &one) {
-            return one.handle == handle && one.opener.client == client.id();
-        });
-    };
+    std::unordered_set<HandleId> own_handles;
+    for (const HandleInfo &one : handles)
+        if (one.opener.client == client.id()) own_handles.insert(one.handle);
     std::vector<pmfs_holder> all;
     for (const Holder &holder : TRY(job.context.volume.holders(job.ino))) {
-        const bool own = holder.lost ? client.policy().is_host : is_own(holder.handle);
+        const bool own =
+            holder.lost ? client.policy().is_host : own_handles.contains(holder.handle);
         all.push_back({.id = holder.grant,
                        .handle = holder.handle,
                        .offset = holder.offset,
@@ -208,9 +208,9 @@ Result<std::size_t> volume(Job &job, pmfs_volume &io) {
     std::memcpy(io.uuid, info.uuid, sizeof io.uuid);
     copy_text(io.label, info.label);
     if (is_host) copy_text(io.source, info.source);
-    const auto quarantine = TRY(job.context.volume.quarantine());
-    io.quarantines = quarantine.size();
-    for (const Quarantined &one : quarantine) io.quarantined += one.held;
+    const QuarantineTotal quarantine = TRY(job.context.volume.quarantine_total());
+    io.quarantines = quarantine.rows;
+    io.quarantined = quarantine.held;
     return kAll;
 }
 
@@ -250,11 +250,11 @@ Result<std::size_t> clients(Job &job, pmfs_clients &io) {
 Result<std::size_t> quarantine(Job &job, pmfs_quarantine &io) {
     TRY(check_zero(io.flags));
     TRY(check_zero(io.reserved));
-    const std::vector<Quarantined> all = TRY(job.context.volume.quarantine());
-    const std::uint64_t first = std::min<std::uint64_t>(io.from, all.size());
-    const std::size_t count = std::min<std::size_t>(PMFS_QUARANTINE_MAX, all.size() - first);
+    const std::vector<Quarantined> rows =
+        TRY(job.context.volume.quarantine(io.from, PMFS_QUARANTINE_MAX, &io.next));
+    const std::size_t count = rows.size();
     for (std::size_t i = 0; i < count; ++i) {
-        const Quarantined &one = all[first + i];
+        const Quarantined &one = rows[i];
         io.entry[i] = {.id = one.id,
                        .inode = one.file.value(),
                        .held = one.held,
@@ -270,7 +270,6 @@ Result<std::size_t> quarantine(Job &job, pmfs_quarantine &io) {
         static_assert(static_cast<unsigned>(GrantReason::still_mapped) == PMFS_REASON_STILL_MAPPED);
     }
     io.count = static_cast<std::uint32_t>(count);
-    io.next = first + count < all.size() ? first + count : 0;
     return offsetof(pmfs_quarantine, entry) + count * sizeof(pmfs_quarantined);
 }
 
@@ -480,7 +479,7 @@ using enum Command::Needs;
 constexpr Command kCommands[] = {
     {PMFS_IOC_INFO, at_once, false, nothing, run_typed<pmfs_info, info>},
     {PMFS_IOC_EXTENTS, at_once, false, nothing, run_typed<pmfs_extents, extents>},
-    {PMFS_IOC_HOLDERS, at_once, false, nothing, run_typed<pmfs_holders, holders>},
+    {PMFS_IOC_HOLDERS, elsewhere, false, nothing, run_typed<pmfs_holders, holders>},
     {PMFS_IOC_SEAL, flushed, true, freeze, run_typed<pmfs_io_seal, seal>},
     {PMFS_IOC_UNSEAL, flushed, true, freeze, run_typed<pmfs_io_unseal, unseal>},
     {PMFS_IOC_PREPARE, flushed_lengthy, true, change, run_typed<pmfs_io_prepare, prepare>},
@@ -488,10 +487,10 @@ constexpr Command kCommands[] = {
     {PMFS_IOC_RELEASE_GRANT, at_once, true, nothing,
      run_typed<pmfs_io_release_grant, release_grant>},
     {PMFS_IOC_REVOKE, flushed, true, host, run_typed<pmfs_io_revoke, revoke>},
-    {PMFS_IOC_QUARANTINE, at_once, false, host, run_typed<pmfs_quarantine, quarantine>},
+    {PMFS_IOC_QUARANTINE, elsewhere, false, host, run_typed<pmfs_quarantine, quarantine>},
     {PMFS_IOC_QUARANTINE_RELEASE, flushed, false, host,
      run_typed<pmfs_io_quarantine_release, quarantine_release>},
-    {PMFS_IOC_VOLUME, at_once, false, nothing, run_typed<pmfs_volume, volume>},
+    {PMFS_IOC_VOLUME, elsewhere, false, nothing, run_typed<pmfs_volume, volume>},
     {PMFS_IOC_CHUNKS, at_once, false, nothing, run_typed<pmfs_chunks, chunks>},
     {PMFS_IOC_CLIENTS, at_once, false, nothing, run_typed<pmfs_clients, clients>},
     {PMFS_IOC_GROW, flushed_lengthy, false, host, run_typed<pmfs_io_grow, grow>},

@@ -70,6 +70,9 @@ void start(const Command &command, IoctlContext &context, const IoctlRequest &re
     job->caller.progress = &job->progress;
     if (command.way == at_once) return run(command, job);
     if (!job->sits()) return job->done({.error = EAGAIN, .out = {}});
+    if (command.way == elsewhere)
+        return job->context.volume.run_later(job->caller.uid, 0, false,
+                                             [&command, job] { run(command, job); });
     // What follows the flush runs elsewhere, so that this thread is free for the next flush.
     context.clients.flush(context.client, {.ino = request.ino}, request.caller.uid,
                           [&command, job] {

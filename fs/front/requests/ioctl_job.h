@@ -31,9 +31,11 @@ inline constexpr std::size_t kAll = ~std::size_t{0};
 
 struct Command {
     unsigned number;
-    // Runs on a thread of Volume::run_later, after the kernel's dirty pages of the file are written
-    // back: for what needs that, and for what may wait for a disk (an fdatasync on an image file).
-    enum class Way { at_once, flushed, flushed_lengthy } way;
+    // flushed: runs on a thread of Volume::run_later, after the kernel's dirty pages of the file
+    // are written back: for what needs that, and for what may wait for a disk (an fdatasync on an
+    // image file).  elsewhere: on such a thread, beside others of the file: for what takes longer
+    // the more others hold, and must not keep a thread from requests.
+    enum class Way { at_once, elsewhere, flushed, flushed_lengthy } way;
     bool changes;  // times, blocks or mode of the file: the kernel is told before the answer
     // What the client's policy must allow: nothing, changes, freezing maps, or what only the host
     // may do.
