@@ -1,6 +1,8 @@
 // Operations on attributes: of a file, of the filesystem, and extended ones.
 #include <linux/fuse.h>
 
+#include <algorithm>
+
 #include "base/clock.h"
 #include "front/requests/convert.h"
 #include "front/requests/ops.h"
@@ -66,12 +68,8 @@ SetAttr to_set_attr(const struct stat &attr, unsigned valid) {
     const bool mtime_given = (valid & (FATTR_MTIME | FATTR_MTIME_NOW)) == FATTR_MTIME;
     // One time alone is given, too, even if it is "now" (fs/utimes.c, ATTR_TIMES_SET).
     const bool one_alone = ((valid & FATTR_ATIME) != 0) != ((valid & FATTR_MTIME) != 0);
-    // But this is also what the kernel sends itself if the file is open only past the cache, as one
-    // that is append-only is.
-    const bool flushed =
-        (valid & (kTimes | FATTR_CTIME)) == (FATTR_MTIME | FATTR_CTIME) && set.mtime == set.ctime;
-    set.times_given = !set.times_kept && !flushed &&
-                      (one_alone || atime_given || (mtime_given && set.mtime != set.ctime));
+    set.times_given =
+        !set.times_kept && (one_alone || atime_given || (mtime_given && set.mtime != set.ctime));
     // The protocol (FUSE_HANDLE_KILLPRIV_V2): always with a new owner, and on truncation when the
     // kernel says so.  A request that sets nothing comes from chown(-1, -1), and from the VFS when
     // it clears the bits before a write or an fallocate (measured on 6.18).  With -o writeback it
@@ -80,6 +78,16 @@ SetAttr to_set_attr(const struct stat &attr, unsigned valid) {
     set.only_kills = (valid & ~kSetsNothing) == 0;
     set.kill_suid_sgid = set.uid || set.gid || (valid & FATTR_KILL_SUIDGID) != 0 || set.only_kills;
     return set;
+}
+
+// With -o writeback, times that the kernel itself has changed for a file that is open for writing
+// only past the cache, as one that is append-only is: then fuse_flush_times() names no open file,
+// and utimensat(2) with "now" for the mtime alone looks the same.
+bool may_flush_times(Dispatcher &dispatcher, InodeNo ino, unsigned valid, const SetAttr &set) {
+    if ((valid & (kTimes | FATTR_CTIME)) != (FATTR_MTIME | FATTR_CTIME) || set.mtime != set.ctime)
+        return false;
+    const auto handles = dispatcher.volume().handles(ino);
+    return handles.ok() && std::ranges::any_of(handles.value(), &HandleInfo::write);
 }
 
 void setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int, fuse_file_info *info) {
@@ -94,6 +102,8 @@ void setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int, fuse_file_i
     }
     const Caller caller = caller_of(req, info);
     SetAttr set = to_set_attr(*attr, valid);
+    if (set.times_given && may_flush_times(dispatcher, InodeNo(ino), valid, set))
+        set.times_given = false;
     if (set.kill_suid_sgid) set.kill_any_sgid = dispatcher.kills_any_setgid(InodeNo(ino), caller);
     reply_attr(dispatcher, req, dispatcher.volume().setattr(InodeNo(ino), set, caller), news);
 }
