@@ -344,6 +344,8 @@ def _(maker):
     for number in range(6):  # half of them stay on that CPU for as long as there is one
         users.append(child(count_turns, number, cpu=hotplug.cpu if number % 2 else CPU))
     try:
+        # (Before, a child might find the CPU offline on which it is to stay.)
+        assert wait_for(lambda: all(turns[i] != 0 for i in range(6)), 60), turns[:6]
         with hotplug:
             for online in (0, 1) * 6:
                 hotplug.set(online)
