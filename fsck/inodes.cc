@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "fsck/file_map.h"
+#include "media/geometry.h"
 
 namespace pmfs::fsck {
 
@@ -189,8 +190,7 @@ void Inodes::check_flags(std::uint64_t number, const Inode &inode, std::uint8_t 
     else if ((flags & kTrimPending) != 0 && (type == DT_DIR || type == DT_LNK))
         fault = "to be trimmed, but has no blocks of data";
     else if ((flags & kTrimPending) != 0 && type == DT_REG && inode.nlink.get() != 0 &&
-             inode.trim_from.get() * kBlockSize < std::min(inode.size.get(), kFileSizeMax) &&
-             inode.trim_from.get() <= kFileSizeMax / kBlockSize)
+             inode.trim_from.get() < blocks_up(std::min(inode.size.get(), kFileSizeMax)))
         fault = "to be trimmed in front of its end";
     if (fault != nullptr)
         context_.found_inode(Code::flags_wrong, number, fmt::format("{}: {:#x}", fault, flags));

@@ -168,8 +168,12 @@ private:
             TRY(trim_step(e_, ino_));
             return false;
         }
-        TRY(ask_seal(*was));
-        if (caller_.direct) TRY(ask_for_room(*was));
+        std::uint64_t new_blocks = 0;
+        TRY(ask_seal(*was, &new_blocks));
+        // A part of the write is no answer: all of it fits, or nothing is written (unless others
+        // take the space meanwhile).
+        if (caller_.direct && new_blocks > e_.allocator->available_blocks(caller_.uid == 0))
+            return Error(ENOSPC, "the volume has no room for all of the write");
         if (!TRY(zero_ahead(was->size.get()))) return false;
         TRY(drop_capability(e_, ino_));
         stage_ = Stage::plan;
@@ -188,33 +192,21 @@ private:
         return false;
     }
 
-    Result<> ask_seal(const media::Inode &inode) {
+    // `new_blocks`: how many the write needs that the file has not.
+    Result<> ask_seal(const media::Inode &inode, std::uint64_t *new_blocks) {
         const Reader reader(*e_.core);
         const FileBlock first = span_.first_block(), end = span_.end_block();
         if (span_.to > inode.size.get())
             TRY(e_.holders->permit(ino_, inode, core::Move::grow, first, end));
         for (FileBlock at = first; at < end;) {
             const Extent e = TRY(core::find_extent(reader, inode, ino_, at));
+            if (e.hole()) *new_blocks += std::min(e.end(), end) - at;
             if (e.hole() || e.unwritten || e.shared)
                 TRY(e_.holders->permit(ino_, inode, core::Move::allocate, at,
                                        std::min(e.end(), end)));
             at = e.end();
         }
         return {};
-    }
-
-    // For a write that cannot be answered with a part of it: all of it fits, or nothing is written
-    // (unless others take the space meanwhile).
-    Result<> ask_for_room(const media::Inode &inode) {
-        const FileBlock end = span_.end_block();
-        std::uint64_t wanted = 0;
-        for (FileBlock at = span_.first_block(); at < end;) {
-            const Extent e = TRY(core::find_extent(Reader(*e_.core), inode, ino_, at));
-            if (e.hole()) wanted += std::min(e.end(), end) - at;
-            at = e.end();
-        }
-        if (wanted <= e_.allocator->available_blocks(caller_.uid == 0)) return {};
-        return Error(ENOSPC, "the volume has no room for all of the write");
     }
 
     // Writes the piece at at_ as a whole if it is small; otherwise prepares for copying it.

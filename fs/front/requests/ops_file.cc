@@ -190,8 +190,8 @@ void write(fuse_req_t req, fuse_ino_t ino, const char *data, std::size_t size, o
     const unsigned flags = Request::current()->argument<fuse_write_in>().write_flags;
     Caller caller = caller_of(req, info);
     caller.nonblocking = (info->flags & O_NONBLOCK) != 0;
-    // Written back: the user that stored is not known.
     caller.direct = (info->flags & O_DIRECT) != 0;
+    // Written back: the user that stored is not known.
     if (flags & FUSE_WRITE_CACHE) caller.pid = 0, caller.handle = 0, caller.written_back = true;
     const Notifier::Pages pages{
         .ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size};
