@@ -37,6 +37,21 @@ inline int lease(Wire &wire, const OpenFile &file, std::uint32_t kind = PMFS_GRA
     return wire.ioctl(file, PMFS_IOC_GRANT, &io);
 }
 
+// The host has a lease on a file of one block; what breaks it waits for longer than a test takes.
+struct Leased {
+    World world{{}, patient()};
+    Wire &host = world.wire();
+    const OpenFile file = written(host, "f");
+    Leased() { REQUIRE(lease(host, file) == 0); }
+
+private:
+    static MountOptions patient() {
+        MountOptions options;
+        options.lease_break_ms = 60'000;
+        return options;
+    }
+};
+
 inline std::size_t handles(World &world, std::uint64_t node) {
     const auto all = world.volume().handles(InodeNo(node));
     REQUIRE(all.ok());

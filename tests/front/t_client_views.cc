@@ -110,12 +110,10 @@ TEST_CASE("clients: the host's kernel hears of a guest's write that is given up 
     enum End { early, late, leaves };  // (an interruption may come before it waits)
     for (const End end : {early, late, leaves}) {
         CAPTURE(end);
-        MountOptions options;
-        options.lease_break_ms = 60'000;
-        World world({}, options);
-        Wire &host = world.wire();
-        const OpenFile file = written(host, "f");
-        REQUIRE(lease(host, file) == 0);
+        Leased leased;
+        World &world = leased.world;
+        Wire &host = leased.host;
+        const OpenFile file = leased.file;
         Wire guest(host, Policy::guest());
         REQUIRE(guest.lookup("f") == file.node);
         const OpenFile own = guest.open(file.node, O_RDWR);

@@ -139,12 +139,9 @@ TEST_CASE("clients: FUSE_DESTROY releases everything, and a new dispatcher can s
 }
 
 TEST_CASE("clients: waiting requests are dropped with their client, without an answer") {
-    MountOptions options;
-    options.lease_break_ms = 60'000;
-    World world({}, options);
-    Wire &host = world.wire();
-    const OpenFile file = written(host, "f");
-    REQUIRE(lease(host, file) == 0);
+    Leased leased;
+    Wire &host = leased.host;
+    const OpenFile file = leased.file;
     auto guest = std::make_unique<Wire>(host, Policy::guest());
     REQUIRE(guest->lookup("f") == file.node);
     REQUIRE(guest->open(file.node, O_RDWR).error == 0);

@@ -33,12 +33,9 @@ TEST_CASE("seats: users share them, by number and by bytes, and root has a part 
 }
 
 TEST_CASE("seats: a change that cannot wait for a lease, or for another change, is EAGAIN") {
-    MountOptions options;
-    options.lease_break_ms = 60'000;
-    World world({}, options);
-    Wire &wire = world.wire();
-    const OpenFile file = written(wire, "leased");
-    REQUIRE(lease(wire, file) == 0);
+    Leased leased;
+    Wire &wire = leased.host;
+    const OpenFile file = leased.file;
     const As other{.uid = 1000, .gid = 1000, .pid = 1};
     wire.lets_wait = false;
     CHECK(wire.truncate(file.node, 0, other) == EAGAIN);
