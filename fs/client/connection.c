@@ -172,7 +172,7 @@ static int show_token(struct pmfs_connection *c, const struct pmfs_io_grant *gra
 
 int pmfs_bind(const struct pmfs_io_grant *grant, struct pmfs_bound *out) {
     *out = (struct pmfs_bound){.channel = -1, .owner = pmfs_this_process()};
-    struct pmfs_broker_answer answer;
+    struct pmfs_broker_answer answer = {0}; /* nothing is sent to a broker that is known dead */
     int result;
     for (int tries = 1;; tries++) {
         bool made, sent;

@@ -34,7 +34,7 @@ Result<> apply_record(std::span<const std::byte> record, const Homes &homes, con
     const auto header = load<RecordHeader>(record);
     const std::uint64_t entries = header.entries.get();
     const auto kind = RecordKind{header.kind.get()};
-    if (kind != RecordKind::transaction && kind != RecordKind::mark)
+    if (kind != RecordKind::transaction && kind != RecordKind::masked && kind != RecordKind::mark)
         return corrupt("a journal record has an unknown kind");
     if (entries > (kind == RecordKind::mark ? 0 : media::kTxBlocksMax))
         return corrupt("a journal record has too many entries");
@@ -140,6 +140,20 @@ private:
     std::span<std::byte> buffer_;
 };
 
+// As the medium says, which may be behind the records.  A block that becomes metadata in one of
+// them may still have a user's bytes, who can write what looks like a block; one that is metadata
+// becomes data only when no record that changes it can be replayed.
+bool is_metadata_at_home(const pm::Region &region, BlockNo block) {
+    const ChunkNo chunk = media::chunk_of(block);
+    const unsigned in_group = media::index_in_group(chunk), bit = media::index_in_chunk(block);
+    const BlockNo classes =
+        media::layout_of(media::group_of(chunk)).classes + media::bitmap_index(in_group);
+    const std::uint64_t word =
+        offsetof(media::BitmapBlock, bits) + media::bitmap_row(in_group) * kLineSize + bit / 64 * 8;
+    const ConstBytes bytes(region.data() + media::byte_of(classes), kBlockSize);
+    return (load<media::le64>(bytes, word).get() >> bit % 64 & 1) != 0;
+}
+
 // A whole block, or an inode in it, that a transaction later than `seq` wrote.  A transaction with
 // a torn record never reaches a home, so its record was whole once.
 bool home_later_than(const pm::Region &region, const media::Superblock &sb, BlockNo block,
@@ -221,7 +235,8 @@ Result<Chain> verify_chain(const pm::Region &region, const media::Superblock &sb
         std::ranges::sort(changed);
         changed.erase(std::unique(changed.begin(), changed.end()), changed.end());
         broken = std::ranges::any_of(changed, [&](BlockNo block) {
-            return home_later_than(region, sb, block, chain.last_seq);
+            return is_metadata_at_home(region, block) &&
+                   home_later_than(region, sb, block, chain.last_seq);
         });
     }
     if (broken) flaw(Flaw::Kind::broken, end, reader.offset(), kBroken);

@@ -160,6 +160,7 @@ std::size_t Journal::build_record(const Tx &tx, std::uint64_t seq) {
     header.kind.set(static_cast<std::uint32_t>(media::RecordKind::transaction));
     header.entries.set(static_cast<std::uint32_t>(entries));
     std::memcpy(record, &header, sizeof header);
+    mask_record({record, at});
     return at;
 }
 

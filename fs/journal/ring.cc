@@ -5,6 +5,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include <bitset>
 #include <cstring>
 
 #include "base/bytes.h"
@@ -14,6 +15,7 @@
 namespace pmfs::journal {
 
 using media::RecordHeader;
+using media::RecordKind;
 
 BootId current_boot_id() {
     BootId id{};
@@ -132,6 +134,37 @@ std::uint32_t record_checksum(const Secret &secret, std::span<const std::byte> r
     return crc32c(crc, record.subspan(sizeof header));
 }
 
+namespace {
+
+constexpr std::size_t kRecordLines = media::kRecordSizeMax / media::kLineSize;
+
+void apply_mask(std::span<std::byte> record, std::uint32_t mask) {
+    for (std::size_t at = sizeof(RecordHeader); at < record.size(); at += media::kLineSize) {
+        const media::le32 word(load<media::le32>(record, at).get() ^ mask);
+        std::memcpy(record.data() + at, &word, sizeof word);
+    }
+}
+
+}  // namespace
+
+void mask_record(std::span<std::byte> record) {
+    // What a line begins with rules out one mask, so one of the first kRecordLines is free.
+    std::bitset<kRecordLines> taken;
+    for (std::size_t at = sizeof(RecordHeader); at < record.size(); at += media::kLineSize) {
+        const std::uint32_t rules_out =
+            load<media::le32>(record, at).get() ^ static_cast<std::uint32_t>(media::Magic::record);
+        if (rules_out < taken.size()) taken.set(rules_out);
+    }
+    if (!taken[0]) return;
+    std::uint32_t mask = 1;
+    while (taken[mask]) ++mask;
+    apply_mask(record, mask);
+    auto header = load<RecordHeader>(record);
+    header.kind.set(static_cast<std::uint32_t>(RecordKind::masked));
+    header.mask.set(mask);
+    std::memcpy(record.data(), &header, sizeof header);
+}
+
 std::span<const std::byte> read_record(const pm::Region &region, const RingPlace &place,
                                        std::uint64_t offset, std::uint64_t seq,
                                        const Secret &secret, std::span<std::byte> buffer) {
@@ -145,6 +178,7 @@ std::span<const std::byte> read_record(const pm::Region &region, const RingPlace
     const auto record = buffer.first(size);
     read_ring(region, place, offset, record);
     if (record_checksum(secret, record) != header.crc32c.get()) return {};
+    if (RecordKind{header.kind.get()} == RecordKind::masked) apply_mask(record, header.mask.get());
     return record;
 }
 

@@ -48,10 +48,15 @@ Result<> check_ring_headers_kept(const pm::Region &region, const RingPlace &plac
 // Copies `size` bytes from `offset` of the ring, round its end.
 void read_ring(const pm::Region &region, const RingPlace &place, std::uint64_t offset,
                std::span<std::byte> out);
-// The record at `offset`, if it is whole and carries `seq`: its bytes in `buffer`, else empty.
+// The record at `offset`, if it is whole and carries `seq`: its bytes in `buffer`, unmasked, else
+// empty.
 std::span<const std::byte> read_record(const pm::Region &region, const RingPlace &place,
                                        std::uint64_t offset, std::uint64_t seq,
                                        const Secret &secret, std::span<std::byte> buffer);
 std::uint32_t record_checksum(const Secret &secret, std::span<const std::byte> record);
+// Before the checksum: no line of a transaction but its header looks like the header of a record.
+// Whoever may read the medium knows the secret, and could store lines that recovery takes for a
+// record when the ring comes round.  (As JBD2 escapes blocks with its magic: fs/jbd2/commit.c.)
+void mask_record(std::span<std::byte> record);
 
 }  // namespace pmfs::journal

@@ -401,11 +401,14 @@ static_assert(is_media_v<RingHeader> && sizeof(RingHeader) == 4096);
 
 enum class RecordKind : std::uint32_t {
     transaction = 1,
-    mark = 2,  // image only: a group mark: everything before it was synced (docs/format.md)
+    mark = 2,    // image only: a group mark: everything before it was synced (docs/format.md)
+    masked = 3,  // a transaction whose lines have been changed by RecordHeader::mask
 };
 
 // A record starts on a line and may wrap round the end of the ring:
 //   RecordHeader | RecordEntry[entries], zero-filled to a line | for each entry, its lines in order
+// Only its first line begins with Magic::record: what users store never looks like a record.  If
+// another line would, the record is masked.
 struct RecordHeader {
     le32 magic;
     le32 crc32c;  // of: secret, then the whole record with this field taken as zero
@@ -413,7 +416,7 @@ struct RecordHeader {
     le32 size;    // bytes, a multiple of 64, this header included
     le32 kind;    // RecordKind
     le32 entries;
-    le32 zero;
+    le32 mask;    // of a masked record: XORed to the first four bytes of each line but the header
     le64 covers;  // a mark: every record up to this one is safe from a power cut, data included
     std::uint8_t reserved[24];
 };

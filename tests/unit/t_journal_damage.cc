@@ -15,6 +15,7 @@
 #include "journal/replay.h"
 #include "journal/tx.h"
 #include "media/geometry.h"
+#include "media/verify.h"
 #include "mkfs/make.h"
 #include "support/sim_media.h"
 #include "volume/volume.h"
@@ -276,6 +277,67 @@ TEST_CASE("journal: a ring full of forged headers is searched once, not for ever
         std::memcpy(&killed.bytes[at], &forged, sizeof forged);
     }
     CHECK(mount(killed, kBootA).mount == EUCLEAN);
+}
+
+TEST_CASE("journal: what a user stores never looks like a record, and comes back as it was") {
+    constexpr auto kMagic = static_cast<std::uint32_t>(Magic::record);
+    for (const Flavour flavour : {Flavour::dax, Flavour::image}) {
+        Killed killed(flavour, 1);
+        SimMedia media(flavour, MediaImage(killed.bytes));
+        auto volume = Volume::open(media.lend(), mount_options(kBootA)).take();
+        const InodeNo ino = volume->lookup(kRoot, "file0").take().ino;
+        // Whatever mask a record may get from a small number, one of its words would be the magic.
+        std::vector<std::vector<le32>> values;
+        for (const std::uint32_t masks : {1, 2, 40}) {
+            std::vector<le32> value(201);
+            for (std::uint32_t i = 0; i < value.size(); ++i)
+                value[i].set(kMagic ^ (i / 16 % masks));
+            for (unsigned shift = 0; shift < 4; ++shift) {  // the magic on any byte of a line
+                const auto bytes = std::as_bytes(std::span(value)).subspan(shift, 800);
+                REQUIRE(volume->setxattr(ino, "user.x", bytes, 0, kUser).ok());
+            }
+            values.push_back(value);
+        }
+        killed.bytes = media.after_kill().bytes();
+        volume.reset();
+        killed.records.clear();
+        killed.look();
+        const auto place = journal::ring_place(killed.sb());
+        std::size_t looks_like_one = 0;
+        const std::uint64_t end = killed.records.back().offset + killed.records.back().size;
+        for (std::uint64_t at = place.start; at < end; at += kLineSize)
+            looks_like_one += load<le32>(ConstBytes(&killed.bytes[at], 4)).get() == kMagic;
+        CHECK(looks_like_one == killed.records.size());
+
+        SimMedia found(flavour, MediaImage(killed.bytes));
+        volume = Volume::open(found.lend(), mount_options(kBootA)).take();
+        CHECK(std::ranges::equal(volume->getxattr(ino, "user.x").take(),
+                                 std::as_bytes(std::span(values.back())).subspan(3, 800)));
+    }
+}
+
+TEST_CASE("journal: a user's bytes in a block that is about to be metadata are no later home") {
+    Killed killed(Flavour::image);
+    const BlockNo leaf = [&] {  // the root's: no checkpoint has stored it
+        for (const Record &record : killed.records) {
+            const auto entries =
+                load<RecordHeader>(ConstBytes(&killed.bytes[record.offset], 64)).entries;
+            for (std::uint32_t i = 0; i < entries.get(); ++i) {
+                const auto entry = load<RecordEntry>(ConstBytes(
+                    &killed.bytes[record.offset + kLineSize + i * sizeof(RecordEntry)], 16));
+                if (entry.lines.get() == ~std::uint64_t{0}) return BlockNo(entry.block.get());
+            }
+        }
+        return BlockNo(0);
+    }();
+    REQUIRE(leaf.value() != 0);
+    auto &forged = *reinterpret_cast<NodeHeader *>(&killed.bytes[byte_of(leaf)]);
+    forged.header = header_of(Magic::node, killed.sb().header.fsid.get(), leaf.value(), 1u << 30);
+    seal_block(std::span(&killed.bytes[byte_of(leaf)], kBlockSize));
+    const Outcome found = mount(killed, kBootA);
+    CHECK(found.mount == 0);
+    CHECK(found.names.size() == 6);
+    CHECK(found.problems.empty());
 }
 
 TEST_CASE("journal: a checkpoint that meets a damaged record stores nothing home") {
