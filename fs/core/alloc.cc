@@ -32,9 +32,10 @@ bool same_bitmap(ChunkNo a, ChunkNo b) {
 }  // namespace
 
 Result<std::unique_ptr<Allocator>> Allocator::open(journal::Journal &journal,
-                                                   const media::Superblock &superblock) {
+                                                   const media::Superblock &superblock,
+                                                   bool read_only) {
     std::unique_ptr<Allocator> allocator(new Allocator(journal, superblock));
-    allocator->map_ = TRY(SpaceMap::open(journal, superblock));
+    allocator->map_ = TRY(SpaceMap::open(journal, superblock, read_only));
     return allocator;
 }
 

@@ -68,7 +68,8 @@ class Allocator {
 public:
     // EUCLEAN: see SpaceMap.
     static Result<std::unique_ptr<Allocator>> open(journal::Journal &journal,
-                                                   const media::Superblock &superblock);
+                                                   const media::Superblock &superblock,
+                                                   bool read_only = false);
     SpaceMap &map() { return *map_; }
 
     // Takes up to `blocks` contiguous data blocks, fewer if there are not so many in a row.

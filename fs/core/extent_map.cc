@@ -55,19 +55,40 @@ MapValue encode_value(const Extent &e) {
             media::le32(flags_of(e))};
 }
 
-// A chunk that also holds metadata: none of the extent's blocks may be metadata.
-Result<> check_classes(const Reader &reader, BlockNo from, BlockNo end) {
+// Whether all blocks [from, end) of a chunk have this bit in the bitmaps that begin at `bitmaps`.
+Result<bool> all_bits_are(const Reader &reader, BlockNo from, BlockNo end, BlockNo bitmaps,
+                          bool value) {
     const unsigned in_group = media::index_in_group(media::chunk_of(from));
-    const auto layout = media::layout_of(media::group_of(from));
     const std::size_t row =
         offsetof(media::BitmapBlock, bits) + media::bitmap_row(in_group) * media::kLineSize;
-    const auto *classes = TRY(reader.get<media::BitmapBlock>(
-        layout.classes + media::bitmap_index(in_group), media::Magic::bitmap,
+    const auto *bitmap = TRY(reader.get<media::BitmapBlock>(
+        bitmaps + media::bitmap_index(in_group), media::Magic::bitmap,
         journal::lines_of(row, media::kLineSize)));
     const Bits blocks = bit_range(media::index_in_chunk(from), static_cast<unsigned>(end - from));
-    for (std::size_t i = 0; i < blocks.size(); ++i)
-        if ((classes->bits[media::bitmap_row(in_group)][i].get() & blocks[i]) != 0)
-            return corrupt("an extent covers metadata");
+    for (std::size_t i = 0; i < blocks.size(); ++i) {
+        const std::uint64_t word = bitmap->bits[media::bitmap_row(in_group)][i].get();
+        if (((value ? ~word : word) & blocks[i]) != 0) return false;
+    }
+    return true;
+}
+
+// A chunk that also holds metadata: none of the extent's blocks may be metadata.
+Result<> check_classes(const Reader &reader, BlockNo from, BlockNo end) {
+    const BlockNo classes = media::layout_of(media::group_of(from)).classes;
+    if (TRY(all_bits_are(reader, from, end, classes, false))) return {};
+    return corrupt("an extent covers metadata");
+}
+
+// The same of an extent, when both summaries of its group are damaged: by the bitmaps alone.
+Result<> check_bitmaps(const Reader &reader, BlockNo from, BlockNo end) {
+    const BlockNo usage = media::layout_of(media::group_of(from)).bitmaps;
+    for (BlockNo at = from; at < end;) {
+        const BlockNo upto = std::min(end, media::first_block(media::chunk_of(at) + 1));
+        if (!TRY(all_bits_are(reader, at, upto, usage, true)))
+            return corrupt("an extent covers free blocks");
+        TRY(check_classes(reader, at, upto));
+        at = upto;
+    }
     return {};
 }
 
@@ -84,8 +105,13 @@ Result<Extent> checked(const Reader &reader, const Extent &e) {
         return corrupt("an extent reaches into the next group");  // which begins with metadata
     const ChunkNo first = media::chunk_of(e.start), last = media::chunk_of(end - 1);
     const std::size_t kinds = offsetof(media::Summary, kind) + media::index_in_group(first);
-    const media::Summary *summary =
-        TRY(read_summary(reader, group, journal::lines_of(kinds, last - first + 1)));
+    const auto read = read_summary(reader, group, journal::lines_of(kinds, last - first + 1));
+    if (!read.ok()) {
+        if (!is_damage(read.error())) return read.error();
+        TRY(check_bitmaps(reader, e.start, end));
+        return e;
+    }
+    const media::Summary *summary = read.value();
     // (A long extent has hundreds of chunks, and is looked at for each read and write.)
     constexpr auto kData = static_cast<std::uint8_t>(media::ChunkKind::data);
     const auto *const found = &summary->kind[media::index_in_group(first)];

@@ -36,15 +36,26 @@ Bits bits_of(const media::BitmapBlock &bitmap, ChunkNo chunk) {
     return bits;
 }
 
+// Nothing of it is free, and nothing is known of its inodes.
+media::Summary full_group() {
+    media::Summary full{};
+    std::ranges::fill(full.kind, static_cast<std::uint8_t>(ChunkKind::data));
+    return full;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<SpaceMap>> SpaceMap::open(journal::Journal &journal,
-                                                 const media::Superblock &superblock) {
+                                                 const media::Superblock &superblock,
+                                                 bool read_only) {
     std::unique_ptr<SpaceMap> map(new SpaceMap(journal, superblock));
     const std::uint64_t blocks = superblock.block_count.get();
     map->set_groups(media::group_count(blocks));
-    for (GroupNo g; g < map->end_group(); ++g)
-        map->add_group(g, *TRY(map->read_summary(g)), blocks);
+    for (GroupNo g; g < map->end_group(); ++g) {
+        const auto summary = map->read_summary(g);
+        if (!summary.ok() && (!read_only || !is_damage(summary.error()))) return summary.error();
+        map->add_group(g, summary.ok() ? *summary.value() : full_group(), blocks);
+    }
     return map;
 }
 

@@ -41,9 +41,11 @@ inline constexpr unsigned kRunClasses = 9;  // class k: the longest free run has
 
 class SpaceMap final : public journal::TxWatcher {
 public:
-    // Reads the summaries (either copy of each).  EUCLEAN when both copies of one are damaged.
+    // Reads the summaries (either copy of each).  EUCLEAN when both copies of one are damaged; to
+    // a reader such a group is full.
     static Result<std::unique_ptr<SpaceMap>> open(journal::Journal &journal,
-                                                  const media::Superblock &superblock);
+                                                  const media::Superblock &superblock,
+                                                  bool read_only);
 
     struct Chunk {
         std::uint16_t free = 0;     // as on the medium, with held-back blocks

@@ -38,11 +38,12 @@ Journal::Journal(pm::Region &region, const media::Superblock &sb)
 Journal::~Journal() = default;
 
 Result<std::unique_ptr<Journal>> Journal::open(pm::Region &region, const media::Superblock &sb,
-                                               const BootId &boot_id, bool read_only) {
+                                               const BootId &boot_id, Use use) {
     std::unique_ptr<Journal> journal(new Journal(region, sb));
     if (!journal->blocks_.ok()) return Error(ENOMEM, "no memory for the map of known blocks");
+    if (use == Use::read_unreplayed) return journal;
     pm::Unfenced owed;
-    const bool home = region.is_image() && !read_only;
+    const bool home = region.is_image() && use == Use::write;
     auto replayed = replay(region, sb, boot_id, [&](std::uint64_t at, auto bytes) {
         if (home)
             region.store_home(at, bytes);
@@ -55,7 +56,7 @@ Result<std::unique_ptr<Journal>> Journal::open(pm::Region &region, const media::
     journal->replayed_ = chain.records;
     journal->generation_ = chain.ring.generation;
     journal->last_seq_ = journal->durable_seq_ = journal->checkpointed_seq_ = chain.last_seq;
-    if (!read_only) TRY(journal->start_epoch(chain, boot_id));
+    if (use == Use::write) TRY(journal->start_epoch(chain, boot_id));
     return journal;
 }
 

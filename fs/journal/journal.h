@@ -34,11 +34,14 @@ class Tx;
 
 class Journal {
 public:
-    // Replays what a crash left, and begins a new epoch of the ring (a new secret, an empty ring).
-    // read_only: the replay goes into the region's private memory, and nothing is written.
+    enum class Use {
+        write,  // replays what a crash left, and begins a new epoch (a new secret, an empty ring)
+        read,   // the replay goes into the region's private memory, and nothing is written
+        read_unreplayed,  // to rescue files: the ring is not looked at
+    };
     static Result<std::unique_ptr<Journal>> open(pm::Region &region,
                                                  const media::Superblock &superblock,
-                                                 const BootId &boot_id, bool read_only);
+                                                 const BootId &boot_id, Use use);
     ~Journal();
 
     // Makes everything durable, stores it home, and marks the ring clean.  No commit may follow.

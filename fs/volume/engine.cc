@@ -22,11 +22,15 @@ Engine::Engine(std::unique_ptr<pm::Region> r, const media::Superblock &sb, const
       live(o.grants_max, o.writeback) {}
 
 Result<> Engine::open(const std::array<std::uint8_t, 16> &boot_id) {
-    journal = TRY(journal::Journal::open(*region, superblock, boot_id, options.read_only));
+    using journal::Journal;
+    const auto use = !options.read_only    ? Journal::Use::write
+                     : options.no_recovery ? Journal::Use::read_unreplayed
+                                           : Journal::Use::read;
+    journal = TRY(Journal::open(*region, superblock, boot_id, use));
     journal->blocks().set_sane_check(&sane);
     if (options.park_hook) journal->set_park_hook(options.park_hook);
     if (options.absent_hook) journal->blocks().set_absent_hook(options.absent_hook);
-    allocator = TRY(core::Allocator::open(*journal, superblock));
+    allocator = TRY(core::Allocator::open(*journal, superblock, options.read_only));
     allocator->set_readers(readers);
     core = std::make_unique<core::Core>(core::Core{*journal, superblock, *allocator});
     return {};

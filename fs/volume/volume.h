@@ -29,6 +29,7 @@ namespace pmfs {
 
 struct MountOptions {
     bool read_only = false;
+    bool no_recovery = false;     // -o norecovery, with read_only: the journal is not replayed
     bool owner_may_seal = false;  // -o seal=owner
     bool sealed_direct = false;   // -o sealed_reads=direct
     // -o writeback: the kernel keeps what write(2) writes.  Seals and grants are EBUSY while a file

@@ -162,6 +162,48 @@ def _(maker):
     assert volume.unmount() == 0
 
 
+@claim("a journal that cannot be replayed: ro,norecovery shows what was there before, and writes nothing", alone=True)
+def _(maker):
+    volume = closed(maker)
+    volume.mount()
+    maker.watch()
+    for number in range(40):
+        with open(volume.mnt / f"file{number}", "w", encoding="ascii") as file:
+            file.write(f"content {number}")
+            file.flush()
+            os.fsync(file.fileno())
+    volume.kill()
+    place, length = records(volume.region)[0]
+    flip(volume.region, place + length - 40)
+    damaged = Path(volume.region).read_bytes()
+    refused(volume, "journal", "-o ro,norecovery")
+    done = subprocess.run([program("mount.pmfs"), str(volume.region), str(volume.mnt), "-o", "norecovery"],
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "norecovery needs ro" in done.stderr, done
+    volume.mount("ro,norecovery")
+    maker.watch()
+    assert (volume.mnt / "good" / "good-name-7").read_text() == "good 7"
+    with fails(errno.EROFS):
+        (volume.mnt / "new").touch()
+    assert volume.unmount() == 0
+    assert Path(volume.region).read_bytes() == damaged
+
+
+@claim("both summaries of a group are damaged: refused, but read-only its files can be had", alone=True)
+def _(maker):
+    volume = closed(maker)
+    summaries = [block for block in (1, 21) if volume.region.read_bytes()[block * BLOCK:][:4] == b"pmGS"]
+    assert len(summaries) == 2
+    for block in summaries:
+        flip(volume.region, block * BLOCK + 50)
+    refused(volume, "summaries", "-o ro")
+    volume.mount("ro")
+    maker.watch()
+    assert (volume.mnt / "good" / "good-name-7").read_text() == "good 7"
+    assert os.statvfs(volume.mnt).f_bfree == 0
+    assert volume.unmount() == 0
+
+
 @claim("an image that is truncated while it is mounted: EIO, read-only, and the unmount fails", alone=True)
 def _(maker):
     if maker.kind != "image":

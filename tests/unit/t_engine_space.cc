@@ -454,7 +454,8 @@ TEST_CASE("space: a transaction that is dropped leaves no chunk reserved") {
     REQUIRE(mkfs::make(*region, {}).ok());
     media::Superblock sb;
     std::memcpy(static_cast<void *>(&sb), region->meta(), sizeof sb);
-    auto journal = journal::Journal::open(*region, sb, journal::BootId{}, false).take();
+    auto journal =
+        journal::Journal::open(*region, sb, journal::BootId{}, journal::Journal::Use::write).take();
     auto allocator = core::Allocator::open(*journal, sb).take();
     core::Core core{*journal, sb, *allocator};
     const auto take_all = [&](std::uint64_t owner) {  // so many chunks

@@ -394,7 +394,7 @@ TEST_CASE("journal: what could not be stored home stays in the ring for the next
     REQUIRE(mkfs::make(*media.lend(), make).ok());
     const auto open = [](pm::Region &region, Superblock &sb) {
         std::memcpy(static_cast<void *>(&sb), region.data(), sizeof sb);
-        return journal::Journal::open(region, sb, kBootA, false).take();
+        return journal::Journal::open(region, sb, kBootA, journal::Journal::Use::write).take();
     };
     const std::uint64_t block = layout_of(0).summary_b;
     const auto orphans = [](const pm::Region &region) {

@@ -40,8 +40,8 @@ public:
             test::MediaImage(std::vector<std::byte>(region->meta(), region->meta() + size)));
         region_ = media_->lend();
         std::memcpy(static_cast<void *>(&superblock), region_->data(), sizeof superblock);
-        auto opened =
-            journal::Journal::open(*region_, superblock, journal::current_boot_id(), false);
+        auto opened = journal::Journal::open(*region_, superblock, journal::current_boot_id(),
+                                             journal::Journal::Use::write);
         REQUIRE(opened.ok());
         journal = std::move(opened).take();
         auto allocated = core::Allocator::open(*journal, superblock);

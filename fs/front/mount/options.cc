@@ -59,6 +59,11 @@ Refusal set_sealed_reads(std::string_view, std::string_view value, ServeOptions 
     return {};
 }
 
+Refusal set_norecovery(std::string_view, std::string_view, ServeOptions *options) {
+    options->volume.no_recovery = true;
+    return {};
+}
+
 Refusal set_writeback(std::string_view, std::string_view, ServeOptions *options) {
     options->dispatch.writeback = options->volume.writeback = true;
     return {};
@@ -343,6 +348,8 @@ const auto &own_options() {
                   [](const auto &o) { return fmt::to_string(o.dispatch.entry_timeout_s); }},
         OwnOption{"writeback", false, set_writeback,
                   [](const auto &o) { return fmt::to_string(o.dispatch.writeback); }},
+        OwnOption{"norecovery", false, set_norecovery,
+                  [](const auto &o) { return fmt::to_string(o.volume.no_recovery); }},
         OwnOption{"commit", true, set_commit,
                   [](const auto &o) { return fmt::to_string(o.volume.commit_interval_ms); }},
         OwnOption{"seal", true, set_seal,

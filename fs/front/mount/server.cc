@@ -118,8 +118,11 @@ void log_blocking_call(const char *call) {
         spdlog::error("a bug in pmfs: {} with the volume's lock held", call);
 }
 
-// Before there is anything to connect to.
-Outcome refuse_guests(const ServeOptions &options) {
+// Options that exclude each other, before there is anything to connect to.
+Outcome refuse_combinations(const ServeOptions &options) {
+    if (options.volume.no_recovery && !options.volume.read_only)
+        return {Exit::usage,
+                "norecovery needs ro: to write to the volume its journal must be replayed"};
     if (!options.guests.empty() && options.dispatch.writeback)
         return {Exit::usage,
                 "writeback and vhost= cannot be combined: the kernel of this machine would not see "
@@ -154,6 +157,7 @@ public:
 private:
     Result<Surroundings> leave_surroundings();
     Outcome bind_sockets();
+    Outcome unusable(const Error &why) const;
     Outcome make_rings();
     Outcome without_rings(const Error &why);
     Outcome start_local();
@@ -181,8 +185,15 @@ private:
     std::string way_ = "requests come by /dev/fuse";
 };
 
+Outcome Server::unusable(const Error &why) const {
+    Outcome failed = failure(Exit::failed, options_.source, why);
+    if (why.errno_value() == EUCLEAN && !options_.volume.no_recovery)
+        failed.sentence += "; -o ro,norecovery may still show its files";
+    return failed;
+}
+
 Outcome Server::open() {
-    if (Outcome refused = refuse_guests(options_); refused.exit != Exit::done) return refused;
+    if (Outcome refused = refuse_combinations(options_); refused.exit != Exit::done) return refused;
     set_blocking_watch(log_blocking_call);
     pm::OpenOptions open;
     open.patient = true;
@@ -204,12 +215,17 @@ Outcome Server::open() {
         !given_up.ok())
         return failure(Exit::system, options_.source, given_up.error());
     auto volume = Volume::open(std::move(region).take(), wanted);
-    if (!volume.ok()) return failure(Exit::failed, options_.source, volume.error());
+    if (!volume.ok()) return unusable(volume.error());
     volume_ = std::move(volume).take();
     if (const BlockNo copy = volume_->info().superblock_from; copy != BlockNo(0))
         spdlog::warn(
             "{}: the superblock is damaged; its copy in block {} is used (fsck.pmfs -y repairs it)",
             options_.source, copy.value());
+    if (wanted.no_recovery)
+        spdlog::warn(
+            "{}: mounted without its journal: the newest changes are missing, and files may be in "
+            "an older state or unreadable",
+            options_.source);
     clients_ = std::make_unique<Clients>(*volume_);
     if (options_.directory.empty()) return {};
     auto local = clients_->admit(options_.local);
