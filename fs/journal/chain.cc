@@ -196,7 +196,8 @@ Result<Chain> verify_chain(const pm::Region &region, const media::Superblock &sb
     chain.ring = TRY(read_ring_header(region, sb));
     chain.last_seq = chain.ring.tail_seq - 1;
     if (chain.ring.clean()) return chain;
-    chain.power_was_cut = region.is_image() && chain.ring.boot_id != boot_id;
+    chain.power_was_cut = region.is_image() && (chain.ring.boot_id != cache_id(boot_id, region) ||
+                                                chain.ring.boot_id == kLostCache);
 
     const RingPlace place = ring_place(sb);
     const Homes homes(sb);

@@ -19,8 +19,21 @@ using media::RecordHeader;
 Result<> Journal::sync() {
     if (!region_.is_image()) return {};
     auto synced = region_.sync();
-    if (!synced.ok()) failed_.store(true, std::memory_order_release);
+    if (!synced.ok()) sync_failed();
     return synced;
+}
+
+// The page cache is not what the disk has, and no later sync would tell: the next mount shall count
+// only what marks cover, as after a power cut.  As far as the disk takes it.
+void Journal::sync_failed() {
+    if (failed_.exchange(true, std::memory_order_acq_rel) || !region_.is_image()) return;
+    RingState ring{++generation_, 0, 0, secret_, kLostCache};
+    {
+        Lock lock(mutex_);
+        ring.tail_seq = tail_seq_;
+        ring.tail_offset = tail_offset_;
+    }
+    static_cast<void>(write_ring_headers(region_, place_, blocks_.fsid(), ring));
 }
 
 Result<> Journal::group_commit(bool force_checkpoint) {

@@ -63,7 +63,7 @@ Result<std::unique_ptr<Journal>> Journal::open(pm::Region &region, const media::
 // From here on the old records do not parse: they carry another secret.
 Result<> Journal::start_epoch(const Chain &chain, const BootId &boot_id) {
     secret_ = TRY(random_secret());
-    boot_id_ = boot_id;
+    boot_id_ = cache_id(boot_id, region_);
     const std::uint64_t seq = chain.last_seq + 1;
     TRY(write_headers(seq, 0, boot_id_));
     TRY(check_ring_headers_kept(region_, place_, blocks_.fsid(),
@@ -92,7 +92,7 @@ Result<> Journal::write_headers(std::uint64_t tail_seq, std::uint64_t tail_offse
                                 const BootId &boot_id) {
     const auto written = write_ring_headers(
         region_, place_, blocks_.fsid(), {++generation_, tail_seq, tail_offset, secret_, boot_id});
-    if (!written.ok()) failed_.store(true, std::memory_order_release);
+    if (!written.ok()) sync_failed();
     return written;
 }
 

@@ -120,6 +120,7 @@ private:
     Result<> write_headers(std::uint64_t tail_seq, std::uint64_t tail_offset,
                            const BootId &boot_id);
     Result<> sync();
+    void sync_failed();
     Result<> mark_covered(std::uint64_t covered);
     Result<> checkpoint(std::uint64_t up_to);
     Result<> store_homes(ChainReader &reader, std::uint64_t end_seq);

@@ -33,7 +33,15 @@ BootId current_boot_id() {
         ++nibble;
     }
     // No /proc: nothing proves that this is the boot that wrote an image, so power counts as cut.
-    if (id == BootId{}) id.fill(0xff);
+    return id == BootId{} ? kLostCache : id;
+}
+
+BootId cache_id(const BootId &boot, const pm::Region &region) {
+    if (boot == kLostCache) return boot;
+    BootId id = boot;
+    const media::le64 disk(load<media::le64>(std::as_bytes(std::span(id)), 8).get() ^
+                           region.disk_sequence());
+    std::memcpy(id.data() + 8, &disk, sizeof disk);
     return id;
 }
 

@@ -16,6 +16,16 @@ namespace pmfs::journal {
 using BootId = std::array<std::uint8_t, 16>;
 BootId current_boot_id();  // /proc/sys/kernel/random/boot_id
 
+// What a header of an image says of the page cache: it is the one that this mount wrote to, if the
+// boot is the same, and the disk below has not been away.
+BootId cache_id(const BootId &boot, const pm::Region &region);
+// Of a page cache that lost something: no other has it.
+inline constexpr BootId kLostCache = [] {
+    BootId id{};
+    id.fill(0xff);
+    return id;
+}();
+
 using Secret = std::array<std::uint8_t, 16>;
 Result<Secret> random_secret();  // EIO: the kernel gives no random numbers
 

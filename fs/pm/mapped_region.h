@@ -8,9 +8,10 @@ namespace pmfs::pm {
 class MappedRegion : public Region {
 public:
     // Holds `lock` (perhaps none) for as long as the region lives.
-    void keep(FileDescriptor lock, const std::string &path) {
+    void keep(FileDescriptor lock, const std::string &path, std::uint64_t disk_sequence) {
         lock_ = std::move(lock);
         path_ = path;
+        disk_sequence_ = disk_sequence;
     }
     bool lost(std::uint64_t offset, std::uint64_t size) const final {
         return lost_.overlaps(offset, size);

@@ -57,6 +57,13 @@ bool is_dax_subsystem(const std::string &directory) {
     return link.substr(link.rfind('/') + 1) == "dax";
 }
 
+// Documentation/ABI/stable/sysfs-block: only whole disks have the number.
+std::uint64_t disk_sequence_of(dev_t device) {
+    const std::string directory = sysfs_of("block", device);
+    const std::uint64_t whole = number_in(directory + "/diskseq");
+    return whole != 0 ? whole : number_in(directory + "/../diskseq");
+}
+
 }  // namespace
 
 Result<Medium> look_at_dax_device(const std::string &directory) {
@@ -94,6 +101,7 @@ Result<Medium> look_at(int fd) {
     Medium medium;
     medium.size = st.stx_size;
     medium.dax_file = (st.stx_attributes & STATX_ATTR_DAX) != 0;
+    medium.disk_sequence = disk_sequence_of(makedev(st.stx_dev_major, st.stx_dev_minor));
     if (fs.f_type == HUGETLBFS_MAGIC) {
         medium.kind = MediumKind::memory;
         medium.unit = static_cast<std::uint64_t>(fs.f_bsize);

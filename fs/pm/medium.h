@@ -12,6 +12,9 @@ struct Medium {
     std::uint64_t size = 0;               // bytes
     std::uint64_t unit = 4096;            // bytes; a power of two
     bool dax_file = false;                // a regular file that the kernel maps without page cache
+    // Of the disk below a regular file: the kernel gives no other disk, nor this one when it comes
+    // back, the same number before the machine restarts.  0: not known.
+    std::uint64_t disk_sequence = 0;
 };
 
 // EISDIR, ENODEV, EINVAL (empty, or no kind of file that can be mapped).

@@ -124,7 +124,7 @@ Result<std::unique_ptr<Region>> open_region(const std::string &path, const OpenO
     }
     const Medium medium = TRY(look_at(fd.get()));
     auto region = TRY(open_medium(std::move(fd), medium, path, options));
-    region->keep(std::move(lock), path);
+    region->keep(std::move(lock), path, medium.disk_sequence);
     return region;
 }
 

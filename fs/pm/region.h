@@ -69,6 +69,7 @@ public:
     std::uint64_t size() const { return size_.load(std::memory_order_relaxed); }  // bytes
     std::uint64_t mapping_unit() const { return mapping_unit_; }  // bytes: device's alignment
     const std::string &path() const { return path_; }
+    std::uint64_t disk_sequence() const { return disk_sequence_; }  // Medium's
     bool read_only() const { return read_only_; }
 
     const std::byte *meta() const { return meta_; }
@@ -159,6 +160,7 @@ protected:
     bool read_only_ = false;
     std::atomic<std::uint64_t> size_ = 0;
     std::uint64_t mapping_unit_ = 4096;
+    std::uint64_t disk_sequence_ = 0;
     const std::byte *meta_ = nullptr;
     const std::byte *data_ = nullptr;
     std::string path_;

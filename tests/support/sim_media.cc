@@ -35,6 +35,7 @@ public:
         meta_ = media.meta();
         data_ = media.data();
         path_ = media.path();
+        disk_sequence_ = media.disk_sequence();
     }
     Result<> sync() override { return media_.sync(); }
     void store_home(std::uint64_t offset, std::span<const std::byte> bytes) override {

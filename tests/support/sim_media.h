@@ -67,6 +67,9 @@ public:
     // A region for an owner: all it does happens here.  This must outlive it.
     std::unique_ptr<pm::Region> lend();
 
+    // Of an image: the disk below it, for regions that are lent from now on.
+    void lie_on_disk(std::uint64_t sequence) { disk_sequence_ = sequence; }
+
     // The nth (from 0) flush, fence or sync from now on goes wrong, or every one.
     void plant(Plant what, std::size_t nth = kEvery);
 

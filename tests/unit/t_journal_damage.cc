@@ -226,6 +226,33 @@ TEST_CASE(
     }
 }
 
+TEST_CASE(
+    "journal: after a failed sync, or if the disk has been away, only what a mark covers counts") {
+    for (const bool fails : {true, false}) {
+        CAPTURE(fails);
+        const Killed killed(Flavour::image);
+        SimMedia media(Flavour::image, MediaImage(killed.bytes));
+        media.lie_on_disk(7);
+        auto volume = Volume::open(media.lend(), mount_options(kBootA)).take();
+        REQUIRE(volume->commit_group().ok());
+        REQUIRE(volume->make(kRoot, "late", S_IFREG | 0644, 0, kUser).ok());
+        if (fails) {
+            media.plant(test::Plant::fail_syncs);
+            CHECK_FALSE(volume->commit_group().ok());
+        }
+        const MediaImage left = media.after_kill();
+        volume.reset();
+        for (const std::uint64_t disk : {7, 8}) {
+            CAPTURE(disk);
+            SimMedia found(Flavour::image, left);
+            found.lie_on_disk(disk);
+            volume = Volume::open(found.lend(), mount_options(kBootA)).take();
+            const bool whole = !fails && disk == 7;
+            CHECK(names_of(*volume).size() == (whole ? 7 : 6));
+        }
+    }
+}
+
 TEST_CASE("journal: damage to either of its headers, at rest or in use, hides nothing") {
     for (const Flavour flavour : {Flavour::dax, Flavour::image})
         for (unsigned slot = 0; slot < 2; ++slot) {

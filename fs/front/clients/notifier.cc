@@ -58,10 +58,13 @@ public:
     void add(std::shared_ptr<Refilled> write, std::chrono::milliseconds time_max) EXCLUDES(mutex_) {
         {
             Lock held(mutex_);
-            if (!finishing_) waiting_.emplace(Clock::now() + time_max, std::move(write));
-            changed_.notify_all();
+            if (!finishing_) {
+                waiting_.emplace(Clock::now() + time_max, std::move(write));
+                changed_.notify_all();
+                return;
+            }
         }
-        if (write != nullptr) write->late();
+        write->late();
     }
     // Answers all, and later ones at once.
     void finish() EXCLUDES(mutex_) {
