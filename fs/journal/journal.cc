@@ -42,6 +42,7 @@ Result<std::unique_ptr<Journal>> Journal::open(pm::Region &region, const media::
     std::unique_ptr<Journal> journal(new Journal(region, sb));
     if (!journal->blocks_.ok()) return Error(ENOMEM, "no memory for the map of known blocks");
     if (use == Use::read_unreplayed) return journal;
+    if (use == Use::write) TRY(trust_cache(region, sb));
     pm::Unfenced owed;
     const bool home = region.is_image() && use == Use::write;
     auto replayed = replay(region, sb, boot_id, [&](std::uint64_t at, auto bytes) {
@@ -65,14 +66,15 @@ Result<> Journal::start_epoch(const Chain &chain, const BootId &boot_id) {
     secret_ = TRY(random_secret());
     boot_id_ = cache_id(boot_id, region_);
     const std::uint64_t seq = chain.last_seq + 1;
+    {
+        Lock lock(mutex_);
+        next_seq_ = seq;
+        tail_seq_ = seq;
+        head_offset_ = tail_offset_ = tx_offset_end_ = 0;
+    }
     TRY(write_headers(seq, 0, boot_id_));
-    TRY(check_ring_headers_kept(region_, place_, blocks_.fsid(),
-                                {generation_, seq, 0, secret_, boot_id_}));
-    Lock lock(mutex_);
-    next_seq_ = seq;
-    tail_seq_ = seq;
-    head_offset_ = tail_offset_ = tx_offset_end_ = 0;
-    return {};
+    return check_ring_headers_kept(region_, place_, blocks_.fsid(),
+                                   {generation_, seq, 0, secret_, boot_id_});
 }
 
 Result<> Journal::close() {

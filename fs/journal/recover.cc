@@ -6,6 +6,7 @@
 namespace pmfs::journal {
 
 Result<Chain> recover(pm::Region &region, const media::Superblock &sb, const BootId &boot_id) {
+    TRY(trust_cache(region, sb));
     pm::Unfenced owed;
     const auto replayed = replay(region, sb, boot_id, [&](std::uint64_t at, auto bytes) {
         if (region.is_image())

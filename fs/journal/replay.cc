@@ -7,6 +7,19 @@
 
 namespace pmfs::journal {
 
+Result<> trust_cache(pm::Region &region, const media::Superblock &sb) {
+    if (!region.is_image()) return {};
+    const auto synced = region.sync();
+    if (synced.ok()) return {};
+    RingState ring = TRY(read_ring_header(region, sb));
+    if (!ring.clean()) {
+        ++ring.generation;
+        ring.boot_id = kLostCache;
+        static_cast<void>(write_ring_headers(region, ring_place(sb), sb.header.fsid.get(), ring));
+    }
+    return synced.error();
+}
+
 Result<> apply_chain(ChainReader &reader, std::uint64_t end_seq, const Homes &homes,
                      const Apply &apply) {
     while (reader.seq() < end_seq) {

@@ -11,6 +11,11 @@
 
 namespace pmfs::journal {
 
+// Of an image, before its ring is looked at: EIO if pages could not be written after the last
+// server had died.  The kernel says so to the first who syncs the file and to nobody else, so a
+// header is left that tells the next mount.
+Result<> trust_cache(pm::Region &region, const media::Superblock &superblock);
+
 // Hands each logged run of lines of each record that counts, oldest first, to `apply` (offset in
 // the region, bytes): all of them, or none.
 // EUCLEAN: verify_chain's, and a chain with a flaw; EIO: the journal cannot be read.

@@ -132,20 +132,19 @@ Outcome mount(const Killed &killed, const journal::BootId &boot) {
     Outcome out;
     {
         SimMedia media(killed.flavour, MediaImage(killed.bytes));
-        const std::size_t before = media.events();
         auto volume = Volume::open(media.lend(), mount_options(boot));
         if (volume.ok()) {
             out.names = names_of(*volume.value());
             REQUIRE(volume.value()->close().ok());
         } else {
             out.mount = volume.error().errno_value();
-            out.written = media.events() != before;
+            out.written = media.after_kill().bytes() != killed.bytes;
             CHECK(!Volume::open(media.lend(), mount_options(boot, true)).ok());
         }
     }
     SimMedia media(killed.flavour, MediaImage(killed.bytes));
     out.problems = check(media, boot);
-    if (!out.problems.empty()) out.written |= media.events() != 0;
+    if (!out.problems.empty()) out.written |= media.after_kill().bytes() != killed.bytes;
     return out;
 }
 
@@ -250,7 +249,41 @@ TEST_CASE(
             const bool whole = !fails && disk == 7;
             CHECK(names_of(*volume).size() == (whole ? 7 : 6));
         }
+        // Pages that the kernel could not write meanwhile: it tells the next mount, and no later
+        // one.
+        volume.reset();
+        SimMedia told(Flavour::image, left);
+        told.lie_on_disk(7);
+        told.plant(test::Plant::fail_syncs, 0);
+        CHECK_FALSE(Volume::open(told.lend(), mount_options(kBootA)).ok());
+        SimMedia found(Flavour::image, told.after_kill());
+        found.lie_on_disk(7);
+        volume = Volume::open(found.lend(), mount_options(kBootA)).take();
+        CHECK(names_of(*volume).size() == 6);
     }
+}
+
+TEST_CASE("journal: a mount that a failed sync stops leaves the next one everything") {
+    const Killed killed(Flavour::image);
+    std::size_t failed = 0;
+    for (std::size_t nth = 0;; ++nth) {
+        CAPTURE(nth);
+        SimMedia media(Flavour::image, MediaImage(killed.bytes));
+        media.plant(test::Plant::fail_syncs, nth);
+        const bool mounted = Volume::open(media.lend(), mount_options(kBootA)).ok();
+        if (!media.plant_is_spent()) break;
+        failed += !mounted;
+        for (const journal::BootId &boot : {kBootA, kBootB}) {
+            SimMedia found(Flavour::image, media.after_kill());
+            const auto volume = Volume::open(found.lend(), mount_options(boot));
+            REQUIRE(volume.ok());
+            CHECK(names_of(*volume.value()).size() == 6);
+            CHECK(volume.value()->make(kRoot, "more", S_IFREG | 0644, 0, kUser).ok());
+            REQUIRE(volume.value()->close().ok());
+            CHECK(check(found, boot).empty());
+        }
+    }
+    CHECK(failed > 1);
 }
 
 TEST_CASE("journal: damage to either of its headers, at rest or in use, hides nothing") {
