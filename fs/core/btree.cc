@@ -14,19 +14,30 @@ using media::NodeHeader;
 namespace {
 
 // Each node is checked by itself.  A walk must also check that keys increase from node to node, or
-// a forged tree could make it loop.
+// a forged tree could make it loop; and that the keys of an interior node are in the range of its
+// entry in the parent (the first one counts as minus infinity): then no two entries can share a
+// subtree, which a walk would visit as often as there are ways to it.
 Error out_of_order() {
     return corrupt("the keys of a tree are out of order");
 }
 
 }  // namespace
 
-Result<> Cursor::load(unsigned level, BlockNo block) {
+// `parent`: null for the root; otherwise its slot is the entry that leads to the block.
+Result<> Cursor::load(unsigned level, BlockNo block, const Step *parent) {
     const auto *header = TRY(reader_.get<NodeHeader>(block, Magic::node));
     if (header->owner.get() != id_.owner.value() ||
         header->kind != static_cast<std::uint8_t>(id_.kind) || header->level != level)
         return corrupt("a tree points to a node of another tree or level");
-    steps_[level] = {block, 0, reinterpret_cast<const std::byte *>(header)};
+    Step &step = steps_[level];
+    step = {block, 0, reinterpret_cast<const std::byte *>(header)};
+    if (level == 0 || parent == nullptr) return {};
+    const NodeView above(parent->bytes), view(header);
+    step.low = parent->slot == 0 ? parent->low : above.key(parent->slot);
+    step.high = parent->slot + 1 < above.count() ? above.key(parent->slot + 1) : parent->high;
+    const unsigned count = view.count();
+    if (count > 1 && (view.key(1) < step.low || view.key(count - 1) >= step.high))
+        return out_of_order();
     return {};
 }
 
@@ -39,12 +50,12 @@ Result<> Cursor::descend(std::uint64_t key) {
     if (top->level >= media::kTreeDepthMax)
         return corrupt("a tree is deeper than the format allows");
     const unsigned root_level = top->level;
-    TRY(load(root_level, root_));
+    TRY(load(root_level, root_, nullptr));
     for (unsigned level = root_level; level > 0; --level) {
         const NodeView view = node(level);
         if (view.count() == 0) return corrupt("an interior node is empty");
         steps_[level].slot = view.child_slot(key);
-        TRY(load(level - 1, BlockNo(view.child(steps_[level].slot))));
+        TRY(load(level - 1, BlockNo(view.child(steps_[level].slot)), &steps_[level]));
     }
     depth_ = root_level + 1;
     return {};
@@ -82,7 +93,7 @@ Result<> Cursor::seek_floor(std::uint64_t key) {
 // Enters the child at steps_[level].slot and goes down to its first or last leaf entry.
 Result<> Cursor::enter(unsigned level, bool last) {
     for (; level > 0; --level) {
-        TRY(load(level - 1, BlockNo(node(level).child(steps_[level].slot))));
+        TRY(load(level - 1, BlockNo(node(level).child(steps_[level].slot)), &steps_[level]));
         const unsigned count = node(level - 1).count();
         steps_[level - 1].slot = last && count != 0 ? count - 1 : 0;
     }

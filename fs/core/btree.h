@@ -61,9 +61,11 @@ private:
         BlockNo block;
         unsigned slot = 0;
         const std::byte *bytes = nullptr;
+        std::uint64_t low = 0,
+                      high = ~std::uint64_t{0};  // keys of an interior node: low <= key < high
     };
     Result<> descend(std::uint64_t key);
-    Result<> load(unsigned level, BlockNo block);
+    Result<> load(unsigned level, BlockNo block, const Step *parent);
     Result<> enter(unsigned level, bool last);
     Result<> step();
     Result<> step_back();

@@ -112,6 +112,32 @@ TEST_CASE("hostile: a blob whose end overflows cannot be freed") {
     CHECK(volume->removexattr(ino, "user.x", kUser).error().errno_value() == EUCLEAN);
 }
 
+TEST_CASE("hostile: entries of a tree that share a subtree are damage, and not many ways to walk") {
+    Tampered volume(64 << 20);
+    const std::string name(250, 'n');
+    for (int i = 0; i < 6000; ++i)
+        REQUIRE(volume->make(kRoot, name + std::to_string(i), S_IFREG | 0644, 0, kUser).ok());
+    volume.close();
+    const auto child = [&](media::NodeHeader &node, unsigned slot) {
+        return reinterpret_cast<media::le64 *>(entry(node, slot) + media::kEntryHeader);
+    };
+    auto &root = volume.block<media::NodeHeader>(volume.inode(kRoot).map_root.get());
+    REQUIRE((root.level == 2 && root.count.get() > 1));
+    const std::uint64_t middle_block = child(root, 0)->get();
+    auto &middle = volume.block<media::NodeHeader>(middle_block);
+    const std::uint64_t leaf_block = child(middle, 0)->get();
+    auto &leaf = volume.block<media::NodeHeader>(leaf_block);
+    leaf.count.set(0);  // no keys that could be out of order
+    leaf.dead_bytes.set(static_cast<std::uint16_t>(media::kBlockSize - leaf.heap_start.get()));
+    for (unsigned slot = 0; slot < middle.count.get(); ++slot) child(middle, slot)->set(leaf_block);
+    for (unsigned slot = 0; slot < root.count.get(); ++slot) child(root, slot)->set(middle_block);
+    for (const std::uint64_t block : {leaf_block, middle_block, volume.inode(kRoot).map_root.get()})
+        volume.seal(block);
+    REQUIRE(volume.reopen().ok());
+    const auto seen = volume->readdir(kRoot, 2, [](const DirEntry &) { return true; });
+    CHECK((!seen.ok() && seen.error().errno_value() == EUCLEAN));
+}
+
 TEST_CASE("hostile: a node with overlapping entries is damaged") {
     Tampered volume;
     const InodeNo ino = make_file(*volume, "f");
