@@ -150,6 +150,7 @@ def main():
                         help="one or more of: " + " ".join(names) +
                         f" (default: {' '.join(default)})")
     chosen = parser.parse_args().suite or default
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the lanes end, too
     sys.stdout.reconfigure(line_buffering=True)
     lanes = {}
     for suite in suites.ALL:

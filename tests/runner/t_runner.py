@@ -199,6 +199,34 @@ def _():
     assert "a: a: 1 passed (" in output and "b: b: 1 passed, 1 failed (" in output, output
 
 
+TOLD_TO_END = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import main, suites
+from program import Program
+loop = Program("a", ["sh", "-c", f"touch {sys.argv[2]}; while :; do sleep 0.1; done"])
+suites.ALL[:] = [suites.Suite("a", "", 60, [], lambda root: [loop])]
+del sys.argv[1:]
+main.main()
+"""
+
+
+@test("a runner that is told to end ends what its lanes started")
+def _():
+    with tempfile.TemporaryDirectory() as place:
+        begun = Path(place) / "begun"
+        with subprocess.Popen([sys.executable, "-c", TOLD_TO_END, Path(__file__).parent, begun],
+                              stdout=subprocess.DEVNULL) as told:
+            until = time.monotonic() + LONG
+            while not begun.exists() and time.monotonic() < until:
+                time.sleep(0.05)
+            told.terminate()
+            assert told.wait(LONG) == 1
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                assert str(begun).encode() not in path.read_bytes(), path
+
+
 @test("a lane that dies has failed")
 def _():
     def die(root):
