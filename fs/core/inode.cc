@@ -28,11 +28,8 @@ namespace {
 
 constexpr journal::Lines kMapLines = journal::lines_of(0, offsetof(InodeMap, zero));
 
-// The block of a chunk's inode map; 0: it has none.  In a group's first chunk its place is fixed,
-// and can be found without a summary.
+// The block of a chunk's inode map; 0: it has none.
 Result<BlockNo> map_block(const Reader &reader, ChunkNo chunk) {
-    if (media::index_in_group(chunk) == 0)
-        return media::layout_of(media::group_of(chunk)).inode_map;
     const std::size_t field =
         offsetof(media::Summary, inode_map) + media::index_in_group(chunk) * 2;
     const media::Summary *summary =

@@ -137,7 +137,9 @@ Result<const media::Summary *> SpaceMap::read_summary(GroupNo group) {
     if (!found.ok() && is_damage(found.error()))
         found = journal_.blocks().get(layout.summary_b, Magic::summary);
     if (!found.ok() && !is_damage(found.error())) return found.error();
-    if (!found.ok()) return corrupt("both summaries of an allocation group are damaged");
+    if (!found.ok())
+        return corrupt(
+            "both summaries of an allocation group are damaged (-o ro mounts the volume)");
     return reinterpret_cast<const media::Summary *>(found.value());
 }
 

@@ -2,8 +2,10 @@
 #include "journal/chain.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <vector>
 
@@ -140,9 +142,8 @@ private:
     std::span<std::byte> buffer_;
 };
 
-// As the medium says, which may be behind the records.  A block that becomes metadata in one of
-// them may still have a user's bytes, who can write what looks like a block; one that is metadata
-// becomes data only when no record that changes it can be replayed.
+// As the medium says, which may be behind the records.  A block that is metadata becomes data only
+// when no record that changes it can be replayed.
 bool is_metadata_at_home(const pm::Region &region, BlockNo block) {
     const ChunkNo chunk = media::chunk_of(block);
     const unsigned in_group = media::index_in_group(chunk), bit = media::index_in_chunk(block);
@@ -172,20 +173,46 @@ bool home_later_than(const pm::Region &region, const media::Superblock &sb, Bloc
     return false;
 }
 
+// The blocks that records change.  One that a record makes, and so has whole, is not asked for a
+// later home: until its home is stored it has what a user left there, who can write what looks like
+// a block; and a replay stores all of it.
+class ChangedBlocks {
+public:
+    void add(BlockNo block, bool whole) {
+        auto &list = whole ? made_ : changed_;
+        if (list.empty() || list.back() != block) list.push_back(block);
+    }
+    std::vector<BlockNo> old_ones() {
+        std::vector<BlockNo> old;
+        for (auto *list : {&changed_, &made_}) {
+            std::ranges::sort(*list);
+            list->erase(std::unique(list->begin(), list->end()), list->end());
+        }
+        std::ranges::set_difference(changed_, made_, std::back_inserter(old));
+        return old;
+    }
+
+private:
+    std::vector<BlockNo> changed_, made_;
+};
+
 // The blocks that the record at `offset` changes, as far as its contents are plausible: it is not
 // whole.
 void add_claimed(const pm::Region &region, const RingPlace &place, std::uint64_t offset,
-                 const Homes &homes, std::vector<BlockNo> &blocks) {
-    RecordEntry table[media::kTxBlocksMax];
-    read_ring(region, place, (offset + kLineSize) % place.size,
-              std::as_writable_bytes(std::span(table)));
-    for (const RecordEntry &entry : table)
-        if (const BlockNo block(entry.block.get()); homes.allow(block)) blocks.push_back(block);
+                 const Homes &homes, ChangedBlocks &blocks) {
+    std::array<std::byte, kLineSize + media::kTxBlocksMax * sizeof(RecordEntry)> record;
+    read_ring(region, place, offset, record);
+    unmask_record(record);
+    for (std::size_t at = kLineSize; at < record.size(); at += sizeof(RecordEntry)) {
+        const auto entry = load<RecordEntry>(record, at);
+        if (const BlockNo block(entry.block.get()); homes.allow(block))
+            blocks.add(block, entry.lines.get() == ~std::uint64_t{0});
+    }
 }
 
 constexpr char kBroken[] =
     "a record of the journal is damaged and later ones are not; nothing was written (fsck.pmfs "
-    "says which)";
+    "says which; -o ro,norecovery mounts the volume without its journal)";
 
 }  // namespace
 
@@ -196,20 +223,19 @@ Result<Chain> verify_chain(const pm::Region &region, const media::Superblock &sb
     chain.ring = TRY(read_ring_header(region, sb));
     chain.last_seq = chain.ring.tail_seq - 1;
     if (chain.ring.clean()) return chain;
-    chain.power_was_cut = region.is_image() && (chain.ring.boot_id != cache_id(boot_id, region) ||
-                                                chain.ring.boot_id == kLostCache);
+    chain.power_was_cut = region.is_image() && !same_cache(chain.ring.boot_id, boot_id, region);
 
     const RingPlace place = ring_place(sb);
     const Homes homes(sb);
     const auto memory = std::make_unique<std::byte[]>(media::kRecordSizeMax);
     const std::span<std::byte> buffer(memory.get(), media::kRecordSizeMax);
     RingScan scan(region, place, chain.ring.secret, buffer);
-    const std::uint64_t last = chain.power_was_cut ? scan.covered() : ~std::uint64_t{0};
+    const std::uint64_t last =
+        chain.power_was_cut ? std::max(scan.covered(), chain.ring.covers) : ~std::uint64_t{0};
 
-    std::vector<BlockNo> changed;
-    const auto note = [&](std::uint64_t at, auto) {
-        const BlockNo block = media::block_of(at);
-        if (changed.empty() || changed.back() != block) changed.push_back(block);
+    ChangedBlocks changed;
+    const auto note = [&](std::uint64_t at, auto lines) {
+        changed.add(media::block_of(at), lines.size() == kBlockSize);
     };
     ChainReader reader(region, place, chain.ring.secret, chain.ring.tail_seq,
                        chain.ring.tail_offset, buffer);
@@ -228,14 +254,15 @@ Result<Chain> verify_chain(const pm::Region &region, const media::Superblock &sb
         chain.last_seq = seq;
         ++chain.records;
     }
-    if (faults.met()) return Error(EIO, "a part of the journal cannot be read from the medium");
+    if (faults.met())
+        return Error(EIO,
+                     "a part of the journal cannot be read from the medium (-o ro,norecovery "
+                     "mounts the volume without it)");
     const std::uint64_t end = reader.seq();
     bool broken = chain.power_was_cut ? end <= last : scan.any_later_than(end);
     if (!broken) {
         add_claimed(region, place, reader.offset(), homes, changed);
-        std::ranges::sort(changed);
-        changed.erase(std::unique(changed.begin(), changed.end()), changed.end());
-        broken = std::ranges::any_of(changed, [&](BlockNo block) {
+        broken = std::ranges::any_of(changed.old_ones(), [&](BlockNo block) {
             return is_metadata_at_home(region, block) &&
                    home_later_than(region, sb, block, chain.last_seq);
         });

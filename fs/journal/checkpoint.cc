@@ -6,6 +6,7 @@
 //   header, sync        the tail moves: the ring's space is free
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/bytes.h"
 #include "journal/journal.h"
@@ -26,8 +27,9 @@ Result<> Journal::sync() {
 // The page cache is not what the disk has, and no later sync would tell: the next mount shall count
 // only what marks cover, as after a power cut.  As far as the disk takes it.
 void Journal::sync_failed() {
-    if (failed_.exchange(true, std::memory_order_acq_rel) || !region_.is_image()) return;
-    RingState ring{++generation_, 0, 0, secret_, kLostCache};
+    failed_.store(true, std::memory_order_release);
+    if (!region_.is_image() || std::exchange(distrusted_, true)) return;
+    RingState ring{++generation_, 0, 0, 0, secret_, kLostCache};
     {
         Lock lock(mutex_);
         ring.tail_seq = tail_seq_;

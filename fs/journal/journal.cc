@@ -24,6 +24,17 @@ constexpr std::uint64_t kMarkReserve = 4 * kLineSize;
 static_assert(media::kRecordSizeMax + kMarkReserve <=
               media::kJournalSizeMin - media::kRingHeaders * kBlockSize);
 
+// Into the region's private memory.
+Result<Chain> replay_privately(pm::Region &region, const media::Superblock &sb,
+                               const BootId &boot_id) {
+    pm::Unfenced owed;
+    auto replayed = replay(region, sb, boot_id, [&](std::uint64_t at, auto bytes) {
+        owed.add(region.store_meta(at, bytes));
+    });
+    if (owed.owed()) region.fence(std::move(owed));
+    return replayed;
+}
+
 }  // namespace
 
 Journal::Journal(pm::Region &region, const media::Superblock &sb)
@@ -42,18 +53,8 @@ Result<std::unique_ptr<Journal>> Journal::open(pm::Region &region, const media::
     std::unique_ptr<Journal> journal(new Journal(region, sb));
     if (!journal->blocks_.ok()) return Error(ENOMEM, "no memory for the map of known blocks");
     if (use == Use::read_unreplayed) return journal;
-    if (use == Use::write) TRY(trust_cache(region, sb));
-    pm::Unfenced owed;
-    const bool home = region.is_image() && use == Use::write;
-    auto replayed = replay(region, sb, boot_id, [&](std::uint64_t at, auto bytes) {
-        if (home)
-            region.store_home(at, bytes);
-        else
-            owed.add(region.store_meta(at, bytes));
-    });
-    if (owed.owed()) region.fence(std::move(owed));
-    const auto chain = TRY(std::move(replayed));
-    if (home && chain.records != 0) TRY(region.sync());
+    const auto chain = TRY(use == Use::write ? replay_home(region, sb, boot_id)
+                                             : replay_privately(region, sb, boot_id));
     journal->replayed_ = chain.records;
     journal->generation_ = chain.ring.generation;
     journal->last_seq_ = journal->durable_seq_ = journal->checkpointed_seq_ = chain.last_seq;
@@ -74,7 +75,7 @@ Result<> Journal::start_epoch(const Chain &chain, const BootId &boot_id) {
     }
     TRY(write_headers(seq, 0, boot_id_));
     return check_ring_headers_kept(region_, place_, blocks_.fsid(),
-                                   {generation_, seq, 0, secret_, boot_id_});
+                                   {generation_, seq, 0, 0, secret_, boot_id_});
 }
 
 Result<> Journal::close() {
@@ -92,8 +93,9 @@ Result<> Journal::close() {
 
 Result<> Journal::write_headers(std::uint64_t tail_seq, std::uint64_t tail_offset,
                                 const BootId &boot_id) {
-    const auto written = write_ring_headers(
-        region_, place_, blocks_.fsid(), {++generation_, tail_seq, tail_offset, secret_, boot_id});
+    const auto written =
+        write_ring_headers(region_, place_, blocks_.fsid(),
+                           {++generation_, tail_seq, tail_offset, 0, secret_, boot_id});
     if (!written.ok()) sync_failed();
     return written;
 }

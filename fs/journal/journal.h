@@ -140,6 +140,7 @@ private:
     BootId boot_id_{};
     // Of the ring headers; touched at open, and where the tail moves.
     std::uint64_t generation_ = 0;
+    bool distrusted_ = false;  // a header says that the page cache has lost something
 
     mutable Mutex mutex_;
     std::atomic<std::uint64_t> last_seq_{0};  // of the last transaction

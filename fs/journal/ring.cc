@@ -45,6 +45,15 @@ BootId cache_id(const BootId &boot, const pm::Region &region) {
     return id;
 }
 
+bool same_cache(const BootId &id, const BootId &boot, const pm::Region &region) {
+    if (id == kLostCache || boot == kLostCache) return false;
+    const auto half = [](const BootId &of, std::size_t at) {
+        return load<media::le64>(std::as_bytes(std::span(of)), at).get();
+    };
+    const std::uint64_t was = half(id, 8) ^ half(boot, 8), is = region.disk_sequence();
+    return half(id, 0) == half(boot, 0) && (was == is || was == 0 || is == 0);
+}
+
 Result<Secret> random_secret() {
     Secret secret;
     if (::getrandom(secret.data(), secret.size(), 0) != static_cast<ssize_t>(secret.size()))
@@ -75,15 +84,23 @@ Result<RingState> read_ring_header(const pm::Region &region, const media::Superb
         best.generation = h->generation.get();
         best.tail_seq = h->tail_seq.get();
         best.tail_offset = h->tail_offset.get();
+        best.covers = h->covers.get();
         std::memcpy(best.secret.data(), h->secret, sizeof h->secret);
         std::memcpy(best.boot_id.data(), h->boot_id, sizeof h->boot_id);
         found = true;
     }
-    if (!found) return corrupt("both journal headers are damaged");
+    if (!found)
+        return corrupt(
+            "both headers of the journal are damaged (-o ro,norecovery mounts the volume without "
+            "its journal)");
     if (best.tail_seq == 0 || best.tail_seq >> 63 != 0)
-        return corrupt("the journal's first record number is impossible");
+        return corrupt(
+            "the journal's first record number is impossible (-o ro,norecovery mounts the volume "
+            "without its journal)");
     if (best.tail_offset >= place.size || best.tail_offset % media::kLineSize != 0)
-        return corrupt("the journal's tail is not inside the ring");
+        return corrupt(
+            "the journal's tail is not inside the ring (-o ro,norecovery mounts the volume without "
+            "its journal)");
     return best;
 }
 
@@ -95,6 +112,7 @@ media::RingHeader header_at(std::uint64_t at, std::uint64_t fsid, const RingStat
     header.generation.set(ring.generation);
     header.tail_seq.set(ring.tail_seq);
     header.tail_offset.set(ring.tail_offset);
+    header.covers.set(ring.covers);
     std::memcpy(header.secret, ring.secret.data(), ring.secret.size());
     std::memcpy(header.boot_id, ring.boot_id.data(), ring.boot_id.size());
     media::seal_block(header);
@@ -173,6 +191,11 @@ void mask_record(std::span<std::byte> record) {
     std::memcpy(record.data(), &header, sizeof header);
 }
 
+void unmask_record(std::span<std::byte> record) {
+    const auto header = load<RecordHeader>(record);
+    if (RecordKind{header.kind.get()} == RecordKind::masked) apply_mask(record, header.mask.get());
+}
+
 std::span<const std::byte> read_record(const pm::Region &region, const RingPlace &place,
                                        std::uint64_t offset, std::uint64_t seq,
                                        const Secret &secret, std::span<std::byte> buffer) {
@@ -186,7 +209,7 @@ std::span<const std::byte> read_record(const pm::Region &region, const RingPlace
     const auto record = buffer.first(size);
     read_ring(region, place, offset, record);
     if (record_checksum(secret, record) != header.crc32c.get()) return {};
-    if (RecordKind{header.kind.get()} == RecordKind::masked) apply_mask(record, header.mask.get());
+    unmask_record(record);
     return record;
 }
 

@@ -16,9 +16,12 @@ namespace pmfs::journal {
 using BootId = std::array<std::uint8_t, 16>;
 BootId current_boot_id();  // /proc/sys/kernel/random/boot_id
 
-// What a header of an image says of the page cache: it is the one that this mount wrote to, if the
-// boot is the same, and the disk below has not been away.
+// What a header of an image says of the page cache that its mount writes to: the boot, and the disk
+// below.
 BootId cache_id(const BootId &boot, const pm::Region &region);
+// Whether `region` has that page cache: the boot is the same, and the disk has not been away, as
+// far as both mounts could see.
+bool same_cache(const BootId &id, const BootId &boot, const pm::Region &region);
 // Of a page cache that lost something: no other has it.
 inline constexpr BootId kLostCache = [] {
     BootId id{};
@@ -34,6 +37,7 @@ struct RingState {
     std::uint64_t generation = 0;
     std::uint64_t tail_seq = 1;
     std::uint64_t tail_offset = 0;
+    std::uint64_t covers = 0;
     Secret secret{};
     BootId boot_id{};
     bool clean() const { return boot_id == BootId{}; }
@@ -68,5 +72,6 @@ std::uint32_t record_checksum(const Secret &secret, std::span<const std::byte> r
 // Whoever may read the medium knows the secret, and could store lines that recovery takes for a
 // record when the ring comes round.  (As JBD2 escapes blocks with its magic: fs/jbd2/commit.c.)
 void mask_record(std::span<std::byte> record);
+void unmask_record(std::span<std::byte> record);
 
 }  // namespace pmfs::journal

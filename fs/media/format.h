@@ -392,7 +392,7 @@ struct RingHeader {
     le64 generation;
     le64 tail_seq;     // sequence of the oldest record that replay must start from
     le64 tail_offset;  // its place, in bytes from the start of the ring
-    le64 zero;
+    le64 covers;  // image: as in a mark; not 0 while a replay stores records that no mark covers
     std::uint8_t secret[16];   // of this mount; first thing into every record's checksum
     std::uint8_t boot_id[16];  // of the kernel that mounted; all zero after a clean unmount
     std::uint8_t reserved[4096 - 96];

@@ -64,8 +64,7 @@ bool reserved_zero(ConstBytes block, Magic magic) {
         case Magic::blob:
             return zero(offsetof(BlobBlock, reserved), offsetof(BlobBlock, bytes));
         case Magic::ring_header:
-            return zero(offsetof(RingHeader, zero), offsetof(RingHeader, secret)) &&
-                   zero(offsetof(RingHeader, reserved), sizeof(RingHeader));
+            return zero(offsetof(RingHeader, reserved), sizeof(RingHeader));
         case Magic::inode: {
             const auto inode = load<Inode>(block);
             return (has_place(inode) ||

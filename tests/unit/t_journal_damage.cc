@@ -241,12 +241,12 @@ TEST_CASE(
         }
         const MediaImage left = media.after_kill();
         volume.reset();
-        for (const std::uint64_t disk : {7, 8}) {
+        for (const std::uint64_t disk : {7, 8, 0}) {  // 0: no sysfs tells
             CAPTURE(disk);
             SimMedia found(Flavour::image, left);
             found.lie_on_disk(disk);
             volume = Volume::open(found.lend(), mount_options(kBootA)).take();
-            const bool whole = !fails && disk == 7;
+            const bool whole = !fails && disk != 8;
             CHECK(names_of(*volume).size() == (whole ? 7 : 6));
         }
         // Pages that the kernel could not write meanwhile: it tells the next mount, and no later
@@ -261,6 +261,31 @@ TEST_CASE(
         volume = Volume::open(found.lend(), mount_options(kBootA)).take();
         CHECK(names_of(*volume).size() == 6);
     }
+}
+
+TEST_CASE(
+    "journal: power that fails while records are replayed leaves all of them or those before") {
+    Killed killed(Flavour::image);
+    {
+        SimMedia media(Flavour::image, MediaImage(killed.bytes));
+        auto volume = Volume::open(media.lend(), mount_options(kBootA)).take();
+        REQUIRE(volume->commit_group().ok());
+        for (const char *name : {"late", "later", "latest"})  // no mark covers these
+            REQUIRE(volume->make(kRoot, name, S_IFDIR | 0755, 0, kUser).ok());
+        killed.bytes = media.after_kill().bytes();
+        volume.reset();
+    }
+    SimMedia media(Flavour::image, MediaImage(killed.bytes));
+    REQUIRE(Volume::open(media.lend(), mount_options(kBootA)).ok());
+    for (std::size_t cut = 0; cut <= media.events(); ++cut)
+        for (unsigned seed = 0; seed < 16; ++seed) {
+            CAPTURE(media.describe(cut, seed));
+            killed.bytes = media.after_power_cut(cut, seed).bytes();
+            const Outcome found = mount(killed, kBootB);
+            CHECK(found.mount == 0);
+            CHECK((found.names.size() == 6 || found.names.size() == 9));
+            CHECK(found.problems.empty());
+        }
 }
 
 TEST_CASE("journal: a mount that a failed sync stops leaves the next one everything") {
@@ -394,10 +419,22 @@ TEST_CASE("journal: a user's bytes in a block that is about to be metadata are n
     auto &forged = *reinterpret_cast<NodeHeader *>(&killed.bytes[byte_of(leaf)]);
     forged.header = header_of(Magic::node, killed.sb().header.fsid.get(), leaf.value(), 1u << 30);
     seal_block(std::span(&killed.bytes[byte_of(leaf)], kBlockSize));
-    const Outcome found = mount(killed, kBootA);
-    CHECK(found.mount == 0);
-    CHECK(found.names.size() == 6);
-    CHECK(found.problems.empty());
+    for (const bool class_is_home : {false, true}) {  // a checkpoint was cut between the two homes
+        CAPTURE(class_is_home);
+        if (class_is_home) {
+            const ChunkNo chunk = chunk_of(leaf);
+            const BlockNo classes =
+                layout_of(group_of(leaf)).classes + bitmap_index(index_in_group(chunk));
+            auto &bitmap = *reinterpret_cast<BitmapBlock *>(&killed.bytes[byte_of(classes)]);
+            le64 &word = bitmap.bits[bitmap_row(index_in_group(chunk))][index_in_chunk(leaf) / 64];
+            word.set(word.get() | std::uint64_t{1} << index_in_chunk(leaf) % 64);
+            seal_block(bitmap);
+        }
+        const Outcome found = mount(killed, kBootA);
+        CHECK(found.mount == 0);
+        CHECK(found.names.size() == 6);
+        CHECK(found.problems.empty());
+    }
 }
 
 TEST_CASE("journal: a checkpoint that meets a damaged record stores nothing home") {

@@ -157,7 +157,6 @@ public:
 private:
     Result<Surroundings> leave_surroundings();
     Outcome bind_sockets();
-    Outcome unusable(const Error &why) const;
     Outcome make_rings();
     Outcome without_rings(const Error &why);
     Outcome start_local();
@@ -185,13 +184,6 @@ private:
     std::string way_ = "requests come by /dev/fuse";
 };
 
-Outcome Server::unusable(const Error &why) const {
-    Outcome failed = failure(Exit::failed, options_.source, why);
-    if (why.errno_value() == EUCLEAN && !options_.volume.no_recovery)
-        failed.sentence += "; -o ro,norecovery may still show its files";
-    return failed;
-}
-
 Outcome Server::open() {
     if (Outcome refused = refuse_combinations(options_); refused.exit != Exit::done) return refused;
     set_blocking_watch(log_blocking_call);
@@ -215,7 +207,7 @@ Outcome Server::open() {
         !given_up.ok())
         return failure(Exit::system, options_.source, given_up.error());
     auto volume = Volume::open(std::move(region).take(), wanted);
-    if (!volume.ok()) return unusable(volume.error());
+    if (!volume.ok()) return failure(Exit::failed, options_.source, volume.error());
     volume_ = std::move(volume).take();
     if (const BlockNo copy = volume_->info().superblock_from; copy != BlockNo(0))
         spdlog::warn(
@@ -223,8 +215,9 @@ Outcome Server::open() {
             options_.source, copy.value());
     if (wanted.no_recovery)
         spdlog::warn(
-            "{}: mounted without its journal: the newest changes are missing, and files may be in "
-            "an older state or unreadable",
+            "{}: mounted without its journal: after a crash the newest changes are missing, and "
+            "files "
+            "may be in an older state or unreadable",
             options_.source);
     clients_ = std::make_unique<Clients>(*volume_);
     if (options_.directory.empty()) return {};
