@@ -168,6 +168,10 @@ private:
             TRY(trim_step(e_, ino_));
             return false;
         }
+        if (!crop(*was)) {
+            stage_ = Stage::plan;
+            return true;
+        }
         std::uint64_t new_blocks = 0;
         TRY(ask_seal(*was, &new_blocks));
         // A part of the write is no answer: all of it fits, or nothing is written (unless others
@@ -178,6 +182,15 @@ private:
         TRY(drop_capability(e_, ino_));
         stage_ = Stage::plan;
         return true;
+    }
+
+    // A kernel that writes back what was stored into a mapping may do so when the file has been
+    // made shorter meanwhile (open(2) with O_TRUNC does not wait for it).  Stores never make a file
+    // longer, unless its kernel keeps the size (-o writeback).  False: nothing is left to write.
+    bool crop(const media::Inode &inode) {
+        if (!caller_.written_back || e_.options.writeback) return true;
+        span_.to = std::max(at_, std::min(span_.to, inode.size.get()));
+        return at_ != span_.to;
     }
 
     // If zeroing what the file grows over takes more than a step, that is done first; otherwise
@@ -212,9 +225,10 @@ private:
     // Writes the piece at at_ as a whole if it is small; otherwise prepares for copying it.
     Result<> next() {
         TRY(e_.claims.respect(ino_, &claim_));
-        const FileBlock block = file_block_of(at_), end_block = span_.end_block();
         const Reader reader(*e_.core);
         const auto *was = TRY(core::read_inode(reader, ino_));
+        if (!crop(*was)) return {};
+        const FileBlock block = file_block_of(at_), end_block = span_.end_block();
         const Extent e = TRY(core::find_extent(reader, *was, ino_, block));
         const FileBlock upto = std::min(e.end(), end_block);
         end_ = std::min(span_.to, byte_of(upto));
@@ -392,7 +406,7 @@ private:
     std::uint64_t device() const { return byte_of(run_.start) + (at_ - byte_of(base_)); }
 
     Engine &e_;
-    const Span span_;
+    Span span_;
     const bool kill_;
     Pieces bytes_;
     Caller caller_;

@@ -79,6 +79,40 @@ TEST_CASE("volume: a capability goes with a change of content, size or owner, an
     }
 }
 
+TEST_CASE(
+    "volume: pages that are written back do not lengthen a file that was made shorter meanwhile") {
+    for (const bool writeback : {false, true}) {
+        CAPTURE(writeback);
+        auto region = std::move(pm::memory_region(16 << 20)).take();
+        REQUIRE(mkfs::make(*region, {}).ok());
+        MountOptions options;
+        options.writeback = writeback;
+        auto volume = Volume::open(std::move(region), options).take();
+        const InodeNo ino = make_file(*volume, "f");
+        const std::string pages(8192, 'x');
+        Caller kernel = kUser;
+        kernel.written_back = true;
+        const auto size_after = [&](std::uint64_t size, std::uint64_t offset) {
+            REQUIRE(volume->write(ino, 0, bytes_of(pages), false, kUser).ok());
+            REQUIRE(volume->setattr(ino, size_of(size), kUser).ok());
+            const auto done = volume->write(ino, offset, bytes_of(pages), false, kernel);
+            REQUIRE(done.ok());
+            CHECK(done.value() == pages.size());
+            const std::uint64_t found = volume->getattr(ino).take().size;
+            // What lies behind the end is zero when the file grows again.
+            REQUIRE(volume->setattr(ino, size_of(3 * 8192), kUser).ok());
+            const std::string read = read_at(*volume, ino, 0, 3 * 8192);
+            CHECK(read.find_first_not_of('\0', found) == std::string::npos);
+            return found;
+        };
+        CHECK(size_after(0, 4096) == (writeback ? 12288 : 0));
+        CHECK(size_after(4096, 4096) == (writeback ? 12288 : 4096));
+        CHECK(size_after(5000, 0) == (writeback ? 8192 : 5000));
+        CHECK(size_after(5000, 4096) == (writeback ? 12288 : 5000));
+        REQUIRE(volume->close().ok());
+    }
+}
+
 TEST_CASE("volume: zeroing a range of more pieces than a step looks at zeroes all of it") {
     SmallVolume volume(32 << 20, SimMedia::Flavour::dax);
     const InodeNo ino = make_file(*volume, "f");
