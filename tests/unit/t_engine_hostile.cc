@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "base/bytes.h"
 #include "core/dir.h"
 #include "journal/replay.h"
 #include "media/geometry.h"
@@ -119,18 +120,23 @@ TEST_CASE("hostile: entries of a tree that share a subtree are damage, and not m
         REQUIRE(volume->make(kRoot, name + std::to_string(i), S_IFREG | 0644, 0, kUser).ok());
     volume.close();
     const auto child = [&](media::NodeHeader &node, unsigned slot) {
-        return reinterpret_cast<media::le64 *>(entry(node, slot) + media::kEntryHeader);
+        return load<media::le64>(ConstBytes(entry(node, slot) + media::kEntryHeader, 8)).get();
+    };
+    const auto point = [&](media::NodeHeader &node, std::uint64_t block) {
+        const media::le64 to(block);
+        for (unsigned slot = 0; slot < node.count.get(); ++slot)
+            std::memcpy(entry(node, slot) + media::kEntryHeader, &to, sizeof to);
     };
     auto &root = volume.block<media::NodeHeader>(volume.inode(kRoot).map_root.get());
     REQUIRE((root.level == 2 && root.count.get() > 1));
-    const std::uint64_t middle_block = child(root, 0)->get();
+    const std::uint64_t middle_block = child(root, 0);
     auto &middle = volume.block<media::NodeHeader>(middle_block);
-    const std::uint64_t leaf_block = child(middle, 0)->get();
+    const std::uint64_t leaf_block = child(middle, 0);
     auto &leaf = volume.block<media::NodeHeader>(leaf_block);
     leaf.count.set(0);  // no keys that could be out of order
     leaf.dead_bytes.set(static_cast<std::uint16_t>(media::kBlockSize - leaf.heap_start.get()));
-    for (unsigned slot = 0; slot < middle.count.get(); ++slot) child(middle, slot)->set(leaf_block);
-    for (unsigned slot = 0; slot < root.count.get(); ++slot) child(root, slot)->set(middle_block);
+    point(middle, leaf_block);
+    point(root, middle_block);
     for (const std::uint64_t block : {leaf_block, middle_block, volume.inode(kRoot).map_root.get()})
         volume.seal(block);
     REQUIRE(volume.reopen().ok());
