@@ -61,8 +61,8 @@ private:
         BlockNo block;
         unsigned slot = 0;
         const std::byte *bytes = nullptr;
-        std::uint64_t low = 0,
-                      high = ~std::uint64_t{0};  // keys of an interior node: low <= key < high
+        // Keys of an interior node: low <= key < high.
+        std::uint64_t low = 0, high = ~std::uint64_t{0};
     };
     Result<> descend(std::uint64_t key);
     Result<> load(unsigned level, BlockNo block, const Step *parent);

@@ -117,6 +117,16 @@ def _(maker):
     refused(volume, "superblock", "copy")
 
 
+def killed_with_files(volume):
+    """40 files are synced, one by one, and then the server is killed."""
+    for number in range(40):
+        with open(volume.mnt / f"file{number}", "w", encoding="ascii") as file:
+            file.write(f"content {number}")
+            file.flush()
+            os.fsync(file.fileno())
+    volume.kill()
+
+
 def records(region):
     """Place and size of each journal record that would be replayed."""
     data = Path(region).read_bytes()
@@ -136,12 +146,7 @@ def records(region):
 @claim("a flipped bit in a journal record that is not the last one: refused, named, nothing written", alone=True)
 def _(maker):
     volume = maker.volume(size="64M")
-    for number in range(40):
-        with open(volume.mnt / f"file{number}", "w", encoding="ascii") as file:
-            file.write(f"content {number}")
-            file.flush()
-            os.fsync(file.fileno())
-    volume.kill()
+    killed_with_files(volume)
     whole = Path(volume.region).read_bytes()
     found = records(volume.region)
     assert len(found) > 40
@@ -167,12 +172,7 @@ def _(maker):
     volume = closed(maker)
     volume.mount()
     maker.watch()
-    for number in range(40):
-        with open(volume.mnt / f"file{number}", "w", encoding="ascii") as file:
-            file.write(f"content {number}")
-            file.flush()
-            os.fsync(file.fileno())
-    volume.kill()
+    killed_with_files(volume)
     place, length = records(volume.region)[0]
     flip(volume.region, place + length - 40)
     damaged = Path(volume.region).read_bytes()

@@ -132,19 +132,20 @@ Outcome mount(const Killed &killed, const journal::BootId &boot) {
     Outcome out;
     {
         SimMedia media(killed.flavour, MediaImage(killed.bytes));
+        const std::size_t syncs = killed.flavour == Flavour::image ? 1 : 0;  // before it is read
         auto volume = Volume::open(media.lend(), mount_options(boot));
         if (volume.ok()) {
             out.names = names_of(*volume.value());
             REQUIRE(volume.value()->close().ok());
         } else {
             out.mount = volume.error().errno_value();
-            out.written = media.after_kill().bytes() != killed.bytes;
+            out.written = media.events() != syncs;
             CHECK(!Volume::open(media.lend(), mount_options(boot, true)).ok());
         }
     }
     SimMedia media(killed.flavour, MediaImage(killed.bytes));
     out.problems = check(media, boot);
-    if (!out.problems.empty()) out.written |= media.after_kill().bytes() != killed.bytes;
+    if (!out.problems.empty()) out.written |= media.events() != 0;
     return out;
 }
 
