@@ -58,15 +58,15 @@ MapValue encode_value(const Extent &e) {
 // Whether all blocks [from, end) of a chunk have this bit in the bitmaps that begin at `bitmaps`.
 Result<bool> all_bits_are(const Reader &reader, BlockNo from, BlockNo end, BlockNo bitmaps,
                           bool value) {
-    const unsigned in_group = media::index_in_group(media::chunk_of(from));
-    const std::size_t row =
-        offsetof(media::BitmapBlock, bits) + media::bitmap_row(in_group) * media::kLineSize;
-    const auto *bitmap = TRY(reader.get<media::BitmapBlock>(
-        bitmaps + media::bitmap_index(in_group), media::Magic::bitmap,
-        journal::lines_of(row, media::kLineSize)));
+    const ChunkNo chunk = media::chunk_of(from);
+    const std::uint64_t row = media::bitmap_row(chunk);
+    const std::size_t at = offsetof(media::BitmapBlock, bits) + row * media::kLineSize;
+    const auto *bitmap =
+        TRY(reader.get<media::BitmapBlock>(media::bitmap_of(chunk, bitmaps), media::Magic::bitmap,
+                                           journal::lines_of(at, media::kLineSize)));
     const Bits blocks = bit_range(media::index_in_chunk(from), static_cast<unsigned>(end - from));
     for (std::size_t i = 0; i < blocks.size(); ++i) {
-        const std::uint64_t word = bitmap->bits[media::bitmap_row(in_group)][i].get();
+        const std::uint64_t word = bitmap->bits[row][i].get();
         if (((value ? ~word : word) & blocks[i]) != 0) return false;
     }
     return true;

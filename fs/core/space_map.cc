@@ -18,21 +18,19 @@ namespace {
 
 BlockNo bitmap_block(ChunkNo chunk, bool classes) {
     const auto layout = media::layout_of(media::group_of(chunk));
-    return (classes ? layout.classes : layout.bitmaps) +
-           media::bitmap_index(media::index_in_group(chunk));
-}
-std::uint64_t row_of(ChunkNo chunk) {
-    return media::bitmap_row(media::index_in_group(chunk));
+    return media::bitmap_of(chunk, classes ? layout.classes : layout.bitmaps);
 }
 // The line of a bitmap block that describes the chunk.
 journal::Lines row_lines(ChunkNo chunk) {
     constexpr std::size_t kRow = kChunkBlocks / 8;
     static_assert(kRow == media::kLineSize && offsetof(media::BitmapBlock, bits) % kRow == 0);
-    return journal::lines_of(offsetof(media::BitmapBlock, bits) + row_of(chunk) * kRow, kRow);
+    return journal::lines_of(offsetof(media::BitmapBlock, bits) + media::bitmap_row(chunk) * kRow,
+                             kRow);
 }
 Bits bits_of(const media::BitmapBlock &bitmap, ChunkNo chunk) {
     Bits bits;
-    for (std::size_t i = 0; i < bits.size(); ++i) bits[i] = bitmap.bits[row_of(chunk)][i].get();
+    for (std::size_t i = 0; i < bits.size(); ++i)
+        bits[i] = bitmap.bits[media::bitmap_row(chunk)][i].get();
     return bits;
 }
 
@@ -281,7 +279,7 @@ Result<> SpaceMap::write_summary(Change &change, ChunkNo chunk) {
 Result<> SpaceMap::edit_bits(Change &change, ChunkNo chunk, const Bits &bits, bool take) {
     auto *bitmap = TRY(change.tx().edit<media::BitmapBlock>(bitmap_block(chunk, false),
                                                             Magic::bitmap, row_lines(chunk)));
-    auto &row = bitmap->bits[row_of(chunk)];
+    auto &row = bitmap->bits[media::bitmap_row(chunk)];
     for (std::size_t i = 0; i < bits.size(); ++i) {
         const std::uint64_t was = row[i].get();
         if ((was & bits[i]) != (take ? 0 : bits[i]))
@@ -300,7 +298,7 @@ Result<> SpaceMap::take(Change &change, ChunkNo chunk, const Bits &bits, Use use
         auto *classes = TRY(change.tx().edit<media::BitmapBlock>(bitmap_block(chunk, true),
                                                                  Magic::bitmap, row_lines(chunk)));
         for (std::size_t i = 0; i < bits.size(); ++i) {
-            media::le64 &word = classes->bits[row_of(chunk)][i];
+            media::le64 &word = classes->bits[media::bitmap_row(chunk)][i];
             word.set(word.get() | bits[i]);
         }
         c.was_meta = true;
@@ -328,7 +326,7 @@ Result<bool> SpaceMap::clear_classes(Change &change, ChunkNo chunk, const Bits &
     auto *copy = TRY(change.tx().edit<media::BitmapBlock>(bitmap_block(chunk, true), Magic::bitmap,
                                                           row_lines(chunk)));
     for (std::size_t i = 0; i < bits.size(); ++i)
-        copy->bits[row_of(chunk)][i].set(classes[i] & ~bits[i]);
+        copy->bits[media::bitmap_row(chunk)][i].set(classes[i] & ~bits[i]);
     return true;
 }
 

@@ -85,17 +85,15 @@ Result<> Blocks::look_for(BlockNo block) const {
 }
 
 Result<> Blocks::check_class(BlockNo block) {
-    const unsigned in_group = media::index_in_group(media::chunk_of(block));
+    const ChunkNo chunk = media::chunk_of(block);
     const auto layout = media::layout_of(media::group_of(block));
     for (const BlockNo first : {layout.bitmaps, layout.classes}) {
-        const auto found = get(first + media::bitmap_index(in_group), media::Magic::bitmap);
+        const auto found = get(media::bitmap_of(chunk, first), media::Magic::bitmap);
         if (!found.ok() && !is_damage(found.error())) return found.error();
         // A damaged bitmap must not make all blocks that it describes unusable.
         if (!found.ok()) return {};
         const auto *bitmap = reinterpret_cast<const media::BitmapBlock *>(found.value());
-        const unsigned bit = media::index_in_chunk(block);
-        const std::uint64_t word = bitmap->bits[media::bitmap_row(in_group)][bit / 64].get();
-        if ((word >> (bit % 64) & 1) == 0) return corrupt("a metadata block is among file data");
+        if (!media::bit_of(*bitmap, block)) return corrupt("a metadata block is among file data");
     }
     return {};
 }

@@ -145,14 +145,10 @@ private:
 // As the medium says, which may be behind the records.  A block that is metadata becomes data only
 // when no record that changes it can be replayed.
 bool is_metadata_at_home(const pm::Region &region, BlockNo block) {
-    const ChunkNo chunk = media::chunk_of(block);
-    const unsigned in_group = media::index_in_group(chunk), bit = media::index_in_chunk(block);
     const BlockNo classes =
-        media::layout_of(media::group_of(chunk)).classes + media::bitmap_index(in_group);
-    const std::uint64_t word =
-        offsetof(media::BitmapBlock, bits) + media::bitmap_row(in_group) * kLineSize + bit / 64 * 8;
-    const ConstBytes bytes(region.data() + media::byte_of(classes), kBlockSize);
-    return (load<media::le64>(bytes, word).get() >> bit % 64 & 1) != 0;
+        media::bitmap_of(media::chunk_of(block), media::layout_of(media::group_of(block)).classes);
+    const std::byte *at = region.data() + media::byte_of(classes);
+    return media::bit_of(*reinterpret_cast<const media::BitmapBlock *>(at), block);
 }
 
 // A whole block, or an inode in it, that a transaction later than `seq` wrote.  A transaction with

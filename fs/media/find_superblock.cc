@@ -40,12 +40,10 @@ bool confirmed(ConstBytes region, const Superblock &sb, std::uint64_t block) {
         !whole(first.inode_map, Magic::inode_map) &&
         !whole(sb.journal_start.get(), Magic::ring_header))
         return false;
-    const std::uint64_t chunk = block % kGroupBlocks / kChunkBlocks;
-    const std::uint64_t classes = layout_of(block / kGroupBlocks).classes + bitmap_index(chunk);
-    if (!whole(classes, Magic::bitmap)) return true;  // cannot be known
-    const auto bitmap = load<BitmapBlock>(block_of(region, classes));
-    const std::uint64_t word = bitmap.bits[bitmap_row(chunk)][block % kChunkBlocks / 64].get();
-    return (word >> (block % 64) & 1) != 0;
+    const BlockNo copy(block);
+    const BlockNo classes = bitmap_of(chunk_of(copy), layout_of(group_of(copy)).classes);
+    if (!whole(classes.value(), Magic::bitmap)) return true;  // cannot be known
+    return bit_of(load<BitmapBlock>(block_of(region, classes.value())), copy);
 }
 
 }  // namespace

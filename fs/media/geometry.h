@@ -107,5 +107,18 @@ constexpr std::uint64_t bitmap_index(std::uint64_t chunk) {
 constexpr std::uint64_t bitmap_row(std::uint64_t chunk) {
     return chunk % kBitmapChunks;
 }
+// The same of a chunk of the region: the block, of those from `bitmaps` on in its group, and the
+// row.
+constexpr BlockNo bitmap_of(ChunkNo chunk, BlockNo bitmaps) {
+    return bitmaps + bitmap_index(index_in_group(chunk));
+}
+constexpr std::uint64_t bitmap_row(ChunkNo chunk) {
+    return bitmap_row(index_in_group(chunk));
+}
+// A block's bit in the bitmap block that bitmap_of() gives for its chunk.
+inline bool bit_of(const BitmapBlock &bitmap, BlockNo block) {
+    const unsigned bit = index_in_chunk(block);
+    return (bitmap.bits[bitmap_row(chunk_of(block))][bit / 64].get() >> bit % 64 & 1) != 0;
+}
 
 }  // namespace pmfs::media

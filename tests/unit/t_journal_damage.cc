@@ -424,10 +424,9 @@ TEST_CASE("journal: a user's bytes in a block that is about to be metadata are n
         CAPTURE(class_is_home);
         if (class_is_home) {
             const ChunkNo chunk = chunk_of(leaf);
-            const BlockNo classes =
-                layout_of(group_of(leaf)).classes + bitmap_index(index_in_group(chunk));
+            const BlockNo classes = bitmap_of(chunk, layout_of(group_of(leaf)).classes);
             auto &bitmap = *reinterpret_cast<BitmapBlock *>(&killed.bytes[byte_of(classes)]);
-            le64 &word = bitmap.bits[bitmap_row(index_in_group(chunk))][index_in_chunk(leaf) / 64];
+            le64 &word = bitmap.bits[bitmap_row(chunk)][index_in_chunk(leaf) / 64];
             word.set(word.get() | std::uint64_t{1} << index_in_chunk(leaf) % 64);
             seal_block(bitmap);
         }
