@@ -21,13 +21,26 @@ struct Options {
     std::size_t problems_kept_max = 1000;  // later ones are only counted
 };
 
+// What a repair writes: bytes of a block or an inode whose right value follows from the rest of the
+// volume.
+struct Change {
+    std::uint64_t block = 0;
+    media::Magic magic{};    // inode: of one in a block of inodes
+    unsigned slot = 0;       // which
+    std::uint64_t self = 0;  // its number
+    bool anew = false;       // the block is not whole: all its other bytes but the header are zero
+    std::size_t offset = 0;  // of the bytes in the block, or in the inode
+    std::vector<std::byte> bytes = {};
+};
+
 struct Report {
     std::vector<Problem> problems;
-    std::uint64_t found = 0;     // kept or not
-    std::uint64_t repaired = 0;  // of these
-    bool unjudged = false;       // damage hides what some blocks or names belong to
-    bool gave_up = false;        // too many problems: the rest was not checked
-    bool medium_failed = false;  // such as a bad page, which was read as zeroes
+    std::vector<Change> changes;  // that repair() makes
+    std::uint64_t found = 0;      // kept or not
+    std::uint64_t repaired = 0;   // of these
+    bool unjudged = false;        // damage hides what some blocks or names belong to
+    bool gave_up = false;         // too many problems: the rest was not checked
+    bool medium_failed = false;   // such as a bad page, which was read as zeroes
 
     // Facts about the volume.
     bool was_clean = false;  // the journal's header says unmounted
@@ -51,8 +64,8 @@ Result<std::uint64_t> replay_journal(pm::Region &region, const journal::BootId &
                                      bool may_write, Report *report);
 
 // Checks what region.meta() and region.data() contain now; replays nothing (see above) and writes
-// nothing.  The volume must not be in use.  No state outlives the call.  Errors, if nothing can be
-// checked: media::find_superblock's; ENOMEM.
+// nothing, but plans what a repair would.  The volume must not be in use.  No state outlives the
+// call.  Errors, if nothing can be checked: media::find_superblock's; ENOMEM.
 Result<Report> check(pm::Region &region, const Options &options = {});
 
 }  // namespace pmfs::fsck

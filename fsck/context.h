@@ -60,6 +60,16 @@ struct Context {
     void found_inode(Code code, std::uint64_t inode, std::string detail = {}) {
         found({.code = code, .inode = inode, .detail = std::move(detail)});
     }
+    // `bytes` belong at `offset` of a block, which is made anew if it is not whole.
+    void change_block(std::uint64_t block, media::Magic magic, bool anew, std::size_t offset,
+                      ConstBytes bytes) {
+        report.changes.push_back({.block = block,
+                                  .magic = magic,
+                                  .anew = anew,
+                                  .offset = offset,
+                                  .bytes = {bytes.begin(), bytes.end()}});
+    }
+
     // Gives up: with so many problems this is not a volume with a few faults.
     bool give_up() {
         constexpr std::uint64_t kFoundMax = 1'000'000;

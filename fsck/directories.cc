@@ -34,6 +34,7 @@ private:
                 std::string_view name);
     void check_directory(const Directory &directory);
     void check_file(std::uint64_t number, const InodeInfo &info);
+    void set_links(std::uint64_t number, const InodeInfo &info, std::uint64_t links);
     Directory *parent_of(const Directory &directory);
 
     Context &context_;
@@ -59,13 +60,19 @@ void Names::walk_directory(Directory &directory) {
             context_, space_, directory.root, directory.inode, TreeKind::directory,
             [&](std::uint64_t key, ConstBytes value) { add_entry(directory, key, value); });
     directory.complete &= walk.complete;
-    if (directory.complete && entries_ != directory.entries)
+    if (directory.complete && entries_ != directory.entries) {
         context_.found_inode(Code::entries_wrong, directory.inode,
                              fmt::format("it says {}, has {}", directory.entries, entries_));
-    if (walk.complete && directory.blocks_known && directory.blocks != walk.nodes)
+        inodes_.change(directory.inode, offsetof(Inode, entries), bytes_of(le64(entries_)));
+    }
+    if (walk.complete && directory.blocks_known && directory.blocks != walk.nodes) {
         context_.found_inode(Code::blocks_wrong, directory.inode,
                              fmt::format("its tree has {}, it says {}", walk.nodes,
                                          static_cast<std::int64_t>(directory.blocks)));
+        const std::uint64_t others = inodes_.at(directory.inode).blocks.get() - directory.blocks;
+        inodes_.change(directory.inode, offsetof(Inode, blocks),
+                       bytes_of(le64(others + walk.nodes)));
+    }
 }
 
 void Names::add_entry(Directory &directory, std::uint64_t key, ConstBytes value) {
@@ -137,19 +144,30 @@ void Names::check_file(std::uint64_t number, const InodeInfo &info) {
     if (info.names == 0)
         context_.found_inode(Code::inode_unreachable, number,
                              fmt::format("its link count is {}", info.nlink));
-    else
+    else {
         context_.found_inode(Code::link_count_wrong, number,
                              fmt::format("it says {}, has {}", info.nlink, info.names));
+        set_links(number, info, info.names);
+    }
+}
+
+// One that says 0 is on the list of orphans as well, and a mount would remove it: left as it is.
+void Names::set_links(std::uint64_t number, const InodeInfo &info, std::uint64_t links) {
+    if (info.nlink == 0 || context_.lost_names) return;
+    inodes_.change(number, offsetof(Inode, nlink),
+                   bytes_of(le32(static_cast<std::uint32_t>(links))));
 }
 
 void Names::check_directory(const Directory &directory) {
     const InodeInfo &info = inodes_.info(directory.inode);
     const bool root = directory.inode == kRootIno;
     const bool orphan = info.nlink == 0 && directory.named_by == 0 && !root;
-    if (!orphan && directory.complete && info.nlink != 2 + directory.subdirectories)
+    if (!orphan && directory.complete && info.nlink != 2 + directory.subdirectories) {
         context_.found_inode(
             Code::link_count_wrong, directory.inode,
             fmt::format("it says {}, should be {}", info.nlink, 2 + directory.subdirectories));
+        set_links(directory.inode, info, 2 + directory.subdirectories);
+    }
     if (orphan) {
         if (directory.complete && directory.entries != 0)
             context_.found_inode(
@@ -159,9 +177,12 @@ void Names::check_directory(const Directory &directory) {
     }
     if (root || directory.named_by != 0) {
         const std::uint64_t parent = root ? kRootIno : directory.named_by;
-        if (directory.parent != parent)
+        if (directory.parent != parent) {
             context_.found_inode(Code::parent_wrong, directory.inode,
                                  fmt::format("it says {}, is {}", directory.parent, parent));
+            if (!context_.lost_names)
+                inodes_.change(directory.inode, offsetof(Inode, parent), bytes_of(le64(parent)));
+        }
     } else if (!context_.lost_names) {
         context_.found_inode(Code::inode_unreachable, directory.inode, "a directory");
     }

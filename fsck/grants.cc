@@ -69,13 +69,9 @@ bool is_placed_record(const Inode &inode) {
 GrantRecord walk_grant_record(Context &context, Space &space, std::uint64_t number,
                               const Inode &inode) {
     check_record(context, number, inode);
-    GrantRecord record{number, inode.parent.get(), inode.entries.get(), {}, true};
-    Owned owned = walk_xattrs(context, space, number, inode);
-    owned.add(walk_map(context, space, number, inode, MapOf::grant_record, &record.extents));
-    if (owned.complete && inode.blocks.get() != owned.blocks)
-        context.found_inode(
-            Code::blocks_wrong, number,
-            fmt::format("it says {}, its map has {} nodes", inode.blocks.get(), owned.blocks));
+    GrantRecord record{number, inode.parent.get(), inode.entries.get(), {}, {}, true};
+    record.owned = walk_xattrs(context, space, number, inode);
+    record.owned.add(walk_map(context, space, number, inode, MapOf::grant_record, &record.extents));
     return record;
 }
 

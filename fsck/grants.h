@@ -23,6 +23,7 @@ struct GrantRecord {
     std::uint64_t file = 0;           // the file that its holder maps
     std::uint64_t generation = 0;     // of that file
     std::vector<FileExtent> extents;  // those that are plausible
+    Owned owned;                      // the nodes of its map
     bool sure = true;                 // that there is or was such a file
 };
 

@@ -14,6 +14,8 @@ using namespace media;
 
 namespace {
 
+constexpr std::uint64_t kUnknown = ~std::uint64_t{0};
+
 template <std::size_t kSize>
 std::uint64_t ones_in(const le64 (&words)[kSize]) {
     std::uint64_t count = 0;
@@ -63,7 +65,7 @@ void InodeMaps::read_group(std::uint64_t group, const Summary &summary) {
         }
         used += ones_in(map->slots);
         made += ones_in(map->made) * kInodesPerBlock;
-        read_chunk(chunk, *map);
+        read_chunk(chunk, chunk * kChunkBlocks + entry - 1, *map);
     }
     if (!all_known) return;
     const auto compare = [&](Code code, std::uint64_t says, std::uint64_t is) {
@@ -87,13 +89,91 @@ const InodeMap *InodeMaps::map_of(std::uint64_t chunk, std::uint64_t place) {
         if (!space_.claim(block, 1, BlockClass::metadata, Problem::kNone)) return nullptr;
     }
     const auto *map = context_.whole<InodeMap>(block, Magic::inode_map);
-    if (map == nullptr) context_.found_block(Code::inode_map_damaged, block);
-    return map;
+    if (map != nullptr) return map;
+    context_.found_block(Code::inode_map_damaged, block);
+    return find_again(chunk, block);
 }
 
-void InodeMaps::read_chunk(std::uint64_t chunk, const InodeMap &map) {
+// A map as the chunk's blocks show it; or null, if that is not its place, or the bitmaps do not say
+// which blocks are metadata (a file's data may look like inodes).  A slot that is not whole counts
+// as it says itself.
+const InodeMap *InodeMaps::find_again(std::uint64_t chunk, std::uint64_t block) {
+    if (!space_.is_metadata(block) || holds_inodes(block)) return nullptr;
+    InodeMap map{};
+    map.header = header_of(Magic::inode_map, context_.fsid(), block, 0);
+    const auto set = [](le64 &word, std::uint64_t bit) {
+        word.set(word.get() | std::uint64_t{1} << bit % 64);
+    };
+    for (std::uint64_t i = 0; i < kChunkBlocks; ++i) {
+        const std::uint64_t at = chunk * kChunkBlocks + i;
+        if (!space_.is_metadata(at) || !holds_inodes(at)) continue;
+        set(map.made[i / 64], i);
+        const auto *inodes = reinterpret_cast<const Inode *>(context_.meta_block(at).data());
+        for (std::uint64_t slot = 0; slot < kInodesPerBlock; ++slot)
+            if (inodes[slot].mode.get() != 0)
+                set(map.slots[(i * kInodesPerBlock + slot) / 64], i * kInodesPerBlock + slot);
+    }
+    map.used.set(static_cast<std::uint32_t>(ones_in(map.slots)));
+    map.blocks.set(static_cast<std::uint32_t>(ones_in(map.made)));
+    found_again_.push_back(map);
+    return &found_again_.back();
+}
+
+// One slot that is whole is enough: nothing else in a block of metadata looks like that.
+bool InodeMaps::holds_inodes(std::uint64_t block) const {
+    const ConstBytes bytes = context_.meta_block(block);
+    for (std::uint64_t slot = 0; slot < kInodesPerBlock; ++slot)
+        if (block_ok(bytes.subspan(slot * kInodeSize, kInodeSize), Magic::inode, context_.fsid(),
+                     number_of(block, slot)))
+            return true;
+    return false;
+}
+
+void InodeMaps::plan(const std::function<std::optional<bool>(std::uint64_t)> &in_use) {
+    struct Count {
+        std::uint64_t used = 0, made = 0;
+    };
+    std::vector<Count> counts(space_.groups());
+    for (const Chunk &chunk : chunks_) {
+        constexpr std::size_t kSkip = sizeof(BlockHeader);
+        InodeMap right = *chunk.map;
+        plan_chunk(chunk, in_use, right);
+        Count &count = counts[chunk.number / kGroupChunks];
+        count.used += ones_in(right.slots);
+        count.made += ones_in(right.made) * kInodesPerBlock;
+        const ConstBytes content = bytes_of(right).subspan(kSkip);
+        if (chunk.found_again || !std::ranges::equal(bytes_of(*chunk.map).subspan(kSkip), content))
+            context_.change_block(chunk.place, Magic::inode_map, chunk.found_again, kSkip, content);
+    }
+    for (const std::uint64_t chunk : lost_) counts[chunk / kGroupChunks].made = kUnknown;
+    for (std::uint64_t group = 0; group < counts.size(); ++group)
+        if (counts[group].made != kUnknown)
+            space_.set_inodes(group, static_cast<std::uint32_t>(counts[group].used),
+                              static_cast<std::uint32_t>(counts[group].made));
+}
+
+void InodeMaps::plan_chunk(const Chunk &chunk,
+                           const std::function<std::optional<bool>(std::uint64_t)> &in_use,
+                           InodeMap &right) const {
+    std::uint64_t index = chunk.first_index;
+    for (std::uint64_t i = 0; i < kChunkBlocks; ++i) {
+        const bool made = bit(right.made, i), counts = (chunk.made[i / 64] >> (i % 64) & 1) != 0;
+        for (std::uint64_t slot = 0; slot < kInodesPerBlock; ++slot) {
+            const std::uint64_t at = i * kInodesPerBlock + slot, mask = std::uint64_t{1} << at % 64;
+            const bool now = bit(right.slots, at);
+            const bool used = made && (counts ? in_use(index++).value_or(now) : now);
+            le64 &word = right.slots[at / 64];
+            word.set(used ? word.get() | mask : word.get() & ~mask);
+        }
+    }
+    right.used.set(static_cast<std::uint32_t>(ones_in(right.slots)));
+    right.blocks.set(static_cast<std::uint32_t>(ones_in(right.made)));
+}
+
+void InodeMaps::read_chunk(std::uint64_t chunk, std::uint64_t place, const InodeMap &map) {
     check_bits(chunk, map);
-    Chunk entry{chunk, &map, {}, slots_};
+    const bool found_again = !found_again_.empty() && &map == &found_again_.back();
+    Chunk entry{chunk, &map, {}, slots_, found_again, place};
     for (std::uint64_t i = 0; i < kChunkBlocks; ++i) {
         if (!bit(map.made, i)) continue;
         const std::uint64_t block = chunk * kChunkBlocks + i;
@@ -148,6 +228,12 @@ std::optional<InodeMaps::Place> InodeMaps::find(std::uint64_t number) const {
     const std::uint64_t below = chunk->made[i / 64] & ((std::uint64_t{1} << (i % 64)) - 1);
     before += static_cast<std::uint64_t>(std::popcount(below));
     return Place{block, slot, chunk->first_index + before * kInodesPerBlock + slot};
+}
+
+bool InodeMaps::hides(std::uint64_t group) const {
+    return space_.summary(group) == nullptr ||
+           std::ranges::any_of(
+               lost_, [group](std::uint64_t chunk) { return chunk / kGroupChunks == group; });
 }
 
 bool InodeMaps::hidden(std::uint64_t number) const {

@@ -6,6 +6,8 @@
 // cannot pretend to be an inode.
 #pragma once
 #include <cstdint>
+#include <deque>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -18,8 +20,12 @@ class InodeMaps {
 public:
     InodeMaps(Context &context, Space &space) : context_(context), space_(space) {}
 
-    // Reads all maps; claims them and the blocks that they name.  After Space::start().
+    // Reads all maps; claims them and the blocks that they name.  After Space::start().  A damaged
+    // map is replaced by what the chunk's blocks show, where the bitmaps are sound.
     void read();
+    // What a repair writes: maps and counts that agree with the slots.  in_use(index): nothing for
+    // a slot that cannot be read.
+    void plan(const std::function<std::optional<bool>(std::uint64_t)> &in_use);
 
     // Slots in the blocks that count.  They have indexes from 0 on, in the order of their blocks.
     std::uint64_t slots() const { return slots_; }
@@ -30,6 +36,8 @@ public:
     // Nothing: there is no such inode.  Or there may be one, if hidden(): its map is damaged.
     std::optional<Place> find(std::uint64_t number) const;
     bool hidden(std::uint64_t number) const;
+    // Whether a group may have inodes that are not seen.
+    bool hides(std::uint64_t group) const;
 
     // Calls f(number, place, marked) for each slot that counts; marked: in use, its map says. Stops
     // after a block where f says false.
@@ -64,6 +72,8 @@ private:
         const media::InodeMap *map;
         std::uint64_t made[kWords];  // blocks that count
         std::uint64_t first_index;
+        bool found_again;     // the one on the medium is damaged
+        std::uint64_t place;  // its block
     };
 
     static bool bit(const media::le64 *words, std::uint64_t i) {
@@ -75,13 +85,19 @@ private:
     }
     void read_group(std::uint64_t group, const media::Summary &summary);
     const media::InodeMap *map_of(std::uint64_t chunk, std::uint64_t place);
-    void read_chunk(std::uint64_t chunk, const media::InodeMap &map);
+    const media::InodeMap *find_again(std::uint64_t chunk, std::uint64_t block);
+    bool holds_inodes(std::uint64_t block) const;
+    void read_chunk(std::uint64_t chunk, std::uint64_t place, const media::InodeMap &map);
+    void plan_chunk(const Chunk &chunk,
+                    const std::function<std::optional<bool>(std::uint64_t)> &in_use,
+                    media::InodeMap &right) const;
     void check_bits(std::uint64_t chunk, const media::InodeMap &map);
     void lose(std::uint64_t chunk);
 
     Context &context_;
     Space &space_;
-    std::vector<Chunk> chunks_;        // by number
+    std::vector<Chunk> chunks_;  // by number
+    std::deque<media::InodeMap> found_again_;
     std::vector<std::uint64_t> lost_;  // chunks that may have more inodes; in rising order
     std::uint64_t slots_ = 0;
 };

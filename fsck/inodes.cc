@@ -61,8 +61,24 @@ Result<> Inodes::walk() {
         walk_slot(number, info_[place.index], slot_at(place), marked);
         return !context_.give_up();
     });
+    maps_.plan([this](std::uint64_t index) -> std::optional<bool> {
+        const SlotState state = info_[index].state;
+        if (state == SlotState::used || state == SlotState::free) return state == SlotState::used;
+        return std::nullopt;
+    });
     check_root();
     return {};
+}
+
+void Inodes::change(std::uint64_t number, std::size_t offset, ConstBytes bytes) {
+    const auto place = maps_.find(number);
+    PMFS_ASSERT(place.has_value());
+    context_.report.changes.push_back({.block = place->block,
+                                       .magic = Magic::inode,
+                                       .slot = static_cast<unsigned>(place->slot),
+                                       .self = number,
+                                       .offset = offset,
+                                       .bytes = {bytes.begin(), bytes.end()}});
 }
 
 void Inodes::check_root() {
@@ -141,9 +157,14 @@ void Inodes::walk_used(std::uint64_t number, InodeInfo &info, const Inode &inode
         default:
             break;
     }
-    if (owned.complete && inode.blocks.get() != owned.blocks)
-        context_.found_inode(Code::blocks_wrong, number,
-                             fmt::format("it says {}, owns {}", inode.blocks.get(), owned.blocks));
+    check_blocks(number, inode, owned);
+}
+
+void Inodes::check_blocks(std::uint64_t number, const Inode &inode, const Owned &owned) {
+    if (!owned.complete || inode.blocks.get() == owned.blocks) return;
+    context_.found_inode(Code::blocks_wrong, number,
+                         fmt::format("it says {}, owns {}", inode.blocks.get(), owned.blocks));
+    change(number, offsetof(Inode, blocks), bytes_of(le64(owned.blocks)));
 }
 
 // A file that must not have names: its link count is reported here, its names when they are met.
@@ -152,6 +173,7 @@ void Inodes::walk_record(std::uint64_t number, InodeInfo &info, const Inode &ino
     info.list = ListKind::grants;
     check_life(number, inode);
     grants_.push_back(walk_grant_record(context_, space_, number, inode));
+    check_blocks(number, inode, grants_.back().owned);
     ++context_.report.grants;
 }
 

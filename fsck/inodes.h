@@ -67,6 +67,8 @@ public:
     }
     // The slot on the medium; its state must be free or used.
     const media::Inode &at(std::uint64_t number) const;
+    // What a repair writes into that slot, which must be there.
+    void change(std::uint64_t number, std::size_t offset, ConstBytes bytes);
     // Calls f(number, info) for each slot.
     template <class F>
     void for_each(F f) {
@@ -87,6 +89,7 @@ private:
     void walk_free(std::uint64_t number, const media::Inode &slot, bool marked);
     void walk_used(std::uint64_t number, InodeInfo &info, const media::Inode &inode);
     void walk_record(std::uint64_t number, InodeInfo &info, const media::Inode &inode);
+    void check_blocks(std::uint64_t number, const media::Inode &inode, const Owned &owned);
     void check_root();
     void check_mode(std::uint64_t number, const media::Inode &inode, std::uint8_t type);
     void check_life(std::uint64_t number, const media::Inode &inode);

@@ -7,6 +7,6 @@ namespace pmfs::fsck {
 
 // Follows the lists from the groups' summaries and looks for inodes that are missing.  After
 // Inodes::walk().
-void check_lists(Context &context, const Space &space, Inodes &inodes);
+void check_lists(Context &context, Space &space, Inodes &inodes);
 
 }  // namespace pmfs::fsck

@@ -55,8 +55,7 @@ int main(int argc, char **argv) {
     bool codes = false;
     app.add_flag("--codes", codes, "Only list all problems that it can report");
     app.add_flag("-n", words.only_look, "Write nothing: the journal is replayed in memory");
-    app.add_flag("-a,-p,-y", words.repair,
-                 "Repair what can be repaired: the superblock and its copies");
+    app.add_flag("-a,-p,-y", words.repair, "Repair what follows from the rest of the volume");
     bool ignored = false;
     int ignored_fd = 0;
     app.add_flag("-f,--force", ignored, "Check even if the volume is clean (it always does)");

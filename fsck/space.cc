@@ -123,6 +123,10 @@ bool Space::may_be_metadata(std::uint64_t block) const {
            (word_of(block, true).value_or(bit) & bit) != 0;
 }
 
+bool Space::is_metadata(std::uint64_t block) const {
+    return (word_of(block, false).value_or(0) & word_of(block, true).value_or(0)) >> block % 64 & 1;
+}
+
 void Space::Fault::add(std::uint64_t block, std::uint64_t bits) {
     if (bits == 0) return;
     if (count == 0) first = block / 64 * 64 + static_cast<std::uint64_t>(std::countr_zero(bits));
@@ -159,6 +163,7 @@ bool Space::claim(std::uint64_t start, std::uint64_t blocks, BlockClass as, std:
     }
     context_.report.blocks_used += blocks - twice.count;
     say(Code::block_owned_twice, twice, owner);
+    owned_twice_ |= twice.count != 0;
     say(metadata ? Code::metadata_marked_data : Code::data_marked_metadata, wrong, owner);
     return believed && twice.count == 0;
 }
@@ -183,6 +188,7 @@ void Space::finish() {
         if (context_.give_up()) break;
     }
     end_run();
+    for (std::uint64_t group = 0; group < groups_.size(); ++group) plan(group);
 }
 
 void Space::finish_group(std::uint64_t group) {

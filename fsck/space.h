@@ -35,6 +35,17 @@ public:
     // content must not be used; that was reported, or finish() does it.
     bool claim(std::uint64_t start, std::uint64_t blocks, BlockClass as, std::uint64_t owner);
 
+    // Whether the bitmaps say for certain that the block is metadata.
+    bool is_metadata(std::uint64_t block) const;
+
+    // What a repair writes into the summaries of a group, where they say something else.
+    void set_inodes(std::uint64_t group, std::uint32_t used, std::uint32_t made) {
+        groups_[group].inodes = Inodes{used, made};
+    }
+    void set_list(std::uint64_t group, std::size_t head_offset, std::uint64_t head) {
+        groups_[group].heads.push_back({head_offset, head});
+    }
+
     // How far from `start` on, up to `end`, the blocks all have an owner or all have none, as
     // `start` has.  start < end <= the volume's end.
     struct Stretch {
@@ -46,8 +57,17 @@ public:
     void finish();
 
 private:
+    struct Inodes {
+        std::uint32_t used, made;
+    };
+    struct Head {
+        std::size_t offset;  // of the field in Summary
+        std::uint64_t inode;
+    };
     struct Group {
         const media::Summary *summary = nullptr;
+        std::optional<Inodes> inodes = {};
+        std::vector<Head> heads = {};
         // Which of its bitmap blocks are whole, one bit each.
         std::uint16_t usage_whole = 0, classes_whole = 0;
     };
@@ -80,12 +100,17 @@ private:
     void check_kind(std::uint64_t chunk, std::uint8_t kind, Seen marked, Seen owned);
     void compare_bits(std::uint64_t block, std::uint64_t wrong, Code code);
     void end_run();
+    void plan(std::uint64_t group);
+    void plan_bitmaps(std::uint64_t group, bool classes);
+    void plan_summaries(std::uint64_t group);
+    void derive(std::uint64_t group, media::Summary &summary) const;
 
     Context &context_;
     std::vector<Group> groups_;
     LazyArray<std::uint64_t> owned_;           // one bit a block
     LazyArray<std::uint64_t> owned_metadata_;  // and as what
     Run run_;
+    bool owned_twice_ = false;
 };
 
 }  // namespace pmfs::fsck

@@ -87,7 +87,7 @@ inline std::string list_of_0644() {
            std::string(reinterpret_cast<const char *>(entries), sizeof entries);
 }
 
-struct Plant {
+struct Planted {
     Code code;
     const char *how;
     std::function<void(Populated &)> plant;  // finish() follows
@@ -95,10 +95,10 @@ struct Plant {
     std::uint64_t mapping_unit = 4096;
 };
 
-std::span<const Plant> volume_plants();  // journal, inode maps, lists, space, trees
-std::span<const Plant> file_plants();    // inodes, names, block maps, values
-std::span<const Plant> grant_plants();   // grant records
-inline std::array<std::span<const Plant>, 3> all_plants() {
+std::span<const Planted> volume_plants();  // journal, inode maps, lists, space, trees
+std::span<const Planted> file_plants();    // inodes, names, block maps, values
+std::span<const Planted> grant_plants();   // grant records
+inline std::array<std::span<const Planted>, 3> all_plants() {
     return {volume_plants(), file_plants(), grant_plants()};
 }
 

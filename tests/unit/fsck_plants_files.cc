@@ -27,7 +27,7 @@ void change_list(Populated &p, std::size_t offset, std::uint16_t value) {
     p.b.add_xattrs(p.many_links, {{"system.posix_acl_access", list}});
 }
 
-const Plant kPlants[] = {
+const Planted kPlants[] = {
     // --- inodes
     {Code::inode_damaged, "a pipe", [](Populated &p) { p.b.inode(p.pipe).uid.set(77); }, false},
     {Code::inode_damaged, "a directory", [](Populated &p) { p.b.inode(p.directory).uid.set(77); },
@@ -377,7 +377,7 @@ const Plant kPlants[] = {
 
 }  // namespace
 
-std::span<const Plant> file_plants() {
+std::span<const Planted> file_plants() {
     return kPlants;
 }
 

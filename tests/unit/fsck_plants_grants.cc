@@ -23,7 +23,7 @@ void leave_kept_to_one(Populated &p) {
     inline_extent(p, p.grant, 1).blocks.set(3);
 }
 
-const Plant kPlants[] = {
+const Planted kPlants[] = {
     // --- the list
     {Code::grant_list_wrong_inode, "a file",
      [](Populated &p) { p.b.inode(p.grant_tree).next.set(p.file); }},
@@ -191,7 +191,7 @@ const Plant kPlants[] = {
 
 }  // namespace
 
-std::span<const Plant> grant_plants() {
+std::span<const Planted> grant_plants() {
     return kPlants;
 }
 

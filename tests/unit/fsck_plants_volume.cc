@@ -4,7 +4,7 @@
 namespace pmfs::test {
 namespace {
 
-const Plant kPlants[] = {
+const Planted kPlants[] = {
     // --- the journal
     {Code::ring_headers_damaged, "both",
      [](Populated &p) {
@@ -125,7 +125,9 @@ const Plant kPlants[] = {
      [](Populated &p) {
          p.b.inode(p.grant_tree).parent.set(p.pipe);
          p.b.finish();
-         damage(p, p.b.inode_map_block(Populated::kFarChunk));
+         p.b.summary().inode_map[Populated::kFarChunk].set(
+             static_cast<std::uint16_t>(1 + p.pipe / kInodesPerBlock % kChunkBlocks));
+         p.b.seal_summary();
      },
      false},
     {Code::block_owned_twice, "an inode map in the place of the superblock's copy",
@@ -366,7 +368,7 @@ const Plant kPlants[] = {
 
 }  // namespace
 
-std::span<const Plant> volume_plants() {
+std::span<const Planted> volume_plants() {
     return kPlants;
 }
 

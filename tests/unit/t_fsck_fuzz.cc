@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "fsck/check.h"
 #include "fsck/print.h"
+#include "fsck/repair.h"
 #include "media/geometry.h"
 #include "media/verify.h"
 #include "support/builder.h"
@@ -62,21 +63,29 @@ public:
         meta_ = data_ = bytes_.get();
     }
     std::byte *block(std::uint64_t number) { return bytes_.get() + number * kBlockSize; }
+    void let_write(bool may) { may_write_ = may; }
     Result<> sync() override { return {}; }
-    void store_home(std::uint64_t, ConstBytes) override { never(); }
-    void drop_private(std::uint64_t) override { never(); }
+    void store_home(std::uint64_t offset, ConstBytes bytes) override { put(offset, bytes); }
+    void drop_private(std::uint64_t) override {}
     bool lost(std::uint64_t, std::uint64_t) const override { return false; }
 
 protected:
-    void do_write(std::uint64_t, ConstBytes) override { never(); }
-    void do_zero(std::uint64_t, std::uint64_t) override { never(); }
-    void do_store_meta(std::uint64_t, ConstBytes) override { never(); }
-    void do_fence() override { never(); }
-    void do_fence_everywhere() override { never(); }
+    void do_write(std::uint64_t offset, ConstBytes bytes) override { put(offset, bytes); }
+    void do_zero(std::uint64_t offset, std::uint64_t size) override {
+        put(offset, std::vector<std::byte>(size));
+    }
+    void do_store_meta(std::uint64_t offset, ConstBytes bytes) override { put(offset, bytes); }
+    void do_fence() override {}
+    void do_fence_everywhere() override {}
 
 private:
-    static void never() { FAIL("a check wrote to the volume"); }
+    void put(std::uint64_t offset, ConstBytes bytes) {
+        if (!may_write_) FAIL("a check wrote to the volume");
+        PMFS_ASSERT(offset <= size_ && bytes.size() <= size_ - offset);
+        std::memcpy(bytes_.get() + offset, bytes.data(), bytes.size());
+    }
     std::unique_ptr<std::byte[]> bytes_;
+    bool may_write_ = false;
 };
 
 class Fuzzer {
@@ -122,9 +131,29 @@ private:
             const std::string text = fsck::text_of(report.value(), "fuzz");
             CHECK(text.size() > 10);
             CHECK(fsck::json_of(report.value(), "fuzz").size() > 10);
+            if (++checks_ % 4 == 0) repair(report.value());
         }
         for (auto saved = saved_.rbegin(); saved != saved_.rend(); ++saved)
             std::memcpy(region_.block(saved->first), saved->second.data(), kBlockSize);
+    }
+    // A repair ends, and finds nothing new but what damage had hidden.
+    void repair(fsck::Report report) {
+        const std::vector<std::byte> before(region_.block(0), region_.block(0) + region_.size());
+        std::set<fsck::Code> known;
+        for (const fsck::Problem &problem : report.problems) known.insert(problem.code);
+        const bool hidden = report.unjudged;
+        region_.let_write(true);
+        const auto done = fsck::repair(region_, report, {});
+        region_.let_write(false);
+        CHECK_MESSAGE(done.ok(), std::string(done.ok() ? "" : done.error().what()));
+        const auto after = fsck::check(region_);
+        REQUIRE(after.ok());
+        INFO(fsck::text_of(report, "before"), fsck::text_of(after.value(), "after"));
+        CHECK(after.value().found == report.found - report.repaired);
+        if (!hidden)
+            for (const fsck::Problem &problem : after.value().problems)
+                CHECK(known.contains(problem.code));
+        std::memcpy(region_.block(0), before.data(), before.size());
     }
     void save(std::uint64_t block) {
         const std::byte *bytes = region_.block(block);
@@ -217,6 +246,7 @@ private:
     const std::vector<std::uint64_t> grants_ = {p_.grant, p_.grant_again, p_.grant_tree};
     const std::vector<std::uint64_t> grant_nodes_ = {p_.grant_root, p_.grant_leaf};
     std::map<fsck::Code, std::uint64_t> seen_;  // in how many rounds
+    std::uint64_t checks_ = 0;
     std::vector<std::pair<std::uint64_t, std::vector<std::byte>>> saved_;
 };
 

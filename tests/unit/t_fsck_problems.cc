@@ -20,7 +20,7 @@ using namespace pmfs;
 using namespace pmfs::media;
 using fsck::Code;
 using test::Builder;
-using test::Plant;
+using test::Planted;
 using test::Populated;
 
 namespace {
@@ -96,7 +96,7 @@ TEST_CASE(
 
 TEST_CASE("fsck: a planted fault is found, and nothing that only follows from it") {
     for (const auto &plants : test::all_plants())
-        for (const Plant &plant : plants) {
+        for (const Planted &plant : plants) {
             INFO(std::string(fsck::info_of(plant.code).name), ", ", std::string(plant.how));
             Populated p(plant.mapping_unit);
             plant.plant(p);
@@ -252,7 +252,7 @@ TEST_CASE("fsck: every code has its plant, and its own number, name and sentence
                               Code::record_broken,       // t_journal_damage.cc
                               Code::list_leaves_group};  // above
     for (const auto &plants : test::all_plants())
-        for (const Plant &plant : plants) planted.insert(plant.code);
+        for (const Planted &plant : plants) planted.insert(plant.code);
     std::set<std::string> names, ids, sentences;
     for (const fsck::CodeInfo &info : fsck::all_codes()) {
         INFO(std::string(info.name));
