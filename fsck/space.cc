@@ -44,8 +44,10 @@ Result<> Space::start() {
 
 void Space::read_group(std::uint64_t group) {
     const GroupLayout layout = layout_of(group);
+    const std::uint64_t before = context_.report.found;
     read_summaries(group, layout);
     read_bitmaps(group, layout);
+    groups_[group].suspect = context_.report.found != before;
     claim(layout.superblock, layout.end - layout.superblock, BlockClass::metadata, Problem::kNone);
 }
 
@@ -135,6 +137,7 @@ void Space::Fault::add(std::uint64_t block, std::uint64_t bits) {
 
 void Space::say(Code code, const Fault &fault, std::uint64_t owner) {
     if (fault.count == 0) return;
+    groups_[fault.first / kGroupBlocks].suspect = true;
     context_.found({.code = code,
                     .block = fault.first,
                     .inode = owner,
@@ -184,11 +187,14 @@ Space::Stretch Space::stretch(std::uint64_t start, std::uint64_t end) const {
 void Space::finish() {
     const pm::ScatteredAccess scattered(context_.region);
     for (std::uint64_t group = 0; group < groups_.size(); ++group) {
+        const std::uint64_t before = context_.report.found;
         finish_group(group);
+        groups_[group].suspect |= context_.report.found != before;
         if (context_.give_up()) break;
     }
     end_run();
-    for (std::uint64_t group = 0; group < groups_.size(); ++group) plan(group);
+    for (std::uint64_t group = 0; group < groups_.size(); ++group)
+        if (groups_[group].suspect) plan(group);
 }
 
 void Space::finish_group(std::uint64_t group) {
@@ -235,6 +241,7 @@ std::uint32_t Space::finish_chunk(std::uint64_t chunk, const Summary *summary) {
         const auto used = word_of(block, false), classes = word_of(block, true);
         owned.add(own, own_metadata);
         known &= used && classes;
+        groups_[chunk / kGroupChunks].suspect |= used != own || classes != own_metadata;
         if (!used) continue;
         used_blocks += static_cast<std::uint32_t>(std::popcount(*used));
         if (classes) marked.add(*used, *classes);

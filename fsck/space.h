@@ -39,12 +39,8 @@ public:
     bool is_metadata(std::uint64_t block) const;
 
     // What a repair writes into the summaries of a group, where they say something else.
-    void set_inodes(std::uint64_t group, std::uint32_t used, std::uint32_t made) {
-        groups_[group].inodes = Inodes{used, made};
-    }
-    void set_list(std::uint64_t group, std::size_t head_offset, std::uint64_t head) {
-        groups_[group].heads.push_back({head_offset, head});
-    }
+    void set_inodes(std::uint64_t group, std::uint32_t used, std::uint32_t made);
+    void set_list(std::uint64_t group, std::size_t head_offset, std::uint64_t head);
 
     // How far from `start` on, up to `end`, the blocks all have an owner or all have none, as
     // `start` has.  start < end <= the volume's end.
@@ -68,6 +64,7 @@ private:
         const media::Summary *summary = nullptr;
         std::optional<Inodes> inodes = {};
         std::vector<Head> heads = {};
+        bool suspect = false;  // its bitmaps or summaries may need a repair
         // Which of its bitmap blocks are whole, one bit each.
         std::uint16_t usage_whole = 0, classes_whole = 0;
     };

@@ -10,6 +10,19 @@ namespace pmfs::fsck {
 
 using namespace media;
 
+void Space::set_inodes(std::uint64_t group, std::uint32_t used, std::uint32_t made) {
+    const Summary *summary = groups_[group].summary;
+    if (summary == nullptr) return;
+    groups_[group].inodes = Inodes{used, made};
+    groups_[group].suspect |=
+        summary->inodes_used.get() != used || summary->inodes_made.get() != made;
+}
+
+void Space::set_list(std::uint64_t group, std::size_t head_offset, std::uint64_t head) {
+    groups_[group].heads.push_back({head_offset, head});
+    groups_[group].suspect = true;
+}
+
 // What has an owner that could not be read must not become free: then the bitmaps stay as they are,
 // and of the summaries only a lost copy is made again.
 void Space::plan(std::uint64_t group) {
