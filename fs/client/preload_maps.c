@@ -337,6 +337,15 @@ PMFS_EXPORT void *mremap(void *at, size_t old_length, size_t new_length, int fla
     return at;
 }
 
+/* It counts pages from the beginning of the device. */
+PMFS_EXPORT int remap_file_pages(void *at, size_t length, int protection, size_t page, int flags) {
+    if (is_ours(at, length)) {
+        errno = EINVAL;
+        return -1;
+    }
+    return (int)syscall(SYS_remap_file_pages, at, length, protection, page, flags);
+}
+
 /* It would punch a hole into the device. */
 PMFS_EXPORT int madvise(void *at, size_t length, int advice) {
     if (advice == MADV_REMOVE && is_ours(at, length)) {

@@ -140,9 +140,15 @@ LiveTable::Wrote LiveTable::wrote(HandleId handle, ByteRange bytes, bool ended) 
         return {.past_cache = i.cached != 0};
     }
     if (!ended) return {};
-    const bool refilled = i.drops.filled.overlaps(bytes) || i.drops.filled_before.overlaps(bytes);
+    const std::uint64_t last = media::byte_of(media::file_block_of(bytes.to));
+    const ByteRange pages{media::byte_of(media::file_block_of(bytes.from)), last};
+    const ByteRange end{last, bytes.to};
+    const auto filled = [&drops = i.drops](const ByteRange &range) {
+        return drops.filled.overlaps(range) || drops.filled_before.overlaps(range);
+    };
+    const Wrote wrote{.refilled = filled(pages), .refilled_end = filled(end)};
     end_drops(i);
-    return {.refilled = refilled};
+    return wrote;
 }
 
 // What was filled before this concerns no later write.
@@ -168,7 +174,7 @@ void LiveTable::pages_go(InodeNo ino, ByteRange pages) {
     drops.alone = drops.going++ == 0;
     drops.covers_stores = !found->second.grants.storing();
     drops.dropped.extend(pages);
-    drops.filled_before.extend(std::exchange(drops.filled, {}));
+    drops.filled_before.add(std::exchange(drops.filled, {}));
 }
 
 void LiveTable::pages_gone(InodeNo ino, ByteRange pages) {
@@ -178,7 +184,7 @@ void LiveTable::pages_gone(InodeNo ino, ByteRange pages) {
     if (found == shard.inodes.end() || found->second.drops.going == 0) return;
     Drops &drops = found->second.drops;
     if (--drops.going != 0) return;
-    if (drops.alone && pages.covers(drops.filled_before)) drops.filled_before = {};
+    if (drops.alone && pages.covers(drops.filled_before.hull())) drops.filled_before = {};
     if (drops.alone && drops.covers_stores && pages.covers(kWhole))
         found->second.stored_directly = false;
     // A write that is on its way has its file open.
@@ -192,7 +198,7 @@ void LiveTable::pages_fill(InodeNo ino, ByteRange pages) {
     const auto found = shard.inodes.find(ino.value());
     if (found == shard.inodes.end()) return;
     Drops &drops = found->second.drops;
-    if (drops.dropped.overlaps(pages)) drops.filled.extend(pages);
+    if (drops.dropped.overlaps(pages)) drops.filled.add(pages);
 }
 
 std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, const OpenRequest &request,

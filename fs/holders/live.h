@@ -88,7 +88,8 @@ public:
         bool past_cache = false;
         // It does not, and since the write before it the kernel was told to drop some of these
         // pages, and filled them again: with bytes from before this write, as far as it can tell.
-        bool refilled = false;
+        // The last page, if the write ends inside it, is the second one.
+        bool refilled = false, refilled_end = false;
     };
     // `ended`: the write will be answered with what it has stored.  (If not, it is run again, or
     // the kernel gives up its pages.)
@@ -155,7 +156,7 @@ private:
         bool alone = false;          // no other one was under way at the same time as the last
         bool covers_stores = false;  // none was made past the cache since the last began
         ByteRange dropped;
-        ByteRange filled, filled_before;  // since the last drop began, and earlier
+        ByteRanges filled, filled_before;  // since the last drop began, and earlier
         bool any() const { return going != 0 || !dropped.empty(); }
     };
     struct Inode {

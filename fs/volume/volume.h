@@ -139,6 +139,8 @@ public:
     Result<std::optional<std::uint64_t>> unseen_from(InodeNo ino);
     // Whether it may hold some anywhere that this handle, which bypasses the cache, does not see.
     bool unseen_by(HandleId handle);
+    // Whether reads and writes by it bypass the kernel's cache.
+    bool past_cache(HandleId handle);
     Result<std::uint64_t> seek_data(InodeNo ino, std::uint64_t offset);
     Result<std::uint64_t> seek_hole(InodeNo ino, std::uint64_t offset);
 

@@ -42,19 +42,25 @@ Result<> check_source() {
     return {};
 }
 
+// With -o writeback the kernel notes the times when bytes are stored into its cache, and sends them
+// by itself, perhaps before the bytes (fs/fuse/dir.c, fuse_flush_times()).
+bool kernel_keeps_times(const Engine &e, const Caller &caller) {
+    return caller.written_back && e.options.writeback;
+}
+
 // An overwrite of written blocks inside the file, which changes no metadata.
 class InPlace {
 public:
     InPlace(Engine &e, InodeNo ino, Span span) : e_(e), ino_(ino), span_(span) {}
 
     // True when the write can proceed.  With the lock held shared, inside an epoch.
-    Result<bool> fits(const Reader &reader, const media::Inode &inode, bool kill) {
+    Result<bool> fits(const Reader &reader, const media::Inode &inode, bool kill, bool times) {
         if (span_.to > inode.size.get()) return false;
         if (kill && has_setid(inode.mode.get())) return false;
         if (inode.xattr_root.get() != 0 && core::has_xattr(reader, inode, ino_, kCapability))
             return false;
-        if (core::from_media(inode.mtime) != now_coarse()) return false;
-        if (e_.live.shared(ino_)) return false;
+        if (times && (core::from_media(inode.mtime) != now_coarse() || e_.live.shared(ino_)))
+            return false;
         count_ = 0;
         for (std::uint64_t at = span_.from; at < span_.to;) {
             const Extent e = TRY(core::find_extent(reader, inode, ino_, file_block_of(at)));
@@ -88,7 +94,7 @@ private:
 
 // True when the write needed no change of metadata, and is done.
 Result<bool> write_in_place(Engine &e, InodeNo ino, std::uint64_t offset, const Pieces &bytes,
-                            bool kill) EXCLUDES(e.lock) {
+                            bool kill, bool times) EXCLUDES(e.lock) {
     const core::Epochs::Section inside(e.readers);
     InPlace in_place(e, ino, {offset, offset + bytes.size()});
     {
@@ -96,7 +102,7 @@ Result<bool> write_in_place(Engine &e, InodeNo ino, std::uint64_t offset, const 
         const Reader reader(*e.core);
         const auto *inode = TRY(read_file(reader, ino));
         TRY(core::may_write(*inode, offset));
-        if (!TRY(in_place.fits(reader, *inode, kill))) return false;
+        if (!TRY(in_place.fits(reader, *inode, kill, times))) return false;
         TRY(e.claims.respect_moves(ino));
     }
     in_place.write(bytes);
@@ -125,6 +131,8 @@ public:
     void lend(const Pieces &bytes, const Caller &caller) {
         bytes_ = bytes;
         caller_ = caller;
+        kernel_times_ = kernel_keeps_times(e_, caller);
+        touched_ |= kernel_times_ && !kill_;
     }
     std::size_t written() const { return static_cast<std::size_t>(at_ - span_.from); }
     bool killed() const { return killed_; }
@@ -336,7 +344,7 @@ private:
         const std::uint32_t mode = inode->mode.get();
         if (kill_) kill_setid(inode);
         killed_ |= inode->mode.get() != mode;
-        pmfs::touch(inode, true, e_.live.shared(ino_));
+        if (!kernel_times_) pmfs::touch(inode, true, e_.live.shared(ino_));
     }
 
     Result<> commit() {
@@ -412,7 +420,8 @@ private:
     Caller caller_;
     Stage stage_ = Stage::begin;
     std::uint64_t zeroed_ = 0;  // up to here what the file grows over is zero; bytes
-    bool touched_ = false;      // times and mode are set for this write
+    bool kernel_times_ = false;
+    bool touched_ = false;  // mode, and times that are not the kernel's, are set for this write
     bool killed_ = false;
     // The piece under way: bytes [at_, end_), in the blocks run_.
     std::uint64_t at_, end_ = 0;
@@ -428,11 +437,10 @@ private:
 
 void note_stale(Engine &e, const Caller &caller, std::uint64_t offset, std::uint64_t size,
                 bool ended, Stale *stale) {
-    const ByteRange blocks{media::byte_of(file_block_of(offset)),
-                           media::byte_of(media::file_block_from(offset + size))};
-    const auto wrote = e.live.wrote(caller.handle, blocks, ended);
+    const auto wrote = e.live.wrote(caller.handle, {offset, offset + size}, ended);
     stale->pages = wrote.past_cache;
     stale->refilled = wrote.refilled;
+    stale->refilled_end = wrote.refilled_end;
 }
 
 }  // namespace
@@ -459,7 +467,8 @@ Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset, const Piece
         return Error(EFBIG, "a file has at most 2^50 bytes");
     if (bytes.empty()) return std::size_t{0};
     const bool resumes = caller.progress != nullptr && caller.progress->kept();
-    if (!resumes && TRY(write_in_place(e, ino, offset, bytes, kill_suid_sgid))) {
+    if (!resumes && TRY(write_in_place(e, ino, offset, bytes, kill_suid_sgid,
+                                       !kernel_keeps_times(e, caller)))) {
         note_stale(e, caller, offset, bytes.size(), true, stale);
         return bytes.size();
     }

@@ -75,7 +75,7 @@ TEST_CASE(
     REQUIRE(notifier.start().ok());
     for (std::uint32_t user = 1; user <= kUsers; ++user) {
         kernel.lock(user);
-        notifier.drop_refilled({.ino = InodeNo(user), .offset = 0, .length = 10}, user,
+        notifier.drop_refilled({.ino = InodeNo(user), .offset = 0, .length = 10}, {}, user,
                                [&kernel, user] { kernel.unlock(user); });
     }
     CHECK(kernel.all_unlocked_within(std::chrono::seconds(10)));
@@ -93,11 +93,26 @@ TEST_CASE(
         std::this_thread::sleep_for(std::chrono::milliseconds(4 * Notifier::kPartMs));
         kernel.unlock(1);
     });
-    notifier.drop_refilled({.ino = InodeNo(1), .offset = 0, .length = 8192}, 1,
+    notifier.drop_refilled({.ino = InodeNo(1), .offset = 0, .length = 8192}, {}, 1,
                            [&kernel] { kernel.note("answered"); });
     reader.join();
     notifier.finish();
     CHECK(kernel.notes() == std::vector<std::string>{"dropped", "answered"});
+}
+
+TEST_CASE("notifier: of a write's pages those are dropped that were filled again") {
+    Kernel kernel;
+    Notifier notifier(kernel.functions());
+    REQUIRE(notifier.start().ok());
+    kernel.lock(1);  // the page in which the write ends
+    notifier.drop_refilled({.ino = InodeNo(1), .offset = 100, .length = 10}, {true, false}, 1,
+                           [&kernel] { kernel.note("answered"); });
+    notifier.drop_refilled({.ino = InodeNo(1), .offset = 0, .length = 8192}, {false, true}, 1,
+                           [&kernel] { kernel.note("answered"); });
+    CHECK(kernel.notes() == std::vector<std::string>{"answered", "answered"});
+    kernel.unlock(1);
+    notifier.finish();
+    CHECK(kernel.notes().size() == 2);
 }
 
 TEST_CASE("notifier: a drop that outlasts the answer is known to go on until it has ended") {
@@ -105,7 +120,7 @@ TEST_CASE("notifier: a drop that outlasts the answer is known to go on until it 
     Notifier notifier(kernel.functions());
     REQUIRE(notifier.start().ok());
     kernel.lock(1);
-    notifier.drop_refilled({.ino = InodeNo(1), .offset = 100, .length = 10}, 1, [&kernel] {
+    notifier.drop_refilled({.ino = InodeNo(1), .offset = 100, .length = 10}, {}, 1, [&kernel] {
         kernel.note("answered");
         kernel.unlock(1);
     });

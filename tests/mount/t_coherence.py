@@ -95,6 +95,104 @@ def _(make):
         os.close(fd)
 
 
+@claim("a listing that begins after a change is complete and new, whoever is in the middle of an older one")
+def _(here):
+    padding = "n" * 60
+    old = {f"{padding}{number}" for number in range(3000)}
+    for name in old:
+        (here / name).touch()
+    made, removed = {f"made-{number}" for number in range(100)}, set(sorted(old)[::30])
+    first = os.scandir(here)
+    for _ in range(2500):
+        next(first)
+    for name in made:
+        (here / name).touch()
+    for name in removed:
+        (here / name).unlink()
+    second = os.scandir(here)
+    names = [next(second).name]
+    list(first)
+    names += [entry.name for entry in second]
+    assert len(names) == len(set(names)) and set(names) == old - removed | made
+    first.close()
+    second.close()
+
+
+@claim("a file that was open for writing through the cache when it was sealed is opened so again: else its pages would "
+       "undo what others write", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M")
+    path = volume.mnt / "f"
+    path.write_bytes(b"a" * 65536)
+    before = os.open(path, os.O_RDWR)
+    with mmap.mmap(before, 65536) as mapping:
+        run(program("pmfsctl"), "seal", path)
+        mapping[0:1] = b"b"
+        beside = os.open(path, os.O_RDWR)
+        os.pwrite(beside, b"c", 2000)
+        mapping[1:2] = b"b"
+        mmap.mmap(beside, 65536).close()  # (past the cache: ENODEV)
+        os.close(beside)
+    os.close(before)
+    after = os.open(path, os.O_RDWR)
+    with fails(errno.ENODEV):
+        mmap.mmap(after, 65536)
+    os.close(after)
+    assert volume.unmount() == 0
+    volume.mount()
+    maker.watch()
+    data = path.read_bytes()
+    assert (data[:2], data[2000:2001]) == (b"bb", b"c")
+
+
+@claim("with -o writeback a read past the cache finds the zeroes in front of what was just written", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M", options="writeback")
+    fd = os.open(volume.mnt / "f", os.O_CREAT | os.O_RDWR)
+    os.pwrite(fd, b"x" * 4096, 1 << 20)
+    direct = os.open(volume.mnt / "f", os.O_RDONLY | os.O_DIRECT)
+    page = mmap.mmap(-1, 8192)
+    page.write(b"?" * 8192)
+    assert os.preadv(direct, [page], 4096) == 8192 and page[:] == bytes(8192)
+    os.close(direct)
+    os.close(fd)
+
+
+@claim("with -o writeback the size is right after O_TRUNC beside a program that appends", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M", options="writeback")
+    path = volume.mnt / "f"
+    path.touch()
+    gate, through = threading.Barrier(2), threading.Barrier(2)
+    rounds = 2000
+
+    def empty():
+        for _ in range(rounds):
+            gate.wait()
+            os.close(os.open(path, os.O_RDWR | os.O_TRUNC))
+            through.wait()
+
+    other = threading.Thread(target=empty)
+    other.start()
+    wrong = 0
+    for _ in range(rounds):
+        gate.wait()
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+        os.write(fd, b"b" * 5000)
+        os.fsync(fd)
+        os.close(fd)
+        through.wait()
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            size = os.lseek(fd, 0, os.SEEK_HOLE)  # the server's
+        except OSError:
+            size = 0
+        wrong += size != os.fstat(fd).st_size
+        os.close(fd)
+    other.join()
+    assert wrong == 0, f"{wrong} of {rounds}"
+
+
 @claim("with -o writeback, written data for which there is no space is an error of fsync", alone=True)
 def _(make):
     volume = make.volume(size="32M")

@@ -16,6 +16,20 @@ from fixture import claim, fails, program, run, run_claims, wait_for
 USAGE, FAILED = 1, 32
 
 
+@claim("a server that ends leaves no file without a name, also one that was open", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M")
+    fd = os.open(volume.mnt / "f", os.O_CREAT | os.O_RDWR)
+    os.write(fd, b"x" * 300_000)
+    os.unlink(volume.mnt / "f")
+    os.kill(volume.server.pid, signal.SIGTERM)
+    assert volume.server.wait(60) == 0, volume.log_text()
+    with contextlib.suppress(OSError):  # ENOTCONN
+        os.close(fd)
+    done = run(program("fsck.pmfs"), "-n", volume.region)
+    assert "orphans: 0" in done.stdout, done.stdout
+
+
 def mount_pmfs(*arguments):
     return subprocess.run([program("mount.pmfs"), *map(str, arguments)], capture_output=True,
                           text=True, timeout=60)

@@ -5,6 +5,7 @@ import errno
 import mmap
 import os
 import random
+import time
 
 from fixture import as_user, claim, fails, program, run, run_claims
 
@@ -31,6 +32,45 @@ def _(maker):
     maker.watch()
     assert (volume.mnt / "f").read_bytes() == data[:5] + b"store" + data[10:]
     assert (volume.mnt / "log").read_text() == "".join(f"{number:03}\n" for number in range(100))
+
+
+@claim("-o writeback: the times of what was written are not those of writing it back", alone=True)
+def _(maker):
+    volume = maker.volume(size="64M", options="writeback")
+
+    def nothing(path, _):
+        assert path.exists()
+
+    # What makes the kernel send the times before the bytes.
+    between = {"nothing": nothing, "link": lambda path, _: os.link(path, f"{path}-2"),
+               "rename": lambda path, _: path.rename(f"{path}-new").rename(path),
+               "unlink": lambda path, _: os.unlink(f"{path}-1"),
+               "setxattr": lambda path, _: os.setxattr(path, "user.a", b"x"),
+               "chmod": lambda path, _: path.chmod(0o600), "fsync": lambda _, fd: os.fsync(fd)}
+    times = {}
+    for store in ("write", "overwrite", "mapping"):
+        for name, act in between.items():
+            path = volume.mnt / f"{store}-{name}"
+            path.write_bytes(b"x" * 5000 if store != "write" else b"")
+            os.link(path, f"{path}-1")
+            os.sync()
+            fd = os.open(path, os.O_RDWR)
+            time.sleep(0.02)
+            if store == "mapping":
+                with mmap.mmap(fd, 5000) as mapping:
+                    mapping[5:10] = b"store"
+            else:
+                os.write(fd, b"y" * 4097)
+            written = os.fstat(fd).st_mtime_ns
+            time.sleep(0.02)
+            act(path, fd)
+            os.close(fd)
+            times[path] = written
+    assert volume.unmount() == 0, volume.log_text()
+    volume.mount("writeback")
+    maker.watch()
+    late = {path.name: (os.stat(path).st_mtime_ns - was) / 1e6 for path, was in times.items()}
+    assert not any(late.values()), f"milliseconds: {late}"
 
 
 @claim("timeouts of zero change nothing but speed", alone=True)

@@ -188,6 +188,19 @@ Result<> Client::start_notifier(Notifier::Kernel kernel) {
     return notifier_->start();
 }
 
+bool Client::opened_directory(InodeNo ino) {
+    Shard &shard = shard_of(ino.value());
+    Lock held(shard.mutex);
+    return ++shard.directories[ino.value()] == 1;
+}
+
+void Client::closed_directory(InodeNo ino) {
+    Shard &shard = shard_of(ino.value());
+    Lock held(shard.mutex);
+    const auto found = shard.directories.find(ino.value());
+    if (found != shard.directories.end() && --found->second == 0) shard.directories.erase(found);
+}
+
 void Client::forget_all(const std::function<void(HandleId)> &release) {
     std::vector<HandleId> handles;
     std::vector<std::pair<InodeNo, std::uint64_t>> lookups;

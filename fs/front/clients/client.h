@@ -70,6 +70,10 @@ public:
     Result<> take_grant_place(HandleId handle);
     void free_grant_place(HandleId handle);
 
+    // True: no one has that directory open.
+    bool opened_directory(InodeNo ino);
+    void closed_directory(InodeNo ino);
+
     // ENFILE, EMFILE: the client has as many as it may have.
     Result<> check_room(bool for_node, bool for_handle) const;
 
@@ -99,6 +103,8 @@ private:
         std::unordered_map<std::uint64_t, std::uint64_t> lookups GUARDED_BY(mutex);  // by inode
         std::unordered_map<HandleId, std::size_t> grants GUARDED_BY(mutex);          // by open file
         std::unordered_set<std::uint64_t> owed GUARDED_BY(mutex);  // attributes of these inodes
+        std::unordered_map<std::uint64_t, std::uint64_t> directories
+            GUARDED_BY(mutex);  // that are open
     };
     static constexpr std::size_t kShards = 16;
     void recount_grants();

@@ -132,7 +132,7 @@ void Notifier::drop_pages(const Pages &pages, std::uint32_t user,
     if (!pages_.submit({user, pages.ino.value(), std::move(run)})) then();
 }
 
-void Notifier::drop_refilled(const Pages &written, std::uint32_t user,
+void Notifier::drop_refilled(const Pages &written, Parts parts, std::uint32_t user,
                              const std::function<void()> &then) {
     const std::uint64_t end = written.offset + written.length;
     Pages whole = written, last = written;
@@ -140,6 +140,8 @@ void Notifier::drop_refilled(const Pages &written, std::uint32_t user,
     last.length = end - last.offset;
     if (last.length == kPage) last.length = 0;
     whole.length -= last.length;
+    if (!parts.whole) whole.length = 0;
+    if (!parts.end) last.length = 0;
     const auto drop = [this, user](const Pages &pages, unsigned ms, const auto &next) {
         if (pages.length == 0) return next();  // (to a kernel that would mean all)
         const auto write = std::make_shared<Refilled>(kernel_, pages, next);

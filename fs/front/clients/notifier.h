@@ -60,11 +60,15 @@ public:
     // may be under way at once, and write-back, which drop_pages() waits for, needs one.
     bool crowded() { return pages_.waiting() >= kWaitingMax; }
     // For a write through the cache that was executed and is not answered: runs `then` once the
-    // kernel holds no page of the range that was filled before.  But of the last page, if such a
-    // write covers only a part of it, the kernel may keep the lock until it has the answer: nobody
-    // has filled that one, and `then` runs after kPartMs.  (Other pages it does not lock.  For a
-    // kernel that does there is kWholeMs.)
-    void drop_refilled(const Pages &written, std::uint32_t user, const std::function<void()> &then);
+    // kernel holds no page of the range that was filled before, or of those parts of it that are
+    // chosen.  But of the last page, if such a write covers only a part of it, the kernel may keep
+    // the lock until it has the answer: nobody has filled that one, and `then` runs after kPartMs.
+    // (Other pages it does not lock.  For a kernel that does there is kWholeMs.)
+    struct Parts {
+        bool whole = true, end = true;  // pages that the write covers; one in which it ends
+    };
+    void drop_refilled(const Pages &written, Parts parts, std::uint32_t user,
+                       const std::function<void()> &then);
     static constexpr unsigned kPartMs = 200, kWholeMs = 1000;
     // Drops all pages of the file later.
     void drop_pages_later(InodeNo ino, std::uint32_t user) EXCLUDES(mutex_);

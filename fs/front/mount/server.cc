@@ -440,6 +440,10 @@ Outcome Server::close() {
         device_->stop();
         device_->join();
     }
+    if (dispatcher_ != nullptr) {
+        dispatcher_->drop_waiting();   // first, or a lock that is released would be given to one
+        dispatcher_->give_back_all();  // or unlinked files would be left
+    }
     volume_->quiesce();  // its threads run requests that may talk to the broker
     if (dispatcher_ != nullptr) {
         dispatcher_->set_broker(nullptr);

@@ -541,12 +541,13 @@ void Dispatcher::on_init(void *userdata, fuse_conn_info *connection) {
     // directory's default list.
     want(FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK, true);
     want(FUSE_CAP_WRITEBACK_CACHE, self.options_.writeback);
+    // For O_TRUNC in OPEN the kernel forgets the size without a lock: one that was changed
+    // meanwhile would be lost where the kernel keeps sizes.
+    want(FUSE_CAP_ATOMIC_O_TRUNC, !self.options_.writeback);
     want(FUSE_CAP_POSIX_LOCKS, self.client_->policy().shares_ranges);
     want(FUSE_CAP_FLOCK_LOCKS, self.client_->policy().shares_wholes);
     // READDIRPLUS has no field for what the answer about a single file says (mark_dax).
     if (self.options_.dax) want(FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO, false);
-    // A kernel that opens directories by itself caches their listings.
-    self.opendir_needed_ = !told || (connection->capable & FUSE_CAP_NO_OPENDIR_SUPPORT) == 0;
 }
 
 // The kernel reads this flag when it first meets the file (mount -o dax=inode).  Through a window

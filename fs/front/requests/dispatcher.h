@@ -68,6 +68,9 @@ public:
     // For a client whose kernel is notified of changes, no thread may be in dispatch(); for others,
     // later requests are dropped.
     void leave();
+    // Releases everything that the client holds, after its last request.  (A kernel that unmounts
+    // sends FORGET and RELEASE, but the connection may end before they are read.)
+    void give_back_all();
     // Drops waiting requests, which keep this object alive, without answers.
     void drop_waiting() EXCLUDES(waiting_mutex_);
     // Answers all waiting requests with EINTR, as if the client had interrupted them. Locks get
@@ -110,7 +113,8 @@ public:
         return client_->policy().is_host && !volume_.region().is_image();
     }
     // False when the kernel opens directories without a request once it was told to.
-    bool opendir_needed() const { return opendir_needed_; }
+    // The kernel keeps what is written, and sizes.
+    bool writeback() const { return options_.writeback; }
     // Its kernel maps every file into its window (mount -o dax=always), so none of its opens goes
     // through a page cache.
     bool maps_all() const { return maps_all_; }
@@ -223,7 +227,6 @@ private:
     bool read_in(fuse_req_t req);
     using Waiting = std::unordered_map<std::uint64_t, std::shared_ptr<Parked>>;
     Waiting take_waiting() EXCLUDES(waiting_mutex_);
-    void give_back_all();
     void run(Parked &parked, bool flushed);
     bool flush(const Notifier::Pages &pages, std::uint32_t user,
                const std::function<std::shared_ptr<Parked>()> &park_current);
@@ -260,8 +263,7 @@ private:
     std::atomic<unsigned> late_{0};
     std::atomic<bool> ended_{false};
     std::atomic<bool> ready_{false};
-    bool opendir_needed_ = true;  // settled by INIT
-    bool maps_all_ = false;       // by INIT, as are the next ones
+    bool maps_all_ = false;  // by INIT, as are the next ones
     bool maps_sealed_ = false;
     bool long_setxattr_ = false;
     bool rings_offered_ = false;

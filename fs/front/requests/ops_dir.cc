@@ -8,17 +8,21 @@
 namespace pmfs::front {
 namespace {
 
-void opendir(fuse_req_t req, fuse_ino_t, fuse_file_info *info) {
-    if (!Dispatcher::of(req).opendir_needed()) {
-        fuse_reply_err(req, ENOSYS);  // tells the kernel to open and cache directories by itself
-        return;
-    }
-    // A kernel that cannot be told of new names must not cache listings.
-    info->keep_cache = info->cache_readdir = Dispatcher::of(req).client().policy().notifiable;
-    fuse_reply_open(req, info);
+// A kernel that cannot be told of new names must not cache listings.  Nor does one that can for a
+// directory that is open already: whoever is in the middle of a listing from before a change would
+// complete it for the others (fs/fuse/readdir.c looks at changes at the beginning of a listing
+// only).
+void opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info *info) {
+    Client &client = Dispatcher::of(req).client();
+    const bool caches = client.policy().notifiable && client.opened_directory(InodeNo(ino));
+    info->keep_cache = info->cache_readdir = caches;
+    if (fuse_reply_open(req, info) == -ENOENT && client.policy().notifiable)
+        client.closed_directory(InodeNo(ino));
 }
 
-void releasedir(fuse_req_t req, fuse_ino_t, fuse_file_info *) {
+void releasedir(fuse_req_t req, fuse_ino_t ino, fuse_file_info *) {
+    Client &client = Dispatcher::of(req).client();
+    if (client.policy().notifiable) client.closed_directory(InodeNo(ino));
     fuse_reply_err(req, 0);
 }
 

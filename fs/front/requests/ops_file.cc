@@ -162,15 +162,23 @@ bool fills_pages(Dispatcher &dispatcher) {
 void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_file_info *info) {
     Dispatcher &dispatcher = Dispatcher::of(req);
     // This read bypasses the cache, and another program may have stored into it.
+    // (With -o writeback also behind it: then the file is longer than is known here.)
+    const auto from = static_cast<std::uint64_t>(offset);
+    const std::uint64_t upto_end = 0;
     if (dispatcher.volume().unseen_by(info->fh) && !fills_pages(dispatcher) &&
         !dispatcher.crowded() &&
-        !dispatcher.flushed(
-            req,
-            {.ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size},
-            /*wished=*/true))
+        !dispatcher.flushed(req,
+                            {.ino = InodeNo(ino),
+                             .offset = from,
+                             .length = dispatcher.writeback() ? upto_end : size},
+                            /*wished=*/true))
         return;
-    const auto from = static_cast<std::uint64_t>(offset);
-    if (fills_pages(dispatcher)) dispatcher.volume().pages_fill(InodeNo(ino), {from, from + size});
+    if (fills_pages(dispatcher)) {
+        dispatcher.volume().pages_fill(InodeNo(ino), {from, from + size});
+        // sendfile(2): nothing would tell these pages of stores through a direct mapping.
+        if (dispatcher.volume().past_cache(info->fh))
+            dispatcher.client().notifier()->drop_pages_later(InodeNo(ino), fuse_req_ctx(req)->uid);
+    }
     // The reply is copied once, from the medium to the reader's pages, while the blocks cannot be
     // reused.
     bool replied = false;

@@ -43,9 +43,10 @@ void Dispatcher::tell(fuse_req_t req, Stale stale, const Notifier::Pages &writte
     if (stale.mode) mode_changed(written.ino);
     if (stale.pages && may_wait()) return drop_first(req, written, std::move(reply));
     auto answer = answering(std::move(reply));
-    if (stale.refilled) {
+    if (stale.refilled || stale.refilled_end) {
         const bool also = stale.attributes || stale.mode;
-        return notifier->drop_refilled(written, fuse_req_ctx(req)->uid,
+        return notifier->drop_refilled(written, {stale.refilled, stale.refilled_end},
+                                       fuse_req_ctx(req)->uid,
                                        [notifier, answer, also, ino = written.ino] {
                                            if (!also) return answer();
                                            notifier->forget_attributes(ino, answer);
