@@ -35,11 +35,7 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
     // Sealed, or held by a grant: a store into a hole must fail in write(2), not in write-back,
     // where the error is lost.  Code that freezes a map holds the volume's lock exclusively, so an
     // open comes either before it, and is counted, or after it.
-    // But beside a handle that was open for writing when the file was sealed full (it has no hole),
-    // a write past the cache would be undone by its page.
-    const bool beside = full && request.caller.client == 0 && !e.options.writeback &&
-                        e.live.counts(ino).asked_write != 0;
-    if ((flags & media::kSealed) != 0 && request.write && !beside) direct = true;
+    if ((flags & media::kSealed) != 0 && request.write) direct = true;
     OpenRequest lasting = request;  // it is stored with the handle
     lasting.caller.progress = nullptr;
     auto opened = direct ? std::nullopt : e.live.open(ino, lasting, false);

@@ -118,33 +118,6 @@ def _(here):
     second.close()
 
 
-@claim("a file that was open for writing through the cache when it was sealed is opened so again: else its pages would "
-       "undo what others write", alone=True)
-def _(maker):
-    volume = maker.volume(size="64M")
-    path = volume.mnt / "f"
-    path.write_bytes(b"a" * 65536)
-    before = os.open(path, os.O_RDWR)
-    with mmap.mmap(before, 65536) as mapping:
-        run(program("pmfsctl"), "seal", path)
-        mapping[0:1] = b"b"
-        beside = os.open(path, os.O_RDWR)
-        os.pwrite(beside, b"c", 2000)
-        mapping[1:2] = b"b"
-        mmap.mmap(beside, 65536).close()  # (past the cache: ENODEV)
-        os.close(beside)
-    os.close(before)
-    after = os.open(path, os.O_RDWR)
-    with fails(errno.ENODEV):
-        mmap.mmap(after, 65536)
-    os.close(after)
-    assert volume.unmount() == 0
-    volume.mount()
-    maker.watch()
-    data = path.read_bytes()
-    assert (data[:2], data[2000:2001]) == (b"bb", b"c")
-
-
 @claim("with -o writeback a read past the cache finds the zeroes in front of what was just written", alone=True)
 def _(maker):
     volume = maker.volume(size="64M", options="writeback")
