@@ -52,17 +52,12 @@ public:
     Mutex(const Mutex &) = delete;
     Mutex &operator=(const Mutex &) = delete;
 
-    void lock() ACQUIRE() {
-        if (!mutex_.try_lock()) lock_contended();
-    }
+    void lock() ACQUIRE() { mutex_.lock(); }
     void unlock() RELEASE() { mutex_.unlock(); }
     bool try_lock() TRY_ACQUIRE(true) { return mutex_.try_lock(); }
 
 private:
     friend class CondVar;
-    // Tries again for a few microseconds before it sleeps: most holds are shorter than a
-    // microsecond, and to sleep and be woken takes 10 to 50 (decision 27).
-    void lock_contended();
     std::mutex mutex_;
 };
 

@@ -201,6 +201,20 @@ void LiveTable::pages_fill(InodeNo ino, ByteRange pages) {
     if (drops.dropped.overlaps(pages)) drops.filled.add(pages);
 }
 
+void LiveTable::wrote_back(InodeNo ino) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    if (found != shard.inodes.end()) ++found->second.write_backs;
+}
+
+std::uint64_t LiveTable::write_backs(InodeNo ino) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    return found == shard.inodes.end() ? 0 : found->second.write_backs;
+}
+
 std::optional<LiveTable::Opened> LiveTable::open(InodeNo ino, const OpenRequest &request,
                                                  bool direct_io) {
     Shard &shard = shard_of(ino.value());

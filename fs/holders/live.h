@@ -101,6 +101,10 @@ public:
     void pages_gone(InodeNo ino, ByteRange pages);
     void pages_fill(InodeNo ino, ByteRange pages);
 
+    // The kernel has written back pages of the file, and how often it has.
+    void wrote_back(InodeNo ino);
+    std::uint64_t write_backs(InodeNo ino);
+
     // --- grants
     core::Standing standing(InodeNo ino, FileBlock first = FileBlock(0),
                             FileBlock end = FileBlock(~0ull));
@@ -162,6 +166,7 @@ private:
     struct Inode {
         std::uint64_t lookups = 0;
         std::uint64_t cached = 0, cached_write = 0, direct = 0, direct_write = 0, asked_write = 0;
+        std::uint64_t write_backs = 0;
         std::uint64_t untold = 0;  // of clients whose kernels cannot be told of changes
         FileBlock dense_end;
         HandleId first_handle = 0;  // of its list; 0 = none

@@ -459,6 +459,17 @@ void Volume::pages_fill(InodeNo ino, ByteRange pages) {
 
 Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset, const Pieces &bytes,
                                   bool kill_suid_sgid, const Caller &caller, Stale *stale) {
+    auto done = write_bytes(ino, offset, bytes, kill_suid_sgid, caller, stale);
+    if (caller.written_back) parts_->engine.live.wrote_back(ino);  // or parts of it
+    return done;
+}
+
+std::uint64_t Volume::write_backs(InodeNo ino) {
+    return parts_->engine.live.write_backs(ino);
+}
+
+Result<std::size_t> Volume::write_bytes(InodeNo ino, std::uint64_t offset, const Pieces &bytes,
+                                        bool kill_suid_sgid, const Caller &caller, Stale *stale) {
     Engine &e = parts_->engine;
     Stale ignored;
     if (stale == nullptr) stale = &ignored;

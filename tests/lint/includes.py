@@ -26,7 +26,8 @@ LAYERS = {
     "fs/virtio/": ["fs/base/"],
     "fs/client/": [],
     "mkfs/": ["fs/base/", "fs/media/", "fs/pm/"],
-    # fsck shares the format and the reading of the journal, never the engine.
+    # fsck shares the format and the reading of the journal, never the engine; a repair writes through the journal.
+    "fsck/repair.cc": ["fs/base/", "fs/media/", "fs/pm/", "fs/journal/", "fsck/"],
     "fsck/": ["fs/base/", "fs/media/", "fs/pm/", "fs/probe/", "fs/journal/replay.h", "fs/journal/recover.h"],
     "tools/pmfsctl/": ["fs/client/pmfs.h", "fs/client/pmfs_ioctl.h", "fs/base/hex.h", "fs/base/units.h",
                        "fs/base/printable.h", "fs/probe/"],

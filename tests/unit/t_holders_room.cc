@@ -272,23 +272,6 @@ TEST_CASE("live: a cached write learns that its pages may have been filled befor
     CHECK(!refilled(second));
     CHECK(!refilled(first));  // ... as of the write before
 
-    SUBCASE("and of which: the last one, in which it ends, or others; not what lies between") {
-        const auto wrote = [&](ByteRange filled, ByteRange also, ByteRange bytes) {
-            live.pages_go(ino, all);
-            live.pages_gone(ino, all);
-            live.pages_fill(ino, filled);
-            live.pages_fill(ino, also);
-            const auto result = live.wrote(handle, bytes);
-            return std::pair(result.refilled, result.refilled_end);
-        };
-        CHECK(wrote(first, {}, {100, 4096}) == std::pair(true, false));
-        CHECK(wrote(first, {}, {100, 200}) == std::pair(false, true));
-        CHECK(wrote(first, {}, {100, 8192 + 1}) == std::pair(true, false));
-        CHECK(wrote(second, {}, {100, 4096 + 1}) == std::pair(false, true));
-        CHECK(wrote({0, 8192}, {}, {100, 4096 + 1}) == std::pair(true, true));
-        CHECK(wrote(first, {40960, 45056}, {8192, 9000}) == std::pair(false, false));
-        CHECK(wrote(first, {4096, 8192}, {4096, 5000}) == std::pair(false, true));
-    }
     SUBCASE("while they are being dropped") {
         live.pages_go(ino, all);
         live.pages_fill(ino, first);
@@ -338,6 +321,30 @@ TEST_CASE("live: a cached write learns that its pages may have been filled befor
         REQUIRE(live.release(again));
         REQUIRE(live.release(reader));
     }
+}
+
+TEST_CASE("live: a cached write learns which of its pages were filled, and not what lies between") {
+    LiveTable live(64);
+    const InodeNo ino(16);
+    OpenRequest request;
+    request.write = true;
+    const HandleId handle = live.open(ino, request, false)->handle;
+    const ByteRange all{0, ~std::uint64_t{0}}, first{0, 4096}, second{4096, 8192};
+    const auto wrote = [&](ByteRange filled, ByteRange also, ByteRange bytes) {
+        live.pages_go(ino, all);
+        live.pages_gone(ino, all);
+        live.pages_fill(ino, filled);
+        live.pages_fill(ino, also);
+        const auto result = live.wrote(handle, bytes);
+        return std::pair(result.refilled, result.refilled_end);
+    };
+    CHECK(wrote(first, {}, {100, 4096}) == std::pair(true, false));
+    CHECK(wrote(first, {}, {100, 200}) == std::pair(false, true));
+    CHECK(wrote(first, {}, {100, 8192 + 1}) == std::pair(true, false));
+    CHECK(wrote(second, {}, {100, 4096 + 1}) == std::pair(false, true));
+    CHECK(wrote({0, 8192}, {}, {100, 4096 + 1}) == std::pair(true, true));
+    CHECK(wrote(first, {40960, 45056}, {8192, 9000}) == std::pair(false, false));
+    CHECK(wrote(first, {4096, 8192}, {4096, 5000}) == std::pair(false, true));
 }
 
 TEST_CASE(

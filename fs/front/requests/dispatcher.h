@@ -166,6 +166,10 @@ public:
               std::function<void()> reply);
     // Runs `reply` when the client's kernel has dropped these pages; may_wait() is true.
     void drop_first(fuse_req_t req, const Notifier::Pages &pages, std::function<void()> reply);
+    // For a write past the cache whose pages have been dropped: if the kernel has written back
+    // pages of the file since, perhaps with bytes from before it, it is executed again.
+    void write_again(const Notifier::Pages &written, ConstBytes bytes, const Caller &caller,
+                     std::uint64_t write_backs);
     // Whether the current request may wait for a notification.
     bool may_wait() { return client_->notifier() != nullptr && !crowded() && takes_seat(); }
     // The mode has changed, and the request's answer does not tell the client's kernel.

@@ -205,6 +205,7 @@ void write(fuse_req_t req, fuse_ino_t ino, const char *data, std::size_t size, o
         .ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size};
     if (!others_flushed(dispatcher, req, info->fh, pages)) return;
     Stale stale;
+    const std::uint64_t write_backs = dispatcher.volume().write_backs(pages.ino);
     const std::span<const iovec> apart = Request::current()->apart();
     const Pieces bytes =
         apart.empty() ? Pieces(std::as_bytes(std::span(data, size))) : Pieces(apart);
@@ -220,7 +221,17 @@ void write(fuse_req_t req, fuse_ino_t ino, const char *data, std::size_t size, o
     if (!dispatcher.proceed(req, written)) return;
     const auto answer = [req, count = written.value()] { fuse_reply_write(req, count); };
     if (dispatcher.others_hear()) return dispatcher.tell_others(req, {.pages = pages}, answer);
-    dispatcher.tell(req, stale, pages, answer);
+    if (!stale.pages || !dispatcher.may_wait()) return dispatcher.tell(req, stale, pages, answer);
+    if (stale.mode) dispatcher.mode_changed(pages.ino);
+    auto copy = std::make_shared<std::vector<std::byte>>();
+    bytes.each(0, bytes.size(), [&copy](ConstBytes piece) {
+        copy->insert(copy->end(), piece.begin(), piece.end());
+    });
+    caller.progress = nullptr;
+    dispatcher.drop_first(req, pages, [&dispatcher, pages, copy, caller, write_backs, answer] {
+        dispatcher.write_again(pages, *copy, caller, write_backs);
+        answer();
+    });
 }
 
 // Answered also on a DAX medium, where there is nothing to do: a kernel that need not ask returns 0

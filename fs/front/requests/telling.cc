@@ -1,6 +1,8 @@
 // What the kernels are told before a request is answered (docs/coherence.md).
 #include <linux/fuse.h>
 
+#include <utility>
+
 #include "front/requests/dispatcher.h"
 #include "front/requests/request.h"
 
@@ -56,6 +58,19 @@ void Dispatcher::tell(fuse_req_t req, Stale stale, const Notifier::Pages &writte
     if (!stale.pages) return notifier->forget_attributes(written.ino, answer);
     notifier->drop_pages_later(written.ino, fuse_req_ctx(req)->uid);
     notifier->forget_attributes(written.ino, answer);
+}
+
+void Dispatcher::write_again(const Notifier::Pages &written, ConstBytes bytes, const Caller &caller,
+                             std::uint64_t write_backs) {
+    constexpr unsigned kTriesMax = 8;
+    const pm::FaultScope faults;
+    for (unsigned i = 0; i < kTriesMax; ++i) {
+        const std::uint64_t now = volume_.write_backs(written.ino);
+        if (now == std::exchange(write_backs, now)) return;
+        Stale stale;
+        if (!volume_.write(written.ino, written.offset, bytes, false, caller, &stale).ok()) return;
+        kernel().drop_pages(written);
+    }
 }
 
 void Dispatcher::drop_first(fuse_req_t req, const Notifier::Pages &pages,
