@@ -3,8 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <cstring>
-
 #include "fsck/context.h"
 #include "fsck/directories.h"
 #include "fsck/grants.h"
@@ -26,10 +24,7 @@ namespace {
 bool same_content(const Superblock &copy, const Superblock &sb) {
     Superblock expected = sb;
     if (copy.block_count.get() > sb.block_count.get()) expected.block_count = copy.block_count;
-    constexpr std::size_t skip = sizeof(BlockHeader);
-    return std::memcmp(reinterpret_cast<const char *>(&copy) + skip,
-                       reinterpret_cast<const char *>(&expected) + skip,
-                       sizeof(Superblock) - skip) == 0;
+    return std::ranges::equal(content_of(copy), content_of(expected));
 }
 
 Result<FoundSuperblock> superblock_of(const pm::Region &region) {

@@ -1,5 +1,6 @@
 // What the parts of a check share: the volume to read, the report to fill, and what damage hides.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -10,6 +11,12 @@
 #include "pm/region.h"
 
 namespace pmfs::fsck {
+
+// What of a block does not depend on its place: all but the header.
+template <class T>
+ConstBytes content_of(const T &block) {
+    return bytes_of(block).subspan(sizeof(media::BlockHeader));
+}
 
 struct Context {
     Context(const pm::Region &r, const media::Superblock &s, const Options &o, Report &out)
@@ -60,14 +67,17 @@ struct Context {
     void found_inode(Code code, std::uint64_t inode, std::string detail = {}) {
         found({.code = code, .inode = inode, .detail = std::move(detail)});
     }
-    // `bytes` belong at `offset` of a block, which is made anew if it is not whole.
-    void change_block(std::uint64_t block, media::Magic magic, bool anew, std::size_t offset,
-                      ConstBytes bytes) {
+    // The block should have the content of `right`; it is made anew if it is not whole.
+    template <class T>
+    void should_be(std::uint64_t block, media::Magic magic, bool whole, const T &right) {
+        const ConstBytes content = content_of(right);
+        const ConstBytes now = meta_block(block).subspan(sizeof(media::BlockHeader));
+        if (whole && std::ranges::equal(now, content)) return;
         report.changes.push_back({.block = block,
                                   .magic = magic,
-                                  .anew = anew,
-                                  .offset = offset,
-                                  .bytes = {bytes.begin(), bytes.end()}});
+                                  .anew = !whole,
+                                  .offset = sizeof(media::BlockHeader),
+                                  .bytes = {content.begin(), content.end()}});
     }
 
     // Gives up: with so many problems this is not a volume with a few faults.

@@ -65,7 +65,7 @@ void InodeMaps::read_group(std::uint64_t group, const Summary &summary) {
         }
         used += ones_in(map->slots);
         made += ones_in(map->made) * kInodesPerBlock;
-        read_chunk(chunk, chunk * kChunkBlocks + entry - 1, *map);
+        read_chunk(chunk, *map);
     }
     if (!all_known) return;
     const auto compare = [&](Code code, std::uint64_t says, std::uint64_t is) {
@@ -135,15 +135,13 @@ void InodeMaps::plan(const std::function<std::optional<bool>(std::uint64_t)> &in
     };
     std::vector<Count> counts(space_.groups());
     for (const Chunk &chunk : chunks_) {
-        constexpr std::size_t kSkip = sizeof(BlockHeader);
         InodeMap right = *chunk.map;
         plan_chunk(chunk, in_use, right);
         Count &count = counts[chunk.number / kGroupChunks];
         count.used += ones_in(right.slots);
         count.made += ones_in(right.made) * kInodesPerBlock;
-        const ConstBytes content = bytes_of(right).subspan(kSkip);
-        if (chunk.found_again || !std::ranges::equal(bytes_of(*chunk.map).subspan(kSkip), content))
-            context_.change_block(chunk.place, Magic::inode_map, chunk.found_again, kSkip, content);
+        context_.should_be(chunk.map->header.self.get(), Magic::inode_map, !chunk.found_again,
+                           right);
     }
     for (const std::uint64_t chunk : lost_) counts[chunk / kGroupChunks].made = kUnknown;
     for (std::uint64_t group = 0; group < counts.size(); ++group)
@@ -170,10 +168,10 @@ void InodeMaps::plan_chunk(const Chunk &chunk,
     right.blocks.set(static_cast<std::uint32_t>(ones_in(right.made)));
 }
 
-void InodeMaps::read_chunk(std::uint64_t chunk, std::uint64_t place, const InodeMap &map) {
+void InodeMaps::read_chunk(std::uint64_t chunk, const InodeMap &map) {
     check_bits(chunk, map);
     const bool found_again = !found_again_.empty() && &map == &found_again_.back();
-    Chunk entry{chunk, &map, {}, slots_, found_again, place};
+    Chunk entry{chunk, &map, {}, slots_, found_again};
     for (std::uint64_t i = 0; i < kChunkBlocks; ++i) {
         if (!bit(map.made, i)) continue;
         const std::uint64_t block = chunk * kChunkBlocks + i;

@@ -72,8 +72,7 @@ private:
         const media::InodeMap *map;
         std::uint64_t made[kWords];  // blocks that count
         std::uint64_t first_index;
-        bool found_again;     // the one on the medium is damaged
-        std::uint64_t place;  // its block
+        bool found_again;  // the one on the medium is damaged
     };
 
     static bool bit(const media::le64 *words, std::uint64_t i) {
@@ -87,7 +86,7 @@ private:
     const media::InodeMap *map_of(std::uint64_t chunk, std::uint64_t place);
     const media::InodeMap *find_again(std::uint64_t chunk, std::uint64_t block);
     bool holds_inodes(std::uint64_t block) const;
-    void read_chunk(std::uint64_t chunk, std::uint64_t place, const media::InodeMap &map);
+    void read_chunk(std::uint64_t chunk, const media::InodeMap &map);
     void plan_chunk(const Chunk &chunk,
                     const std::function<std::optional<bool>(std::uint64_t)> &in_use,
                     media::InodeMap &right) const;

@@ -27,11 +27,7 @@ struct Missing {
 class Lists {
 public:
     Lists(Context &context, Space &space, Inodes &inodes)
-        : context_(context),
-          space_(space),
-          inodes_(inodes),
-          groups_(space.groups()),
-          wrong_(space.groups()) {}
+        : context_(context), space_(space), inodes_(inodes), groups_(space.groups()) {}
 
     void follow();
     void find_missing();
@@ -39,42 +35,44 @@ public:
     void plan();
 
 private:
-    struct Whole {  // the list was followed to its end
-        bool orphans = false, grants = false;
+    struct List {
+        bool whole = false;                // it was followed to its end
+        bool wrong = false;                // it, or that inodes are not on it
+        std::uint64_t head = 0, tail = 0;  // as it is linked anew
     };
-    struct Wrong {  // the list, or that inodes are not on it
-        bool orphans = false, grants = false;
-        bool hidden = false;  // an inode of the group cannot be read, and may be on a list
+    struct Group {
+        List orphans, grants;
+        bool hidden = false;  // an inode cannot be read, and may be on a list
+        List &of(ListKind kind) { return kind == ListKind::orphans ? orphans : grants; }
     };
-    struct Ends {
-        std::uint64_t head = 0, tail = 0;
-    };
-    void link(Ends &ends, std::uint64_t number);
 
+    void follow(std::uint64_t group, std::uint64_t head, ListKind kind);
     // False when the list is broken, which was reported.
-    bool follow(std::uint64_t group, std::uint64_t head, ListKind list);
+    bool follow_to_end(std::uint64_t group, std::uint64_t head, ListKind list);
     // False when the list cannot continue at `at`.
     bool may_go_on(std::uint64_t group, std::uint64_t at, ListKind list);
+    void link(List &list, std::uint64_t number);
 
     Context &context_;
     Space &space_;
     Inodes &inodes_;
-    std::vector<Whole> groups_;
-    std::vector<Wrong> wrong_;
+    std::vector<Group> groups_;
 };
 
 void Lists::follow() {
     for (std::uint64_t group = 0; group < groups_.size(); ++group) {
         const Summary *summary = space_.summary(group);
         if (summary == nullptr) continue;
-        const std::uint64_t before = context_.report.found;
-        const bool orphans = follow(group, summary->orphan_head.get(), ListKind::orphans);
-        const std::uint64_t between = context_.report.found;
-        const bool grants = follow(group, summary->grant_head.get(), ListKind::grants);
-        groups_[group] = {orphans, grants};
-        wrong_[group].orphans = !orphans || between != before;
-        wrong_[group].grants = !grants || context_.report.found != between;
+        follow(group, summary->orphan_head.get(), ListKind::orphans);
+        follow(group, summary->grant_head.get(), ListKind::grants);
     }
+}
+
+void Lists::follow(std::uint64_t group, std::uint64_t head, ListKind kind) {
+    List &list = groups_[group].of(kind);
+    const std::uint64_t before = context_.report.found;
+    list.whole = follow_to_end(group, head, kind);
+    list.wrong = !list.whole || context_.report.found != before;
 }
 
 bool Lists::may_go_on(std::uint64_t group, std::uint64_t at, ListKind list) {
@@ -97,7 +95,7 @@ bool Lists::may_go_on(std::uint64_t group, std::uint64_t at, ListKind list) {
     return true;
 }
 
-bool Lists::follow(std::uint64_t group, std::uint64_t head, ListKind list) {
+bool Lists::follow_to_end(std::uint64_t group, std::uint64_t head, ListKind list) {
     const Code links = list == ListKind::orphans ? Code::orphan_list_links : Code::grant_list_links;
     std::uint64_t before = 0;
     for (std::uint64_t at = head; at != 0;) {
@@ -119,16 +117,13 @@ bool Lists::follow(std::uint64_t group, std::uint64_t head, ListKind list) {
 void Lists::find_missing() {
     Missing orphans, grants, stray;
     inodes_.for_each([&](std::uint64_t number, const InodeInfo &info) {
-        const std::uint64_t group = inodes_.maps().group_of(number);
-        wrong_[group].hidden |= info.state == SlotState::damaged || info.state == SlotState::unread;
+        Group &group = groups_[inodes_.maps().group_of(number)];
+        group.hidden |= info.state == SlotState::damaged || info.state == SlotState::unread;
         if (info.on_list || info.state != SlotState::used) return;
-        const Whole &whole = groups_[group];
-        if (info.list == ListKind::orphans) {
-            wrong_[group].orphans = true;
-            if (whole.orphans) orphans.add(number);
-        } else if (info.list == ListKind::grants) {
-            wrong_[group].grants = true;
-            if (whole.grants) grants.add(number);
+        if (info.list != ListKind::none) {
+            List &list = group.of(info.list);
+            list.wrong = true;
+            if (list.whole) (info.list == ListKind::orphans ? orphans : grants).add(number);
         } else if (const Inode &inode = inodes_.at(number);
                    inode.next.get() != 0 || inode.prev.get() != 0) {
             stray.add(number);
@@ -142,38 +137,29 @@ void Lists::find_missing() {
 }
 
 void Lists::plan() {
-    struct Both {
-        Ends orphans, grants;
-    };
-    std::vector<Both> ends(groups_.size());
-    const auto relinked = [this](std::uint64_t group, ListKind list) {
-        const Wrong &wrong = wrong_[group];
-        return (list == ListKind::orphans ? wrong.orphans : wrong.grants) && !wrong.hidden &&
-               !inodes_.maps().hides(group);
-    };
+    for (std::uint64_t group = 0; group < groups_.size(); ++group)
+        if (groups_[group].hidden || inodes_.maps().hides(group))
+            groups_[group].orphans.wrong = groups_[group].grants.wrong = false;  // left as it is
     inodes_.for_each([&](std::uint64_t number, const InodeInfo &info) {
         if (info.state != SlotState::used || info.list == ListKind::none) return;
-        const std::uint64_t group = inodes_.maps().group_of(number);
-        if (!relinked(group, info.list)) return;
-        link(info.list == ListKind::orphans ? ends[group].orphans : ends[group].grants, number);
+        List &list = groups_[inodes_.maps().group_of(number)].of(info.list);
+        if (list.wrong) link(list, number);
     });
     for (std::uint64_t group = 0; group < groups_.size(); ++group) {
-        if (space_.summary(group) == nullptr) continue;
-        if (relinked(group, ListKind::orphans))
-            space_.set_list(group, offsetof(Summary, orphan_head), ends[group].orphans.head);
-        if (relinked(group, ListKind::grants))
-            space_.set_list(group, offsetof(Summary, grant_head), ends[group].grants.head);
+        const auto &[orphans, grants, hidden] = groups_[group];
+        if (orphans.wrong) space_.set_list(group, offsetof(Summary, orphan_head), orphans.head);
+        if (grants.wrong) space_.set_list(group, offsetof(Summary, grant_head), grants.head);
     }
 }
 
-void Lists::link(Ends &ends, std::uint64_t number) {
-    inodes_.change(number, offsetof(Inode, prev), bytes_of(le64(ends.tail)));
+void Lists::link(List &list, std::uint64_t number) {
+    inodes_.change(number, offsetof(Inode, prev), bytes_of(le64(list.tail)));
     inodes_.change(number, offsetof(Inode, next), bytes_of(le64(0)));
-    if (ends.tail == 0)
-        ends.head = number;
+    if (list.tail == 0)
+        list.head = number;
     else
-        inodes_.change(ends.tail, offsetof(Inode, next), bytes_of(le64(number)));
-    ends.tail = number;
+        inodes_.change(list.tail, offsetof(Inode, next), bytes_of(le64(number)));
+    list.tail = number;
 }
 
 }  // namespace

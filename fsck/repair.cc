@@ -2,7 +2,6 @@
 #include "fsck/repair.h"
 
 #include <algorithm>
-#include <cstring>
 #include <set>
 #include <tuple>
 

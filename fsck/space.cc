@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 
 #include "media/geometry.h"
 #include "pm/advise.h"
@@ -15,13 +14,6 @@ namespace pmfs::fsck {
 using namespace media;
 
 namespace {
-
-// Two copies must be equal except for the header, which contains each one's place.
-bool same_content(const Summary &a, const Summary &b) {
-    constexpr std::size_t skip = sizeof(BlockHeader);
-    return std::memcmp(reinterpret_cast<const char *>(&a) + skip,
-                       reinterpret_cast<const char *>(&b) + skip, sizeof(Summary) - skip) == 0;
-}
 
 std::uint64_t ones(std::uint64_t count) {
     return count >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1;
@@ -76,7 +68,7 @@ void Space::read_summaries(std::uint64_t group, const GroupLayout &layout) {
         context_.found_block(Code::summary_damaged,
                              a == nullptr ? layout.summary_a : layout.summary_b,
                              fmt::format("group {}", group));
-    else if (!same_content(*a, *b))
+    else if (!std::ranges::equal(content_of(*a), content_of(*b)))
         context_.found_block(Code::summaries_differ, layout.summary_a,
                              fmt::format("group {}", group));
     groups_[group].summary = a != nullptr ? a : b;

@@ -1,5 +1,4 @@
 // How a repair makes bitmaps and summaries agree with the claims: see space.h.
-#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -46,26 +45,17 @@ void Space::plan_bitmaps(std::uint64_t group, bool classes) {
                 bitmap.bits[row][word].set(right[first + word]);
         }
         const std::uint64_t block = (classes ? layout.classes : layout.bitmaps) + i;
-        const bool there = (whole >> i & 1) != 0;
-        const auto *now = reinterpret_cast<const BitmapBlock *>(context_.meta_block(block).data());
-        if (there && std::memcmp(now->bits, bitmap.bits, sizeof bitmap.bits) == 0) continue;
-        context_.change_block(block, Magic::bitmap, !there, offsetof(BitmapBlock, bits),
-                              bytes_of(bitmap.bits));
+        context_.should_be(block, Magic::bitmap, (whole >> i & 1) != 0, bitmap);
     }
 }
 
 void Space::plan_summaries(std::uint64_t group) {
-    constexpr std::size_t kSkip = sizeof(BlockHeader);
     const GroupLayout layout = layout_of(group);
     Summary right = *groups_[group].summary;
     derive(group, right);
-    for (const std::uint64_t block : {layout.summary_a, layout.summary_b}) {
-        const auto *copy = context_.whole<Summary>(block, Magic::summary);
-        const ConstBytes content = bytes_of(right).subspan(kSkip);
-        if (copy != nullptr && std::ranges::equal(bytes_of(*copy).subspan(kSkip), content))
-            continue;
-        context_.change_block(block, Magic::summary, copy == nullptr, kSkip, content);
-    }
+    for (const std::uint64_t block : {layout.summary_a, layout.summary_b})
+        context_.should_be(block, Magic::summary,
+                           context_.whole<Summary>(block, Magic::summary) != nullptr, right);
 }
 
 // What of a summary follows from the rest of the volume.

@@ -124,11 +124,11 @@ public:
     // reads to fill these pages, which is to be said before read().  (A write through its cache
     // that is on its way comes too late for whoever fills them again: write() says so, in
     // Stale::refilled.)
-    // How often the kernel has written back pages of the file since it is known.
-    std::uint64_t write_backs(InodeNo ino);
     void pages_go(InodeNo ino, ByteRange pages);
     void pages_gone(InodeNo ino, ByteRange pages);
     void pages_fill(InodeNo ino, ByteRange pages);
+    // How often the kernel has written back pages of the file since it is known.
+    std::uint64_t write_backs(InodeNo ino);
     // `done` may be called before it returns (DAX media: always) or later by the commit thread.
     void fsync(InodeNo ino, Completion done);
     // The modes of fallocate(2) that FUSE forwards, and the two of docs/seal.md.
@@ -254,8 +254,6 @@ public:
     Result<> commit_group();
 
 private:
-    Result<std::size_t> write_bytes(InodeNo ino, std::uint64_t offset, const Pieces &bytes,
-                                    bool kill_suid_sgid, const Caller &caller, Stale *stale);
     struct Parts;  // parts.h
     Result<> seal_by_fallocate(HandleId handle, InodeNo ino, unsigned mode, std::uint64_t offset,
                                std::uint64_t length, const Caller &caller);

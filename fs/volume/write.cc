@@ -435,8 +435,10 @@ private:
     std::optional<core::Epochs::Section> inside_;  // while blocks of the file are written in place
 };
 
-void note_stale(Engine &e, const Caller &caller, std::uint64_t offset, std::uint64_t size,
-                bool ended, Stale *stale) {
+// After bytes were stored, or some of them.
+void note_stale(Engine &e, InodeNo ino, const Caller &caller, std::uint64_t offset,
+                std::uint64_t size, bool ended, Stale *stale) {
+    if (caller.written_back) e.live.wrote_back(ino);
     const auto wrote = e.live.wrote(caller.handle, {offset, offset + size}, ended);
     stale->pages = wrote.past_cache;
     stale->refilled = wrote.refilled;
@@ -457,19 +459,12 @@ void Volume::pages_fill(InodeNo ino, ByteRange pages) {
     parts_->engine.live.pages_fill(ino, pages);
 }
 
-Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset, const Pieces &bytes,
-                                  bool kill_suid_sgid, const Caller &caller, Stale *stale) {
-    auto done = write_bytes(ino, offset, bytes, kill_suid_sgid, caller, stale);
-    if (caller.written_back) parts_->engine.live.wrote_back(ino);  // or parts of it
-    return done;
-}
-
 std::uint64_t Volume::write_backs(InodeNo ino) {
     return parts_->engine.live.write_backs(ino);
 }
 
-Result<std::size_t> Volume::write_bytes(InodeNo ino, std::uint64_t offset, const Pieces &bytes,
-                                        bool kill_suid_sgid, const Caller &caller, Stale *stale) {
+Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset, const Pieces &bytes,
+                                  bool kill_suid_sgid, const Caller &caller, Stale *stale) {
     Engine &e = parts_->engine;
     Stale ignored;
     if (stale == nullptr) stale = &ignored;
@@ -480,7 +475,7 @@ Result<std::size_t> Volume::write_bytes(InodeNo ino, std::uint64_t offset, const
     const bool resumes = caller.progress != nullptr && caller.progress->kept();
     if (!resumes && TRY(write_in_place(e, ino, offset, bytes, kill_suid_sgid,
                                        !kernel_keeps_times(e, caller)))) {
-        note_stale(e, caller, offset, bytes.size(), true, stale);
+        note_stale(e, ino, caller, offset, bytes.size(), true, stale);
         return bytes.size();
     }
     return asking(e, caller, [&]() -> Result<std::size_t> {
@@ -492,7 +487,7 @@ Result<std::size_t> Volume::write_bytes(InodeNo ino, std::uint64_t offset, const
         // The part that was written is returned; the next call gets the error.
         const bool partly = operation && !done.ok() && done.error().errno_value() == ENOSPC &&
                             write.written() != 0 && !caller.written_back && !caller.direct;
-        note_stale(e, caller, offset, bytes.size(), done.ok() || partly, stale);
+        note_stale(e, ino, caller, offset, bytes.size(), done.ok() || partly, stale);
         if (!operation) return done.error();
         stale->attributes = stale->mode = write.killed();
         if (partly) return write.written();

@@ -321,18 +321,18 @@ def _(maker):
         assert tool("fsck.pmfs", volume.region).returncode == CLEAN
 
 
-def damaged(region, whole, random):
-    """Overwrites pieces of one to three blocks that fsck can make again; says which."""
+def damaged(region, whole, lot):
+    """Overwrites pieces of one or two blocks that fsck can make again; says which."""
     # Of group 0: a summary, bitmaps of blocks and of classes (of chunks that exist), the inode map.
-    either = random.choice((1, 21))
-    blocks = random.sample((either, random.choice((2, 11)), 20, 10, 19), random.randint(1, 2))
+    either = lot.choice((1, 21))
+    blocks = lot.sample((either, lot.choice((2, 11)), 20, 10, 19), lot.randint(1, 2))
     if 20 in blocks:  # it is found again with the help of the bitmaps
         blocks = [block for block in blocks if block not in (2, 11)]
     region.write_bytes(whole)
     with open(region, "r+b") as file:
         for block in blocks:
-            file.seek(block * 4096 + random.randrange(4000))
-            file.write(random.randbytes(random.randint(1, 96)))
+            file.seek(block * 4096 + lot.randrange(4000))
+            file.write(lot.randbytes(lot.randint(1, 96)))
     return blocks
 
 

@@ -4,19 +4,14 @@
 #include <doctest/doctest.h>
 
 #include <cstring>
-#include <map>
-#include <memory>
-#include <random>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "fsck/check.h"
 #include "fsck/repair.h"
-#include "media/geometry.h"
 #include "support/sim_media.h"
 #include "unit/fsck_plants.h"
-#include "volume/volume.h"
 
 using namespace pmfs;
 using namespace pmfs::media;
@@ -57,9 +52,10 @@ const std::set<Code> kAlways = {Code::inode_map_count_wrong,
 const std::set<Code> kSometimes = {Code::inode_map_damaged, Code::block_marked_free,
                                    Code::metadata_marked_data, Code::link_count_wrong};
 
-void plant_in(Populated &p, const Planted &plant) {
-    plant.plant(p);
-    if (plant.finish) p.b.finish();
+std::set<Code> codes_of(const fsck::Report &report) {
+    std::set<Code> codes;
+    for (const fsck::Problem &problem : report.problems) codes.insert(problem.code);
+    return codes;
 }
 
 }  // namespace
@@ -71,7 +67,8 @@ TEST_CASE(
         for (const Planted &plant : plants) {
             INFO(std::string(fsck::info_of(plant.code).name), ", ", std::string(plant.how));
             Populated p(plant.mapping_unit);
-            plant_in(p, plant);
+            plant.plant(p);
+            if (plant.finish) p.b.finish();
             const std::vector<std::byte> before(p.b.bytes(0), p.b.bytes(0) + p.b.region().size());
             auto report = fsck::check(p.b.region()).take();
             REQUIRE(fsck::repair(p.b.region(), report, {}).ok());
@@ -92,7 +89,7 @@ TEST_CASE(
         }
 }
 
-TEST_CASE("repair: several faults at once, of which one hides others") {
+TEST_CASE("repair: several faults at once") {
     Populated p;
     p.b.finish();
     damage(p, test::kMap);
@@ -103,7 +100,6 @@ TEST_CASE("repair: several faults at once, of which one hides others") {
     p.b.seal_inode(p.many_links);
     auto report = fsck::check(p.b.region()).take();
     REQUIRE(fsck::repair(p.b.region(), report, {}).ok());
-    for (const fsck::Problem &problem : report.problems) INFO(fsck::text_of(problem));
     CHECK(report.found == 4);
     CHECK(fsck::check(p.b.region()).take().found == report.found - report.repaired);
 }
@@ -122,11 +118,6 @@ TEST_CASE("repair: a power cut leaves each block as it was, or repaired") {
     p.b.seal_inode(p.orphan);
     const test::MediaImage broken(
         std::vector<std::byte>(p.b.bytes(0), p.b.bytes(0) + p.b.region().size()));
-    const auto codes_of = [](const fsck::Report &report) {
-        std::set<Code> codes;
-        for (const fsck::Problem &problem : report.problems) codes.insert(problem.code);
-        return codes;
-    };
     for (const Flavour flavour : {Flavour::dax, Flavour::image}) {
         test::SimMedia media(flavour, broken);
         auto report = fsck::check(media).take();

@@ -44,6 +44,19 @@ private:
     bool happened_ = false;
 };
 
+// A file that is open for writing through the kernel's cache, and its pages.
+struct CachedWriter {
+    CachedWriter() {
+        request.write = true;
+        handle = live.open(ino, request, false)->handle;
+    }
+    LiveTable live{64};
+    const InodeNo ino{16};
+    OpenRequest request;
+    HandleId handle = 0;
+    const ByteRange all{0, ~std::uint64_t{0}}, first{0, 4096}, second{4096, 8192};
+};
+
 }  // namespace
 
 TEST_CASE(
@@ -252,13 +265,9 @@ TEST_CASE("quarantine: a block is held until the last record that holds it is re
     }
 }
 
-TEST_CASE("live: a cached write learns that its pages may have been filled before it came") {
-    LiveTable live(64);
-    const InodeNo ino(16);
-    OpenRequest request;
-    request.write = true;
-    const HandleId handle = live.open(ino, request, false)->handle;
-    const ByteRange all{0, ~std::uint64_t{0}}, first{0, 4096}, second{4096, 8192};
+TEST_CASE_FIXTURE(
+    CachedWriter,
+    "live: a cached write learns that its pages may have been filled before it came") {
     const auto refilled = [&](ByteRange bytes) { return live.wrote(handle, bytes).refilled; };
 
     live.pages_fill(ino, first);
@@ -323,13 +332,9 @@ TEST_CASE("live: a cached write learns that its pages may have been filled befor
     }
 }
 
-TEST_CASE("live: a cached write learns which of its pages were filled, and not what lies between") {
-    LiveTable live(64);
-    const InodeNo ino(16);
-    OpenRequest request;
-    request.write = true;
-    const HandleId handle = live.open(ino, request, false)->handle;
-    const ByteRange all{0, ~std::uint64_t{0}}, first{0, 4096}, second{4096, 8192};
+TEST_CASE_FIXTURE(
+    CachedWriter,
+    "live: a cached write learns which of its pages were filled, and not what lies between") {
     const auto wrote = [&](ByteRange filled, ByteRange also, ByteRange bytes) {
         live.pages_go(ino, all);
         live.pages_gone(ino, all);

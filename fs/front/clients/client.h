@@ -70,7 +70,7 @@ public:
     Result<> take_grant_place(HandleId handle);
     void free_grant_place(HandleId handle);
 
-    // True: no one has that directory open.
+    // True: nobody else has that directory open.
     bool opened_directory(InodeNo ino);
     void closed_directory(InodeNo ino);
 

@@ -112,7 +112,6 @@ public:
     bool answered_is_durable() const {
         return client_->policy().is_host && !volume_.region().is_image();
     }
-    // False when the kernel opens directories without a request once it was told to.
     // The kernel keeps what is written, and sizes.
     bool writeback() const { return options_.writeback; }
     // Its kernel maps every file into its window (mount -o dax=always), so none of its opens goes

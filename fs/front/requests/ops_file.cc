@@ -164,16 +164,13 @@ void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_f
     // This read bypasses the cache, and another program may have stored into it.
     // (With -o writeback also behind it: then the file is longer than is known here.)
     const auto from = static_cast<std::uint64_t>(offset);
-    const std::uint64_t upto_end = 0;
-    if (dispatcher.volume().unseen_by(info->fh) && !fills_pages(dispatcher) &&
-        !dispatcher.crowded() &&
-        !dispatcher.flushed(req,
-                            {.ino = InodeNo(ino),
-                             .offset = from,
-                             .length = dispatcher.writeback() ? upto_end : size},
+    const std::uint64_t length = dispatcher.writeback() ? 0 : size;  // 0: to the end
+    const bool fills = fills_pages(dispatcher);
+    if (!fills && dispatcher.volume().unseen_by(info->fh) && !dispatcher.crowded() &&
+        !dispatcher.flushed(req, {.ino = InodeNo(ino), .offset = from, .length = length},
                             /*wished=*/true))
         return;
-    if (fills_pages(dispatcher)) {
+    if (fills) {
         dispatcher.volume().pages_fill(InodeNo(ino), {from, from + size});
         // sendfile(2): nothing would tell these pages of stores through a direct mapping.
         if (dispatcher.volume().past_cache(info->fh))
@@ -205,7 +202,9 @@ void write(fuse_req_t req, fuse_ino_t ino, const char *data, std::size_t size, o
         .ino = InodeNo(ino), .offset = static_cast<std::uint64_t>(offset), .length = size};
     if (!others_flushed(dispatcher, req, info->fh, pages)) return;
     Stale stale;
-    const std::uint64_t write_backs = dispatcher.volume().write_backs(pages.ino);
+    // (A write that bypasses the cache has an owner, as a read that does: fills_pages().)
+    const std::uint64_t write_backs =
+        (flags & FUSE_WRITE_LOCKOWNER) != 0 ? dispatcher.volume().write_backs(pages.ino) : 0;
     const std::span<const iovec> apart = Request::current()->apart();
     const Pieces bytes =
         apart.empty() ? Pieces(std::as_bytes(std::span(data, size))) : Pieces(apart);
