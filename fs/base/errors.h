@@ -22,6 +22,10 @@ inline constexpr int kClaimErrno = 0x10003;
 // forget them.  Parked in the same way, for a moment.
 inline constexpr int kForgetErrno = 0x10004;
 
+// A holder of the file forbids the operation, and may have closed it already: the kernel tells the
+// server of a close(2) later.  Parked in the same way, for Error::subject() nanoseconds.
+inline constexpr int kCloseErrno = 0x10006;
+
 // A block of metadata is not in memory, and the thread must not wait for the medium with a lock
 // held (pm/no_waiting.h).  The work is repeated when the block has been read in; the error never
 // reaches a client.
@@ -30,7 +34,7 @@ inline constexpr int kAbsentErrno = 0x10005;
 inline bool must_park(const Error &error) {
     const int value = error.errno_value();
     return value == kParkErrno || value == kBreakErrno || value == kClaimErrno ||
-           value == kForgetErrno;
+           value == kForgetErrno || value == kCloseErrno;
 }
 
 // The media contradicts itself, or could not be read.

@@ -48,21 +48,24 @@ Result<FileFlags> Volume::file_flags(InodeNo ino) {
                      .no_access_time = (bits & media::kNoAccessTime) != 0};
 }
 
-Result<> Volume::set_file_flags(InodeNo ino, const FileFlags &flags) {
+Result<> Volume::set_file_flags(InodeNo ino, const FileFlags &flags, Progress *progress) {
     Engine &e = parts_->engine;
     TRY(writable(e));
     const std::uint32_t bits = bits_of(flags);
     if (bits != 0) TRY(parts_->tuning.note_minor_version());
-    ExclusiveLock held(e.lock);
-    const auto *was = TRY(read_flagged(Reader(*e.core), ino));
-    if ((bits & core::kProtectionFlags & ~was->flags.get()) != 0) TRY(check_no_stores(e, ino));
-    Change change(*e.core);
-    TRY(change.begin());
-    auto *inode = TRY(core::edit_inode(change, ino));
-    inode->flags.set((inode->flags.get() & ~core::kFileFlags) | bits);
-    touch(inode, false);
-    TRY(change.commit());
-    return {};
+    const auto set = [&]() -> Result<> {
+        ExclusiveLock held(e.lock);
+        const auto *was = TRY(read_flagged(Reader(*e.core), ino));
+        if ((bits & core::kProtectionFlags & ~was->flags.get()) != 0) TRY(check_no_stores(e, ino));
+        Change change(*e.core);
+        TRY(change.begin());
+        auto *inode = TRY(core::edit_inode(change, ino));
+        inode->flags.set((inode->flags.get() & ~core::kFileFlags) | bits);
+        touch(inode, false);
+        TRY(change.commit());
+        return {};
+    };
+    return parts_->scheduler.unless_closed_soon(progress, set());
 }
 
 }  // namespace pmfs

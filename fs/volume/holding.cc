@@ -6,7 +6,8 @@ namespace pmfs {
 
 Result<GrantId> Volume::take_grant(HandleId handle, const GrantRequest &request,
                                    const Caller &caller, std::uint64_t *bad_offset) {
-    return parts_->engine.holders->take(handle, request, caller, bad_offset);
+    return parts_->scheduler.unless_closed_soon(
+        caller.progress, parts_->engine.holders->take(handle, request, caller, bad_offset));
 }
 
 Result<> Volume::drop_grant(HandleId handle, GrantId id) {
@@ -26,10 +27,10 @@ Result<> Volume::adopt_grant(HandleId handle, GrantId id, const Caller &holder) 
     return parts_->engine.holders->adopt(handle, id, holder);
 }
 
-Result<> Volume::begin_stores(HandleId handle, GrantId id) {
+Result<> Volume::begin_stores(HandleId handle, GrantId id, Progress *progress) {
     Engine &e = parts_->engine;
     const auto opened = e.live.handle(handle);
-    TRY(e.holders->begin_stores(handle, id));
+    TRY(parts_->scheduler.unless_closed_soon(progress, e.holders->begin_stores(handle, id)));
     if (opened) attributes_changed(e, opened->ino);  // no request of its kernel did that
     return {};
 }

@@ -27,6 +27,8 @@ public:
     // For the scheduler: how often the request has waited for files that the client is about to
     // forget.
     unsigned waited_for_space = 0;
+    // ... and how often for holders of the file that may be closing it.
+    unsigned waited_for_close = 0;
 
 private:
     std::unique_ptr<Operation> operation_;

@@ -15,8 +15,13 @@ class Scheduler {
 public:
     // files_leave: whether there are files that have no name and are not open, and that take space
     // until the client forgets them.
-    Scheduler(SharedMutex &lock, Claims &claims, std::function<bool()> files_leave)
-        : lock_(lock), claims_(claims), files_leave_(std::move(files_leave)) {}
+    // close_waits: see MountOptions.
+    Scheduler(SharedMutex &lock, Claims &claims, std::function<bool()> files_leave,
+              unsigned close_waits)
+        : lock_(lock),
+          claims_(claims),
+          files_leave_(std::move(files_leave)),
+          close_waits_(close_waits) {}
 
     // Runs until the operation is done or fails.  must_park(): its next step has to wait; another
     // run() continues with it.
@@ -38,6 +43,17 @@ public:
     template <class T>
     Result<T> unless_space_comes(Progress *progress, Result<T> result) EXCLUDES(lock_) {
         return unless_forgotten_soon(unless_freed_soon(std::move(result)), progress);
+    }
+    // For an operation that the holders of a file forbid: EBUSY becomes, a few times, an error that
+    // waits for those that are closing it.  Without `progress` it remains EBUSY.
+    template <class T>
+    Result<T> unless_closed_soon(Progress *progress, Result<T> result) const {
+        constexpr std::uint64_t kFirstWait = 1'000'000;  // ns
+        if (result.ok() || result.error().errno_value() != EBUSY || progress == nullptr ||
+            progress->waited_for_close == close_waits_)
+            return result;
+        return Error(kCloseErrno, result.error().what())
+            .about(kFirstWait << progress->waited_for_close++);
     }
 
 private:
@@ -63,6 +79,7 @@ private:
     SharedMutex &lock_;
     Claims &claims_;
     const std::function<bool()> files_leave_;
+    const unsigned close_waits_;
 };
 
 template <class Op>

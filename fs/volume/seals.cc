@@ -242,7 +242,8 @@ Result<> Volume::seal(InodeNo ino, SealLevel level, const Caller &caller, bool p
     TRY(writable(e));
     auto operation = resumed_or_new<Seal>(caller.progress, ino, e, ino, level, privileged);
     operation->lend(caller);
-    const Result<> done = parts_->scheduler.run_or_keep(operation, caller.progress);
+    const Result<> done = parts_->scheduler.unless_closed_soon(
+        caller.progress, parts_->scheduler.run_or_keep(operation, caller.progress));
     if (operation && operation->bad_block() && bad_offset != nullptr)
         *bad_offset = media::byte_of(*operation->bad_block());
     operation.reset();
@@ -276,7 +277,7 @@ Result<> Volume::unseal(InodeNo ino, const Caller &caller, bool privileged) {
         e.holders->end_with_processes(ino);
         done = unseal();
     }
-    TRY(std::move(done));
+    TRY(parts_->scheduler.unless_closed_soon(caller.progress, std::move(done)));
     return parts_->commits.make_durable();
 }
 

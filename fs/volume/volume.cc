@@ -39,11 +39,13 @@ Volume::Parts::Parts(std::unique_ptr<pm::Region> region, const media::Superblock
              [this](InodeNo ino, std::function<void()> again) {
                  workers.resume(ino, std::move(again), 0);
              }),
-      scheduler(engine.lock, engine.claims,
-                [this] {
-                    SharedLock held(engine.lock);
-                    return files_leave(engine);
-                }),
+      scheduler(
+          engine.lock, engine.claims,
+          [this] {
+              SharedLock held(engine.lock);
+              return files_leave(engine);
+          },
+          options.close_waits),
       workers(!options.no_background,
               [this](std::function<void()> again) { engine.holders->run(std::move(again)); }),
       commits(engine, workers),
@@ -206,10 +208,11 @@ void Volume::when_ready(const Error &why, std::function<void()> again, std::uint
     const InodeNo ino(why.subject());
     if (why.errno_value() == kBreakErrno) return e.holders->wait(why, user, std::move(again));
     if (why.errno_value() == kClaimErrno) return e.claims.wait(ino, std::move(again));
-    if (why.errno_value() == kForgetErrno) {
-        constexpr std::uint64_t kMoment = 3'000'000;
+    constexpr std::uint64_t kMoment = 3'000'000;
+    if (why.errno_value() == kForgetErrno)
         return e.holders->run_at(monotonic_ns() + kMoment, user, std::move(again));
-    }
+    if (why.errno_value() == kCloseErrno)
+        return e.holders->run_at(monotonic_ns() + why.subject(), user, std::move(again));
     parts_->commits.await_room(ino, user, std::move(again));
 }
 

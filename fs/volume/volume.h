@@ -40,6 +40,9 @@ struct MountOptions {
     // The most grants at a time, including those of quarantined holders: an eighth is reserved for
     // root, and no other user gets more than half.  Sixteen times as many pins that map nothing.
     std::size_t grants_max = 8192;
+    // What holders of a file forbid is tried again so often before it is EBUSY, first after a
+    // millisecond, then after twice the time before (see kCloseErrno).
+    unsigned close_waits = 6;
     unsigned lease_break_ms = 45000;         // how long a lease's holder may take to give it back
     std::optional<std::uint64_t> pin_quota;  // bytes a user may pin; default: its RLIMIT_MEMLOCK
     ProcessView processes;
@@ -101,7 +104,7 @@ public:
     // CAP_LINUX_IMMUTABLE and written the file's pages back.  EBUSY: the file would become
     // immutable or append-only, and there is a grant that may store.  May wait for a disk.
     Result<FileFlags> file_flags(InodeNo ino);
-    Result<> set_file_flags(InodeNo ino, const FileFlags &flags);
+    Result<> set_file_flags(InodeNo ino, const FileFlags &flags, Progress *progress = nullptr);
 
     // --- open files.  A handle keeps the inode's blocks; release ends its grants.
     Result<OpenReply> open_file(InodeNo ino, const OpenRequest &request);
@@ -196,7 +199,7 @@ public:
     Result<> adopt_grant(HandleId handle, GrantId grant, const Caller &holder);
     // The holder of a grant that `announces` its stores is about to store.  May wait for the
     // journal.
-    Result<> begin_stores(HandleId handle, GrantId grant);
+    Result<> begin_stores(HandleId handle, GrantId grant, Progress *progress = nullptr);
     // A descriptor of the device for the holder of a grant that maps, and only for it: the kernel
     // tells when the descriptor and all its mappings are gone.  Once for each grant.  EOPNOTSUPP:
     // the medium does not support that; then use any descriptor.

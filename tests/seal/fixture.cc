@@ -59,7 +59,9 @@ Mounted::Mounted(Medium medium, const MountOptions &options, const front::Dispat
 }
 
 void Mounted::start() {
-    auto volume = Volume::open(region_of(file_.get(), options_.read_only), options_);
+    MountOptions options = options_;
+    options.close_waits = 0;  // a RELEASE from here is never late
+    auto volume = Volume::open(region_of(file_.get(), options.read_only), options);
     REQUIRE(volume.ok());
     volume_ = std::move(volume).take();
     wire_ = std::make_unique<Wire>(*volume_, dispatch_);

@@ -11,7 +11,8 @@ import subprocess
 import sys
 
 from holding import Child, status, until
-from libpmfs import (READ, Map, ctl, holders, info, make_file, open_direct, pattern, seal, unseal)
+from libpmfs import (READ, TEMPORARY, Map, ctl, grant, holders, info, make_file, open_direct, pattern, prepare, seal,
+                     unseal)
 from fixture import c_call, claim, fails, libc, run, run_claims
 
 MIB = 1 << 20
@@ -114,6 +115,23 @@ def _(here):
     let_go(here / "f")
     Map(fd).unmap()
     os.close(fd)
+
+
+@claim("whoever closed a file is in nobody's way: it may be mapped for storing, sealed and unsealed right after")
+def _(here):
+    for number in range(100):
+        path = here / f"f{number}"
+        make_file(path, 4 * PAGE, number)
+        fd = open_direct(path)
+        prepare(fd)
+        path.read_bytes()  # through the cache
+        Map(fd).unmap()
+        seal(fd)
+        other = open_direct(path)
+        grant(other, TEMPORARY)
+        os.close(other)
+        unseal(fd)
+        os.close(fd)
 
 
 @claim("the last munmap counts: of two mappings, of a part, and of a child that was forked")

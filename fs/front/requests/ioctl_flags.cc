@@ -65,7 +65,7 @@ Result<std::size_t> set_flags(Job &job, std::vector<std::byte> &bytes) {
     if (bytes.size() != sizeof(std::uint32_t))
         return Error(EINVAL, "the request contains no flags");
     const FileFlags flags = TRY(from_bits(load<std::uint32_t>(bytes), &Bit::flag));
-    TRY(job.context.volume.set_file_flags(job.ino, flags));
+    TRY(job.context.volume.set_file_flags(job.ino, flags, &job.progress));
     return std::size_t{0};
 }
 
@@ -75,7 +75,7 @@ Result<std::size_t> set_attributes(Job &job, std::vector<std::byte> &bytes) {
     if (attributes.fsx_extsize != 0 || attributes.fsx_projid != 0 || attributes.fsx_cowextsize != 0)
         return Error(EOPNOTSUPP, "pmfs supports neither projects nor extent sizes");
     const FileFlags flags = TRY(from_bits(attributes.fsx_xflags, &Bit::xflag));
-    TRY(job.context.volume.set_file_flags(job.ino, flags));
+    TRY(job.context.volume.set_file_flags(job.ino, flags, &job.progress));
     return std::size_t{0};
 }
 

@@ -92,7 +92,9 @@ Result<> DaxWindow::set_up(InodeNo ino, const fuse_setupmapping_in &in) {
 // The guest's kernel asks again, with this flag, before it stores to a range that it has for
 // reading; see linux fs/fuse/dax.c, fuse_upgrade_dax_mapping().
 Result<> DaxWindow::begin_stores(const Range &range) {
-    return wait_through(volume_, [&] { return volume_.begin_stores(range.handle, range.pin); });
+    Progress progress;
+    return wait_through(volume_,
+                        [&] { return volume_.begin_stores(range.handle, range.pin, &progress); });
 }
 
 // Takes the pin with the range's handle, in whole units, which are made if necessary.
