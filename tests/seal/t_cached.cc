@@ -106,6 +106,37 @@ TEST_CASE("cached: pages that a write past the cache makes stale are dropped bef
     wire.release(writer);
 }
 
+TEST_CASE(
+    "cached: a write past the cache stays when pages that a mapping made dirty are written back") {
+    Mounted mounted(Medium::memory);
+    Wire &wire = mounted.wire();
+    const OpenFile mapped = wire.create("f");  // since before the seal
+    const std::string old(kBlock, 'o');
+    REQUIRE(wire.write(mapped, 0, old) == 0);
+    REQUIRE(prepare_ioctl(wire, mapped) == 0);
+    REQUIRE(seal_ioctl(wire, mapped, PMFS_SEAL_FULL) == 0);
+    const OpenFile writer = wire.open(mapped.node, O_RDWR);
+    REQUIRE(writer.direct());
+    for (const unsigned times : {0u, 1u, 3u}) {
+        CAPTURE(times);
+        unsigned asked = 0;
+        wire.on_invalidate = [&](std::uint64_t node) {
+            if (asked++ < times) CHECK(wire.write_back(node, mapped.handle, 0, old) == 0);
+        };
+        const std::string word = "word" + std::to_string(times);
+        fuse_write_in in{};
+        in.fh = writer.handle;
+        in.offset = 100;
+        in.size = static_cast<std::uint32_t>(word.size());
+        in.write_flags = FUSE_WRITE_LOCKOWNER;
+        REQUIRE(wire.call(FUSE_WRITE, writer.node, bytes_text(in) + word).error == 0);
+        wire.on_invalidate = nullptr;
+        CHECK(asked == times + 1);
+        CHECK(wire.read(writer, 100, 5).text() == word);
+        CHECK(wire.read(writer, 0, 5).text() == "ooooo");
+    }
+}
+
 TEST_CASE("cached: with -o sealed_reads=direct a file that is sealed full is in no page cache") {
     MountOptions options;
     options.sealed_direct = true;

@@ -208,6 +208,26 @@ assert peek(got, PAGE) == b'\\7' * PAGE, 'somebody else took it away'
     assert not grants(here / "f")
 
 
+@claim("remap_file_pages of a direct mapping is EINVAL, and of any other as without the library")
+def _(here):
+    data = sealed_file(here / "f")
+    does("""
+address = map_it(MIB, prot=3, how=os.O_RDWR)
+begins = peek(address, 2 * PAGE)
+call = libc.remap_file_pages
+call.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_size_t, ctypes.c_int]
+for at, page in ((address, 0), (address + PAGE, 0), (address + PAGE, 5)):
+    assert call(at, PAGE, 0, page, 0) == -1 and ctypes.get_errno() == errno.EINVAL
+assert peek(address, 2 * PAGE) == begins and direct() == MIB
+fd = os.memfd_create('m')
+os.write(fd, b'a' * PAGE + b'b' * PAGE)
+other = libc.mmap(None, 2 * PAGE, 3, mmap.MAP_SHARED, fd, 0)
+assert call(other, PAGE, 0, 1, 0) == 0, os.strerror(ctypes.get_errno())
+assert peek(other, 1) == b'b'
+""", here / "f")
+    assert (here / "f").read_bytes() == data
+
+
 @claim("memory that mremap moves over a direct mapping takes its place: the grant ends, and the memory can grow")
 def _(here):
     sealed_file(here / "f")
