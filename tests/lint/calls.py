@@ -1,4 +1,6 @@
 """One place to be right: who may store, flush and fence, and who may change an extent map."""
+import re
+
 from rule import Rule, each
 
 DURABLE = ("fs/pm/", "fs/journal/", "mkfs/", "fsck/repair.cc", "tests/", "tools/benches/")
@@ -67,7 +69,28 @@ def check_numbers(source):
             yield line, f"{words}: it is a BlockNo, FileBlock, ChunkNo or GroupNo (base/ids.h)"
 
 
+_SHOWN = r"(?:PMFS_EXPORT|__attribute__\(\(visibility\(\"\s*\"\)\)\))\s[^;{(]*?\b(?!__)(\w+)\("
+
+
+def check_shown(tree):
+    """A function that a library is to show, and its linker script does not name, is not there."""
+    scripts = [source for source in tree if source.within("fs/client/") and source.path.endswith(".map")]
+    named = {name for script in scripts for name in re.findall(r"^\s*(\w+);", script.text, re.M)}
+    for source in tree:
+        if source.is_c and source.within("fs/client/"):
+            for found in re.finditer(_SHOWN, source.code):
+                if found.group(1) not in named:
+                    yield source.path, source.line_of(found.start()), f"{found.group(1)}: no .map names it"
+
+
 RULES = [
+    Rule("what a library shows is named in its linker script", check_shown,
+         bad=[{"fs/client/a.map": "global:\n    a;\n",
+               "fs/client/a.c": "PMFS_EXPORT int a(void) {\nPMFS_EXPORT void *b(int i,\n"},
+              {"fs/client/a.c": '__attribute__((visibility("default"))) int c(int fd) {\n'}],
+         good=[{"fs/client/a.map": "global:\n    a;\n    b;\n    c;\n",
+                "fs/client/a.c": 'PMFS_EXPORT int a(void) {\nPMFS_EXPORT void *b(int i,\n'
+                                 '__attribute__((visibility("default"))) int c(int fd) {\nint d(void) {\n'}]),
     Rule("block, chunk and group numbers are types", each(check_numbers),
          bad=[{"fs/core/a.h": "Result<> give(std::uint64_t chunk, const Bits &bits);\n"},
               {"fs/volume/a.cc": "const std::uint64_t file_block = at / kBlockSize;\n"},
