@@ -48,18 +48,28 @@ bool kernel_keeps_times(const Engine &e, const Caller &caller) {
     return caller.written_back && e.options.writeback;
 }
 
+// What a write clears or moves besides the bytes.  Of what it writes back, the kernel has removed
+// the file's capabilities already, when write(2) was called; a store by mmap removes none.
+struct Besides {
+    bool setid, capabilities, times;
+    Besides(const Engine &e, const Caller &caller, bool kill)
+        : setid(kill), capabilities(!caller.written_back), times(!kernel_keeps_times(e, caller)) {}
+};
+
 // An overwrite of written blocks inside the file, which changes no metadata.
 class InPlace {
 public:
     InPlace(Engine &e, InodeNo ino, Span span) : e_(e), ino_(ino), span_(span) {}
 
     // True when the write can proceed.  With the lock held shared, inside an epoch.
-    Result<bool> fits(const Reader &reader, const media::Inode &inode, bool kill, bool times) {
+    Result<bool> fits(const Reader &reader, const media::Inode &inode, const Besides &besides) {
         if (span_.to > inode.size.get()) return false;
-        if (kill && has_setid(inode.mode.get())) return false;
-        if (inode.xattr_root.get() != 0 && core::has_xattr(reader, inode, ino_, kCapability))
+        if (besides.setid && has_setid(inode.mode.get())) return false;
+        if (besides.capabilities && inode.xattr_root.get() != 0 &&
+            core::has_xattr(reader, inode, ino_, kCapability))
             return false;
-        if (times && (core::from_media(inode.mtime) != now_coarse() || e_.live.shared(ino_)))
+        if (besides.times &&
+            (core::from_media(inode.mtime) != now_coarse() || e_.live.shared(ino_)))
             return false;
         count_ = 0;
         for (std::uint64_t at = span_.from; at < span_.to;) {
@@ -94,7 +104,7 @@ private:
 
 // True when the write needed no change of metadata, and is done.
 Result<bool> write_in_place(Engine &e, InodeNo ino, std::uint64_t offset, const Pieces &bytes,
-                            bool kill, bool times) EXCLUDES(e.lock) {
+                            const Besides &besides) EXCLUDES(e.lock) {
     const core::Epochs::Section inside(e.readers);
     InPlace in_place(e, ino, {offset, offset + bytes.size()});
     {
@@ -102,7 +112,7 @@ Result<bool> write_in_place(Engine &e, InodeNo ino, std::uint64_t offset, const 
         const Reader reader(*e.core);
         const auto *inode = TRY(read_file(reader, ino));
         TRY(core::may_write(*inode, offset));
-        if (!TRY(in_place.fits(reader, *inode, kill, times))) return false;
+        if (!TRY(in_place.fits(reader, *inode, besides))) return false;
         TRY(e.claims.respect_moves(ino));
     }
     in_place.write(bytes);
@@ -187,7 +197,7 @@ private:
         if (caller_.direct && new_blocks > e_.allocator->available_blocks(caller_.uid == 0))
             return Error(ENOSPC, "the volume has no room for all of the write");
         if (!TRY(zero_ahead(was->size.get()))) return false;
-        TRY(drop_capability(e_, ino_));
+        if (!caller_.written_back) TRY(drop_capability(e_, ino_));
         stage_ = Stage::plan;
         return true;
     }
@@ -473,8 +483,8 @@ Result<std::size_t> Volume::write(InodeNo ino, std::uint64_t offset, const Piece
         return Error(EFBIG, "a file has at most 2^50 bytes");
     if (bytes.empty()) return std::size_t{0};
     const bool resumes = caller.progress != nullptr && caller.progress->kept();
-    if (!resumes && TRY(write_in_place(e, ino, offset, bytes, kill_suid_sgid,
-                                       !kernel_keeps_times(e, caller)))) {
+    if (!resumes &&
+        TRY(write_in_place(e, ino, offset, bytes, Besides(e, caller, kill_suid_sgid)))) {
         note_stale(e, ino, caller, offset, bytes.size(), true, stale);
         return bytes.size();
     }

@@ -196,6 +196,32 @@ def _(here):
     assert mode_of(path) == 0o4755 and os.listxattr(path) == []
 
 
+@claim("write(2) removes a file capability, a store by mmap does not, and one that is set after a write stays", alone=True)
+def _(maker):
+    capability = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)
+    for options in ("", "writeback"):
+        volume = maker.volume(size="16M", options=options)
+        path = volume.mnt / "f"
+        fd = os.open(path, os.O_CREAT | os.O_RDWR)
+
+        def has():
+            os.fsync(fd)
+            return os.listxattr(path) == ["security.capability"]
+        for offset in (0, 0, 9000):
+            os.pwrite(fd, b"words", offset)
+            os.setxattr(path, "security.capability", capability)
+            assert has(), (options, offset)
+        with mmap.mmap(fd, 0) as pages:
+            pages[0:5] = b"WORDS"
+            pages.flush()
+        assert has(), options
+        for offset in (0, 20_000):
+            os.setxattr(path, "security.capability", capability)
+            os.pwrite(fd, b"words", offset)
+            assert not has(), (options, offset)
+        os.close(fd)
+
+
 @claim("set-group-ID without execution by the group is cleared unless the caller that writes, truncates or "
        "allocates is in the group")
 def _(here):
