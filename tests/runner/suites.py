@@ -57,7 +57,7 @@ def _tsan(root):
     build = "build-tsan"
     # Sweeps of damage by one thread: minutes, for nothing that threads could do.  And a child with
     # our memory (CLONE_VM), which the sanitizer does not know of and may crash on.
-    without = ("--test-case-exclude=journal:*,format:*,fsck:*,hostile:*,mkfs:*,model:*,space map:*,superblock:*,"
+    without = ("--test-case-exclude=journal:*,format:*,fsck:*,hostile:*,mkfs:*,model:*,repair:*,space map:*,superblock:*,"
                "lent: a process that shares*")
     return [_doctest(root, build, "unit", without, before=fixed),
             *(_doctest(root, build, name, before=fixed) for name in ("front", "seal", "virtio")),
