@@ -129,7 +129,10 @@ void LiveTable::not_dense_from(InodeNo ino, FileBlock first) {
         found->second.dense_end = std::min(found->second.dense_end, first);
 }
 
-LiveTable::Wrote LiveTable::wrote(HandleId handle, ByteRange bytes, bool ended) {
+// A write concerns a fill that came while its thread was waiting for the answer: never one of that
+// thread's own.
+LiveTable::Wrote LiveTable::wrote(HandleId handle, ByteRange bytes, bool ended,
+                                  std::uint32_t thread) {
     Shard &shard = shard_of(handle);
     Lock lock(shard.mutex);
     const auto found = shard.handles.find(handle);
@@ -143,8 +146,9 @@ LiveTable::Wrote LiveTable::wrote(HandleId handle, ByteRange bytes, bool ended) 
     const std::uint64_t last = media::byte_of(media::file_block_of(bytes.to));
     const ByteRange pages{media::byte_of(media::file_block_of(bytes.from)), last};
     const ByteRange end{last, bytes.to};
-    const auto filled = [&drops = i.drops](const ByteRange &range) {
-        return drops.filled.overlaps(range) || drops.filled_before.overlaps(range);
+    const auto filled = [&drops = i.drops, thread](const ByteRange &range) {
+        return (drops.filler == 0 || drops.filler != thread) &&
+               (drops.filled.overlaps(range) || drops.filled_before.overlaps(range));
     };
     const Wrote wrote{.refilled = filled(pages), .refilled_end = filled(end)};
     end_drops(i);
@@ -191,14 +195,17 @@ void LiveTable::pages_gone(InodeNo ino, ByteRange pages) {
     if (found->second.asked_write == 0) end_drops(found->second);
 }
 
-void LiveTable::pages_fill(InodeNo ino, ByteRange pages) {
+void LiveTable::pages_fill(InodeNo ino, ByteRange pages, std::uint32_t thread) {
     if (drops_.load() == 0) return;
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
     const auto found = shard.inodes.find(ino.value());
     if (found == shard.inodes.end()) return;
     Drops &drops = found->second.drops;
-    if (drops.dropped.overlaps(pages)) drops.filled.add(pages);
+    if (!drops.dropped.overlaps(pages)) return;
+    drops.filled.add(pages);
+    if (drops.filler == Drops::kNobody) drops.filler = thread;
+    if (drops.filler != thread) drops.filler = 0;
 }
 
 void LiveTable::wrote_back(InodeNo ino) {
@@ -279,6 +286,21 @@ std::optional<HandleInfo> LiveTable::handle(HandleId handle) {
     const auto found = shard.handles.find(handle);
     if (found == shard.handles.end()) return std::nullopt;
     return found->second;
+}
+
+bool LiveTable::opened_nonblocking(InodeNo ino, const Caller &caller) {
+    Shard &shard = shard_of(ino.value());
+    Lock lock(shard.mutex);
+    const auto found = shard.inodes.find(ino.value());
+    if (found == shard.inodes.end()) return false;
+    HandleId id = found->second.first_handle;
+    for (unsigned looked_at = 0; id != 0 && looked_at < 64; ++looked_at) {
+        const OpenHandle &handle = shard.handles.at(id);
+        if (handle.opener.pid == caller.pid && handle.opener.client == caller.client)
+            return handle.opener.nonblocking;
+        id = handle.next;
+    }
+    return false;
 }
 
 std::vector<HandleInfo> LiveTable::handles(InodeNo ino) {

@@ -79,6 +79,8 @@ public:
     // The handle has no grants left except leases and grants that map nothing, and pins; these end.
     std::optional<Released> release(HandleId handle);
     std::optional<HandleInfo> handle(HandleId handle);
+    // Whether that thread has opened it with O_NONBLOCK: one of the last handles is its, and is so.
+    bool opened_nonblocking(InodeNo ino, const Caller &caller);
     std::vector<HandleInfo> handles(InodeNo ino);
     // Bytes [from, to) were written through this handle.  (The kernel's write-back has none, and
     // no reader can fill a page while it is under way.)
@@ -92,14 +94,15 @@ public:
         bool refilled = false, refilled_end = false;
     };
     // `ended`: the write will be answered with what it has stored.  (If not, it is run again, or
-    // the kernel gives up its pages.)
-    Wrote wrote(HandleId handle, ByteRange bytes, bool ended = true);
+    // the kernel gives up its pages.)  `thread`: whose write it is, as FUSE names it; 0: unknown.
+    Wrote wrote(HandleId handle, ByteRange bytes, bool ended = true, std::uint32_t thread = 0);
     // The kernel that is notified is about to be told to drop these pages; it has dropped them; it
-    // asks for bytes to fill these.  (It sends one cached write to a file at a time.)  Until all
-    // pages have gone, an open does not keep those from before a store that bypassed the cache.
+    // asks for bytes to fill these, for that thread.  (It sends one cached write to a file at a
+    // time.)  Until all pages have gone, an open does not keep those from before a store that
+    // bypassed the cache.
     void pages_go(InodeNo ino, ByteRange pages);
     void pages_gone(InodeNo ino, ByteRange pages);
-    void pages_fill(InodeNo ino, ByteRange pages);
+    void pages_fill(InodeNo ino, ByteRange pages, std::uint32_t thread = 0);
 
     // The kernel has written back pages of the file, and how often it has.
     void wrote_back(InodeNo ino);
@@ -161,6 +164,9 @@ private:
         bool covers_stores = false;  // none was made past the cache since the last began
         ByteRange dropped;
         ByteRanges filled, filled_before;  // since the last drop began, and earlier
+        // The thread for which all of them were filled; 0: it is unknown, or there were several.
+        static constexpr std::uint32_t kNobody = ~0u;
+        std::uint32_t filler = kNobody;
         bool any() const { return going != 0 || !dropped.empty(); }
     };
     struct Inode {

@@ -56,6 +56,10 @@ Result<OpenReply> Volume::open_file(InodeNo ino, const OpenRequest &request) {
     return reply;
 }
 
+bool Volume::opened_nonblocking(InodeNo ino, const Caller &caller) {
+    return parts_->engine.live.opened_nonblocking(ino, caller);
+}
+
 // O_TRUNC: the kernel learns only that it succeeded.  True: set-id bits were cleared.
 Result<bool> Volume::truncate_by_open(InodeNo ino, const OpenRequest &request) {
     SetAttr set;

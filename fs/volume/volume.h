@@ -108,6 +108,9 @@ public:
 
     // --- open files.  A handle keeps the inode's blocks; release ends its grants.
     Result<OpenReply> open_file(InodeNo ino, const OpenRequest &request);
+    // Whether the caller's thread has opened it last with O_NONBLOCK.  (For O_TRUNC, which the
+    // kernel makes a request of its own, without a handle, right after OPEN.)
+    bool opened_nonblocking(InodeNo ino, const Caller &caller);
     void release(HandleId handle);
     // make() and open_file() in one, for FUSE_CREATE; counts one reference.
     Result<Attr> create(InodeNo dir, std::string_view name, std::uint32_t mode,
@@ -124,12 +127,13 @@ public:
     Result<std::size_t> write(InodeNo ino, std::uint64_t offset, const Pieces &bytes,
                               bool kill_suid_sgid, const Caller &caller, Stale *stale = nullptr);
     // The kernel is about to be told to drop the pages of these bytes; it has dropped them; it
-    // reads to fill these pages, which is to be said before read().  (A write through its cache
+    // reads to fill these pages, for that thread (as Caller::pid), which is to be said before
+    // read().  (A write through its cache
     // that is on its way comes too late for whoever fills them again: write() says so, in
     // Stale::refilled.)
     void pages_go(InodeNo ino, ByteRange pages);
     void pages_gone(InodeNo ino, ByteRange pages);
-    void pages_fill(InodeNo ino, ByteRange pages);
+    void pages_fill(InodeNo ino, ByteRange pages, std::uint32_t thread = 0);
     // How often the kernel has written back pages of the file since it is known.
     std::uint64_t write_backs(InodeNo ino);
     // `done` may be called before it returns (DAX media: always) or later by the commit thread.

@@ -449,7 +449,7 @@ private:
 void note_stale(Engine &e, InodeNo ino, const Caller &caller, std::uint64_t offset,
                 std::uint64_t size, bool ended, Stale *stale) {
     if (caller.written_back) e.live.wrote_back(ino);
-    const auto wrote = e.live.wrote(caller.handle, {offset, offset + size}, ended);
+    const auto wrote = e.live.wrote(caller.handle, {offset, offset + size}, ended, caller.pid);
     stale->pages = wrote.past_cache;
     stale->refilled = wrote.refilled;
     stale->refilled_end = wrote.refilled_end;
@@ -465,8 +465,8 @@ void Volume::pages_gone(InodeNo ino, ByteRange pages) {
     parts_->engine.live.pages_gone(ino, pages);
 }
 
-void Volume::pages_fill(InodeNo ino, ByteRange pages) {
-    parts_->engine.live.pages_fill(ino, pages);
+void Volume::pages_fill(InodeNo ino, ByteRange pages, std::uint32_t thread) {
+    parts_->engine.live.pages_fill(ino, pages, thread);
 }
 
 std::uint64_t Volume::write_backs(InodeNo ino) {

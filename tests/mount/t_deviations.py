@@ -6,10 +6,8 @@ import errno
 import json
 import mmap
 import os
-import shutil
 import signal
 import struct
-import subprocess
 import time
 from pathlib import Path
 
@@ -82,29 +80,6 @@ def _(maker):
         os.close(tree)
 
 
-@claim("open(2) of a running program with O_RDONLY and O_TRUNC is ETXTBSY, and empties it but with -o writeback", alone=True)
-def _(maker):
-    for options, kept in (("", False), ("writeback", True)):
-        volume = maker.volume(size="16M", options=options)
-        program_file = volume.mnt / "sleep"
-        shutil.copy("/bin/sleep", program_file)
-        size = program_file.stat().st_size
-        running = subprocess.Popen([program_file, "60"])
-        try:
-            for how in (os.O_WRONLY, os.O_RDONLY):
-                assert program_file.stat().st_size == size
-                try:
-                    os.close(os.open(program_file, how | os.O_TRUNC))
-                except OSError as error:
-                    assert error.errno == errno.ETXTBSY
-                else:  # it has died of SIGBUS before the kernel looked
-                    assert how == os.O_RDONLY and not kept, options
-            assert program_file.stat().st_size == (size if kept else 0)
-        finally:
-            running.kill()
-            running.wait()
-
-
 @claim("with -o writeback a truncation to the size of what was just written frees no blocks behind the end", alone=True)
 def _(maker):
     for options, blocks in (("", 256), ("writeback", 2048)):
@@ -115,27 +90,6 @@ def _(maker):
         os.ftruncate(fd, 128 << 10)
         os.close(fd)
         assert os.stat(volume.mnt / "f").st_blocks == blocks
-
-
-@claim("with -o writeback open(2) with O_TRUNC and O_NONBLOCK waits for a lease, and is EAGAIN otherwise", alone=True)
-def _(maker):
-    how = os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK
-    for options, waits in (("", False), ("writeback", True)):
-        volume = maker.volume(size="16M", options=f"lease_break_time=1,{options}" if options else "lease_break_time=1")
-        path = volume.mnt / "f"
-        path.write_bytes(b"x" * 4096)
-        held = subprocess.Popen([program("pmfsctl"), "lease", path], stdout=subprocess.PIPE)
-        try:
-            held.stdout.readline()
-            if waits:
-                os.close(os.open(path, how))
-            else:
-                with fails(errno.EAGAIN):
-                    os.open(path, how)
-            assert path.stat().st_size == (0 if waits else 4096)
-        finally:
-            held.kill()
-            held.wait()
 
 
 @claim("read-ahead is the kernel's 128 KiB", alone=True)

@@ -334,6 +334,30 @@ TEST_CASE_FIXTURE(
 
 TEST_CASE_FIXTURE(
     CachedWriter,
+    "live: pages that the writer has filled itself were not filled during its write") {
+    const auto refilled = [&](std::vector<std::uint32_t> fillers, std::uint32_t writer) {
+        live.pages_go(ino, all);
+        live.pages_gone(ino, all);
+        for (const std::uint32_t filler : fillers) live.pages_fill(ino, first, filler);
+        return live.wrote(handle, first, true, writer).refilled;
+    };
+    CHECK(!refilled({7, 7}, 7));
+    CHECK(refilled({7}, 8));
+    CHECK(refilled({7, 8}, 7));
+    CHECK(refilled({8, 7}, 7));
+    CHECK(refilled({0}, 0));
+    CHECK(refilled({7}, 0));
+    CHECK(refilled({7, 8, 0}, 0));
+    CHECK(!refilled({}, 7));
+    // Each of them, of all drops since the write before.
+    live.pages_go(ino, all);
+    live.pages_fill(ino, first, 8);
+    live.pages_gone(ino, {4096, 8192});
+    CHECK(refilled({7}, 7));
+}
+
+TEST_CASE_FIXTURE(
+    CachedWriter,
     "live: a cached write learns which of its pages were filled, and not what lies between") {
     const auto wrote = [&](ByteRange filled, ByteRange also, ByteRange bytes) {
         live.pages_go(ino, all);

@@ -541,9 +541,9 @@ void Dispatcher::on_init(void *userdata, fuse_conn_info *connection) {
     // directory's default list.
     want(FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK, true);
     want(FUSE_CAP_WRITEBACK_CACHE, self.options_.writeback);
-    // For O_TRUNC in OPEN the kernel forgets the size without a lock: one that was changed
-    // meanwhile would be lost where the kernel keeps sizes.
-    want(FUSE_CAP_ATOMIC_O_TRUNC, !self.options_.writeback);
+    // After an OPEN that truncates the kernel asks, too late, whether the file may be truncated
+    // (Landlock) and whether it is a program that runs; and it forgets the size without a lock.
+    want(FUSE_CAP_ATOMIC_O_TRUNC, false);
     want(FUSE_CAP_POSIX_LOCKS, self.client_->policy().shares_ranges);
     want(FUSE_CAP_FLOCK_LOCKS, self.client_->policy().shares_wholes);
     // READDIRPLUS has no field for what the answer about a single file says (mark_dax).

@@ -100,7 +100,9 @@ void setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int, fuse_file_i
         if (!dispatcher.flushed(req, {.ino = InodeNo(ino)})) return;
         news.pages = {.ino = InodeNo(ino)};
     }
-    const Caller caller = caller_of(req, info);
+    Caller caller = caller_of(req, info);
+    if ((valid & FATTR_SIZE) != 0 && info == nullptr)
+        caller.nonblocking = dispatcher.volume().opened_nonblocking(InodeNo(ino), caller);
     SetAttr set = to_set_attr(*attr, valid);
     if (set.times_given && may_flush_times(dispatcher, InodeNo(ino), valid, set))
         set.times_given = false;
