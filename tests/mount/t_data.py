@@ -10,13 +10,11 @@ import json
 import mmap
 import os
 import random
-import shutil
 import signal
-import struct
 import subprocess
 import time
 
-from fixture import as_user, c_call, claim, fails, program, run, run_claims
+from fixture import c_call, claim, fails, program, run, run_claims
 
 KEEP_SIZE, PUNCH_HOLE, COLLAPSE, ZERO_RANGE, INSERT, UNSHARE = 1, 2, 8, 16, 32, 64
 MIB = 1 << 20
@@ -86,63 +84,6 @@ def _(here):
     assert (here / "log").read_text() == "".join(f"{number:03}\n" for number in range(100))
     os.close(one)
     os.close(two)
-
-
-def without_the_right_to_truncate():
-    """Landlock: this process may do anything but truncate.  False: this kernel does not offer that."""
-    truncate = struct.pack("Q", 1 << 14)
-    try:
-        rules = c_call("syscall", 444, truncate, ctypes.c_size_t(8), 0)
-    except OSError:
-        return False
-    c_call("prctl", 38, 1, 0, 0, 0)
-    c_call("syscall", 446, rules, 0)
-    return True
-
-
-@claim("O_TRUNC empties no file that may not be truncated: a running program, one that Landlock protects", alone=True)
-def _(maker):
-    for options in ("", "writeback"):
-        volume = maker.volume(size="16M", options=options)
-        path = volume.mnt / "sleep"
-        shutil.copy("/bin/sleep", path)
-        before = path.read_bytes()
-        running = subprocess.Popen([path, "60"])
-        try:
-            for how in (os.O_WRONLY, os.O_RDONLY, os.O_RDWR | os.O_CREAT):
-                with fails(errno.ETXTBSY):
-                    os.open(path, how | os.O_TRUNC)
-        finally:
-            running.kill()
-            running.wait()
-
-        def confined(path=path):
-            if without_the_right_to_truncate():
-                for how in (os.O_WRONLY, os.O_RDONLY, os.O_RDWR | os.O_CREAT):
-                    with fails(errno.EACCES):
-                        os.open(path, how | os.O_TRUNC)
-        as_user(confined, uid=0, gid=0)
-        assert path.read_bytes() == before, options
-
-
-@claim("O_TRUNC with O_NONBLOCK does not wait for a lease, without O_NONBLOCK it does", alone=True)
-def _(maker):
-    for options in ("", "writeback"):
-        volume = maker.volume(size="16M", options=f"lease_break_time=1,{options}".rstrip(","))
-        path = volume.mnt / "f"
-        path.write_bytes(b"x" * 4096)
-        held = subprocess.Popen([program("pmfsctl"), "lease", path], stdout=subprocess.PIPE)
-        try:
-            held.stdout.readline()
-            with fails(errno.EAGAIN):
-                os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK)
-            assert path.stat().st_size == 4096
-            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
-            os.close(os.open(path, os.O_WRONLY | os.O_TRUNC))
-            assert path.stat().st_size == 0
-        finally:
-            held.kill()
-            held.wait()
 
 
 @claim("O_TRUNC empties a file, O_CREAT alone does not")
