@@ -21,6 +21,20 @@ struct ByteRange {
     }
 };
 
+// The bytes of a write that is not empty: those in its last page, if it does not cover all of that
+// one, and the others.  Of that page the kernel may keep the lock until the write is answered
+// (fs/fuse/file.c, fuse_fill_write_pages()).
+struct WrittenPages {
+    ByteRange others, part;
+
+    WrittenPages(const ByteRange &bytes, std::uint64_t page_size) : others(bytes) {
+        const std::uint64_t last = (bytes.to - 1) / page_size * page_size;
+        if (bytes.covers({last, last + page_size})) return;
+        others.to = std::max(bytes.from, last);
+        part = {others.to, bytes.to};
+    }
+};
+
 // A set of bytes of a file.  It takes 64 KiB of memory at most: a set of more ranges becomes one.
 class ByteRanges {
 public:

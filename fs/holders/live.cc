@@ -129,8 +129,7 @@ void LiveTable::not_dense_from(InodeNo ino, FileBlock first) {
         found->second.dense_end = std::min(found->second.dense_end, first);
 }
 
-// A write concerns a fill that came while its thread was waiting for the answer: never one of that
-// thread's own.
+// A write may have been on its way when pages were dropped, unless its thread waited for that.
 LiveTable::Wrote LiveTable::wrote(HandleId handle, ByteRange bytes, bool ended,
                                   std::uint32_t thread) {
     Shard &shard = shard_of(handle);
@@ -143,14 +142,12 @@ LiveTable::Wrote LiveTable::wrote(HandleId handle, ByteRange bytes, bool ended,
         return {.past_cache = i.cached != 0};
     }
     if (!ended) return {};
-    const std::uint64_t last = media::byte_of(media::file_block_of(bytes.to));
-    const ByteRange pages{media::byte_of(media::file_block_of(bytes.from)), last};
-    const ByteRange end{last, bytes.to};
+    const WrittenPages pages(bytes, media::kBlockSize);
     const auto filled = [&drops = i.drops, thread](const ByteRange &range) {
-        return (drops.filler == 0 || drops.filler != thread) &&
+        return (drops.thread == 0 || drops.thread != thread) &&
                (drops.filled.overlaps(range) || drops.filled_before.overlaps(range));
     };
-    const Wrote wrote{.refilled = filled(pages), .refilled_end = filled(end)};
+    const Wrote wrote{.refilled = filled(pages.others), .refilled_part = filled(pages.part)};
     end_drops(i);
     return wrote;
 }
@@ -168,13 +165,17 @@ void LiveTable::note_direct_store(Inode &inode) {
     inode.drops.covers_stores = false;
 }
 
-void LiveTable::pages_go(InodeNo ino, ByteRange pages) {
+void LiveTable::pages_go(InodeNo ino, ByteRange pages, std::uint32_t thread) {
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
     const auto found = shard.inodes.find(ino.value());
     if (found == shard.inodes.end()) return;
     Drops &drops = found->second.drops;
-    if (!drops.any()) ++drops_;
+    if (!drops.any()) {
+        ++drops_;
+        drops.thread = thread;
+    }
+    if (drops.thread != thread) drops.thread = 0;
     drops.alone = drops.going++ == 0;
     drops.covers_stores = !found->second.grants.storing();
     drops.dropped.extend(pages);
@@ -195,17 +196,14 @@ void LiveTable::pages_gone(InodeNo ino, ByteRange pages) {
     if (found->second.asked_write == 0) end_drops(found->second);
 }
 
-void LiveTable::pages_fill(InodeNo ino, ByteRange pages, std::uint32_t thread) {
+void LiveTable::pages_fill(InodeNo ino, ByteRange pages) {
     if (drops_.load() == 0) return;
     Shard &shard = shard_of(ino.value());
     Lock lock(shard.mutex);
     const auto found = shard.inodes.find(ino.value());
     if (found == shard.inodes.end()) return;
     Drops &drops = found->second.drops;
-    if (!drops.dropped.overlaps(pages)) return;
-    drops.filled.add(pages);
-    if (drops.filler == Drops::kNobody) drops.filler = thread;
-    if (drops.filler != thread) drops.filler = 0;
+    if (drops.dropped.overlaps(pages)) drops.filled.add(pages);
 }
 
 void LiveTable::wrote_back(InodeNo ino) {

@@ -90,19 +90,19 @@ public:
         bool past_cache = false;
         // It does not, and since the write before it the kernel was told to drop some of these
         // pages, and filled them again: with bytes from before this write, as far as it can tell.
-        // The last page, if the write ends inside it, is the second one.
-        bool refilled = false, refilled_end = false;
+        // The second one: of its part of the last page (WrittenPages).
+        bool refilled = false, refilled_part = false;
     };
     // `ended`: the write will be answered with what it has stored.  (If not, it is run again, or
     // the kernel gives up its pages.)  `thread`: whose write it is, as FUSE names it; 0: unknown.
     Wrote wrote(HandleId handle, ByteRange bytes, bool ended = true, std::uint32_t thread = 0);
-    // The kernel that is notified is about to be told to drop these pages; it has dropped them; it
-    // asks for bytes to fill these, for that thread.  (It sends one cached write to a file at a
-    // time.)  Until all pages have gone, an open does not keep those from before a store that
-    // bypassed the cache.
-    void pages_go(InodeNo ino, ByteRange pages);
+    // The kernel that is notified is about to be told to drop these pages, while that thread waits
+    // for the answer to a request (0: unknown); it has dropped them; it asks for bytes to fill
+    // these.  (It sends one cached write to a file at a time.)  Until all pages have gone, an open
+    // does not keep those from before a store that bypassed the cache.
+    void pages_go(InodeNo ino, ByteRange pages, std::uint32_t thread = 0);
     void pages_gone(InodeNo ino, ByteRange pages);
-    void pages_fill(InodeNo ino, ByteRange pages, std::uint32_t thread = 0);
+    void pages_fill(InodeNo ino, ByteRange pages);
 
     // The kernel has written back pages of the file, and how often it has.
     void wrote_back(InodeNo ino);
@@ -164,9 +164,8 @@ private:
         bool covers_stores = false;  // none was made past the cache since the last began
         ByteRange dropped;
         ByteRanges filled, filled_before;  // since the last drop began, and earlier
-        // The thread for which all of them were filled; 0: it is unknown, or there were several.
-        static constexpr std::uint32_t kNobody = ~0u;
-        std::uint32_t filler = kNobody;
+        // The thread that waited for all of the drops; 0: it is unknown, or there were several.
+        std::uint32_t thread = 0;
         bool any() const { return going != 0 || !dropped.empty(); }
     };
     struct Inode {

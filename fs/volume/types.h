@@ -24,11 +24,11 @@ struct Stale {
     bool attributes = false;
     bool mode = false;   // of the attributes: the kernel checks permissions by it
     bool pages = false;  // those of the range that was written
-    // The same, of a write through the cache: pages before the last one, and that, if the write
-    // ends inside it.
-    bool refilled = false, refilled_end = false;
+    // The same, of a write through the cache: all pages but the last one, if it covers only a part
+    // of that, and that one (WrittenPages).
+    bool refilled = false, refilled_part = false;
 
-    bool any() const { return attributes || mode || pages || refilled || refilled_end; }
+    bool any() const { return attributes || mode || pages || refilled || refilled_part; }
 };
 
 // A file whose blocks only the kernel knows is reported with at least one, because programs take a

@@ -126,14 +126,13 @@ public:
     // in any case.
     Result<std::size_t> write(InodeNo ino, std::uint64_t offset, const Pieces &bytes,
                               bool kill_suid_sgid, const Caller &caller, Stale *stale = nullptr);
-    // The kernel is about to be told to drop the pages of these bytes; it has dropped them; it
-    // reads to fill these pages, for that thread (as Caller::pid), which is to be said before
-    // read().  (A write through its cache
-    // that is on its way comes too late for whoever fills them again: write() says so, in
-    // Stale::refilled.)
-    void pages_go(InodeNo ino, ByteRange pages);
+    // The kernel is about to be told to drop the pages of these bytes, while that thread (as
+    // Caller::pid) waits for an answer; it has dropped them; it reads to fill these pages, which is
+    // to be said before read().  (A write through its cache that is on its way comes too late for
+    // whoever fills them again: write() says so, in Stale::refilled.)
+    void pages_go(InodeNo ino, ByteRange pages, std::uint32_t thread = 0);
     void pages_gone(InodeNo ino, ByteRange pages);
-    void pages_fill(InodeNo ino, ByteRange pages, std::uint32_t thread = 0);
+    void pages_fill(InodeNo ino, ByteRange pages);
     // How often the kernel has written back pages of the file since it is known.
     std::uint64_t write_backs(InodeNo ino);
     // `done` may be called before it returns (DAX media: always) or later by the commit thread.

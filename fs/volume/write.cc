@@ -452,21 +452,21 @@ void note_stale(Engine &e, InodeNo ino, const Caller &caller, std::uint64_t offs
     const auto wrote = e.live.wrote(caller.handle, {offset, offset + size}, ended, caller.pid);
     stale->pages = wrote.past_cache;
     stale->refilled = wrote.refilled;
-    stale->refilled_end = wrote.refilled_end;
+    stale->refilled_part = wrote.refilled_part;
 }
 
 }  // namespace
 
-void Volume::pages_go(InodeNo ino, ByteRange pages) {
-    parts_->engine.live.pages_go(ino, pages);
+void Volume::pages_go(InodeNo ino, ByteRange pages, std::uint32_t thread) {
+    parts_->engine.live.pages_go(ino, pages, thread);
 }
 
 void Volume::pages_gone(InodeNo ino, ByteRange pages) {
     parts_->engine.live.pages_gone(ino, pages);
 }
 
-void Volume::pages_fill(InodeNo ino, ByteRange pages, std::uint32_t thread) {
-    parts_->engine.live.pages_fill(ino, pages, thread);
+void Volume::pages_fill(InodeNo ino, ByteRange pages) {
+    parts_->engine.live.pages_fill(ino, pages);
 }
 
 std::uint64_t Volume::write_backs(InodeNo ino) {

@@ -111,8 +111,11 @@ TEST_CASE("notifier: of a write's pages those are dropped that were filled again
                            [&kernel] { kernel.note("answered"); });
     CHECK(kernel.notes() == std::vector<std::string>{"answered", "answered"});
     kernel.unlock(1);
+    // The last page is in part covered also if the write ends with it.
+    notifier.drop_refilled({.ino = InodeNo(1), .offset = 2048, .length = 2048}, {false, true}, 1,
+                           [&kernel] { kernel.note("answered late"); });
     notifier.finish();
-    CHECK(kernel.notes().size() == 2);
+    CHECK(kernel.notes().size() == 4);
 }
 
 TEST_CASE("notifier: a drop that outlasts the answer is known to go on until it has ended") {

@@ -131,6 +131,32 @@ def _(maker):
     os.close(fd)
 
 
+@claim("a write(2) from a mapping of the same file leaves no old bytes in the cache while others ask for attributes")
+def _(here):
+    pages, path = 16, here / "f"
+    fd = os.open(path, os.O_CREAT | os.O_RDWR)
+    os.ftruncate(fd, (pages + 1) * 4096)  # the first page is a hole, so that stat drops pages
+    os.pwrite(fd, b"x" * pages * 4096, 4096)
+    ended = threading.Event()
+
+    def ask():
+        while not ended.is_set():
+            os.stat(path)
+    other = threading.Thread(target=ask)
+    other.start()
+    wrong = 0
+    with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as mapped, memoryview(mapped) as source:
+        for number in range(3000):
+            os.pwrite(fd, number.to_bytes(4096, "little"), 4096)
+            os.pwrite(fd, source[4096:pages * 4096], 8192)  # each page by the one before it
+            time.sleep(0.0005)
+            wrong += os.pread(fd, 4096, 8192) != number.to_bytes(4096, "little")
+    ended.set()
+    other.join()
+    os.close(fd)
+    assert wrong == 0, wrong
+
+
 @claim("with -o writeback the size is right after O_TRUNC beside a program that appends", alone=True)
 def _(maker):
     volume = maker.volume(size="64M", options="writeback")

@@ -226,14 +226,14 @@ void Wire::release(const OpenFile &file) {
     REQUIRE(call(FUSE_RELEASE, file.node, bytes_text(in)).error == 0);
 }
 
-Reply Wire::read(const OpenFile &file, std::uint64_t offset, std::uint32_t size, As as) {
+Reply Wire::read(const OpenFile &file, std::uint64_t offset, std::uint32_t size) {
     fuse_read_in in{};
     in.fh = file.handle;
     in.offset = offset;
     in.size = size;
     // The kernel says so of what goes past its cache; other reads fill pages.
     if (file.direct()) in.read_flags = FUSE_READ_LOCKOWNER;
-    return call(FUSE_READ, file.node, bytes_text(in), as);
+    return call(FUSE_READ, file.node, bytes_text(in));
 }
 
 int Wire::write(const OpenFile &file, std::uint64_t offset, std::string_view bytes, As as) {

@@ -71,7 +71,7 @@ public:
     OpenFile create(std::string_view name, As as = {});
     OpenFile open(std::uint64_t node, int flags, As as = {});
     void release(const OpenFile &file);
-    Reply read(const OpenFile &file, std::uint64_t offset, std::uint32_t size, As as = {});
+    Reply read(const OpenFile &file, std::uint64_t offset, std::uint32_t size);
     int write(const OpenFile &file, std::uint64_t offset, std::string_view bytes, As as = {});
     int write_back(std::uint64_t node, std::uint64_t handle, std::uint64_t offset,
                    std::string_view bytes);

@@ -332,28 +332,26 @@ TEST_CASE_FIXTURE(
     }
 }
 
-TEST_CASE_FIXTURE(
-    CachedWriter,
-    "live: pages that the writer has filled itself were not filled during its write") {
-    const auto refilled = [&](std::vector<std::uint32_t> fillers, std::uint32_t writer) {
-        live.pages_go(ino, all);
-        live.pages_gone(ino, all);
-        for (const std::uint32_t filler : fillers) live.pages_fill(ino, first, filler);
+TEST_CASE_FIXTURE(CachedWriter,
+                  "live: a write was not on its way when its own thread waited for the drop") {
+    const auto refilled = [&](std::vector<std::uint32_t> askers, std::uint32_t writer) {
+        for (const std::uint32_t asker : askers) {
+            live.pages_go(ino, all, asker);
+            live.pages_gone(ino, {4096, 8192});
+            live.pages_fill(ino, first);
+        }
         return live.wrote(handle, first, true, writer).refilled;
     };
+    CHECK(!refilled({7}, 7));
     CHECK(!refilled({7, 7}, 7));
     CHECK(refilled({7}, 8));
     CHECK(refilled({7, 8}, 7));
     CHECK(refilled({8, 7}, 7));
+    CHECK(refilled({8, 7, 7}, 7));
     CHECK(refilled({0}, 0));
     CHECK(refilled({7}, 0));
-    CHECK(refilled({7, 8, 0}, 0));
-    CHECK(!refilled({}, 7));
-    // Each of them, of all drops since the write before.
-    live.pages_go(ino, all);
-    live.pages_fill(ino, first, 8);
-    live.pages_gone(ino, {4096, 8192});
-    CHECK(refilled({7}, 7));
+    CHECK(refilled({7, 0}, 7));
+    CHECK(!refilled({7}, 7));  // the drops before the write before do not count
 }
 
 TEST_CASE_FIXTURE(
@@ -365,9 +363,11 @@ TEST_CASE_FIXTURE(
         live.pages_fill(ino, filled);
         live.pages_fill(ino, also);
         const auto result = live.wrote(handle, bytes);
-        return std::pair(result.refilled, result.refilled_end);
+        return std::pair(result.refilled, result.refilled_part);
     };
-    CHECK(wrote(first, {}, {100, 4096}) == std::pair(true, false));
+    CHECK(wrote(first, {}, {0, 4096}) == std::pair(true, false));
+    CHECK(wrote(first, {}, {100, 4096}) == std::pair(false, true));
+    CHECK(wrote({0, 8192}, {}, {100, 8192}) == std::pair(true, false));
     CHECK(wrote(first, {}, {100, 200}) == std::pair(false, true));
     CHECK(wrote(first, {}, {100, 8192 + 1}) == std::pair(true, false));
     CHECK(wrote(second, {}, {100, 4096 + 1}) == std::pair(false, true));

@@ -72,7 +72,9 @@ bool Clients::cached(const Client &client, InodeNo ino) {
 void Clients::flush(const Client &client, const Notifier::Pages &pages, std::uint32_t user,
                     const std::function<void()> &then) {
     if (!cached(client, pages.ino)) return then();
-    notified_->notifier()->drop_pages(pages, user, then);
+    Notifier::Pages asked = pages;
+    if (notified_.get() != &client) asked.thread = 0;  // a thread of another kernel
+    notified_->notifier()->drop_pages(asked, user, then);
 }
 
 void Clients::forget_attributes(const Client &client, InodeNo ino,

@@ -134,21 +134,21 @@ void Notifier::drop_pages(const Pages &pages, std::uint32_t user,
 
 void Notifier::drop_refilled(const Pages &written, Parts parts, std::uint32_t user,
                              const std::function<void()> &then) {
-    const std::uint64_t end = written.offset + written.length;
-    Pages whole = written, last = written;
-    last.offset = std::max(written.offset, align_down(end - 1, kPage));
-    last.length = end - last.offset;
-    if (last.length == kPage) last.length = 0;
-    whole.length -= last.length;
-    if (!parts.whole) whole.length = 0;
-    if (!parts.end) last.length = 0;
+    const WrittenPages split(written.bytes(), kPage);
+    const auto those = [&written](const ByteRange &bytes, bool chosen) {
+        Pages pages = written;
+        pages.offset = bytes.from;
+        pages.length = chosen ? bytes.to - bytes.from : 0;
+        return pages;
+    };
+    const Pages others = those(split.others, parts.others), part = those(split.part, parts.part);
     const auto drop = [this, user](const Pages &pages, unsigned ms, const auto &next) {
         if (pages.length == 0) return next();  // (to a kernel that would mean all)
         const auto write = std::make_shared<Refilled>(kernel_, pages, next);
         if (!refilled_.submit({user, 0, [write] { write->drop(); }})) return write->late();
         late_->add(write, std::chrono::milliseconds(ms));
     };
-    drop(whole, kWholeMs, [drop, last, then] { drop(last, kPartMs, then); });
+    drop(others, kWholeMs, [drop, part, then] { drop(part, kPartMs, then); });
 }
 
 void Notifier::drop_pages_later(InodeNo ino, std::uint32_t user) {

@@ -26,6 +26,8 @@ public:
     struct Pages {
         InodeNo ino;
         std::uint64_t offset = 0, length = 0;  // bytes; length 0: to the end of the file
+        // The thread of that kernel whose request waits for it, as FUSE names it; 0: unknown.
+        std::uint32_t thread = 0;
         ByteRange bytes() const {
             return {offset, length == 0 ? ~std::uint64_t{0} : offset + length};
         }
@@ -61,11 +63,11 @@ public:
     bool crowded() { return pages_.waiting() >= kWaitingMax; }
     // For a write through the cache that was executed and is not answered: runs `then` once the
     // kernel holds no page of the range that was filled before, or of those parts of it that are
-    // chosen.  But of the last page, if such a write covers only a part of it, the kernel may keep
-    // the lock until it has the answer: nobody has filled that one, and `then` runs after kPartMs.
-    // (Other pages it does not lock.  For a kernel that does there is kWholeMs.)
+    // chosen (WrittenPages).  But of the last page, if such a write covers only a part of it, the
+    // kernel may keep the lock until it has the answer: nobody has filled that one, and `then` runs
+    // after kPartMs.  (Other pages it does not lock.  For a kernel that does there is kWholeMs.)
     struct Parts {
-        bool whole = true, end = true;  // pages that the write covers; one in which it ends
+        bool others = true, part = true;
     };
     void drop_refilled(const Pages &written, Parts parts, std::uint32_t user,
                        const std::function<void()> &then);

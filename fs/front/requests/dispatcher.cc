@@ -333,7 +333,9 @@ void Dispatcher::interrupt(const Request &request) {
 bool Dispatcher::flush(const Notifier::Pages &pages, std::uint32_t user,
                        const std::function<std::shared_ptr<Parked>()> &park_current) {
     if (!clients_.cached(*client_, pages.ino)) return false;
-    clients_.flush(*client_, pages, user, [self = shared_from_this(), parked = park_current()] {
+    Notifier::Pages asked = pages;
+    asked.thread = Request::current()->waiting_thread();
+    clients_.flush(*client_, asked, user, [self = shared_from_this(), parked = park_current()] {
         self->run(*parked, true);
     });
     return true;

@@ -74,12 +74,12 @@ void start(const Command &command, IoctlContext &context, const IoctlRequest &re
         return job->context.volume.run_later(job->caller.uid, 0, false,
                                              [&command, job] { run(command, job); });
     // What follows the flush runs elsewhere, so that this thread is free for the next flush.
-    context.clients.flush(context.client, {.ino = request.ino}, request.caller.uid,
-                          [&command, job] {
-                              job->context.volume.run_later(job->caller.uid, job->ino.value(),
-                                                            command.way == flushed_lengthy,
-                                                            [&command, job] { run(command, job); });
-                          });
+    const Notifier::Pages all{.ino = request.ino, .thread = request.caller.pid};
+    context.clients.flush(context.client, all, request.caller.uid, [&command, job] {
+        job->context.volume.run_later(job->caller.uid, job->ino.value(),
+                                      command.way == flushed_lengthy,
+                                      [&command, job] { run(command, job); });
+    });
 }
 
 }  // namespace pmfs::front

@@ -171,8 +171,7 @@ void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_f
                             /*wished=*/true))
         return;
     if (fills) {
-        dispatcher.volume().pages_fill(InodeNo(ino), {from, from + size},
-                                       static_cast<std::uint32_t>(fuse_req_ctx(req)->pid));
+        dispatcher.volume().pages_fill(InodeNo(ino), {from, from + size});
         // sendfile(2): nothing would tell these pages of stores through a direct mapping.
         if (dispatcher.volume().past_cache(info->fh))
             dispatcher.client().notifier()->drop_pages_later(InodeNo(ino), fuse_req_ctx(req)->uid);

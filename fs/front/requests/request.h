@@ -56,6 +56,22 @@ public:
     std::uint32_t opcode() const {
         return message_.empty() ? 0 : load<fuse_in_header>(message_).opcode;
     }
+    // The thread that waits for the answer, as FUSE names it; 0: it is unknown, or may go on (reads
+    // and writes with O_DIRECT can be asynchronous).
+    std::uint32_t waiting_thread() const {
+        switch (opcode()) {
+            case FUSE_GETATTR:
+            case FUSE_SETATTR:
+            case FUSE_LSEEK:
+            case FUSE_IOCTL:
+            case FUSE_SETXATTR:
+            case FUSE_REMOVEXATTR:
+            case FUSE_OPEN:
+                return load<fuse_in_header>(message_).pid;
+            default:
+                return 0;
+        }
+    }
     // The fixed part behind the header.  Older kernels send shorter ones: what is missing is zero.
     template <class Argument>
     Argument argument() const {

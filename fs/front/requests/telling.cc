@@ -18,7 +18,7 @@ Notifier::Kernel Dispatcher::kernel() {
     return {
         .drop_pages =
             [this, drop](const Notifier::Pages &pages) {
-                volume_.pages_go(pages.ino, pages.bytes());
+                volume_.pages_go(pages.ino, pages.bytes(), pages.thread);
                 drop(pages);
                 volume_.pages_gone(pages.ino, pages.bytes());
             },
@@ -45,9 +45,9 @@ void Dispatcher::tell(fuse_req_t req, Stale stale, const Notifier::Pages &writte
     if (stale.mode) mode_changed(written.ino);
     if (stale.pages && may_wait()) return drop_first(req, written, std::move(reply));
     auto answer = answering(std::move(reply));
-    if (stale.refilled || stale.refilled_end) {
+    if (stale.refilled || stale.refilled_part) {
         const bool also = stale.attributes || stale.mode;
-        return notifier->drop_refilled(written, {stale.refilled, stale.refilled_end},
+        return notifier->drop_refilled(written, {stale.refilled, stale.refilled_part},
                                        fuse_req_ctx(req)->uid,
                                        [notifier, answer, also, ino = written.ino] {
                                            if (!also) return answer();
@@ -75,8 +75,10 @@ void Dispatcher::write_again(const Notifier::Pages &written, ConstBytes bytes, c
 
 void Dispatcher::drop_first(fuse_req_t req, const Notifier::Pages &pages,
                             std::function<void()> reply) {
+    Notifier::Pages asked = pages;
+    asked.thread = Request::current()->waiting_thread();
     client_->notifier()->drop_pages(
-        pages, fuse_req_ctx(req)->uid,
+        asked, fuse_req_ctx(req)->uid,
         [answer = answering(std::move(reply)), seat = Request::current()->seat()] { answer(); });
 }
 
