@@ -145,12 +145,15 @@ def _(here):
     other = threading.Thread(target=ask)
     other.start()
     wrong = 0
-    with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as mapped, memoryview(mapped) as source:
-        for number in range(3000):
+    direct = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as mapped, memoryview(mapped) as source, mmap.mmap(-1, MIB) as stored:
+        for number in range(1, 3000):
             os.pwrite(fd, number.to_bytes(4096, "little"), 4096)
-            os.pwrite(fd, source[4096:pages * 4096], 8192)  # each page by the one before it
-            time.sleep(0.0005)
-            wrong += os.pread(fd, 4096, 8192) != number.to_bytes(4096, "little")
+            os.pwrite(fd, source[4096:pages * 4096], 8192)  # each page from the one before it
+            cached = os.pread(fd, pages * 4096, 4096)
+            length = os.preadv(direct, [stored], 4096)
+            wrong += cached != stored[:length]
+    os.close(direct)
     ended.set()
     other.join()
     os.close(fd)
