@@ -27,7 +27,8 @@ public:
     // For the scheduler: how often the request has waited for files that the client is about to
     // forget.
     unsigned waited_for_space = 0;
-    // ... and how often for holders of the file that may be closing it.
+    // ... and how often for holders of the file that may be closing it; kNever: it must not.
+    static constexpr unsigned kNever = ~0u;
     unsigned waited_for_close = 0;
 
 private:

@@ -50,7 +50,7 @@ public:
     Result<T> unless_closed_soon(Progress *progress, Result<T> result) const {
         constexpr std::uint64_t kFirstWait = 1'000'000;  // ns
         if (result.ok() || result.error().errno_value() != EBUSY || progress == nullptr ||
-            progress->waited_for_close == close_waits_)
+            progress->waited_for_close >= close_waits_)
             return result;
         return Error(kCloseErrno, result.error().what())
             .about(kFirstWait << progress->waited_for_close++);

@@ -26,6 +26,13 @@ bool is_seal(std::string_view name) {
     return name == kTrustedSeal || name == kUserSeal;
 }
 
+// The kernel keeps the inode locked until it has the answer, and so holds up whoever writes to the
+// file.  Its owner must not be able to make that last.
+void expect_no_close(std::string_view name, const Caller &caller) {
+    if (name == kUserSeal && caller.progress != nullptr)
+        caller.progress->waited_for_close = Progress::kNever;
+}
+
 // The name without its prefix.  The errors are those of the VFS for filesystems that declare their
 // prefixes.
 Result<std::string_view> check_xattr_name(std::string_view name) {
@@ -89,6 +96,7 @@ Result<> Volume::setxattr(InodeNo ino, std::string_view name, std::span<const st
         const std::string_view text = text_of(value);
         if (text != "full" && text != "as-is")
             return Error(EINVAL, "the level of a seal must be as-is or full");
+        expect_no_close(name, caller);
         std::uint64_t bad = 0;
         return seal(ino, text == "full" ? SealLevel::full : SealLevel::as_is, caller,
                     name == kTrustedSeal, &bad);
@@ -176,7 +184,10 @@ Result<> Volume::removexattr(InodeNo ino, std::string_view name, const Caller &c
     TRY(check_changeable(name));
     // Also for a file that is not sealed: unsealing twice succeeds through every interface
     // (docs/seal.md).
-    if (is_seal(name)) return unseal(ino, caller, name == kTrustedSeal);
+    if (is_seal(name)) {
+        expect_no_close(name, caller);
+        return unseal(ino, caller, name == kTrustedSeal);
+    }
     if (core::is_acl(name)) return change_acl(ino, name, {}, false, nullptr);
     ExclusiveLock held(e.lock);
     const auto *was = TRY(core::read_inode(Reader(*e.core), ino));

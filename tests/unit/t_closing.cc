@@ -104,6 +104,20 @@ const Case kCases[] = {
 
 }  // namespace
 
+TEST_CASE("closing: user.pmfs.seal is refused at once, because the kernel has the file locked") {
+    for (const bool seals : {true, false}) {
+        World world;
+        const World::File file = world.make("f", 1, kCaller);
+        (seals ? granted<GrantKind::breakable> : granted_under_a_seal)(world, file);
+        Progress progress;
+        Caller caller;
+        caller.progress = &progress;
+        const std::string_view name = "user.pmfs.seal";
+        CHECK(errno_of(seals ? world->setxattr(file.ino, name, bytes_of("full"), 0, caller)
+                             : world->removexattr(file.ino, name, caller)) == EBUSY);
+    }
+}
+
 TEST_CASE("closing: who is refused because of a holder waits for it to close, but not for ever") {
     for (const Case &one : kCases)
         for (const bool closes : {true, false}) {
