@@ -14,6 +14,7 @@
 
 #include "base/bytes.h"
 #include "front/clients/seats.h"
+#include "front/requests/statx.h"
 #include "front/transports/transport.h"
 #include "volume/progress.h"
 
@@ -67,6 +68,7 @@ public:
             case FUSE_SETXATTR:
             case FUSE_REMOVEXATTR:
             case FUSE_OPEN:
+            case kFuseStatx:
                 return load<fuse_in_header>(message_).pid;
             default:
                 return 0;
