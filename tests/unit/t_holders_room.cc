@@ -334,7 +334,7 @@ TEST_CASE_FIXTURE(
 
 TEST_CASE_FIXTURE(CachedWriter,
                   "live: a write was not on its way when its own thread waited for the drop") {
-    const auto refilled = [&](std::vector<std::uint32_t> askers, std::uint32_t writer) {
+    const auto refilled = [&](const std::vector<std::uint32_t> &askers, std::uint32_t writer) {
         for (const std::uint32_t asker : askers) {
             live.pages_go(ino, all, asker);
             live.pages_gone(ino, {4096, 8192});
