@@ -203,8 +203,9 @@ private:
     }
 
     // A kernel that writes back what was stored into a mapping may do so when the file has been
-    // made shorter meanwhile (open(2) with O_TRUNC does not wait for it).  Stores never make a file
-    // longer, unless its kernel keeps the size (-o writeback).  False: nothing is left to write.
+    // made shorter meanwhile (by another client, which does not wait for it).  Stores never make a
+    // file longer, unless its kernel keeps the size (-o writeback).  False: nothing is left to
+    // write.
     bool crop(const media::Inode &inode) {
         if (!caller_.written_back || e_.options.writeback) return true;
         span_.to = std::max(at_, std::min(span_.to, inode.size.get()));
